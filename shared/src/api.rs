@@ -1,0 +1,195 @@
+//! The routes every service has, and the parts that its own are made of.
+//!
+//! ```text
+//! GET /api/{collection}          every record, in id order
+//! GET /api/{collection}/:id      one record
+//! GET /                          Ready to receive requests
+//! GET /api/                      API ready to receive requests
+//! GET /live                      the process runs
+//! GET /ready                     the store answers
+//! ```
+//!
+//! Every route answers to HEAD too, and with a slash at its end.
+
+use std::convert::Infallible;
+use std::str::FromStr;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::stream::{self, StreamExt};
+use percent_encoding::percent_decode_str;
+use warp::filters::BoxedFilter;
+use warp::http::Method;
+use warp::http::header::{CONTENT_TYPE, HeaderValue};
+use warp::reply::{Reply, Response};
+use warp::{Filter, Rejection};
+
+use crate::id::Id;
+use crate::problem::Problem;
+use crate::store::{Store, StoreError, Stored};
+
+/// Everything a service answers to. It never rejects.
+pub type Routes = BoxedFilter<(Response,)>;
+
+/// What an endpoint answers.
+pub type Answer = Result<Response, Problem>;
+
+/// How much of a list is put together before it is sent, in bytes. A list that fits is sent with its length.
+const LIST_CHUNK: usize = 64 << 10;
+
+/// An id in a path. Kept as a result, so that a bad one is answered 400 and not passed over as another route's path.
+pub struct IdInPath(Option<Id>);
+
+impl FromStr for IdInPath {
+    type Err = Infallible;
+
+    fn from_str(segment: &str) -> Result<Self, Infallible> {
+        Ok(Self(percent_decode_str(segment).decode_utf8().ok().and_then(|text| text.parse().ok())))
+    }
+}
+
+impl IdInPath {
+    /// The id.
+    pub fn id(self) -> Result<Id, Problem> {
+        self.0.ok_or(Problem::NotAnId)
+    }
+}
+
+/// A name in a path, percent-decoded.
+pub struct NameInPath(Option<String>);
+
+impl FromStr for NameInPath {
+    type Err = Infallible;
+
+    fn from_str(segment: &str) -> Result<Self, Infallible> {
+        Ok(Self(percent_decode_str(segment).decode_utf8().ok().map(String::from)))
+    }
+}
+
+impl NameInPath {
+    /// The name.
+    pub fn name(self) -> Result<String, Problem> {
+        self.0.ok_or(Problem::NotAText)
+    }
+}
+
+/// The service's routes: `own` is what only it has below `/api/{collection}/`.
+pub fn routes<F>(store: &Store, own: F) -> Routes
+where
+    F: Filter<Extract = (Answer,), Error = Rejection> + Clone + Send + Sync + 'static,
+{
+    let records = warp::path("api").and(warp::path(store.collection().name()));
+    let found = records.and(own.or(one(store)).unify().or(all(store)).unify());
+    let answers = found.or(texts()).unify().or(health(store)).unify();
+    let answers = answers.recover(async |rejection| Ok::<Answer, Infallible>(Err(Problem::from(rejection)))).unify();
+    let respond = |method: Method, answer: Answer| answer.unwrap_or_else(|problem| problem.into_response(&method));
+    warp::method().and(answers).map(respond).boxed()
+}
+
+/// The end of a path that is read.
+pub fn read() -> impl Filter<Extract = (), Error = Rejection> + Clone {
+    warp::path::end().and(warp::get().or(warp::head()).unify())
+}
+
+/// `GET /api/{collection}/7`
+fn one(store: &Store) -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + use<> {
+    let store = store.clone();
+    warp::path::param().and(read()).map(move |id: IdInPath| record(store.get(id.id()?)?))
+}
+
+/// `GET /api/{collection}`
+fn all(store: &Store) -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + use<> {
+    let store = store.clone();
+    read().map(move || list(store.records().map(|record| Ok(record?.1))))
+}
+
+/// `GET /` and `GET /api/`, in the monolith's words.
+fn texts() -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone {
+    let root = read().map(|| text("Ready to receive requests"));
+    let api = warp::path("api").and(read()).map(|| text("API ready to receive requests"));
+    root.or(api).unify()
+}
+
+/// `GET /live` and `GET /ready`
+fn health(store: &Store) -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + use<> {
+    let store = store.clone();
+    let live = warp::path("live").and(read()).map(|| text("live"));
+    let ready = warp::path("ready").and(read()).map(move || {
+        store.check()?;
+        text("ready")
+    });
+    live.or(ready).unify()
+}
+
+/// Answers with a record, straight from the store's memory.
+pub fn record(stored: Option<Stored>) -> Answer {
+    Ok(json(Response::new(stored.ok_or(Problem::NoSuchRecord)?.into_json().into())))
+}
+
+/// Answers with a JSON array of records. A list of any length is sent in bounded memory; if the store fails in its
+/// midst, the connection is cut, so that no client takes the part for the whole.
+pub fn list<I>(records: I) -> Answer
+where
+    I: Iterator<Item = Result<Stored, StoreError>> + Send + Sync + 'static,
+{
+    let mut list = List { records, begun: false, done: false };
+    let first = list.next().unwrap_or_else(|| Ok(Bytes::new()))?;
+    if list.done {
+        return Ok(json(Response::new(first.into())));
+    }
+    let rest = list.inspect(|chunk| {
+        if let Err(error) = chunk {
+            log::error!("a list was cut short: {error}");
+        }
+    });
+    let chunks = stream::once(async { Ok(first) }).chain(stream::iter(rest));
+    Ok(json(warp::reply::stream(chunks).into_response()))
+}
+
+/// A JSON array in chunks.
+struct List<I> {
+    records: I,
+    begun: bool,
+    done: bool,
+}
+
+impl<I: Iterator<Item = Result<Stored, StoreError>>> Iterator for List<I> {
+    type Item = Result<Bytes, StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let mut chunk = BytesMut::new();
+        while chunk.len() < LIST_CHUNK {
+            let stored = match self.records.next() {
+                Some(Ok(stored)) => stored,
+                Some(Err(error)) => {
+                    self.done = true;
+                    return Some(Err(error));
+                }
+                None => {
+                    chunk.put_slice(if self.begun { b"]" } else { b"[]" });
+                    self.done = true;
+                    break;
+                }
+            };
+            chunk.put_u8(if self.begun { b',' } else { b'[' });
+            chunk.put_slice(stored.json());
+            self.begun = true;
+        }
+        Some(Ok(chunk.freeze()))
+    }
+}
+
+fn json(response: Response) -> Response {
+    with_type(response, "application/json; charset=utf-8")
+}
+
+fn text(text: &'static str) -> Answer {
+    Ok(with_type(Response::new(text.into()), "text/plain; charset=utf-8"))
+}
+
+fn with_type(mut response: Response, content_type: &'static str) -> Response {
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}

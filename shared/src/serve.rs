@@ -1,0 +1,115 @@
+//! Serving HTTP on a bound listener until a shutdown future ends.
+//!
+//! warp's filters over hyper's own connection, because `warp::serve` has no header timeout, no connection limit, no
+//! TCP_NODELAY and no drain deadline.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use warp::reply::Response;
+
+use crate::api::Routes;
+
+/// How many connections are served at once; more wait in the listener's queue.
+pub const CONNECTIONS: usize = 1024;
+
+/// How long a connection may take to send a request's head, from when it could have begun. It ends idle connections
+/// too, so it outlasts the idle timeout of the load balancers in front (60 s for AWS's): they close first, and never
+/// send a request into a closing connection.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// How long requests under way may take to end after a shutdown was asked for.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long to leave a listener alone that has no more file descriptors to give.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves `routes` on `listener` until `shutdown` ends, then lets requests under way end, within [`DRAIN_TIMEOUT`].
+pub async fn serve(listener: TcpListener, routes: Routes, shutdown: impl Future<Output = ()>) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    let graceful = GracefulShutdown::new();
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let accepted = async {
+            let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
+            (listener.accept().await, permit)
+        };
+        let (accepted, permit) = tokio::select! {
+            accepted = accepted => accepted,
+            () = &mut shutdown => break,
+        };
+        let (stream, client) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                log::warn!("a connection could not be accepted: {error}");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let connection = http.serve_connection(io(stream), logged(routes.clone(), client));
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                log::debug!("client={client} the connection failed: {error}");
+            }
+            drop(permit);
+        });
+    }
+    drop(listener);
+    log::info!("draining {} connections", graceful.count());
+    if timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
+        log::warn!("requests were still under way after {} s; they are cut off", DRAIN_TIMEOUT.as_secs());
+    }
+}
+
+fn io(stream: TcpStream) -> TokioIo<TcpStream> {
+    if let Err(error) = stream.set_nodelay(true) {
+        log::debug!("TCP_NODELAY could not be set: {error}");
+    }
+    TokioIo::new(stream)
+}
+
+/// `routes` with a line in the access log for each request: what was asked, what was answered, how many bytes (`-`
+/// for a list sent in chunks) and how long until the answer's head.
+fn logged(
+    routes: Routes,
+    client: SocketAddr,
+) -> impl Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send> {
+    let routes = TowerToHyperService::new(warp::service(routes));
+    service_fn(move |request: hyper::Request<Incoming>| {
+        let begin = Instant::now();
+        let asked = log::log_enabled!(target: "access", log::Level::Info)
+            .then(|| (request.method().clone(), request.uri().clone()));
+        let answer = routes.call(request);
+        async move {
+            let response = answer.await?;
+            if let Some((method, uri)) = asked {
+                let bytes = response.body().size_hint().exact().map_or("-".to_owned(), |bytes| bytes.to_string());
+                // Quoted, so that no client can write a line of its own into the log.
+                log::info!(
+                    target: "access",
+                    "method={:?} path={:?} status={} bytes={bytes} ms={:.3} client={client}",
+                    method.as_str(),
+                    uri.to_string(),
+                    response.status().as_u16(),
+                    begin.elapsed().as_secs_f64() * 1e3,
+                );
+            }
+            Ok(response)
+        }
+    })
+}

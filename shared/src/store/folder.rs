@@ -1,0 +1,84 @@
+//! One service's whole world: a folder.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::{env, fs, process};
+
+use super::StoreError;
+
+/// A service's folder, held by this process alone.
+///
+/// ```text
+/// data/posts/lock       locked by whoever works here, and says who that is
+/// data/posts/db.json    the slice of the monolith's file
+/// data/posts/db/        the database
+/// data/posts/next/      only while a split puts its result into place: the service keeps out
+/// ```
+pub struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Folder {
+    /// Takes the folder, which exists, for this process, until dropped.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] when another process has it.
+    pub fn lock(path: &Path) -> Result<Self, StoreError> {
+        if !path.is_dir() {
+            return Err(StoreError::Missing(path.to_owned()));
+        }
+        let lock_path = path.join("lock");
+        let io = |source| StoreError::Io { path: lock_path.clone(), source };
+        let mut lock =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&lock_path).map_err(io)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let read = lock.take(200).read_to_string(&mut holder);
+                if read.is_err() || holder.is_empty() {
+                    holder = "another process".to_owned();
+                }
+                return Err(StoreError::InUse { path: path.to_owned(), holder: holder.trim_end().to_owned() });
+            }
+            Err(TryLockError::Error(source)) => return Err(io(source)),
+        }
+        // For the message above alone; a full disk is no reason to stay away.
+        let program = env::current_exe().ok();
+        let program = program.as_deref().and_then(Path::file_name).unwrap_or_default();
+        let _ =
+            lock.set_len(0).and_then(|()| writeln!(lock, "{} (process {})", program.to_string_lossy(), process::id()));
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the slice lies.
+    pub fn slice(&self) -> PathBuf {
+        self.path.join("db.json")
+    }
+
+    /// Where the database lies.
+    pub fn database(&self) -> PathBuf {
+        self.path.join("db")
+    }
+
+    /// Where a verified split waits to be put into place.
+    pub fn next(&self) -> PathBuf {
+        self.path.join("next")
+    }
+
+    /// The database's path for a service: an error while a split is putting a new one into place.
+    pub fn settled_database(&self) -> Result<PathBuf, StoreError> {
+        match fs::exists(self.next()) {
+            Ok(false) => Ok(self.database()),
+            Ok(true) => Err(StoreError::Unfinished(self.path.clone())),
+            Err(source) => Err(StoreError::Io { path: self.next(), source }),
+        }
+    }
+}

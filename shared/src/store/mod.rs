@@ -1,0 +1,270 @@
+//! A collection of records in sled: the embedded database of one service.
+//!
+//! ```no_run
+//! # use shared::model::{Collection, Post, Term}; use shared::store::Store;
+//! # fn main() -> Result<(), shared::store::StoreError> {
+//! let posts = Store::open("data/posts/db".as_ref(), Collection::Posts)?;
+//! for post in posts.find(Post::IN_THREAD, &Term::Id("7".parse().unwrap())) {
+//!     println!("{}", String::from_utf8_lossy(post?.json()));
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! [`layout`] draws the bytes of keys and values. Everything lies in sled's one default tree, told apart by the key's
+//! first byte, because a batch on one tree is atomic without a transaction.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{fs, io, thread};
+
+use bytes::Bytes;
+
+use crate::id::Id;
+use crate::model::{Collection, Index, Record, Term};
+
+mod folder;
+mod index;
+pub mod layout;
+mod load;
+
+pub use folder::Folder;
+pub use index::{Entries, Ids};
+pub use load::Load;
+
+/// What sled may keep in memory, in bytes. It counts bytes as they are on disk: real use is a few times that.
+const CACHE_BYTES: u64 = 64 << 20;
+
+/// How long to wait for sled's own lock, which can lag behind the end of the process that held it.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Why the store could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// There is nothing to open.
+    #[error("{}: there is no database here; split a db.json into it first (`cargo run -p seed`)", .0.display())]
+    Missing(PathBuf),
+    /// Another process has the folder.
+    #[error("{}: in use by {holder}; stop it first", .path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+        /// What it wrote into its lock.
+        holder: String,
+    },
+    /// A split was interrupted while it put its result into place.
+    #[error("{}: a split into this folder was interrupted; run the same `seed` command again, it finishes the job", .0.display())]
+    Unfinished(PathBuf),
+    /// The database belongs to another service.
+    #[error("{}: this database holds {found}, not {expected}", .path.display())]
+    WrongCollection {
+        /// The database.
+        path: PathBuf,
+        /// What the service owns.
+        expected: &'static str,
+        /// What the database says.
+        found: String,
+    },
+    /// The bytes are not what this program writes.
+    #[error("{}: the database is damaged or not one of ours: {what}; restore it, or split again with `seed --replace`", .path.display())]
+    Corrupt {
+        /// The database.
+        path: PathBuf,
+        /// What was found.
+        what: String,
+    },
+    /// sled failed.
+    #[error("{}: {source}", .path.display())]
+    Sled {
+        /// The database.
+        path: PathBuf,
+        /// sled's own error.
+        source: sled::Error,
+    },
+    /// The file system failed.
+    #[error("{}: {source}", .path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's own error.
+        source: io::Error,
+    },
+}
+
+/// The records of one collection. Clones share the database.
+#[derive(Clone)]
+pub struct Store {
+    db: sled::Db,
+    path: PathBuf,
+    collection: Collection,
+}
+
+/// A record as it lies in the database.
+pub struct Stored {
+    value: sled::IVec,
+    json_start: usize,
+    /// How often the record was written, from 1.
+    pub revision: u64,
+    /// Whether the split gave the record its id, from its position in the file.
+    pub id_from_position: bool,
+}
+
+impl Stored {
+    /// The record as it is sent.
+    pub fn json(&self) -> &[u8] {
+        &self.value[self.json_start..]
+    }
+
+    /// The record as it is sent, in sled's own memory: nothing is copied.
+    pub fn into_json(self) -> Bytes {
+        Bytes::from_owner(self.value).slice(self.json_start..)
+    }
+}
+
+impl Store {
+    /// Opens the database at `path`, which another run has made.
+    pub fn open(path: &Path, collection: Collection) -> Result<Self, StoreError> {
+        if !path.is_dir() {
+            return Err(StoreError::Missing(path.to_owned()));
+        }
+        let store = Self { db: open_sled(path)?, path: path.to_owned(), collection };
+        store.check()?;
+        Ok(store)
+    }
+
+    /// Whether the database answers, and holds what it should.
+    pub fn check(&self) -> Result<(), StoreError> {
+        let Some(value) = self.value(layout::COLLECTION_KEY)? else {
+            return Err(self.corrupt("it does not say which collection it holds"));
+        };
+        let found = layout::decode_name(&value).map_err(|what| self.corrupt(&what))?;
+        let expected = self.collection.name();
+        if found == expected {
+            Ok(())
+        } else {
+            Err(StoreError::WrongCollection { path: self.path.clone(), expected, found })
+        }
+    }
+
+    /// Makes an empty database at `path`, where nothing may be yet.
+    pub fn create(path: &Path, collection: Collection) -> Result<Self, StoreError> {
+        fs::create_dir(path).map_err(|source| StoreError::Io { path: path.to_owned(), source })?;
+        let store = Self { db: open_sled(path)?, path: path.to_owned(), collection };
+        store.put(layout::COLLECTION_KEY, layout::encode_name(collection.name()))?;
+        Ok(store)
+    }
+
+    /// The collection whose records these are.
+    pub fn collection(&self) -> Collection {
+        self.collection
+    }
+
+    /// The record with that id.
+    pub fn get(&self, id: Id) -> Result<Option<Stored>, StoreError> {
+        self.value(&layout::record_key(id))?.map(|value| self.stored(value)).transpose()
+    }
+
+    /// All records in id order.
+    pub fn records(&self) -> impl Iterator<Item = Result<(Id, Stored), StoreError>> + Send + Sync + use<> {
+        let store = self.clone();
+        self.db.scan_prefix([layout::RECORD]).map(move |entry| {
+            let (key, value) = entry.map_err(|source| store.sled(source))?;
+            let id = layout::record_id(&key).ok_or_else(|| store.corrupt("a record's key is not an id"))?;
+            Ok((id, store.stored(value)?))
+        })
+    }
+
+    /// The records that `index` lists under `term`, in id order.
+    pub fn find(
+        &self,
+        index: Index,
+        term: &Term,
+    ) -> impl Iterator<Item = Result<Stored, StoreError>> + Send + Sync + use<> {
+        let store = self.clone();
+        // An id without its record was deleted after the list was read.
+        self.ids(index, term).filter_map(move |id| id.and_then(|id| store.get(id)).transpose())
+    }
+
+    /// Writes a record that the bulk load brings, without its index entries; says whether the id was free.
+    fn insert(&self, record: &Record) -> Result<bool, StoreError> {
+        let value = layout::encode_record(1, record.id_from_position, &record.json);
+        Ok(self.put(&layout::record_key(record.id), value)?.is_none())
+    }
+
+    /// Returns when all that was written is on the disk and stays there through a power loss.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        self.db.flush().map_err(|source| self.sled(source))?;
+        // sled's flush hands the data to the system (sync_file_range); only this makes the disk keep it.
+        let file = self.path.join("db");
+        fs::File::open(&file).and_then(|file| file.sync_data()).map_err(|source| StoreError::Io { path: file, source })
+    }
+
+    fn value(&self, key: &[u8]) -> Result<Option<sled::IVec>, StoreError> {
+        self.db.get(key).map_err(|source| self.sled(source))
+    }
+
+    fn put(&self, key: &[u8], value: Vec<u8>) -> Result<Option<sled::IVec>, StoreError> {
+        self.db.insert(key, value).map_err(|source| self.sled(source))
+    }
+
+    fn stored(&self, value: sled::IVec) -> Result<Stored, StoreError> {
+        let envelope = layout::decode_record(&value).map_err(|what| self.corrupt(&what))?;
+        let (revision, id_from_position) = (envelope.revision, envelope.id_from_position);
+        let json_start = value.len() - envelope.json.len();
+        Ok(Stored { json_start, revision, id_from_position, value })
+    }
+
+    fn sled(&self, source: sled::Error) -> StoreError {
+        StoreError::Sled { path: self.path.clone(), source }
+    }
+
+    fn corrupt(&self, what: &str) -> StoreError {
+        StoreError::Corrupt { path: self.path.clone(), what: what.to_owned() }
+    }
+}
+
+/// Opens sled with the guards it needs. The caller holds the [`Folder`]'s lock, so no other program of ours is here.
+fn open_sled(path: &Path) -> Result<sled::Db, StoreError> {
+    remove_half_written_snapshots(path).map_err(|source| StoreError::Io { path: path.to_owned(), source })?;
+    let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES);
+    let give_up = Instant::now() + LOCK_PATIENCE;
+    loop {
+        // On damaged files sled may panic instead of returning an error.
+        let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
+        return match opened {
+            Ok(Ok(db)) => Ok(db),
+            Ok(Err(sled::Error::Io(error))) if error.to_string().contains("could not acquire lock") => {
+                if Instant::now() < give_up {
+                    thread::sleep(Duration::from_millis(20));
+                    continue;
+                }
+                Err(StoreError::InUse { path: path.to_owned(), holder: "another program".to_owned() })
+            }
+            Ok(Err(sled::Error::Corruption { .. })) => {
+                Err(StoreError::Corrupt { path: path.to_owned(), what: "sled finds its files corrupt".to_owned() })
+            }
+            Ok(Err(sled::Error::Unsupported(what))) => Err(StoreError::Corrupt { path: path.to_owned(), what }),
+            Ok(Err(source)) => Err(StoreError::Sled { path: path.to_owned(), source }),
+            Err(_panic) => {
+                Err(StoreError::Corrupt { path: path.to_owned(), what: "sled cannot read its files".to_owned() })
+            }
+        };
+    }
+}
+
+/// A crash or a full disk while sled opens leaves `snap.….generating`, and every later open would fail (sled #1527).
+fn remove_half_written_snapshots(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,146 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::Post;
+
+fn id(number: u64) -> Id {
+    number.try_into().unwrap()
+}
+
+fn post(number: u64, thread: u64) -> Record {
+    let json = format!(r#"{{"id":{number},"thread":{thread},"text":"t","user":1}}"#);
+    Collection::Posts.parse(&json, None).unwrap()
+}
+
+fn ids_in_thread(store: &Store, thread: u64) -> Vec<u64> {
+    store.ids(Post::IN_THREAD, &Term::Id(id(thread))).map(|id| id.unwrap().get()).collect()
+}
+
+#[test]
+fn a_loaded_store_gives_its_records_back_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let mut load = Load::new(Store::create(&path, Collection::Posts).unwrap());
+    for number in [3, 1, 2, 300, 256] {
+        assert!(load.put(post(number, 1 + number % 2)).unwrap());
+    }
+    let store = load.finish().unwrap();
+    store.sync().unwrap();
+    drop(store);
+
+    let store = Store::open(&path, Collection::Posts).unwrap();
+    let all: Vec<u64> = store.records().map(|record| record.unwrap().0.get()).collect();
+    assert_eq!(all, [1, 2, 3, 256, 300]);
+    let stored = store.get(id(256)).unwrap().unwrap();
+    assert_eq!(stored.json(), br#"{"id":256,"thread":1,"text":"t","user":1}"#);
+    assert_eq!((stored.revision, stored.id_from_position), (1, false));
+    assert_eq!(stored.into_json(), post(256, 1).json);
+    assert!(store.get(id(4)).unwrap().is_none());
+    assert_eq!(ids_in_thread(&store, 1), [2, 256, 300]);
+    assert_eq!(ids_in_thread(&store, 2), [1, 3]);
+    assert_eq!(ids_in_thread(&store, 3), [0_u64; 0]);
+    let found = store.find(Post::IN_THREAD, &Term::Id(id(2)));
+    let found: Vec<Vec<u8>> = found.map(|stored| stored.unwrap().json().to_vec()).collect();
+    assert_eq!(found, [post(1, 2).json, post(3, 2).json]);
+}
+
+#[test]
+fn a_taken_id_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut load = Load::new(Store::create(&dir.path().join("db"), Collection::Posts).unwrap());
+    assert!(load.put(post(1, 1)).unwrap());
+    assert!(!load.put(post(1, 2)).unwrap());
+}
+
+#[test]
+fn terms_of_which_one_begins_another_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create(&dir.path().join("db"), Collection::Users).unwrap();
+    let index = crate::model::User::BY_USERNAME;
+    let names = ["", "a", "ab", "a\0", "a\u{10FFFF}", "é"];
+    for (number, name) in (1..).zip(names) {
+        store.list(index, &Term::from(name), &[id(number)]).unwrap();
+    }
+    for (number, name) in (1..).zip(names) {
+        let ids: Vec<Id> = store.ids(index, &Term::from(name)).collect::<Result<_, _>>().unwrap();
+        assert_eq!(ids, [id(number)], "{name:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_opened_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let open = |collection| Store::open(&path, collection).err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(open(Collection::Posts).contains("there is no database here"), "{}", open(Collection::Posts));
+
+    drop(Store::create(&path, Collection::Users).unwrap());
+    assert!(open(Collection::Posts).contains("holds users, not posts"), "{}", open(Collection::Posts));
+
+    // The guard of sled #1527: what a crash during an earlier open left behind.
+    std::fs::write(path.join("snap.0000.generating"), b"half").unwrap();
+    assert_eq!(open(Collection::Users), "");
+    assert!(!path.join("snap.0000.generating").exists());
+
+    let held = Store::open(&path, Collection::Users).unwrap();
+    assert!(open(Collection::Users).contains("in use"), "{}", open(Collection::Users));
+    drop(held);
+
+    for entry in std::fs::read_dir(&path).unwrap() {
+        let file = entry.unwrap().path();
+        if file.is_file() {
+            std::fs::write(file, [0xA5; 4096]).unwrap();
+        }
+    }
+    assert!(open(Collection::Users).contains("damaged"), "{}", open(Collection::Users));
+}
+
+#[test]
+fn a_folder_has_one_holder_and_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = Folder::lock(dir.path()).unwrap();
+    let error = Folder::lock(dir.path()).err().unwrap().to_string();
+    assert!(error.contains(&format!("(process {})", std::process::id())), "{error}");
+    assert!(held.settled_database().is_ok());
+    std::fs::create_dir(held.next()).unwrap();
+    assert!(matches!(held.settled_database(), Err(StoreError::Unfinished(_))));
+    drop(held);
+    Folder::lock(dir.path()).unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// However the ids of a term arrive, the index lists them once each, in order, in runs of at most RUN_IDS.
+    #[test]
+    fn an_index_equals_a_sorted_map(groups in prop::collection::vec((1_u64..4, prop::collection::btree_set(1_u64..2000, 1..400)), 1..8)) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(&dir.path().join("db"), Collection::Posts).unwrap();
+        let mut model: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+        for (thread, ids) in groups {
+            let known = model.entry(thread).or_default();
+            let ids: Vec<Id> = ids.into_iter().filter(|number| !known.contains(number)).map(id).collect();
+            store.list(Post::IN_THREAD, &Term::Id(id(thread)), &ids).unwrap();
+            known.extend(ids.iter().map(|id| id.get()));
+            known.sort_unstable();
+        }
+        for (thread, known) in &model {
+            prop_assert_eq!(&ids_in_thread(&store, *thread), known);
+        }
+        let mut entries = store.entries();
+        let mut count = 0;
+        while let Some(entry) = entries.next() {
+            let (prefix, id) = entry.unwrap();
+            let thread = u64::from_be_bytes(*prefix.last_chunk().unwrap());
+            prop_assert!(model[&thread].contains(&id.get()));
+            count += 1;
+        }
+        prop_assert_eq!(count, model.values().map(Vec::len).sum::<usize>());
+        for run in store.db.scan_prefix([layout::INDEX]) {
+            let (key, value) = run.unwrap();
+            prop_assert!(layout::decode_run(&key, &value).unwrap().len() <= layout::RUN_IDS);
+        }
+    }
+}
