@@ -155,6 +155,15 @@ pub struct Record {
     pub terms: Vec<(Index, Term)>,
 }
 
+impl Record {
+    /// The record as the source had it, without an id from its position: two pieces that belong together.
+    pub fn json_of_the_source(&self) -> [&[u8]; 2] {
+        // Put there by `parse` as the first member, and before others: a record of its id alone fits no model.
+        let member = self.id_from_position.then(|| format!("\"id\":{},", self.id).len()).unwrap_or_default();
+        [b"{", &self.json[1 + member..]]
+    }
+}
+
 fn parse<M: DeserializeOwned>(
     text: &str,
     position: Option<Id>,

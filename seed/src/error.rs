@@ -1,0 +1,61 @@
+//! Why a split did not happen, and the exit code that says so.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use shared::store::StoreError;
+
+/// A failure, for people and for scripts.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The input is not a monolith's db.json.
+    #[error("{}: {place}: {reason}\nNothing was changed. Correct the file and run `seed` again.", .file.display())]
+    Input {
+        /// The input file.
+        file: PathBuf,
+        /// JSON pointer and byte offset.
+        place: String,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// What was read back is not what the source holds.
+    #[error("{0}")]
+    Difference(String),
+    /// The target holds something that is not to be overwritten.
+    #[error("{}: {holds}. Nothing was changed. --replace puts the split of this file in its place; another --data leaves it alone.", .data.display())]
+    Occupied {
+        /// The data folder.
+        data: PathBuf,
+        /// What was found there.
+        holds: String,
+    },
+    /// A database or its folder.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A file.
+    #[error("{}: {source}", .path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's own error.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// For `map_err`: what the system said about `path`.
+    pub fn io(path: &Path) -> impl FnOnce(io::Error) -> Error {
+        let path = path.to_owned();
+        move |source| Error::Io { path, source }
+    }
+
+    /// The exit code; `--help` lists them. 2 is the command line's own.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Input { .. } => 3,
+            Error::Difference(_) => 4,
+            Error::Occupied { .. } | Error::Store(StoreError::InUse { .. }) => 5,
+            Error::Store(_) | Error::Io { .. } => 6,
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! The target: three services' folders, and how a verified split gets into them.
+//!
+//! A split is built beside what is there, in `building/`, and put into place only when all of it is verified and
+//! durable. The renames that put it there cannot all happen at once, so they have one commit point:
+//!
+//! ```text
+//! 1  DIR/manifest.next.json is written
+//! 2  DIR/{users,threads,posts}/building/ become next/          from here on the services keep out
+//! 3  DIR/manifest.next.json becomes DIR/manifest.json          the commit
+//! 4  in each folder: db/ becomes old/, next/db/ becomes db/, next/db.json becomes db.json, next/ and old/ go
+//! ```
+//!
+//! Whatever interrupts this, the next run of `seed` first takes it back (before 3) or finishes it (after 3):
+//! [`Target::lock`] does that. Each step is on the disk before the next begins.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use shared::model::Collection;
+use shared::store::Folder;
+
+use crate::error::Error;
+use crate::source::Identity;
+
+/// What `DIR/manifest.json` says of the split that lies beside it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The manifest's format.
+    pub version: u32,
+    /// The file that was split.
+    pub source: SourceEntry,
+    /// How many records each collection got.
+    pub records: Records,
+}
+
+/// The file that was split.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceEntry {
+    /// Hexadecimal.
+    pub sha256: String,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// Record counts.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Records {
+    /// Of users.
+    pub users: u64,
+    /// Of threads.
+    pub threads: u64,
+    /// Of posts.
+    pub posts: u64,
+}
+
+impl Manifest {
+    const VERSION: u32 = 1;
+
+    /// The manifest of a split of `source` into so many users, threads and posts.
+    pub fn new(source: &Identity, [users, threads, posts]: [u64; 3]) -> Self {
+        let source = SourceEntry { sha256: source.sha256.clone(), bytes: source.bytes };
+        Self { version: Self::VERSION, source, records: Records { users, threads, posts } }
+    }
+
+    /// Reads the manifest of the split in `data`.
+    pub fn read(data: &Path) -> Result<Option<Self>, Error> {
+        let path = data.join(MANIFEST);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io(&path)(error)),
+        };
+        match serde_json::from_slice::<Self>(&text) {
+            Ok(manifest) if manifest.version == Self::VERSION => Ok(Some(manifest)),
+            Ok(manifest) => Err(occupied(data, format!("its manifest has version {}, not ours", manifest.version))),
+            Err(error) => Err(occupied(data, format!("its {MANIFEST} is not one of ours: {error}"))),
+        }
+    }
+
+    /// Whether this is the manifest of a split of `source`.
+    pub fn is_of(&self, source: &Identity) -> bool {
+        self.source.sha256 == source.sha256 && self.source.bytes == source.bytes
+    }
+}
+
+const MANIFEST: &str = "manifest.json";
+const MANIFEST_NEXT: &str = "manifest.next.json";
+const BUILDING: &str = "building";
+const OLD: &str = "old";
+
+/// "Something else is here."
+pub fn occupied(data: &Path, holds: String) -> Error {
+    Error::Occupied { data: data.to_owned(), holds }
+}
+
+/// The three folders, held by this process.
+pub struct Target {
+    data: PathBuf,
+    folders: Vec<Folder>,
+    /// The folders that were not there before.
+    made: Vec<PathBuf>,
+    keep: bool,
+}
+
+/// Where a split is built, for one collection.
+pub struct Building {
+    /// The collection.
+    pub collection: Collection,
+    /// The slice.
+    pub slice: PathBuf,
+    /// The database.
+    pub database: PathBuf,
+}
+
+impl Target {
+    /// Takes the three folders in `data`, makes what is not there, and settles what an interrupted run left.
+    pub fn lock(data: &Path) -> Result<Self, Error> {
+        let mut target = Self { data: data.to_owned(), folders: Vec::new(), made: Vec::new(), keep: false };
+        for collection in Collection::ALL {
+            let folder = data.join(collection.name());
+            let missing = folder.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists());
+            let missing: Vec<PathBuf> = missing.map(Path::to_owned).collect();
+            fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+            target.made.splice(..0, missing);
+            target.folders.push(Folder::lock(&folder)?);
+        }
+        target.settle()?;
+        Ok(target)
+    }
+
+    /// The three services' folders.
+    pub fn folders(&self) -> impl Iterator<Item = (Collection, &Folder)> {
+        Collection::ALL.into_iter().zip(&self.folders)
+    }
+
+    /// Whether there is neither a slice nor a database in any folder.
+    pub fn is_empty(&self) -> bool {
+        self.folders.iter().all(|folder| !folder.slice().exists() && !folder.database().exists())
+    }
+
+    /// Makes the folders to build a split in.
+    pub fn build(&self) -> Result<Vec<Building>, Error> {
+        let mut building = Vec::new();
+        for (collection, folder) in self.folders() {
+            let path = folder.path().join(BUILDING);
+            fs::create_dir(&path).map_err(Error::io(&path))?;
+            building.push(Building { collection, slice: path.join("db.json"), database: path.join("db") });
+        }
+        Ok(building)
+    }
+
+    /// Puts what was built into place, with its manifest. The databases are closed.
+    pub fn publish(mut self, manifest: &Manifest) -> Result<(), Error> {
+        for folder in &self.folders {
+            sync_tree(&folder.path().join(BUILDING))?;
+        }
+        let next = self.data.join(MANIFEST_NEXT);
+        let mut text = serde_json::to_vec_pretty(manifest).expect("a manifest can be written as JSON");
+        text.push(b'\n');
+        let written = File::create(&next).and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()));
+        written.map_err(Error::io(&next))?;
+        sync_folder(&self.data)?;
+        for folder in &self.folders {
+            rename(&folder.path().join(BUILDING), &folder.next())?;
+            sync_folder(folder.path())?;
+        }
+        rename(&next, &self.data.join(MANIFEST))?;
+        self.keep = true;
+        sync_folder(&self.data)?;
+        self.folders.iter().try_for_each(finish)
+    }
+
+    /// Takes back an interrupted run, or finishes it.
+    fn settle(&self) -> Result<(), Error> {
+        let manifest = self.data.join(MANIFEST_NEXT);
+        let uncommitted = manifest.exists();
+        for folder in &self.folders {
+            remove_folder(&folder.path().join(BUILDING))?;
+            if uncommitted {
+                remove_folder(&folder.next())?;
+                sync_folder(folder.path())?;
+            } else {
+                finish(folder)?;
+            }
+        }
+        if uncommitted {
+            fs::remove_file(&manifest).map_err(Error::io(&manifest))?;
+            sync_folder(&self.data)?;
+        }
+        Ok(())
+    }
+}
+
+/// Step 4 in one folder, from wherever it was interrupted.
+fn finish(folder: &Folder) -> Result<(), Error> {
+    let (next, old) = (folder.next(), folder.path().join(OLD));
+    if next.join("db").exists() {
+        if !old.exists() && folder.database().exists() {
+            rename(&folder.database(), &old)?;
+        }
+        rename(&next.join("db"), &folder.database())?;
+    }
+    if next.join("db.json").exists() {
+        rename(&next.join("db.json"), &folder.slice())?;
+    }
+    sync_folder(folder.path())?;
+    remove_folder(&next)?;
+    remove_folder(&old)
+}
+
+/// A run that did not publish leaves nothing behind, where it can.
+impl Drop for Target {
+    fn drop(&mut self) {
+        if self.keep {
+            return;
+        }
+        // What cannot be taken back now, the next run takes back.
+        let _ = self.settle();
+        for folder in &self.folders {
+            if self.made.iter().any(|made| made == folder.path()) {
+                let _ = fs::remove_file(folder.path().join("lock"));
+            }
+        }
+        // The deepest first; one that is not empty stays.
+        self.made.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
+        for path in &self.made {
+            let _ = fs::remove_dir(path);
+        }
+    }
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), Error> {
+    fs::rename(from, to).map_err(Error::io(to))
+}
+
+fn remove_folder(path: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the entries of a folder durable: what was created, renamed or removed in it.
+fn sync_folder(path: &Path) -> Result<(), Error> {
+    File::open(path).and_then(|folder| folder.sync_all()).map_err(Error::io(path))
+}
+
+/// Makes a folder durable with all that is in it.
+fn sync_tree(path: &Path) -> Result<(), Error> {
+    for entry in fs::read_dir(path).map_err(Error::io(path))? {
+        let entry = entry.map_err(Error::io(path))?;
+        let is_folder = entry.file_type().map_err(Error::io(path))?.is_dir();
+        if is_folder { sync_tree(&entry.path())? } else { sync_folder(&entry.path())? }
+    }
+    sync_folder(path)
+}
