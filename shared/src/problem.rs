@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use serde::Serialize;
 use warp::Rejection;
 use warp::http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use warp::http::{Method, StatusCode};
@@ -29,6 +30,16 @@ pub enum Problem {
     Store(StoreError),
     /// A filter rejected the request for a reason no route of ours has.
     Unexpected(Rejection),
+}
+
+/// The members of a problem document.
+#[derive(Serialize)]
+struct Document<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
 }
 
 impl From<StoreError> for Problem {
@@ -76,13 +87,14 @@ impl Problem {
                 (StatusCode::INTERNAL_SERVER_ERROR, "The service failed; its log says why.".into())
             }
         };
-        let body = serde_json::json!({
-            "type": "about:blank",
-            "title": status.canonical_reason(),
-            "status": status.as_u16(),
-            "detail": detail,
-        });
-        let mut response = Response::new(body.to_string().into());
+        let body = Document {
+            kind: "about:blank",
+            title: status.canonical_reason().unwrap_or_default(),
+            status: status.as_u16(),
+            detail: &detail,
+        };
+        let body = serde_json::to_vec(&body).expect("a problem can be written as JSON");
+        let mut response = Response::new(body.into());
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

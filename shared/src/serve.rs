@@ -92,16 +92,22 @@ fn logged(
     let routes = TowerToHyperService::new(warp::service(routes));
     service_fn(move |request: hyper::Request<Incoming>| {
         let begin = Instant::now();
-        let asked = log::log_enabled!(target: "access", log::Level::Info)
-            .then(|| (request.method().clone(), request.uri().clone()));
+        // Load balancers ask for health each second: that is no news.
+        let level = match request.uri().path() {
+            "/live" | "/ready" => log::Level::Debug,
+            _ => log::Level::Info,
+        };
+        let asked =
+            log::log_enabled!(target: "access", level).then(|| (request.method().clone(), request.uri().clone()));
         let answer = routes.call(request);
         async move {
             let response = answer.await?;
             if let Some((method, uri)) = asked {
                 let bytes = response.body().size_hint().exact().map_or("-".to_owned(), |bytes| bytes.to_string());
                 // Quoted, so that no client can write a line of its own into the log.
-                log::info!(
+                log::log!(
                     target: "access",
+                    level,
                     "method={:?} path={:?} status={} bytes={bytes} ms={:.3} client={client}",
                     method.as_str(),
                     uri.to_string(),

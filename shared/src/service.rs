@@ -49,8 +49,8 @@ impl Config {
             .name(name)
             .about(format!("Serves /api/{name} from the service's own database"))
             .after_help("RUST_LOG sets what is logged (default: info; access=off leaves out requests).")
-            .mut_arg("data", |arg| arg.default_value(service.data))
-            .mut_arg("listen", |arg| arg.default_value(service.listen))
+            .mut_arg("data", |arg| arg.required(false).default_value(service.data))
+            .mut_arg("listen", |arg| arg.required(false).default_value(service.listen))
             .get_matches();
         Config::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
