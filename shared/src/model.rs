@@ -159,7 +159,7 @@ impl Record {
     /// The record as the source had it, without an id from its position: two pieces that belong together.
     pub fn json_of_the_source(&self) -> [&[u8]; 2] {
         // Put there by `parse` as the first member, and before others: a record of its id alone fits no model.
-        let member = self.id_from_position.then(|| format!("\"id\":{},", self.id).len()).unwrap_or_default();
+        let member = if self.id_from_position { format!("\"id\":{},", self.id).len() } else { 0 };
         [b"{", &self.json[1 + member..]]
     }
 }
@@ -193,4 +193,52 @@ fn misfit<M: DeserializeOwned>(text: &str, json: &[u8]) -> Fault {
         offset = json::member_offset(text, key).unwrap_or_default();
     }
     Fault { pointer, offset, reason: json::reason_of(error.inner()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn post(text: &str) -> Result<Record, Fault> {
+        Collection::Posts.parse(text, Id::try_from(7).ok())
+    }
+
+    #[test]
+    fn a_post_without_an_id_gets_its_position_and_gives_it_back() {
+        let source = r#"{"thread":1,"text":"t","user":2,"more":[1.0]}"#;
+        let record = post(source).unwrap();
+        assert_eq!(record.json, br#"{"id":7,"thread":1,"text":"t","user":2,"more":[1.0]}"#);
+        assert!(record.id_from_position);
+        assert_eq!(record.json_of_the_source().concat(), source.as_bytes());
+        let [thread, user] = [1, 2].map(|id| Term::Id(Id::try_from(id).unwrap()));
+        assert_eq!(record.terms, [(Post::IN_THREAD, thread), (Post::BY_USER, user)]);
+
+        let source = r#"{"thread":1,"id":9,"text":"t","user":2}"#;
+        let record = post(source).unwrap();
+        assert_eq!((record.id.get(), record.id_from_position), (9, false));
+        assert_eq!(record.json_of_the_source().concat(), source.as_bytes());
+    }
+
+    #[test]
+    fn a_misfit_is_named_with_its_place() {
+        for (source, pointer, offset, reason) in [
+            (r#"{"thread":1,"text":"t"}"#, "", 0, "missing field `user`"),
+            (
+                r#"{"thread":"1","text":"t","user":2}"#,
+                "/thread",
+                10,
+                "expected an integer from 1 to 9223372036854775807",
+            ),
+            (r#"{"thread":0,"text":"t","user":2}"#, "/thread", 10, "invalid value: integer `0`"),
+            (r#"{"thread":1, "text" : 5,"user":2}"#, "/text", 22, "invalid type: integer `5`, expected a string"),
+            (r#"{"id":1.5,"thread":1,"text":"","user":2}"#, "/id", 6, "invalid type: floating point `1.5`"),
+            (r#"{"id":null,"thread":1,"text":"","user":2}"#, "/id", 6, "invalid type: null"),
+        ] {
+            let fault = post(source).unwrap_err();
+            assert_eq!((fault.pointer.as_str(), fault.offset), (pointer, offset), "{source}: {fault}");
+            assert!(fault.reason.contains(reason), "{source}: {fault}");
+        }
+        let user = Collection::Users.parse(r#"{"username":"a"}"#, None).unwrap_err();
+        assert_eq!(user.reason, "missing field `id`");
+    }
 }

@@ -1,0 +1,234 @@
+//! The whole topology as real processes: split, three services, one entrance.
+
+mod world;
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::TempDir;
+use world::{
+    Process, free_port, get, program, root, sample, split, start_entrance, start_service, text, tool, try_get, wait_for,
+};
+
+struct World {
+    data: TempDir,
+    users: (Process, SocketAddr),
+    threads: (Process, SocketAddr),
+    posts: (Process, SocketAddr),
+}
+
+fn start_world() -> World {
+    let data = tempfile::tempdir().unwrap();
+    split(&sample(), data.path());
+    let start = |name| start_service(name, &data.path().join(name));
+    World { users: start("users"), threads: start("threads"), posts: start("posts"), data }
+}
+
+/// The sample's records, by collection.
+fn source() -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(sample()).unwrap()).unwrap()
+}
+
+#[test]
+fn every_record_of_the_sample_is_served_by_the_service_that_owns_it() {
+    let world = start_world();
+    let services = [("users", world.users.1), ("threads", world.threads.1), ("posts", world.posts.1)];
+    for (name, address) in services {
+        let records = source()[name].as_array().unwrap().clone();
+        let (status, kind, list) = get(address, &format!("/api/{name}"));
+        assert_eq!((status, kind.as_str()), (200, "application/json; charset=utf-8"));
+        let list: Vec<serde_json::Value> = serde_json::from_str(&list).unwrap();
+        assert_eq!(list.len(), records.len());
+        for (position, mut record) in (1_u64..).zip(records) {
+            let id = record["id"].as_u64().unwrap_or(position);
+            record["id"] = id.into();
+            let one = get(address, &format!("/api/{name}/{id}"));
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&one.2).unwrap(), record);
+            assert!(list.contains(&record), "{name} {id}");
+        }
+        for (other, _) in services {
+            assert_eq!(get(address, &format!("/api/{other}")).0, if other == name { 200 } else { 404 });
+        }
+    }
+    // Bytes, where a parser would not see a difference.
+    assert_eq!(get(world.posts.1, "/api/posts/4").2, r#"{"id":4,"thread":1,"text":"안녕하세요! 👋","user":4}"#);
+    assert!(get(world.users.1, "/api/users/by-username/farid").2.contains(r#""karma":12345678901234567890"#));
+    assert!(get(world.users.1, "/api/users/by-username/greta%2F2").2.contains(r#""ratio":0.10"#));
+    assert_eq!(get(world.threads.1, "/api/threads/by-user/1").2.matches("\"id\"").count(), 2);
+}
+
+#[test]
+fn a_service_told_to_end_ends_with_0_and_starts_again() {
+    let mut world = start_world();
+    for signal in ["TERM", "INT"] {
+        let (posts, address) = &mut world.posts;
+        assert_eq!(get(*address, "/ready").0, 200);
+        posts.signal(signal);
+        assert!(posts.wait().success(), "{}", posts.log());
+        posts.await_line("ended in order");
+        world.posts = start_service("posts", &world.data.path().join("posts"));
+    }
+    let (posts, address) = &mut world.posts;
+    posts.signal("KILL");
+    posts.wait();
+    assert_eq!(try_get(*address, "/ready"), None);
+    world.posts = start_service("posts", &world.data.path().join("posts"));
+    assert_eq!(get(world.posts.1, "/api/posts/1").0, 200);
+}
+
+#[test]
+fn a_service_that_cannot_start_says_why() {
+    let world = start_world();
+    let empty = tempfile::tempdir().unwrap();
+    std::fs::create_dir(empty.path().join("next")).unwrap();
+    let data = world.data.path();
+    let taken = world.users.1.to_string();
+    let cases: [(&[&str], &Path, i32, &str); 6] = [
+        (&["--listen", "127.0.0.1:0"], &data.join("absent"), 1, "there is no database here"),
+        (&["--listen", "127.0.0.1:0"], &data.join("posts"), 1, "in use by posts (process"),
+        (&["--listen", "127.0.0.1:0"], empty.path(), 1, "a split into this folder was interrupted"),
+        (&["--listen", "nowhere"], &data.join("posts"), 2, "invalid socket address"),
+        (&["--listen", "127.0.0.1:0", "--no-such"], &data.join("posts"), 2, "--no-such"),
+        (&["--listen", &taken], &data.join("spare"), 1, "cannot listen here"),
+    ];
+    split(&sample(), &data.join("other"));
+    std::fs::rename(data.join("other/posts"), data.join("spare")).unwrap();
+    for (arguments, folder, code, expected) in cases {
+        let output = Command::new(program("posts")).args(arguments).arg("--data").arg(folder).output().unwrap();
+        let log = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{log}");
+        assert!(log.contains(expected), "{expected:?} is not in {log}");
+    }
+    let output = Command::new(program("users")).arg("--data").arg(data.join("spare")).output().unwrap();
+    assert!(text(&output.stderr).contains("this database holds posts, not users"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn each_request_is_one_line_in_the_access_log_whatever_it_asks() {
+    let mut world = start_world();
+    let (posts, address) = &mut world.posts;
+    let mut raw = TcpStream::connect(*address).unwrap();
+    raw.write_all(b"GET /api/posts/%0aINFO%20access%20forged\x7f\"x HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+    drop(raw);
+    get(*address, "/api/posts/1?a=%0a");
+    let line = posts.await_line("access          > method=\"GET\" path=\"/api/posts/1?a=%0a\" status=200 bytes=");
+    assert!(line.starts_with("66 ms="), "{line}");
+    get(*address, "/ready");
+    get(*address, "/api/posts/99");
+    posts.await_line("path=\"/api/posts/99\" status=404");
+    let log = posts.log();
+    assert!(!log.contains("path=\"/ready\""), "health checks are no news: {log}");
+    assert_eq!(log.lines().filter(|line| line.contains("access")).count(), log.matches("method=").count());
+}
+
+#[test]
+fn the_entrance_sends_each_collection_to_its_service() {
+    let world = start_world();
+    let Some((_entrance, entrance)) = start_entrance(world.users.1, world.threads.1, world.posts.1) else { return };
+    for (name, address) in [("users", world.users.1), ("threads", world.threads.1), ("posts", world.posts.1)] {
+        for path in ["", "/", "/1", "/1/", "/x", "/4711", "/by-user/1", "?q=1", "less"] {
+            let path = format!("/api/{name}{path}");
+            assert_eq!(get(entrance, &path), get(address, &path), "{path}");
+        }
+    }
+    for (path, body) in [
+        ("/", "Ready to receive requests"),
+        ("/api", "API ready to receive requests"),
+        ("/api/", "API ready to receive requests"),
+    ] {
+        assert_eq!(get(entrance, path), (200, "text/plain; charset=utf-8".to_owned(), body.to_owned()), "{path}");
+    }
+    for path in ["/nowhere", "/api/comments", "/API/users", "/live", "/ready"] {
+        let (status, kind, body) = get(entrance, path);
+        assert_eq!((status, kind.as_str()), (404, "application/problem+json"), "{path}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&body).unwrap()["status"], 404);
+    }
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    for path in ["/", "/api/", "/api/posts/1"] {
+        let response = agent.delete(format!("http://{entrance}{path}")).call().unwrap();
+        assert_eq!((response.status().as_u16(), &response.headers()["allow"]), (405, &"GET, HEAD".parse().unwrap()));
+        let response = agent.head(format!("http://{entrance}{path}")).call().unwrap();
+        assert_eq!(response.status().as_u16(), 200);
+        assert_ne!(response.headers()["content-length"], "0");
+    }
+}
+
+#[test]
+fn a_service_that_is_down_is_503_and_the_others_go_on() {
+    let mut world = start_world();
+    let Some((_entrance, entrance)) = start_entrance(world.users.1, world.threads.1, world.posts.1) else { return };
+    let (posts, address) = &mut world.posts;
+    posts.signal("KILL");
+    posts.wait();
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    let mut response = agent.get(format!("http://{entrance}/api/posts/1")).call().unwrap();
+    assert_eq!(response.status().as_u16(), 503);
+    assert_eq!(response.headers()["content-type"], "application/problem+json");
+    assert_eq!(response.headers()["retry-after"], "5");
+    let body: serde_json::Value = serde_json::from_str(&response.body_mut().read_to_string().unwrap()).unwrap();
+    assert_eq!(body["title"], "Service Unavailable");
+    assert_eq!(get(entrance, "/api/users/1").0, 200);
+    assert_eq!(get(entrance, "/api/threads/1").0, 200);
+
+    let mut again = Command::new(program("posts"));
+    again.args(["--listen", &address.to_string(), "--data"]).arg(world.data.path().join("posts"));
+    let _again = Process::start(&mut again);
+    wait_for("the entrance to find posts again", || get(entrance, "/api/posts/1").0 == 200);
+}
+
+/// `./up` on free ports with a fresh folder.
+fn up(data: &Path) -> (Command, [SocketAddr; 4]) {
+    let ports = [(); 4].map(|()| free_port());
+    let mut command = Command::new("bash");
+    // The profile of this test, so that nothing is built twice.
+    let profile = if program("seed").parent().unwrap().ends_with("release") { "release" } else { "dev" };
+    command.arg(root().join("up")).env("PROFILE", profile).env("DATA", data);
+    for (name, port) in ["PORT", "USERS_PORT", "THREADS_PORT", "POSTS_PORT"].into_iter().zip(ports) {
+        command.env(name, port.to_string());
+    }
+    (command, ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port))))
+}
+
+#[test]
+fn up_serves_through_one_entrance_until_it_is_told_to_stop() {
+    if tool("haproxy", "the entrance").is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (mut command, [entrance, services @ ..]) = up(&dir.path().join("data"));
+    let mut process = Process::start(&mut command);
+    process.await_line(&format!("up       | ready: http://{entrance}/api/users"));
+    process.await_line("users    | ");
+    assert_eq!(get(entrance, "/api/posts/in-thread/4").2.matches("\"id\"").count(), 3);
+    assert_eq!(get(entrance, "/api/users/1"), get(services[0], "/api/users/1"));
+    process.await_line("posts    | ");
+    process.signal("TERM");
+    assert!(process.wait().success(), "{}", process.log());
+    for address in [entrance].into_iter().chain(services) {
+        assert_eq!(try_get(address, "/"), None, "{address} still answers");
+    }
+    assert_eq!(process.log().matches("ended in order").count(), 3, "{}", process.log());
+
+    // A second start serves what is there. Without HAProxy it says so, and serves the three ports.
+    command.env("HAPROXY", "/nowhere/haproxy");
+    let mut process = Process::start(&mut command);
+    process.await_line("HAProxy is not installed");
+    process.await_line(&format!("ready: http://{}/api/users", services[0]));
+    assert!(!process.log().contains("is split"), "{}", process.log());
+    assert_eq!(get(services[2], "/api/posts/1").0, 200);
+    process.signal("INT");
+    assert!(process.wait().success(), "{}", process.log());
+}
+
+#[test]
+fn up_with_a_bad_file_says_what_seed_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("bad.json");
+    std::fs::write(&input, "{}").unwrap();
+    let (mut command, _) = up(&dir.path().join("data"));
+    let output = command.arg(&input).output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert!(text(&output.stderr).contains("the collection \"users\" is missing"), "{}", text(&output.stderr));
+}

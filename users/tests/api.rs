@@ -1,0 +1,33 @@
+//! The users service over a real socket: what only it has.
+
+use shared::model::Collection;
+use shared::testing::App;
+
+#[test]
+fn users_are_found_by_id_and_by_username() {
+    let finn = r#"{"id":2,"username":"finn","name":"Finn","bio":"Hero"}"#;
+    let other_finn = r#"{"id":7,"username":"finn"}"#;
+    let slash = r#"{"id":3,"username":"a/b?c #é%"}"#;
+    let empty = r#"{"id":4,"username":"","bio":null}"#;
+    let app = App::spawn(Collection::Users, users::routes, [other_finn, finn, slash, empty]);
+    for (path, expected) in [
+        ("/api/users", format!("[{finn},{slash},{empty},{other_finn}]")),
+        ("/api/users/7", other_finn.to_owned()),
+        // Of several with one name, the one with the lowest id.
+        ("/api/users/by-username/finn", finn.to_owned()),
+        ("/api/users/by-username/f%69nn/", finn.to_owned()),
+        ("/api/users/by-username/a%2Fb%3Fc%20%23%C3%A9%25", slash.to_owned()),
+    ] {
+        let answer = app.get(path);
+        assert_eq!((answer.status, answer.body), (200, expected), "{path}");
+    }
+    for (path, status) in [
+        ("/api/users/by-username/fin", 404),
+        ("/api/users/by-username/Finn", 404),
+        ("/api/users/by-username/%FF", 400),
+        ("/api/users/by-username/", 400),
+        ("/api/users/1", 404),
+    ] {
+        assert_eq!(app.get(path).status, status, "{path}");
+    }
+}
