@@ -1,5 +1,7 @@
 //! The whole topology as real processes: split, three services, one entrance.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
 mod world;
 
 use std::io::Write;
