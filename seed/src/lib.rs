@@ -1,7 +1,7 @@
 //! `seed`: splits a monolith's db.json into a slice and a database for each service, and proves that nothing was lost.
 //!
 //! - [`source`]: the combined file, as a stream of records
-//! - [`mod@split`]: into [slices](slice) and databases, beside what is there
+//! - [`mod@split`]: into [slices](mod@slice) and databases, beside what is there
 //! - [`mod@verify`]: everything read back and compared with the source
 //! - [`target`]: the services' folders, and the one commit point at which the result takes its place
 //! - [`report`]: what people are told

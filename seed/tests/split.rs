@@ -393,7 +393,8 @@ fn an_interrupted_split_leaves_nothing_or_all() {
         let begun = data.join("posts/building/db");
         world::wait_for("the split to begin", || begun.exists() || data.join("manifest.json").exists());
         std::thread::sleep(std::time::Duration::from_millis(delay * 30));
-        drop(child);
+        child.signal("KILL");
+        child.wait();
         assert!(
             data.join("manifest.json").exists() || !data.join("posts/db").exists(),
             "a half-made split was published"
