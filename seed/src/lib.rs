@@ -82,6 +82,11 @@ fn fill(input: &Path, data: &Path, target: Target) -> Result<String, Error> {
 /// Looks at a finished split and changes nothing. Since then its services may have changed their records.
 fn check(input: &Path, data: &Path, manifest: &Manifest, target: &Target) -> Result<String, Error> {
     refuse_another_file(input, data, manifest)?;
+    for (_, folder) in target.folders() {
+        if let Some(gone) = [folder.slice(), folder.database()].into_iter().find(|path| !path.exists()) {
+            return Err(occupied(data, format!("it holds the split of this file, but {} is gone", gone.display())));
+        }
+    }
     let slices: Vec<PathBuf> = target.folders().map(|(_, folder)| folder.slice()).collect();
     let mut subjects = Vec::new();
     for ((collection, folder), slice) in target.folders().zip(&slices) {

@@ -87,6 +87,19 @@ fn a_damaged_slice_is_found_by_the_second_run() {
 }
 
 #[test]
+fn a_split_of_which_a_part_is_gone_is_not_taken_for_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    split(&sample(), dir.path());
+    fs::remove_dir_all(dir.path().join("posts/db")).unwrap();
+    let output = seed([Path::new("--data"), dir.path()]);
+    assert_eq!(output.status.code(), Some(5));
+    let message = text(&output.stderr);
+    assert!(message.contains("posts/db is gone") && message.contains("--replace"), "{message}");
+    assert!(seed([Path::new("--data"), dir.path(), Path::new("--replace")]).status.success());
+    assert!(split(&sample(), dir.path()).contains("already holds the split of"));
+}
+
+#[test]
 fn another_file_is_refused_unless_told_to_replace() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");

@@ -81,6 +81,40 @@ fn a_service_told_to_end_ends_with_0_and_starts_again() {
 }
 
 #[test]
+fn a_client_that_never_finishes_does_not_hold_up_the_end() {
+    let mut world = start_world();
+    let (posts, address) = &mut world.posts;
+    let mut slow = TcpStream::connect(*address).unwrap();
+    slow.write_all(b"GET /api/posts/1 HTTP/1.1\r\nhost:").unwrap();
+    assert_eq!(get(*address, "/ready").0, 200);
+    posts.signal("TERM");
+    assert!(posts.wait().success(), "{}", posts.log());
+    posts.await_line("requests were still under way after 10 s");
+    posts.await_line("ended in order");
+}
+
+#[test]
+fn a_failing_store_is_500_with_a_fixed_text_and_the_cause_in_the_log() {
+    let mut world = start_world();
+    world.posts.0.signal("TERM");
+    world.posts.0.wait();
+    let folder = world.data.path().join("posts");
+    // Record 2, in a version that nobody knows.
+    let db = sled::open(folder.join("db")).unwrap();
+    assert!(db.insert([1, 0, 0, 0, 0, 0, 0, 0, 2], b"\x09").unwrap().is_some());
+    drop(db);
+    let (mut posts, address) = start_service("posts", &folder);
+    for path in ["/api/posts/2", "/api/posts", "/api/posts/in-thread/1"] {
+        let detail = "The service failed; its log says why.";
+        let body =
+            format!(r#"{{"type":"about:blank","title":"Internal Server Error","status":500,"detail":"{detail}"}}"#);
+        assert_eq!(get(address, path), (500, "application/problem+json".to_owned(), body), "{path}");
+    }
+    posts.await_line("a value begins with Some(9), not with the format version 1");
+    assert_eq!(get(address, "/api/posts/1").0, 200);
+}
+
+#[test]
 fn a_service_that_cannot_start_says_why() {
     let world = start_world();
     let empty = tempfile::tempdir().unwrap();
