@@ -49,6 +49,11 @@ impl Error {
         move |source| Error::Io { path, source }
     }
 
+    /// "Something else is here."
+    pub fn occupied(data: &Path, holds: String) -> Error {
+        Error::Occupied { data: data.to_owned(), holds }
+    }
+
     /// The exit code; `--help` lists them. 2 is the command line's own.
     pub fn exit_code(&self) -> u8 {
         match self {

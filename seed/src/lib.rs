@@ -2,11 +2,16 @@
 //!
 //! - [`source`]: the combined file, as a stream of records
 //! - [`mod@split`]: into [slices](mod@slice) and databases, beside what is there
+//! - [`digest`]: what a set of records is, whatever its order
 //! - [`mod@verify`]: everything read back and compared with the source
+//! - [`manifest`]: what was split, and into what
 //! - [`target`]: the services' folders, and the one commit point at which the result takes its place
 //! - [`report`]: what people are told
 
+pub mod digest;
 pub mod error;
+pub mod identity;
+pub mod manifest;
 pub mod report;
 pub mod slice;
 pub mod source;
@@ -14,16 +19,19 @@ pub mod split;
 pub mod target;
 pub mod verify;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use shared::model::Collection;
 use shared::store::{Store, StoreError};
 
+use digest::Digest;
 use error::Error;
+use identity::identify;
+use manifest::Manifest;
 use source::Source;
 use split::{Destination, split};
-use target::{Manifest, Target, occupied};
-use verify::{Subject, verify};
+use target::Target;
+use verify::{Comparison, compare, scan};
 
 /// Splits the file `input` into the services' folders in `data`, or checks a split that is already there. `replace`
 /// gives up what `data` holds. Returns the report.
@@ -40,7 +48,7 @@ pub fn run(input: &Path, data: &Path, replace: bool) -> Result<String, Error> {
     match Manifest::read(data) {
         _ if replace => fill(input, data, target),
         Ok(None) if target.is_empty() => fill(input, data, target),
-        Ok(None) => Err(occupied(data, "it holds slices or databases without a manifest".to_owned())),
+        Ok(None) => Err(Error::occupied(data, "it holds slices or databases without a manifest".to_owned())),
         Ok(Some(manifest)) => check(input, data, &manifest, &target),
         Err(error) => Err(error),
     }
@@ -53,74 +61,82 @@ fn fill(input: &Path, data: &Path, target: Target) -> Result<String, Error> {
         .iter()
         .map(|part| Destination { collection: part.collection, slice: &part.slice, database: &part.database })
         .collect();
-    let split_from = split(input, &destinations)?;
+    let (source, parts) = split(input, &destinations)?;
 
     // The databases are opened anew: what counts is what a service will find.
-    let mut subjects = Vec::new();
+    let mut stores = Vec::new();
     for part in &building {
-        subjects.push(Subject { slice: &part.slice, store: Store::open(&part.database, part.collection)? });
+        stores.push(Store::open(&part.database, part.collection)?);
     }
-    let (identity, findings) = verify(input, &subjects)?;
-    drop(subjects);
-    if identity != split_from {
-        return Err(Error::Difference(format!(
-            "{}: the file was changed while it was read. Nothing was published; run `seed` again.",
-            input.display()
-        )));
+    let mut faults = Vec::new();
+    for ((store, building), part) in stores.iter().zip(&building).zip(&parts) {
+        let found = scan(store)?;
+        let slice_equal = identify(&building.slice)? == part.slice;
+        faults.extend(report::fault(
+            store.collection(),
+            found.digests == part.digests,
+            slice_equal,
+            found.indexes_equal,
+        ));
     }
-    let faults: Vec<String> =
-        Collection::ALL.into_iter().zip(&findings).filter_map(|(c, f)| report::fault(c, f)).collect();
     if !faults.is_empty() {
+        let comparisons = compare(input, &stores)?;
+        faults.extend(comparisons.into_iter().flat_map(|comparison| comparison.named));
         return Err(Error::Difference(format!("{}\nNothing was published.", faults.join("\n"))));
     }
-    let records = findings.iter().map(|finding| finding.in_source).collect::<Vec<_>>();
-    let manifest = Manifest::new(&identity, records.try_into().expect("there are three collections"));
+    drop(stores);
+    let manifest =
+        Manifest::new(source, parts.try_into().unwrap_or_else(|_| unreachable!("there are three collections")));
     target.publish(&manifest)?;
-    report::filled(input, data, &manifest)
+    Ok(report::filled(input, data, &manifest))
 }
 
 /// Looks at a finished split and changes nothing. Since then its services may have changed their records.
 fn check(input: &Path, data: &Path, manifest: &Manifest, target: &Target) -> Result<String, Error> {
-    refuse_another_file(input, data, manifest)?;
-    for (_, folder) in target.folders() {
+    if identify(input)? != manifest.source {
+        return Err(another_file(data, manifest));
+    }
+    let mut stores = Vec::new();
+    for (collection, folder) in target.folders() {
         if let Some(gone) = [folder.slice(), folder.database()].into_iter().find(|path| !path.exists()) {
-            return Err(occupied(data, format!("it holds the split of this file, but {} is gone", gone.display())));
+            return Err(Error::occupied(
+                data,
+                format!("it holds the split of this file, but {} is gone", gone.display()),
+            ));
         }
+        stores.push(Store::open(&folder.database(), collection)?);
     }
-    let slices: Vec<PathBuf> = target.folders().map(|(_, folder)| folder.slice()).collect();
-    let mut subjects = Vec::new();
-    for ((collection, folder), slice) in target.folders().zip(&slices) {
-        subjects.push(Subject { slice, store: Store::open(&folder.database(), collection)? });
+    let (mut faults, mut scans) = (Vec::new(), Vec::new());
+    for ((collection, folder), store) in target.folders().zip(&stores) {
+        let found = scan(store)?;
+        let slice_equal = identify(&folder.slice())? == manifest.entry(collection).slice;
+        faults.extend(report::fault(collection, true, slice_equal, found.indexes_equal));
+        scans.push(found.digests.canonical);
     }
-    let (_, findings) = verify(input, &subjects)?;
-    let broken: Vec<String> = Collection::ALL
-        .into_iter()
-        .zip(&findings)
-        .filter(|(_, finding)| !finding.slice_equal || !finding.indexes_equal)
-        .filter_map(|(collection, finding)| report::fault(collection, finding))
-        .collect();
-    if !broken.is_empty() {
-        return Err(Error::Difference(format!("{}\n`seed --replace` splits the file anew.", broken.join("\n"))));
+    if !faults.is_empty() {
+        return Err(Error::Difference(format!("{}\n`seed --replace` splits the file anew.", faults.join("\n"))));
     }
-    Ok(report::checked(input, data, &findings))
+    let as_split = |(collection, found): (Collection, &Digest)| found.to_string() == manifest.entry(collection).digest;
+    let comparisons = if Collection::ALL.into_iter().zip(&scans).all(as_split) {
+        scans.iter().map(|found| Comparison { equal: found.count, ..Comparison::default() }).collect()
+    } else {
+        compare(input, &stores)?
+    };
+    Ok(report::checked(input, data, &comparisons, &scans))
 }
 
 /// A service has its folder. That is no obstacle where there is nothing to do: containers run the split at every start.
 fn leave_running(input: &Path, data: &Path, in_use: StoreError) -> Result<String, Error> {
-    let Some(manifest) = Manifest::read(data)? else { return Err(in_use.into()) };
-    if !manifest.is_of(&Source::identify(input)?) {
-        return Err(in_use.into());
+    match Manifest::read(data)? {
+        Some(manifest) if manifest.source == identify(input)? => Ok(format!(
+            "{} already holds the split of {}. Its databases were not looked at: {in_use} to have them checked.\n",
+            data.display(),
+            input.display()
+        )),
+        _ => Err(in_use.into()),
     }
-    Ok(format!(
-        "{} already holds the split of {}. Its databases were not looked at: {in_use} to have them checked.\n",
-        data.display(),
-        input.display()
-    ))
 }
 
-fn refuse_another_file(input: &Path, data: &Path, manifest: &Manifest) -> Result<(), Error> {
-    if manifest.is_of(&Source::identify(input)?) {
-        return Ok(());
-    }
-    Err(occupied(data, format!("it holds the split of another file (SHA-256 {})", manifest.source.sha256)))
+fn another_file(data: &Path, manifest: &Manifest) -> Error {
+    Error::occupied(data, format!("it holds the split of another file (SHA-256 {})", manifest.source.sha256))
 }

@@ -1,54 +1,49 @@
 //! What people are told.
 
 use std::fmt::Write;
-use std::fs;
 use std::path::Path;
 
 use shared::model::Collection;
 
-use crate::error::Error;
-use crate::target::Manifest;
-use crate::verify::Finding;
+use crate::digest::Digest;
+use crate::manifest::Manifest;
+use crate::verify::Comparison;
 
 /// A split that was made: what went where.
-pub fn filled(input: &Path, data: &Path, manifest: &Manifest) -> Result<String, Error> {
-    let records = [manifest.records.users, manifest.records.threads, manifest.records.posts];
+pub fn filled(input: &Path, data: &Path, manifest: &Manifest) -> String {
     let mut rows = vec![["collection", "records", "bytes", "slice", "database"].map(String::from)];
-    for (collection, records) in Collection::ALL.into_iter().zip(records) {
+    for collection in Collection::ALL {
         let folder = data.join(collection.name());
-        let slice = folder.join("db.json");
-        let bytes = fs::metadata(&slice).map_err(Error::io(&slice))?.len();
+        let entry = manifest.entry(collection);
         rows.push([
             collection.name().to_owned(),
-            records.to_string(),
-            bytes.to_string(),
-            slice.display().to_string(),
+            entry.records.to_string(),
+            entry.slice.bytes.to_string(),
+            folder.join("db.json").display().to_string(),
             folder.join("db").display().to_string(),
         ]);
     }
-    Ok(format!(
+    format!(
         "{} ({} bytes, SHA-256 {}) is split:\n\n{}\n\
          Every record was read back and equals the source. Every index equals a full scan.\n",
         input.display(),
         manifest.source.bytes,
         manifest.source.sha256,
         table(&rows),
-    ))
+    )
 }
 
 /// A split that was there: what has become of it.
-pub fn checked(input: &Path, data: &Path, findings: &[Finding]) -> String {
-    let mut rows = vec![
-        ["collection", "in the file", "as split", "changed since", "removed since", "added since"].map(String::from),
-    ];
-    for (collection, finding) in Collection::ALL.into_iter().zip(findings) {
+pub fn checked(input: &Path, data: &Path, comparisons: &[Comparison], found: &[Digest]) -> String {
+    let titles = ["collection", "as split", "changed since", "removed since", "added since"];
+    let mut rows = vec![titles.map(String::from)];
+    for ((collection, comparison), found) in Collection::ALL.into_iter().zip(comparisons).zip(found) {
         rows.push([
             collection.name().to_owned(),
-            finding.in_source.to_string(),
-            finding.equal.to_string(),
-            finding.changed.to_string(),
-            finding.removed().to_string(),
-            finding.added().to_string(),
+            comparison.equal.to_string(),
+            comparison.changed.to_string(),
+            comparison.removed.to_string(),
+            (found.count - comparison.equal - comparison.changed).to_string(),
         ]);
     }
     format!(
@@ -60,26 +55,15 @@ pub fn checked(input: &Path, data: &Path, findings: &[Finding]) -> String {
     )
 }
 
-/// What is wrong with a collection's slice and database, if anything is.
-pub fn fault(collection: Collection, finding: &Finding) -> Option<String> {
-    let mut faults = Vec::new();
-    if !finding.records_equal() {
-        faults.push(format!(
-            "of {} records in the source {} differ and {} are missing; the database holds {} that the source has not",
-            finding.in_source,
-            finding.changed,
-            finding.removed(),
-            finding.added(),
-        ));
-        faults.extend(finding.named.iter().map(|name| format!("  {name}")));
-    }
-    if !finding.slice_equal {
-        faults.push("the slice is not what the source holds".to_owned());
-    }
-    if !finding.indexes_equal {
-        faults.push("an index is not what a scan of the records says".to_owned());
-    }
-    (!faults.is_empty()).then(|| format!("{}: {}", collection.name(), faults.join("\n")))
+/// What is wrong with a collection's database and slice, if anything is.
+pub fn fault(collection: Collection, records_equal: bool, slice_equal: bool, indexes_equal: bool) -> Option<String> {
+    let faults = [
+        (records_equal, "the database does not hold the source's records"),
+        (slice_equal, "the slice is not what the source holds"),
+        (indexes_equal, "an index is not what a scan of the records says"),
+    ];
+    let faults: Vec<&str> = faults.into_iter().filter(|(equal, _)| !equal).map(|(_, fault)| fault).collect();
+    (!faults.is_empty()).then(|| format!("{}: {}", collection.name(), faults.join("; ")))
 }
 
 /// Columns as wide as they need to be: numbers to the right, words to the left.

@@ -4,21 +4,24 @@
 //! checks what is around the records; what is inside one is [`Collection::parse`]'s business.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 use shared::id::Id;
 use shared::json::{Fault, kind};
-use shared::model::{Collection, Record};
+use shared::model::{Collection, Records};
 use shared::store::layout::RECORD_BYTES;
 
 use crate::error::Error;
+use crate::identity::{Hashed, Identity};
 
 /// How much is read at a time, in bytes.
 const BLOCK: usize = 1 << 20;
+
+/// How many records are parsed as one piece of work.
+const PART: usize = 512;
 
 /// The bytes that JSON allows between its tokens.
 const SPACE: [u8; 4] = *b" \t\n\r";
@@ -26,8 +29,8 @@ const SPACE: [u8; 4] = *b" \t\n\r";
 /// A file that is being read.
 pub struct Source {
     path: PathBuf,
-    input: Box<dyn Read>,
-    sha256: Sha256,
+    input: Box<dyn Read + Send>,
+    hash: Hashed<io::Sink>,
     /// What was read and is not yet handed out; `at` is the next byte to look at.
     bytes: Vec<u8>,
     at: usize,
@@ -41,15 +44,6 @@ pub struct Source {
 struct Array {
     collection: Collection,
     records: u64,
-}
-
-/// What a source was, once it has been read to its end.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// Hexadecimal.
-    pub sha256: String,
-    /// The length of the file.
-    pub bytes: u64,
 }
 
 /// Consecutive records of one collection.
@@ -80,11 +74,11 @@ impl Source {
         Ok(Self::new(path, Box::new(file)))
     }
 
-    fn new(path: &Path, input: Box<dyn Read>) -> Self {
+    fn new(path: &Path, input: Box<dyn Read + Send>) -> Self {
         Self {
             path: path.to_owned(),
             input,
-            sha256: Sha256::new(),
+            hash: Hashed::new(io::sink()),
             bytes: Vec::new(),
             at: 0,
             base: 0,
@@ -108,17 +102,9 @@ impl Source {
         self.read_records(array).map(Some)
     }
 
-    /// Reads the file to its end, for what it is. Its records are passed over unseen.
-    pub fn identify(path: &Path) -> Result<Identity, Error> {
-        let mut source = Self::open(path)?;
-        while source.next_batch()?.is_some() {}
-        Ok(source.identity())
-    }
-
     /// What the file was. To be asked after the last batch.
     pub fn identity(self) -> Identity {
-        let sha256 = self.sha256.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Identity { sha256, bytes: self.base + self.at as u64 }
+        self.hash.finish().expect("a sink takes everything")
     }
 
     /// Goes to the first record of the next collection.
@@ -195,9 +181,8 @@ impl Source {
             return Err(self.wrong("", "expected a collection's name in double quotes"));
         }
         let offset = self.base + self.at as u64;
-        let begin = self.at;
-        self.skip_string(begin, "")?;
-        match serde_json::from_slice::<String>(&self.bytes[begin..self.at]) {
+        let name = self.skip_value(Place::Name)?;
+        match serde_json::from_slice::<String>(&self.bytes[name]) {
             Ok(name) => Ok((name, offset)),
             Err(error) => Err(self.wrong_at(offset, "", &shared::json::reason_of(&error))),
         }
@@ -208,19 +193,22 @@ impl Source {
         self.discard();
         let Array { collection, records: first } = array;
         let mut records = Vec::new();
-        let here = |records: &Vec<Range<usize>>| pointer_to(collection.name(), Some(first + records.len() as u64));
+        let here = |records: &Vec<Range<usize>>| Place::Record(collection, first + records.len() as u64);
         loop {
             let number = first + records.len() as u64;
             match self.token()? {
                 Some(b']') if number == 0 => break self.at += 1,
-                Some(_) => records.push(self.skip_value(&here(&records))?),
-                None => return Err(self.wrong(&here(&records), "the file ends inside the collection")),
+                Some(b',' | b':' | b'}' | b']') => {
+                    return Err(self.wrong(&here(&records).pointer(), "expected a record"));
+                }
+                Some(_) => records.push(self.skip_value(here(&records))?),
+                None => return Err(self.wrong(&here(&records).pointer(), "the file ends inside the collection")),
             }
             match self.token()? {
                 Some(b']') => break self.at += 1,
                 Some(b',') => self.at += 1,
-                None => return Err(self.wrong(&here(&records), "the file ends inside the collection")),
-                Some(_) => return Err(self.wrong(&here(&records), "expected `,` or `]` after a record")),
+                None => return Err(self.wrong(&here(&records).pointer(), "the file ends inside the collection")),
+                Some(_) => return Err(self.wrong(&here(&records).pointer(), "expected `,` or `]` after a record")),
             }
             if self.at >= BLOCK {
                 self.array = Some(Array { collection, records: first + records.len() as u64 });
@@ -236,73 +224,25 @@ impl Source {
     }
 
     /// Goes past a value and says where it was. What is in it is looked at later, all but brackets and strings.
-    fn skip_value(&mut self, pointer: &str) -> Result<Range<usize>, Error> {
+    fn skip_value(&mut self, place: Place) -> Result<Range<usize>, Error> {
         let begin = self.at;
-        let mut depth = 0_usize;
+        let mut scan = Scan::default();
         loop {
-            match self.byte_of(begin, pointer)? {
-                b'"' => self.skip_string(begin, pointer)?,
-                b'{' | b'[' => {
-                    depth += 1;
-                    self.at += 1;
-                }
-                b'}' | b']' if depth > 0 => {
-                    depth -= 1;
-                    self.at += 1;
-                }
-                b',' | b':' | b'}' | b']' if depth == 0 => return Err(self.wrong(pointer, "expected a record")),
-                _ if depth == 0 => {
-                    // A number or a word: no record, but it is for the record's parser to say so.
-                    while self.peek()?.is_some_and(|byte| !SPACE.contains(&byte) && !b",]}".contains(&byte)) {
-                        self.at += 1;
-                        self.check_size(begin, pointer)?;
-                    }
-                }
-                _ => self.at += 1,
+            let end = scan.end_in(&self.bytes[self.at..]);
+            self.at = end.map_or(self.bytes.len(), |end| self.at + end);
+            if self.at - begin > RECORD_BYTES {
+                let reason = format!("the record is longer than {} MiB", RECORD_BYTES >> 20);
+                return Err(self.wrong(&place.pointer(), &reason));
             }
-            if depth == 0 {
+            if end.is_some() {
                 return Ok(begin..self.at);
             }
-        }
-    }
-
-    /// Goes past a string, of whose value the first byte is at `begin`.
-    fn skip_string(&mut self, begin: usize, pointer: &str) -> Result<(), Error> {
-        self.at += 1;
-        loop {
-            self.byte_of(begin, pointer)?;
-            match memchr::memchr2(b'"', b'\\', &self.bytes[self.at..]) {
-                None => self.at = self.bytes.len(),
-                Some(skip) => {
-                    self.at += skip + 1;
-                    if self.bytes[self.at - 1] == b'"' {
-                        return Ok(());
-                    }
-                    self.byte_of(begin, pointer)?;
-                    self.at += 1;
-                }
-            }
-        }
-    }
-
-    /// The byte at hand, which belongs to the value that begins at `begin`.
-    fn byte_of(&mut self, begin: usize, pointer: &str) -> Result<u8, Error> {
-        self.check_size(begin, pointer)?;
-        match self.peek()? {
-            Some(byte) => Ok(byte),
-            None => {
+            if !self.fill()? {
                 let begin = self.base + begin as u64;
-                Err(self
-                    .wrong(pointer, &format!("the file ends in the middle of the value that begins at byte {begin}")))
+                let reason = format!("the file ends in the middle of the value that begins at byte {begin}");
+                return Err(self.wrong(&place.pointer(), &reason));
             }
         }
-    }
-
-    fn check_size(&self, begin: usize, pointer: &str) -> Result<(), Error> {
-        if self.at - begin > RECORD_BYTES {
-            return Err(self.wrong(pointer, &format!("the record is longer than {} MiB", RECORD_BYTES >> 20)));
-        }
-        Ok(())
     }
 
     /// The next byte that is no space, which stays at hand.
@@ -326,16 +266,9 @@ impl Source {
     /// Reads on; `false` at the end of the file.
     fn fill(&mut self) -> Result<bool, Error> {
         let known = self.bytes.len();
-        self.bytes.resize(known + BLOCK, 0);
-        let read = loop {
-            match self.input.read(&mut self.bytes[known..]) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => break result,
-            }
-        };
-        self.bytes.truncate(known + read.as_ref().copied().unwrap_or_default());
-        let read = read.map_err(Error::io(&self.path))?;
-        self.sha256.update(&self.bytes[known..]);
+        let block = self.input.by_ref().take(BLOCK as u64).read_to_end(&mut self.bytes);
+        let read = block.map_err(Error::io(&self.path))?;
+        self.hash.write_all(&self.bytes[known..]).expect("a sink takes everything");
         Ok(read > 0)
     }
 
@@ -354,19 +287,59 @@ impl Source {
     }
 }
 
+/// Looks for the end of a value, in as many pieces as it comes in.
+#[derive(Default)]
+struct Scan {
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+}
+
+impl Scan {
+    /// Where in `bytes`, the next piece, the value ends; `None` where it goes on.
+    fn end_in(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut at = 0;
+        while at < bytes.len() {
+            if self.in_string {
+                at += usize::from(std::mem::take(&mut self.escaped));
+                match memchr::memchr2(b'"', b'\\', bytes.get(at..).unwrap_or_default()) {
+                    None => return None,
+                    Some(skip) => {
+                        at += skip + 1;
+                        self.escaped = bytes[at - 1] == b'\\';
+                        self.in_string = self.escaped;
+                        if !self.in_string && self.depth == 0 {
+                            return Some(at);
+                        }
+                        continue;
+                    }
+                }
+            }
+            match bytes[at] {
+                b'"' => self.in_string = true,
+                b'{' | b'[' => self.depth += 1,
+                b'}' | b']' if self.depth > 1 => self.depth -= 1,
+                b'}' | b']' if self.depth == 1 => return Some(at + 1),
+                // A number or a word: no record, but it is for the record's parser to say so.
+                b' ' | b'\t' | b'\n' | b'\r' | b',' | b']' | b'}' if self.depth == 0 => return Some(at),
+                _ => {}
+            }
+            at += 1;
+        }
+        None
+    }
+}
+
 impl Batch {
     /// The records in order, parsed by all cores; the first fault where there is one.
-    pub fn parse(&self, path: &Path) -> Result<Vec<Record>, Error> {
-        let parsed: Vec<Result<Record, Fault>> =
-            (0..self.records.len()).into_par_iter().with_min_len(64).map(|nth| self.parse_one(nth)).collect();
-        let mut records = Vec::with_capacity(parsed.len());
-        for (nth, parsed) in parsed.into_iter().enumerate() {
-            records.push(parsed.map_err(|fault| {
-                let offset = self.base + (self.records[nth].start + fault.offset) as u64;
-                input_error(path, &(self.pointer(nth) + &fault.pointer), offset, &fault.reason)
-            })?);
-        }
-        Ok(records)
+    pub fn parse(&self, path: &Path) -> Result<Vec<Records>, Error> {
+        let parts = self.records.par_chunks(PART).enumerate().map(|(nth, part)| self.parse_part(nth * PART, part));
+        let parts: Vec<Result<Records, (usize, Fault)>> = parts.collect();
+        let fault = |(nth, fault): (usize, Fault)| {
+            let offset = self.offset(nth) + fault.offset as u64;
+            input_error(path, &(self.pointer(nth) + &fault.pointer), offset, &fault.reason)
+        };
+        parts.into_iter().map(|part| part.map_err(fault)).collect()
     }
 
     /// The JSON pointer of the record at `nth` in this batch.
@@ -379,14 +352,22 @@ impl Batch {
         self.base + self.records[nth].start as u64
     }
 
-    fn parse_one(&self, nth: usize) -> Result<Record, Fault> {
-        let text = std::str::from_utf8(&self.bytes[self.records[nth].clone()]).map_err(|error| Fault {
-            pointer: String::new(),
-            offset: error.valid_up_to(),
-            reason: "this is not UTF-8".to_owned(),
-        })?;
-        let position = self.collection.takes_positions_as_ids().then(|| Id::try_from(self.first + nth as u64 + 1).ok());
-        self.collection.parse(text, position.flatten())
+    /// `part` begins with the record at `first` in this batch.
+    fn parse_part(&self, first: usize, part: &[Range<usize>]) -> Result<Records, (usize, Fault)> {
+        let bytes = part.first().zip(part.last()).map_or(0, |(first, last)| last.end - first.start);
+        let mut records = Records::new(self.collection, bytes);
+        for (nth, range) in (first..).zip(part) {
+            let position = Id::try_from(self.first + nth as u64 + 1).ok();
+            std::str::from_utf8(&self.bytes[range.clone()])
+                .map_err(|error| Fault {
+                    pointer: String::new(),
+                    offset: error.valid_up_to(),
+                    reason: "this is not UTF-8".to_owned(),
+                })
+                .and_then(|text| records.push(text, position))
+                .map_err(|fault| (nth, fault))?;
+        }
+        Ok(records)
     }
 }
 
@@ -397,6 +378,22 @@ pub fn input_error(path: &Path, pointer: &str, offset: u64, reason: &str) -> Err
         _ => format!("{pointer} (byte {offset})"),
     };
     Error::Input { file: path.to_owned(), place, reason: reason.to_owned() }
+}
+
+/// Where the reader is, for messages.
+#[derive(Clone, Copy)]
+enum Place {
+    Name,
+    Record(Collection, u64),
+}
+
+impl Place {
+    fn pointer(self) -> String {
+        match self {
+            Place::Name => String::new(),
+            Place::Record(collection, number) => pointer_to(collection.name(), Some(number)),
+        }
+    }
 }
 
 fn pointer_to(collection: &str, record: Option<u64>) -> String {

@@ -11,12 +11,14 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, ScopedJoinHandle};
 
 use shared::id::Id;
-use shared::model::{Collection, Record};
+use shared::model::{Collection, Records};
 use shared::store::{Load, Store, StoreError};
 
+use crate::digest::Digests;
 use crate::error::Error;
-use crate::slice::SliceWriter;
-use crate::source::{Identity, Source, input_error};
+use crate::identity::Identity;
+use crate::slice::Slice;
+use crate::source::{Source, input_error};
 
 /// How many batches may wait for a loader. Bounds the memory of the split together with a batch's size.
 const WAITING_BATCHES: usize = 4;
@@ -31,31 +33,44 @@ pub struct Destination<'p> {
     pub database: &'p Path,
 }
 
-/// Splits the file at `source`. What it leaves is complete when it succeeds, but neither verified nor made durable.
-pub fn split(source_path: &Path, destinations: &[Destination]) -> Result<Identity, Error> {
+/// What one collection was split into.
+pub struct Part {
+    /// Its records.
+    pub digests: Digests,
+    /// Its slice.
+    pub slice: Identity,
+}
+
+/// Splits the file at `source`: what it was, and what the parts should be, in the destinations' order. What this leaves
+/// is complete, but neither verified nor made durable.
+pub fn split(source_path: &Path, destinations: &[Destination]) -> Result<(Identity, Vec<Part>), Error> {
     let mut source = Source::open(source_path)?;
-    thread::scope(|scope| {
+    let parts = thread::scope(|scope| {
         let mut sinks = Vec::new();
         for destination in destinations {
             sinks.push(Sink::start(destination, scope)?);
         }
-        while let Some(batch) = source.next_batch()? {
-            let records = batch.parse(source_path)?;
+        let mut next = source.next_batch()?;
+        while let Some(batch) = next {
+            // One core reads on while the other parses.
+            let (following, records) = rayon::join(|| source.next_batch(), || batch.parse(source_path));
             let sink = sinks.iter_mut().find(|sink| sink.collection == batch.collection);
-            if !sink.expect("every collection has a destination").put(records)? {
+            if !sink.expect("every collection has a destination").put(records?)? {
                 break;
             }
+            next = following?;
         }
-        sinks.into_iter().try_for_each(|sink| sink.finish(source_path))
+        sinks.into_iter().map(|sink| sink.finish(source_path)).collect::<Result<Vec<Part>, Error>>()
     })?;
-    Ok(source.identity())
+    Ok((source.identity(), parts))
 }
 
 /// One collection's slice and loader.
 struct Sink<'scope> {
     collection: Collection,
-    slice: SliceWriter,
-    batches: SyncSender<Vec<Record>>,
+    slice: Slice,
+    digests: Digests,
+    batches: SyncSender<Vec<Records>>,
     loader: ScopedJoinHandle<'scope, Result<(), LoadError>>,
 }
 
@@ -73,36 +88,36 @@ impl From<StoreError> for LoadError {
 impl<'scope> Sink<'scope> {
     fn start(destination: &Destination, scope: &'scope thread::Scope<'scope, '_>) -> Result<Self, Error> {
         let collection = destination.collection;
-        let slice = SliceWriter::create(destination.slice, collection)?;
+        let slice = Slice::create(destination.slice, collection)?;
         let store = Store::create(destination.database, collection)?;
         let (batches, incoming) = sync_channel(WAITING_BATCHES);
         let loader = scope.spawn(move || load(store, incoming));
-        Ok(Self { collection, slice, batches, loader })
+        Ok(Self { collection, slice, digests: Digests::default(), batches, loader })
     }
 
     /// `false` when the loader has given up; `finish` says why.
-    fn put(&mut self, records: Vec<Record>) -> Result<bool, Error> {
-        records.iter().try_for_each(|record| self.slice.put(record))?;
+    fn put(&mut self, records: Vec<Records>) -> Result<bool, Error> {
+        self.digests.merge(&Digests::of(&records));
+        records.iter().try_for_each(|records| self.slice.put(records))?;
         Ok(self.batches.send(records).is_ok())
     }
 
-    fn finish(self, source: &Path) -> Result<(), Error> {
-        self.slice.finish()?;
+    fn finish(self, source: &Path) -> Result<Part, Error> {
+        let slice = self.slice.finish()?;
         drop(self.batches);
         match self.loader.join().expect("a loader returns its errors") {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(Part { digests: self.digests, slice }),
             Err(LoadError::Store(error)) => Err(error.into()),
             Err(LoadError::RepeatedId(id)) => Err(repeated_id(source, self.collection, id)),
         }
     }
 }
 
-fn load(store: Store, batches: Receiver<Vec<Record>>) -> Result<(), LoadError> {
+fn load(store: Store, batches: Receiver<Vec<Records>>) -> Result<(), LoadError> {
     let mut load = Load::new(store);
-    for record in batches.into_iter().flatten() {
-        let id = record.id;
-        if !load.put(record)? {
-            return Err(LoadError::RepeatedId(id));
+    for records in batches {
+        if let Some(taken) = load.put(records.iter().flat_map(Records::iter))? {
+            return Err(LoadError::RepeatedId(taken));
         }
     }
     load.finish()?;
@@ -118,7 +133,7 @@ fn repeated_id(path: &Path, collection: Collection, id: Id) -> Error {
             if batch.collection != collection {
                 continue;
             }
-            for (nth, record) in batch.parse(path)?.into_iter().enumerate() {
+            for (nth, record) in batch.parse(path)?.iter().flat_map(Records::iter).enumerate() {
                 if record.id == id {
                     let pointer = batch.pointer(nth);
                     if let Some(first) = &first {

@@ -17,83 +17,15 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use shared::model::Collection;
 use shared::store::Folder;
 
 use crate::error::Error;
-use crate::source::Identity;
+use crate::manifest::{MANIFEST, Manifest};
 
-/// What `DIR/manifest.json` says of the split that lies beside it.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Manifest {
-    /// The manifest's format.
-    pub version: u32,
-    /// The file that was split.
-    pub source: SourceEntry,
-    /// How many records each collection got.
-    pub records: Records,
-}
-
-/// The file that was split.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceEntry {
-    /// Hexadecimal.
-    pub sha256: String,
-    /// Its length.
-    pub bytes: u64,
-}
-
-/// Record counts.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Records {
-    /// Of users.
-    pub users: u64,
-    /// Of threads.
-    pub threads: u64,
-    /// Of posts.
-    pub posts: u64,
-}
-
-impl Manifest {
-    const VERSION: u32 = 1;
-
-    /// The manifest of a split of `source` into so many users, threads and posts.
-    pub fn new(source: &Identity, [users, threads, posts]: [u64; 3]) -> Self {
-        let source = SourceEntry { sha256: source.sha256.clone(), bytes: source.bytes };
-        Self { version: Self::VERSION, source, records: Records { users, threads, posts } }
-    }
-
-    /// Reads the manifest of the split in `data`.
-    pub fn read(data: &Path) -> Result<Option<Self>, Error> {
-        let path = data.join(MANIFEST);
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io(&path)(error)),
-        };
-        match serde_json::from_slice::<Self>(&text) {
-            Ok(manifest) if manifest.version == Self::VERSION => Ok(Some(manifest)),
-            Ok(manifest) => Err(occupied(data, format!("its manifest has version {}, not ours", manifest.version))),
-            Err(error) => Err(occupied(data, format!("its {MANIFEST} is not one of ours: {error}"))),
-        }
-    }
-
-    /// Whether this is the manifest of a split of `source`.
-    pub fn is_of(&self, source: &Identity) -> bool {
-        self.source.sha256 == source.sha256 && self.source.bytes == source.bytes
-    }
-}
-
-const MANIFEST: &str = "manifest.json";
 const MANIFEST_NEXT: &str = "manifest.next.json";
 const BUILDING: &str = "building";
 const OLD: &str = "old";
-
-/// "Something else is here."
-pub fn occupied(data: &Path, holds: String) -> Error {
-    Error::Occupied { data: data.to_owned(), holds }
-}
 
 /// The three folders, held by this process.
 pub struct Target {
@@ -157,9 +89,9 @@ impl Target {
             sync_tree(&folder.path().join(BUILDING))?;
         }
         let next = self.data.join(MANIFEST_NEXT);
-        let mut text = serde_json::to_vec_pretty(manifest).expect("a manifest can be written as JSON");
-        text.push(b'\n');
-        let written = File::create(&next).and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()));
+        let text = manifest.to_json();
+        let written =
+            File::create(&next).and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
         written.map_err(Error::io(&next))?;
         sync_folder(&self.data)?;
         for folder in &self.folders {

@@ -272,7 +272,7 @@ fn a_bad_file_is_refused_with_its_place_and_nothing_is_left() {
         (
             "a lone surrogate",
             with_user(r#"{"id":1,"username":"\ud800"}"#).into(),
-            "/users/0/username (byte 36): a lone surrogate",
+            "/users/0/username (byte 30): a lone surrogate",
         ),
         ("a lone surrogate in a key", with_user(r#"{"id":1,"username":"a","\udc00":1}"#).into(), "a lone surrogate"),
         (
@@ -283,7 +283,7 @@ fn a_bad_file_is_refused_with_its_place_and_nothing_is_left() {
         (
             "a control character",
             with_user("{\"id\":1,\"username\":\"a\nb\"}").into(),
-            "/users/0 (byte 30): control character",
+            "/users/0/username (byte 31): a control character",
         ),
         (
             "a record too long",

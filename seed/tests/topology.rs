@@ -99,12 +99,12 @@ fn a_failing_store_is_500_with_a_fixed_text_and_the_cause_in_the_log() {
     world.posts.0.signal("TERM");
     world.posts.0.wait();
     let folder = world.data.path().join("posts");
-    // Record 2, in a version that nobody knows.
+    // The page of records 16 to 20, in a version that nobody knows.
     let db = sled::open(folder.join("db")).unwrap();
-    assert!(db.insert([1, 0, 0, 0, 0, 0, 0, 0, 2], b"\x09").unwrap().is_some());
+    assert!(db.insert([1, 0, 0, 0, 0, 0, 0, 0, 1], b"\x09").unwrap().is_some());
     drop(db);
     let (mut posts, address) = start_service("posts", &folder);
-    for path in ["/api/posts/2", "/api/posts", "/api/posts/in-thread/1"] {
+    for path in ["/api/posts/16", "/api/posts", "/api/posts/in-thread/4"] {
         let detail = "The service failed; its log says why.";
         let body =
             format!(r#"{{"type":"about:blank","title":"Internal Server Error","status":500,"detail":"{detail}"}}"#);

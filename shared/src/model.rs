@@ -1,6 +1,9 @@
 //! The three collections, their records' models, and what each is indexed by.
 
-use serde::de::DeserializeOwned;
+use std::borrow::Cow;
+use std::ops::Range;
+
+use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
 use crate::id::Id;
@@ -8,55 +11,64 @@ use crate::json::{self, Fault};
 
 /// Somebody who writes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct User {
+pub struct User<'a> {
     /// The user's id.
     pub id: Id,
     /// The name in URLs.
-    pub username: String,
+    #[serde(borrow)]
+    pub username: Cow<'a, str>,
     /// The name for people.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Cow<'a, str>>,
     /// A line about the user.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bio: Option<String>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub bio: Option<Cow<'a, str>>,
 }
 
 /// A subject that posts belong to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Thread {
+pub struct Thread<'a> {
     /// The thread's id.
     pub id: Id,
     /// The subject.
-    pub title: String,
+    #[serde(borrow)]
+    pub title: Cow<'a, str>,
     /// The user who began it.
     pub created_by: Id,
 }
 
 /// What a user wrote in a thread.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Post {
-    /// The post's id. The monolith's posts have none; the split gives them one.
-    pub id: Id,
+pub struct Post<'a> {
+    /// The post's id. The monolith's posts have none; the split gives them one, which is then their first member.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub id: Option<Id>,
     /// The thread it belongs to.
     pub thread: Id,
     /// What was written.
-    pub text: String,
+    #[serde(borrow)]
+    pub text: Cow<'a, str>,
     /// The user who wrote it.
     pub user: Id,
 }
 
-impl User {
+/// A field that may be absent, but not null.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Id>, D::Error> {
+    Id::deserialize(deserializer).map(Some)
+}
+
+impl User<'_> {
     /// Users by their `username`.
     pub const BY_USERNAME: Index = Index(1);
 }
 
-impl Thread {
+impl Thread<'_> {
     /// Threads by their `createdBy`.
     pub const BY_USER: Index = Index(1);
 }
 
-impl Post {
+impl Post<'_> {
     /// Posts by their `thread`.
     pub const IN_THREAD: Index = Index(1);
     /// Posts by their `user`.
@@ -92,28 +104,48 @@ impl Collection {
         Self::ALL.into_iter().find(|collection| collection.name() == name)
     }
 
-    /// Whether the monolith's records lack an id, so that their position in the file stands for it.
-    pub fn takes_positions_as_ids(self) -> bool {
-        self == Collection::Posts
-    }
-
-    /// Reads a record of this collection. `position` is the id of a record that has none, where the collection
-    /// [takes positions as ids](Self::takes_positions_as_ids).
+    /// What a record, in canonical form, is found by. `position` is the id of a post that has none.
     ///
     /// # Errors
-    /// The text is not a JSON object or not such a record; the fault's pointer starts at the record.
-    pub fn parse(self, text: &str, position: Option<Id>) -> Result<Record, Fault> {
-        match self {
-            Collection::Users => parse(text, None, |user: &User| {
-                (user.id, vec![(User::BY_USERNAME, Term::from(user.username.as_str()))])
-            }),
-            Collection::Threads => {
-                parse(text, None, |thread: &Thread| (thread.id, vec![(Thread::BY_USER, Term::from(thread.created_by))]))
+    /// It does not fit its model.
+    fn keys(self, json: &str, position: Option<Id>) -> serde_json::Result<Keys> {
+        let keys = |id, terms| Keys { id, id_from_position: false, terms };
+        Ok(match self {
+            Collection::Users => {
+                let user: User = serde_json::from_str(json)?;
+                keys(user.id, [Some((User::BY_USERNAME, Term::from(&*user.username))), None])
             }
-            Collection::Posts => parse(text, position, |post: &Post| {
-                (post.id, vec![(Post::IN_THREAD, Term::from(post.thread)), (Post::BY_USER, Term::from(post.user))])
-            }),
+            Collection::Threads => {
+                let thread: Thread = serde_json::from_str(json)?;
+                keys(thread.id, [Some((Thread::BY_USER, Term::Id(thread.created_by))), None])
+            }
+            Collection::Posts => {
+                let post: Post = serde_json::from_str(json)?;
+                let id = post.id.or(position).ok_or_else(|| serde_json::Error::missing_field("id"))?;
+                let terms = [(Post::IN_THREAD, Term::Id(post.thread)), (Post::BY_USER, Term::Id(post.user))];
+                Keys { id_from_position: post.id.is_none(), ..keys(id, terms.map(Some)) }
+            }
+        })
+    }
+
+    /// Why `json` does not fit the model, with the place in `text`, which it was made from.
+    fn misfit(self, text: &str, json: &str) -> Fault {
+        let deserializer = &mut serde_json::Deserializer::from_str(json);
+        let error = match self {
+            Collection::Users => serde_path_to_error::deserialize::<_, User>(deserializer).err(),
+            Collection::Threads => serde_path_to_error::deserialize::<_, Thread>(deserializer).err(),
+            Collection::Posts => serde_path_to_error::deserialize::<_, Post>(deserializer).err(),
+        };
+        let Some(error) = error else {
+            return Fault { pointer: String::new(), offset: 0, reason: "missing field `id`".to_owned() };
+        };
+        let mut pointer = String::new();
+        let mut offset = 0;
+        if let Some(serde_path_to_error::Segment::Map { key }) = error.path().iter().next() {
+            json::push_pointer(&mut pointer, key);
+            offset = json::member_offset(text, key).unwrap_or_default();
         }
+        Fault { pointer, offset, reason: json::reason_of(error.inner()) }
     }
 }
 
@@ -142,81 +174,142 @@ impl From<&str> for Term {
     }
 }
 
-/// A record that fits its model, ready to be stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+/// What a record is found by, beside its id: no collection has more than two indexes.
+pub type Terms = [Option<(Index, Term)>; 2];
+
+/// Everything a record is found by.
+struct Keys {
+    id: Id,
+    id_from_position: bool,
+    terms: Terms,
+}
+
+/// A record that fits its model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'r> {
     /// The record's id.
     pub id: Id,
     /// Whether the id is the record's position in the file, not its own.
     pub id_from_position: bool,
-    /// The record as it is sent: one JSON object in canonical form.
-    pub json: Vec<u8>,
+    /// The record as the source has it, in canonical form: without an id from its position.
+    pub source: &'r str,
     /// Where the record is found beside its id.
-    pub terms: Vec<(Index, Term)>,
+    pub terms: &'r Terms,
 }
 
-impl Record {
-    /// The record as the source had it, without an id from its position: two pieces that belong together.
-    pub fn json_of_the_source(&self) -> [&[u8]; 2] {
-        // Put there by `parse` as the first member, and before others: a record of its id alone fits no model.
-        let member = if self.id_from_position { format!("\"id\":{},", self.id).len() } else { 0 };
-        [b"{", &self.json[1 + member..]]
-    }
-}
-
-fn parse<M: DeserializeOwned>(
-    text: &str,
-    position: Option<Id>,
-    keys: impl FnOnce(&M) -> (Id, Vec<(Index, Term)>),
-) -> Result<Record, Fault> {
-    let position = position.map(|id| id.to_string());
-    let (json, id_from_position) = json::canonical_object(text, position.as_deref().map(|id| ("id", id)))?;
-    match serde_json::from_slice::<M>(&json) {
-        Ok(model) => {
-            let (id, terms) = keys(&model);
-            Ok(Record { id, id_from_position, json, terms })
+impl<'r> Record<'r> {
+    /// The record as it is sent: an id from its position is its first member.
+    pub fn json(&self) -> Cow<'r, str> {
+        if self.id_from_position {
+            // There are other members: a record without any fits no model.
+            Cow::Owned(format!("{{\"id\":{},{}", self.id, &self.source[1..]))
+        } else {
+            Cow::Borrowed(self.source)
         }
-        Err(_) => Err(misfit::<M>(text, &json)),
     }
 }
 
-/// Why well-formed `json` is not an `M`, with the place in `text`, which it was made from.
-fn misfit<M: DeserializeOwned>(text: &str, json: &[u8]) -> Fault {
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let Err(error) = serde_path_to_error::deserialize::<_, M>(&mut deserializer) else {
-        unreachable!("it was refused a moment ago");
-    };
-    let mut pointer = String::new();
-    let mut offset = 0;
-    if let Some(serde_path_to_error::Segment::Map { key }) = error.path().iter().next() {
-        json::push_pointer(&mut pointer, key);
-        offset = json::member_offset(text, key).unwrap_or_default();
+/// Consecutive records of one collection, in one piece of memory.
+pub struct Records {
+    collection: Collection,
+    /// The records' canonical JSON, with commas between them.
+    text: String,
+    rows: Vec<(Keys, Range<usize>)>,
+}
+
+impl Records {
+    /// No records yet, and room for `bytes` of JSON.
+    pub fn new(collection: Collection, bytes: usize) -> Self {
+        Self { collection, text: String::with_capacity(bytes), rows: Vec::new() }
     }
-    Fault { pointer, offset, reason: json::reason_of(error.inner()) }
+
+    /// Reads a record and adds it. `position` is the id of a post that has none.
+    ///
+    /// # Errors
+    /// The text is not a JSON object or not such a record; the fault's pointer starts at the record. It is not added.
+    pub fn push(&mut self, text: &str, position: Option<Id>) -> Result<(), Fault> {
+        let before = self.text.len();
+        if !self.rows.is_empty() {
+            self.text.push(',');
+        }
+        let begin = self.text.len();
+        let read = json::canonical_object(text, &mut self.text).and_then(|()| {
+            let json = &self.text[begin..];
+            self.collection.keys(json, position).map_err(|_| self.collection.misfit(text, json))
+        });
+        match read {
+            Ok(keys) => self.rows.push((keys, begin..self.text.len())),
+            Err(fault) => {
+                self.text.truncate(before);
+                return Err(fault);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whose records these are.
+    pub fn collection(&self) -> Collection {
+        self.collection
+    }
+
+    /// The records as the source has them, with commas between them.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The records.
+    pub fn iter(&self) -> impl Iterator<Item = Record<'_>> {
+        self.rows.iter().map(|(keys, range)| Record {
+            id: keys.id,
+            id_from_position: keys.id_from_position,
+            source: &self.text[range.clone()],
+            terms: &keys.terms,
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn post(text: &str) -> Result<Record, Fault> {
-        Collection::Posts.parse(text, Id::try_from(7).ok())
+    fn read(collection: Collection, text: &str, position: Option<u64>) -> Result<Records, Fault> {
+        let mut records = Records::new(collection, 0);
+        records.push(text, position.and_then(|position| position.try_into().ok()))?;
+        Ok(records)
     }
 
     #[test]
-    fn a_post_without_an_id_gets_its_position_and_gives_it_back() {
+    fn a_post_without_an_id_gets_its_position() {
         let source = r#"{"thread":1,"text":"t","user":2,"more":[1.0]}"#;
-        let record = post(source).unwrap();
-        assert_eq!(record.json, br#"{"id":7,"thread":1,"text":"t","user":2,"more":[1.0]}"#);
+        let records = read(Collection::Posts, source, Some(7)).unwrap();
+        let record = records.iter().next().unwrap();
+        assert_eq!(record.json(), r#"{"id":7,"thread":1,"text":"t","user":2,"more":[1.0]}"#);
         assert!(record.id_from_position);
-        assert_eq!(record.json_of_the_source().concat(), source.as_bytes());
+        assert_eq!(record.source, source);
         let [thread, user] = [1, 2].map(|id| Term::Id(Id::try_from(id).unwrap()));
-        assert_eq!(record.terms, [(Post::IN_THREAD, thread), (Post::BY_USER, user)]);
+        assert_eq!(*record.terms, [Some((Post::IN_THREAD, thread)), Some((Post::BY_USER, user))]);
 
         let source = r#"{"thread":1,"id":9,"text":"t","user":2}"#;
-        let record = post(source).unwrap();
+        let records = read(Collection::Posts, source, Some(7)).unwrap();
+        let record = records.iter().next().unwrap();
         assert_eq!((record.id.get(), record.id_from_position), (9, false));
-        assert_eq!(record.json_of_the_source().concat(), source.as_bytes());
+        assert_eq!(record.json(), source);
+    }
+
+    #[test]
+    fn a_record_that_is_refused_leaves_no_trace() {
+        let mut records = Records::new(Collection::Users, 0);
+        for (text, fits) in [
+            ("{", false),
+            (r#"{"id":1,"username":"a"}"#, true),
+            ("{}", false),
+            (r#"{"id":2,"username":"b"}"#, true),
+            ("7", false),
+        ] {
+            assert_eq!(records.push(text, None).is_ok(), fits, "{text}");
+        }
+        assert_eq!(records.text(), r#"{"id":1,"username":"a"},{"id":2,"username":"b"}"#);
+        assert_eq!(records.iter().map(|record| record.id.get()).collect::<Vec<_>>(), [1, 2]);
     }
 
     #[test]
@@ -234,11 +327,12 @@ mod tests {
             (r#"{"id":1.5,"thread":1,"text":"","user":2}"#, "/id", 6, "invalid type: floating point `1.5`"),
             (r#"{"id":null,"thread":1,"text":"","user":2}"#, "/id", 6, "invalid type: null"),
         ] {
-            let fault = post(source).unwrap_err();
+            let fault = read(Collection::Posts, source, Some(7)).err().unwrap();
             assert_eq!((fault.pointer.as_str(), fault.offset), (pointer, offset), "{source}: {fault}");
             assert!(fault.reason.contains(reason), "{source}: {fault}");
         }
-        let user = Collection::Users.parse(r#"{"username":"a"}"#, None).unwrap_err();
-        assert_eq!(user.reason, "missing field `id`");
+        let reason = |collection, source| read(collection, source, None).err().unwrap().reason;
+        assert_eq!(reason(Collection::Users, r#"{"username":"a"}"#), "missing field `id`");
+        assert_eq!(reason(Collection::Posts, r#"{"thread":1,"text":"t","user":2}"#), "missing field `id`");
     }
 }

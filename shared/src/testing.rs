@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use ureq::http::{HeaderMap, Response};
 
 use crate::api::Routes;
-use crate::model::Collection;
+use crate::model::{Collection, Records};
 use crate::serve::serve;
 use crate::store::{Load, Store};
 
@@ -55,11 +55,11 @@ impl App {
         let dir = tempfile::tempdir().expect("a temporary folder can be made");
         let store = Store::create(&dir.path().join("db"), collection).expect("a database can be made");
         let mut load = Load::new(store);
+        let mut read = Records::new(collection, 0);
         for (position, record) in (1_u64..).zip(records) {
-            let position = position.try_into().ok().filter(|_| collection.takes_positions_as_ids());
-            let record = collection.parse(record.as_ref(), position).expect("a test's records fit");
-            assert!(load.put(record).expect("a database can be written"), "an id is taken");
+            read.push(record.as_ref(), position.try_into().ok()).expect("a test's records fit");
         }
+        assert_eq!(load.put(read.iter()).expect("a database can be written"), None, "an id is taken");
         let store = load.finish().expect("a database can be written");
         let (shutdown, asked) = oneshot::channel();
         let (tell_address, address) = std::sync::mpsc::channel();

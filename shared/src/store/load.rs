@@ -1,6 +1,6 @@
 //! Filling an empty database with many records.
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, layout};
 use crate::id::Id;
 use crate::model::{Index, Record, Term};
 
@@ -20,17 +20,55 @@ impl Load {
         Self { store, pending: Vec::new() }
     }
 
-    /// Adds a record. `false` says that its id is taken: the database is then of no use.
-    pub fn put(&mut self, record: Record) -> Result<bool, StoreError> {
-        // A plain insert: sled's batches hold far more memory and are no faster.
-        if !self.store.insert(&record)? {
-            return Ok(false);
+    /// Adds records. Returns an id that is taken, if there is one: the database is then of no use.
+    pub fn put<'r>(&mut self, records: impl IntoIterator<Item = Record<'r>>) -> Result<Option<Id>, StoreError> {
+        let mut records: Vec<Record> = records.into_iter().collect();
+        // Most files are in id order, and then this costs nothing.
+        records.sort_by_key(|record| record.id);
+        for page in records.chunk_by(|a, b| layout::place(a.id).0 == layout::place(b.id).0) {
+            if let Some(taken) = self.put_page(page)? {
+                return Ok(Some(taken));
+            }
         }
-        self.pending.extend(record.terms.into_iter().map(|(index, term)| (index, term, record.id)));
+        for record in records {
+            self.pending.extend(record.terms.iter().flatten().map(|(index, term)| (*index, term.clone(), record.id)));
+        }
         if self.pending.len() >= PENDING_ENTRIES {
             self.write_pending()?;
         }
-        Ok(true)
+        Ok(None)
+    }
+
+    /// Adds records of one page, in id order.
+    fn put_page(&mut self, records: &[Record]) -> Result<Option<Id>, StoreError> {
+        let (page, _) = layout::place(records[0].id);
+        let key = layout::page_key(page);
+        let there = self.store.value(&key)?;
+        let texts: Vec<_> = records.iter().map(Record::json).collect();
+        let mut entries = Vec::with_capacity(records.len());
+        for entry in there.iter().flat_map(|value| layout::decode_page(value)) {
+            entries.push(entry.map_err(|what| self.store.corrupt(&what))?);
+        }
+        for (record, json) in records.iter().zip(&texts) {
+            let json = json.as_bytes();
+            let apart = layout::lies_apart(json);
+            if apart {
+                self.store.put(&layout::apart_key(record.id), layout::encode_apart(json))?;
+            }
+            entries.push(layout::Entry {
+                slot: layout::place(record.id).1,
+                revision: 1,
+                id_from_position: record.id_from_position,
+                json: if apart { b"" } else { json },
+            });
+        }
+        entries.sort_by_key(|entry| entry.slot);
+        if let Some(twice) = entries.windows(2).find(|pair| pair[0].slot == pair[1].slot) {
+            return Ok(layout::id_at(page, twice[0].slot));
+        }
+        // A plain insert: sled's batches hold far more memory and are no faster.
+        self.store.put(&key, layout::encode_page(entries))?;
+        Ok(None)
     }
 
     /// Writes the rest of the indexes.

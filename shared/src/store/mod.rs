@@ -13,6 +13,7 @@
 //! [`layout`] draws the bytes of keys and values. Everything lies in sled's one default tree, told apart by the key's
 //! first byte, because a batch on one tree is atomic without a transaction.
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use std::{fs, io, thread};
 use bytes::Bytes;
 
 use crate::id::Id;
-use crate::model::{Collection, Index, Record, Term};
+use crate::model::{Collection, Index, Term};
 
 mod folder;
 mod index;
@@ -103,7 +104,7 @@ pub struct Store {
 /// A record as it lies in the database.
 pub struct Stored {
     value: sled::IVec,
-    json_start: usize,
+    json: Range<usize>,
     /// How often the record was written, from 1.
     pub revision: u64,
     /// Whether the split gave the record its id, from its position in the file.
@@ -113,12 +114,12 @@ pub struct Stored {
 impl Stored {
     /// The record as it is sent.
     pub fn json(&self) -> &[u8] {
-        &self.value[self.json_start..]
+        &self.value[self.json.clone()]
     }
 
     /// The record as it is sent, in sled's own memory: nothing is copied.
     pub fn into_json(self) -> Bytes {
-        Bytes::from_owner(self.value).slice(self.json_start..)
+        Bytes::from_owner(self.value).slice(self.json)
     }
 }
 
@@ -162,17 +163,36 @@ impl Store {
 
     /// The record with that id.
     pub fn get(&self, id: Id) -> Result<Option<Stored>, StoreError> {
-        self.value(&layout::record_key(id))?.map(|value| self.stored(value)).transpose()
+        let (page, slot) = layout::place(id);
+        let Some(value) = self.value(&layout::page_key(page))? else { return Ok(None) };
+        for entry in layout::decode_page(&value) {
+            let entry = entry.map_err(|what| self.corrupt(&what))?;
+            if entry.slot == slot {
+                return self.stored(&value, id, &entry).map(Some);
+            }
+        }
+        Ok(None)
     }
 
     /// All records in id order.
     pub fn records(&self) -> impl Iterator<Item = Result<(Id, Stored), StoreError>> + Send + Sync + use<> {
         let store = self.clone();
-        self.db.scan_prefix([layout::RECORD]).map(move |entry| {
-            let (key, value) = entry.map_err(|source| store.sled(source))?;
-            let id = layout::record_id(&key).ok_or_else(|| store.corrupt("a record's key is not an id"))?;
-            Ok((id, store.stored(value)?))
+        self.db.scan_prefix([layout::PAGE]).flat_map(move |page| match store.page(page) {
+            Ok(records) => records.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error)],
         })
+    }
+
+    fn page(&self, page: sled::Result<(sled::IVec, sled::IVec)>) -> Result<Vec<(Id, Stored)>, StoreError> {
+        let (key, value) = page.map_err(|source| self.sled(source))?;
+        let page = layout::page_of(&key).ok_or_else(|| self.corrupt("a page's key is not one"))?;
+        let mut records = Vec::new();
+        for entry in layout::decode_page(&value) {
+            let entry = entry.map_err(|what| self.corrupt(&what))?;
+            let id = layout::id_at(page, entry.slot).ok_or_else(|| self.corrupt("a page holds what is no id"))?;
+            records.push((id, self.stored(&value, id, &entry)?));
+        }
+        Ok(records)
     }
 
     /// The records that `index` lists under `term`, in id order.
@@ -184,12 +204,6 @@ impl Store {
         let store = self.clone();
         // An id without its record was deleted after the list was read.
         self.ids(index, term).filter_map(move |id| id.and_then(|id| store.get(id)).transpose())
-    }
-
-    /// Writes a record that the bulk load brings, without its index entries; says whether the id was free.
-    fn insert(&self, record: &Record) -> Result<bool, StoreError> {
-        let value = layout::encode_record(1, record.id_from_position, &record.json);
-        Ok(self.put(&layout::record_key(record.id), value)?.is_none())
     }
 
     /// Returns when all that was written is on the disk and stays there through a power loss.
@@ -208,11 +222,17 @@ impl Store {
         self.db.insert(key, value).map_err(|source| self.sled(source))
     }
 
-    fn stored(&self, value: sled::IVec) -> Result<Stored, StoreError> {
-        let envelope = layout::decode_record(&value).map_err(|what| self.corrupt(&what))?;
-        let (revision, id_from_position) = (envelope.revision, envelope.id_from_position);
-        let json_start = value.len() - envelope.json.len();
-        Ok(Stored { json_start, revision, id_from_position, value })
+    /// The record of `entry`, which was read from `page`.
+    fn stored(&self, page: &sled::IVec, id: Id, entry: &layout::Entry) -> Result<Stored, StoreError> {
+        let &layout::Entry { revision, id_from_position, json, .. } = entry;
+        if json.is_empty() {
+            let missing = || self.corrupt("a record that should lie apart from its page is gone");
+            let value = self.value(&layout::apart_key(id))?.ok_or_else(missing)?;
+            let length = layout::decode_apart(&value).map_err(|what| self.corrupt(&what))?.len();
+            return Ok(Stored { json: value.len() - length..value.len(), value, revision, id_from_position });
+        }
+        let begin = json.as_ptr() as usize - page.as_ptr() as usize;
+        Ok(Stored { value: page.clone(), json: begin..begin + json.len(), revision, id_from_position })
     }
 
     fn sled(&self, source: sled::Error) -> StoreError {

@@ -3,16 +3,27 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::Post;
+use crate::model::{Post, Records};
 
 fn id(number: u64) -> Id {
     number.try_into().unwrap()
 }
 
-fn post(number: u64, thread: u64) -> Record {
-    let json = format!(r#"{{"id":{number},"thread":{thread},"text":"t","user":1}}"#);
-    Collection::Posts.parse(&json, None).unwrap()
+fn posts(posts: &[(u64, u64)]) -> Records {
+    let mut records = Records::new(Collection::Posts, 0);
+    for (number, thread) in posts {
+        records.push(&json(*number, *thread), None).unwrap();
+    }
+    records
 }
+
+fn json(number: u64, thread: u64) -> String {
+    let text = if number == LONG { "x".repeat(9000) } else { "t".to_owned() };
+    format!(r#"{{"id":{number},"thread":{thread},"text":"{text}","user":1}}"#)
+}
+
+/// The post that is too long for its page.
+const LONG: u64 = 9000;
 
 fn ids_in_thread(store: &Store, thread: u64) -> Vec<u64> {
     store.ids(Post::IN_THREAD, &Term::Id(id(thread))).map(|id| id.unwrap().get()).collect()
@@ -23,8 +34,8 @@ fn a_loaded_store_gives_its_records_back_after_reopening() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("db");
     let mut load = Load::new(Store::create(&path, Collection::Posts).unwrap());
-    for number in [3, 1, 2, 300, 256] {
-        assert!(load.put(post(number, 1 + number % 2)).unwrap());
+    for batch in [&[(3, 2), (1, 2), (LONG, 7)][..], &[(2, 1)], &[(300, 1)], &[(256, 1)]] {
+        assert_eq!(load.put(posts(batch).iter()).unwrap(), None);
     }
     let store = load.finish().unwrap();
     store.sync().unwrap();
@@ -32,26 +43,29 @@ fn a_loaded_store_gives_its_records_back_after_reopening() {
 
     let store = Store::open(&path, Collection::Posts).unwrap();
     let all: Vec<u64> = store.records().map(|record| record.unwrap().0.get()).collect();
-    assert_eq!(all, [1, 2, 3, 256, 300]);
+    assert_eq!(all, [1, 2, 3, 256, 300, 9000]);
     let stored = store.get(id(256)).unwrap().unwrap();
     assert_eq!(stored.json(), br#"{"id":256,"thread":1,"text":"t","user":1}"#);
     assert_eq!((stored.revision, stored.id_from_position), (1, false));
-    assert_eq!(stored.into_json(), post(256, 1).json);
+    assert_eq!(stored.into_json(), json(256, 1));
+    assert_eq!(store.get(id(LONG)).unwrap().unwrap().into_json(), json(LONG, 7));
     assert!(store.get(id(4)).unwrap().is_none());
+    assert!(store.get(id(9999)).unwrap().is_none());
     assert_eq!(ids_in_thread(&store, 1), [2, 256, 300]);
     assert_eq!(ids_in_thread(&store, 2), [1, 3]);
     assert_eq!(ids_in_thread(&store, 3), [0_u64; 0]);
     let found = store.find(Post::IN_THREAD, &Term::Id(id(2)));
-    let found: Vec<Vec<u8>> = found.map(|stored| stored.unwrap().json().to_vec()).collect();
-    assert_eq!(found, [post(1, 2).json, post(3, 2).json]);
+    let found: Vec<Bytes> = found.map(|stored| stored.unwrap().into_json()).collect();
+    assert_eq!(found, [json(1, 2), json(3, 2)]);
 }
 
 #[test]
 fn a_taken_id_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let mut load = Load::new(Store::create(&dir.path().join("db"), Collection::Posts).unwrap());
-    assert!(load.put(post(1, 1)).unwrap());
-    assert!(!load.put(post(1, 2)).unwrap());
+    assert_eq!(load.put(posts(&[(20, 1), (1, 1)]).iter()).unwrap(), None);
+    assert_eq!(load.put(posts(&[(2, 1), (20, 2)]).iter()).unwrap(), Some(id(20)));
+    assert_eq!(load.put(posts(&[(5, 1), (5, 2)]).iter()).unwrap(), Some(id(5)));
 }
 
 #[test]

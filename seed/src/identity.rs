@@ -1,0 +1,64 @@
+//! What a file is: its length and its SHA-256.
+
+use std::fs::File;
+use std::io::{self, BufReader, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::error::Error;
+
+/// How much is read or written at a time, in bytes.
+pub const BUFFER: usize = 1 << 20;
+
+/// What a file is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Hexadecimal.
+    pub sha256: String,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// Counts and hashes what is written through it.
+pub struct Hashed<W> {
+    inner: W,
+    sha256: Sha256,
+    bytes: u64,
+}
+
+impl<W: Write> Hashed<W> {
+    /// Writes to `inner`.
+    pub fn new(inner: W) -> Self {
+        Self { inner, sha256: Sha256::new(), bytes: 0 }
+    }
+
+    /// What was written, once all of it has been flushed.
+    pub fn finish(mut self) -> io::Result<Identity> {
+        self.inner.flush()?;
+        let sha256 = self.sha256.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Identity { sha256, bytes: self.bytes })
+    }
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.sha256.update(&bytes[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// What the file at `path` is.
+pub fn identify(path: &Path) -> Result<Identity, Error> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    let mut hashed = Hashed::new(io::sink());
+    io::copy(&mut BufReader::with_capacity(BUFFER, file), &mut hashed).map_err(Error::io(path))?;
+    hashed.finish().map_err(Error::io(path))
+}

@@ -1,0 +1,96 @@
+//! `DIR/manifest.json`: what was split, and into what.
+//!
+//! ```json
+//! {
+//!   "version": 1,
+//!   "created": "2026-11-23T00:00:00Z",
+//!   "source": { "sha256": "…", "bytes": 1585 },
+//!   "users": { "records": 4, "digest": "…", "slice": { "sha256": "…", "bytes": 471 } },
+//!   "threads": …,
+//!   "posts": …
+//! }
+//! ```
+//!
+//! `digest` is the canonical one of [`Digests`](crate::digest::Digests).
+
+use std::path::Path;
+use std::time::SystemTime;
+use std::{fs, io};
+
+use serde::{Deserialize, Serialize};
+use shared::model::Collection;
+
+use crate::error::Error;
+use crate::identity::Identity;
+use crate::split::Part;
+
+/// The manifest's name.
+pub const MANIFEST: &str = "manifest.json";
+
+const VERSION: u32 = 1;
+
+/// What was split, and into what.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    version: u32,
+    /// RFC 3339, UTC.
+    pub created: String,
+    /// The file that was split.
+    pub source: Identity,
+    users: Entry,
+    threads: Entry,
+    posts: Entry,
+}
+
+/// What a collection was split into.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Entry {
+    /// How many.
+    pub records: u64,
+    /// What they mean.
+    pub digest: String,
+    /// Their slice.
+    pub slice: Identity,
+}
+
+impl Manifest {
+    /// The manifest of a split of `source` into `parts`, in the order of [`Collection::ALL`].
+    pub fn new(source: Identity, parts: [Part; 3]) -> Self {
+        let created = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        let [users, threads, posts] = parts.map(|Part { digests, slice }| Entry {
+            records: digests.canonical.count,
+            digest: digests.canonical.to_string(),
+            slice,
+        });
+        Self { version: VERSION, created, source, users, threads, posts }
+    }
+
+    /// What became of a collection.
+    pub fn entry(&self, collection: Collection) -> &Entry {
+        match collection {
+            Collection::Users => &self.users,
+            Collection::Threads => &self.threads,
+            Collection::Posts => &self.posts,
+        }
+    }
+
+    /// Reads the manifest of the split in `data`.
+    pub fn read(data: &Path) -> Result<Option<Self>, Error> {
+        let path = data.join(MANIFEST);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io(&path)(error)),
+        };
+        match serde_json::from_slice::<Self>(&text) {
+            Ok(manifest) if manifest.version == VERSION => Ok(Some(manifest)),
+            Ok(manifest) => Err(Error::occupied(data, format!("its manifest has version {}", manifest.version))),
+            Err(error) => Err(Error::occupied(data, format!("its {MANIFEST} is not one of ours: {error}"))),
+        }
+    }
+
+    /// The manifest as a file.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("a manifest can be written as JSON") + "\n"
+    }
+}
