@@ -11,6 +11,8 @@ use sha2::{Digest as _, Sha256};
 use shared::id::Id;
 use shared::model::Records;
 
+use crate::text::{each, each_member, string_end, value_end};
+
 /// A set's count and sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Digest {
@@ -78,9 +80,7 @@ impl Digests {
     pub fn add(&mut self, id: Id, id_from_position: bool, json: &str) {
         let head = [&id.get().to_be_bytes()[..], &[u8::from(id_from_position)]].concat();
         self.exact.add(Sha256::new().chain_update(head).chain_update(json));
-        let mut meaning = Vec::with_capacity(json.len());
-        mean(json.as_bytes(), &mut meaning);
-        self.canonical.add(Sha256::new().chain_update(meaning));
+        self.canonical.add(Sha256::new().chain_update(meaning(json)));
     }
 
     /// Adds all records of another set.
@@ -88,6 +88,13 @@ impl Digests {
         self.exact.merge(&other.exact);
         self.canonical.merge(&other.canonical);
     }
+}
+
+/// What a value, in canonical text, means: equal for equal values, however they are spelled.
+pub fn meaning(json: &str) -> Vec<u8> {
+    let mut meaning = Vec::with_capacity(json.len());
+    mean(json.as_bytes(), &mut meaning);
+    meaning
 }
 
 /// Appends what the value at the beginning of `json`, canonical text, means: keys in the order of their bytes, numbers
@@ -100,13 +107,8 @@ fn mean(json: &[u8], out: &mut Vec<u8>) -> usize {
             end
         }
         b'{' => {
-            let mut members: Vec<(&[u8], &[u8])> = Vec::new();
-            let end = each(json, |part| {
-                let key = string_end(part);
-                let length = key + 1 + value_end(&part[key + 1..]);
-                members.push((&part[..key], &part[key + 1..length]));
-                length
-            });
+            let mut members = Vec::new();
+            let end = each_member(json, |key, value| members.push((key, value)));
             members.sort_unstable();
             out.push(b'{');
             for (key, value) in members {
@@ -136,42 +138,6 @@ fn mean(json: &[u8], out: &mut Vec<u8>) -> usize {
             out.extend_from_slice(&json[..end]);
             end
         }
-    }
-}
-
-/// Calls `part` at each member or element of the container at the beginning of `json`; it says how long that is.
-/// Returns the container's length.
-fn each<'j>(json: &'j [u8], mut part: impl FnMut(&'j [u8]) -> usize) -> usize {
-    let mut at = 1;
-    while !matches!(json[at], b'}' | b']') {
-        at += usize::from(json[at] == b',');
-        at += part(&json[at..]);
-    }
-    at + 1
-}
-
-/// The length of the string at the beginning of `json`.
-fn string_end(json: &[u8]) -> usize {
-    let mut at = 1;
-    loop {
-        at += memchr::memchr2(b'"', b'\\', &json[at..]).expect("canonical text is whole");
-        if json[at] == b'"' {
-            return at + 1;
-        }
-        at += 2;
-    }
-}
-
-/// The length of the value at the beginning of `json`.
-fn value_end(json: &[u8]) -> usize {
-    match json[0] {
-        b'"' => string_end(json),
-        b'{' => each(json, |part| {
-            let key = string_end(part);
-            key + 1 + value_end(&part[key + 1..])
-        }),
-        b'[' => each(json, value_end),
-        _ => json.iter().position(|byte| matches!(byte, b',' | b'}' | b']')).unwrap_or(json.len()),
     }
 }
 
@@ -212,7 +178,7 @@ fn number(text: &[u8], out: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
-    fn meaning(text: &str) -> String {
+    fn meaning_of(text: &str) -> String {
         let mut json = String::new();
         shared::json::canonical_object(text, &mut json).unwrap();
         let mut out = Vec::new();
@@ -228,7 +194,7 @@ mod tests {
             r#"{ "b":[-0, {"c":"é/","d":null}], "a":12E+2, "e":{} }"#,
         ];
         for other in same {
-            assert_eq!(meaning(other), meaning(same[0]), "{other}");
+            assert_eq!(meaning_of(other), meaning_of(same[0]), "{other}");
         }
         for other in [
             r#"{"a":1201,"b":[0,{"c":"é/","d":null}],"e":{}}"#,
@@ -239,7 +205,7 @@ mod tests {
             r#"{"a":1200,"b":[{"c":"é/","d":null},0],"e":{}}"#,
             r#"{"a":1200,"b":[0,{"c":"é/","d":null}],"e":[]}"#,
         ] {
-            assert_ne!(meaning(other), meaning(same[0]), "{other}");
+            assert_ne!(meaning_of(other), meaning_of(same[0]), "{other}");
         }
         for (text, expected) in [
             ("0", "0"),

@@ -1,14 +1,19 @@
 //! The command line of `seed`.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Splits a monolith's db.json into one slice and one database per service, and proves that nothing was lost
 #[derive(Parser)]
 #[command(
     version,
+    args_conflicts_with_subcommands = true,
     after_help = "\
 A second run on the same file checks the split and changes nothing.
 
@@ -16,29 +21,74 @@ Exit codes:
   0  done
   2  the command line is wrong
   3  the input is wrong; the message says where
-  4  what was read back is not what the source holds
+  4  a difference was found
   5  the target is in use, or holds something else
   6  a file or a database could not be read or written"
 )]
-struct Arguments {
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    split: Split,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Compares the databases with the manifest of their split, and with its source
+    Verify {
+        /// The file that was split
+        #[arg(long, value_name = "FILE")]
+        input: Option<PathBuf>,
+        #[command(flatten)]
+        data: Data,
+    },
+    /// Writes one db.json from the three databases: the way back to the monolith, and the backup
+    Join {
+        /// Where to; standard output where it is not given
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Writes the ids that the split gave to posts, too
+        #[arg(long)]
+        ids: bool,
+        #[command(flatten)]
+        data: Data,
+    },
+}
+
+#[derive(Args)]
+struct Split {
     /// The monolith's file
     #[arg(long, value_name = "FILE", default_value = "seed/db.json")]
     input: PathBuf,
 
-    /// Where the three services' folders are
-    #[arg(long, value_name = "DIR", default_value = "data")]
-    data: PathBuf,
+    #[command(flatten)]
+    data: Data,
 
     /// Replaces what is in DIR, once the new split is verified
     #[arg(long)]
     replace: bool,
 }
 
+#[derive(Args)]
+struct Data {
+    /// Where the three services' folders are
+    #[arg(long = "data", value_name = "DIR", default_value = "data")]
+    dir: PathBuf,
+}
+
 fn main() -> ExitCode {
-    let Arguments { input, data, replace } = Arguments::parse();
-    match seed::run(&input, &data, replace) {
+    let Cli { command, split } = Cli::parse();
+    let done = match command {
+        None => seed::run::split_and_verify(&split.input, &split.data.dir, split.replace),
+        Some(Command::Verify { input, data }) => seed::run::verify(input.as_deref(), &data.dir),
+        Some(Command::Join { output, ids, data }) => {
+            seed::join::join(&data.dir, output.as_deref(), ids).map(|()| String::new())
+        }
+    };
+    match done {
         Ok(report) => {
-            print!("{report}");
+            // Who closes the pipe early has read enough.
+            let _ = std::io::stdout().write_all(report.as_bytes());
             ExitCode::SUCCESS
         }
         Err(error) => {

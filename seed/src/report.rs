@@ -5,8 +5,8 @@ use std::path::Path;
 
 use shared::model::Collection;
 
-use crate::digest::Digest;
 use crate::manifest::Manifest;
+use crate::text::Difference;
 use crate::verify::Comparison;
 
 /// A split that was made: what went where.
@@ -34,16 +34,16 @@ pub fn filled(input: &Path, data: &Path, manifest: &Manifest) -> String {
 }
 
 /// A split that was there: what has become of it.
-pub fn checked(input: &Path, data: &Path, comparisons: &[Comparison], found: &[Digest]) -> String {
+pub fn checked(input: &Path, data: &Path, comparisons: &[Comparison]) -> String {
     let titles = ["collection", "as split", "changed since", "removed since", "added since"];
     let mut rows = vec![titles.map(String::from)];
-    for ((collection, comparison), found) in Collection::ALL.into_iter().zip(comparisons).zip(found) {
+    for (collection, comparison) in Collection::ALL.into_iter().zip(comparisons) {
         rows.push([
             collection.name().to_owned(),
             comparison.equal.to_string(),
             comparison.changed.to_string(),
             comparison.removed.to_string(),
-            (found.count - comparison.equal - comparison.changed).to_string(),
+            comparison.added.to_string(),
         ]);
     }
     format!(
@@ -53,6 +53,33 @@ pub fn checked(input: &Path, data: &Path, comparisons: &[Comparison], found: &[D
         input.display(),
         table(&rows),
     )
+}
+
+/// A split that holds what it should.
+pub fn verified(input: Option<&Path>, data: &Path, manifest: &Manifest) -> String {
+    let mut rows = vec![["collection", "records", "digest"].map(String::from)];
+    for collection in Collection::ALL {
+        let entry = manifest.entry(collection);
+        rows.push([collection.name().to_owned(), entry.records.to_string(), entry.digest.clone()]);
+    }
+    let source = input.map(|input| format!(" and {}", input.display())).unwrap_or_default();
+    format!("{} equals its manifest{source}:\n\n{}", data.display(), table(&rows))
+}
+
+/// How many records differ, and the first places where they do.
+pub fn differences(comparison: &Comparison) -> String {
+    let mut lines = format!(
+        "{} records differ ({} changed, {} only in the file, {} only in the database):",
+        comparison.differences(),
+        comparison.changed,
+        comparison.removed,
+        comparison.added,
+    );
+    for Difference { pointer, left, right } in &comparison.named {
+        let [left, right] = [left, right].map(|side| side.as_deref().unwrap_or("nothing"));
+        let _ = write!(lines, "\n  {pointer}: {left} in the file, {right} in the database");
+    }
+    lines
 }
 
 /// What is wrong with a collection's database and slice, if anything is.

@@ -36,6 +36,8 @@ pub struct Source {
     at: usize,
     /// The offset of `bytes` in the file.
     base: u64,
+    /// The collections it must hold, and those it was seen to.
+    wanted: &'static [Collection],
     seen: Vec<Collection>,
     array: Option<Array>,
 }
@@ -59,8 +61,13 @@ pub struct Batch {
 }
 
 impl Source {
-    /// Opens the file at `path`.
+    /// Opens the monolith's file at `path`.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        Self::with(path, &Collection::ALL)
+    }
+
+    /// Opens the file at `path`, which holds these collections: all of them, or the one of a slice.
+    pub fn with(path: &Path, wanted: &'static [Collection]) -> Result<Self, Error> {
         let file = File::open(path).map_err(Error::io(path))?;
         let kind = file.metadata().map_err(Error::io(path))?.file_type();
         if !kind.is_file() {
@@ -71,10 +78,10 @@ impl Source {
                 reason: format!("it is {what}, not a db.json"),
             });
         }
-        Ok(Self::new(path, Box::new(file)))
+        Ok(Self::new(path, wanted, Box::new(file)))
     }
 
-    fn new(path: &Path, input: Box<dyn Read + Send>) -> Self {
+    fn new(path: &Path, wanted: &'static [Collection], input: Box<dyn Read + Send>) -> Self {
         Self {
             path: path.to_owned(),
             input,
@@ -82,6 +89,7 @@ impl Source {
             bytes: Vec::new(),
             at: 0,
             base: 0,
+            wanted,
             seen: Vec::new(),
             array: None,
         }
@@ -130,7 +138,7 @@ impl Source {
         }
         self.at += 1;
         let begin = self.token()?;
-        let Some(collection) = Collection::named(&name) else {
+        let Some(collection) = self.wanted.iter().copied().find(|wanted| wanted.name() == name) else {
             let reason = "no service owns this collection; take it out of the file to split the rest";
             return Err(self.wrong_at(name_offset, &pointer, reason));
         };
@@ -166,7 +174,7 @@ impl Source {
     }
 
     fn close_object(&mut self) -> Result<(), Error> {
-        if let Some(missing) = Collection::ALL.into_iter().find(|collection| !self.seen.contains(collection)) {
+        if let Some(missing) = self.wanted.iter().find(|collection| !self.seen.contains(collection)) {
             return Err(self.wrong("", &format!("the collection {:?} is missing", missing.name())));
         }
         self.at += 1;

@@ -1,16 +1,18 @@
 //! The proof: what the databases and slices hold, read back.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 use shared::id::Id;
-use shared::model::{Collection, Record, Records};
+use shared::model::{Collection, Records};
 use shared::store::{Store, StoreError, Stored};
 
 use crate::digest::{Digest, Digests};
 use crate::error::Error;
 use crate::source::Source;
+use crate::text::{Difference, differences};
 
 /// How many records are looked at as one piece of work.
 const PART: usize = 1024;
@@ -21,8 +23,10 @@ const PARTS: usize = 16;
 /// How many differences are named; the others are counted.
 const NAMED: usize = 20;
 
-/// What a database holds.
-pub struct Scan {
+/// A database that was read from end to end.
+pub struct Scanned {
+    /// The database.
+    pub store: Store,
     /// Its records.
     pub digests: Digests,
     /// Whether each index holds what the records say it should.
@@ -30,9 +34,16 @@ pub struct Scan {
 }
 
 /// Reads all records and all indexes of a database.
-pub fn scan(store: &Store) -> Result<Scan, Error> {
+pub fn scan(store: Store) -> Result<Scanned, Error> {
+    let (records, entries) = rayon::join(|| scan_records(&store), || scan_entries(&store));
+    let (digests, expected) = records?;
+    Ok(Scanned { digests, indexes_equal: entries? == expected, store })
+}
+
+/// The digests of the records, and of the index entries they should have.
+fn scan_records(store: &Store) -> Result<(Digests, Digest), Error> {
     let mut digests = Digests::default();
-    let mut expected = Digest::default();
+    let mut entries = Digest::default();
     let mut records = store.records();
     loop {
         let mut parts: Vec<Vec<(Id, Stored)>> = Vec::new();
@@ -43,22 +54,26 @@ pub fn scan(store: &Store) -> Result<Scan, Error> {
             }
         }
         if parts.is_empty() {
-            break;
+            return Ok((digests, entries));
         }
         let scanned: Vec<_> = parts.par_iter().map(|part| scan_part(store.collection(), part)).collect();
         for part in scanned {
-            let (part, entries) = part?;
+            let (part, of_part) = part?;
             digests.merge(&part);
-            expected.merge(&entries);
+            entries.merge(&of_part);
         }
     }
+}
+
+/// The digest of the index entries there are.
+fn scan_entries(store: &Store) -> Result<Digest, StoreError> {
     let mut found = Digest::default();
     let mut entries = store.entries();
     while let Some(entry) = entries.next() {
         let (prefix, id) = entry?;
         found.add(entry_hash(prefix, id));
     }
-    Ok(Scan { digests, indexes_equal: found == expected })
+    Ok(found)
 }
 
 /// The digests of records, and of the index entries they should have.
@@ -89,67 +104,99 @@ fn entry_hash(prefix: &[u8], id: Id) -> Sha256 {
     Sha256::new().chain_update(prefix).chain_update(id.get().to_be_bytes())
 }
 
-/// A database beside the source, record by record.
+/// A database beside a file, record by record, by what the records mean.
 #[derive(Debug, Default)]
 pub struct Comparison {
-    /// In both, and equal byte for byte.
+    /// In both, and equal.
     pub equal: u64,
     /// In both, and not equal.
     pub changed: u64,
-    /// In the source alone.
+    /// In the file alone.
     pub removed: u64,
-    /// The first differences, by the source's JSON pointer.
-    pub named: Vec<String>,
+    /// In the database alone.
+    pub added: u64,
+    /// The first differences: left the file, right the database.
+    pub named: Vec<Difference>,
 }
 
-/// Compares the file at `path` with its databases. The comparisons come in the stores' order.
-pub fn compare(path: &Path, stores: &[Store]) -> Result<Vec<Comparison>, Error> {
-    let mut comparisons: Vec<Comparison> = stores.iter().map(|_| Comparison::default()).collect();
-    let mut source = Source::open(path)?;
+impl Comparison {
+    /// How many records differ.
+    pub fn differences(&self) -> u64 {
+        self.changed + self.removed + self.added
+    }
+
+    fn name(&mut self, differences: impl IntoIterator<Item = Difference>) {
+        let room = NAMED - self.named.len();
+        self.named.extend(differences.into_iter().take(room));
+    }
+}
+
+/// Compares the file at `path`, which holds the collections `wanted`, with their databases. The comparisons come in
+/// the databases' order.
+pub fn compare(path: &Path, wanted: &'static [Collection], databases: &[&Scanned]) -> Result<Vec<Comparison>, Error> {
+    let mut comparisons: Vec<Comparison> = databases.iter().map(|_| Comparison::default()).collect();
+    let mut source = Source::with(path, wanted)?;
     while let Some(batch) = source.next_batch()? {
-        let store = stores.iter().position(|store| store.collection() == batch.collection);
-        let store = store.expect("every collection has a store");
-        let comparison = &mut comparisons[store];
+        let Some(nth) = databases.iter().position(|scanned| scanned.store.collection() == batch.collection) else {
+            continue;
+        };
+        let comparison = &mut comparisons[nth];
         let records = batch.parse(path)?;
-        for (nth, record) in records.iter().flat_map(Records::iter).enumerate() {
-            let difference = match compare_record(&stores[store], &record)? {
-                None => {
-                    comparison.equal += 1;
-                    continue;
-                }
-                Some(difference) => difference,
-            };
-            match difference {
-                Difference::Changed(_) => comparison.changed += 1,
-                Difference::Removed => comparison.removed += 1,
-            }
-            if comparison.named.len() < NAMED {
-                let pointer = batch.pointer(nth);
-                comparison.named.push(match difference {
-                    Difference::Changed(database) => {
-                        format!("{pointer}: {} in the file, {database} in the database", record.json())
+        for (at, record) in records.iter().flat_map(Records::iter).enumerate() {
+            let json = record.json();
+            let stored = databases[nth].store.get(record.id)?;
+            let pointer = || batch.pointer(at);
+            match stored.as_ref().map(|stored| String::from_utf8_lossy(stored.json())) {
+                Some(stored) if stored == json => comparison.equal += 1,
+                Some(stored) => {
+                    let differences = differences(&pointer(), &json, &stored);
+                    if differences.is_empty() {
+                        comparison.equal += 1;
+                    } else {
+                        comparison.changed += 1;
+                        comparison.name(differences);
                     }
-                    Difference::Removed => format!("{pointer}: {} in the file, nothing in the database", record.json()),
-                });
+                }
+                None => {
+                    comparison.removed += 1;
+                    comparison.name([Difference { pointer: pointer(), left: Some(json.into_owned()), right: None }]);
+                }
             }
+        }
+    }
+    for (comparison, scanned) in comparisons.iter_mut().zip(databases) {
+        comparison.added = scanned.digests.exact.count - comparison.equal - comparison.changed;
+        if comparison.added > 0 && comparison.named.len() < NAMED {
+            name_added(path, wanted, &scanned.store, comparison)?;
         }
     }
     Ok(comparisons)
 }
 
-enum Difference {
-    Changed(String),
-    Removed,
-}
-
-fn compare_record(store: &Store, record: &Record) -> Result<Option<Difference>, StoreError> {
-    Ok(match store.get(record.id)? {
-        None => Some(Difference::Removed),
-        Some(stored)
-            if stored.json() == record.json().as_bytes() && stored.id_from_position == record.id_from_position =>
-        {
-            None
+/// Names records that are in the database alone, by their ids: they have no place in the file.
+fn name_added(
+    path: &Path,
+    wanted: &'static [Collection],
+    store: &Store,
+    comparison: &mut Comparison,
+) -> Result<(), Error> {
+    let mut in_file = HashSet::new();
+    let mut source = Source::with(path, wanted)?;
+    while let Some(batch) = source.next_batch()? {
+        if batch.collection == store.collection() {
+            in_file.extend(batch.parse(path)?.iter().flat_map(Records::iter).map(|record| record.id));
         }
-        Some(stored) => Some(Difference::Changed(String::from_utf8_lossy(stored.json()).into_owned())),
-    })
+    }
+    for entry in store.records() {
+        let (id, stored) = entry?;
+        if !in_file.contains(&id) {
+            let pointer = format!("/{}/- (id {id})", store.collection().name());
+            let right = Some(String::from_utf8_lossy(stored.json()).into_owned());
+            comparison.name([Difference { pointer, left: None, right }]);
+            if comparison.named.len() == NAMED {
+                break;
+            }
+        }
+    }
+    Ok(())
 }

@@ -99,9 +99,13 @@ impl Collection {
         }
     }
 
-    /// The collection of that name.
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|collection| collection.name() == name)
+    /// This collection alone, as a list.
+    pub fn alone(self) -> &'static [Collection] {
+        match self {
+            Collection::Users => &[Collection::Users],
+            Collection::Threads => &[Collection::Threads],
+            Collection::Posts => &[Collection::Posts],
+        }
     }
 
     /// What a record, in canonical form, is found by. `position` is the id of a post that has none.
@@ -174,8 +178,11 @@ impl From<&str> for Term {
     }
 }
 
-/// What a record is found by, beside its id: no collection has more than two indexes.
-pub type Terms = [Option<(Index, Term)>; 2];
+/// How many indexes a collection has at most; they are numbered from 1.
+pub(crate) const INDEXES: usize = 2;
+
+/// What a record is found by, beside its id.
+pub type Terms = [Option<(Index, Term)>; INDEXES];
 
 /// Everything a record is found by.
 struct Keys {

@@ -3,9 +3,10 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::{env, fs, process};
+use std::time::Instant;
+use std::{env, fs, process, thread};
 
-use super::StoreError;
+use super::{LOCK_PATIENCE, LOCK_POLL, StoreError};
 
 /// A service's folder, held by this process alone.
 ///
@@ -33,17 +34,21 @@ impl Folder {
         let io = |source| StoreError::Io { path: lock_path.clone(), source };
         let mut lock =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&lock_path).map_err(io)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                let read = lock.take(200).read_to_string(&mut holder);
-                if read.is_err() || holder.is_empty() {
-                    holder = "another process".to_owned();
+        let give_up = Instant::now() + LOCK_PATIENCE;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if Instant::now() < give_up => thread::sleep(LOCK_POLL),
+                Err(TryLockError::WouldBlock) => {
+                    let mut holder = String::new();
+                    let read = lock.take(200).read_to_string(&mut holder);
+                    if read.is_err() || holder.is_empty() {
+                        holder = "another process".to_owned();
+                    }
+                    return Err(StoreError::InUse { path: path.to_owned(), holder: holder.trim_end().to_owned() });
                 }
-                return Err(StoreError::InUse { path: path.to_owned(), holder: holder.trim_end().to_owned() });
+                Err(TryLockError::Error(source)) => return Err(io(source)),
             }
-            Err(TryLockError::Error(source)) => return Err(io(source)),
         }
         // For the message above alone; a full disk is no reason to stay away.
         let program = env::current_exe().ok();

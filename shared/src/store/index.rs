@@ -28,6 +28,24 @@ impl Store {
         layout::term_prefix(index, term)
     }
 
+    /// Whether nothing is listed in `index`.
+    pub(super) fn is_unused(&self, index: Index) -> Result<bool, StoreError> {
+        let first = self.db.scan_prefix([layout::INDEX, index.0]).next();
+        Ok(first.transpose().map_err(|source| self.sled(source))?.is_none())
+    }
+
+    /// Lists `ids`, which ascend, under `term`, which has none yet.
+    pub(super) fn list_first(&self, index: Index, term: &Term, ids: &[Id]) -> Result<(), StoreError> {
+        self.put_runs(&layout::term_prefix(index, term), ids)
+    }
+
+    fn put_runs(&self, prefix: &[u8], ids: &[Id]) -> Result<(), StoreError> {
+        for run in ids.chunks(layout::RUN_IDS) {
+            self.put(&layout::run_key(prefix, run[0].get()), layout::encode_run(run))?;
+        }
+        Ok(())
+    }
+
     /// Lists `ids`, which ascend and are not listed yet, under `term`.
     pub(super) fn list(&self, index: Index, term: &Term, ids: &[Id]) -> Result<(), StoreError> {
         let prefix = layout::term_prefix(index, term);
@@ -52,9 +70,7 @@ impl Store {
             let began_with = run_ids.first().copied();
             run_ids.extend_from_slice(joining);
             run_ids.sort_unstable();
-            for run in run_ids.chunks(layout::RUN_IDS) {
-                self.put(&layout::run_key(&prefix, run[0].get()), layout::encode_run(run))?;
-            }
+            self.put_runs(&prefix, &run_ids)?;
             if began_with.is_some_and(|id| id != run_ids[0]) {
                 self.db.remove(key).map_err(|source| self.sled(source))?;
             }

@@ -1,23 +1,26 @@
 //! Filling an empty database with many records.
 
+use std::thread;
+
 use super::{Store, StoreError, layout};
 use crate::id::Id;
-use crate::model::{Index, Record, Term};
+use crate::model::{INDEXES, Index, Record, Term};
 
-/// How many index entries are collected, and sorted, before they are written: 64 MiB of them.
-const PENDING_ENTRIES: usize = 2 << 20;
+/// How many records' index entries are collected, and sorted, before they are written: 24 MiB for each index.
+const PENDING_RECORDS: usize = 1 << 20;
 
 /// A bulk load. Records go in as they come, in id order if they may choose; their index entries are collected, so that
 /// each run is written once. Nothing is durable before [`Store::sync`].
 pub struct Load {
     store: Store,
-    pending: Vec<(Index, Term, Id)>,
+    pending: [Vec<(Term, Id)>; INDEXES],
+    records: usize,
 }
 
 impl Load {
     /// Begins to load `store`.
     pub fn new(store: Store) -> Self {
-        Self { store, pending: Vec::new() }
+        Self { store, pending: Default::default(), records: 0 }
     }
 
     /// Adds records. Returns an id that is taken, if there is one: the database is then of no use.
@@ -30,10 +33,13 @@ impl Load {
                 return Ok(Some(taken));
             }
         }
-        for record in records {
-            self.pending.extend(record.terms.iter().flatten().map(|(index, term)| (*index, term.clone(), record.id)));
+        for record in &records {
+            for (index, term) in record.terms.iter().flatten() {
+                self.pending[usize::from(index.0) - 1].push((term.clone(), record.id));
+            }
         }
-        if self.pending.len() >= PENDING_ENTRIES {
+        self.records += records.len();
+        if self.records >= PENDING_RECORDS {
             self.write_pending()?;
         }
         Ok(None)
@@ -78,12 +84,28 @@ impl Load {
     }
 
     fn write_pending(&mut self) -> Result<(), StoreError> {
-        self.pending.sort_unstable();
-        for group in self.pending.chunk_by(|a, b| (a.0, &a.1) == (b.0, &b.1)) {
-            let ids: Vec<Id> = group.iter().map(|entry| entry.2).collect();
-            self.store.list(group[0].0, &group[0].1, &ids)?;
-        }
-        self.pending.clear();
-        Ok(())
+        self.records = 0;
+        let store = &self.store;
+        thread::scope(|scope| {
+            let write = |(number, entries)| scope.spawn(move || write_index(store, Index(number), entries));
+            let writers: Vec<_> = (1..).zip(&mut self.pending).map(write).collect();
+            writers.into_iter().try_for_each(|writer| writer.join().expect("a writer returns its errors"))
+        })
     }
+}
+
+/// Lists `entries`, and forgets them.
+fn write_index(store: &Store, index: Index, entries: &mut Vec<(Term, Id)>) -> Result<(), StoreError> {
+    entries.sort_unstable();
+    let fresh = store.is_unused(index)?;
+    for group in entries.chunk_by(|a, b| a.0 == b.0) {
+        let ids: Vec<Id> = group.iter().map(|entry| entry.1).collect();
+        if fresh {
+            store.list_first(index, &group[0].0, &ids)?;
+        } else {
+            store.list(index, &group[0].0, &ids)?;
+        }
+    }
+    entries.clear();
+    Ok(())
 }

@@ -36,8 +36,11 @@ pub use load::Load;
 /// What sled may keep in memory, in bytes. It counts bytes as they are on disk: real use is a few times that.
 const CACHE_BYTES: u64 = 64 << 20;
 
-/// How long to wait for sled's own lock, which can lag behind the end of the process that held it.
+/// How long to wait for a lock, ours or sled's, which can lag behind the end of what held it.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often to try meanwhile.
+const LOCK_POLL: Duration = Duration::from_millis(20);
 
 /// Why the store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -256,7 +259,7 @@ fn open_sled(path: &Path) -> Result<sled::Db, StoreError> {
             Ok(Ok(db)) => Ok(db),
             Ok(Err(sled::Error::Io(error))) if error.to_string().contains("could not acquire lock") => {
                 if Instant::now() < give_up {
-                    thread::sleep(Duration::from_millis(20));
+                    thread::sleep(LOCK_POLL);
                     continue;
                 }
                 Err(StoreError::InUse { path: path.to_owned(), holder: "another program".to_owned() })

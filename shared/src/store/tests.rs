@@ -125,7 +125,7 @@ fn a_folder_has_one_holder_and_names_it() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// However the ids of a term arrive, the index lists them once each, in order, in runs of at most RUN_IDS.
     #[test]

@@ -1,0 +1,164 @@
+//! The whole job: split, load, verify, publish; or check what is there.
+
+use std::path::Path;
+
+use shared::model::Collection;
+use shared::store::{Folder, Store, StoreError};
+
+use crate::error::Error;
+use crate::identity::identify;
+use crate::manifest::Manifest;
+use crate::report;
+use crate::source::Source;
+use crate::split::{Destination, split};
+use crate::target::Target;
+use crate::verify::{Comparison, Scanned, compare, scan};
+
+/// Splits the file `input` into the services' folders in `data`, or checks a split that is already there. `replace`
+/// gives up what `data` holds. Returns the report.
+///
+/// # Errors
+/// See [`Error`]; what `data` holds is then as it was.
+pub fn split_and_verify(input: &Path, data: &Path, replace: bool) -> Result<String, Error> {
+    // Before anything is made: is there an input at all?
+    drop(Source::open(input)?);
+    let target = match Target::lock(data) {
+        Err(Error::Store(error @ StoreError::InUse { .. })) if !replace => return leave_running(input, data, error),
+        target => target?,
+    };
+    match Manifest::read(data) {
+        _ if replace => fill(input, data, target),
+        Ok(None) if target.is_empty() => fill(input, data, target),
+        Ok(None) => Err(Error::occupied(data, "it holds slices or databases without a manifest".to_owned())),
+        Ok(Some(manifest)) => check(input, data, &manifest, &target),
+        Err(error) => Err(error),
+    }
+}
+
+/// Splits into a target that is empty or given up.
+fn fill(input: &Path, data: &Path, target: Target) -> Result<String, Error> {
+    let building = target.build()?;
+    let destinations: Vec<Destination> = building
+        .iter()
+        .map(|part| Destination { collection: part.collection, slice: &part.slice, database: &part.database })
+        .collect();
+    let (source, parts) = split(input, &destinations)?;
+
+    // The databases are opened anew: what counts is what a service will find.
+    let mut scans = Vec::new();
+    for part in &building {
+        scans.push(scan(Store::open(&part.database, part.collection)?)?);
+    }
+    let mut faults = Vec::new();
+    for ((scanned, building), part) in scans.iter().zip(&building).zip(&parts) {
+        let slice_equal = identify(&building.slice)? == part.slice;
+        let records_equal = scanned.digests == part.digests;
+        faults.extend(report::fault(building.collection, records_equal, slice_equal, scanned.indexes_equal));
+    }
+    if !faults.is_empty() {
+        let comparisons = compare(input, &Collection::ALL, &scans.iter().collect::<Vec<_>>())?;
+        faults.extend(comparisons.iter().map(report::differences));
+        return Err(Error::Difference(format!("{}\nNothing was published.", faults.join("\n"))));
+    }
+    drop(scans);
+    let manifest =
+        Manifest::new(source, parts.try_into().unwrap_or_else(|_| unreachable!("there are three collections")));
+    target.publish(&manifest)?;
+    Ok(report::filled(input, data, &manifest))
+}
+
+/// Looks at a finished split and changes nothing. Since then its services may have changed their records.
+fn check(input: &Path, data: &Path, manifest: &Manifest, target: &Target) -> Result<String, Error> {
+    if identify(input)? != manifest.source {
+        let holds = format!("it holds the split of another file (SHA-256 {})", manifest.source.sha256);
+        return Err(Error::occupied(data, holds));
+    }
+    let (scans, faults) = scan_split(data, manifest, target.folders())?;
+    if !faults.is_empty() {
+        return Err(Error::Difference(format!("{}\n`seed --replace` splits the file anew.", faults.join("\n"))));
+    }
+    let comparisons = if scans.iter().all(|scanned| is_as_split(scanned, manifest)) {
+        let equal = |scanned: &Scanned| Comparison { equal: scanned.digests.exact.count, ..Comparison::default() };
+        scans.iter().map(equal).collect()
+    } else {
+        compare(input, &Collection::ALL, &scans.iter().collect::<Vec<_>>())?
+    };
+    Ok(report::checked(input, data, &comparisons))
+}
+
+/// Compares what is in `data` with its manifest, and with the file `input` where there is one. Returns the report.
+///
+/// # Errors
+/// See [`Error`]; [`Error::Difference`] names the differences. Nothing is changed.
+pub fn verify(input: Option<&Path>, data: &Path) -> Result<String, Error> {
+    let (manifest, folders) = open_split(data)?;
+    let folders = Collection::ALL.into_iter().zip(&folders);
+    let (scans, mut faults) = scan_split(data, &manifest, folders.clone())?;
+    let mut comparisons = Vec::new();
+    if let Some(input) = input {
+        comparisons = compare(input, &Collection::ALL, &scans.iter().collect::<Vec<_>>())?;
+    } else {
+        // The slice holds what was split: it shows what a digest only counts.
+        for (scanned, (collection, folder)) in scans.iter().zip(folders) {
+            if !is_as_split(scanned, &manifest) {
+                comparisons.extend(compare(&folder.slice(), collection.alone(), &[scanned])?);
+            }
+        }
+    }
+    faults.extend(comparisons.iter().filter(|comparison| comparison.differences() > 0).map(report::differences));
+    if !faults.is_empty() {
+        return Err(Error::Difference(faults.join("\n")));
+    }
+    Ok(report::verified(input, data, &manifest))
+}
+
+/// The manifest and the folders of a finished split that no service has open.
+pub fn open_split(data: &Path) -> Result<(Manifest, Vec<Folder>), Error> {
+    let mut folders = Vec::new();
+    for collection in Collection::ALL {
+        let folder = Folder::lock(&data.join(collection.name()))?;
+        folder.settled_database()?;
+        folders.push(folder);
+    }
+    match Manifest::read(data)? {
+        Some(manifest) => Ok((manifest, folders)),
+        None => Err(StoreError::Missing(data.to_owned()).into()),
+    }
+}
+
+/// Scans the databases of a split. The faults are those that no service can have made: in a slice or an index.
+fn scan_split<'f>(
+    data: &Path,
+    manifest: &Manifest,
+    folders: impl Iterator<Item = (Collection, &'f Folder)>,
+) -> Result<(Vec<Scanned>, Vec<String>), Error> {
+    let (mut scans, mut faults) = (Vec::new(), Vec::new());
+    for (collection, folder) in folders {
+        if let Some(gone) = [folder.slice(), folder.database()].into_iter().find(|path| !path.exists()) {
+            return Err(Error::occupied(data, format!("its manifest is there, but {} is gone", gone.display())));
+        }
+        let scanned = scan(Store::open(&folder.database(), collection)?)?;
+        let slice_equal = identify(&folder.slice())? == manifest.entry(collection).slice;
+        faults.extend(report::fault(collection, true, slice_equal, scanned.indexes_equal));
+        scans.push(scanned);
+    }
+    Ok((scans, faults))
+}
+
+/// Whether a database holds what was split into it.
+fn is_as_split(scanned: &Scanned, manifest: &Manifest) -> bool {
+    let entry = manifest.entry(scanned.store.collection());
+    scanned.digests.canonical.to_string() == entry.digest && scanned.digests.canonical.count == entry.records
+}
+
+/// A service has its folder. That is no obstacle where there is nothing to do: containers run the split at every start.
+fn leave_running(input: &Path, data: &Path, in_use: StoreError) -> Result<String, Error> {
+    match Manifest::read(data)? {
+        Some(manifest) if manifest.source == identify(input)? => Ok(format!(
+            "{} already holds the split of {}. Its databases were not looked at: {in_use} to have them checked.\n",
+            data.display(),
+            input.display()
+        )),
+        _ => Err(in_use.into()),
+    }
+}

@@ -1,0 +1,134 @@
+//! Finding one's way in canonical text, which is known to be well-formed and holds no needless space.
+
+use crate::digest::meaning;
+
+/// Calls `part` at each member or element of the container at the beginning of `json`; it says how long that is.
+/// Returns the container's length.
+pub fn each<'j>(json: &'j [u8], mut part: impl FnMut(&'j [u8]) -> usize) -> usize {
+    let mut at = 1;
+    while !matches!(json[at], b'}' | b']') {
+        at += usize::from(json[at] == b',');
+        at += part(&json[at..]);
+    }
+    at + 1
+}
+
+/// The length of the string at the beginning of `json`.
+pub fn string_end(json: &[u8]) -> usize {
+    let mut at = 1;
+    loop {
+        at += memchr::memchr2(b'"', b'\\', &json[at..]).expect("canonical text is whole");
+        if json[at] == b'"' {
+            return at + 1;
+        }
+        at += 2;
+    }
+}
+
+/// The length of the value at the beginning of `json`.
+pub fn value_end(json: &[u8]) -> usize {
+    match json[0] {
+        b'"' => string_end(json),
+        b'{' => each(json, |part| {
+            let key = string_end(part);
+            key + 1 + value_end(&part[key + 1..])
+        }),
+        b'[' => each(json, value_end),
+        _ => json.iter().position(|byte| matches!(byte, b',' | b'}' | b']')).unwrap_or(json.len()),
+    }
+}
+
+/// Calls `member` with each key, quoted as it stands there, and value of the object at the beginning of `json`.
+/// Returns the object's length.
+pub fn each_member<'j>(json: &'j [u8], mut member: impl FnMut(&'j [u8], &'j [u8])) -> usize {
+    each(json, |part| {
+        let key = string_end(part);
+        let length = key + 1 + value_end(&part[key + 1..]);
+        member(&part[..key], &part[key + 1..length]);
+        length
+    })
+}
+
+/// One place where two values differ.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// A JSON pointer.
+    pub pointer: String,
+    /// What one has there, if anything.
+    pub left: Option<String>,
+    /// What the other has there, if anything.
+    pub right: Option<String>,
+}
+
+/// Where the values `left` and `right`, canonical texts, differ in meaning: the deepest places, below `pointer`.
+pub fn differences(pointer: &str, left: &str, right: &str) -> Vec<Difference> {
+    let mut found = Vec::new();
+    compare(pointer, Some(left), Some(right), &mut found);
+    found
+}
+
+fn compare(pointer: &str, left: Option<&str>, right: Option<&str>, found: &mut Vec<Difference>) {
+    if let (Some(left), Some(right)) = (left, right) {
+        if meaning(left) == meaning(right) {
+            return;
+        }
+        if let (Some(left), Some(right)) = (parts(left), parts(right)) {
+            for (key, value) in &left {
+                compare(&below(pointer, key), Some(value), value_of(&right, key), found);
+            }
+            for (key, value) in &right {
+                if value_of(&left, key).is_none() {
+                    compare(&below(pointer, key), None, Some(value), found);
+                }
+            }
+            return;
+        }
+    }
+    let [left, right] = [left, right].map(|side| side.map(str::to_owned));
+    found.push(Difference { pointer: pointer.to_owned(), left, right });
+}
+
+/// The members of an object, with their keys as they are in a pointer.
+fn parts(json: &str) -> Option<Vec<(String, &str)>> {
+    if !json.starts_with('{') {
+        return None;
+    }
+    let mut parts = Vec::new();
+    each_member(json.as_bytes(), |key, value| {
+        let key = serde_json::from_slice(key).expect("a canonical string is JSON");
+        parts.push((key, std::str::from_utf8(value).expect("a part of a text, cut at its brackets, is text")));
+    });
+    Some(parts)
+}
+
+fn value_of<'j>(parts: &[(String, &'j str)], key: &str) -> Option<&'j str> {
+    parts.iter().find(|(other, _)| other == key).map(|(_, value)| *value)
+}
+
+fn below(pointer: &str, key: &str) -> String {
+    let mut below = pointer.to_owned();
+    shared::json::push_pointer(&mut below, key);
+    below
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_found_where_they_are() {
+        let left = r#"{"a":1,"b":{"c/d":[1,2],"e":null},"f":"x"}"#;
+        let right = r#"{"f":"x","b":{"e":0,"c/d":[1,3]},"a":1.0,"g":{}}"#;
+        let found = differences("/posts/3", left, right);
+        let found: Vec<_> = found.iter().map(|d| (d.pointer.as_str(), d.left.as_deref(), d.right.as_deref())).collect();
+        assert_eq!(
+            found,
+            [
+                ("/posts/3/b/c~1d", Some("[1,2]"), Some("[1,3]")),
+                ("/posts/3/b/e", Some("null"), Some("0")),
+                ("/posts/3/g", None, Some("{}")),
+            ]
+        );
+        assert_eq!(differences("", left, left), []);
+    }
+}

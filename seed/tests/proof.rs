@@ -1,0 +1,273 @@
+//! verify and join: what the split proves, and the way back.
+
+mod world;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+
+use proptest::prelude::*;
+use world::{Process, program, sample, seed, split, start_service, text};
+
+fn verify(data: &Path, input: Option<&Path>) -> (Option<i32>, String) {
+    let mut arguments = vec!["verify".as_ref(), "--data".as_ref(), data.as_os_str()];
+    if let Some(input) = input {
+        arguments.extend(["--input".as_ref(), input.as_os_str()]);
+    }
+    let output = seed(arguments);
+    (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+}
+
+fn join(data: &Path, more: &[&str]) -> String {
+    let output = seed(["join", "--data", data.to_str().unwrap()].iter().chain(more));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+fn manifest(data: &Path) -> serde_json::Value {
+    serde_json::from_slice(&fs::read(data.join("manifest.json")).unwrap()).unwrap()
+}
+
+fn digests(data: &Path) -> [(serde_json::Value, serde_json::Value); 3] {
+    let manifest = manifest(data);
+    ["users", "threads", "posts"].map(|name| (manifest[name]["records"].clone(), manifest[name]["digest"].clone()))
+}
+
+#[test]
+fn the_manifest_says_what_was_split_into_what() {
+    let dir = tempfile::tempdir().unwrap();
+    split(&sample(), dir.path());
+    let manifest = manifest(dir.path());
+    let sha256 = |path: &Path| {
+        let output = Command::new("sha256sum").arg(path).output().unwrap();
+        text(&output.stdout)[..64].to_owned()
+    };
+    assert_eq!(manifest["version"], 1);
+    assert_eq!(manifest["source"]["sha256"], sha256(&sample()));
+    assert_eq!(manifest["source"]["bytes"], fs::metadata(sample()).unwrap().len());
+    assert_eq!(manifest["posts"]["records"], 20);
+    assert_eq!(manifest["posts"]["slice"]["sha256"], sha256(&dir.path().join("posts/db.json")));
+    let (code, report) = verify(dir.path(), None);
+    assert_eq!(code, Some(0), "{report}");
+    assert!(report.contains(manifest["posts"]["digest"].as_str().unwrap()), "{report}");
+    assert_eq!(verify(dir.path(), Some(&sample())).0, Some(0));
+}
+
+#[test]
+fn verify_shows_each_difference_with_both_values() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    split(&sample(), &data);
+    let changed = dir.path().join("changed.json");
+    let source = fs::read_to_string(sample()).unwrap();
+    fs::write(
+        &changed,
+        source
+            .replace("\"Repairs radios", "\"Breaks radios")
+            .replace("\"karma\": 12345678901234567890", "\"karma\": 12345678901234567891"),
+    )
+    .unwrap();
+    let (code, report) = verify(&data, Some(&changed));
+    assert_eq!(code, Some(4), "{report}");
+    assert!(report.contains("2 records differ (2 changed, 0 only in the file, 0 only in the database)"), "{report}");
+    assert!(report.contains(r#"/users/1/bio: "Breaks radios \"until they play\"" in the file, "Repairs radios \"until they play\"" in the database"#), "{report}");
+    assert!(
+        report.contains("/users/5/karma: 12345678901234567891 in the file, 12345678901234567890 in the database"),
+        "{report}"
+    );
+
+    // A record that a service lost: its database against its slice.
+    let db = sled::open(data.join("threads/db")).unwrap();
+    let page = [1, 0, 0, 0, 0, 0, 0, 0, 0];
+    assert!(db.remove(page).unwrap().is_some());
+    drop(db);
+    let (code, report) = verify(&data, None);
+    assert_eq!(code, Some(4), "{report}");
+    assert!(report.contains("threads: an index is not what a scan of the records says"), "{report}");
+    assert!(report.contains("6 records differ (0 changed, 6 only in the file, 0 only in the database)"), "{report}");
+    assert!(report.contains(r#"/threads/0: {"id":1,"title":"Welcome: say who you are","createdBy":1} in the file, nothing in the database"#), "{report}");
+    // Spelling is no difference.
+    fs::write(&changed, source.replace("0.10", "1e-1").replace("안", "\\uc548")).unwrap();
+    split(&sample(), &dir.path().join("again"));
+    assert_eq!(verify(&dir.path().join("again"), Some(&changed)).0, Some(0));
+}
+
+#[test]
+fn a_running_service_keeps_verify_and_join_out() {
+    let dir = tempfile::tempdir().unwrap();
+    split(&sample(), dir.path());
+    let _users = start_service("users", &dir.path().join("users"));
+    assert_eq!(verify(dir.path(), None).0, Some(5));
+    assert_eq!(seed(["join", "--data", dir.path().to_str().unwrap()]).status.code(), Some(5));
+    assert_eq!(verify(&dir.path().join("nowhere"), None).0, Some(6));
+}
+
+#[test]
+fn split_and_join_give_the_source_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let [first, second, third] = ["first", "second", "third"].map(|name| dir.path().join(name));
+    split(&sample(), &first);
+    let joined = dir.path().join("joined.json");
+    assert_eq!(join(&first, &["--output", joined.to_str().unwrap()]), "");
+    let json = |path: &Path| serde_json::from_slice::<serde_json::Value>(&fs::read(path).unwrap()).unwrap();
+    assert_eq!(json(&joined), json(&sample()));
+    assert!(!dir.path().join("joined.json.part").exists());
+
+    // Canonical input: equal bytes.
+    split(&joined, &second);
+    assert_eq!(join(&second, &[]), fs::read_to_string(&joined).unwrap());
+    assert_eq!(digests(&second), digests(&first));
+
+    // With the ids that the split gave, if asked for; the digests know no difference.
+    let with_ids = join(&second, &["--ids"]);
+    assert!(with_ids.contains(r#"{"id":1,"thread":1,"text":"I am Ada."#), "{with_ids}");
+    fs::write(&joined, &with_ids).unwrap();
+    split(&joined, &third);
+    assert_eq!(digests(&third), digests(&first));
+    assert_eq!(join(&third, &[]), with_ids);
+}
+
+#[test]
+fn join_writes_whole_files_or_none() {
+    let dir = tempfile::tempdir().unwrap();
+    split(&sample(), dir.path());
+    let output = seed(["join", "--data", dir.path().to_str().unwrap(), "--output", "/dev/full/x"]);
+    assert_eq!(output.status.code(), Some(6), "{}", text(&output.stderr));
+    let mut to_full = Command::new(program("seed"));
+    to_full.args(["join", "--data"]).arg(dir.path()).stdout(fs::File::create("/dev/full").unwrap());
+    let output = to_full.output().unwrap();
+    assert_eq!(output.status.code(), Some(6));
+    assert!(text(&output.stderr).contains("No space left on device"), "{}", text(&output.stderr));
+}
+
+/// The story: a split of the sample is in use when an operator splits a new file into its place, and somebody pulls
+/// the plug, at any moment. What is served afterwards is one of the two splits, whole.
+#[test]
+fn killed_at_fifty_moments_a_replacement_leaves_the_old_or_the_new() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let inputs = ["a.json", "b.json"].map(|name| dir.path().join(name));
+    for (input, word) in inputs.iter().zip(["alpha", "beta"]) {
+        let posts: Vec<String> =
+            (0..3000).map(|n| format!(r#"{{"thread":{},"text":"{word} {n}","user":1}}"#, n % 50 + 1)).collect();
+        fs::write(input, format!(r#"{{"users":[],"threads":[],"posts":[{}]}}"#, posts.join(","))).unwrap();
+    }
+    let began = std::time::Instant::now();
+    split(&inputs[0], &data);
+    let whole = began.elapsed();
+    let replace = |input: &Path| {
+        let mut command = Command::new(program("seed"));
+        command.arg("--input").arg(input).arg("--data").arg(&data).arg("--replace");
+        Process::start(&mut command)
+    };
+    // Evenly over the time that one takes, and some more for the end, where it is put into place.
+    for kill in 0..50_u32 {
+        let mut process = replace(&inputs[usize::try_from(kill % 2).unwrap()]);
+        let share = if kill % 3 == 0 { 90 + kill / 3 } else { kill * 2 };
+        thread::sleep(whole * share / 100);
+        process.signal("KILL");
+        process.wait();
+
+        // Put into place or not, the manifest never speaks of anything but what is there once the next run has settled.
+        let settled = inputs.iter().filter(|input| {
+            let output = seed([Path::new("--input"), input, Path::new("--data"), &data]);
+            assert!(matches!(output.status.code(), Some(0 | 5)), "{}", text(&output.stderr));
+            output.status.success()
+        });
+        assert_eq!(settled.count(), 1, "kill {kill}");
+        let (code, report) = verify(&data, None);
+        assert_eq!(code, Some(0), "kill {kill}: {report}");
+        let names: Vec<_> = fs::read_dir(data.join("posts")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 3, "{names:?}");
+    }
+    let output = seed([Path::new("--input"), &inputs[1], Path::new("--data"), &data, Path::new("--replace")]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+}
+
+/// A value for a field that no model names.
+fn extra() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        Just("null".to_owned()),
+        any::<bool>().prop_map(|word| word.to_string()),
+        "-?(0|[1-9][0-9]{0,30})(\\.[0-9]{1,20})?([eE][+-]?[0-9]{1,4})?",
+        any::<String>().prop_map(|text| serde_json::to_string(&text).unwrap()),
+        "([ -!#-\\[\\]-~]|\\\\[\"\\\\/bfnrt]|\\\\u00[0-9a-f]{2}|\\\\ud83c\\\\udfb8){0,8}"
+            .prop_map(|text| format!("\"{text}\"")),
+    ];
+    leaf.prop_recursive(5, 24, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(|values| format!("[{}]", values.join(" , "))),
+            prop::collection::btree_map(any::<String>(), inner, 0..4).prop_map(|members| {
+                let member =
+                    |(key, value): (String, String)| format!("{}: {value}", serde_json::to_string(&key).unwrap());
+                format!("{{{}}}", members.into_iter().map(member).collect::<Vec<_>>().join(","))
+            }),
+        ]
+    })
+}
+
+/// A record, mostly a good one: sometimes an id repeats, a type is wrong, a field is absent or a key repeats.
+fn record(fields: &'static [(&'static str, bool)]) -> impl Strategy<Value = String> {
+    let id = prop_oneof![30 => 1_u64..10_000, 5 => 1_u64..5, 2 => Just(i64::MAX as u64), 1 => Just(0)];
+    let field = prop_oneof![40 => Just(0_u8), 1 => Just(1), 1 => Just(2)];
+    let fields_spoilt = prop::collection::vec((field, 1_u64..50, any::<String>()), fields.len());
+    (id, fields_spoilt, prop::option::of((any::<String>(), extra()))).prop_map(move |(id, values, more)| {
+        let mut members = Vec::new();
+        for ((name, is_id), (spoilt, number, text)) in fields.iter().zip(values) {
+            let number = if *name == "id" { id } else { number };
+            let is_id = if spoilt == 1 { !is_id } else { *is_id };
+            let value = if is_id { number.to_string() } else { serde_json::to_string(&text).unwrap() };
+            if spoilt != 2 {
+                members.push(format!("\"{name}\" :{value}"));
+            }
+        }
+        members.extend(more.map(|(key, value)| format!("{}:{value}", serde_json::to_string(&key).unwrap())));
+        format!("{{ {} }}", members.join("\n, "))
+    })
+}
+
+/// What `seed verify` finds.
+fn fault(input: &Path, data: &Path) -> String {
+    seed::run::verify(Some(input), data).err().map(|error| error.to_string()).unwrap_or_default()
+}
+
+fn document() -> impl Strategy<Value = String> {
+    let list = |fields| prop::collection::vec(record(fields), 0..5).prop_map(|records| records.join(","));
+    (
+        list(&[("id", true), ("username", false)]),
+        list(&[("id", true), ("title", false), ("createdBy", true)]),
+        list(&[("thread", true), ("text", false), ("user", true)]),
+    )
+        .prop_map(|(users, threads, posts)| {
+            format!("{{\"posts\":[{posts}],\"users\":[{users}] ,\t\"threads\":[{threads}]}}")
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Any document is either refused with a position, or comes back meaning the same.
+    #[test]
+    fn a_document_is_refused_with_its_place_or_comes_back_equal(source in document()) {
+        let dir = tempfile::tempdir().unwrap();
+        let [input, back, data, again] = ["in.json", "back.json", "data", "again"].map(|name| dir.path().join(name));
+        fs::write(&input, &source).unwrap();
+        match seed::run::split_and_verify(&input, &data, false) {
+            Err(error) => {
+                prop_assert_eq!(error.exit_code(), 3, "{}", error);
+                prop_assert!(error.to_string().contains("(byte "), "{}", error);
+                prop_assert!(!data.exists());
+            }
+            Ok(_) => {
+                prop_assert_eq!(fault(&input, &data), "");
+                seed::join::join(&data, Some(&back), false).unwrap();
+                // The original against what came back, and the other way round.
+                prop_assert_eq!(fault(&back, &data), "");
+                seed::run::split_and_verify(&back, &again, false).unwrap();
+                prop_assert_eq!(fault(&input, &again), "");
+                prop_assert_eq!(digests(&again), digests(&data));
+            }
+        }
+    }
+}
