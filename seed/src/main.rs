@@ -42,6 +42,15 @@ enum Command {
         #[command(flatten)]
         data: Data,
     },
+    /// Writes the three slices alone, without databases: ids that repeat are then not looked for
+    Slices {
+        /// The monolith's file
+        #[arg(long, value_name = "FILE")]
+        input: PathBuf,
+        /// The folder to write users.json, threads.json and posts.json to
+        #[arg(long, value_name = "DIR")]
+        output: PathBuf,
+    },
     /// Writes one db.json from the three databases: the way back to the monolith, and the backup
     Join {
         /// Where to; standard output where it is not given
@@ -81,6 +90,7 @@ fn main() -> ExitCode {
     let done = match command {
         None => seed::run::split_and_verify(&split.input, &split.data.dir, split.replace),
         Some(Command::Verify { input, data }) => seed::run::verify(input.as_deref(), &data.dir),
+        Some(Command::Slices { input, output }) => seed::run::slices(&input, &output),
         Some(Command::Join { output, ids, data }) => {
             seed::join::join(&data.dir, output.as_deref(), ids).map(|()| String::new())
         }

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use shared::model::Collection;
 
+use crate::identity::Identity;
 use crate::manifest::Manifest;
+use crate::split::Part;
 use crate::text::Difference;
 use crate::verify::Comparison;
 
@@ -31,6 +33,16 @@ pub fn filled(input: &Path, data: &Path, manifest: &Manifest) -> String {
         manifest.source.sha256,
         table(&rows),
     )
+}
+
+/// Slices alone.
+pub fn sliced(input: &Path, output: &Path, source: &Identity, parts: &[Part]) -> String {
+    let mut rows = vec![["collection", "bytes", "slice"].map(String::from)];
+    for (collection, part) in Collection::ALL.into_iter().zip(parts) {
+        let slice = output.join(format!("{}.json", collection.name()));
+        rows.push([collection.name().to_owned(), part.slice.bytes.to_string(), slice.display().to_string()]);
+    }
+    format!("{} ({} bytes, SHA-256 {}) is sliced:\n\n{}", input.display(), source.bytes, source.sha256, table(&rows))
 }
 
 /// A split that was there: what has become of it.

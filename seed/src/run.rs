@@ -1,5 +1,6 @@
 //! The whole job: split, load, verify, publish; or check what is there.
 
+use std::fs;
 use std::path::Path;
 
 use shared::model::Collection;
@@ -40,7 +41,7 @@ fn fill(input: &Path, data: &Path, target: Target) -> Result<String, Error> {
     let building = target.build()?;
     let destinations: Vec<Destination> = building
         .iter()
-        .map(|part| Destination { collection: part.collection, slice: &part.slice, database: &part.database })
+        .map(|part| Destination { collection: part.collection, slice: &part.slice, database: Some(&part.database) })
         .collect();
     let (source, parts) = split(input, &destinations)?;
 
@@ -84,6 +85,26 @@ fn check(input: &Path, data: &Path, manifest: &Manifest, target: &Target) -> Res
         compare(input, &Collection::ALL, &scans.iter().collect::<Vec<_>>())?
     };
     Ok(report::checked(input, data, &comparisons))
+}
+
+/// Writes the slices of the file `input` to `output`, without databases. Returns the report.
+///
+/// # Errors
+/// See [`Error`]; slices that were there are then as they were.
+pub fn slices(input: &Path, output: &Path) -> Result<String, Error> {
+    fs::create_dir_all(output).map_err(Error::io(output))?;
+    let building = tempfile::tempdir_in(output).map_err(Error::io(output))?;
+    let names = Collection::ALL.map(|collection| format!("{}.json", collection.name()));
+    let paths = names.each_ref().map(|name| building.path().join(name));
+    let destinations: Vec<Destination> = (Collection::ALL.into_iter().zip(&paths))
+        .map(|(collection, slice)| Destination { collection, slice, database: None })
+        .collect();
+    let (source, parts) = split(input, &destinations)?;
+    for (name, path) in names.iter().zip(&paths) {
+        let target = output.join(name);
+        fs::rename(path, &target).map_err(Error::io(&target))?;
+    }
+    Ok(report::sliced(input, output, &source, &parts))
 }
 
 /// Compares what is in `data` with its manifest, and with the file `input` where there is one. Returns the report.

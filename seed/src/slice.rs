@@ -17,10 +17,10 @@ pub struct Slice {
 }
 
 impl Slice {
-    /// Begins the slice of `collection` in a new file at `path`.
-    pub fn create(path: &Path, collection: Collection) -> Result<Self, Error> {
+    /// Begins the slice of `collection` in a new file at `path`; `hash` says whether its SHA-256 is wanted.
+    pub fn create(path: &Path, collection: Collection, hash: bool) -> Result<Self, Error> {
         let file = File::create_new(path).map_err(Error::io(path))?;
-        let file = Hashed::new(BufWriter::with_capacity(BUFFER, file));
+        let file = Hashed::new(BufWriter::with_capacity(BUFFER, file), hash);
         let mut slice = Self { path: path.to_owned(), file, begun: false };
         slice.write(&format!("{{\"{}\":[", collection.name()))?;
         Ok(slice)

@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::identity::{Hashed, Identity};
 
 /// How much is read at a time, in bytes.
-const BLOCK: usize = 1 << 20;
+const BLOCK: usize = 2 << 20;
 
 /// How many records are parsed as one piece of work.
 const PART: usize = 512;
@@ -85,7 +85,7 @@ impl Source {
         Self {
             path: path.to_owned(),
             input,
-            hash: Hashed::new(io::sink()),
+            hash: Hashed::new(io::sink(), false),
             bytes: Vec::new(),
             at: 0,
             base: 0,
@@ -108,6 +108,12 @@ impl Source {
             },
         };
         self.read_records(array).map(Some)
+    }
+
+    /// The same, and [`identity`](Self::identity) will know its SHA-256.
+    pub fn hashed(mut self) -> Self {
+        self.hash = Hashed::new(io::sink(), true);
+        self
     }
 
     /// What the file was. To be asked after the last batch.
@@ -366,7 +372,7 @@ impl Batch {
         let mut records = Records::new(self.collection, bytes);
         for (nth, range) in (first..).zip(part) {
             let position = Id::try_from(self.first + nth as u64 + 1).ok();
-            std::str::from_utf8(&self.bytes[range.clone()])
+            simdutf8::compat::from_utf8(&self.bytes[range.clone()])
                 .map_err(|error| Fault {
                     pointer: String::new(),
                     offset: error.valid_up_to(),

@@ -5,6 +5,8 @@
 //! source ─► batch of records ─────► records
 //!                                       └─► channel ─► loader thread of the collection ─► sled
 //! ```
+//!
+//! Slices can be had alone, for services that load them themselves.
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -29,15 +31,15 @@ pub struct Destination<'p> {
     pub collection: Collection,
     /// The file for the slice.
     pub slice: &'p Path,
-    /// The folder for the database.
-    pub database: &'p Path,
+    /// The folder for the database, if there is to be one.
+    pub database: Option<&'p Path>,
 }
 
 /// What one collection was split into.
 pub struct Part {
-    /// Its records.
+    /// Its records; of none where no database was to be made.
     pub digests: Digests,
-    /// Its slice.
+    /// Its slice, without a hash where no database was to be made.
     pub slice: Identity,
 }
 
@@ -45,21 +47,35 @@ pub struct Part {
 /// is complete, but neither verified nor made durable.
 pub fn split(source_path: &Path, destinations: &[Destination]) -> Result<(Identity, Vec<Part>), Error> {
     let mut source = Source::open(source_path)?;
+    if destinations.iter().any(|destination| destination.database.is_some()) {
+        source = source.hashed();
+    }
     let parts = thread::scope(|scope| {
         let mut sinks = Vec::new();
         for destination in destinations {
             sinks.push(Sink::start(destination, scope)?);
         }
         let mut next = source.next_batch()?;
+        let mut parsed: Option<(Collection, Vec<Records>)> = None;
+        let mut put = |parsed: Option<(Collection, Vec<Records>)>| match parsed {
+            None => Ok(true),
+            Some((collection, records)) => {
+                let sink = sinks.iter_mut().find(|sink| sink.collection == collection);
+                sink.expect("every collection has a destination").put(records)
+            }
+        };
         while let Some(batch) = next {
-            // One core reads on while the other parses.
-            let (following, records) = rayon::join(|| source.next_batch(), || batch.parse(source_path));
-            let sink = sinks.iter_mut().find(|sink| sink.collection == batch.collection);
-            if !sink.expect("every collection has a destination").put(records?)? {
+            // While the cores parse one batch, they write the one before it and read the one behind it.
+            let previous = parsed.take();
+            let (records, (following, going_on)) =
+                rayon::join(|| batch.parse(source_path), || rayon::join(|| source.next_batch(), || put(previous)));
+            if !going_on? {
                 break;
             }
+            parsed = Some((batch.collection, records?));
             next = following?;
         }
+        put(parsed)?;
         sinks.into_iter().map(|sink| sink.finish(source_path)).collect::<Result<Vec<Part>, Error>>()
     })?;
     Ok((source.identity(), parts))
@@ -70,8 +86,13 @@ struct Sink<'scope> {
     collection: Collection,
     slice: Slice,
     digests: Digests,
+    loader: Option<Loader<'scope>>,
+}
+
+/// A thread that fills a database.
+struct Loader<'scope> {
     batches: SyncSender<Vec<Records>>,
-    loader: ScopedJoinHandle<'scope, Result<(), LoadError>>,
+    thread: ScopedJoinHandle<'scope, Result<(), LoadError>>,
 }
 
 enum LoadError {
@@ -88,28 +109,36 @@ impl From<StoreError> for LoadError {
 impl<'scope> Sink<'scope> {
     fn start(destination: &Destination, scope: &'scope thread::Scope<'scope, '_>) -> Result<Self, Error> {
         let collection = destination.collection;
-        let slice = Slice::create(destination.slice, collection)?;
-        let store = Store::create(destination.database, collection)?;
-        let (batches, incoming) = sync_channel(WAITING_BATCHES);
-        let loader = scope.spawn(move || load(store, incoming));
-        Ok(Self { collection, slice, digests: Digests::default(), batches, loader })
+        let slice = Slice::create(destination.slice, collection, destination.database.is_some())?;
+        let loader = match destination.database {
+            None => None,
+            Some(path) => {
+                let store = Store::create(path, collection)?;
+                let (batches, incoming) = sync_channel(WAITING_BATCHES);
+                Some(Loader { batches, thread: scope.spawn(move || load(store, incoming)) })
+            }
+        };
+        Ok(Self { collection, slice, digests: Digests::default(), loader })
     }
 
     /// `false` when the loader has given up; `finish` says why.
     fn put(&mut self, records: Vec<Records>) -> Result<bool, Error> {
-        self.digests.merge(&Digests::of(&records));
         records.iter().try_for_each(|records| self.slice.put(records))?;
-        Ok(self.batches.send(records).is_ok())
+        let Some(loader) = &self.loader else { return Ok(true) };
+        self.digests.merge(&Digests::of(&records));
+        Ok(loader.batches.send(records).is_ok())
     }
 
     fn finish(self, source: &Path) -> Result<Part, Error> {
         let slice = self.slice.finish()?;
-        drop(self.batches);
-        match self.loader.join().expect("a loader returns its errors") {
-            Ok(()) => Ok(Part { digests: self.digests, slice }),
-            Err(LoadError::Store(error)) => Err(error.into()),
-            Err(LoadError::RepeatedId(id)) => Err(repeated_id(source, self.collection, id)),
+        if let Some(Loader { batches, thread }) = self.loader {
+            drop(batches);
+            thread.join().expect("a loader returns its errors").map_err(|error| match error {
+                LoadError::Store(error) => error.into(),
+                LoadError::RepeatedId(id) => repeated_id(source, self.collection, id),
+            })?;
         }
+        Ok(Part { digests: self.digests, slice })
     }
 }
 

@@ -1,5 +1,7 @@
 //! verify and join: what the split proves, and the way back.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
 mod world;
 
 use std::fs;
