@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use shared::store::StoreError;
 
+use crate::orphans::Orphans;
+
 /// A failure, for people and for scripts.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -18,6 +20,9 @@ pub enum Error {
         /// What is wrong there.
         reason: String,
     },
+    /// References lead nowhere, and that was not to be.
+    #[error("{0} --strict refuses them. Nothing was changed.")]
+    Orphans(Orphans),
     /// What was read back is not what the source holds.
     #[error("{0}")]
     Difference(String),
@@ -57,7 +62,7 @@ impl Error {
     /// The exit code; `--help` lists them. 2 is the command line's own.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Input { .. } => 3,
+            Error::Input { .. } | Error::Orphans(_) => 3,
             Error::Difference(_) => 4,
             Error::Occupied { .. } | Error::Store(StoreError::InUse { .. }) => 5,
             Error::Store(_) | Error::Io { .. } => 6,

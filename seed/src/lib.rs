@@ -4,17 +4,20 @@
 //! - [`mod@split`]: into [slices](mod@slice) and databases, beside what is there
 //! - [`digest`]: what a set of records is, whatever its order
 //! - [`mod@verify`]: everything read back and compared with the source
+//! - [`orphans`]: references that lead nowhere
 //! - [`manifest`]: what was split, and into what
 //! - [`target`]: the services' folders, and the one commit point at which the result takes its place
 //! - [`run`]: all of that, in order
 //! - [`join`]: the way back
-//! - [`report`]: what people are told
+//! - [`progress`], [`report`]: what people are told
 
 pub mod digest;
 pub mod error;
 pub mod identity;
 pub mod join;
 pub mod manifest;
+pub mod orphans;
+pub mod progress;
 pub mod report;
 pub mod run;
 pub mod slice;

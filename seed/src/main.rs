@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use seed::progress::Progress;
+use seed::run::Options;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -30,6 +32,14 @@ struct Cli {
     command: Option<Command>,
     #[command(flatten)]
     split: Split,
+
+    /// Prints the report as one JSON object
+    #[arg(long, global = true)]
+    json: bool,
+
+    /// Shows no progress
+    #[arg(long, global = true)]
+    quiet: bool,
 }
 
 #[derive(Subcommand)]
@@ -66,7 +76,7 @@ enum Command {
 
 #[derive(Args)]
 struct Split {
-    /// The monolith's file
+    /// The monolith's file; `-` is standard input
     #[arg(long, value_name = "FILE", default_value = "seed/db.json")]
     input: PathBuf,
 
@@ -76,6 +86,10 @@ struct Split {
     /// Replaces what is in DIR, once the new split is verified
     #[arg(long)]
     replace: bool,
+
+    /// Refuses threads and posts that refer to users or threads which are not there
+    #[arg(long)]
+    strict: bool,
 }
 
 #[derive(Args)]
@@ -86,19 +100,24 @@ struct Data {
 }
 
 fn main() -> ExitCode {
-    let Cli { command, split } = Cli::parse();
+    let Cli { command, split, json, quiet } = Cli::parse();
+    let progress = if quiet { Progress::Quiet } else { Progress::on_stderr() };
     let done = match command {
-        None => seed::run::split_and_verify(&split.input, &split.data.dir, split.replace),
-        Some(Command::Verify { input, data }) => seed::run::verify(input.as_deref(), &data.dir),
-        Some(Command::Slices { input, output }) => seed::run::slices(&input, &output),
+        None => {
+            let options = Options { replace: split.replace, strict: split.strict, progress };
+            seed::run::split_and_verify(&split.input, &split.data.dir, options)
+        }
+        Some(Command::Verify { input, data }) => seed::run::verify(input.as_deref(), &data.dir, progress),
+        Some(Command::Slices { input, output }) => seed::run::slices(&input, &output, progress),
         Some(Command::Join { output, ids, data }) => {
-            seed::join::join(&data.dir, output.as_deref(), ids).map(|()| String::new())
+            seed::join::join(&data.dir, output.as_deref(), ids).map(|()| seed::report::joined(output.as_deref()))
         }
     };
     match done {
         Ok(report) => {
+            let text = if json && !report.json.is_null() { format!("{}\n", report.json) } else { report.text };
             // Who closes the pipe early has read enough.
-            let _ = std::io::stdout().write_all(report.as_bytes());
+            let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
         Err(error) => {

@@ -7,7 +7,8 @@
 //!   "source": { "sha256": "…", "bytes": 1585 },
 //!   "users": { "records": 4, "digest": "…", "slice": { "sha256": "…", "bytes": 471 } },
 //!   "threads": …,
-//!   "posts": …
+//!   "posts": …,
+//!   "orphans": { "threads_by_user": 0, "posts_in_thread": 0, "posts_by_user": 0 }
 //! }
 //! ```
 //!
@@ -22,6 +23,7 @@ use shared::model::Collection;
 
 use crate::error::Error;
 use crate::identity::Identity;
+use crate::orphans::Orphans;
 use crate::split::Part;
 
 /// The manifest's name.
@@ -40,6 +42,8 @@ pub struct Manifest {
     users: Entry,
     threads: Entry,
     posts: Entry,
+    /// References that lead nowhere.
+    pub orphans: Orphans,
 }
 
 /// What a collection was split into.
@@ -55,14 +59,14 @@ pub struct Entry {
 
 impl Manifest {
     /// The manifest of a split of `source` into `parts`, in the order of [`Collection::ALL`].
-    pub fn new(source: Identity, parts: [Part; 3]) -> Self {
+    pub fn new(source: Identity, parts: [Part; 3], orphans: Orphans) -> Self {
         let created = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let [users, threads, posts] = parts.map(|Part { digests, slice }| Entry {
             records: digests.canonical.count,
             digest: digests.canonical.to_string(),
             slice,
         });
-        Self { version: VERSION, created, source, users, threads, posts }
+        Self { version: VERSION, created, source, users, threads, posts, orphans }
     }
 
     /// What became of a collection.

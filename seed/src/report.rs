@@ -3,7 +3,9 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use serde_json::{Value, json};
 use shared::model::Collection;
+use shared::store::StoreError;
 
 use crate::identity::Identity;
 use crate::manifest::Manifest;
@@ -11,8 +13,16 @@ use crate::split::Part;
 use crate::text::Difference;
 use crate::verify::Comparison;
 
+/// What was done, for people and for programs.
+pub struct Report {
+    /// For people.
+    pub text: String,
+    /// For programs: an object with `outcome`, and what belongs to that; null where there is nothing to say.
+    pub json: Value,
+}
+
 /// A split that was made: what went where.
-pub fn filled(input: &Path, data: &Path, manifest: &Manifest) -> String {
+pub fn filled(input: &Path, data: &Path, manifest: &Manifest) -> Report {
     let mut rows = vec![["collection", "records", "bytes", "slice", "database"].map(String::from)];
     for collection in Collection::ALL {
         let folder = data.join(collection.name());
@@ -25,28 +35,33 @@ pub fn filled(input: &Path, data: &Path, manifest: &Manifest) -> String {
             folder.join("db").display().to_string(),
         ]);
     }
-    format!(
+    let text = format!(
         "{} ({} bytes, SHA-256 {}) is split:\n\n{}\n\
-         Every record was read back and equals the source. Every index equals a full scan.\n",
+         Every record was read back and equals the source. Every index equals a full scan.\n{}",
         input.display(),
         manifest.source.bytes,
         manifest.source.sha256,
         table(&rows),
-    )
+        if manifest.orphans.count() > 0 { format!("\n{} They are kept.\n", manifest.orphans) } else { String::new() },
+    );
+    Report { text, json: json!({ "outcome": "split", "manifest": manifest }) }
 }
 
 /// Slices alone.
-pub fn sliced(input: &Path, output: &Path, source: &Identity, parts: &[Part]) -> String {
+pub fn sliced(input: &Path, output: &Path, source: &Identity, parts: &[Part]) -> Report {
     let mut rows = vec![["collection", "bytes", "slice"].map(String::from)];
     for (collection, part) in Collection::ALL.into_iter().zip(parts) {
         let slice = output.join(format!("{}.json", collection.name()));
         rows.push([collection.name().to_owned(), part.slice.bytes.to_string(), slice.display().to_string()]);
     }
-    format!("{} ({} bytes, SHA-256 {}) is sliced:\n\n{}", input.display(), source.bytes, source.sha256, table(&rows))
+    let text = format!("{} ({} bytes) is sliced:\n\n{}", input.display(), source.bytes, table(&rows));
+    let bytes: Vec<u64> = parts.iter().map(|part| part.slice.bytes).collect();
+    let json = json!({ "outcome": "sliced", "users": bytes[0], "threads": bytes[1], "posts": bytes[2] });
+    Report { text, json }
 }
 
 /// A split that was there: what has become of it.
-pub fn checked(input: &Path, data: &Path, comparisons: &[Comparison]) -> String {
+pub fn checked(input: &Path, data: &Path, comparisons: &[Comparison]) -> Report {
     let titles = ["collection", "as split", "changed since", "removed since", "added since"];
     let mut rows = vec![titles.map(String::from)];
     for (collection, comparison) in Collection::ALL.into_iter().zip(comparisons) {
@@ -58,24 +73,52 @@ pub fn checked(input: &Path, data: &Path, comparisons: &[Comparison]) -> String 
             comparison.added.to_string(),
         ]);
     }
-    format!(
+    let text = format!(
         "{} already holds the split of {}. Checked; nothing was changed:\n\n{}\n\
          Every slice equals the file. Every index equals a full scan.\n",
         data.display(),
         input.display(),
         table(&rows),
-    )
+    );
+    let mut json = json!({ "outcome": "checked" });
+    for (collection, comparison) in Collection::ALL.into_iter().zip(comparisons) {
+        let Comparison { equal, changed, removed, added, .. } = comparison;
+        json[collection.name()] = json!({ "as_split": equal, "changed": changed, "removed": removed, "added": added });
+    }
+    Report { text, json }
+}
+
+/// A split that was there, and is being served.
+pub fn served(input: &Path, data: &Path, in_use: &StoreError) -> Report {
+    let text = format!(
+        "{} already holds the split of {}. Its databases were not looked at: {in_use} to have them checked.\n",
+        data.display(),
+        input.display()
+    );
+    Report { text, json: json!({ "outcome": "served" }) }
+}
+
+/// A file that was joined. Where it went to standard output, nothing else does.
+pub fn joined(output: Option<&Path>) -> Report {
+    match output {
+        Some(path) => Report {
+            text: format!("{} is joined.\n", path.display()),
+            json: json!({ "outcome": "joined", "output": path.to_string_lossy() }),
+        },
+        None => Report { text: String::new(), json: Value::Null },
+    }
 }
 
 /// A split that holds what it should.
-pub fn verified(input: Option<&Path>, data: &Path, manifest: &Manifest) -> String {
+pub fn verified(input: Option<&Path>, data: &Path, manifest: &Manifest) -> Report {
     let mut rows = vec![["collection", "records", "digest"].map(String::from)];
     for collection in Collection::ALL {
         let entry = manifest.entry(collection);
         rows.push([collection.name().to_owned(), entry.records.to_string(), entry.digest.clone()]);
     }
     let source = input.map(|input| format!(" and {}", input.display())).unwrap_or_default();
-    format!("{} equals its manifest{source}:\n\n{}", data.display(), table(&rows))
+    let text = format!("{} equals its manifest{source}:\n\n{}", data.display(), table(&rows));
+    Report { text, json: json!({ "outcome": "verified", "manifest": manifest }) }
 }
 
 /// How many records differ, and the first places where they do.

@@ -1,26 +1,46 @@
 //! The whole job: split, load, verify, publish; or check what is there.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
+use std::{env, io};
 
 use shared::model::Collection;
 use shared::store::{Folder, Store, StoreError};
+use tempfile::TempDir;
 
 use crate::error::Error;
 use crate::identity::identify;
 use crate::manifest::Manifest;
-use crate::report;
+use crate::orphans::Orphans;
+use crate::progress::{Progress, Total};
+use crate::report::{self, Report};
 use crate::source::Source;
 use crate::split::{Destination, split};
 use crate::target::Target;
 use crate::verify::{Comparison, Scanned, compare, scan};
 
-/// Splits the file `input` into the services' folders in `data`, or checks a split that is already there. `replace`
-/// gives up what `data` holds. Returns the report.
+/// What may differ between splits.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Gives up what is in the target.
+    pub replace: bool,
+    /// Refuses references that lead nowhere.
+    pub strict: bool,
+    /// How progress is shown.
+    pub progress: Progress,
+}
+
+/// Splits the file `input`, or standard input where that is `-`, into the services' folders in `data`, or checks a
+/// split that is already there.
 ///
 /// # Errors
 /// See [`Error`]; what `data` holds is then as it was.
-pub fn split_and_verify(input: &Path, data: &Path, replace: bool) -> Result<String, Error> {
+pub fn split_and_verify(input: &Path, data: &Path, options: Options) -> Result<Report, Error> {
+    let replace = options.replace;
+    // What is read twice has to stay where it is in between.
+    let kept = if input == Path::new("-") { Some(keep_stdin()?) } else { None };
+    let kept = kept.as_ref().map(|folder| folder.path().join(STDIN));
+    let input = kept.as_deref().unwrap_or(input);
     // Before anything is made: is there an input at all?
     drop(Source::open(input)?);
     let target = match Target::lock(data) {
@@ -28,28 +48,43 @@ pub fn split_and_verify(input: &Path, data: &Path, replace: bool) -> Result<Stri
         target => target?,
     };
     match Manifest::read(data) {
-        _ if replace => fill(input, data, target),
-        Ok(None) if target.is_empty() => fill(input, data, target),
+        _ if replace => fill(input, data, target, options),
+        Ok(None) if target.is_empty() => fill(input, data, target, options),
         Ok(None) => Err(Error::occupied(data, "it holds slices or databases without a manifest".to_owned())),
-        Ok(Some(manifest)) => check(input, data, &manifest, &target),
+        Ok(Some(manifest)) => check(input, data, &manifest, &target, options.progress),
         Err(error) => Err(error),
     }
 }
 
+/// The name of standard input, as a file.
+const STDIN: &str = "standard-input";
+
+/// Writes standard input to a file in a temporary folder.
+fn keep_stdin() -> Result<TempDir, Error> {
+    let folder = tempfile::tempdir().map_err(Error::io(&env::temp_dir()))?;
+    let path = folder.path().join(STDIN);
+    let copied = File::create(&path).and_then(|mut file| io::copy(&mut io::stdin().lock(), &mut file));
+    copied.map_err(Error::io(&path))?;
+    Ok(folder)
+}
+
 /// Splits into a target that is empty or given up.
-fn fill(input: &Path, data: &Path, target: Target) -> Result<String, Error> {
+fn fill(input: &Path, data: &Path, target: Target, options: Options) -> Result<Report, Error> {
     let building = target.build()?;
     let destinations: Vec<Destination> = building
         .iter()
         .map(|part| Destination { collection: part.collection, slice: &part.slice, database: Some(&part.database) })
         .collect();
-    let (source, parts) = split(input, &destinations)?;
+    let (source, parts) = split(input, &destinations, options.progress)?;
 
     // The databases are opened anew: what counts is what a service will find.
+    let records = parts.iter().map(|part| part.digests.exact.count).sum();
+    let stage = options.progress.stage("reading back", Total::Records(records));
     let mut scans = Vec::new();
     for part in &building {
-        scans.push(scan(Store::open(&part.database, part.collection)?)?);
+        scans.push(scan(Store::open(&part.database, part.collection)?, &stage)?);
     }
+    drop(stage);
     let mut faults = Vec::new();
     for ((scanned, building), part) in scans.iter().zip(&building).zip(&parts) {
         let slice_equal = identify(&building.slice)? == part.slice;
@@ -61,20 +96,25 @@ fn fill(input: &Path, data: &Path, target: Target) -> Result<String, Error> {
         faults.extend(comparisons.iter().map(report::differences));
         return Err(Error::Difference(format!("{}\nNothing was published.", faults.join("\n"))));
     }
+    let [users, threads, posts] = &scans[..] else { unreachable!("there are three collections") };
+    let orphans = Orphans::find([&users.store, &threads.store, &posts.store])?;
+    if options.strict && orphans.count() > 0 {
+        return Err(Error::Orphans(orphans));
+    }
     drop(scans);
-    let manifest =
-        Manifest::new(source, parts.try_into().unwrap_or_else(|_| unreachable!("there are three collections")));
+    let parts = parts.try_into().unwrap_or_else(|_| unreachable!("there are three collections"));
+    let manifest = Manifest::new(source, parts, orphans);
     target.publish(&manifest)?;
     Ok(report::filled(input, data, &manifest))
 }
 
 /// Looks at a finished split and changes nothing. Since then its services may have changed their records.
-fn check(input: &Path, data: &Path, manifest: &Manifest, target: &Target) -> Result<String, Error> {
+fn check(input: &Path, data: &Path, manifest: &Manifest, target: &Target, progress: Progress) -> Result<Report, Error> {
     if identify(input)? != manifest.source {
         let holds = format!("it holds the split of another file (SHA-256 {})", manifest.source.sha256);
         return Err(Error::occupied(data, holds));
     }
-    let (scans, faults) = scan_split(data, manifest, target.folders())?;
+    let (scans, faults) = scan_split(data, manifest, target.folders(), progress)?;
     if !faults.is_empty() {
         return Err(Error::Difference(format!("{}\n`seed --replace` splits the file anew.", faults.join("\n"))));
     }
@@ -87,11 +127,11 @@ fn check(input: &Path, data: &Path, manifest: &Manifest, target: &Target) -> Res
     Ok(report::checked(input, data, &comparisons))
 }
 
-/// Writes the slices of the file `input` to `output`, without databases. Returns the report.
+/// Writes the slices of the file `input` to `output`, without databases.
 ///
 /// # Errors
 /// See [`Error`]; slices that were there are then as they were.
-pub fn slices(input: &Path, output: &Path) -> Result<String, Error> {
+pub fn slices(input: &Path, output: &Path, progress: Progress) -> Result<Report, Error> {
     fs::create_dir_all(output).map_err(Error::io(output))?;
     let building = tempfile::tempdir_in(output).map_err(Error::io(output))?;
     let names = Collection::ALL.map(|collection| format!("{}.json", collection.name()));
@@ -99,7 +139,7 @@ pub fn slices(input: &Path, output: &Path) -> Result<String, Error> {
     let destinations: Vec<Destination> = (Collection::ALL.into_iter().zip(&paths))
         .map(|(collection, slice)| Destination { collection, slice, database: None })
         .collect();
-    let (source, parts) = split(input, &destinations)?;
+    let (source, parts) = split(input, &destinations, progress)?;
     for (name, path) in names.iter().zip(&paths) {
         let target = output.join(name);
         fs::rename(path, &target).map_err(Error::io(&target))?;
@@ -107,14 +147,14 @@ pub fn slices(input: &Path, output: &Path) -> Result<String, Error> {
     Ok(report::sliced(input, output, &source, &parts))
 }
 
-/// Compares what is in `data` with its manifest, and with the file `input` where there is one. Returns the report.
+/// Compares what is in `data` with its manifest, and with the file `input` where there is one.
 ///
 /// # Errors
 /// See [`Error`]; [`Error::Difference`] names the differences. Nothing is changed.
-pub fn verify(input: Option<&Path>, data: &Path) -> Result<String, Error> {
+pub fn verify(input: Option<&Path>, data: &Path, progress: Progress) -> Result<Report, Error> {
     let (manifest, folders) = open_split(data)?;
     let folders = Collection::ALL.into_iter().zip(&folders);
-    let (scans, mut faults) = scan_split(data, &manifest, folders.clone())?;
+    let (scans, mut faults) = scan_split(data, &manifest, folders.clone(), progress)?;
     let mut comparisons = Vec::new();
     if let Some(input) = input {
         comparisons = compare(input, &Collection::ALL, &scans.iter().collect::<Vec<_>>())?;
@@ -152,13 +192,16 @@ fn scan_split<'f>(
     data: &Path,
     manifest: &Manifest,
     folders: impl Iterator<Item = (Collection, &'f Folder)>,
+    progress: Progress,
 ) -> Result<(Vec<Scanned>, Vec<String>), Error> {
     let (mut scans, mut faults) = (Vec::new(), Vec::new());
+    let records = Collection::ALL.map(|collection| manifest.entry(collection).records);
+    let stage = progress.stage("reading back", Total::Records(records.iter().sum()));
     for (collection, folder) in folders {
         if let Some(gone) = [folder.slice(), folder.database()].into_iter().find(|path| !path.exists()) {
             return Err(Error::occupied(data, format!("its manifest is there, but {} is gone", gone.display())));
         }
-        let scanned = scan(Store::open(&folder.database(), collection)?)?;
+        let scanned = scan(Store::open(&folder.database(), collection)?, &stage)?;
         let slice_equal = identify(&folder.slice())? == manifest.entry(collection).slice;
         faults.extend(report::fault(collection, true, slice_equal, scanned.indexes_equal));
         scans.push(scanned);
@@ -173,13 +216,9 @@ fn is_as_split(scanned: &Scanned, manifest: &Manifest) -> bool {
 }
 
 /// A service has its folder. That is no obstacle where there is nothing to do: containers run the split at every start.
-fn leave_running(input: &Path, data: &Path, in_use: StoreError) -> Result<String, Error> {
+fn leave_running(input: &Path, data: &Path, in_use: StoreError) -> Result<Report, Error> {
     match Manifest::read(data)? {
-        Some(manifest) if manifest.source == identify(input)? => Ok(format!(
-            "{} already holds the split of {}. Its databases were not looked at: {in_use} to have them checked.\n",
-            data.display(),
-            input.display()
-        )),
+        Some(manifest) if manifest.source == identify(input)? => Ok(report::served(input, data, &in_use)),
         _ => Err(in_use.into()),
     }
 }

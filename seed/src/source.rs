@@ -29,6 +29,7 @@ const SPACE: [u8; 4] = *b" \t\n\r";
 /// A file that is being read.
 pub struct Source {
     path: PathBuf,
+    length: u64,
     input: Box<dyn Read + Send>,
     hash: Hashed<io::Sink>,
     /// What was read and is not yet handed out; `at` is the next byte to look at.
@@ -69,7 +70,8 @@ impl Source {
     /// Opens the file at `path`, which holds these collections: all of them, or the one of a slice.
     pub fn with(path: &Path, wanted: &'static [Collection]) -> Result<Self, Error> {
         let file = File::open(path).map_err(Error::io(path))?;
-        let kind = file.metadata().map_err(Error::io(path))?.file_type();
+        let metadata = file.metadata().map_err(Error::io(path))?;
+        let kind = metadata.file_type();
         if !kind.is_file() {
             let what = if kind.is_dir() { "a folder" } else { "no regular file" };
             return Err(Error::Input {
@@ -78,12 +80,13 @@ impl Source {
                 reason: format!("it is {what}, not a db.json"),
             });
         }
-        Ok(Self::new(path, wanted, Box::new(file)))
+        Ok(Self { length: metadata.len(), ..Self::new(path, wanted, Box::new(file)) })
     }
 
     fn new(path: &Path, wanted: &'static [Collection], input: Box<dyn Read + Send>) -> Self {
         Self {
             path: path.to_owned(),
+            length: 0,
             input,
             hash: Hashed::new(io::sink(), false),
             bytes: Vec::new(),
@@ -93,6 +96,11 @@ impl Source {
             seen: Vec::new(),
             array: None,
         }
+    }
+
+    /// How long the file was when it was opened, in bytes.
+    pub fn length(&self) -> u64 {
+        self.length
     }
 
     /// The next records; `None` after the last.
@@ -354,6 +362,11 @@ impl Batch {
             input_error(path, &(self.pointer(nth) + &fault.pointer), offset, &fault.reason)
         };
         parts.into_iter().map(|part| part.map_err(fault)).collect()
+    }
+
+    /// How many bytes of the file, and how many records, the batch is.
+    pub fn size(&self) -> (u64, u64) {
+        (self.bytes.len() as u64, self.records.len() as u64)
     }
 
     /// The JSON pointer of the record at `nth` in this batch.

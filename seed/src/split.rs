@@ -19,6 +19,7 @@ use shared::store::{Load, Store, StoreError};
 use crate::digest::Digests;
 use crate::error::Error;
 use crate::identity::Identity;
+use crate::progress::{Progress, Total};
 use crate::slice::Slice;
 use crate::source::{Source, input_error};
 
@@ -45,11 +46,16 @@ pub struct Part {
 
 /// Splits the file at `source`: what it was, and what the parts should be, in the destinations' order. What this leaves
 /// is complete, but neither verified nor made durable.
-pub fn split(source_path: &Path, destinations: &[Destination]) -> Result<(Identity, Vec<Part>), Error> {
+pub fn split(
+    source_path: &Path,
+    destinations: &[Destination],
+    progress: Progress,
+) -> Result<(Identity, Vec<Part>), Error> {
     let mut source = Source::open(source_path)?;
     if destinations.iter().any(|destination| destination.database.is_some()) {
         source = source.hashed();
     }
+    let stage = progress.stage("splitting", Total::Bytes(source.length()));
     let parts = thread::scope(|scope| {
         let mut sinks = Vec::new();
         for destination in destinations {
@@ -72,6 +78,8 @@ pub fn split(source_path: &Path, destinations: &[Destination]) -> Result<(Identi
             if !going_on? {
                 break;
             }
+            let (bytes, count) = batch.size();
+            stage.advance(bytes, count);
             parsed = Some((batch.collection, records?));
             next = following?;
         }

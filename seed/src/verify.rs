@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::thread;
 
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
@@ -11,6 +12,7 @@ use shared::store::{Store, StoreError, Stored};
 
 use crate::digest::{Digest, Digests};
 use crate::error::Error;
+use crate::progress::Stage;
 use crate::source::Source;
 use crate::text::{Difference, differences};
 
@@ -33,15 +35,20 @@ pub struct Scanned {
     pub indexes_equal: bool,
 }
 
-/// Reads all records and all indexes of a database.
-pub fn scan(store: Store) -> Result<Scanned, Error> {
-    let (records, entries) = rayon::join(|| scan_records(&store), || scan_entries(&store));
+/// Reads all records and all indexes of a database, as a part of `stage`.
+pub fn scan(store: Store, stage: &Stage) -> Result<Scanned, Error> {
+    // What counts for progress stays on this thread.
+    let (entries, records) = thread::scope(|scope| {
+        let entries = scope.spawn(|| scan_entries(&store));
+        let records = scan_records(&store, stage);
+        (entries.join().expect("a scan returns its errors"), records)
+    });
     let (digests, expected) = records?;
     Ok(Scanned { digests, indexes_equal: entries? == expected, store })
 }
 
 /// The digests of the records, and of the index entries they should have.
-fn scan_records(store: &Store) -> Result<(Digests, Digest), Error> {
+fn scan_records(store: &Store, stage: &Stage) -> Result<(Digests, Digest), Error> {
     let mut digests = Digests::default();
     let mut entries = Digest::default();
     let mut records = store.records();
@@ -57,6 +64,7 @@ fn scan_records(store: &Store) -> Result<(Digests, Digest), Error> {
             return Ok((digests, entries));
         }
         let scanned: Vec<_> = parts.par_iter().map(|part| scan_part(store.collection(), part)).collect();
+        stage.advance(0, parts.iter().map(|part| part.len() as u64).sum());
         for part in scanned {
             let (part, of_part) = part?;
             digests.merge(&part);

@@ -10,6 +10,8 @@ use std::process::Command;
 use std::thread;
 
 use proptest::prelude::*;
+use seed::progress::Progress;
+use seed::run::Options;
 use world::{Process, program, sample, seed, split, start_service, text};
 
 fn verify(data: &Path, input: Option<&Path>) -> (Option<i32>, String) {
@@ -111,7 +113,7 @@ fn split_and_join_give_the_source_back() {
     let [first, second, third] = ["first", "second", "third"].map(|name| dir.path().join(name));
     split(&sample(), &first);
     let joined = dir.path().join("joined.json");
-    assert_eq!(join(&first, &["--output", joined.to_str().unwrap()]), "");
+    assert_eq!(join(&first, &["--output", joined.to_str().unwrap()]), format!("{} is joined.\n", joined.display()));
     let json = |path: &Path| serde_json::from_slice::<serde_json::Value>(&fs::read(path).unwrap()).unwrap();
     assert_eq!(json(&joined), json(&sample()));
     assert!(!dir.path().join("joined.json.part").exists());
@@ -231,7 +233,7 @@ fn record(fields: &'static [(&'static str, bool)]) -> impl Strategy<Value = Stri
 
 /// What `seed verify` finds.
 fn fault(input: &Path, data: &Path) -> String {
-    seed::run::verify(Some(input), data).err().map(|error| error.to_string()).unwrap_or_default()
+    seed::run::verify(Some(input), data, Progress::Quiet).err().map(|error| error.to_string()).unwrap_or_default()
 }
 
 fn document() -> impl Strategy<Value = String> {
@@ -255,7 +257,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let [input, back, data, again] = ["in.json", "back.json", "data", "again"].map(|name| dir.path().join(name));
         fs::write(&input, &source).unwrap();
-        match seed::run::split_and_verify(&input, &data, false) {
+        match seed::run::split_and_verify(&input, &data, Options::default()) {
             Err(error) => {
                 prop_assert_eq!(error.exit_code(), 3, "{}", error);
                 prop_assert!(error.to_string().contains("(byte "), "{}", error);
@@ -266,7 +268,7 @@ proptest! {
                 seed::join::join(&data, Some(&back), false).unwrap();
                 // The original against what came back, and the other way round.
                 prop_assert_eq!(fault(&back, &data), "");
-                seed::run::split_and_verify(&back, &again, false).unwrap();
+                seed::run::split_and_verify(&back, &again, Options::default()).unwrap();
                 prop_assert_eq!(fault(&input, &again), "");
                 prop_assert_eq!(digests(&again), digests(&data));
             }

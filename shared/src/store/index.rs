@@ -23,6 +23,21 @@ impl Store {
         }
     }
 
+    /// Each entry of an index of ids: the id that is referred to, and a record that does; in that order.
+    pub fn references(&self, index: Index) -> impl Iterator<Item = Result<(Id, Id), StoreError>> + use<> {
+        let store = self.clone();
+        self.db.scan_prefix([layout::INDEX, index.0]).flat_map(move |run| {
+            let run = run.map_err(|source| store.sled(source)).and_then(|(key, value)| {
+                let referred = layout::referred_id(&key).ok_or_else(|| store.corrupt("an index key holds no id"))?;
+                Ok((referred, store.decode_run(&key, &value)?))
+            });
+            match run {
+                Ok((referred, ids)) => ids.into_iter().map(|id| Ok((referred, id))).collect(),
+                Err(error) => vec![Err(error)],
+            }
+        })
+    }
+
     /// The key prefix under which [`entries`](Self::entries) shows `term`.
     pub fn entry_prefix(index: Index, term: &Term) -> Vec<u8> {
         layout::term_prefix(index, term)

@@ -123,6 +123,12 @@ pub(super) fn run_key(prefix: &[u8], first: u64) -> Vec<u8> {
     [prefix, &first.to_be_bytes()].concat()
 }
 
+/// The id that the key of a run in an index of ids stands for.
+pub(super) fn referred_id(key: &[u8]) -> Option<Id> {
+    let [INDEX, _, term @ ..] = key else { return None };
+    Id::try_from(u64::from_be_bytes(*term.first_chunk()?)).ok()
+}
+
 /// The id that ends a key.
 pub(super) fn last_id(key: &[u8]) -> Option<Id> {
     Id::try_from(u64::from_be_bytes(*key.last_chunk()?)).ok()
