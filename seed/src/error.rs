@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use shared::store::StoreError;
 
 use crate::orphans::Orphans;
+use crate::report::Report;
 
 /// A failure, for people and for scripts.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,12 @@ pub enum Error {
     /// What was read back is not what the source holds.
     #[error("{0}")]
     Difference(String),
+    /// The monolith does not answer as one.
+    #[error("{0}; is this the monolith?")]
+    Monolith(String),
+    /// What the services answer is not what the monolith does.
+    #[error("{}", .0.text.trim_end())]
+    Compared(Report),
     /// The target holds something that is not to be overwritten.
     #[error("{}: {holds}. Nothing was changed. --replace puts the split of this file in its place; another --data leaves it alone.", .data.display())]
     Occupied {
@@ -63,9 +70,9 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Input { .. } | Error::Orphans(_) => 3,
-            Error::Difference(_) => 4,
+            Error::Difference(_) | Error::Compared(_) => 4,
             Error::Occupied { .. } | Error::Store(StoreError::InUse { .. }) => 5,
-            Error::Store(_) | Error::Io { .. } => 6,
+            Error::Store(_) | Error::Io { .. } | Error::Monolith(_) => 6,
         }
     }
 }

@@ -9,8 +9,10 @@
 //! - [`target`]: the services' folders, and the one commit point at which the result takes its place
 //! - [`run`]: all of that, in order
 //! - [`join`]: the way back
+//! - [`compare`]: the monolith and the services, over HTTP
 //! - [`progress`], [`report`]: what people are told
 
+pub mod compare;
 pub mod digest;
 pub mod error;
 pub mod identity;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use seed::compare::Paths;
+use seed::error::Error;
 use seed::progress::Progress;
 use seed::run::Options;
 
@@ -61,6 +63,26 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         output: PathBuf,
     },
+    /// Asks a running monolith and the services for the same paths, and compares what they answer. A post's added id,
+    /// the order of a list and 404 for 204 are expected; anything else is a difference. Each request is given 30 s;
+    /// one that gets no answer is sent again, twice
+    Compare {
+        /// Where the monolith runs, such as http://127.0.0.1:3000
+        #[arg(long, value_name = "URL")]
+        monolith: String,
+        /// Where the services' entrance is, such as http://127.0.0.1:8080
+        #[arg(long, value_name = "URL")]
+        services: String,
+        /// Takes the ids from this db.json; else they come from the monolith's own lists
+        #[arg(long, value_name = "FILE", conflicts_with = "paths")]
+        input: Option<PathBuf>,
+        /// Asks for the paths in this file, one a line, or an access log's
+        #[arg(long, value_name = "FILE")]
+        paths: Option<PathBuf>,
+        /// How many requests may be under way at once
+        #[arg(long, value_name = "N", default_value_t = 8)]
+        at_once: usize,
+    },
     /// Writes one db.json from the three databases: the way back to the monolith, and the backup
     Join {
         /// Where to; standard output where it is not given
@@ -108,6 +130,17 @@ fn main() -> ExitCode {
             seed::run::split_and_verify(&split.input, &split.data.dir, options)
         }
         Some(Command::Verify { input, data }) => seed::run::verify(input.as_deref(), &data.dir, progress),
+        Some(Command::Compare { monolith, services, input, paths, at_once }) => {
+            let paths = match (&input, &paths) {
+                (Some(file), _) => Paths::FromInput(file),
+                (None, Some(file)) => Paths::FromFile(file),
+                (None, None) => Paths::FromTheMonolith,
+            };
+            seed::compare::compare(&monolith, &services, &paths, at_once, progress).and_then(|comparison| {
+                let report = seed::report::compared(&comparison);
+                if comparison.different == 0 { Ok(report) } else { Err(Error::Compared(report)) }
+            })
+        }
         Some(Command::Slices { input, output }) => seed::run::slices(&input, &output, progress),
         Some(Command::Join { output, ids, data }) => {
             seed::join::join(&data.dir, output.as_deref(), ids).map(|()| seed::report::joined(output.as_deref()))
@@ -119,6 +152,10 @@ fn main() -> ExitCode {
             // Who closes the pipe early has read enough.
             let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
+        }
+        Err(Error::Compared(report)) if json => {
+            println!("{}", report.json);
+            ExitCode::from(Error::Compared(report).exit_code())
         }
         Err(error) => {
             eprintln!("seed: {error}");

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use shared::model::Collection;
 use shared::store::StoreError;
 
+use crate::compare;
 use crate::identity::Identity;
 use crate::manifest::Manifest;
 use crate::split::Part;
@@ -14,6 +15,7 @@ use crate::text::Difference;
 use crate::verify::Comparison;
 
 /// What was done, for people and for programs.
+#[derive(Debug)]
 pub struct Report {
     /// For people.
     pub text: String,
@@ -119,6 +121,24 @@ pub fn verified(input: Option<&Path>, data: &Path, manifest: &Manifest) -> Repor
     let source = input.map(|input| format!(" and {}", input.display())).unwrap_or_default();
     let text = format!("{} equals its manifest{source}:\n\n{}", data.display(), table(&rows));
     Report { text, json: json!({ "outcome": "verified", "manifest": manifest }) }
+}
+
+/// The monolith and the services, compared over HTTP.
+pub fn compared(comparison: &compare::Comparison) -> Report {
+    let compare::Comparison { paths, equal, expected, different, named } = comparison;
+    let mut text = format!("{paths} paths asked for: {equal} answered alike, {different} differ.\n");
+    for (kind, count) in expected {
+        let _ = writeln!(text, "As expected, {count} differ in {kind}.");
+    }
+    for difference in named {
+        let _ = writeln!(text, "  {difference}");
+    }
+    let expected: serde_json::Map<String, Value> =
+        expected.iter().map(|(kind, count)| (kind.to_string(), json!(count))).collect();
+    let json = json!({
+        "outcome": "compared", "paths": paths, "equal": equal, "expected": expected, "different": different, "first": named,
+    });
+    Report { text, json }
 }
 
 /// How many records differ, and the first places where they do.

@@ -83,7 +83,8 @@ impl Source {
         Ok(Self { length: metadata.len(), ..Self::new(path, wanted, Box::new(file)) })
     }
 
-    fn new(path: &Path, wanted: &'static [Collection], input: Box<dyn Read + Send>) -> Self {
+    /// Reads from `input`, which messages call `path`.
+    pub fn new(path: &Path, wanted: &'static [Collection], input: Box<dyn Read + Send>) -> Self {
         Self {
             path: path.to_owned(),
             length: 0,

@@ -1,0 +1,44 @@
+//! The reader of untrusted files: whatever it is given, it returns; what it takes, serde_json takes too, and means the
+//! same.
+
+#![no_main]
+
+use std::collections::BTreeMap;
+use std::io::Cursor;
+use std::path::Path;
+
+use libfuzzer_sys::fuzz_target;
+use seed::source::Source;
+use serde_json::Value;
+
+fuzz_target!(|bytes: &[u8]| {
+    let path = Path::new("fuzzed");
+    let read = || -> Result<BTreeMap<&str, String>, seed::error::Error> {
+        let mut source = Source::new(path, &shared::model::Collection::ALL, Box::new(Cursor::new(bytes.to_vec())));
+        let mut read = BTreeMap::new();
+        while let Some(batch) = source.next_batch()? {
+            let text: &mut String = read.entry(batch.collection.name()).or_default();
+            for records in batch.parse(path)? {
+                let comma = if text.is_empty() || records.text().is_empty() { "" } else { "," };
+                *text += comma;
+                *text += records.text();
+            }
+        }
+        Ok(read)
+    };
+    match read() {
+        Err(error) => assert_eq!(error.exit_code(), 3, "{error}"),
+        Ok(read) => {
+            let text = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
+            // Numbers that do not fit a float are the one thing that serde_json refuses and we do not.
+            let theirs = match serde_json::from_slice::<Value>(text) {
+                Ok(value) => value,
+                Err(error) => return assert!(error.to_string().contains("number out of range"), "{error}"),
+            };
+            for (name, records) in read {
+                let ours: Value = serde_json::from_str(&format!("[{records}]")).expect("canonical text is JSON");
+                assert_eq!(ours, theirs[name]);
+            }
+        }
+    }
+});
