@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -240,15 +240,15 @@ fn compare_bodies(monolith: &str, services: &str) -> Result<Vec<Expected>, Strin
     if left.len() != right.len() {
         return Err(format!("{} elements from the monolith, {} from the services", left.len(), right.len()));
     }
-    for (nth, (left, right)) in left.iter().zip(&right).enumerate().filter(|(_, (left, right))| left != right) {
-        return Err(match differences("", left, right).into_iter().next() {
-            Some(difference) => describe(&format!("/{nth}"), difference),
-            None => {
-                format!("/{nth} differs, though it means the same: {left} from the monolith, {right} from the services")
-            }
-        });
-    }
-    unreachable!("lists of one length that are not equal differ somewhere")
+    let differ = left.iter().zip(&right).position(|(left, right)| left != right);
+    let nth = differ.expect("lists of one length that are not equal differ somewhere");
+    let (left, right) = (&left[nth], &right[nth]);
+    Err(match differences("", left, right).into_iter().next() {
+        Some(difference) => describe(&format!("/{nth}"), difference),
+        None => {
+            format!("/{nth} differs, though it means the same: {left} from the monolith, {right} from the services")
+        }
+    })
 }
 
 fn describe(below: &str, Difference { pointer, left, right }: Difference) -> String {
@@ -384,7 +384,7 @@ fn paths_of_lists(client: &Client, monolith: &str) -> Result<Vec<String>, Error>
 
 fn paths_of_input(file: &Path) -> Result<Vec<String>, Error> {
     let mut ids = Ids::default();
-    let mut source = Source::open(file)?;
+    let mut source = Source::open(file)?.passing(Box::new(io::sink()));
     while let Some(batch) = source.next_batch()? {
         batch.parse(file)?.iter().for_each(|records| ids.add(records));
     }

@@ -9,7 +9,7 @@ use shared::model::Collection;
 use shared::store::{Store, Stored};
 
 use crate::error::Error;
-use crate::identity::BUFFER;
+use crate::identity::{BUFFER, part_of};
 use crate::run::open_split;
 
 /// Writes the databases in `data` as one file to `output`, or to standard output. Ids that the split gave are left out
@@ -27,10 +27,7 @@ pub fn join(data: &Path, output: Option<&Path>, with_ids: bool) -> Result<(), Er
         let out = BufWriter::with_capacity(BUFFER, io::stdout().lock());
         return write(&stores, with_ids, out, Path::new("standard output")).map(drop);
     };
-    // Beside its place first, so that no reader ever finds a half-written file.
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".part");
-    let part = path.with_file_name(name);
+    let part = part_of(path);
     let file = File::create(&part).map_err(Error::io(&part))?;
     let written = write(&stores, with_ids, BufWriter::with_capacity(BUFFER, file), &part)
         .and_then(|file| file.into_inner().map_err(|error| Error::io(&part)(error.into_error())))

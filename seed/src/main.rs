@@ -112,6 +112,10 @@ struct Split {
     /// Refuses threads and posts that refer to users or threads which are not there
     #[arg(long)]
     strict: bool,
+
+    /// Writes the collections that no service owns to FILE, for the monolith to keep, instead of refusing them
+    #[arg(long, value_name = "FILE")]
+    rest: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -126,8 +130,8 @@ fn main() -> ExitCode {
     let progress = if quiet { Progress::Quiet } else { Progress::on_stderr() };
     let done = match command {
         None => {
-            let options = Options { replace: split.replace, strict: split.strict, progress };
-            seed::run::split_and_verify(&split.input, &split.data.dir, options)
+            let options = Options { replace: split.replace, strict: split.strict, rest: split.rest, progress };
+            seed::run::split_and_verify(&split.input, &split.data.dir, &options)
         }
         Some(Command::Verify { input, data }) => seed::run::verify(input.as_deref(), &data.dir, progress),
         Some(Command::Compare { monolith, services, input, paths, at_once }) => {

@@ -1,15 +1,17 @@
 //! The whole job: split, load, verify, publish; or check what is there.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
 use std::{env, io};
 
+use serde::de::IgnoredAny;
 use shared::model::Collection;
 use shared::store::{Folder, Store, StoreError};
-use tempfile::TempDir;
+use tempfile::{TempDir, TempPath};
 
 use crate::error::Error;
-use crate::identity::identify;
+use crate::identity::{identify, part_of};
 use crate::manifest::Manifest;
 use crate::orphans::Orphans;
 use crate::progress::{Progress, Total};
@@ -20,12 +22,14 @@ use crate::target::Target;
 use crate::verify::{Comparison, Scanned, compare, scan};
 
 /// What may differ between splits.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Gives up what is in the target.
     pub replace: bool,
     /// Refuses references that lead nowhere.
     pub strict: bool,
+    /// Where the collections go that no service owns, instead of being refused.
+    pub rest: Option<PathBuf>,
     /// How progress is shown.
     pub progress: Progress,
 }
@@ -35,7 +39,7 @@ pub struct Options {
 ///
 /// # Errors
 /// See [`Error`]; what `data` holds is then as it was.
-pub fn split_and_verify(input: &Path, data: &Path, options: Options) -> Result<Report, Error> {
+pub fn split_and_verify(input: &Path, data: &Path, options: &Options) -> Result<Report, Error> {
     let replace = options.replace;
     // What is read twice has to stay where it is in between.
     let kept = if input == Path::new("-") { Some(keep_stdin()?) } else { None };
@@ -69,13 +73,19 @@ fn keep_stdin() -> Result<TempDir, Error> {
 }
 
 /// Splits into a target that is empty or given up.
-fn fill(input: &Path, data: &Path, target: Target, options: Options) -> Result<Report, Error> {
+fn fill(input: &Path, data: &Path, target: Target, options: &Options) -> Result<Report, Error> {
     let building = target.build()?;
     let destinations: Vec<Destination> = building
         .iter()
         .map(|part| Destination { collection: part.collection, slice: &part.slice, database: Some(&part.database) })
         .collect();
-    let (source, parts) = split(input, &destinations, options.progress)?;
+    // Gone again unless it is put into its place.
+    let part = |path: &PathBuf| TempPath::try_from_path(part_of(path)).map_err(Error::io(path));
+    let rest = options.rest.as_ref().map(part).transpose()?;
+    let (source, parts) = split(input, &destinations, rest.as_deref(), options.progress)?;
+    if let Some(rest) = &rest {
+        check_rest(input, rest)?;
+    }
 
     // The databases are opened anew: what counts is what a service will find.
     let records = parts.iter().map(|part| part.digests.exact.count).sum();
@@ -104,8 +114,25 @@ fn fill(input: &Path, data: &Path, target: Target, options: Options) -> Result<R
     drop(scans);
     let parts = parts.try_into().unwrap_or_else(|_| unreachable!("there are three collections"));
     let manifest = Manifest::new(source, parts, orphans);
+    if let (Some(rest), Some(path)) = (rest, &options.rest) {
+        rest.persist(path).map_err(|error| Error::io(path)(error.error))?;
+    }
     target.publish(&manifest)?;
     Ok(report::filled(input, data, &manifest))
+}
+
+/// Whether what was put aside, of which only brackets and strings were looked at, is JSON.
+fn check_rest(input: &Path, part: &Path) -> Result<(), Error> {
+    let file = File::open(part).map_err(Error::io(part))?;
+    match serde_json::from_reader::<_, IgnoredAny>(BufReader::new(file)) {
+        Ok(IgnoredAny) => Ok(()),
+        Err(error) if error.is_io() => Err(Error::io(part)(error.into())),
+        Err(error) => Err(Error::Input {
+            file: input.to_owned(),
+            place: "a collection that no service owns".to_owned(),
+            reason: format!("it is not JSON: {}", shared::json::reason_of(&error)),
+        }),
+    }
 }
 
 /// Looks at a finished split and changes nothing. Since then its services may have changed their records.
@@ -139,7 +166,7 @@ pub fn slices(input: &Path, output: &Path, progress: Progress) -> Result<Report,
     let destinations: Vec<Destination> = (Collection::ALL.into_iter().zip(&paths))
         .map(|(collection, slice)| Destination { collection, slice, database: None })
         .collect();
-    let (source, parts) = split(input, &destinations, progress)?;
+    let (source, parts) = split(input, &destinations, None, progress)?;
     for (name, path) in names.iter().zip(&paths) {
         let target = output.join(name);
         fs::rename(path, &target).map_err(Error::io(&target))?;

@@ -41,6 +41,25 @@ pub struct Source {
     wanted: &'static [Collection],
     seen: Vec<Collection>,
     array: Option<Array>,
+    rest: Option<Rest>,
+    begun: bool,
+}
+
+/// Where the collections go that no service owns.
+struct Rest {
+    out: Box<dyn Write + Send>,
+    names: Vec<String>,
+}
+
+impl Rest {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.out.write_all(bytes).map_err(Error::io(Path::new("the file for --rest")))
+    }
+
+    fn finish(mut self) -> Result<(), Error> {
+        self.write(if self.names.is_empty() { b"{}\n" } else { b"}\n" })?;
+        self.out.flush().map_err(Error::io(Path::new("the file for --rest")))
+    }
 }
 
 /// The array that is being read.
@@ -96,6 +115,8 @@ impl Source {
             wanted,
             seen: Vec::new(),
             array: None,
+            rest: None,
+            begun: false,
         }
     }
 
@@ -125,6 +146,13 @@ impl Source {
         self
     }
 
+    /// Passes over collections that no service owns, instead of refusing them: they go to `rest`, as one object, unread
+    /// but for brackets and strings.
+    pub fn passing(mut self, rest: Box<dyn Write + Send>) -> Self {
+        self.rest = Some(Rest { out: rest, names: Vec::new() });
+        self
+    }
+
     /// What the file was. To be asked after the last batch.
     pub fn identity(self) -> Identity {
         self.hash.finish().expect("a sink takes everything")
@@ -132,41 +160,77 @@ impl Source {
 
     /// Goes to the first record of the next collection.
     fn open_array(&mut self) -> Result<Option<Array>, Error> {
-        self.discard();
-        if self.seen.is_empty() {
-            self.open_object()?;
-        }
-        match (self.token()?, self.seen.is_empty()) {
-            (Some(b'}'), _) => return self.close_object().map(|()| None),
-            (Some(b','), false) => {
-                self.at += 1;
-                self.token()?;
+        loop {
+            self.discard();
+            let first = !self.begun;
+            if first {
+                self.open_object()?;
+                self.begun = true;
             }
-            (Some(b'"'), true) => {}
-            (_, true) => return Err(self.wrong("", "expected a collection's name or `}`")),
-            (_, false) => return Err(self.wrong("", "expected `,` or `}` after a collection")),
+            match (self.token()?, first) {
+                (Some(b'}'), _) => return self.close_object().map(|()| None),
+                (Some(b','), false) => {
+                    self.at += 1;
+                    self.token()?;
+                }
+                (Some(b'"'), true) => {}
+                (_, true) => return Err(self.wrong("", "expected a collection's name or `}`")),
+                (_, false) => return Err(self.wrong("", "expected `,` or `}` after a collection")),
+            }
+            let (name, offset) = self.name()?;
+            let pointer = pointer_to(&name, None);
+            if self.token()? != Some(b':') {
+                return Err(self.wrong(&pointer, "expected `:` after the collection's name"));
+            }
+            self.at += 1;
+            let begin = self.token()?;
+            let Some(collection) = self.wanted.iter().copied().find(|wanted| wanted.name() == name) else {
+                self.pass(name, offset)?;
+                continue;
+            };
+            if self.seen.contains(&collection) {
+                return Err(self.wrong_at(offset, &pointer, "the collection is repeated"));
+            }
+            if begin != Some(b'[') {
+                let found = begin.map_or("the end of the file", kind_of);
+                return Err(self.wrong(&pointer, &format!("expected an array of records, found {found}")));
+            }
+            self.at += 1;
+            self.seen.push(collection);
+            return Ok(Some(Array { collection, records: 0 }));
         }
-        let (name, name_offset) = self.name()?;
+    }
+
+    /// Passes over the value at hand, of a collection that no service owns, whatever its length.
+    fn pass(&mut self, name: String, offset: u64) -> Result<(), Error> {
         let pointer = pointer_to(&name, None);
-        if self.token()? != Some(b':') {
-            return Err(self.wrong(&pointer, "expected `:` after the collection's name"));
-        }
-        self.at += 1;
-        let begin = self.token()?;
-        let Some(collection) = self.wanted.iter().copied().find(|wanted| wanted.name() == name) else {
-            let reason = "no service owns this collection; take it out of the file to split the rest";
-            return Err(self.wrong_at(name_offset, &pointer, reason));
+        let Some(mut rest) = self.rest.take() else {
+            let reason = "no service owns this collection; --rest FILE puts such collections aside";
+            return Err(self.wrong_at(offset, &pointer, reason));
         };
-        if self.seen.contains(&collection) {
-            return Err(self.wrong_at(name_offset, &pointer, "the collection is repeated"));
+        if rest.names.contains(&name) {
+            return Err(self.wrong_at(offset, &pointer, "the collection is repeated"));
         }
-        if begin != Some(b'[') {
-            let found = begin.map_or("the end of the file", |byte| kind_of(byte));
-            return Err(self.wrong(&pointer, &format!("expected an array of records, found {found}")));
+        let before = if rest.names.is_empty() { "{" } else { "," };
+        let key = serde_json::to_string(&name).expect("a string can be written as JSON");
+        rest.write(format!("{before}{key}:").as_bytes())?;
+        rest.names.push(name);
+        let mut scan = Scan::default();
+        loop {
+            let end = scan.end_in(&self.bytes[self.at..]);
+            let next = end.map_or(self.bytes.len(), |end| self.at + end);
+            rest.write(&self.bytes[self.at..next])?;
+            self.at = next;
+            self.discard();
+            if end.is_some() {
+                break;
+            }
+            if !self.fill()? {
+                return Err(self.wrong(&pointer, "the file ends in the middle of this collection"));
+            }
         }
-        self.at += 1;
-        self.seen.push(collection);
-        Ok(Some(Array { collection, records: 0 }))
+        self.rest = Some(rest);
+        Ok(())
     }
 
     fn open_object(&mut self) -> Result<(), Error> {
@@ -194,7 +258,7 @@ impl Source {
         }
         self.at += 1;
         match self.token()? {
-            None => Ok(()),
+            None => self.rest.take().map_or(Ok(()), Rest::finish),
             Some(_) => Err(self.wrong("", "there is more after the end of the object")),
         }
     }

@@ -8,6 +8,8 @@
 //!
 //! Slices can be had alone, for services that load them themselves.
 
+use std::fs::File;
+use std::io::{self, BufWriter};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, ScopedJoinHandle};
@@ -44,16 +46,21 @@ pub struct Part {
     pub slice: Identity,
 }
 
-/// Splits the file at `source`: what it was, and what the parts should be, in the destinations' order. What this leaves
-/// is complete, but neither verified nor made durable.
+/// Splits the file at `source`, and puts what no service owns into the new file `rest`, if there is to be one: what the
+/// source was, and what the parts should be, in the destinations' order. What this leaves is complete, but neither
+/// verified nor made durable.
 pub fn split(
     source_path: &Path,
     destinations: &[Destination],
+    rest: Option<&Path>,
     progress: Progress,
 ) -> Result<(Identity, Vec<Part>), Error> {
     let mut source = Source::open(source_path)?;
     if destinations.iter().any(|destination| destination.database.is_some()) {
         source = source.hashed();
+    }
+    if let Some(rest) = rest {
+        source = source.passing(Box::new(BufWriter::new(File::create(rest).map_err(Error::io(rest))?)));
     }
     let stage = progress.stage("splitting", Total::Bytes(source.length()));
     let parts = thread::scope(|scope| {
@@ -164,7 +171,7 @@ fn load(store: Store, batches: Receiver<Vec<Records>>) -> Result<(), LoadError> 
 /// Reads the source once more to say where `id` stands twice: the database told of the second time alone.
 fn repeated_id(path: &Path, collection: Collection, id: Id) -> Error {
     let find = || {
-        let mut source = Source::open(path)?;
+        let mut source = Source::open(path)?.passing(Box::new(io::sink()));
         let mut first = None;
         while let Some(batch) = source.next_batch()? {
             if batch.collection != collection {

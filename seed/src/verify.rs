@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::thread;
+use std::{io, thread};
 
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
@@ -143,7 +143,7 @@ impl Comparison {
 /// the databases' order.
 pub fn compare(path: &Path, wanted: &'static [Collection], databases: &[&Scanned]) -> Result<Vec<Comparison>, Error> {
     let mut comparisons: Vec<Comparison> = databases.iter().map(|_| Comparison::default()).collect();
-    let mut source = Source::with(path, wanted)?;
+    let mut source = Source::with(path, wanted)?.passing(Box::new(io::sink()));
     while let Some(batch) = source.next_batch()? {
         let Some(nth) = databases.iter().position(|scanned| scanned.store.collection() == batch.collection) else {
             continue;
@@ -189,7 +189,7 @@ fn name_added(
     comparison: &mut Comparison,
 ) -> Result<(), Error> {
     let mut in_file = HashSet::new();
-    let mut source = Source::with(path, wanted)?;
+    let mut source = Source::with(path, wanted)?.passing(Box::new(io::sink()));
     while let Some(batch) = source.next_batch()? {
         if batch.collection == store.collection() {
             in_file.extend(batch.parse(path)?.iter().flat_map(Records::iter).map(|record| record.id));

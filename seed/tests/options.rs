@@ -53,6 +53,42 @@ fn orphans_are_kept_counted_and_named() {
 }
 
 #[test]
+fn what_no_service_owns_is_put_aside_if_so_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let [input, data, rest] = ["in.json", "data", "rest.json"].map(|name| dir.path().join(name));
+    let with_rest = || seed([Path::new("--input"), &input, Path::new("--data"), &data, Path::new("--rest"), &rest]);
+    let write = |more: &str| {
+        fs::write(&input, format!(r#"{{{more} "users":[], "threads":[], "posts":[], "likes":7}}"#)).unwrap();
+    };
+    // What is put aside has to be JSON, and to be there once.
+    for bad in
+        [r#""votes":[1 2],"#, r#""votes":[tru],"#, r#""votes":{]},"#, r#""likes":1,"#, r#""votes","#, r#""votes":,"#]
+    {
+        write(bad);
+        let output = with_rest();
+        assert_eq!(output.status.code(), Some(3), "{bad}: {}", text(&output.stderr));
+        assert!(!data.exists() && !rest.exists() && fs::read_dir(dir.path()).unwrap().count() == 1, "{bad}");
+    }
+    let large = format!("[{}]", vec![r#"{"a": "]\"}"}"#; 200_000].join(", "));
+    write(&format!(r#""com\u006dents": {large},"#));
+    let refused = seed([Path::new("--input"), &input, Path::new("--data"), &data]);
+    assert_eq!(refused.status.code(), Some(3));
+    assert!(
+        text(&refused.stderr).contains("/comments (byte 1): no service owns this collection"),
+        "{}",
+        text(&refused.stderr)
+    );
+
+    let output = with_rest();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(fs::read_to_string(&rest).unwrap(), format!("{{\"comments\":{large},\"likes\":7}}\n"));
+    // From now on the file is known, and verify passes over the rest of it.
+    assert!(split(&input, &data).contains("already holds the split of"));
+    let verified = seed(["verify".as_ref(), "--input".as_ref(), input.as_path(), "--data".as_ref(), &data]);
+    assert!(verified.status.success(), "{}", text(&verified.stderr));
+}
+
+#[test]
 fn standard_input_is_a_source() {
     let dir = tempfile::tempdir().unwrap();
     let run = |source: &Path, data: &Path| {

@@ -257,7 +257,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let [input, back, data, again] = ["in.json", "back.json", "data", "again"].map(|name| dir.path().join(name));
         fs::write(&input, &source).unwrap();
-        match seed::run::split_and_verify(&input, &data, Options::default()) {
+        match seed::run::split_and_verify(&input, &data, &Options::default()) {
             Err(error) => {
                 prop_assert_eq!(error.exit_code(), 3, "{}", error);
                 prop_assert!(error.to_string().contains("(byte "), "{}", error);
@@ -268,7 +268,7 @@ proptest! {
                 seed::join::join(&data, Some(&back), false).unwrap();
                 // The original against what came back, and the other way round.
                 prop_assert_eq!(fault(&back, &data), "");
-                seed::run::split_and_verify(&back, &again, Options::default()).unwrap();
+                seed::run::split_and_verify(&back, &again, &Options::default()).unwrap();
                 prop_assert_eq!(fault(&input, &again), "");
                 prop_assert_eq!(digests(&again), digests(&data));
             }
