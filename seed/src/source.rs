@@ -1,7 +1,7 @@
 //! The monolith's file: one JSON object with an array for each collection, read as a stream.
 //!
 //! A file of any size passes through in bounded memory. This module finds where each record begins and ends, and
-//! checks what is around the records; what is inside one is [`Collection::parse`]'s business.
+//! checks what is around the records; what is inside one is [`Records::push`]'s business.
 
 use std::fs::File;
 use std::io::{self, Read, Write};

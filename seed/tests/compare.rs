@@ -38,9 +38,9 @@ impl Forum {
     /// What the monolith's seven routes send: 204 where the body is empty, 404 where there is none.
     fn answer(self, path: &str) -> Option<String> {
         let matching = |records: &[&str], field: &str, id: &str| {
-            let matches =
-                |record: &&&str| serde_json::from_str::<serde_json::Value>(record).unwrap()[field].to_string() == id;
-            records.iter().filter(matches).copied().collect::<Vec<_>>().join(",")
+            let field_of = |record: &str| serde_json::from_str::<serde_json::Value>(record).unwrap()[field].as_u64();
+            let id = id.parse().ok();
+            records.iter().copied().filter(|record| field_of(record) == id).collect::<Vec<_>>().join(",")
         };
         let list = |records: String| Some(format!("[{records}]"));
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
