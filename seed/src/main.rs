@@ -27,7 +27,7 @@ Exit codes:
   3  the input is wrong; the message says where
   4  a difference was found
   5  the target is in use, or holds something else
-  6  a file or a database could not be read or written"
+  6  a file, a database or the monolith could not be read or written"
 )]
 struct Cli {
     #[command(subcommand)]

@@ -35,6 +35,8 @@ pub struct Source {
     /// What was read and is not yet handed out; `at` is the next byte to look at.
     bytes: Vec<u8>,
     at: usize,
+    /// The memory of a batch that is done with.
+    spare: Vec<u8>,
     /// The offset of `bytes` in the file.
     base: u64,
     /// The collections it must hold, and those it was seen to.
@@ -111,6 +113,7 @@ impl Source {
             hash: Hashed::new(io::sink(), false),
             bytes: Vec::new(),
             at: 0,
+            spare: Vec::new(),
             base: 0,
             wanted,
             seen: Vec::new(),
@@ -118,6 +121,11 @@ impl Source {
             rest: None,
             begun: false,
         }
+    }
+
+    /// Takes back the memory of a batch: fresh memory costs more than reading into it.
+    pub fn recycle(&mut self, batch: Batch) {
+        self.spare = batch.bytes;
     }
 
     /// How long the file was when it was opened, in bytes.
@@ -302,9 +310,12 @@ impl Source {
                 break;
             }
         }
-        let rest = self.bytes.split_off(self.at);
-        let batch =
-            Batch { collection, first, base: self.base, bytes: std::mem::replace(&mut self.bytes, rest), records };
+        let mut bytes = std::mem::take(&mut self.spare);
+        bytes.clear();
+        bytes.extend_from_slice(&self.bytes[self.at..]);
+        self.bytes.truncate(self.at);
+        let bytes = std::mem::replace(&mut self.bytes, bytes);
+        let batch = Batch { collection, first, base: self.base, bytes, records };
         self.base += self.at as u64;
         self.at = 0;
         Ok(batch)

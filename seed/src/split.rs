@@ -88,6 +88,7 @@ pub fn split(
             let (bytes, count) = batch.size();
             stage.advance(bytes, count);
             parsed = Some((batch.collection, records?));
+            source.recycle(batch);
             next = following?;
         }
         put(parsed)?;

@@ -181,7 +181,7 @@ impl<'t, 'o> Writer<'t, 'o> {
                 let key = (key, self.out.len());
                 self.expect(b':')?;
                 self.token();
-                if self.depth == 1 && self.out[key.0..key.1] == *self.wanted {
+                if self.depth == 1 && !self.wanted.is_empty() && self.out[key.0..key.1] == *self.wanted {
                     self.found = Some(self.at);
                 }
                 if self.is_repeated(key, first_key, &mut many) {
@@ -203,17 +203,17 @@ impl<'t, 'o> Writer<'t, 'o> {
     }
 
     /// Whether the object whose keys begin at `first_key` has `key` already. Equal keys have equal canonical texts.
-    fn is_repeated(&self, key: (usize, usize), first_key: usize, many: &mut HashSet<String>) -> bool {
+    fn is_repeated(&self, key: (usize, usize), first_key: usize, many: &mut HashSet<Vec<u8>>) -> bool {
         const FEW: usize = 16;
-        let text = |(begin, end): (usize, usize)| &self.out[begin..end];
+        let text = |(begin, end): (usize, usize)| &self.out.as_bytes()[begin..end];
         let known = &self.keys[first_key..];
         if known.len() < FEW {
             return known.iter().any(|&known| text(known) == text(key));
         }
         if many.is_empty() {
-            many.extend(known.iter().map(|&known| text(known).to_owned()));
+            many.extend(known.iter().map(|&known| text(known).to_vec()));
         }
-        !many.insert(text(key).to_owned())
+        !many.insert(text(key).to_vec())
     }
 
     /// A key, read back from `out`.
@@ -284,25 +284,28 @@ impl<'t, 'o> Writer<'t, 'o> {
     }
 
     fn string(&mut self) -> Result<(), Box<Fault>> {
-        self.put(b'"');
+        // What is still to be written begins here: mostly all of the string, with its quotes.
+        let mut begin = self.at;
+        self.at += 1;
         loop {
-            let rest = &self.text[self.at..];
-            let Some(plain) = memchr::memchr2(b'"', b'\\', rest.as_bytes()) else {
+            let rest = &self.text.as_bytes()[self.at..];
+            let Some(length) = memchr::memchr2(b'"', b'\\', rest) else {
                 return Err(Fault::at(self.text.len(), "the text ends in the middle of a string"));
             };
-            let (plain, end) = (&rest[..plain], rest.as_bytes()[plain]);
             // Looking at all of it without an early end is what the compiler makes vector instructions of.
-            if plain.bytes().fold(false, |found, byte| found | (byte < 0x20)) {
-                let control = plain.bytes().position(|byte| byte < 0x20).unwrap_or_default();
+            if rest[..length].iter().fold(false, |found, byte| found | (*byte < 0x20)) {
+                let control = rest.iter().position(|byte| *byte < 0x20).unwrap_or_default();
                 return Err(Fault::at(self.at + control, "a control character in a string; it must be escaped"));
             }
-            self.out.push_str(plain);
-            self.at += plain.len();
-            if end == b'"' {
-                self.put(b'"');
+            self.at += length;
+            if rest[length] == b'"' {
+                self.at += 1;
+                self.out.push_str(&self.text[begin..self.at]);
                 return Ok(());
             }
+            self.out.push_str(&self.text[begin..self.at]);
             self.escape()?;
+            begin = self.at;
         }
     }
 
