@@ -1,7 +1,7 @@
 //! Real processes on free ports with fresh folders.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -224,7 +224,8 @@ pub fn tool(name: &str, what_for: &str) -> Option<PathBuf> {
 /// Says why a test does nothing.
 pub fn skip(reason: &str) {
     assert!(env::var_os("CI").is_none(), "in CI nothing may be skipped: {reason}");
-    eprintln!("skipped: {reason}");
+    // Past the test runner, which would keep it to itself.
+    let _ = writeln!(std::io::stderr(), "skipped: {reason}");
 }
 
 /// Every file below a folder with its content, but for locks.
