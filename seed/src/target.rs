@@ -148,8 +148,11 @@ impl Drop for Target {
         if self.keep {
             return;
         }
-        // What cannot be taken back now, the next run takes back.
-        let _ = self.settle();
+        // Where another process has a folder, what lies about is that one's business.
+        if self.folders.len() == Collection::ALL.len() {
+            // What cannot be taken back now, the next run takes back.
+            let _ = self.settle();
+        }
         for folder in &self.folders {
             if self.made.iter().any(|made| made == folder.path()) {
                 let _ = fs::remove_file(folder.path().join("lock"));

@@ -164,6 +164,25 @@ fn a_running_service_is_a_clear_error_where_something_would_change() {
     assert!(text(&output.stdout).contains("Its databases were not looked at"), "{}", text(&output.stdout));
 }
 
+/// Two at once: the second must not take back what the first is about to commit.
+#[test]
+fn a_run_that_finds_another_at_work_touches_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["users", "threads", "posts"] {
+        fs::create_dir_all(dir.path().join(name).join("next/db")).unwrap();
+    }
+    fs::write(dir.path().join("manifest.next.json"), "{}").unwrap();
+    for held in ["users", "posts"] {
+        let _other = shared::store::Folder::lock(&dir.path().join(held)).unwrap();
+        let before = snapshot(dir.path());
+        let output = seed([Path::new("--data"), dir.path(), Path::new("--replace")]);
+        assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
+        assert!(snapshot(dir.path()) == before && dir.path().join("users/next/db").exists());
+    }
+    // Nobody is at work any more: what is not committed is taken back.
+    assert!(split(&sample(), dir.path()).contains("is split:"));
+}
+
 #[test]
 fn a_bad_file_is_refused_with_its_place_and_nothing_is_left() {
     let users = r#"{"users":[{"id":1,"username":"a"}]"#;
