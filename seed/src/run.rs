@@ -7,7 +7,7 @@ use std::{env, io};
 
 use serde::de::IgnoredAny;
 use shared::model::Collection;
-use shared::store::{Folder, Store, StoreError};
+use shared::store::{Folder, Purpose, Store, StoreError};
 use tempfile::{TempDir, TempPath};
 
 use crate::error::Error;
@@ -92,7 +92,7 @@ fn fill(input: &Path, data: &Path, target: Target, options: &Options) -> Result<
     let stage = options.progress.stage("reading back", Total::Records(records));
     let mut scans = Vec::new();
     for part in &building {
-        scans.push(scan(Store::open(&part.database, part.collection)?, &stage)?);
+        scans.push(scan(Store::open(&part.database, part.collection, Purpose::Passing)?, &stage)?);
     }
     drop(stage);
     let mut faults = Vec::new();
@@ -228,7 +228,7 @@ fn scan_split<'f>(
         if let Some(gone) = [folder.slice(), folder.database()].into_iter().find(|path| !path.exists()) {
             return Err(Error::occupied(data, format!("its manifest is there, but {} is gone", gone.display())));
         }
-        let scanned = scan(Store::open(&folder.database(), collection)?, &stage)?;
+        let scanned = scan(Store::open(&folder.database(), collection, Purpose::Passing)?, &stage)?;
         let slice_equal = identify(&folder.slice())? == manifest.entry(collection).slice;
         faults.extend(report::fault(collection, true, slice_equal, scanned.indexes_equal));
         scans.push(scanned);

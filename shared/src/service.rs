@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::api::Routes;
 use crate::model::Collection;
 use crate::serve;
-use crate::store::{Folder, Store};
+use crate::store::{Folder, Purpose, Store};
 
 /// What a service is.
 pub struct Service {
@@ -83,7 +83,7 @@ fn start_log() {
 async fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
     let shutdown = shutdown_signal()?;
     let folder = Folder::lock(&config.data)?;
-    let store = Store::open(&folder.settled_database()?, service.collection)?;
+    let store = Store::open(&folder.settled_database()?, service.collection, Purpose::Serving)?;
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(|error| format!("{}: cannot listen here: {error}; --listen names another address", config.listen))?;

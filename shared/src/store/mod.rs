@@ -1,9 +1,9 @@
 //! A collection of records in sled: the embedded database of one service.
 //!
 //! ```no_run
-//! # use shared::model::{Collection, Post, Term}; use shared::store::Store;
+//! # use shared::model::{Collection, Post, Term}; use shared::store::{Purpose, Store};
 //! # fn main() -> Result<(), shared::store::StoreError> {
-//! let posts = Store::open("data/posts/db".as_ref(), Collection::Posts)?;
+//! let posts = Store::open("data/posts/db".as_ref(), Collection::Posts, Purpose::Serving)?;
 //! for post in posts.find(Post::IN_THREAD, &Term::Id("7".parse().unwrap())) {
 //!     println!("{}", String::from_utf8_lossy(post?.json()));
 //! }
@@ -33,8 +33,24 @@ pub use folder::Folder;
 pub use index::{Entries, Ids};
 pub use load::Load;
 
-/// What sled may keep in memory, in bytes. It counts bytes as they are on disk: real use is a few times that.
-const CACHE_BYTES: u64 = 64 << 20;
+/// What a database is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Answering requests, of which many ask for the same.
+    Serving,
+    /// Going through all of it once.
+    Passing,
+}
+
+impl Purpose {
+    /// What sled may keep in memory. It counts bytes as they are on disk: real use is a few times that.
+    fn cache_bytes(self) -> u64 {
+        match self {
+            Purpose::Serving => 64 << 20,
+            Purpose::Passing => 16 << 20,
+        }
+    }
+}
 
 /// How long to wait for a lock, ours or sled's, which can lag behind the end of what held it.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
@@ -128,11 +144,11 @@ impl Stored {
 
 impl Store {
     /// Opens the database at `path`, which another run has made.
-    pub fn open(path: &Path, collection: Collection) -> Result<Self, StoreError> {
+    pub fn open(path: &Path, collection: Collection, purpose: Purpose) -> Result<Self, StoreError> {
         if !path.is_dir() {
             return Err(StoreError::Missing(path.to_owned()));
         }
-        let store = Self { db: open_sled(path)?, path: path.to_owned(), collection };
+        let store = Self { db: open_sled(path, purpose)?, path: path.to_owned(), collection };
         store.check()?;
         Ok(store)
     }
@@ -154,7 +170,7 @@ impl Store {
     /// Makes an empty database at `path`, where nothing may be yet.
     pub fn create(path: &Path, collection: Collection) -> Result<Self, StoreError> {
         fs::create_dir(path).map_err(|source| StoreError::Io { path: path.to_owned(), source })?;
-        let store = Self { db: open_sled(path)?, path: path.to_owned(), collection };
+        let store = Self { db: open_sled(path, Purpose::Passing)?, path: path.to_owned(), collection };
         store.put(layout::COLLECTION_KEY, layout::encode_name(collection.name()))?;
         Ok(store)
     }
@@ -248,9 +264,9 @@ impl Store {
 }
 
 /// Opens sled with the guards it needs. The caller holds the [`Folder`]'s lock, so no other program of ours is here.
-fn open_sled(path: &Path) -> Result<sled::Db, StoreError> {
+fn open_sled(path: &Path, purpose: Purpose) -> Result<sled::Db, StoreError> {
     remove_half_written_snapshots(path).map_err(|source| StoreError::Io { path: path.to_owned(), source })?;
-    let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES);
+    let config = sled::Config::new().path(path).cache_capacity(purpose.cache_bytes());
     let give_up = Instant::now() + LOCK_PATIENCE;
     loop {
         // On damaged files sled may panic instead of returning an error.

@@ -41,7 +41,7 @@ fn a_loaded_store_gives_its_records_back_after_reopening() {
     store.sync().unwrap();
     drop(store);
 
-    let store = Store::open(&path, Collection::Posts).unwrap();
+    let store = Store::open(&path, Collection::Posts, Purpose::Serving).unwrap();
     let all: Vec<u64> = store.records().map(|record| record.unwrap().0.get()).collect();
     assert_eq!(all, [1, 2, 3, 256, 300, 9000]);
     let stored = store.get(id(256)).unwrap().unwrap();
@@ -87,7 +87,9 @@ fn terms_of_which_one_begins_another_are_told_apart() {
 fn what_cannot_be_opened_says_why() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("db");
-    let open = |collection| Store::open(&path, collection).err().map(|error| error.to_string()).unwrap_or_default();
+    let open = |collection| {
+        Store::open(&path, collection, Purpose::Serving).err().map(|error| error.to_string()).unwrap_or_default()
+    };
     assert!(open(Collection::Posts).contains("there is no database here"), "{}", open(Collection::Posts));
 
     drop(Store::create(&path, Collection::Users).unwrap());
@@ -98,7 +100,7 @@ fn what_cannot_be_opened_says_why() {
     assert_eq!(open(Collection::Users), "");
     assert!(!path.join("snap.0000.generating").exists());
 
-    let held = Store::open(&path, Collection::Users).unwrap();
+    let held = Store::open(&path, Collection::Users, Purpose::Serving).unwrap();
     assert!(open(Collection::Users).contains("in use"), "{}", open(Collection::Users));
     drop(held);
 
