@@ -29,7 +29,7 @@ pub struct Hashed<W> {
 }
 
 impl<W: Write> Hashed<W> {
-    /// Writes to `inner`. Hashing takes a sixth of the time of slicing: `hash` says whether anybody wants it.
+    /// Writes to `inner`. Hashing is not free: `hash` says whether anybody wants it.
     pub fn new(inner: W, hash: bool) -> Self {
         Self { inner, sha256: hash.then(Sha256::new), bytes: 0 }
     }

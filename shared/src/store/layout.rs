@@ -21,8 +21,8 @@
 //! Reference fields are not repeated beside it: only a write needs them, and it has to read the record anyway.
 //!
 //! Neighbours share a page, and the ids of a term share runs of up to [`RUN_IDS`], because a key is what costs in
-//! sled: loaded in id order, a million records go in seven times faster, and come out in a scan seven times faster,
-//! sixteen to a key than each under its own; and a post would need three keys where it now needs a fifth of one.
+//! sled: sixteen records to a key go in, and come out in a scan, several times faster than each under its own, and a
+//! post would need three keys where it now needs a fraction of one. `bench/split` shows what that gives.
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::{BorrowDecode, Encode};
