@@ -1,6 +1,6 @@
 //! What a file is: its length and its SHA-256, and its name while it is not whole.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufReader, Write};
 use std::path::{Path, PathBuf};
 
@@ -62,6 +62,21 @@ pub fn part_of(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".part");
     path.with_file_name(name)
+}
+
+/// Makes a file durable, or the entries of a folder: what was created, renamed or removed in it.
+pub fn sync(path: &Path) -> Result<(), Error> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(Error::io(path))
+}
+
+/// Puts the whole file `part` into its place at `path`, for good.
+pub fn put_in_place(part: &Path, path: &Path) -> Result<(), Error> {
+    sync(part)?;
+    fs::rename(part, path).map_err(Error::io(path))?;
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => sync(folder),
+        _ => sync(Path::new(".")),
+    }
 }
 
 /// What the file at `path` is.

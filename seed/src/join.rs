@@ -9,7 +9,7 @@ use shared::model::Collection;
 use shared::store::{Purpose, Store, Stored};
 
 use crate::error::Error;
-use crate::identity::{BUFFER, part_of};
+use crate::identity::{BUFFER, part_of, put_in_place};
 use crate::run::open_split;
 
 /// Writes the databases in `data` as one file to `output`, or to standard output. Ids that the split gave are left out
@@ -31,8 +31,7 @@ pub fn join(data: &Path, output: Option<&Path>, with_ids: bool) -> Result<(), Er
     let file = File::create(&part).map_err(Error::io(&part))?;
     let written = write(&stores, with_ids, BufWriter::with_capacity(BUFFER, file), &part)
         .and_then(|file| file.into_inner().map_err(|error| Error::io(&part)(error.into_error())))
-        .and_then(|file| file.sync_all().map_err(Error::io(&part)))
-        .and_then(|()| fs::rename(&part, path).map_err(Error::io(path)));
+        .and_then(|_| put_in_place(&part, path));
     if written.is_err() {
         let _ = fs::remove_file(&part);
     }

@@ -11,7 +11,7 @@ use shared::store::{Folder, Purpose, Store, StoreError};
 use tempfile::{TempDir, TempPath};
 
 use crate::error::Error;
-use crate::identity::{identify, part_of};
+use crate::identity::{identify, part_of, put_in_place};
 use crate::manifest::Manifest;
 use crate::orphans::Orphans;
 use crate::progress::{Progress, Total};
@@ -115,7 +115,7 @@ fn fill(input: &Path, data: &Path, target: Target, options: &Options) -> Result<
     let parts = parts.try_into().unwrap_or_else(|_| unreachable!("there are three collections"));
     let manifest = Manifest::new(source, parts, orphans);
     if let (Some(rest), Some(path)) = (rest, &options.rest) {
-        rest.persist(path).map_err(|error| Error::io(path)(error.error))?;
+        put_in_place(&rest, path)?;
     }
     target.publish(&manifest)?;
     Ok(report::filled(input, data, &manifest))
@@ -169,7 +169,7 @@ pub fn slices(input: &Path, output: &Path, progress: Progress) -> Result<Report,
     let (source, parts) = split(input, &destinations, None, progress)?;
     for (name, path) in names.iter().zip(&paths) {
         let target = output.join(name);
-        fs::rename(path, &target).map_err(Error::io(&target))?;
+        put_in_place(path, &target)?;
     }
     Ok(report::sliced(input, output, &source, &parts))
 }

@@ -21,6 +21,7 @@ use shared::model::Collection;
 use shared::store::Folder;
 
 use crate::error::Error;
+use crate::identity::sync;
 use crate::manifest::{MANIFEST, Manifest};
 
 const MANIFEST_NEXT: &str = "manifest.next.json";
@@ -93,14 +94,14 @@ impl Target {
         let written =
             File::create(&next).and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
         written.map_err(Error::io(&next))?;
-        sync_folder(&self.data)?;
+        sync(&self.data)?;
         for folder in &self.folders {
             rename(&folder.path().join(BUILDING), &folder.next())?;
-            sync_folder(folder.path())?;
+            sync(folder.path())?;
         }
         rename(&next, &self.data.join(MANIFEST))?;
         self.keep = true;
-        sync_folder(&self.data)?;
+        sync(&self.data)?;
         self.folders.iter().try_for_each(finish)
     }
 
@@ -112,14 +113,14 @@ impl Target {
             remove_folder(&folder.path().join(BUILDING))?;
             if uncommitted {
                 remove_folder(&folder.next())?;
-                sync_folder(folder.path())?;
+                sync(folder.path())?;
             } else {
                 finish(folder)?;
             }
         }
         if uncommitted {
             fs::remove_file(&manifest).map_err(Error::io(&manifest))?;
-            sync_folder(&self.data)?;
+            sync(&self.data)?;
         }
         Ok(())
     }
@@ -137,7 +138,7 @@ fn finish(folder: &Folder) -> Result<(), Error> {
     if next.join("db.json").exists() {
         rename(&next.join("db.json"), &folder.slice())?;
     }
-    sync_folder(folder.path())?;
+    sync(folder.path())?;
     remove_folder(&next)?;
     remove_folder(&old)
 }
@@ -177,17 +178,12 @@ fn remove_folder(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Makes the entries of a folder durable: what was created, renamed or removed in it.
-fn sync_folder(path: &Path) -> Result<(), Error> {
-    File::open(path).and_then(|folder| folder.sync_all()).map_err(Error::io(path))
-}
-
 /// Makes a folder durable with all that is in it.
 fn sync_tree(path: &Path) -> Result<(), Error> {
     for entry in fs::read_dir(path).map_err(Error::io(path))? {
         let entry = entry.map_err(Error::io(path))?;
         let is_folder = entry.file_type().map_err(Error::io(path))?.is_dir();
-        if is_folder { sync_tree(&entry.path())? } else { sync_folder(&entry.path())? }
+        if is_folder { sync_tree(&entry.path())? } else { sync(&entry.path())? }
     }
-    sync_folder(path)
+    sync(path)
 }
