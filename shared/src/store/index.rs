@@ -2,14 +2,14 @@
 
 use std::vec;
 
-use super::{Store, StoreError, layout};
+use super::{Scan, Store, StoreError, layout};
 use crate::id::Id;
 use crate::model::{Index, Term};
 
 impl Store {
     /// The ids that `index` lists under `term`, ascending.
     pub fn ids(&self, index: Index, term: &Term) -> Ids {
-        let runs = self.db.scan_prefix(layout::term_prefix(index, term));
+        let runs = self.scan(&layout::term_prefix(index, term));
         Ids { store: self.clone(), runs, run: Vec::new().into_iter() }
     }
 
@@ -17,7 +17,7 @@ impl Store {
     pub fn entries(&self) -> Entries {
         Entries {
             store: self.clone(),
-            runs: self.db.scan_prefix([layout::INDEX]),
+            runs: self.scan(&[layout::INDEX]),
             run: Vec::new().into_iter(),
             prefix: Vec::new(),
         }
@@ -26,7 +26,7 @@ impl Store {
     /// Each entry of an index of ids: the id that is referred to, and a record that does; in that order.
     pub fn references(&self, index: Index) -> impl Iterator<Item = Result<(Id, Id), StoreError>> + use<> {
         let store = self.clone();
-        self.db.scan_prefix([layout::INDEX, index.0]).flat_map(move |run| {
+        self.scan(&[layout::INDEX, index.0]).flat_map(move |run| {
             let run = run.map_err(|source| store.sled(source)).and_then(|(key, value)| {
                 let referred = layout::referred_id(&key).ok_or_else(|| store.corrupt("an index key holds no id"))?;
                 Ok((referred, store.decode_run(&key, &value)?))
@@ -107,7 +107,7 @@ impl Store {
 /// The ids under one term. Made by [`Store::ids`].
 pub struct Ids {
     store: Store,
-    runs: sled::Iter,
+    runs: Scan,
     run: vec::IntoIter<Id>,
 }
 
@@ -131,7 +131,7 @@ impl Iterator for Ids {
 /// All entries of all indexes. Made by [`Store::entries`].
 pub struct Entries {
     store: Store,
-    runs: sled::Iter,
+    runs: Scan,
     prefix: Vec<u8>,
     run: vec::IntoIter<Id>,
 }
