@@ -42,6 +42,15 @@ impl Digest {
             (*limb, carry) = (sum, first || second);
         }
     }
+
+    /// Takes all elements of another set away, which are in this one.
+    pub fn unmerge(&mut self, other: &Digest) {
+        // In two's complement: what is added is the other's complement and one.
+        let complement = Digest { count: 0, sum: other.sum.map(|limb| !limb) };
+        self.merge(&complement);
+        self.merge(&Digest { count: 0, sum: [1, 0, 0, 0] });
+        self.count -= other.count;
+    }
 }
 
 /// The sum, hexadecimal, most significant first.
@@ -87,6 +96,12 @@ impl Digests {
     pub fn merge(&mut self, other: &Digests) {
         self.exact.merge(&other.exact);
         self.canonical.merge(&other.canonical);
+    }
+
+    /// Takes all records of another set away, which are in this one.
+    pub fn unmerge(&mut self, other: &Digests) {
+        self.exact.unmerge(&other.exact);
+        self.canonical.unmerge(&other.canonical);
     }
 }
 
@@ -237,6 +252,10 @@ mod tests {
         let mut parts = sum(&["a"]);
         parts.merge(&sum(&["b", "c"]));
         assert_eq!(parts, sum(&["a", "b", "c"]));
+        parts.unmerge(&sum(&["b"]));
+        assert_eq!(parts, sum(&["c", "a"]));
+        parts.unmerge(&sum(&["a", "c"]));
+        assert_eq!(parts, Digest::default());
         assert_eq!(sum(&["abc"]).to_string().len(), 64);
     }
 }

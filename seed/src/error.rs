@@ -27,6 +27,12 @@ pub enum Error {
     /// What was read back is not what the source holds.
     #[error("{0}")]
     Difference(String),
+    /// The file and a service have changed the same record, each in another way.
+    #[error(
+        "{}\nNothing was changed. --prefer monolith takes the file's version of such records, --prefer service the service's.",
+        .0.text.trim_end()
+    )]
+    Conflicts(Report),
     /// The monolith does not answer as one.
     #[error("{0}; is this the monolith?")]
     Monolith(String),
@@ -71,7 +77,7 @@ impl Error {
         match self {
             Error::Input { .. } | Error::Orphans(_) => 3,
             Error::Difference(_) | Error::Compared(_) => 4,
-            Error::Occupied { .. } | Error::Store(StoreError::InUse { .. }) => 5,
+            Error::Occupied { .. } | Error::Conflicts(_) | Error::Store(StoreError::InUse { .. }) => 5,
             Error::Store(_) | Error::Io { .. } | Error::Monolith(_) => 6,
         }
     }

@@ -1,12 +1,13 @@
 //! `seed`: splits a monolith's db.json into a slice and a database for each service, and proves that nothing was lost.
 //!
-//! - [`source`]: the combined file, as a stream of records
+//! - [`source`]: the combined file, as a stream of records; [`rejects`]: those that can't be taken
 //! - [`mod@split`]: into [slices](mod@slice) and databases, beside what is there
 //! - [`digest`]: what a set of records is, whatever its order
 //! - [`mod@verify`]: everything read back and compared with the source
 //! - [`orphans`]: references that lead nowhere
 //! - [`manifest`]: what was split, and into what
 //! - [`target`]: the services' folders, and the one commit point at which the result takes its place
+//! - [`update`]: what a newer file changes, applied to a split that is there
 //! - [`run`]: all of that, in order
 //! - [`join`]: the way back
 //! - [`compare`]: the monolith and the services, over HTTP
@@ -20,6 +21,7 @@ pub mod join;
 pub mod manifest;
 pub mod orphans;
 pub mod progress;
+pub mod rejects;
 pub mod report;
 pub mod run;
 pub mod slice;
@@ -27,4 +29,5 @@ pub mod source;
 pub mod split;
 pub mod target;
 pub mod text;
+pub mod update;
 pub mod verify;

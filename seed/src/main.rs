@@ -9,6 +9,7 @@ use seed::compare::Paths;
 use seed::error::Error;
 use seed::progress::Progress;
 use seed::run::Options;
+use seed::update::Side;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -19,15 +20,17 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
     version,
     args_conflicts_with_subcommands = true,
     after_help = "\
-A second run on the same file checks the split and changes nothing.
+A second run on the same file checks the split and changes nothing. One on a newer file applies what that changes, and
+keeps what the services have changed meanwhile.
 
 Exit codes:
   0  done
   2  the command line is wrong
   3  the input is wrong; the message says where
   4  a difference was found
-  5  the target is in use, or holds something else
-  6  a file, a database or the monolith could not be read or written"
+  5  the target is in use, or holds something else, or what a service has changed otherwise than the file
+  6  a file, a database or the monolith could not be read or written
+  7  done, but some records were rejected"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -116,6 +119,22 @@ struct Split {
     /// Writes the collections that no service owns to FILE, for the monolith to keep, instead of refusing them
     #[arg(long, value_name = "FILE")]
     rest: Option<PathBuf>,
+
+    /// Writes records that can't be taken to FILE, each as a line of JSON, and goes on without them
+    #[arg(long, value_name = "FILE")]
+    rejects: Option<PathBuf>,
+
+    /// How many of those there may be
+    #[arg(long, value_name = "N", requires = "rejects")]
+    max_rejects: Option<u64>,
+
+    /// Whose version to take of a record that both the newer file and its service have changed
+    #[arg(long, value_name = "SIDE")]
+    prefer: Option<Side>,
+
+    /// Finds out and prints what would be done, and changes nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 #[derive(Args)]
@@ -130,8 +149,9 @@ fn main() -> ExitCode {
     let progress = if quiet { Progress::Quiet } else { Progress::on_stderr() };
     let done = match command {
         None => {
-            let options = Options { replace: split.replace, strict: split.strict, rest: split.rest, progress };
-            seed::run::split_and_verify(&split.input, &split.data.dir, &options)
+            let Split { input, data, replace, strict, rest, rejects, max_rejects, prefer, dry_run } = split;
+            let options = Options { replace, strict, rest, rejects, max_rejects, prefer, dry_run, progress };
+            seed::run::split_and_verify(&input, &data.dir, &options)
         }
         Some(Command::Verify { input, data }) => seed::run::verify(input.as_deref(), &data.dir, progress),
         Some(Command::Compare { monolith, services, input, paths, at_once }) => {
@@ -155,13 +175,13 @@ fn main() -> ExitCode {
             let text = if json && !report.json.is_null() { format!("{}\n", report.json) } else { report.text };
             // Who closes the pipe early has read enough.
             let _ = std::io::stdout().write_all(text.as_bytes());
-            ExitCode::SUCCESS
-        }
-        Err(Error::Compared(report)) if json => {
-            println!("{}", report.json);
-            ExitCode::from(Error::Compared(report).exit_code())
+            ExitCode::from(report.exit_code)
         }
         Err(error) => {
+            if let (Error::Compared(report) | Error::Conflicts(report), true) = (&error, json) {
+                println!("{}", report.json);
+                return ExitCode::from(error.exit_code());
+            }
             eprintln!("seed: {error}");
             ExitCode::from(error.exit_code())
         }

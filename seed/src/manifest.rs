@@ -8,6 +8,7 @@
 //!   "users": { "records": 4, "digest": "…", "slice": { "sha256": "…", "bytes": 471 } },
 //!   "threads": …,
 //!   "posts": …,
+//!   "rejected": 0,
 //!   "orphans": { "threads_by_user": 0, "posts_in_thread": 0, "posts_by_user": 0 }
 //! }
 //! ```
@@ -42,6 +43,9 @@ pub struct Manifest {
     users: Entry,
     threads: Entry,
     posts: Entry,
+    /// How many of the file's records were rejected.
+    #[serde(default)]
+    pub rejected: u64,
     /// References that lead nowhere.
     pub orphans: Orphans,
 }
@@ -59,14 +63,16 @@ pub struct Entry {
 
 impl Manifest {
     /// The manifest of a split of `source` into `parts`, in the order of [`Collection::ALL`].
-    pub fn new(source: Identity, parts: [Part; 3], orphans: Orphans) -> Self {
+    pub fn new(source: Identity, parts: Vec<Part>, rejected: u64, orphans: Orphans) -> Self {
         let created = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-        let [users, threads, posts] = parts.map(|Part { digests, slice }| Entry {
+        let mut entries = parts.into_iter().map(|Part { digests, slice }| Entry {
             records: digests.canonical.count,
             digest: digests.canonical.to_string(),
             slice,
         });
-        Self { version: VERSION, created, source, users, threads, posts, orphans }
+        let mut next = || entries.next().expect("there are three collections");
+        let (users, threads, posts) = (next(), next(), next());
+        Self { version: VERSION, created, source, users, threads, posts, rejected, orphans }
     }
 
     /// What became of a collection.

@@ -12,6 +12,7 @@ use crate::identity::Identity;
 use crate::manifest::Manifest;
 use crate::split::Part;
 use crate::text::Difference;
+use crate::update::Changes;
 use crate::verify::Comparison;
 
 /// What was done, for people and for programs.
@@ -21,10 +22,33 @@ pub struct Report {
     pub text: String,
     /// For programs: an object with `outcome`, and what belongs to that; null where there is nothing to say.
     pub json: Value,
+    /// What the program ends with.
+    pub exit_code: u8,
 }
 
-/// A split that was made: what went where.
-pub fn filled(input: &Path, data: &Path, manifest: &Manifest) -> Report {
+/// Done, but for the records that were rejected.
+const REJECTED: u8 = 7;
+
+impl Report {
+    fn new(text: String, json: Value) -> Self {
+        Self { text, json, exit_code: 0 }
+    }
+
+    /// Adds how many records were rejected.
+    fn with_rejects(mut self, rejected: u64) -> Self {
+        if rejected > 0 {
+            let _ = writeln!(
+                self.text,
+                "\n{rejected} records were rejected and are not there; the file for --rejects has them."
+            );
+            self.exit_code = REJECTED;
+        }
+        self
+    }
+}
+
+/// A split that was made, or would be: what went where.
+pub fn filled(input: &Path, data: &Path, manifest: &Manifest, dry_run: bool) -> Report {
     let mut rows = vec![["collection", "records", "bytes", "slice", "database"].map(String::from)];
     for collection in Collection::ALL {
         let folder = data.join(collection.name());
@@ -38,15 +62,47 @@ pub fn filled(input: &Path, data: &Path, manifest: &Manifest) -> Report {
         ]);
     }
     let text = format!(
-        "{} ({} bytes, SHA-256 {}) is split:\n\n{}\n\
+        "{} ({} bytes, SHA-256 {}) {}:\n\n{}\n\
          Every record was read back and equals the source. Every index equals a full scan.\n{}",
         input.display(),
         manifest.source.bytes,
         manifest.source.sha256,
+        if dry_run { "can be split; nothing was changed" } else { "is split" },
         table(&rows),
         if manifest.orphans.count() > 0 { format!("\n{} They are kept.\n", manifest.orphans) } else { String::new() },
     );
-    Report { text, json: json!({ "outcome": "split", "manifest": manifest }) }
+    Report::new(text, json!({ "outcome": "split", "dry_run": dry_run, "manifest": manifest }))
+        .with_rejects(manifest.rejected)
+}
+
+/// A split that a newer file was applied to, or would be: what that changes.
+pub fn updated(input: &Path, data: &Path, changes: &[Changes], rejected: u64, dry_run: bool) -> Report {
+    let titles = ["collection", "added", "changed", "removed", "kept", "conflicts"];
+    let mut rows = vec![titles.map(String::from)];
+    let mut json = json!({ "outcome": "updated", "dry_run": dry_run, "rejected": rejected });
+    for (collection, changes) in Collection::ALL.into_iter().zip(changes) {
+        let Changes { added, changed, removed, kept, conflicts, named, .. } = changes;
+        let counts = [added, changed, removed, kept, conflicts].map(u64::to_string);
+        let [added, changed, removed, kept, conflicts] = counts;
+        rows.push([collection.name().to_owned(), added, changed, removed, kept, conflicts]);
+        let named: Vec<Value> =
+            named.iter().map(|d| json!({ "pointer": d.pointer, "file": d.left, "service": d.right })).collect();
+        json[collection.name()] = json!({
+            "added": changes.added, "changed": changes.changed, "removed": changes.removed, "kept": changes.kept,
+            "conflicts": changes.conflicts, "first": named,
+        });
+    }
+    let done = if dry_run { "would be brought up to date with" } else { "is brought up to date with" };
+    let mut text = format!("{} {done} {}:\n\n{}", data.display(), input.display(), table(&rows));
+    text += "\nKept is what a service alone has changed since the last run.\n";
+    for Difference { pointer, left, right } in changes.iter().flat_map(|changes| &changes.named) {
+        let [left, right] = [left, right].map(|side| side.as_deref().unwrap_or("nothing"));
+        let _ = writeln!(text, "  {pointer}: {left} in the file, {right} in the service");
+    }
+    if dry_run {
+        text += "Nothing was changed.\n";
+    }
+    Report::new(text, json).with_rejects(rejected)
 }
 
 /// Slices alone.
@@ -59,7 +115,7 @@ pub fn sliced(input: &Path, output: &Path, source: &Identity, parts: &[Part]) ->
     let text = format!("{} ({} bytes) is sliced:\n\n{}", input.display(), source.bytes, table(&rows));
     let bytes: Vec<u64> = parts.iter().map(|part| part.slice.bytes).collect();
     let json = json!({ "outcome": "sliced", "users": bytes[0], "threads": bytes[1], "posts": bytes[2] });
-    Report { text, json }
+    Report::new(text, json)
 }
 
 /// A split that was there: what has become of it.
@@ -87,7 +143,7 @@ pub fn checked(input: &Path, data: &Path, comparisons: &[Comparison]) -> Report 
         let Comparison { equal, changed, removed, added, .. } = comparison;
         json[collection.name()] = json!({ "as_split": equal, "changed": changed, "removed": removed, "added": added });
     }
-    Report { text, json }
+    Report::new(text, json)
 }
 
 /// A split that was there, and is being served.
@@ -97,17 +153,17 @@ pub fn served(input: &Path, data: &Path, in_use: &StoreError) -> Report {
         data.display(),
         input.display()
     );
-    Report { text, json: json!({ "outcome": "served" }) }
+    Report::new(text, json!({ "outcome": "served" }))
 }
 
 /// A file that was joined. Where it went to standard output, nothing else does.
 pub fn joined(output: Option<&Path>) -> Report {
     match output {
-        Some(path) => Report {
-            text: format!("{} is joined.\n", path.display()),
-            json: json!({ "outcome": "joined", "output": path.to_string_lossy() }),
-        },
-        None => Report { text: String::new(), json: Value::Null },
+        Some(path) => Report::new(
+            format!("{} is joined.\n", path.display()),
+            json!({ "outcome": "joined", "output": path.to_string_lossy() }),
+        ),
+        None => Report::new(String::new(), Value::Null),
     }
 }
 
@@ -120,7 +176,7 @@ pub fn verified(input: Option<&Path>, data: &Path, manifest: &Manifest) -> Repor
     }
     let source = input.map(|input| format!(" and {}", input.display())).unwrap_or_default();
     let text = format!("{} equals its manifest{source}:\n\n{}", data.display(), table(&rows));
-    Report { text, json: json!({ "outcome": "verified", "manifest": manifest }) }
+    Report::new(text, json!({ "outcome": "verified", "manifest": manifest }))
 }
 
 /// The monolith and the services, compared over HTTP.
@@ -138,7 +194,7 @@ pub fn compared(comparison: &compare::Comparison) -> Report {
     let json = json!({
         "outcome": "compared", "paths": paths, "equal": equal, "expected": expected, "different": different, "first": named,
     });
-    Report { text, json }
+    Report::new(text, json)
 }
 
 /// How many records differ, and the first places where they do.

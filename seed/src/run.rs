@@ -1,7 +1,7 @@
-//! The whole job: split, load, verify, publish; or check what is there.
+//! The whole job: split, load, verify, publish; or bring up to date or check what is there.
 
 use std::fs::{self, File};
-use std::io::BufReader;
+use std::io::{BufReader, BufWriter};
 use std::path::{Path, PathBuf};
 use std::{env, io};
 
@@ -15,10 +15,12 @@ use crate::identity::{identify, part_of, put_in_place};
 use crate::manifest::Manifest;
 use crate::orphans::Orphans;
 use crate::progress::{Progress, Total};
+use crate::rejects::Rejects;
 use crate::report::{self, Report};
 use crate::source::Source;
 use crate::split::{Destination, split};
-use crate::target::Target;
+use crate::target::{Building, Target};
+use crate::update::{Before, Plan, Side, apply, copy_database, plan};
 use crate::verify::{Comparison, Scanned, compare, scan};
 
 /// What may differ between splits.
@@ -30,12 +32,20 @@ pub struct Options {
     pub strict: bool,
     /// Where the collections go that no service owns, instead of being refused.
     pub rest: Option<PathBuf>,
+    /// Where records go that can't be taken, instead of the first ending the run.
+    pub rejects: Option<PathBuf>,
+    /// How many of those there may be; any number where it is not said.
+    pub max_rejects: Option<u64>,
+    /// Whose version is taken of a record that the file and its service both changed.
+    pub prefer: Option<Side>,
+    /// Finds out what would be done, and changes nothing.
+    pub dry_run: bool,
     /// How progress is shown.
     pub progress: Progress,
 }
 
-/// Splits the file `input`, or standard input where that is `-`, into the services' folders in `data`, or checks a
-/// split that is already there.
+/// Splits the file `input`, or standard input where that is `-`, into the services' folders in `data`; or applies what
+/// it changes to a split that is already there; or, where it is the same file, checks that.
 ///
 /// # Errors
 /// See [`Error`]; what `data` holds is then as it was.
@@ -55,7 +65,10 @@ pub fn split_and_verify(input: &Path, data: &Path, options: &Options) -> Result<
         _ if replace => fill(input, data, target, options),
         Ok(None) if target.is_empty() => fill(input, data, target, options),
         Ok(None) => Err(Error::occupied(data, "it holds slices or databases without a manifest".to_owned())),
-        Ok(Some(manifest)) => check(input, data, &manifest, &target, options.progress),
+        Ok(Some(manifest)) if manifest.source == identify(input)? => {
+            check(input, data, &manifest, &target, options.progress)
+        }
+        Ok(Some(manifest)) => update(input, data, &manifest, target, options),
         Err(error) => Err(error),
     }
 }
@@ -72,6 +85,55 @@ fn keep_stdin() -> Result<TempDir, Error> {
     Ok(folder)
 }
 
+/// What is written beside the split: whole, but not yet in its place.
+struct Aside {
+    rest: Option<(TempPath, PathBuf)>,
+    rejects: Option<(TempPath, PathBuf)>,
+}
+
+impl Aside {
+    fn begin(options: &Options) -> Result<Self, Error> {
+        // Gone again unless it is put into its place.
+        let begin = |path: &Option<PathBuf>| {
+            let Some(path) = path else { return Ok(None) };
+            let part = part_of(path);
+            File::create(&part).map_err(Error::io(&part))?;
+            let part = TempPath::try_from_path(part).map_err(Error::io(path))?;
+            Ok::<_, Error>(Some((part, path.to_owned())))
+        };
+        Ok(Self { rest: begin(&options.rest)?, rejects: begin(&options.rejects)? })
+    }
+
+    /// Where the collections that no service owns go.
+    fn rest(&self) -> Option<&Path> {
+        self.rest.as_ref().map(|(part, _)| &**part)
+    }
+
+    /// What takes the rejects of `input`.
+    fn rejects(&self, input: &Path, options: &Options) -> Result<Rejects, Error> {
+        let Some((part, _)) = &self.rejects else { return Ok(Rejects::refuse(input)) };
+        let out = BufWriter::new(File::create(part).map_err(Error::io(part))?);
+        Ok(Rejects::write(input, Box::new(out), options.max_rejects.unwrap_or(u64::MAX)))
+    }
+
+    /// Who gets no split because there are too many rejects can at least look at them.
+    fn unless_too_many<T>(&self, outcome: Result<T, Error>, rejects: &mut Rejects) -> Result<T, Error> {
+        if let (Err(_), true, Some((part, path))) = (&outcome, rejects.are_too_many(), &self.rejects) {
+            rejects.flush()?;
+            put_in_place(part, path)?;
+        }
+        outcome
+    }
+
+    /// Puts it all into place.
+    fn put_in_place(self) -> Result<(), Error> {
+        for (part, path) in [self.rest, self.rejects].into_iter().flatten() {
+            put_in_place(&part, &path)?;
+        }
+        Ok(())
+    }
+}
+
 /// Splits into a target that is empty or given up.
 fn fill(input: &Path, data: &Path, target: Target, options: &Options) -> Result<Report, Error> {
     let building = target.build()?;
@@ -79,22 +141,14 @@ fn fill(input: &Path, data: &Path, target: Target, options: &Options) -> Result<
         .iter()
         .map(|part| Destination { collection: part.collection, slice: &part.slice, database: Some(&part.database) })
         .collect();
-    // Gone again unless it is put into its place.
-    let part = |path: &PathBuf| TempPath::try_from_path(part_of(path)).map_err(Error::io(path));
-    let rest = options.rest.as_ref().map(part).transpose()?;
-    let (source, parts) = split(input, &destinations, rest.as_deref(), options.progress)?;
-    if let Some(rest) = &rest {
-        check_rest(input, rest)?;
-    }
+    let aside = Aside::begin(options)?;
+    let mut rejects = aside.rejects(input, options)?;
+    let split = split(input, &destinations, aside.rest(), &mut rejects, options.progress);
+    let (source, parts) = aside.unless_too_many(split, &mut rejects)?;
+    let rejected = rejects.finish()?;
+    check_rest(input, aside.rest())?;
 
-    // The databases are opened anew: what counts is what a service will find.
-    let records = parts.iter().map(|part| part.digests.exact.count).sum();
-    let stage = options.progress.stage("reading back", Total::Records(records));
-    let mut scans = Vec::new();
-    for part in &building {
-        scans.push(scan(Store::open(&part.database, part.collection, Purpose::Passing)?, &stage)?);
-    }
-    drop(stage);
+    let scans = read_back(&building, parts.iter().map(|part| part.digests.exact.count).sum(), options.progress)?;
     let mut faults = Vec::new();
     for ((scanned, building), part) in scans.iter().zip(&building).zip(&parts) {
         let slice_equal = identify(&building.slice)? == part.slice;
@@ -102,27 +156,101 @@ fn fill(input: &Path, data: &Path, target: Target, options: &Options) -> Result<
         faults.extend(report::fault(building.collection, records_equal, slice_equal, scanned.indexes_equal));
     }
     if !faults.is_empty() {
-        let comparisons = compare(input, &Collection::ALL, &scans.iter().collect::<Vec<_>>())?;
+        let comparisons = compare(input, &Collection::ALL, rejected, &scans.iter().collect::<Vec<_>>())?;
         faults.extend(comparisons.iter().map(report::differences));
         return Err(Error::Difference(format!("{}\nNothing was published.", faults.join("\n"))));
     }
+    let manifest = Manifest::new(source, parts, rejected, orphans(scans, options)?);
+    publish(target, &manifest, aside, options)?;
+    Ok(report::filled(input, data, &manifest, options.dry_run))
+}
+
+/// Applies what a newer file changes to the split that is there.
+fn update(input: &Path, data: &Path, old: &Manifest, target: Target, options: &Options) -> Result<Report, Error> {
+    let (databases, faults) = scan_split(data, old, target.folders(), options.progress)?;
+    if !faults.is_empty() {
+        return Err(Error::Difference(format!("{}\n`seed --replace` splits the file anew.", faults.join("\n"))));
+    }
+    let building = target.build()?;
+    let aside = Aside::begin(options)?;
+    let mut rejects = aside.rejects(input, options)?;
+    let mut source = Source::open(input)?.hashed();
+    if let Some(rest) = aside.rest() {
+        source = source.passing(Box::new(BufWriter::new(File::create(rest).map_err(Error::io(rest))?)));
+    }
+    let slices = Collection::ALL.map(|collection| old.entry(collection).slice.bytes);
+    let stage = options.progress.stage("comparing", Total::Bytes(source.length() + slices.iter().sum::<u64>()));
+    let before: Vec<Before> = (databases.into_iter().zip(target.folders()).zip(&building))
+        .map(|((database, (_, folder)), part)| Before {
+            database,
+            slice: folder.slice(),
+            next_slice: part.slice.clone(),
+        })
+        .collect();
+    let plan = plan(input, source, &before, options.prefer, &mut rejects, &stage);
+    let Plan { source, parts, changes } = aside.unless_too_many(plan, &mut rejects)?;
+    drop(stage);
+    let rejected = rejects.finish()?;
+    check_rest(input, aside.rest())?;
+    if options.prefer.is_none() && changes.iter().any(|changes| changes.conflicts > 0) {
+        return Err(Error::Conflicts(report::updated(input, data, &changes, rejected, true)));
+    }
+    let expected: Vec<_> =
+        before.iter().zip(&changes).map(|(before, changes)| changes.applied_to(before.database.digests)).collect();
+    drop(before);
+
+    if !options.dry_run {
+        let mut stores = Vec::new();
+        for (part, (_, folder)) in building.iter().zip(target.folders()) {
+            copy_database(&folder.database(), &part.database)?;
+            stores.push(Store::open(&part.database, part.collection, Purpose::Passing)?);
+        }
+        let again = if rejected == 0 { Rejects::refuse(input) } else { Rejects::pass_over(input) };
+        let stage = options.progress.stage("applying", Total::Bytes(source.bytes));
+        apply(input, again, &changes, &stores, &stage)?;
+    }
+    if options.dry_run {
+        return Ok(report::updated(input, data, &changes, rejected, true));
+    }
+    let scans = read_back(&building, expected.iter().map(|digests| digests.exact.count).sum(), options.progress)?;
+    for ((scanned, expected), part) in scans.iter().zip(&expected).zip(&building) {
+        let slice_equal = identify(&part.slice)? == parts[part.collection as usize].slice;
+        let records_equal = scanned.digests == *expected;
+        if let Some(fault) = report::fault(part.collection, records_equal, slice_equal, scanned.indexes_equal) {
+            return Err(Error::Difference(format!("{fault}\nNothing was published.")));
+        }
+    }
+    let manifest = Manifest::new(source, parts, rejected, orphans(scans, options)?);
+    publish(target, &manifest, aside, options)?;
+    Ok(report::updated(input, data, &changes, rejected, false))
+}
+
+/// Scans the databases that were built. They are opened anew: what counts is what a service will find.
+fn read_back(building: &[Building], records: u64, progress: Progress) -> Result<Vec<Scanned>, Error> {
+    let stage = progress.stage("reading back", Total::Records(records));
+    let open = |part: &Building| Store::open(&part.database, part.collection, Purpose::Passing);
+    building.iter().map(|part| scan(open(part)?, &stage)).collect()
+}
+
+/// The orphans in the databases of all collections; an error where there may be none.
+fn orphans(scans: Vec<Scanned>, options: &Options) -> Result<Orphans, Error> {
     let [users, threads, posts] = &scans[..] else { unreachable!("there are three collections") };
     let orphans = Orphans::find([&users.store, &threads.store, &posts.store])?;
-    if options.strict && orphans.count() > 0 {
-        return Err(Error::Orphans(orphans));
+    if options.strict && orphans.count() > 0 { Err(Error::Orphans(orphans)) } else { Ok(orphans) }
+}
+
+/// Puts what was built, and what was put aside, into place.
+fn publish(target: Target, manifest: &Manifest, aside: Aside, options: &Options) -> Result<(), Error> {
+    if options.dry_run {
+        return Ok(());
     }
-    drop(scans);
-    let parts = parts.try_into().unwrap_or_else(|_| unreachable!("there are three collections"));
-    let manifest = Manifest::new(source, parts, orphans);
-    if let (Some(rest), Some(path)) = (rest, &options.rest) {
-        put_in_place(&rest, path)?;
-    }
-    target.publish(&manifest)?;
-    Ok(report::filled(input, data, &manifest))
+    aside.put_in_place()?;
+    target.publish(manifest)
 }
 
 /// Whether what was put aside, of which only brackets and strings were looked at, is JSON.
-fn check_rest(input: &Path, part: &Path) -> Result<(), Error> {
+fn check_rest(input: &Path, part: Option<&Path>) -> Result<(), Error> {
+    let Some(part) = part else { return Ok(()) };
     let file = File::open(part).map_err(Error::io(part))?;
     match serde_json::from_reader::<_, IgnoredAny>(BufReader::new(file)) {
         Ok(IgnoredAny) => Ok(()),
@@ -137,10 +265,6 @@ fn check_rest(input: &Path, part: &Path) -> Result<(), Error> {
 
 /// Looks at a finished split and changes nothing. Since then its services may have changed their records.
 fn check(input: &Path, data: &Path, manifest: &Manifest, target: &Target, progress: Progress) -> Result<Report, Error> {
-    if identify(input)? != manifest.source {
-        let holds = format!("it holds the split of another file (SHA-256 {})", manifest.source.sha256);
-        return Err(Error::occupied(data, holds));
-    }
     let (scans, faults) = scan_split(data, manifest, target.folders(), progress)?;
     if !faults.is_empty() {
         return Err(Error::Difference(format!("{}\n`seed --replace` splits the file anew.", faults.join("\n"))));
@@ -149,7 +273,7 @@ fn check(input: &Path, data: &Path, manifest: &Manifest, target: &Target, progre
         let equal = |scanned: &Scanned| Comparison { equal: scanned.digests.exact.count, ..Comparison::default() };
         scans.iter().map(equal).collect()
     } else {
-        compare(input, &Collection::ALL, &scans.iter().collect::<Vec<_>>())?
+        compare(input, &Collection::ALL, manifest.rejected, &scans.iter().collect::<Vec<_>>())?
     };
     Ok(report::checked(input, data, &comparisons))
 }
@@ -166,7 +290,7 @@ pub fn slices(input: &Path, output: &Path, progress: Progress) -> Result<Report,
     let destinations: Vec<Destination> = (Collection::ALL.into_iter().zip(&paths))
         .map(|(collection, slice)| Destination { collection, slice, database: None })
         .collect();
-    let (source, parts) = split(input, &destinations, None, progress)?;
+    let (source, parts) = split(input, &destinations, None, &mut Rejects::refuse(input), progress)?;
     for (name, path) in names.iter().zip(&paths) {
         let target = output.join(name);
         put_in_place(path, &target)?;
@@ -184,12 +308,12 @@ pub fn verify(input: Option<&Path>, data: &Path, progress: Progress) -> Result<R
     let (scans, mut faults) = scan_split(data, &manifest, folders.clone(), progress)?;
     let mut comparisons = Vec::new();
     if let Some(input) = input {
-        comparisons = compare(input, &Collection::ALL, &scans.iter().collect::<Vec<_>>())?;
+        comparisons = compare(input, &Collection::ALL, manifest.rejected, &scans.iter().collect::<Vec<_>>())?;
     } else {
         // The slice holds what was split: it shows what a digest only counts.
         for (scanned, (collection, folder)) in scans.iter().zip(folders) {
             if !is_as_split(scanned, &manifest) {
-                comparisons.extend(compare(&folder.slice(), collection.alone(), &[scanned])?);
+                comparisons.extend(compare(&folder.slice(), collection.alone(), 0, &[scanned])?);
             }
         }
     }

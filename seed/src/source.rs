@@ -8,10 +8,13 @@ use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use rayon::prelude::*;
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
 use shared::id::Id;
 use shared::json::{Fault, kind};
-use shared::model::{Collection, Records};
+use shared::model::{Collection, Record, Records};
 use shared::store::layout::RECORD_BYTES;
 
 use crate::error::Error;
@@ -428,16 +431,43 @@ impl Scan {
     }
 }
 
+/// A record that cannot be taken.
+#[derive(Debug, Serialize)]
+pub struct Reject {
+    /// A JSON pointer to what is wrong.
+    pub pointer: String,
+    /// The offset of that in the file.
+    pub offset: u64,
+    /// What is wrong there.
+    pub reason: String,
+    /// The record as it stands in the file.
+    #[serde(flatten, serialize_with = "raw")]
+    pub raw: Vec<u8>,
+}
+
+/// As `raw` where it is text, as `raw_base64` where it is not.
+fn raw<S: Serializer>(raw: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(Some(1))?;
+    match std::str::from_utf8(raw) {
+        Ok(text) => map.serialize_entry("raw", text)?,
+        Err(_) => map.serialize_entry("raw_base64", &BASE64_STANDARD.encode(raw))?,
+    }
+    map.end()
+}
+
+impl Reject {
+    /// The reject as an error that ends the run.
+    pub fn into_error(self, path: &Path) -> Error {
+        input_error(path, &self.pointer, self.offset, &self.reason)
+    }
+}
+
 impl Batch {
-    /// The records in order, parsed by all cores; the first fault where there is one.
-    pub fn parse(&self, path: &Path) -> Result<Vec<Records>, Error> {
+    /// The records in order, and those that cannot be taken; parsed by all cores.
+    pub fn parse(&self) -> (Vec<Records>, Vec<Reject>) {
         let parts = self.records.par_chunks(PART).enumerate().map(|(nth, part)| self.parse_part(nth * PART, part));
-        let parts: Vec<Result<Records, (usize, Fault)>> = parts.collect();
-        let fault = |(nth, fault): (usize, Fault)| {
-            let offset = self.offset(nth) + fault.offset as u64;
-            input_error(path, &(self.pointer(nth) + &fault.pointer), offset, &fault.reason)
-        };
-        parts.into_iter().map(|part| part.map_err(fault)).collect()
+        let (records, rejects): (Vec<Records>, Vec<Vec<Reject>>) = parts.unzip();
+        (records, rejects.into_iter().flatten().collect())
     }
 
     /// How many bytes of the file, and how many records, the batch is.
@@ -445,32 +475,53 @@ impl Batch {
         (self.bytes.len() as u64, self.records.len() as u64)
     }
 
-    /// The JSON pointer of the record at `nth` in this batch.
-    pub fn pointer(&self, nth: usize) -> String {
-        pointer_to(self.collection.name(), Some(self.first + nth as u64))
+    /// The JSON pointer of one of its records.
+    pub fn pointer(&self, record: &Record) -> String {
+        pointer_to(self.collection.name(), Some(self.first + self.nth(record) as u64))
     }
 
-    /// The offset in the file of the record at `nth` in this batch.
-    pub fn offset(&self, nth: usize) -> u64 {
-        self.base + self.records[nth].start as u64
+    /// The offset in the file of one of its records.
+    pub fn offset(&self, record: &Record) -> u64 {
+        self.base + self.records[self.nth(record)].start as u64
+    }
+
+    /// One of its records cannot be taken, though it fits its model.
+    pub fn reject(&self, record: &Record, reason: String) -> Reject {
+        let raw = self.bytes[self.records[self.nth(record)].clone()].to_vec();
+        Reject { pointer: self.pointer(record), offset: self.offset(record), reason, raw }
+    }
+
+    /// Where in the batch a record stands.
+    fn nth(&self, record: &Record) -> usize {
+        let position = record.position.expect("a record of a file has a position").get();
+        (position - 1 - self.first) as usize
     }
 
     /// `part` begins with the record at `first` in this batch.
-    fn parse_part(&self, first: usize, part: &[Range<usize>]) -> Result<Records, (usize, Fault)> {
+    fn parse_part(&self, first: usize, part: &[Range<usize>]) -> (Records, Vec<Reject>) {
         let bytes = part.first().zip(part.last()).map_or(0, |(first, last)| last.end - first.start);
         let mut records = Records::new(self.collection, bytes);
+        let mut rejects = Vec::new();
         for (nth, range) in (first..).zip(part) {
-            let position = Id::try_from(self.first + nth as u64 + 1).ok();
-            simdutf8::compat::from_utf8(&self.bytes[range.clone()])
+            let number = self.first + nth as u64;
+            let raw = &self.bytes[range.clone()];
+            let read = simdutf8::compat::from_utf8(raw)
                 .map_err(|error| Fault {
                     pointer: String::new(),
                     offset: error.valid_up_to(),
                     reason: "this is not UTF-8".to_owned(),
                 })
-                .and_then(|text| records.push(text, position))
-                .map_err(|fault| (nth, fault))?;
+                .and_then(|text| records.push(text, Id::try_from(number + 1).ok()));
+            if let Err(fault) = read {
+                rejects.push(Reject {
+                    pointer: pointer_to(self.collection.name(), Some(number)) + &fault.pointer,
+                    offset: self.base + (range.start + fault.offset) as u64,
+                    reason: fault.reason,
+                    raw: raw.to_vec(),
+                });
+            }
         }
-        Ok(records)
+        (records, rejects)
     }
 }
 

@@ -22,8 +22,9 @@ use crate::digest::Digests;
 use crate::error::Error;
 use crate::identity::Identity;
 use crate::progress::{Progress, Total};
+use crate::rejects::Rejects;
 use crate::slice::Slice;
-use crate::source::{Source, input_error};
+use crate::source::Source;
 
 /// How many batches may wait for a loader. Bounds the memory of the split together with a batch's size.
 const WAITING_BATCHES: usize = 4;
@@ -47,12 +48,13 @@ pub struct Part {
 }
 
 /// Splits the file at `source`, and puts what no service owns into the new file `rest`, if there is to be one: what the
-/// source was, and what the parts should be, in the destinations' order. What this leaves is complete, but neither
+/// source was, and what the parts should be, in the destinations' order. `rejects` takes what can't be a record. What this leaves is complete, but neither
 /// verified nor made durable.
 pub fn split(
     source_path: &Path,
     destinations: &[Destination],
     rest: Option<&Path>,
+    rejects: &mut Rejects,
     progress: Progress,
 ) -> Result<(Identity, Vec<Part>), Error> {
     let mut source = Source::open(source_path)?;
@@ -80,14 +82,14 @@ pub fn split(
         while let Some(batch) = next {
             // While the cores parse one batch, they write the one before it and read the one behind it.
             let previous = parsed.take();
-            let (records, (following, going_on)) =
-                rayon::join(|| batch.parse(source_path), || rayon::join(|| source.next_batch(), || put(previous)));
+            let (read, (following, going_on)) =
+                rayon::join(|| batch.parse(), || rayon::join(|| source.next_batch(), || put(previous)));
             if !going_on? {
                 break;
             }
             let (bytes, count) = batch.size();
             stage.advance(bytes, count);
-            parsed = Some((batch.collection, records?));
+            parsed = Some((batch.collection, rejects.sift_parsed(&batch, read)?));
             source.recycle(batch);
             next = following?;
         }
@@ -170,7 +172,7 @@ fn load(store: Store, batches: Receiver<Vec<Records>>) -> Result<(), LoadError> 
 }
 
 /// Reads the source once more to say where `id` stands twice: the database told of the second time alone.
-fn repeated_id(path: &Path, collection: Collection, id: Id) -> Error {
+pub fn repeated_id(path: &Path, collection: Collection, id: Id) -> Error {
     let find = || {
         let mut source = Source::open(path)?.passing(Box::new(io::sink()));
         let mut first = None;
@@ -178,15 +180,14 @@ fn repeated_id(path: &Path, collection: Collection, id: Id) -> Error {
             if batch.collection != collection {
                 continue;
             }
-            for (nth, record) in batch.parse(path)?.iter().flat_map(Records::iter).enumerate() {
+            for record in Rejects::refuse(path).sift(&batch)?.iter().flat_map(Records::iter) {
                 if record.id == id {
-                    let pointer = batch.pointer(nth);
                     if let Some(first) = &first {
                         let given = if record.id_from_position { ", which it has from its position," } else { "" };
                         let reason = format!("the id {id}{given} is taken by {first}");
-                        return Err(input_error(path, &pointer, batch.offset(nth), &reason));
+                        return Err(batch.reject(&record, reason).into_error(path));
                     }
-                    first = Some(pointer);
+                    first = Some(batch.pointer(&record));
                 }
             }
         }

@@ -1,10 +1,10 @@
 //! The proof: what the databases and slices hold, read back.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::{io, thread};
 
 use rayon::prelude::*;
+use roaring::RoaringTreemap;
 use sha2::{Digest as _, Sha256};
 use shared::id::Id;
 use shared::model::{Collection, Records};
@@ -13,6 +13,7 @@ use shared::store::{Store, StoreError, Stored};
 use crate::digest::{Digest, Digests};
 use crate::error::Error;
 use crate::progress::Stage;
+use crate::rejects::Rejects;
 use crate::source::Source;
 use crate::text::{Difference, differences};
 
@@ -23,7 +24,7 @@ const PART: usize = 1024;
 const PARTS: usize = 16;
 
 /// How many differences are named; the others are counted.
-const NAMED: usize = 20;
+pub const NAMED: usize = 20;
 
 /// A database that was read from end to end.
 pub struct Scanned {
@@ -139,9 +140,16 @@ impl Comparison {
     }
 }
 
-/// Compares the file at `path`, which holds the collections `wanted`, with their databases. The comparisons come in
-/// the databases' order.
-pub fn compare(path: &Path, wanted: &'static [Collection], databases: &[&Scanned]) -> Result<Vec<Comparison>, Error> {
+/// Compares the file at `path`, which holds the collections `wanted` and `rejected` records that were rejected, with
+/// their databases. The comparisons come in the databases' order.
+pub fn compare(
+    path: &Path,
+    wanted: &'static [Collection],
+    rejected: u64,
+    databases: &[&Scanned],
+) -> Result<Vec<Comparison>, Error> {
+    let again = || if rejected == 0 { Rejects::refuse(path) } else { Rejects::pass_over(path) };
+    let mut rejects = again();
     let mut comparisons: Vec<Comparison> = databases.iter().map(|_| Comparison::default()).collect();
     let mut source = Source::with(path, wanted)?.passing(Box::new(io::sink()));
     while let Some(batch) = source.next_batch()? {
@@ -149,11 +157,10 @@ pub fn compare(path: &Path, wanted: &'static [Collection], databases: &[&Scanned
             continue;
         };
         let comparison = &mut comparisons[nth];
-        let records = batch.parse(path)?;
-        for (at, record) in records.iter().flat_map(Records::iter).enumerate() {
+        for record in rejects.sift(&batch)?.iter().flat_map(Records::iter) {
             let json = record.json();
             let stored = databases[nth].store.get(record.id)?;
-            let pointer = || batch.pointer(at);
+            let pointer = || batch.pointer(&record);
             match stored.as_ref().map(|stored| String::from_utf8_lossy(stored.json())) {
                 Some(stored) if stored == json => comparison.equal += 1,
                 Some(stored) => {
@@ -172,10 +179,15 @@ pub fn compare(path: &Path, wanted: &'static [Collection], databases: &[&Scanned
             }
         }
     }
+    if rejects.count() != rejected {
+        let found = rejects.count();
+        let what = format!("{}: {found} of its records can't be taken, not {rejected} as at the split", path.display());
+        return Err(Error::Difference(what));
+    }
     for (comparison, scanned) in comparisons.iter_mut().zip(databases) {
         comparison.added = scanned.digests.exact.count - comparison.equal - comparison.changed;
         if comparison.added > 0 && comparison.named.len() < NAMED {
-            name_added(path, wanted, &scanned.store, comparison)?;
+            name_added(path, wanted, again(), &scanned.store, comparison)?;
         }
     }
     Ok(comparisons)
@@ -185,19 +197,20 @@ pub fn compare(path: &Path, wanted: &'static [Collection], databases: &[&Scanned
 fn name_added(
     path: &Path,
     wanted: &'static [Collection],
+    mut rejects: Rejects,
     store: &Store,
     comparison: &mut Comparison,
 ) -> Result<(), Error> {
-    let mut in_file = HashSet::new();
+    let mut in_file = RoaringTreemap::new();
     let mut source = Source::with(path, wanted)?.passing(Box::new(io::sink()));
     while let Some(batch) = source.next_batch()? {
         if batch.collection == store.collection() {
-            in_file.extend(batch.parse(path)?.iter().flat_map(Records::iter).map(|record| record.id));
+            in_file.extend(rejects.sift(&batch)?.iter().flat_map(Records::iter).map(|record| record.id.get()));
         }
     }
     for entry in store.records() {
         let (id, stored) = entry?;
-        if !in_file.contains(&id) {
+        if !in_file.contains(id.get()) {
             let pointer = format!("/{}/- (id {id})", store.collection().name());
             let right = Some(String::from_utf8_lossy(stored.json()).into_owned());
             comparison.name([Difference { pointer, left: None, right }]);

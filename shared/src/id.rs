@@ -1,6 +1,7 @@
 //! What names a record.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::str::FromStr;
 
 use serde::de::{Deserializer, Error, Unexpected, Visitor};
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// The id of a record: an integer from 1 to 2⁶³−1, in JSON a number, in a URL plain decimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
-pub struct Id(u64);
+pub struct Id(NonZeroU64);
 
 /// The text or number is not an [`Id`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,12 +19,12 @@ pub struct NotAnId;
 
 impl Id {
     /// The largest id, 2⁶³−1.
-    pub const MAX: Id = Id(i64::MAX as u64);
+    pub const MAX: Id = Id(NonZeroU64::new(i64::MAX as u64).expect("it is not zero"));
     const EXPECTED: &str = "an integer from 1 to 9223372036854775807";
 
     /// The id as a number.
     pub fn get(self) -> u64 {
-        self.0
+        self.0.get()
     }
 }
 
@@ -31,7 +32,7 @@ impl TryFrom<u64> for Id {
     type Error = NotAnId;
 
     fn try_from(number: u64) -> Result<Self, NotAnId> {
-        if (1..=Id::MAX.0).contains(&number) { Ok(Id(number)) } else { Err(NotAnId) }
+        NonZeroU64::new(number).map(Id).filter(|id| *id <= Id::MAX).ok_or(NotAnId)
     }
 }
 

@@ -113,7 +113,7 @@ impl Collection {
     /// # Errors
     /// It does not fit its model.
     fn keys(self, json: &str, position: Option<Id>) -> serde_json::Result<Keys> {
-        let keys = |id, terms| Keys { id, id_from_position: false, terms };
+        let keys = |id, terms| Keys { id, id_from_position: false, position, terms };
         Ok(match self {
             Collection::Users => {
                 let user: User = serde_json::from_str(json)?;
@@ -188,6 +188,7 @@ pub type Terms = [Option<(Index, Term)>; INDEXES];
 struct Keys {
     id: Id,
     id_from_position: bool,
+    position: Option<Id>,
     terms: Terms,
 }
 
@@ -198,6 +199,8 @@ pub struct Record<'r> {
     pub id: Id,
     /// Whether the id is the record's position in the file, not its own.
     pub id_from_position: bool,
+    /// Its place among the source's records, from 1, if it comes from one.
+    pub position: Option<Id>,
     /// The record as the source has it, in canonical form: without an id from its position.
     pub source: &'r str,
     /// Where the record is found beside its id.
@@ -230,7 +233,7 @@ impl Records {
         Self { collection, text: String::with_capacity(bytes), rows: Vec::new() }
     }
 
-    /// Reads a record and adds it. `position` is the id of a post that has none.
+    /// Reads a record and adds it. `position` is its place in the source, and the id of a post that has none.
     ///
     /// # Errors
     /// The text is not a JSON object or not such a record; the fault's pointer starts at the record. It is not added.
@@ -264,11 +267,30 @@ impl Records {
         &self.text
     }
 
+    /// Keeps the records that `keep` says to keep.
+    pub fn retain(&mut self, mut keep: impl FnMut(Record) -> bool) {
+        let keep: Vec<bool> = self.iter().map(&mut keep).collect();
+        if keep.iter().all(|keep| *keep) {
+            return;
+        }
+        let text = std::mem::take(&mut self.text);
+        let rows = std::mem::take(&mut self.rows);
+        for ((keys, range), _) in rows.into_iter().zip(keep).filter(|(_, keep)| *keep) {
+            if !self.rows.is_empty() {
+                self.text.push(',');
+            }
+            let begin = self.text.len();
+            self.text.push_str(&text[range]);
+            self.rows.push((keys, begin..self.text.len()));
+        }
+    }
+
     /// The records.
     pub fn iter(&self) -> impl Iterator<Item = Record<'_>> {
         self.rows.iter().map(|(keys, range)| Record {
             id: keys.id,
             id_from_position: keys.id_from_position,
+            position: keys.position,
             source: &self.text[range.clone()],
             terms: &keys.terms,
         })
@@ -317,6 +339,19 @@ mod tests {
         }
         assert_eq!(records.text(), r#"{"id":1,"username":"a"},{"id":2,"username":"b"}"#);
         assert_eq!(records.iter().map(|record| record.id.get()).collect::<Vec<_>>(), [1, 2]);
+    }
+
+    #[test]
+    fn some_records_are_kept_and_others_not() {
+        let mut records = Records::new(Collection::Users, 0);
+        for number in 1..=4 {
+            records.push(&format!(r#"{{"id":{number},"username":"a"}}"#), Id::try_from(number).ok()).unwrap();
+        }
+        records.retain(|record| record.id.get() % 2 == 0);
+        assert_eq!(records.text(), r#"{"id":2,"username":"a"},{"id":4,"username":"a"}"#);
+        let places: Vec<u64> = records.iter().map(|record| record.position.unwrap().get()).collect();
+        assert_eq!(places, [2, 4]);
+        assert_eq!(records.iter().last().unwrap().source, r#"{"id":4,"username":"a"}"#);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Secondary indexes: which ids stand under a term, in runs (see [`layout`]).
 
+use std::collections::BTreeSet;
 use std::vec;
 
 use super::{Scan, Store, StoreError, layout};
@@ -51,43 +52,69 @@ impl Store {
 
     /// Lists `ids`, which ascend, under `term`, which has none yet.
     pub(super) fn list_first(&self, index: Index, term: &Term, ids: &[Id]) -> Result<(), StoreError> {
-        self.put_runs(&layout::term_prefix(index, term), ids)
-    }
-
-    fn put_runs(&self, prefix: &[u8], ids: &[Id]) -> Result<(), StoreError> {
+        let prefix = layout::term_prefix(index, term);
         for run in ids.chunks(layout::RUN_IDS) {
-            self.put(&layout::run_key(prefix, run[0].get()), layout::encode_run(run))?;
+            self.put(&layout::run_key(&prefix, run[0].get()), layout::encode_run(run))?;
         }
         Ok(())
     }
 
-    /// Lists `ids`, which ascend and are not listed yet, under `term`.
+    /// Lists `ids`, which ascend, under `term`.
     pub(super) fn list(&self, index: Index, term: &Term, ids: &[Id]) -> Result<(), StoreError> {
+        let ids: Vec<(Id, bool)> = ids.iter().map(|id| (*id, true)).collect();
+        self.relist(index, term, &ids, &mut |key, value| match value {
+            Some(value) => self.put(&key, value).map(drop),
+            None => self.db.remove(key).map(drop).map_err(|source| self.sled(source)),
+        })
+    }
+
+    /// What has to be written so that of `ids`, which ascend, those with `true` are listed under `term`, and those with
+    /// `false` are not: `write` is given each key, and its value if it is to have one.
+    pub(super) fn relist(
+        &self,
+        index: Index,
+        term: &Term,
+        ids: &[(Id, bool)],
+        write: &mut impl FnMut(Vec<u8>, Option<Vec<u8>>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         let prefix = layout::term_prefix(index, term);
         let mut rest = ids;
-        while let Some(first) = rest.first().map(|id| id.get()) {
-            // The run to join: the last that begins before `first`; else the first of all, which then begins anew.
-            let before = self.db.range(&prefix[..]..&layout::run_key(&prefix, first)).next_back();
+        while let Some(first) = rest.first().map(|(id, _)| id.get()) {
+            // The run it belongs to: the last that does not begin behind it; else the first of all, which then begins anew.
+            let before = self.db.range(&prefix[..]..=&layout::run_key(&prefix, first)).next_back();
             let run = before.or_else(|| self.runs_from(&prefix, first).next());
             let run = run.transpose().map_err(|source| self.sled(source))?;
-            let (key, mut run_ids) = match run {
-                Some((key, value)) => {
-                    let run_ids = self.decode_run(&key, &value)?;
-                    (key.to_vec(), run_ids)
-                }
-                None => (layout::run_key(&prefix, first), Vec::new()),
+            let (key, old) = match run {
+                Some((key, value)) => (Some(key.to_vec()), self.decode_run(&key, &value)?),
+                None => (None, Vec::new()),
             };
             // It takes what comes before the next run.
-            let next = self.runs_from(&prefix, run_ids.first().map_or(first, |id| id.get()) + 1).next();
+            let next = self.runs_from(&prefix, old.first().map_or(first, |id| id.get()) + 1).next();
             let next = next.transpose().map_err(|source| self.sled(source))?;
             let next = next.and_then(|(key, _)| layout::last_id(&key)).map_or(u64::MAX, Id::get);
-            let (joining, later) = rest.split_at(rest.partition_point(|id| id.get() < next));
-            let began_with = run_ids.first().copied();
-            run_ids.extend_from_slice(joining);
-            run_ids.sort_unstable();
-            self.put_runs(&prefix, &run_ids)?;
-            if began_with.is_some_and(|id| id != run_ids[0]) {
-                self.db.remove(key).map_err(|source| self.sled(source))?;
+            let (here, later) = rest.split_at(rest.partition_point(|(id, _)| id.get() < next));
+            let last = old.last().copied();
+            let mut new: BTreeSet<Id> = old.into_iter().collect();
+            for (id, listed) in here {
+                if *listed {
+                    new.insert(*id)
+                } else {
+                    new.remove(id)
+                };
+            }
+            let new: Vec<Id> = new.into_iter().collect();
+            if let Some(key) =
+                key.filter(|key| new.first().map(|id| layout::run_key(&prefix, id.get())).as_ref() != Some(key))
+            {
+                write(key, None)?;
+            }
+            // Ids mostly ascend, and then full runs stay behind; a run that bursts in its middle is cut evenly, so that
+            // both parts have room.
+            let at_the_end = here.iter().all(|(id, _)| Some(*id) > last);
+            let pieces = new.len().div_ceil(layout::RUN_IDS).max(1);
+            let length = if at_the_end { layout::RUN_IDS } else { new.len().div_ceil(pieces).max(1) };
+            for run in new.chunks(length) {
+                write(layout::run_key(&prefix, run[0].get()), Some(layout::encode_run(run)))?;
             }
             rest = later;
         }

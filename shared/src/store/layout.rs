@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! key    00 "collection"                      value  01 name                  which collection this database holds
+//!        00 "counters"                               01 revision              absent until something is written
 //!        01 page                                     01 entry entry …         up to 16 records
 //!        02 index term first-id                      01 gaps                  a run of an index
 //!        03 id                                       01 json                  a record too long for its page
@@ -12,6 +13,7 @@
 //!                so that no term is the beginning of another
 //! 01 …           the format's version, then bincode (standard configuration: little-endian, variable-length integers)
 //! name           bincode of a string
+//! revision       bincode of a u64: the highest that a record of this database ever had
 //! entry          bincode of slot: u8 (id mod 16, ascending), revision: u64, id_from_position: bool, json: bytes;
 //!                json is empty where it lies under 03
 //! gaps           bincode of a list of u64: what to add to first-id for the second id, to that for the third, …
@@ -38,6 +40,8 @@ pub(super) const INDEX: u8 = 2;
 const APART: u8 = 3;
 /// The key under which the collection's name lies.
 pub(super) const COLLECTION_KEY: &[u8] = b"\0collection";
+/// The key under which the counters lie.
+pub(super) const COUNTERS_KEY: &[u8] = b"\0counters";
 /// The first byte of every value.
 const VERSION: u8 = 1;
 
@@ -66,6 +70,12 @@ pub(super) struct Entry<'a> {
     pub(super) id_from_position: bool,
     /// Empty where it lies apart.
     pub(super) json: &'a [u8],
+}
+
+/// What a database counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+pub(super) struct Counters {
+    pub(super) revision: u64,
 }
 
 /// Where a record lies: its page and its slot there.
@@ -181,6 +191,14 @@ pub(super) fn decode_name(value: &[u8]) -> Result<String, String> {
     decode::<&str>(value).map(str::to_owned)
 }
 
+pub(super) fn encode_counters(counters: Counters) -> Vec<u8> {
+    encode(8, counters)
+}
+
+pub(super) fn decode_counters(value: &[u8]) -> Result<Counters, String> {
+    decode(value)
+}
+
 /// `ids` ascend.
 pub(super) fn encode_run(ids: &[Id]) -> Vec<u8> {
     let gaps: Vec<u64> = ids.windows(2).map(|pair| pair[1].get() - pair[0].get()).collect();
@@ -250,6 +268,7 @@ mod tests {
         assert_eq!(encode_page([entry(2, b"{}"), long_lived]), [1, 2, 1, 1, 2, b'{', b'}', 15, 251, 44, 1, 0, 0]);
         assert_eq!(encode_apart(b"{}"), b"\x01{}");
         assert_eq!(encode_name("posts"), b"\x01\x05posts");
+        assert_eq!(encode_counters(Counters { revision: 300 }), [1, 251, 44, 1]);
         let by_id = term_prefix(Index(2), &Term::Id(id(7)));
         assert_eq!(run_key(&by_id, 9), [2, 2, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 9]);
         assert_eq!(term_prefix(Index(1), &Term::from("é")), [2, 1, 0xC3, 0xA9, 0xFF]);

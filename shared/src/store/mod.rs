@@ -28,10 +28,12 @@ mod folder;
 mod index;
 pub mod layout;
 mod load;
+mod write;
 
 pub use folder::Folder;
 pub use index::{Entries, Ids};
 pub use load::Load;
+pub use write::{Change, Writer};
 
 /// What a database is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

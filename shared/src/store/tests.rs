@@ -129,6 +129,72 @@ fn a_folder_has_one_holder_and_names_it() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
+    /// Whatever is put and removed, and however often the database is opened anew: records, indexes and revisions are
+    /// those of a plain map.
+    #[test]
+    fn a_written_store_equals_a_map(
+        loaded in prop::collection::btree_map(1_u64..600, 1_u64..4, 0..300),
+        steps in prop::collection::vec((prop::collection::btree_map(1_u64..600, prop::option::of((1_u64..4, 0_usize..9)), 1..200), any::<bool>()), 1..6),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let mut load = Load::new(Store::create(&path, Collection::Posts).unwrap());
+        load.put(posts(&loaded.iter().map(|(id, thread)| (*id, *thread)).collect::<Vec<_>>()).iter()).unwrap();
+        let mut store = load.finish().unwrap();
+        let mut model: BTreeMap<u64, (u64, String, u64)> =
+            loaded.into_iter().map(|(id, thread)| (id, (thread, json(id, thread), 1))).collect();
+        let mut revision = 1;
+        for (changes, reopen) in steps {
+            if reopen {
+                store.sync().unwrap();
+                drop(store);
+                store = Store::open(&path, Collection::Posts, Purpose::Serving).unwrap();
+            }
+            let mut records = Records::new(Collection::Posts, 0);
+            let mut removed = Vec::new();
+            for (number, change) in changes {
+                match change {
+                    Some((thread, length)) => {
+                        let text = "é".repeat(length * 400);
+                        let json = format!(r#"{{"id":{number},"thread":{thread},"text":"{text}","user":1}}"#);
+                        records.push(&json, None).unwrap();
+                        revision += 1;
+                        model.insert(number, (thread, json, revision));
+                    }
+                    None => {
+                        removed.push(Change::Remove(id(number)));
+                        model.remove(&number);
+                    }
+                }
+            }
+            let changes: Vec<Change> = records.iter().map(Change::Put).chain(removed).collect();
+            Writer::new(&store).unwrap().apply(&changes).unwrap();
+        }
+        let found: Vec<(u64, String, u64)> = store.records().map(|record| {
+            let (id, stored) = record.unwrap();
+            (id.get(), String::from_utf8(stored.json().to_vec()).unwrap(), stored.revision)
+        }).collect();
+        let expected: Vec<(u64, String, u64)> =
+            model.iter().map(|(id, (_, json, revision))| (*id, json.clone(), *revision)).collect();
+        prop_assert_eq!(found, expected);
+        for thread in 1..4 {
+            let listed: Vec<u64> = model.iter().filter(|(_, post)| post.0 == thread).map(|(id, _)| *id).collect();
+            prop_assert_eq!(ids_in_thread(&store, thread), listed);
+        }
+        let mut entries = store.entries();
+        let mut count = 0;
+        while let Some(entry) = entries.next() {
+            entry.unwrap();
+            count += 1;
+        }
+        prop_assert_eq!(count, 2 * model.len());
+        prop_assert_eq!(store.db.scan_prefix([3]).count(), model.values().filter(|post| layout::lies_apart(post.1.as_bytes())).count());
+        for run in store.db.scan_prefix([layout::INDEX]) {
+            let (key, value) = run.unwrap();
+            prop_assert!(layout::decode_run(&key, &value).unwrap().len() <= layout::RUN_IDS);
+        }
+    }
+
     /// However the ids of a term arrive, the index lists them once each, in order, in runs of at most RUN_IDS.
     #[test]
     fn an_index_equals_a_sorted_map(groups in prop::collection::vec((1_u64..4, prop::collection::btree_set(1_u64..2000, 1..400)), 1..8)) {
