@@ -132,6 +132,10 @@ struct Split {
     #[arg(long, value_name = "SIDE")]
     prefer: Option<Side>,
 
+    /// How many records a newer file may remove [default: half of those that were split]
+    #[arg(long, value_name = "N")]
+    max_removed: Option<u64>,
+
     /// Finds out and prints what would be done, and changes nothing
     #[arg(long)]
     dry_run: bool,
@@ -149,8 +153,10 @@ fn main() -> ExitCode {
     let progress = if quiet { Progress::Quiet } else { Progress::on_stderr() };
     let done = match command {
         None => {
-            let Split { input, data, replace, strict, rest, rejects, max_rejects, prefer, dry_run } = split;
-            let options = Options { replace, strict, rest, rejects, max_rejects, prefer, dry_run, progress };
+            let Split { input, data, replace, strict, rest, rejects, max_rejects, prefer, max_removed, dry_run } =
+                split;
+            let options =
+                Options { replace, strict, rest, rejects, max_rejects, prefer, max_removed, dry_run, progress };
             seed::run::split_and_verify(&input, &data.dir, &options)
         }
         Some(Command::Verify { input, data }) => seed::run::verify(input.as_deref(), &data.dir, progress),

@@ -38,6 +38,8 @@ pub struct Options {
     pub max_rejects: Option<u64>,
     /// Whose version is taken of a record that the file and its service both changed.
     pub prefer: Option<Side>,
+    /// How many records a newer file may remove; half of those that were split where it is not said.
+    pub max_removed: Option<u64>,
     /// Finds out what would be done, and changes nothing.
     pub dry_run: bool,
     /// How progress is shown.
@@ -156,7 +158,7 @@ fn fill(input: &Path, data: &Path, target: Target, options: &Options) -> Result<
         faults.extend(report::fault(building.collection, records_equal, slice_equal, scanned.indexes_equal));
     }
     if !faults.is_empty() {
-        let comparisons = compare(input, &Collection::ALL, rejected, &scans.iter().collect::<Vec<_>>())?;
+        let comparisons = compare(input, &Collection::ALL, rejected > 0, &scans.iter().collect::<Vec<_>>())?;
         faults.extend(comparisons.iter().map(report::differences));
         return Err(Error::Difference(format!("{}\nNothing was published.", faults.join("\n"))));
     }
@@ -192,6 +194,16 @@ fn update(input: &Path, data: &Path, old: &Manifest, target: Target, options: &O
     drop(stage);
     let rejected = rejects.finish()?;
     check_rest(input, aside.rest())?;
+    // An older file, or a wholly different one, must not pass for a newer one.
+    let removed = changes.iter().map(|changes| changes.removed).sum::<u64>();
+    let records = Collection::ALL.iter().map(|collection| old.entry(*collection).records).sum::<u64>();
+    if removed > options.max_removed.unwrap_or(records / 2) {
+        let holds = format!(
+            "it holds the split of another file, which has {removed} records of {records} that this one lacks; \
+             --max-removed {removed} lets them be removed"
+        );
+        return Err(Error::occupied(data, holds));
+    }
     if options.prefer.is_none() && changes.iter().any(|changes| changes.conflicts > 0) {
         return Err(Error::Conflicts(report::updated(input, data, &changes, rejected, true)));
     }
@@ -273,7 +285,7 @@ fn check(input: &Path, data: &Path, manifest: &Manifest, target: &Target, progre
         let equal = |scanned: &Scanned| Comparison { equal: scanned.digests.exact.count, ..Comparison::default() };
         scans.iter().map(equal).collect()
     } else {
-        compare(input, &Collection::ALL, manifest.rejected, &scans.iter().collect::<Vec<_>>())?
+        compare(input, &Collection::ALL, manifest.rejected > 0, &scans.iter().collect::<Vec<_>>())?
     };
     Ok(report::checked(input, data, &comparisons))
 }
@@ -308,12 +320,13 @@ pub fn verify(input: Option<&Path>, data: &Path, progress: Progress) -> Result<R
     let (scans, mut faults) = scan_split(data, &manifest, folders.clone(), progress)?;
     let mut comparisons = Vec::new();
     if let Some(input) = input {
-        comparisons = compare(input, &Collection::ALL, manifest.rejected, &scans.iter().collect::<Vec<_>>())?;
+        let passed_over = manifest.rejected > 0 && identify(input)? == manifest.source;
+        comparisons = compare(input, &Collection::ALL, passed_over, &scans.iter().collect::<Vec<_>>())?;
     } else {
         // The slice holds what was split: it shows what a digest only counts.
         for (scanned, (collection, folder)) in scans.iter().zip(folders) {
             if !is_as_split(scanned, &manifest) {
-                comparisons.extend(compare(&folder.slice(), collection.alone(), 0, &[scanned])?);
+                comparisons.extend(compare(&folder.slice(), collection.alone(), false, &[scanned])?);
             }
         }
     }

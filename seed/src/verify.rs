@@ -140,15 +140,15 @@ impl Comparison {
     }
 }
 
-/// Compares the file at `path`, which holds the collections `wanted` and `rejected` records that were rejected, with
-/// their databases. The comparisons come in the databases' order.
+/// Compares the file at `path`, which holds the collections `wanted`, with their databases; records that can't be taken
+/// are an error, unless they are `passed_over`. The comparisons come in the databases' order.
 pub fn compare(
     path: &Path,
     wanted: &'static [Collection],
-    rejected: u64,
+    passed_over: bool,
     databases: &[&Scanned],
 ) -> Result<Vec<Comparison>, Error> {
-    let again = || if rejected == 0 { Rejects::refuse(path) } else { Rejects::pass_over(path) };
+    let again = || if passed_over { Rejects::pass_over(path) } else { Rejects::refuse(path) };
     let mut rejects = again();
     let mut comparisons: Vec<Comparison> = databases.iter().map(|_| Comparison::default()).collect();
     let mut source = Source::with(path, wanted)?.passing(Box::new(io::sink()));
@@ -178,11 +178,6 @@ pub fn compare(
                 }
             }
         }
-    }
-    if rejects.count() != rejected {
-        let found = rejects.count();
-        let what = format!("{}: {found} of its records can't be taken, not {rejected} as at the split", path.display());
-        return Err(Error::Difference(what));
     }
     for (comparison, scanned) in comparisons.iter_mut().zip(databases) {
         comparison.added = scanned.digests.exact.count - comparison.equal - comparison.changed;

@@ -175,9 +175,10 @@ fn killed_at_fifty_moments_a_replacement_leaves_the_old_or_the_new() {
 
         // Put into place or not, the manifest never speaks of anything but what is there once the next run has settled.
         let settled = inputs.iter().filter(|input| {
-            let output = seed([Path::new("--input"), input, Path::new("--data"), &data]);
-            assert!(matches!(output.status.code(), Some(0 | 5)), "{}", text(&output.stderr));
-            output.status.success()
+            let flags = ["--dry-run", "--json"].map(Path::new);
+            let output = seed([Path::new("--input"), input, Path::new("--data"), &data].into_iter().chain(flags));
+            assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+            text(&output.stdout).contains(r#""outcome":"checked""#)
         });
         assert_eq!(settled.count(), 1, "kill {kill}");
         let (code, report) = verify(&data, None);
@@ -236,15 +237,18 @@ fn fault(input: &Path, data: &Path) -> String {
     seed::run::verify(Some(input), data, Progress::Quiet).err().map(|error| error.to_string()).unwrap_or_default()
 }
 
-fn document() -> impl Strategy<Value = String> {
-    let list = |fields| prop::collection::vec(record(fields), 0..5).prop_map(|records| records.join(","));
+/// A file, and how many records it holds.
+fn document() -> impl Strategy<Value = (String, usize)> {
+    let list = |fields| prop::collection::vec(record(fields), 0..5);
     (
         list(&[("id", true), ("username", false)]),
         list(&[("id", true), ("title", false), ("createdBy", true)]),
         list(&[("thread", true), ("text", false), ("user", true)]),
     )
         .prop_map(|(users, threads, posts)| {
-            format!("{{\"posts\":[{posts}],\"users\":[{users}] ,\t\"threads\":[{threads}]}}")
+            let count = users.len() + threads.len() + posts.len();
+            let [users, threads, posts] = [users, threads, posts].map(|records| records.join(","));
+            (format!("{{\"posts\":[{posts}],\"users\":[{users}] ,\t\"threads\":[{threads}]}}"), count)
         })
 }
 
@@ -253,7 +257,7 @@ proptest! {
 
     /// Any document is either refused with a position, or comes back meaning the same.
     #[test]
-    fn a_document_is_refused_with_its_place_or_comes_back_equal(source in document()) {
+    fn a_document_is_refused_with_its_place_or_comes_back_equal((source, records) in document()) {
         let dir = tempfile::tempdir().unwrap();
         let [input, back, data, again] = ["in.json", "back.json", "data", "again"].map(|name| dir.path().join(name));
         fs::write(&input, &source).unwrap();
@@ -262,6 +266,17 @@ proptest! {
                 prop_assert_eq!(error.exit_code(), 3, "{}", error);
                 prop_assert!(error.to_string().contains("(byte "), "{}", error);
                 prop_assert!(!data.exists());
+                // Without what can't be taken the rest is as good as any.
+                let rejects = dir.path().join("rejects");
+                let options = Options { rejects: Some(rejects.clone()), ..Options::default() };
+                seed::run::split_and_verify(&input, &data, &options).unwrap();
+                prop_assert_eq!(fault(&input, &data), "");
+                let lines = fs::read_to_string(rejects).unwrap().lines().count() as u64;
+                let kept: u64 = digests(&data).iter().map(|(records, _)| records.as_u64().unwrap()).sum();
+                prop_assert_eq!(&manifest(&data)["rejected"], lines);
+                prop_assert_eq!(kept + lines, records as u64);
+                seed::join::join(&data, Some(&back), false).unwrap();
+                prop_assert_eq!(fault(&back, &data), "");
             }
             Ok(_) => {
                 prop_assert_eq!(fault(&input, &data), "");
