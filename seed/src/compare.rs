@@ -295,7 +295,7 @@ fn as_javascript(json: &str) -> String {
 fn canonical(body: &str) -> Option<String> {
     let mut out = String::new();
     // The writer of canonical text takes objects.
-    shared::json::canonical_object(&format!("{{\"\":{body}}}"), &mut out).ok()?;
+    shared::json::canonical_object(&format!("{{\"\":{body}}}"), &mut out, &mut Vec::new()).ok()?;
     Some(out["{\"\":".len()..out.len() - 1].to_owned())
 }
 

@@ -195,7 +195,7 @@ mod tests {
 
     fn meaning_of(text: &str) -> String {
         let mut json = String::new();
-        shared::json::canonical_object(text, &mut json).unwrap();
+        shared::json::canonical_object(text, &mut json, &mut Vec::new()).unwrap();
         let mut out = Vec::new();
         assert_eq!(mean(json.as_bytes(), &mut out), json.len());
         String::from_utf8(out).unwrap()

@@ -8,6 +8,7 @@
 //! pass for each level. A test compares the two on every kind of text.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 /// How deeply values may be nested.
 pub const MAX_DEPTH: usize = 128;
@@ -24,21 +25,27 @@ pub struct Fault {
     pub reason: String,
 }
 
-/// Appends the canonical text of `text`, an object, to `out`.
+/// A member of an object, and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The key in the canonical text, without its quotes.
+    pub key: Range<usize>,
+    /// The value in the canonical text.
+    pub value: Range<usize>,
+    /// The value's offset in the source.
+    pub offset: usize,
+}
+
+/// Appends the canonical text of `text`, an object, to `out`, and says in `members` where its members stand there.
 ///
 /// # Errors
 /// `text` is not one well-formed JSON object, or would lose something; `out` then holds a part of it.
-pub fn canonical_object(text: &str, out: &mut String) -> Result<(), Fault> {
-    Writer::new(text, out).document().map_err(|fault| *fault)
-}
-
-/// The offset at which the value of the member `key` begins in `text`, an object.
-pub fn member_offset(text: &str, key: &str) -> Option<usize> {
-    let mut out = String::new();
-    let key = serde_json::to_string(key).expect("a string can be written as JSON");
-    let mut writer = Writer { wanted: &key, ..Writer::new(text, &mut out) };
-    writer.document().ok()?;
-    writer.found
+pub fn canonical_object(text: &str, out: &mut String, members: &mut Vec<Member>) -> Result<(), Fault> {
+    members.clear();
+    let mut writer = Writer { members: std::mem::take(members), ..Writer::new(text, out) };
+    let written = writer.document();
+    *members = writer.members;
+    written.map_err(|fault| *fault)
 }
 
 /// What a value is, for "expected …, found …".
@@ -89,14 +96,13 @@ struct Writer<'t, 'o> {
     depth: usize,
     /// Where in `out` the keys of the objects at hand lie, innermost last.
     keys: Vec<(usize, usize)>,
-    /// A key of the outermost object, as it stands in `out`, and where its value was found.
-    wanted: &'t str,
-    found: Option<usize>,
+    /// The members of the outermost object.
+    members: Vec<Member>,
 }
 
 impl<'t, 'o> Writer<'t, 'o> {
     fn new(text: &'t str, out: &'o mut String) -> Self {
-        Self { text, at: 0, out, depth: 0, keys: Vec::new(), wanted: "", found: None }
+        Self { text, at: 0, out, depth: 0, keys: Vec::new(), members: Vec::new() }
     }
 
     fn document(&mut self) -> Result<(), Box<Fault>> {
@@ -181,14 +187,15 @@ impl<'t, 'o> Writer<'t, 'o> {
                 let key = (key, self.out.len());
                 self.expect(b':')?;
                 self.token();
-                if self.depth == 1 && !self.wanted.is_empty() && self.out[key.0..key.1] == *self.wanted {
-                    self.found = Some(self.at);
-                }
                 if self.is_repeated(key, first_key, &mut many) {
                     return Err(Fault::at(self.at, "the key is repeated").under(&self.key(key)));
                 }
                 self.keys.push(key);
+                let (offset, value) = (self.at, self.out.len());
                 self.value().map_err(|fault| fault.under(&self.key(key)))?;
+                if self.depth == 1 {
+                    self.members.push(Member { key: key.0 + 1..key.1 - 1, value: value..self.out.len(), offset });
+                }
                 match self.token() {
                     Some(b',') => self.put(b','),
                     Some(b'}') => break,
@@ -370,7 +377,7 @@ mod tests {
 
     fn canonical(text: &str) -> Result<String, Fault> {
         let mut out = String::new();
-        canonical_object(text, &mut out)?;
+        canonical_object(text, &mut out, &mut Vec::new())?;
         Ok(out)
     }
 
