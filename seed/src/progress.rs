@@ -38,7 +38,7 @@ impl Progress {
         bar.set_style(ProgressStyle::with_template(&template).expect("the template is well-formed"));
         bar.set_prefix(name);
         let now = Instant::now();
-        Stage { progress: self, name, total, bar, begun: now, line: Cell::new(now), records: Cell::new(0) }
+        Stage { progress: self, name, total, bar, begun: now, last_line: Cell::new(now), records: Cell::new(0) }
     }
 }
 
@@ -58,7 +58,7 @@ pub struct Stage {
     total: Total,
     bar: ProgressBar,
     begun: Instant,
-    line: Cell<Instant>,
+    last_line: Cell<Instant>,
     records: Cell<u64>,
 }
 
@@ -70,36 +70,48 @@ impl Stage {
         }
         self.records.set(self.records.get() + records);
         self.bar.inc(if matches!(self.total, Total::Bytes(_)) { bytes } else { records });
-        let seconds = self.begun.elapsed().as_secs_f64().max(1e-3);
-        let rate = HumanCount((self.records.get() as f64 / seconds) as u64);
-        self.bar.set_message(format!("{rate} records/s"));
-        if self.progress == Progress::Lines && self.line.get().elapsed() >= LINE_EVERY {
-            self.line.set(Instant::now());
-            let (done, left) = (self.bar.position(), HumanDuration(self.bar.eta()));
-            match self.total {
-                Total::Bytes(all) => {
-                    eprintln!(
-                        "{}: {} of {}, {rate} records/s, {left} left",
-                        self.name,
-                        HumanBytes(done),
-                        HumanBytes(all)
-                    );
-                }
-                Total::Records(all) => {
-                    eprintln!(
-                        "{}: {} of {}, {rate} records/s, {left} left",
-                        self.name,
-                        HumanCount(done),
-                        HumanCount(all)
-                    );
-                }
-            }
+        self.bar.set_message(self.rate());
+        if self.progress == Progress::Lines && self.last_line.get().elapsed() >= LINE_EVERY {
+            self.last_line.set(Instant::now());
+            eprintln!("{}", self.line());
         }
+    }
+
+    fn rate(&self) -> String {
+        let seconds = self.begun.elapsed().as_secs_f64().max(1e-3);
+        format!("{} records/s", HumanCount((self.records.get() as f64 / seconds) as u64))
+    }
+
+    /// How far it has come.
+    fn line(&self) -> String {
+        let done = self.bar.position();
+        let amounts = match self.total {
+            Total::Bytes(all) => format!("{} of {}", HumanBytes(done), HumanBytes(all)),
+            Total::Records(all) => format!("{} of {}", HumanCount(done), HumanCount(all)),
+        };
+        format!("{}: {amounts}, {}, {} left", self.name, self.rate(), HumanDuration(self.bar.eta()))
     }
 }
 
 impl Drop for Stage {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_how_far_a_stage_has_come() {
+        let stage = Progress::Lines.stage("splitting", Total::Bytes(2048));
+        stage.advance(512, 10);
+        stage.advance(512, 10);
+        assert!(stage.line().starts_with("splitting: 1.00 KiB of 2.00 KiB, "), "{}", stage.line());
+        assert!(stage.line().contains(" records/s, ") && stage.line().ends_with(" left"), "{}", stage.line());
+        let stage = Progress::Lines.stage("reading back", Total::Records(5000));
+        stage.advance(512, 1234);
+        assert!(stage.line().starts_with("reading back: 1,234 of 5,000, "), "{}", stage.line());
     }
 }
