@@ -9,6 +9,8 @@ use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
+pub mod compose;
+
 /// How long anything may take before a test gives up waiting.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -1,0 +1,292 @@
+//! The four claims of ISOLATION.md, in containers: a fault and a break-in stay where they happen, each service scales and
+//! ships alone.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+mod world;
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use world::compose::{Project, copy_sources, docker, docker_ok, inspect};
+use world::{get, text, tool, try_get, wait_for};
+
+/// How many requests one measurement is made of.
+const REQUESTS: usize = 3000;
+
+/// How often a measurement is repeated on a machine that does other things meanwhile.
+const ROUNDS: usize = 6;
+
+/// Asks for users and threads, one request after the other: how long the slowest hundredth took at least. Every request
+/// has to be answered.
+fn p99(entrance: SocketAddr) -> Duration {
+    let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(20))).build().into();
+    let mut times: Vec<Duration> = (0..REQUESTS)
+        .map(|nth| {
+            let path = ["/api/users/1", "/api/threads", "/api/users", "/api/threads/by-user/1"][nth % 4];
+            let began = Instant::now();
+            let response = agent.get(format!("http://{entrance}{path}")).call();
+            response.unwrap_or_else(|error| panic!("{path}: {error}")).into_body().read_to_string().unwrap();
+            began.elapsed()
+        })
+        .collect();
+    times.sort();
+    times[REQUESTS * 99 / 100]
+}
+
+fn signal(pid: &str, name: &str) {
+    assert!(Command::new("kill").args([&format!("-{name}"), pid]).status().unwrap().success());
+}
+
+/// The process in the container of posts.
+fn pid(project: &Project) -> String {
+    inspect(&project.container("posts"), "{{.State.Pid}}")
+}
+
+/// Eats memory where `pid` lives, in its control groups, again and again until `over`.
+fn hog(pid: &str, over: &AtomicBool) {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let folders = groups.lines().filter_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        Some(format!("/sys/fs/cgroup/{controllers}{path}/cgroup.procs"))
+    });
+    let join: String = folders.map(|folder| format!("[ ! -e {folder} ] || echo $$ >{folder}; ")).collect();
+    while !over.load(Ordering::Relaxed) {
+        // The kernel ends it when the container's memory is full.
+        let status = Command::new("sh").args(["-c", &format!("{join} exec tail /dev/zero")]).status().unwrap();
+        assert!(!status.success(), "the memory of a container has no end");
+    }
+}
+
+#[test]
+fn a_fault_in_posts_stays_there_and_posts_comes_back() {
+    let Some(project) = Project::new(&[]) else { return };
+    project.up(&[]);
+    let entrance = project.entrance();
+    p99(entrance);
+    type Fault<'f> = (&'f str, &'f (dyn Fn(&AtomicBool) + Sync), &'f dyn Fn());
+    let stopped = || {
+        let pid = pid(&project);
+        signal(&pid, "STOP");
+        pid
+    };
+    let faults: [Fault; 3] = [
+        ("SIGKILL", &|_| signal(&pid(&project), "KILL"), &|| ()),
+        ("SIGSTOP", &|_| drop(stopped()), &|| signal(&pid(&project), "CONT")),
+        ("memory hog", &|over| hog(&pid(&project), over), &|| ()),
+    ];
+    for (name, fault, after) in faults {
+        let mut ratios = Vec::new();
+        for _ in 0..ROUNDS {
+            let undisturbed = p99(entrance);
+            let over = AtomicBool::new(false);
+            let disturbed = thread::scope(|scope| {
+                scope.spawn(|| fault(&over));
+                let disturbed = p99(entrance);
+                over.store(true, Ordering::Relaxed);
+                disturbed
+            });
+            after();
+            wait_for("posts to come back by itself", || {
+                try_get(entrance, "/api/posts/1").is_some_and(|got| got.0 == 200)
+            });
+            ratios.push(disturbed.as_secs_f64() / undisturbed.as_secs_f64());
+            if ratios.last().is_some_and(|ratio| *ratio <= 2.0) {
+                eprintln!(
+                    "{name} in posts: users and threads answer; p99 {disturbed:.1?} against {undisturbed:.1?} undisturbed"
+                );
+                break;
+            }
+        }
+        assert!(
+            ratios.last().is_some_and(|ratio| *ratio <= 2.0),
+            "{name}: p99 is {ratios:.1?} times the undisturbed one"
+        );
+    }
+}
+
+#[test]
+fn who_breaks_into_posts_reaches_no_other_service_no_other_data_and_nothing_outside() {
+    let Some(project) = Project::new(&[]) else { return };
+    project.up(&[]);
+    let posts = project.container("posts");
+    // A shell with the network, the volumes and the rights of posts.
+    let network = format!("container:{posts}");
+    let break_in = |command: &str| {
+        let rights =
+            ["--user", "65532:65532", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--read-only"];
+        let place = ["run", "--rm", "--network", &network, "--volumes-from", &posts];
+        let shell = ["debian:bookworm-slim", "timeout", "3", "bash", "-c", command];
+        docker(&[&place[..], &rights, &shell].concat())
+    };
+    let connects =
+        |address: &str| break_in(&format!("exec 3<>/dev/tcp/{}", address.replace(':', "/"))).status.success();
+    let works = |command: &str| break_in(command).status.success();
+
+    // It does play posts: it reaches what posts may.
+    assert!(connects("127.0.0.1:3000"));
+    assert!(works("grep -q thread /data/db.json && touch /data/mine && rm /data/mine"));
+    assert!(works("getent hosts entrance"));
+
+    let outside = TcpListener::bind("0.0.0.0:0").unwrap();
+    let outside = outside.local_addr().unwrap().port();
+    let port = project.entrance().port();
+    let every = |container: &str, field: &str| {
+        let format = format!("{{{{range .NetworkSettings.Networks}}}}{{{{.{field}}}}} {{{{end}}}}");
+        inspect(container, &format).split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let mut addresses = vec!["192.0.2.1:80".to_owned()];
+    for service in ["users", "threads"] {
+        addresses.extend(every(&project.container(service), "IPAddress").iter().map(|ip| format!("{ip}:3000")));
+        assert!(!works(&format!("getent hosts {service}")), "posts knows where {service} is");
+    }
+    let entrance = project.container("entrance");
+    for ip in every(&entrance, "IPAddress") {
+        addresses.extend([format!("{ip}:{port}"), format!("{ip}:8404")]);
+    }
+    // The machine itself, in every network that it has an address in.
+    for ip in [every(&entrance, "Gateway"), every(&posts, "Gateway"), vec!["172.17.0.1".to_owned()]].concat() {
+        addresses.extend([format!("{ip}:{outside}"), format!("{ip}:{port}")]);
+    }
+    // Docker gives the machine the first address of a network, unless told not to.
+    for ip in every(&posts, "IPAddress") {
+        let (network, _) = ip.rsplit_once('.').unwrap();
+        addresses.extend([format!("{network}.1:{outside}"), format!("{network}.1:{port}")]);
+    }
+    for address in &addresses {
+        assert!(!connects(address), "posts reaches {address}");
+    }
+    // What is mounted is its own volume, and nothing else can be written.
+    let mounts = text(&break_in("cat /proc/mounts").stdout);
+    assert!(!mounts.contains("/data/") && mounts.contains(" /data "), "{mounts}");
+    assert!(works("test ! -e /data/users && test ! -e /data/threads && test ! -e /data/manifest.json"));
+    assert!(!works("touch /mine") && !works("touch /etc/mine"));
+    assert_eq!(inspect(&posts, "{{len .Mounts}}"), "1");
+}
+
+/// wrk on a path, until told to stop.
+struct Wrk(Child);
+
+impl Wrk {
+    fn start(entrance: SocketAddr, path: &str) -> Option<Self> {
+        let wrk = tool("wrk", "what load does to scaling and restarts")?;
+        let mut command = Command::new(wrk);
+        command.args(["-t1", "-c8", "-d600s", &format!("http://{entrance}{path}")]);
+        Some(Self(command.stdout(Stdio::piped()).spawn().unwrap()))
+    }
+
+    /// How many requests there were; every one of them was answered with 200.
+    fn stop(self) -> u64 {
+        signal(&self.0.id().to_string(), "INT");
+        let report = text(&self.0.wait_with_output().unwrap().stdout);
+        assert!(!report.contains("Non-2xx") && !report.contains("Socket errors"), "{report}");
+        let line = report.lines().find(|line| line.contains(" requests in ")).unwrap_or_else(|| panic!("{report}"));
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+}
+
+/// How many requests for posts a container has answered.
+fn served(container: &str) -> usize {
+    let logs = docker(&["logs", container]);
+    (text(&logs.stdout) + &text(&logs.stderr)).matches(r#"path="/api/posts"#).count()
+}
+
+/// Waits until a container gets requests.
+fn await_requests(project: &Project, container: &str) {
+    let before = served(container);
+    wait_for("a replica to get requests", || {
+        get(project.entrance(), "/api/posts/2");
+        served(container) > before
+    });
+}
+
+#[test]
+fn posts_scales_alone_and_loses_no_request_when_a_replica_dies_or_all_are_restarted() {
+    let Some(project) = Project::new(&["compose.replicas.yaml"]) else { return };
+    project.up(&["--scale", "posts=3"]);
+    let entrance = project.entrance();
+    let replicas = project.containers("posts");
+    assert_eq!(replicas.len(), 3);
+    replicas.iter().for_each(|replica| await_requests(&project, replica));
+    assert_eq!(project.containers("users").len(), 1);
+
+    // Evenly: each gets its share of many connections.
+    let before: Vec<usize> = replicas.iter().map(|replica| served(replica)).collect();
+    let Some(wrk) = Wrk::start(entrance, "/api/posts/in-thread/1") else { return };
+    wait_for("some load", || replicas.iter().zip(&before).all(|(replica, before)| served(replica) > before + 2000));
+    let requests = wrk.stop();
+    let shares: Vec<usize> = replicas.iter().zip(&before).map(|(replica, before)| served(replica) - before).collect();
+    eprintln!("three replicas: {requests} requests, none failed; shares {shares:?}");
+    assert!(shares.iter().max() < shares.iter().min().map(|least| least * 2).as_ref(), "{shares:?}");
+
+    // One is killed under load: what was under way on it is asked again elsewhere.
+    let wrk = Wrk::start(entrance, "/api/posts/in-thread/1").unwrap();
+    let others = served(&replicas[1]);
+    wait_for("some load", || served(&replicas[1]) > others + 500);
+    signal(&inspect(&replicas[0], "{{.State.Pid}}"), "KILL");
+    let others = served(&replicas[1]);
+    wait_for("more load", || served(&replicas[1]) > others + 2000);
+    wait_for("the replica to come back by itself", || inspect(&replicas[0], "{{.State.Health.Status}}") == "healthy");
+    eprintln!("one replica killed under load: {} requests, none failed", wrk.stop());
+
+    // All are restarted, one after the other, under load.
+    let wrk = Wrk::start(entrance, "/api/posts/in-thread/1").unwrap();
+    for replica in &replicas {
+        docker_ok(&["restart", "--time", "20", replica]);
+        wait_for("the replica to be healthy", || inspect(replica, "{{.State.Health.Status}}") == "healthy");
+        await_requests(&project, replica);
+    }
+    eprintln!("a rolling restart under load: {} requests, none failed", wrk.stop());
+}
+
+#[test]
+fn posts_ships_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    copy_sources(dir.path());
+    let Some(project) = Project::at(dir.path(), &[]) else { return };
+    project.up(&[]);
+    let entrance = project.entrance();
+    let others = ["users", "threads", "entrance"];
+    let before = others.map(|name| project.container(name));
+    let started = || others.map(|name| inspect(&project.container(name), "{{.State.StartedAt}} {{.Image}}"));
+    let (started_before, posts_before) = (started(), project.image("posts"));
+
+    let main = dir.path().join("posts/src/main.rs");
+    let source = fs::read_to_string(&main).unwrap();
+    // Another default port, which the image overrides.
+    let changed = source.replace("3003", "3993");
+    assert_ne!(changed, source);
+    fs::write(&main, changed).unwrap();
+    for name in ["users", "threads"] {
+        let mut build = Command::new("docker");
+        build.env("DOCKER_BUILDKIT", "1").args(["build", "--progress", "plain", "--target", name]).arg(dir.path());
+        let log = text(&build.output().unwrap().stderr);
+        let step = log.lines().find(|line| line.contains(&format!("member {name}"))).unwrap_or_else(|| panic!("{log}"));
+        let number = step.split_whitespace().next().unwrap();
+        assert!(log.contains(&format!("{number} CACHED")), "{name} is built again: {log}");
+    }
+    let over = AtomicBool::new(false);
+    let during = thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let mut asked = 0;
+            while !over.load(Ordering::Relaxed) {
+                assert_eq!(get(entrance, "/api/users/1").0, 200);
+                assert_eq!(get(entrance, "/api/threads/1").0, 200);
+                asked += 2;
+            }
+            asked
+        });
+        project.ok(&["up", "--build", "--detach", "--no-deps", "posts"]);
+        wait_for("the new posts", || try_get(entrance, "/api/posts/1").is_some_and(|got| got.0 == 200));
+        over.store(true, Ordering::Relaxed);
+        asking.join().unwrap()
+    });
+    assert_ne!(project.image("posts"), posts_before, "the image of posts is not a new one");
+    assert_eq!(started(), started_before, "something else was replaced");
+    assert_eq!(others.map(|name| project.container(name)), before);
+    eprintln!("posts replaced: {during} requests for users and threads meanwhile, none failed");
+}
