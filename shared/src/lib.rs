@@ -4,6 +4,7 @@
 //! - [`json`]: a record's text, as the monolith sends it and without its losses
 //! - [`store`]: a collection of records in sled
 //! - [`api`], [`problem`]: the routes every service has, and its errors
+//! - [`sandbox`]: of a service's process
 //! - [`serve`], [`service`]: from a listener to a process that drains and exits
 
 pub mod api;
@@ -11,6 +12,7 @@ pub mod id;
 pub mod json;
 pub mod model;
 pub mod problem;
+pub mod sandbox;
 pub mod serve;
 pub mod service;
 pub mod store;
