@@ -5,11 +5,13 @@
 //! - [`store`]: a collection of records in sled
 //! - [`api`], [`problem`]: the routes every service has, and its errors
 //! - [`check`]: of a service's process
+//! - [`fill`]: of a service's process
 //! - [`sandbox`]: of a service's process
 //! - [`serve`], [`service`]: from a listener to a process that drains and exits
 
 pub mod api;
 pub mod check;
+pub mod fill;
 pub mod id;
 pub mod json;
 pub mod model;
