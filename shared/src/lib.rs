@@ -4,13 +4,12 @@
 //! - [`json`]: a record's text, as the monolith sends it and without its losses
 //! - [`store`]: a collection of records in sled
 //! - [`api`], [`problem`]: the routes every service has, and its errors
-//! - [`check`]: of a service's process
-//! - [`fill`]: of a service's process
-//! - [`sandbox`]: of a service's process
-//! - [`serve`], [`service`]: from a listener to a process that drains and exits
+//! - [`serve`], [`drain`]: from a listener to the last request's end
+//! - [`fill`], [`sandbox`], [`check`], [`service`]: a process that fills its folder, locks itself in, and is asked how it is
 
 pub mod api;
 pub mod check;
+pub mod drain;
 pub mod fill;
 pub mod id;
 pub mod json;
