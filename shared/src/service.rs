@@ -111,12 +111,14 @@ pub fn run(service: &Service) -> ExitCode {
     }
     start_log();
     log_panics();
-    match live(service, &config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+    match panic::catch_unwind(|| live(service, &config)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
             log::error!("{error}");
             ExitCode::FAILURE
         }
+        // The panic hook has logged it.
+        Err(_panic) => ExitCode::FAILURE,
     }
 }
 
