@@ -4,13 +4,18 @@
 //! - [`json`]: a record's text, as the monolith sends it and without its losses
 //! - [`store`]: a collection of records in sled
 //! - [`api`], [`problem`]: the routes every service has, and its errors
-//! - [`serve`], [`service`]: from a listener to a process that drains and exits
+//! - [`serve`], [`drain`]: from a listener to the last request's end
+//! - [`fill`], [`sandbox`], [`check`], [`service`]: a process that fills its folder, locks itself in, and is asked how it is
 
 pub mod api;
+pub mod check;
+pub mod drain;
+pub mod fill;
 pub mod id;
 pub mod json;
 pub mod model;
 pub mod problem;
+pub mod sandbox;
 pub mod serve;
 pub mod service;
 pub mod store;

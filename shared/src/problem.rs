@@ -14,6 +14,9 @@ use crate::store::StoreError;
 /// What a path answers to, for `Allow`.
 const ALLOWED: HeaderValue = HeaderValue::from_static("GET, HEAD");
 
+/// What a client is told of a cause that is the service's own business.
+const FAILED: &str = "The service failed; its log says why.";
+
 /// Why a request gets no record.
 pub enum Problem {
     /// The path names an id that is none.
@@ -28,6 +31,10 @@ pub enum Problem {
     MethodNotAllowed,
     /// The store failed.
     Store(StoreError),
+    /// The service is about to end: not an error of this request, but nobody should send more.
+    Draining,
+    /// The request's handler panicked; the panic hook has logged it.
+    Panicked,
     /// A filter rejected the request for a reason no route of ours has.
     Unexpected(Rejection),
 }
@@ -80,11 +87,15 @@ impl Problem {
             }
             Problem::Store(error) => {
                 log::error!("the store failed: {error}");
-                (StatusCode::INTERNAL_SERVER_ERROR, "The service failed; its log says why.".into())
+                (StatusCode::INTERNAL_SERVER_ERROR, FAILED.into())
             }
+            Problem::Draining => {
+                (StatusCode::SERVICE_UNAVAILABLE, "The service is about to end; send requests elsewhere.".into())
+            }
+            Problem::Panicked => (StatusCode::INTERNAL_SERVER_ERROR, FAILED.into()),
             Problem::Unexpected(rejection) => {
                 log::error!("a filter rejected a request: {rejection:?}");
-                (StatusCode::INTERNAL_SERVER_ERROR, "The service failed; its log says why.".into())
+                (StatusCode::INTERNAL_SERVER_ERROR, FAILED.into())
             }
         };
         let body = Document {

@@ -5,11 +5,14 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use hyper::body::{Body, Incoming};
+use hyper::header::HeaderMap;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,6 +24,7 @@ use tokio::time::{sleep, timeout};
 use warp::reply::Response;
 
 use crate::api::Routes;
+use crate::problem::Problem;
 
 /// How many connections are served at once; more wait in the listener's queue.
 pub const CONNECTIONS: usize = 1024;
@@ -32,6 +36,9 @@ pub const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// How long requests under way may take to end after a shutdown was asked for.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a request's id may be, in bytes.
+const REQUEST_ID_BYTES: usize = 64;
 
 /// How long to leave a listener alone that has no more file descriptors to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -62,6 +69,7 @@ pub async fn serve(listener: TcpListener, routes: Routes, shutdown: impl Future<
         };
         let connection = http.serve_connection(io(stream), logged(routes.clone(), client));
         let connection = graceful.watch(connection);
+        // A task of its own: a panic while a body is sent ends this connection, before the body's end, and nothing else.
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 log::debug!("client={client} the connection failed: {error}");
@@ -84,7 +92,8 @@ fn io(stream: TcpStream) -> TokioIo<TcpStream> {
 }
 
 /// `routes` with a line in the access log for each request: what was asked, what was answered, how many bytes (`-`
-/// for a list sent in chunks) and how long until the answer's head.
+/// for a list sent in chunks), how long until the answer's head, and the id that the load balancer gave it, if it did.
+/// A handler that panics is this request's 500; the panic hook has logged why.
 fn logged(
     routes: Routes,
     client: SocketAddr,
@@ -97,18 +106,20 @@ fn logged(
             "/live" | "/ready" => log::Level::Debug,
             _ => log::Level::Info,
         };
-        let asked =
-            log::log_enabled!(target: "access", level).then(|| (request.method().clone(), request.uri().clone()));
-        let answer = routes.call(request);
+        let method = request.method().clone();
+        let asked = log::log_enabled!(target: "access", level)
+            .then(|| (method.clone(), request.uri().clone(), request_id(request.headers())));
+        // The handlers share nothing that a panic could leave half-changed: what they read lies in the store.
+        let answer = AssertUnwindSafe(routes.call(request)).catch_unwind();
         async move {
-            let response = answer.await?;
-            if let Some((method, uri)) = asked {
+            let response = answer.await.unwrap_or_else(|_panic| Ok(Problem::Panicked.into_response(&method)))?;
+            if let Some((method, uri, id)) = asked {
                 let bytes = response.body().size_hint().exact().map_or("-".to_owned(), |bytes| bytes.to_string());
                 // Quoted, so that no client can write a line of its own into the log.
                 log::log!(
                     target: "access",
                     level,
-                    "method={:?} path={:?} status={} bytes={bytes} ms={:.3} client={client}",
+                    "method={:?} path={:?} status={} bytes={bytes} ms={:.3} client={client}{id}",
                     method.as_str(),
                     uri.to_string(),
                     response.status().as_u16(),
@@ -118,4 +129,13 @@ fn logged(
             Ok(response)
         }
     })
+}
+
+/// ` id=…` for the access log where the request has an id; nothing where it is none that we would write there as it is.
+fn request_id(headers: &HeaderMap) -> String {
+    let id = headers.get("x-request-id").and_then(|id| id.to_str().ok()).filter(|id| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        (1..=REQUEST_ID_BYTES).contains(&id.len()) && id.bytes().all(plain)
+    });
+    id.map_or_else(String::new, |id| format!(" id={id}"))
 }

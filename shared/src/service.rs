@@ -1,20 +1,31 @@
 //! A service's process: its command line, its log, and its life from opening the store to exit.
 
 use std::error::Error;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::panic;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
-use clap::{CommandFactory, FromArgMatches, Parser};
-use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use clap::builder::FalseyValueParser;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use tokio::net::TcpSocket;
+use tokio::runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::sleep;
 
 use crate::api::Routes;
+use crate::drain::Drain;
+use crate::fill::{FillError, Slice};
 use crate::model::Collection;
-use crate::serve;
 use crate::store::{Folder, Purpose, Store};
+use crate::{check, sandbox, serve};
+
+/// How many connections may wait to be accepted. The system's own limit may be lower.
+const BACKLOG: u32 = 4096;
 
 /// What a service is.
 pub struct Service {
@@ -32,13 +43,39 @@ pub struct Service {
 #[derive(Parser)]
 #[command(version)]
 struct Config {
-    /// The service's folder, made by `seed`
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    /// The service's folder, made by `seed` or filled with --slice
     #[arg(long, value_name = "DIR", env = "DATA_DIR")]
     data: PathBuf,
 
-    /// The address to serve on; port 0 takes a free one
-    #[arg(long, value_name = "ADDR", env = "LISTEN")]
+    /// Fill the folder from this slice if it holds no database yet
+    #[arg(long, value_name = "FILE", env = "SLICE")]
+    slice: Option<PathBuf>,
+
+    /// The address to serve on, or to ask; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", env = "LISTEN", global = true)]
     listen: SocketAddr,
+
+    /// How long to go on serving once told to end, while /ready already answers 503
+    #[arg(long, value_name = "SECONDS", env = "DRAIN", default_value = "0", value_parser = seconds)]
+    drain: Duration,
+
+    /// Do without the sandbox, in which the service opens nothing but its folder and connects nowhere
+    #[arg(long, env = "NO_SANDBOX", value_parser = FalseyValueParser::new())]
+    no_sandbox: bool,
+}
+
+/// What the program does other than serving.
+#[derive(Clone, Copy, Subcommand)]
+enum Command {
+    /// Ask the service that listens on ADDR for its health: exits with 0 if it is ready, else with 1, and says why
+    Check,
+}
+
+fn seconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
+    text.parse().map(Duration::from_secs)
 }
 
 impl Config {
@@ -48,7 +85,11 @@ impl Config {
         let matches = Config::command()
             .name(name)
             .about(format!("Serves /api/{name} from the service's own database"))
-            .after_help("RUST_LOG sets what is logged (default: info; access=off leaves out requests).")
+            .after_help(
+                "RUST_LOG sets what is logged (default: info; access=off leaves out requests).\n\
+                 SIGTERM and SIGINT end the service in order; a second one cuts the wait of --drain short.\n\
+                 Exits with 0 after an orderly end, 1 when it cannot start or cannot flush, 2 for a wrong command line.",
+            )
             .mut_arg("data", |arg| arg.required(false).default_value(service.data))
             .mut_arg("listen", |arg| arg.required(false).default_value(service.listen))
             .get_matches();
@@ -59,13 +100,25 @@ impl Config {
 /// Runs `service` until SIGTERM or SIGINT: 0 after an orderly end, 1 when it cannot start or cannot flush.
 pub fn run(service: &Service) -> ExitCode {
     let config = Config::read(service);
+    if let Some(Command::Check) = config.command {
+        return match check::ready(config.listen) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(reason) => {
+                eprintln!("{}: {reason}", service.collection.name());
+                ExitCode::FAILURE
+            }
+        };
+    }
     start_log();
-    match live(service, &config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+    log_panics();
+    match panic::catch_unwind(|| live(service, &config)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
             log::error!("{error}");
             ExitCode::FAILURE
         }
+        // The panic hook has logged it.
+        Err(_panic) => ExitCode::FAILURE,
     }
 }
 
@@ -79,30 +132,123 @@ fn start_log() {
     builder.init();
 }
 
-#[tokio::main]
-async fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
-    let shutdown = shutdown_signal()?;
-    let folder = Folder::lock(&config.data)?;
-    let store = Store::open(&folder.settled_database()?, service.collection, Purpose::Serving)?;
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .map_err(|error| format!("{}: cannot listen here: {error}; --listen names another address", config.listen))?;
-    log::info!("serving {} on http://{}", folder.path().display(), listener.local_addr()?);
-    serve::serve(listener, (service.routes)(store.clone()), shutdown).await;
-    store.sync()?;
-    log::info!("ended in order");
-    Ok(())
+/// Makes every panic one line of the log, where the standard library would print several that anybody can forge.
+pub fn log_panics() {
+    panic::set_hook(Box::new(|panic| {
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
+        let place = panic.location().map_or_else(String::new, |place| format!(" at {place}"));
+        // Quoted: it may repeat what a client sent.
+        log::error!(target: "panic", "panicked{place}: {:?}", text.unwrap_or("(no message)"));
+    }));
 }
 
-/// Ends at the first SIGTERM or SIGINT.
-fn shutdown_signal() -> io::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
+/// Takes what lies outside the sandbox, goes in, and serves.
+///
+/// The sandbox holds for the calling thread and the threads it spawns. So it comes before the runtime's threads and
+/// before sled's, while this is the only one; and the database is opened, or filled from a slice, inside.
+fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
+    // The files that tell a container's share of the processors lie outside too.
+    let threads = thread::available_parallelism()?.get();
+    if config.slice.is_some() {
+        std::fs::create_dir_all(&config.data).map_err(|error| format!("{}: {error}", config.data.display()))?;
+    }
+    let folder = Folder::lock(&config.data)?;
+    let database = folder.settled_database()?;
+    let slice = match &config.slice {
+        Some(path) if database.exists() => {
+            log::info!("{}: there is a database; {} is left alone", database.display(), path.display());
+            None
+        }
+        Some(path) => Some(Slice::open(path)?),
+        None => None,
+    };
+    let cannot_listen =
+        |error| format!("{}: cannot listen here: {error}; --listen names another address", config.listen);
+    let socket = bind(config.listen).map_err(cannot_listen)?;
+    if config.no_sandbox {
+        log::warn!("without a sandbox, as --no-sandbox says");
+    } else if let Some(missing) = sandbox::enter(folder.path())? {
+        log::warn!("the sandbox is not whole: this kernel cannot {missing}");
+    }
+    let runtime = runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    let ended = runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        let folder = Arc::new(folder);
+        let opening = {
+            let (folder, collection) = (Arc::clone(&folder), service.collection);
+            tokio::task::spawn_blocking(move || open(&folder, collection, slice))
+        };
+        let store = tokio::select! {
+            opened = opening => opened??,
+            // What was not finished, the next start removes.
+            () = signals.next() => return Ok(()),
+        };
+        let listener = socket.listen(BACKLOG).map_err(cannot_listen)?;
+        log::info!("serving {} on http://{}", folder.path().display(), listener.local_addr()?);
+        let drain = Drain::default();
+        let routes = drain.over((service.routes)(store.clone()));
+        serve::serve(listener, routes, told_to_end(&mut signals, &drain, config.drain)).await;
+        store.sync()?;
+        log::info!("ended in order");
+        Ok(())
+    });
+    // Not waiting for a database that is still being opened or filled.
+    runtime.shutdown_background();
+    ended
+}
+
+/// Binds, and does not listen yet: until the database is open, clients are better refused than left waiting.
+fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // Connections of an earlier run may still linger.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
+}
+
+/// Opens the folder's database, and fills it first if there is a slice to fill it from.
+fn open(folder: &Folder, collection: Collection, slice: Option<Slice>) -> Result<Store, FillError> {
+    folder.remove_part()?;
+    if let Some(slice) = slice {
+        log::info!("filling {} from its slice", folder.database().display());
+        let records = slice.fill(folder, collection)?;
+        log::info!("filled with {records} records");
+    }
+    Ok(Store::open(&folder.database(), collection, Purpose::Serving)?)
+}
+
+/// Ends when the listener has to close: at a first signal and, if there is a time to drain, after it or at a second.
+async fn told_to_end(signals: &mut Signals, drain: &Drain, time: Duration) {
+    signals.next().await;
+    drain.begin();
+    if time.is_zero() {
+        return;
+    }
+    log::info!("not ready any more; serving for another {} s", time.as_secs());
+    tokio::select! {
+        () = sleep(time) => {}
+        () = signals.next() => {}
+    }
+}
+
+/// What tells a service to end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Ends at the next SIGTERM or SIGINT.
+    async fn next(&mut self) {
         let name = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
         };
         log::info!("{name} received");
-    })
+    }
 }

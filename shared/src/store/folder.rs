@@ -1,7 +1,7 @@
 //! One service's whole world: a folder.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use std::{env, fs, process, thread};
@@ -14,6 +14,7 @@ use super::{LOCK_PATIENCE, LOCK_POLL, StoreError};
 /// data/posts/lock       locked by whoever works here, and says who that is
 /// data/posts/db.json    the slice of the monolith's file
 /// data/posts/db/        the database
+/// data/posts/db.part/   only while a service fills its database from a slice
 /// data/posts/next/      only while a split puts its result into place: the service keeps out
 /// ```
 pub struct Folder {
@@ -71,6 +72,19 @@ impl Folder {
     /// Where the database lies.
     pub fn database(&self) -> PathBuf {
         self.path.join("db")
+    }
+
+    /// Where a database grows until it is whole.
+    pub fn part(&self) -> PathBuf {
+        self.path.join("db.part")
+    }
+
+    /// Removes what an interrupted fill left, if one did.
+    pub fn remove_part(&self) -> Result<(), StoreError> {
+        match fs::remove_dir_all(self.part()) {
+            Err(source) if source.kind() != ErrorKind::NotFound => Err(StoreError::Io { path: self.part(), source }),
+            _ => Ok(()),
+        }
     }
 
     /// Where a verified split waits to be put into place.

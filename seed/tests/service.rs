@@ -1,0 +1,253 @@
+//! One service's process: how it is filled from a slice, asked for its health, drained, and kept to its folder.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+mod world;
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use world::{Process, get, program, sample, skip, split, start_service, text, try_get, wait_for};
+
+/// A service's command line, for a free port.
+fn service(name: &str, folder: &Path) -> Command {
+    let mut command = Command::new(program(name));
+    command.args(["--listen", "127.0.0.1:0", "--data"]).arg(folder);
+    command
+}
+
+/// Starts it and waits until it listens.
+fn start(command: &mut Command) -> (Process, SocketAddr) {
+    let mut process = Process::start(command);
+    let address = process.await_line(" on http://").trim().parse().unwrap();
+    (process, address)
+}
+
+fn check(address: &str) -> Output {
+    Command::new(program("posts")).args(["check", "--listen", address]).output().unwrap()
+}
+
+/// A named pipe: a slice that comes as slowly as a test wants.
+fn pipe(folder: &Path) -> PathBuf {
+    let path = folder.join("pipe");
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    path
+}
+
+#[test]
+fn a_service_filled_from_its_slice_answers_as_one_that_seed_filled() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    split(&sample(), &data);
+    for (name, paths) in [
+        ("users", vec!["/1", "/7", "/by-username/farid", "/by-username/greta%2F2", "/99"]),
+        ("threads", vec!["/1", "/by-user/1", "/by-user/2", "/by-user/99"]),
+        ("posts", vec!["/1", "/4", "/16", "/in-thread/1", "/in-thread/4", "/by-user/4", "/by-user/99", "/99"]),
+    ] {
+        // Neither the folder nor the one above it is there yet.
+        let folder = dir.path().join("replica").join(name);
+        let slice = data.join(name).join("db.json");
+        let (mut replica, replica_address) = start(service(name, &folder).arg("--slice").arg(&slice));
+        replica.await_line("filled with ");
+        let (_original, original_address) = start_service(name, &data.join(name));
+        for path in [""].into_iter().chain(paths) {
+            let path = format!("/api/{name}{path}");
+            assert_eq!(get(replica_address, &path), get(original_address, &path), "{path}");
+        }
+        assert!(!folder.join("db.part").exists());
+
+        // The second time there is a database, and nobody looks at the slice.
+        replica.signal("TERM");
+        assert!(replica.wait().success());
+        let (mut again, address) = start(service(name, &folder).env("SLICE", dir.path().join("absent")));
+        again.await_line("is left alone");
+        assert_eq!(get(address, &format!("/api/{name}")), get(original_address, &format!("/api/{name}")));
+    }
+}
+
+#[test]
+fn a_slice_of_many_blocks_and_in_any_order_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let padding = "x".repeat(1000);
+    // Descending ids of their own, then posts that are named by their position.
+    let records: Vec<String> = (1..=12_000_u64)
+        .map(|position| {
+            let id = if position <= 6000 { format!(r#""id":{},"#, 30_001 - position) } else { String::new() };
+            format!("{{{id}\"thread\":{},\"text\":\"{padding}\",\"user\":1}}", position % 3 + 1)
+        })
+        .collect();
+    let slice = dir.path().join("db.json");
+    fs::write(&slice, format!(" {{ \"posts\" : [ {} ] }} \n", records.join(" ,\n "))).unwrap();
+    let (mut posts, address) = start(service("posts", &dir.path().join("data")).arg("--slice").arg(&slice));
+    posts.await_line("filled with 12000 records");
+    assert_eq!(get(address, "/api/posts").2.matches("\"id\":").count(), 12_000);
+    assert_eq!(get(address, "/api/posts/in-thread/2").2.matches("\"id\":").count(), 4000);
+    assert_eq!(get(address, "/api/posts/30000").2, records[0]);
+    assert_eq!(get(address, "/api/posts/6001").2, records[6000].replacen('{', "{\"id\":6001,", 1));
+}
+
+#[test]
+fn a_bad_slice_is_refused_with_its_place_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let post = r#"{"thread":1,"text":"t","user":1}"#;
+    let huge = format!(r#"{{"posts":[{post},{{"thread":1,"text":"{}","user":1}}]}}"#, "x".repeat(17 << 20));
+    for (slice, expected) in [
+        ("", "EOF while parsing"),
+        ("[]", "expected an object that holds \"posts\" alone"),
+        ("{}", "the collection \"posts\" is missing"),
+        (r#"{"users":[]}"#, "the collection \"users\" is here, expected \"posts\" alone"),
+        (&format!(r#"{{"posts":[{post}],"users":[]}}"#), "the collection \"users\" is here"),
+        (r#"{"posts":[],"posts":[]}"#, "the collection \"posts\" is here twice"),
+        (r#"{"posts":{}}"#, "expected an array of posts"),
+        (r#"{"posts":[]} x"#, "trailing characters"),
+        (&format!(r#"{{"posts":[{post}"#), "EOF while parsing"),
+        (&format!(r#"{{"posts":[{post},{{"thread"}}]}}"#), "/posts/1: expected"),
+        (&format!(r#"{{"posts":[{post},7]}}"#), "/posts/1: expected an object, found a number"),
+        (&format!(r#"{{"posts":[{post},{post},{{"thread":"1","text":"t","user":1}}]}}"#), "/posts/2/thread: "),
+        (&format!(r#"{{"posts":[{post},{{"thread":1,"user":1,"text":"\ud800"}}]}}"#), "/posts/1/text: "),
+        (
+            &format!(r#"{{"posts":[{post},{post},{{"id":1,"thread":1,"text":"t","user":1}},{post}]}}"#),
+            "/posts/2: an earlier record has the id 1 too",
+        ),
+        (&huge, "/posts/1: it is longer than 16 MiB"),
+    ] {
+        let path = dir.path().join("db.json");
+        fs::write(&path, slice).unwrap();
+        let output = service("posts", &dir.path().join("data")).arg("--slice").arg(&path).output().unwrap();
+        let log = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{log}");
+        assert!(log.contains(expected), "{expected:?} is not in {log}");
+        assert!(log.contains(&format!("{}: ", path.display())), "{log}");
+        for left in ["db", "db.part"] {
+            assert!(!dir.path().join("data").join(left).exists(), "{left} is left: {log}");
+        }
+    }
+    let output = service("posts", &dir.path().join("data")).args(["--slice", "/nowhere/db.json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("/nowhere/db.json: No such file"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_fill_that_was_interrupted_begins_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("posts");
+    let slice = pipe(dir.path());
+    let post = r#"{"thread":1,"text":"t","user":1}"#;
+    for signal in ["KILL", "TERM", "INT"] {
+        let mut posts = Process::start(service("posts", &folder).arg("--slice").arg(&slice));
+        let mut writer = OpenOptions::new().write(true).open(&slice).unwrap();
+        write!(writer, r#"{{"posts":[{post},"#).unwrap();
+        posts.await_line("filling ");
+        wait_for("the database to grow", || folder.join("db.part/db").exists());
+        posts.signal(signal);
+        assert_eq!(posts.wait().success(), signal != "KILL", "{}", posts.log());
+        assert!(!folder.join("db").exists());
+    }
+    assert!(folder.join("db.part").exists(), "nothing was interrupted");
+    let mut posts = Process::start(service("posts", &folder).arg("--slice").arg(&slice));
+    fs::write(&slice, format!(r#"{{"posts":[{post},{post}]}}"#)).unwrap();
+    let address = posts.await_line(" on http://").trim().parse().unwrap();
+    assert!(!folder.join("db.part").exists());
+    assert_eq!(get(address, "/api/posts").2.matches("\"id\":").count(), 2);
+}
+
+#[test]
+fn check_says_whether_a_service_is_ready() {
+    let dir = tempfile::tempdir().unwrap();
+    split(&sample(), dir.path());
+    let (mut posts, address) = start_service("posts", &dir.path().join("posts"));
+    for asked in [address.to_string(), format!("0.0.0.0:{}", address.port())] {
+        let output = check(&asked);
+        assert!(output.status.success() && output.stderr.is_empty() && output.stdout.is_empty(), "{output:?}");
+    }
+    let by_environment = Command::new(program("posts")).arg("check").env("LISTEN", address.to_string()).output();
+    assert!(by_environment.unwrap().status.success());
+    posts.signal("TERM");
+    posts.wait();
+    let output = check(&address.to_string());
+    let reason = text(&output.stderr);
+    assert!(reason.starts_with(&format!("posts: http://{address}/ready: Connection refused")), "{reason}");
+    assert_eq!((output.status.code(), reason.lines().count()), (Some(1), 1));
+    assert_eq!(check("nowhere").status.code(), Some(2));
+}
+
+#[test]
+fn a_service_that_drains_is_not_ready_and_serves_until_its_time_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    split(&sample(), dir.path());
+    let folder = dir.path().join("posts");
+    let (mut posts, address) = start(service("posts", &folder).args(["--drain", "3600"]));
+    let before = get(address, "/api/posts/1");
+    posts.signal("TERM");
+    wait_for("/ready to turn", || get(address, "/ready").0 == 503);
+    let detail = "The service is about to end; send requests elsewhere.";
+    let body = format!(r#"{{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"{detail}"}}"#);
+    for path in ["/ready", "/ready/"] {
+        assert_eq!(get(address, path), (503, "application/problem+json".to_owned(), body.clone()));
+    }
+    assert_eq!(get(address, "/live").0, 200);
+    assert_eq!(get(address, "/api/posts/1"), before);
+    let response = ureq::get(format!("http://{address}/api/posts/1")).call().unwrap();
+    assert_eq!(response.headers()["connection"], "close");
+    let output = check(&address.to_string());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("503 Service Unavailable"), "{}", text(&output.stderr));
+    // A second signal: enough of waiting.
+    posts.signal("INT");
+    assert!(posts.wait().success(), "{}", posts.log());
+    posts.await_line("ended in order");
+    assert_eq!(try_get(address, "/live"), None);
+
+    let (mut posts, address) = start(service("posts", &folder).env("DRAIN", "1"));
+    assert!(!ureq::get(format!("http://{address}/ready")).call().unwrap().headers().contains_key("connection"));
+    posts.signal("TERM");
+    posts.await_line("serving for another 1 s");
+    assert!(posts.wait().success(), "{}", posts.log());
+    for wrong in ["-1", "soon", ""] {
+        assert_eq!(service("posts", &folder).arg(format!("--drain={wrong}")).output().unwrap().status.code(), Some(2));
+    }
+}
+
+#[test]
+fn a_running_service_is_kept_to_its_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    split(&sample(), dir.path());
+    let folder = dir.path().join("posts");
+    let (file, elsewhere) = (folder.join("db/db"), dir.path().join("elsewhere"));
+    // At its end a service opens its database's file once more, to make it durable. Meanwhile that is a link that
+    // leads out of the folder: the end fails, and with the sandbox alone it does.
+    for (option, succeeds) in [("--no-sandbox", true), ("--drain=0", false)] {
+        let (mut posts, address) = start(service("posts", &folder).arg(option));
+        assert_eq!(get(address, "/api/posts/1").0, 200);
+        if posts.log().contains("the sandbox is not whole") {
+            skip("this kernel has no landlock, or an old one");
+            return;
+        }
+        assert_eq!(posts.log().contains("without a sandbox"), succeeds);
+        // What landlock sets before it locks a thread in, each thread has it or not.
+        let threads = fs::read_dir(format!("/proc/{}/task", posts.id())).unwrap();
+        let statuses: Vec<String> =
+            threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("status")).unwrap()).collect();
+        assert!(statuses.len() > 3, "sled and the runtime have threads");
+        if !succeeds {
+            assert!(statuses.iter().all(|status| status.contains("NoNewPrivs:\t1")), "a thread is outside");
+        }
+        fs::rename(&file, &elsewhere).unwrap();
+        symlink(&elsewhere, &file).unwrap();
+        posts.signal("TERM");
+        assert_eq!(posts.wait().code(), Some(if succeeds { 0 } else { 1 }), "{}", posts.log());
+        assert_eq!(posts.log().contains("db/db: Permission denied"), !succeeds, "{}", posts.log());
+        fs::remove_file(&file).unwrap();
+        fs::rename(&elsewhere, &file).unwrap();
+    }
+    for value in ["1", "true", "yes"] {
+        let (mut posts, _) = start(service("posts", &folder).env("NO_SANDBOX", value));
+        posts.await_line("without a sandbox");
+    }
+    let (posts, _) = start(service("posts", &folder).env("NO_SANDBOX", "0"));
+    assert!(!posts.log().contains("without a sandbox"));
+}

@@ -1,0 +1,119 @@
+//! A service asked for its health by its own program: an image without a shell has nothing else that could ask.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+/// How long the service may take to answer. Below the timeout of whoever runs the check, which then sees our reason.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How much of an answer is read, in bytes: its first line is all that counts.
+const HEAD: usize = 1 << 10;
+
+/// Whether the service that listens on `listen` is ready to serve.
+///
+/// # Errors
+/// It is not, and why: one line.
+pub fn ready(listen: SocketAddr) -> Result<(), String> {
+    let address = reachable(listen);
+    match status_line(address) {
+        Ok(line) if line.split(' ').nth(1) == Some("200") => Ok(()),
+        Ok(line) => Err(format!("http://{address}/ready: the answer is {line:?}")),
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            Err(format!("http://{address}/ready: no answer within {} s", PATIENCE.as_secs()))
+        }
+        Err(error) => Err(format!("http://{address}/ready: {error}")),
+    }
+}
+
+/// Where a service that listens on `listen` is reached from its own machine.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    match listen {
+        SocketAddr::V4(any) if any.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, any.port()).into(),
+        SocketAddr::V6(any) if any.ip().is_unspecified() => (Ipv6Addr::LOCALHOST, any.port()).into(),
+        one => one,
+    }
+}
+
+/// The first line of the answer to `GET /ready`.
+fn status_line(address: SocketAddr) -> io::Result<String> {
+    let give_up = Instant::now() + PATIENCE;
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.write_all(format!("GET /ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let mut head = Vec::new();
+    let mut bytes = [0; HEAD];
+    while head.len() < HEAD && !head.contains(&b'\n') {
+        let left = give_up.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut bytes)? {
+            0 => break,
+            read => head.extend_from_slice(&bytes[..read]),
+        }
+    }
+    let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(line).trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_service_that_listens_everywhere_is_asked_on_loopback() {
+        for (listen, asked) in [
+            ("0.0.0.0:3000", "127.0.0.1:3000"),
+            ("[::]:3000", "[::1]:3000"),
+            ("127.0.0.2:3000", "127.0.0.2:3000"),
+            ("10.1.2.3:80", "10.1.2.3:80"),
+        ] {
+            assert_eq!(reachable(listen.parse().unwrap()), asked.parse().unwrap(), "{listen}");
+        }
+    }
+
+    #[test]
+    fn only_a_200_is_ready() {
+        for (answer, expected) in [
+            ("HTTP/1.1 200 OK\r\n\r\n", Ok(())),
+            ("HTTP/1.1 503 Service Unavailable\r\n\r\n", Err(r#"the answer is "HTTP/1.1 503 Service Unavailable""#)),
+            ("HTTP/1.1 2000 OK\r\n\r\n", Err("the answer is")),
+            ("\u{1b}[1mready\n200", Err(r#"the answer is "\u{1b}[1mready""#)),
+            ("", Err(r#"the answer is """#)),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let service = thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    stream.read_exact(&mut byte).unwrap();
+                    request.push(byte[0]);
+                }
+                stream.write_all(answer.as_bytes()).unwrap();
+                String::from_utf8(request).unwrap()
+            });
+            match (ready(address), expected) {
+                (Ok(()), Ok(())) => {}
+                (Err(reason), Err(expected)) => assert!(reason.contains(expected), "{answer:?}: {reason}"),
+                (got, _) => panic!("{answer:?}: {got:?}"),
+            }
+            assert!(service.join().unwrap().starts_with("GET /ready HTTP/1.1\r\n"));
+        }
+    }
+
+    #[test]
+    fn a_service_that_is_gone_or_silent_is_not_ready() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let silent = ready(address).unwrap_err();
+        assert_eq!(silent, format!("http://{address}/ready: no answer within 3 s"));
+        drop(listener);
+        assert!(ready(address).unwrap_err().contains("refused"));
+    }
+}
