@@ -18,9 +18,6 @@ use world::{Process, get, root, skip, text, tool, try_get, wait_for};
 const SERVICES: [&str; 3] = ["users", "threads", "posts"];
 const REGION: &str = "eu-central-1";
 
-/// Whether the services fill an empty database with `--slice FILE`, as on ECS; else they get a database split by `seed`.
-const FILLED_FROM_SLICE: bool = false;
-
 fn run(command: &mut Command) -> Output {
     command.output().unwrap_or_else(|error| panic!("{command:?} does not run: {error}"))
 }
@@ -183,12 +180,9 @@ fn docker_builds() -> bool {
 fn start_image(name: &str, image: &str, data: &Path) -> (Container, SocketAddr) {
     let mut command = docker(&["run", "--detach", "--publish", "127.0.0.1::3000", "--user", "65532:65532"]);
     command.args(["--read-only", "--cap-drop", "ALL"]);
-    if FILLED_FROM_SLICE {
-        command.arg("--volume").arg(format!("{}:/slice:ro", data.join(name).display()));
-        command.args(["--volume", "/data", image, "--slice", "/slice/db.json"]);
-    } else {
-        command.arg("--volume").arg(format!("{}:/data", data.join(name).display())).arg(image);
-    }
+    // As on ECS: an empty folder, filled from the slice.
+    command.arg("--volume").arg(format!("{}:/slice:ro", data.join(name).display()));
+    command.args(["--volume", "/data", image, "--slice", "/slice/db.json"]);
     let container = Container(ok(&mut command).trim().to_owned());
     let address = ok(&mut docker(&["port", &container.0, "3000"]));
     (container, address.lines().next().unwrap_or_default().parse().expect("Docker names an address"))
