@@ -174,7 +174,7 @@ impl Wrk {
     fn start(entrance: SocketAddr, path: &str) -> Option<Self> {
         let wrk = tool("wrk", "what load does to scaling and restarts")?;
         let mut command = Command::new(wrk);
-        command.args(["-t1", "-c8", "-d600s", &format!("http://{entrance}{path}")]);
+        command.args(["-t1", "-c8", "-d600s", "--timeout", "10s", &format!("http://{entrance}{path}")]);
         Some(Self(command.stdout(Stdio::piped()).spawn().unwrap()))
     }
 
