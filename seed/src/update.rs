@@ -268,7 +268,8 @@ pub fn apply(
         let nth = batch.collection as usize;
         let records = rejects.sift(&batch)?;
         let put = |record: &Record| changes[nth].put.contains(record.id.get());
-        let puts: Vec<Change> = records.iter().flat_map(Records::iter).filter(put).map(Change::Put).collect();
+        let puts = records.iter().flat_map(Records::iter).filter(put);
+        let puts: Vec<Change> = puts.map(|record| Change::Put(record, writers[nth].next_revision())).collect();
         puts.chunks(STEP).try_for_each(|step| writers[nth].apply(step))?;
         stage.advance(batch.size().0, puts.len() as u64);
         source.recycle(batch);

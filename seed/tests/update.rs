@@ -30,8 +30,10 @@ fn change(data: &Path, collection: Collection, changes: &[(u64, Option<&str>)]) 
             None => gone.push(Change::Remove(Id::try_from(*id).unwrap())),
         }
     }
-    let changes: Vec<Change> = records.iter().map(Change::Put).chain(gone).collect();
-    Writer::new(&store).unwrap().apply(&changes).unwrap();
+    let mut writer = Writer::new(&store).unwrap();
+    let changes: Vec<Change> =
+        records.iter().map(|record| Change::Put(record, writer.next_revision())).chain(gone).collect();
+    writer.apply(&changes).unwrap();
     store.sync().unwrap();
 }
 

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! key    00 "collection"                      value  01 name                  which collection this database holds
-//!        00 "counters"                               01 revision              absent until something is written
+//!        00 "counters"                               01 revision last-id      absent until something is written
 //!        01 page                                     01 entry entry …         up to 16 records
 //!        02 index term first-id                      01 gaps                  a run of an index
 //!        03 id                                       01 json                  a record too long for its page
+//!        04 idempotency-key                          01 kept                  the answer to a request that may come again
+//!        05 time idempotency-key                     nothing                  when that may be forgotten
 //!
 //! page, id, first-id   8 bytes, big-endian: key order is id order; page is id / 16
 //! index          1 byte, the number of a model's index
@@ -14,6 +16,9 @@
 //! 01 …           the format's version, then bincode (standard configuration: little-endian, variable-length integers)
 //! name           bincode of a string
 //! revision       bincode of a u64: the highest that a record of this database ever had
+//! last-id        bincode of a u64: the highest that a record of this database ever had
+//! kept           bincode of request: [u8; 32], revision: u64, json: bytes
+//! time           8 bytes, big-endian: seconds since 1970
 //! entry          bincode of slot: u8 (id mod 16, ascending), revision: u64, id_from_position: bool, json: bytes;
 //!                json is empty where it lies under 03
 //! gaps           bincode of a list of u64: what to add to first-id for the second id, to that for the third, …
@@ -76,6 +81,33 @@ pub(super) struct Entry<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 pub(super) struct Counters {
     pub(super) revision: u64,
+    pub(super) last_id: u64,
+}
+
+/// The answer to a request that was kept in case it comes again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+pub(super) struct KeptAnswer<'a> {
+    pub(super) request: [u8; 32],
+    pub(super) revision: u64,
+    pub(super) json: &'a [u8],
+}
+
+/// The first byte of the key of what may be forgotten at a time.
+pub(super) const FORGET: u8 = 5;
+
+pub(super) fn kept_key(key: &str) -> Vec<u8> {
+    [&[4], key.as_bytes()].concat()
+}
+
+/// `time` in seconds since 1970.
+pub(super) fn forget_key(time: u64, key: &str) -> Vec<u8> {
+    [&tagged(FORGET, time), key.as_bytes()].concat()
+}
+
+/// The time and the idempotency key of a [`forget_key`].
+pub(super) fn forget_key_parts(key: &[u8]) -> Option<(u64, &str)> {
+    let (time, key) = key.get(1..)?.split_first_chunk()?;
+    Some((u64::from_be_bytes(*time), std::str::from_utf8(key).ok()?))
 }
 
 /// Where a record lies: its page and its slot there.
@@ -199,6 +231,14 @@ pub(super) fn decode_counters(value: &[u8]) -> Result<Counters, String> {
     decode(value)
 }
 
+pub(super) fn encode_kept(kept: KeptAnswer) -> Vec<u8> {
+    encode(kept.json.len() + 48, kept)
+}
+
+pub(super) fn decode_kept(value: &[u8]) -> Result<KeptAnswer<'_>, String> {
+    decode(value)
+}
+
 /// `ids` ascend.
 pub(super) fn encode_run(ids: &[Id]) -> Vec<u8> {
     let gaps: Vec<u64> = ids.windows(2).map(|pair| pair[1].get() - pair[0].get()).collect();
@@ -268,7 +308,12 @@ mod tests {
         assert_eq!(encode_page([entry(2, b"{}"), long_lived]), [1, 2, 1, 1, 2, b'{', b'}', 15, 251, 44, 1, 0, 0]);
         assert_eq!(encode_apart(b"{}"), b"\x01{}");
         assert_eq!(encode_name("posts"), b"\x01\x05posts");
-        assert_eq!(encode_counters(Counters { revision: 300 }), [1, 251, 44, 1]);
+        assert_eq!(encode_counters(Counters { revision: 300, last_id: 7 }), [1, 251, 44, 1, 7]);
+        let kept = KeptAnswer { request: [9; 32], revision: 2, json: b"{}" };
+        assert_eq!(encode_kept(kept), [&[1][..], &[9; 32], &[2, 2], b"{}"].concat());
+        assert_eq!(decode_kept(&encode_kept(kept)), Ok(kept));
+        assert_eq!(kept_key("t/k"), b"\x04t/k");
+        assert_eq!(forget_key(258, "k"), b"\x05\0\0\0\0\0\0\x01\x02k");
         let by_id = term_prefix(Index(2), &Term::Id(id(7)));
         assert_eq!(run_key(&by_id, 9), [2, 2, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 9]);
         assert_eq!(term_prefix(Index(1), &Term::from("é")), [2, 1, 0xC3, 0xA9, 0xFF]);

@@ -24,12 +24,14 @@ use bytes::Bytes;
 use crate::id::Id;
 use crate::model::{Collection, Index, Term};
 
+mod commit;
 mod folder;
 mod index;
 pub mod layout;
 mod load;
 mod write;
 
+pub use commit::{Commit, CommitError, Durability, Found, KeptRecord, Transaction};
 pub use folder::Folder;
 pub use index::{Entries, Ids};
 pub use load::Load;
@@ -216,6 +218,14 @@ impl Store {
         Ok(records)
     }
 
+    /// The highest id.
+    pub(crate) fn last_id(&self) -> Result<Option<Id>, StoreError> {
+        match self.db.scan_prefix([layout::PAGE]).next_back() {
+            Some(page) => Ok(self.page(page)?.last().map(|(id, _)| *id)),
+            None => Ok(None),
+        }
+    }
+
     /// The records that `index` lists under `term`, in id order.
     pub fn find(
         &self,
@@ -229,7 +239,7 @@ impl Store {
 
     /// Returns when all that was written is on the disk and stays there through a power loss.
     pub fn sync(&self) -> Result<(), StoreError> {
-        self.db.flush().map_err(|source| self.sled(source))?;
+        self.flush()?;
         // sled's flush hands the data to the system (sync_file_range); only this makes the disk keep it.
         let file = self.path.join("db");
         fs::File::open(&file).and_then(|file| file.sync_data()).map_err(|source| StoreError::Io { path: file, source })
@@ -245,6 +255,11 @@ impl Store {
             // What it says does not matter, and an error shows again at the next key.
             let _ = pair.as_ref().map(|(key, _)| db.contains_key(key));
         }))
+    }
+
+    /// Returns when the system has all that was written: it then outlives the process.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        self.db.flush().map(drop).map_err(|source| self.sled(source))
     }
 
     fn value(&self, key: &[u8]) -> Result<Option<sled::IVec>, StoreError> {

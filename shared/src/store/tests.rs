@@ -143,6 +143,7 @@ proptest! {
         let mut store = load.finish().unwrap();
         let mut model: BTreeMap<u64, (u64, String, u64)> =
             loaded.into_iter().map(|(id, thread)| (id, (thread, json(id, thread), 1))).collect();
+        let mut last_id = model.keys().last().copied().unwrap_or_default();
         let mut revision = 1;
         for (changes, reopen) in steps {
             if reopen {
@@ -167,8 +168,13 @@ proptest! {
                     }
                 }
             }
-            let changes: Vec<Change> = records.iter().map(Change::Put).chain(removed).collect();
-            Writer::new(&store).unwrap().apply(&changes).unwrap();
+            let mut writer = Writer::new(&store).unwrap();
+            let puts = records.iter().map(|record| Change::Put(record, writer.next_revision()));
+            let changes: Vec<Change> = puts.collect::<Vec<_>>().into_iter().chain(removed).collect();
+            writer.apply(&changes).unwrap();
+            last_id = last_id.max(model.keys().last().copied().unwrap_or_default());
+            // No id is given twice, whatever was removed, and whenever it was opened anew.
+            prop_assert_eq!(Writer::new(&store).unwrap().next_id().unwrap().get(), last_id + 1);
         }
         let found: Vec<(u64, String, u64)> = store.records().map(|record| {
             let (id, stored) = record.unwrap();

@@ -13,8 +13,8 @@ use crate::model::{Index, Record, Records, Term, Terms};
 /// What becomes of one record.
 #[derive(Clone, Copy, Debug)]
 pub enum Change<'c> {
-    /// It is there, and holds this.
-    Put(Record<'c>),
+    /// It is there, and holds this, as this revision.
+    Put(Record<'c>, u64),
     /// It is gone.
     Remove(Id),
 }
@@ -23,7 +23,7 @@ impl Change<'_> {
     /// Whose change it is.
     pub fn id(&self) -> Id {
         match self {
-            Change::Put(record) => record.id,
+            Change::Put(record, _) => record.id,
             Change::Remove(id) => *id,
         }
     }
@@ -44,21 +44,45 @@ impl Writer {
         let counters = match store.value(layout::COUNTERS_KEY)? {
             Some(value) => layout::decode_counters(&value).map_err(|what| store.corrupt(&what))?,
             // As the split left it.
-            None => Counters { revision: 1 },
+            None => Counters { revision: 1, last_id: store.last_id()?.map_or(0, Id::get) },
         };
         Ok(Self { store: store.clone(), counters })
     }
 
-    /// Makes `changes`, at most one to an id, all or none of them. Each gets a revision of its own, higher than every
-    /// one before it in this database, so that no record ever has the same revision twice, not even after it was gone.
+    /// A revision higher than every one before it in this database: no record ever has the same twice, not even after
+    /// it was gone.
+    pub fn next_revision(&mut self) -> u64 {
+        self.counters.revision += 1;
+        self.counters.revision
+    }
+
+    /// An id that no record of this database ever had; nothing where all are used up.
+    pub fn next_id(&mut self) -> Option<Id> {
+        let id = Id::try_from(self.counters.last_id.checked_add(1)?).ok()?;
+        self.counters.last_id = id.get();
+        Some(id)
+    }
+
+    /// The highest id that a record of this database ever had.
+    pub fn last_id(&self) -> u64 {
+        self.counters.last_id
+    }
+
+    /// Makes `changes`, at most one to an id, all or none of them.
     pub fn apply(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        self.apply_with(changes, sled::Batch::default())
+    }
+
+    /// The same, in one step with what is in `batch` already.
+    pub(super) fn apply_with(&mut self, changes: &[Change], mut batch: sled::Batch) -> Result<(), StoreError> {
         let mut changes: Vec<&Change> = changes.iter().collect();
         changes.sort_by_key(|change| change.id());
-        let mut counters = self.counters;
-        let mut batch = sled::Batch::default();
         let mut indexes = IndexChanges::new();
         for page in changes.chunk_by(|a, b| layout::place(a.id()).0 == layout::place(b.id()).0) {
-            self.change_page(page, &mut counters, &mut batch, &mut indexes)?;
+            self.change_page(page, &mut batch, &mut indexes)?;
+        }
+        if let Some(Change::Put(record, _)) = changes.iter().rev().find(|change| matches!(change, Change::Put(..))) {
+            self.counters.last_id = self.counters.last_id.max(record.id.get());
         }
         for ((index, term), ids) in &indexes {
             let ids: Vec<(Id, bool)> = ids.iter().map(|(id, listed)| (*id, *listed)).collect();
@@ -70,17 +94,14 @@ impl Writer {
                 Ok(())
             })?;
         }
-        batch.insert(layout::COUNTERS_KEY, layout::encode_counters(counters));
-        self.store.db.apply_batch(batch).map_err(|source| self.store.sled(source))?;
-        self.counters = counters;
-        Ok(())
+        batch.insert(layout::COUNTERS_KEY, layout::encode_counters(self.counters));
+        self.store.db.apply_batch(batch).map_err(|source| self.store.sled(source))
     }
 
     /// Adds to `batch` and `indexes` what `changes`, to records of one page, mean.
     fn change_page(
         &self,
         changes: &[&Change],
-        counters: &mut Counters,
         batch: &mut sled::Batch,
         indexes: &mut IndexChanges,
     ) -> Result<(), StoreError> {
@@ -89,7 +110,7 @@ impl Writer {
         let before = self.store.value(&key)?;
         let texts: Vec<_> = changes
             .iter()
-            .map(|change| if let Change::Put(record) = change { record.json() } else { "".into() })
+            .map(|change| if let Change::Put(record, _) = change { record.json() } else { "".into() })
             .collect();
         let mut entries: BTreeMap<u8, Entry> = BTreeMap::new();
         for entry in before.iter().flat_map(|value| layout::decode_page(value)) {
@@ -108,15 +129,14 @@ impl Writer {
                     batch.remove(&layout::apart_key(id));
                 }
             }
-            if let Change::Put(record) = change {
-                counters.revision += 1;
+            if let Change::Put(record, revision) = change {
                 let apart = layout::lies_apart(json.as_bytes());
                 if apart {
                     batch.insert(&layout::apart_key(id), layout::encode_apart(json.as_bytes()));
                 }
                 let json = if apart { b"" } else { json.as_bytes() };
-                let revision = counters.revision;
-                entries.insert(slot, Entry { slot, revision, id_from_position: record.id_from_position, json });
+                entries
+                    .insert(slot, Entry { slot, revision: *revision, id_from_position: record.id_from_position, json });
                 for (index, term) in record.terms.iter().flatten() {
                     indexes.entry((*index, term.clone())).or_default().insert(id, true);
                 }
