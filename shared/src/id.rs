@@ -20,7 +20,7 @@ pub struct NotAnId;
 impl Id {
     /// The largest id, 2⁶³−1.
     pub const MAX: Id = Id(NonZeroU64::new(i64::MAX as u64).expect("it is not zero"));
-    const EXPECTED: &str = "an integer from 1 to 9223372036854775807";
+    pub(crate) const EXPECTED: &str = "an integer from 1 to 9223372036854775807";
 
     /// The id as a number.
     pub fn get(self) -> u64 {

@@ -48,6 +48,64 @@ pub fn canonical_object(text: &str, out: &mut String, members: &mut Vec<Member>)
     written.map_err(|fault| *fault)
 }
 
+/// An object of its own, in canonical form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object(String);
+
+impl Object {
+    /// Reads `text`, whose values may be nested `max_depth` deep, the object itself included; never deeper than
+    /// [`MAX_DEPTH`].
+    ///
+    /// # Errors
+    /// `text` is not one well-formed JSON object, or would lose something, or is nested too deeply.
+    pub fn read(text: &str, max_depth: usize) -> Result<Self, Fault> {
+        let mut out = String::with_capacity(text.len());
+        let mut writer = Writer { max_depth: max_depth.min(MAX_DEPTH), ..Writer::new(text, &mut out) };
+        writer.document().map_err(|fault| *fault)?;
+        Ok(Self(out))
+    }
+
+    /// The canonical text.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+
+    /// The value of the member `key`, if there is one.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        members(&self.0).find(|(known, _)| *known == key).map(|(_, value)| value)
+    }
+}
+
+/// The members of `value`, a canonical text: their keys, without quotes, and values. None if it is not an object.
+pub fn members(value: &str) -> impl Iterator<Item = (&str, &str)> {
+    let mut rest = value.strip_prefix('{').unwrap_or_default();
+    std::iter::from_fn(move || {
+        let (key, more) = rest.split_at_checked(end(rest))?;
+        let more = more.strip_prefix(':')?;
+        let (value, more) = more.split_at_checked(end(more))?;
+        rest = more.get(1..)?;
+        Some((key.strip_prefix('"')?.strip_suffix('"')?, value))
+    })
+}
+
+/// The length of the key or value that a canonical text begins with.
+fn end(text: &str) -> usize {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b',' | b':' | b'}' | b']' if depth == 0 => return at,
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth -= 1,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
 /// What a value is, for "expected …, found …".
 pub fn kind(value: &str) -> &'static str {
     match value.as_bytes().first() {
@@ -94,6 +152,7 @@ struct Writer<'t, 'o> {
     at: usize,
     out: &'o mut String,
     depth: usize,
+    max_depth: usize,
     /// Where in `out` the keys of the objects at hand lie, innermost last.
     keys: Vec<(usize, usize)>,
     /// The members of the outermost object.
@@ -102,7 +161,7 @@ struct Writer<'t, 'o> {
 
 impl<'t, 'o> Writer<'t, 'o> {
     fn new(text: &'t str, out: &'o mut String) -> Self {
-        Self { text, at: 0, out, depth: 0, keys: Vec::new(), members: Vec::new() }
+        Self { text, at: 0, out, depth: 0, max_depth: MAX_DEPTH, keys: Vec::new(), members: Vec::new() }
     }
 
     fn document(&mut self) -> Result<(), Box<Fault>> {
@@ -165,8 +224,8 @@ impl<'t, 'o> Writer<'t, 'o> {
     }
 
     fn enter(&mut self) -> Result<(), Box<Fault>> {
-        if self.depth == MAX_DEPTH {
-            return Err(Fault::at(self.at, format!("nested deeper than {MAX_DEPTH} levels")));
+        if self.depth == self.max_depth {
+            return Err(Fault::at(self.at, format!("nested deeper than {} levels", self.max_depth)));
         }
         self.depth += 1;
         Ok(())
@@ -395,6 +454,17 @@ mod tests {
             (r#"{"$serde_json::private::RawValue":"1"}"#, r#"{"$serde_json::private::RawValue":"1"}"#),
         ] {
             assert_eq!(canonical(source).as_deref(), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn the_members_of_a_canonical_object_are_found_and_nothing_makes_it_panic() {
+        let object = r#"{"a":1.0,"b\"}:":"x\\","":{"c":[{"d":",]"}]},"é":[]}"#;
+        let expected = [("a", "1.0"), (r#"b\"}:"#, r#""x\\""#), ("", r#"{"c":[{"d":",]"}]}"#), ("é", "[]")];
+        assert_eq!(members(object).collect::<Vec<_>>(), expected);
+        for value in ["{}", "", "[]", "null", "{", "{\"", "{:", "{:1}", "{\":1}", "{é:1}", "{\"a\"", "{\"a\":1", "{]"]
+        {
+            assert_eq!(members(value).next(), None, "{value}");
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! - [`id`], [`model`]: what a record is named and what it holds
 //! - [`json`]: a record's text, as the monolith sends it and without its losses
+//! - [`limits`], [`edit`]: what may be written, and the record that a write makes
 //! - [`store`]: a collection of records in sled
 //! - [`api`], [`problem`]: the routes every service has, and its errors
 //! - [`serve`], [`drain`]: from a listener to the last request's end
@@ -10,9 +11,11 @@
 pub mod api;
 pub mod check;
 pub mod drain;
+pub mod edit;
 pub mod fill;
 pub mod id;
 pub mod json;
+pub mod limits;
 pub mod model;
 pub mod problem;
 pub mod sandbox;

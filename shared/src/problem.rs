@@ -9,6 +9,8 @@ use warp::http::{Method, StatusCode};
 use warp::reject::MethodNotAllowed;
 use warp::reply::Response;
 
+use crate::json::Fault;
+use crate::limits::Violation;
 use crate::store::StoreError;
 
 /// What a path answers to, for `Allow`.
@@ -23,6 +25,10 @@ pub enum Problem {
     NotAnId,
     /// The path's percent-encoding is not that of a text.
     NotAText,
+    /// The body is not a JSON object that can be taken.
+    Malformed(Fault),
+    /// The record would not be one that may be written.
+    Invalid(Vec<Violation>),
     /// There is no record by that id or name.
     NoSuchRecord,
     /// There is no such path.
@@ -47,6 +53,8 @@ struct Document<'a> {
     title: &'a str,
     status: u16,
     detail: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<Violation>,
 }
 
 impl From<StoreError> for Problem {
@@ -70,9 +78,18 @@ impl From<Rejection> for Problem {
 impl Problem {
     /// The response for a request by `method`. A cause is logged; the client gets a fixed text.
     pub fn into_response(self, method: &Method) -> Response {
+        let mut errors = Vec::new();
         let (status, detail): (StatusCode, Cow<'static, str>) = match self {
             Problem::NotAnId => (StatusCode::BAD_REQUEST, "An id is an integer from 1 to 9223372036854775807.".into()),
             Problem::NotAText => (StatusCode::BAD_REQUEST, "The name in the path is not percent-encoded UTF-8.".into()),
+            Problem::Malformed(Fault { pointer, offset, reason }) => {
+                let detail = format!("The body can't be taken: {reason} (byte {offset}, pointer \"{pointer}\").");
+                (StatusCode::BAD_REQUEST, detail.into())
+            }
+            Problem::Invalid(violations) => {
+                errors = violations;
+                (StatusCode::UNPROCESSABLE_ENTITY, "The record can't be written as it would be; see errors.".into())
+            }
             Problem::NoSuchRecord => (StatusCode::NOT_FOUND, "There is no such record.".into()),
             Problem::NoSuchPath => (StatusCode::NOT_FOUND, "There is nothing at this path.".into()),
             // As the monolith's router does.
@@ -103,6 +120,7 @@ impl Problem {
             title: status.canonical_reason().unwrap_or_default(),
             status: status.as_u16(),
             detail: &detail,
+            errors,
         };
         let body = serde_json::to_vec(&body).expect("a problem can be written as JSON");
         let mut response = Response::new(body.into());
@@ -113,5 +131,52 @@ impl Problem {
             headers.insert(ALLOW, ALLOWED);
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+
+    use futures_util::FutureExt;
+    use hyper::body::Body;
+
+    use super::*;
+
+    /// Status and body.
+    fn sent(problem: Problem) -> (u16, String) {
+        let response = problem.into_response(&Method::POST);
+        let status = response.status().as_u16();
+        let mut body = response.into_body();
+        let frame = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).now_or_never();
+        let bytes = frame.flatten().unwrap().unwrap().into_data().unwrap();
+        (status, String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn a_problem_has_errors_only_where_a_record_has_violations() {
+        let body = concat!(
+            r#"{"type":"about:blank","title":"Not Found","status":404,"#,
+            r#""detail":"There is no such record."}"#
+        );
+        assert_eq!(sent(Problem::NoSuchRecord), (404, body.to_owned()));
+
+        let body = concat!(
+            r#"{"type":"about:blank","title":"Unprocessable Entity","status":422,"#,
+            r#""detail":"The record can't be written as it would be; see errors.","#,
+            r#""errors":[{"pointer":"/title","detail":"must be given"}]}"#
+        );
+        let violation = Violation { pointer: "/title".to_owned(), detail: "must be given".to_owned() };
+        assert_eq!(sent(Problem::Invalid(vec![violation])), (422, body.to_owned()));
+    }
+
+    #[test]
+    fn a_body_that_cannot_be_read_is_told_where() {
+        let fault = crate::edit::read(br#"{"a":{"b":1,"b":2}}"#).unwrap_err();
+        let body = concat!(
+            r#"{"type":"about:blank","title":"Bad Request","status":400,"#,
+            r#""detail":"The body can't be taken: the key is repeated (byte 16, pointer \"/a/b\")."}"#
+        );
+        assert_eq!(sent(Problem::Malformed(fault)), (400, body.to_owned()));
     }
 }
