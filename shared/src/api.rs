@@ -18,11 +18,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream::{self, StreamExt};
 use percent_encoding::percent_decode_str;
 use warp::filters::BoxedFilter;
-use warp::http::Method;
-use warp::http::header::{CONTENT_TYPE, HeaderValue};
+use warp::http::{Method, StatusCode};
+use warp::http::header::{CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH};
 use warp::reply::{Reply, Response};
 use warp::{Filter, Rejection};
 
+use crate::condition::{Condition, entity_tag};
 use crate::id::Id;
 use crate::problem::Problem;
 use crate::store::{Store, StoreError, Stored};
@@ -81,8 +82,36 @@ where
     let found = records.and(own.or(one(store)).unify().or(all(store)).unify());
     let answers = found.or(texts()).unify().or(health(store)).unify();
     let answers = answers.recover(async |rejection| Ok::<Answer, Infallible>(Err(Problem::from(rejection)))).unify();
-    let respond = |method: Method, answer: Answer| answer.unwrap_or_else(|problem| problem.into_response(&method));
-    warp::method().and(answers).map(respond).boxed()
+    let respond = |method: Method, known: Option<Known>, answer: Answer| match (answer, known) {
+        (Ok(response), Some(known)) => known.spare(response),
+        (answer, _) => answer.unwrap_or_else(|problem| problem.into_response(&method)),
+    };
+    // One that is no text names no tag of ours.
+    let known = warp::header::optional("if-none-match").or(warp::any().map(|| None)).unify();
+    warp::method().and(known).and(answers).map(respond).boxed()
+}
+
+/// The value of `If-None-Match`.
+struct Known(HeaderMap);
+
+impl FromStr for Known {
+    type Err = Infallible;
+
+    fn from_str(value: &str) -> Result<Self, Infallible> {
+        Ok(Self(HeaderValue::from_str(value).map(|value| (IF_NONE_MATCH, value)).into_iter().collect()))
+    }
+}
+
+impl Known {
+    /// The response without what the client has already.
+    fn spare(self, mut response: Response) -> Response {
+        if response.headers().get(ETAG).is_some_and(|tag| Condition::read(&self.0).has(tag)) {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            *response.body_mut() = Default::default();
+            response.headers_mut().remove(CONTENT_TYPE);
+        }
+        response
+    }
 }
 
 /// The end of a path that is read.
@@ -122,7 +151,11 @@ fn health(store: &Store) -> impl Filter<Extract = (Answer,), Error = Rejection> 
 
 /// Answers with a record, straight from the store's memory.
 pub fn record(stored: Option<Stored>) -> Answer {
-    Ok(json(Response::new(stored.ok_or(Problem::NoSuchRecord)?.into_json().into())))
+    let stored = stored.ok_or(Problem::NoSuchRecord)?;
+    let tag = entity_tag(stored.revision, stored.json());
+    let mut response = json(Response::new(stored.into_json().into()));
+    response.headers_mut().insert(ETAG, tag);
+    Ok(response)
 }
 
 /// Answers with a JSON array of records. A list of any length is sent in bounded memory; if the store fails in its
@@ -181,7 +214,7 @@ impl<I: Iterator<Item = Result<Stored, StoreError>>> Iterator for List<I> {
     }
 }
 
-fn json(response: Response) -> Response {
+pub(crate) fn json(response: Response) -> Response {
     with_type(response, "application/json; charset=utf-8")
 }
 

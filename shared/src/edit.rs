@@ -29,7 +29,7 @@ pub fn read(body: &[u8]) -> Result<Object, Fault> {
 /// All that is wrong with it: `body` names an `id`, or the record would not fit its model or the limits.
 pub fn create(collection: Collection, body: &Object, id: Id) -> Result<String, Vec<Violation>> {
     let named = body.get("id").map(|_| Violation::new("/id", "must not be given: the service gives it"));
-    checked(collection, body, named, with_id(body, id))
+    checked(collection, body, None, named, with_id(body, id))
 }
 
 /// The canonical text of the record that takes the place of `id`: `body` as it came, the `id` first if `body` has none.
@@ -38,8 +38,8 @@ pub fn create(collection: Collection, body: &Object, id: Id) -> Result<String, V
 /// All that is wrong with it: `body` names another `id`, or does not fit its model or the limits.
 pub fn replace(collection: Collection, body: &Object, id: Id) -> Result<String, Vec<Violation>> {
     match body.get("id") {
-        None => checked(collection, body, None, with_id(body, id)),
-        Some(_) => checked(collection, body, other_id(body, id), body.text().to_owned()),
+        None => checked(collection, body, None, None, with_id(body, id)),
+        Some(_) => checked(collection, body, None, other_id(body, id), body.text().to_owned()),
     }
 }
 
@@ -48,25 +48,26 @@ pub fn replace(collection: Collection, body: &Object, id: Id) -> Result<String, 
 /// form, as it is stored.
 ///
 /// # Errors
-/// All that is wrong with the result: it lacks the `id` or has another, or does not fit its model or the limits, even if
-/// `current` did not either.
+/// All that is wrong with the result: it lacks the `id` or has another, or what the patch changes does not fit the model or
+/// the limits.
 pub fn patch(collection: Collection, current: &str, patch: &Object, id: Id) -> Result<String, Vec<Violation>> {
     // No fault is to be expected: the result is nested no deeper than the deeper of the two.
     let record = Object::read(&merge(current, patch.text()), MAX_DEPTH)
         .map_err(|fault| vec![Violation::new(&fault.pointer, fault.reason)])?;
-    checked(collection, &record, other_id(&record, id), record.text().to_owned())
+    checked(collection, &record, Some(current), other_id(&record, id), record.text().to_owned())
 }
 
 /// `text`, if its members, which are those of `record` but for the `id`, may be written.
 fn checked(
     collection: Collection,
     record: &Object,
+    current: Option<&str>,
     of_id: Option<Violation>,
     text: String,
 ) -> Result<String, Vec<Violation>> {
     let too_long = (text.len() > RECORD_LIMIT)
         .then(|| Violation::new("", format!("must have at most {RECORD_LIMIT} bytes, but would have {}", text.len())));
-    let all: Vec<_> = of_id.into_iter().chain(violations(collection, record)).chain(too_long).collect();
+    let all: Vec<_> = of_id.into_iter().chain(violations(collection, record, current)).chain(too_long).collect();
     if all.is_empty() { Ok(text) } else { Err(all) }
 }
 

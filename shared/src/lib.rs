@@ -5,11 +5,13 @@
 //! - [`limits`], [`edit`]: what may be written, and the record that a write makes
 //! - [`store`]: a collection of records in sled
 //! - [`api`], [`problem`]: the routes every service has, and its errors
+//! - [`mod@write`], [`condition`], [`token`]: those that write, when, and who may
 //! - [`serve`], [`drain`]: from a listener to the last request's end
 //! - [`fill`], [`sandbox`], [`check`], [`service`]: a process that fills its folder, locks itself in, and is asked how it is
 
 pub mod api;
 pub mod check;
+pub mod condition;
 pub mod drain;
 pub mod edit;
 pub mod fill;
@@ -24,3 +26,4 @@ pub mod service;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod write;

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::id::Id;
-use crate::json::{Object, kind};
+use crate::json::{Object, kind, members};
 use crate::model::Collection;
 
 /// How long a request's body may be, in bytes.
@@ -87,10 +87,16 @@ fn fields(collection: Collection) -> &'static [Field] {
     }
 }
 
-/// In what the members of `record` do not fit the model and its limits; of the `id`, nothing is said.
-pub(crate) fn violations(collection: Collection, record: &Object) -> Vec<Violation> {
+/// In what the members of `record` do not fit the model and its limits; of the `id`, and of what is in `current` alike, which
+/// a split may have brought, nothing is said.
+pub(crate) fn violations(collection: Collection, record: &Object, current: Option<&str>) -> Vec<Violation> {
     let violation = |field: &Field| {
-        let detail = match record.get(field.name) {
+        let value = record.get(field.name);
+        let stays = |current| members(current).any(|(name, stands)| name == field.name && Some(stands) == value);
+        if current.is_some_and(stays) {
+            return None;
+        }
+        let detail = match value {
             None if field.required => "must be given".to_owned(),
             None => return None,
             Some("null") if !field.required => return None,

@@ -4,17 +4,20 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 use warp::Rejection;
-use warp::http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use warp::http::header::{self, ALLOW, CONTENT_TYPE, HeaderValue};
 use warp::http::{Method, StatusCode};
 use warp::reject::MethodNotAllowed;
 use warp::reply::Response;
 
 use crate::json::Fault;
-use crate::limits::Violation;
-use crate::store::StoreError;
+use crate::limits::{BODY_BYTES, Violation};
+use crate::store::{CommitError, StoreError};
 
-/// What a path answers to, for `Allow`.
-const ALLOWED: HeaderValue = HeaderValue::from_static("GET, HEAD");
+/// What a path answers to, for `Allow`, unless it says otherwise.
+const READS: &str = "GET, HEAD";
+
+/// When to ask again, in seconds, for `Retry-After`.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 
 /// What a client is told of a cause that is the service's own business.
 const FAILED: &str = "The service failed; its log says why.";
@@ -37,6 +40,28 @@ pub enum Problem {
     MethodNotAllowed,
     /// The store failed.
     Store(StoreError),
+    /// There is no such entity tag, or there is one.
+    ConditionFailed,
+    /// The body is of another kind than is taken here.
+    MediaType,
+    /// The body is longer than is taken.
+    BodyTooLarge,
+    /// The body ended too early.
+    BodyBroken,
+    /// An idempotency key that is none.
+    NotAKey,
+    /// An idempotency key that another request had.
+    KeyReused,
+    /// Another user has that name.
+    UsernameTaken,
+    /// No record ever had that id, so none is put there.
+    IdNotGiven,
+    /// There are no ids left to give.
+    NoIdsLeft,
+    /// There is no room for another write just now.
+    Busy,
+    /// Writes have failed: there are none until the service is started anew.
+    WritesFailed,
     /// The service is about to end: not an error of this request, but nobody should send more.
     Draining,
     /// The request's handler panicked; the panic hook has logged it.
@@ -63,6 +88,17 @@ impl From<StoreError> for Problem {
     }
 }
 
+impl From<CommitError> for Problem {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Busy => Problem::Busy,
+            CommitError::Panicked => Problem::Panicked,
+            // The committer has logged why.
+            CommitError::Failed(_) | CommitError::Broken => Problem::WritesFailed,
+        }
+    }
+}
+
 impl From<Rejection> for Problem {
     fn from(rejection: Rejection) -> Self {
         if rejection.is_not_found() {
@@ -78,6 +114,12 @@ impl From<Rejection> for Problem {
 impl Problem {
     /// The response for a request by `method`. A cause is logged; the client gets a fixed text.
     pub fn into_response(self, method: &Method) -> Response {
+        self.into_response_allowing(method, READS)
+    }
+
+    /// The same on a path that answers to `allowed`.
+    pub fn into_response_allowing(self, method: &Method, allowed: &'static str) -> Response {
+        let allowed = HeaderValue::from_static(allowed);
         let mut errors = Vec::new();
         let (status, detail): (StatusCode, Cow<'static, str>) = match self {
             Problem::NotAnId => (StatusCode::BAD_REQUEST, "An id is an integer from 1 to 9223372036854775807.".into()),
@@ -96,7 +138,7 @@ impl Problem {
             Problem::MethodNotAllowed if method == Method::OPTIONS => {
                 let mut response = Response::default();
                 *response.status_mut() = StatusCode::NO_CONTENT;
-                response.headers_mut().insert(ALLOW, ALLOWED);
+                response.headers_mut().insert(ALLOW, allowed);
                 return response;
             }
             Problem::MethodNotAllowed => {
@@ -105,6 +147,34 @@ impl Problem {
             Problem::Store(error) => {
                 log::error!("the store failed: {error}");
                 (StatusCode::INTERNAL_SERVER_ERROR, FAILED.into())
+            }
+            Problem::ConditionFailed => {
+                (StatusCode::PRECONDITION_FAILED, "The record is not as the request's condition says.".into())
+            }
+            Problem::MediaType => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "A body is application/json, a patch application/merge-patch+json as well.".into())
+            }
+            Problem::BodyTooLarge => {
+                (StatusCode::PAYLOAD_TOO_LARGE, format!("A body has at most {BODY_BYTES} bytes.").into())
+            }
+            Problem::BodyBroken => (StatusCode::BAD_REQUEST, "The body ended too early.".into()),
+            Problem::NotAKey => {
+                (StatusCode::BAD_REQUEST, "An Idempotency-Key is one text of 1 to 255 visible characters.".into())
+            }
+            Problem::KeyReused => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "This Idempotency-Key belongs to a request with another body.".into())
+            }
+            Problem::UsernameTaken => (StatusCode::CONFLICT, "Another user has this username.".into()),
+            Problem::IdNotGiven => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "Ids are given by the service, and it has not given this one; POST gives one.".into())
+            }
+            Problem::NoIdsLeft => {
+                log::error!("there are no ids left to give");
+                (StatusCode::INSUFFICIENT_STORAGE, "There are no ids left.".into())
+            }
+            Problem::Busy => (StatusCode::SERVICE_UNAVAILABLE, "Too many writes wait; try again later.".into()),
+            Problem::WritesFailed => {
+                (StatusCode::SERVICE_UNAVAILABLE, "The service cannot write now; reads go on. A write that was under way may have been made all the same.".into())
             }
             Problem::Draining => {
                 (StatusCode::SERVICE_UNAVAILABLE, "The service is about to end; send requests elsewhere.".into())
@@ -128,7 +198,10 @@ impl Problem {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::METHOD_NOT_ALLOWED {
-            headers.insert(ALLOW, ALLOWED);
+            headers.insert(ALLOW, allowed);
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER);
         }
         response
     }

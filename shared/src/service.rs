@@ -21,7 +21,8 @@ use crate::api::Routes;
 use crate::drain::Drain;
 use crate::fill::{FillError, Slice};
 use crate::model::Collection;
-use crate::store::{Folder, Purpose, Store};
+use crate::store::{Commit, Durability, Folder, Purpose, Store};
+use crate::write::Writes;
 use crate::{check, sandbox, serve};
 
 /// How many connections may wait to be accepted. The system's own limit may be lower.
@@ -61,6 +62,10 @@ struct Config {
     /// How long to go on serving once told to end, while /ready already answers 503
     #[arg(long, value_name = "SECONDS", env = "DRAIN", default_value = "0", value_parser = seconds)]
     drain: Duration,
+
+    /// What an answered write survives
+    #[arg(long, value_name = "WHAT", env = "DURABILITY", default_value = "power")]
+    durability: Durability,
 
     /// Do without the sandbox, in which the service opens nothing but its folder and connects nowhere
     #[arg(long, env = "NO_SANDBOX", value_parser = FalseyValueParser::new())]
@@ -187,8 +192,21 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
         let listener = socket.listen(BACKLOG).map_err(cannot_listen)?;
         log::info!("serving {} on http://{}", folder.path().display(), listener.local_addr()?);
         let drain = Drain::default();
-        let routes = drain.over((service.routes)(store.clone()));
-        serve::serve(listener, routes, told_to_end(&mut signals, &drain, config.drain)).await;
+        let commit = Commit::start(&store, config.durability)?;
+        let writes = Writes { collection: service.collection, commit: commit.clone(), tokens: Arc::new(tokens) };
+        let routes = drain.over(writes.over((service.routes)(store.clone())));
+        let mut restart = false;
+        let end = async {
+            tokio::select! {
+                () = told_to_end(&mut signals, &drain, config.drain) => {}
+                () = commit.until_a_restart_helps() => restart = true,
+            }
+        };
+        serve::serve(listener, routes, end).await;
+        if restart {
+            let path = folder.path().display();
+            return Err(format!("{path}: writes failed, as the log says, and the disk has room again; a new start takes writes").into());
+        }
         store.sync()?;
         log::info!("ended in order");
         Ok(())

@@ -1,7 +1,10 @@
 //! A service on a free port with a fresh folder: what every service's tests begin with.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -13,7 +16,9 @@ use ureq::http::{HeaderMap, Response};
 use crate::api::Routes;
 use crate::model::{Collection, Records};
 use crate::serve::serve;
-use crate::store::{Load, Store};
+use crate::store::{Commit, Durability, Load, Store};
+use crate::token::{TokenFile, Tokens};
+use crate::write::Writes;
 
 /// No answer takes longer; a test that waits for one fails instead of hanging.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -25,6 +30,20 @@ pub struct App {
     shutdown: Option<oneshot::Sender<()>>,
     server: Option<JoinHandle<()>>,
     _dir: TempDir,
+}
+
+/// The `Authorization` of a client that may write where writes are allowed.
+pub fn bearer(collection: Collection) -> String {
+    format!("Bearer {}_secret", collection.name())
+}
+
+/// Who may write, then: by a file in `folder`.
+fn tokens(collection: Collection, folder: &Path) -> Tokens {
+    let path = folder.join("tokens");
+    let name = "test".parse().expect("it is a name");
+    let file = TokenFile::default().with(&path, &name, &format!("{}_secret", collection.name())).expect("it is the first");
+    fs::write(&path, file.text()).expect("it can be written");
+    Tokens::read(collection, &path).expect("it was just made")
 }
 
 /// What a request got.
@@ -52,6 +71,24 @@ impl App {
         routes: fn(Store) -> Routes,
         records: impl IntoIterator<Item = R>,
     ) -> Self {
+        Self::start(collection, routes, records, false)
+    }
+
+    /// The same, and whoever is [`bearer`] may write.
+    pub fn spawn_writable<R: AsRef<str>>(
+        collection: Collection,
+        routes: fn(Store) -> Routes,
+        records: impl IntoIterator<Item = R>,
+    ) -> Self {
+        Self::start(collection, routes, records, true)
+    }
+
+    fn start<R: AsRef<str>>(
+        collection: Collection,
+        routes: fn(Store) -> Routes,
+        records: impl IntoIterator<Item = R>,
+        writable: bool,
+    ) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder can be made");
         let store = Store::create(&dir.path().join("db"), collection).expect("a database can be made");
         let mut load = Load::new(store);
@@ -61,6 +98,7 @@ impl App {
         }
         assert_eq!(load.put(read.iter()).expect("a database can be written"), None, "an id is taken");
         let store = load.finish().expect("a database can be written");
+        let tokens = if writable { tokens(collection, dir.path()) } else { Tokens::none(collection) };
         let (shutdown, asked) = oneshot::channel();
         let (tell_address, address) = std::sync::mpsc::channel();
         let server = thread::spawn(move || {
@@ -68,7 +106,10 @@ impl App {
             runtime.block_on(async {
                 let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
                 tell_address.send(listener.local_addr().expect("it is bound")).expect("the test waits");
-                serve(listener, routes(store), async { drop(asked.await) }).await;
+                // Tests do not cut the power.
+                let commit = Commit::start(&store, Durability::Process).expect("a thread can be started");
+                let writes = Writes { collection, commit, tokens: Arc::new(tokens) };
+                serve(listener, writes.over(routes(store)), async { drop(asked.await) }).await;
             });
         });
         let address = address.recv().expect("the server starts");
@@ -82,15 +123,23 @@ impl App {
 
     /// What a request without a body gets.
     pub fn request(&self, method: &str, path: &str) -> Answer {
+        self.send(method, path, &[], "")
+    }
+
+    /// What a request with more headers and a body gets.
+    pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .allow_non_standard_methods(true)
             .timeout_global(Some(PATIENCE))
             .build()
             .into();
-        let request = ureq::http::Request::builder().method(method).uri(format!("http://{}{path}", self.address));
-        let response: Response<ureq::Body> =
-            agent.run(request.body(()).expect("a test's request is valid")).expect("the service answers");
+        let mut request = ureq::http::Request::builder().method(method).uri(format!("http://{}{path}", self.address));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(body.to_owned()).expect("a test's request is valid");
+        let response: Response<ureq::Body> = agent.run(request).expect("the service answers");
         let (head, mut body) = response.into_parts();
         let body = body.with_config().limit(u64::MAX).read_to_string().expect("the body is text");
         Answer { status: head.status.as_u16(), headers: head.headers, body }

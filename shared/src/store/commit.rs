@@ -251,6 +251,8 @@ impl Now {
 pub struct KeptRecord {
     /// What the request was: a digest of it.
     pub request: [u8; 32],
+    /// Whose record was answered.
+    pub id: Id,
     /// The revision that was answered.
     pub revision: u64,
     /// The record that was answered.
@@ -259,7 +261,7 @@ pub struct KeptRecord {
 
 impl KeptRecord {
     fn as_stored(&self) -> KeptAnswer<'_> {
-        KeptAnswer { request: self.request, revision: self.revision, json: self.json.as_bytes() }
+        KeptAnswer { request: self.request, id: self.id.get(), revision: self.revision, json: self.json.as_bytes() }
     }
 }
 
@@ -360,9 +362,10 @@ impl Transaction<'_> {
         }
         let store = &self.committer.store;
         let Some(value) = store.value(&layout::kept_key(key))? else { return Ok(None) };
-        let KeptAnswer { request, revision, json } =
+        let KeptAnswer { request, id, revision, json } =
             layout::decode_kept(&value).map_err(|what| store.corrupt(&what))?;
-        Ok(Some(KeptRecord { request, revision, json: String::from_utf8_lossy(json).into_owned() }))
+        let id = Id::try_from(id).map_err(|_| store.corrupt("a kept answer is of no record"))?;
+        Ok(Some(KeptRecord { request, id, revision, json: String::from_utf8_lossy(json).into_owned() }))
     }
 
     /// Whether there is room to keep another answer.

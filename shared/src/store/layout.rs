@@ -17,7 +17,7 @@
 //! name           bincode of a string
 //! revision       bincode of a u64: the highest that a record of this database ever had
 //! last-id        bincode of a u64: the highest that a record of this database ever had
-//! kept           bincode of request: [u8; 32], revision: u64, json: bytes
+//! kept           bincode of request: [u8; 32], id: u64, revision: u64, json: bytes
 //! time           8 bytes, big-endian: seconds since 1970
 //! entry          bincode of slot: u8 (id mod 16, ascending), revision: u64, id_from_position: bool, json: bytes;
 //!                json is empty where it lies under 03
@@ -88,6 +88,7 @@ pub(super) struct Counters {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 pub(super) struct KeptAnswer<'a> {
     pub(super) request: [u8; 32],
+    pub(super) id: u64,
     pub(super) revision: u64,
     pub(super) json: &'a [u8],
 }
@@ -309,8 +310,8 @@ mod tests {
         assert_eq!(encode_apart(b"{}"), b"\x01{}");
         assert_eq!(encode_name("posts"), b"\x01\x05posts");
         assert_eq!(encode_counters(Counters { revision: 300, last_id: 7 }), [1, 251, 44, 1, 7]);
-        let kept = KeptAnswer { request: [9; 32], revision: 2, json: b"{}" };
-        assert_eq!(encode_kept(kept), [&[1][..], &[9; 32], &[2, 2], b"{}"].concat());
+        let kept = KeptAnswer { request: [9; 32], id: 7, revision: 2, json: b"{}" };
+        assert_eq!(encode_kept(kept), [&[1][..], &[9; 32], &[7, 2, 2], b"{}"].concat());
         assert_eq!(decode_kept(&encode_kept(kept)), Ok(kept));
         assert_eq!(kept_key("t/k"), b"\x04t/k");
         assert_eq!(forget_key(258, "k"), b"\x05\0\0\0\0\0\0\x01\x02k");

@@ -129,6 +129,90 @@ fn a_folder_has_one_holder_and_names_it() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
+    /// Whatever is created, replaced, removed and kept, many at a time, and however often the store is opened anew: it
+    /// holds what a plain map does, and gives no id twice.
+    #[test]
+    fn a_committed_store_equals_a_map(
+        steps in prop::collection::vec((prop::collection::vec((0_u8..4, 0_usize..40, 1_u64..4), 1..40), any::<bool>()), 1..5),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let mut store = Store::create(&path, Collection::Posts).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let mut model: BTreeMap<u64, (String, u64)> = BTreeMap::new();
+        let mut kept: BTreeMap<String, u64> = BTreeMap::new();
+        let mut given = std::collections::BTreeSet::new();
+        for (operations, reopen) in steps {
+            let commit = Commit::start(&store, Durability::Process).unwrap();
+            // All at once: they are decided in this order, in as many groups as it happens to take.
+            let decisions = operations.iter().map(|&(operation, which, thread)| {
+                commit.write(move |now: &mut Transaction| {
+                    let key = format!("key-{which}");
+                    if operation == 0 {
+                        if let Some(kept) = now.kept(&key).unwrap() {
+                            return (0, kept.id, Some((kept.json, kept.revision)));
+                        }
+                    }
+                    let id = if operation < 2 { now.next_id().unwrap() } else { id(which as u64 + 1) };
+                    if operation >= 2 && now.get(id).unwrap().is_none() {
+                        return (9, id, None);
+                    }
+                    if operation == 3 {
+                        now.remove(id);
+                        return (3, id, None);
+                    }
+                    let json = json(id.get(), thread);
+                    let revision = now.put(id, &json).unwrap();
+                    if operation == 0 {
+                        now.keep_answer(key, KeptRecord { request: [0; 32], id, revision, json: json.clone() });
+                    }
+                    assert!(now.ids(Post::IN_THREAD, &Term::Id("1".parse().unwrap())).is_ok());
+                    (operation, id, Some((json, revision)))
+                })
+            });
+            let outcomes = runtime.block_on(futures_util::future::join_all(decisions));
+            for (&(operation, which, _), outcome) in operations.iter().zip(outcomes) {
+                let (done, id, record) = outcome.unwrap();
+                match (done, record) {
+                    (3, _) => prop_assert!(model.remove(&id.get()).is_some()),
+                    (9, _) => prop_assert!(!model.contains_key(&id.get())),
+                    (_, Some(record)) => {
+                        if operation == 0 {
+                            let first = *kept.entry(format!("key-{which}")).or_insert(record.1);
+                            prop_assert_eq!(first, record.1, "a key was answered twice");
+                            if !given.insert(id.get()) {
+                                continue;
+                            }
+                        } else if operation == 1 {
+                            prop_assert!(given.insert(id.get()), "the id {} was given twice", id);
+                        }
+                        model.insert(id.get(), record);
+                    }
+                    _ => unreachable!(),
+                }
+            }
+            drop(commit);
+            if reopen {
+                // The committer's thread ends soon after its last handle, and has the database open until then.
+                store.sync().unwrap();
+                drop(store);
+                store = Store::open(&path, Collection::Posts, Purpose::Serving).unwrap();
+            }
+        }
+        let found: BTreeMap<u64, (String, u64)> = store.records().map(|record| {
+            let (id, stored) = record.unwrap();
+            (id.get(), (String::from_utf8(stored.json().to_vec()).unwrap(), stored.revision))
+        }).collect();
+        for (id, (text, revision)) in &model {
+            prop_assert_eq!(found.get(id), Some(&(text.clone(), *revision)));
+        }
+        prop_assert_eq!(found.len(), model.len());
+        let in_thread = |thread: u64| model.iter().filter(|(_, (text, _))| text.contains(&format!("\"thread\":{thread},"))).map(|(id, _)| *id).collect::<Vec<_>>();
+        for thread in 1..4 {
+            prop_assert_eq!(ids_in_thread(&store, thread), in_thread(thread));
+        }
+    }
+
     /// Whatever is put and removed, and however often the database is opened anew: records, indexes and revisions are
     /// those of a plain map.
     #[test]

@@ -1,0 +1,267 @@
+//! The routes that write: laid over those that read, since every collection has the same.
+//!
+//! ```text
+//! POST   /api/{collection}       a new record               201, Location
+//! PUT    /api/{collection}/:id   the record is to be this   200; 201 with If-None-Match: *
+//! PATCH  /api/{collection}/:id   a merge patch (RFC 7396)   200
+//! DELETE /api/{collection}/:id   the record is to be gone   204
+//! ```
+//!
+//! A request is looked at in this order: may it write, is its body what it says it is, and then, in the committer's one
+//! thread, does its condition hold and does the outcome fit the model.
+
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
+use sha2::{Digest, Sha256};
+use warp::http::header::{CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use warp::http::{Method, StatusCode};
+use warp::reply::{Reply, Response};
+use warp::{Filter, Rejection};
+
+use crate::api::{self, IdInPath, Routes};
+use crate::condition::{Condition, entity_tag};
+use crate::edit;
+use crate::id::Id;
+use crate::json::Object;
+use crate::limits::BODY_BYTES;
+use crate::model::{Collection, Term, User};
+use crate::problem::Problem;
+use crate::store::{Commit, KeptRecord, Transaction};
+use crate::token::{Name, Tokens};
+
+/// What a collection answers to.
+const ON_ALL: &str = "GET, HEAD, POST";
+/// What a record answers to.
+const ON_ONE: &str = "GET, HEAD, PUT, PATCH, DELETE";
+
+/// The header that makes a repeated POST harmless.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// How long an idempotency key may be, in bytes.
+const KEY_BYTES: usize = 255;
+
+/// Who may write, and where it goes.
+#[derive(Clone)]
+pub struct Writes {
+    /// The collection.
+    pub collection: Collection,
+    /// Who hands writes in.
+    pub commit: Commit,
+    /// Who may.
+    pub tokens: Arc<Tokens>,
+}
+
+impl Writes {
+    /// `routes` and those that write. `/ready` says when writes have failed.
+    pub fn over(&self, routes: Routes) -> Routes {
+        let writes = self.clone();
+        let collection = warp::path("api").and(warp::path(self.collection.name()));
+        let one = warp::path::param().and(warp::path::end()).map(|id: IdInPath| Some(id));
+        let all = warp::path::end().map(|| None);
+        let asked = not_reading().and(collection).and(one.or(all).unify());
+        let asked = asked.and(warp::header::headers_cloned()).and(warp::body::stream());
+        let write = asked.then(move |method: Method, id, headers, body| {
+            let writes = writes.clone();
+            async move {
+                let allowed = if id.is_some() { ON_ONE } else { ON_ALL };
+                let answer = writes.answer(&method, id, &headers, body).await;
+                answer.unwrap_or_else(|problem| problem.into_response_allowing(&method, allowed))
+            }
+        });
+        let commit = self.commit.clone();
+        let unready = warp::path("ready").and(api::read()).and(warp::method()).and_then(move |method: Method| {
+            let answer = commit.is_broken().then(|| Problem::WritesFailed.into_response(&method));
+            async { answer.ok_or_else(warp::reject::not_found) }
+        });
+        write.or(unready).unify().or(routes).unify().boxed()
+    }
+
+    async fn answer(
+        self,
+        method: &Method,
+        id: Option<IdInPath>,
+        headers: &HeaderMap,
+        body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+    ) -> api::Answer {
+        let asks = match (method, &id) {
+            (&Method::POST, None) | (&Method::PUT | &Method::PATCH | &Method::DELETE, Some(_)) => method.clone(),
+            _ => return Err(Problem::MethodNotAllowed),
+        };
+        let name = self.tokens.authorize(headers)?;
+        let answer = self.written(asks, id, headers, body, &name).await;
+        let mut response = answer.unwrap_or_else(|problem| problem.into_response(method));
+        response.extensions_mut().insert(name);
+        Ok(response)
+    }
+
+    async fn written(
+        self,
+        method: Method,
+        id: Option<IdInPath>,
+        headers: &HeaderMap,
+        body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+        name: &Name,
+    ) -> api::Answer {
+        let collection = self.collection;
+        let condition = Condition::read(headers);
+        let Some(id) = id else {
+            let key = idempotency_key(headers, name)?;
+            let body = json_body(headers, body, false).await?;
+            // Refused before an id is given, and not by the committer's one thread.
+            edit::create(collection, &body, Id::MAX).map_err(Problem::Invalid)?;
+            return self.commit.write(move |now| create(now, collection, key, &body)).await?;
+        };
+        let id = id.id()?;
+        if method == Method::DELETE {
+            return self.commit.write(move |now| delete(now, id, &condition)).await?;
+        }
+        let patch = method == Method::PATCH;
+        let body = json_body(headers, body, patch).await?;
+        self.commit
+            .write(move |now| {
+                if patch {
+                    merge(now, collection, id, &condition, &body)
+                } else {
+                    replace(now, collection, id, &condition, &body)
+                }
+            })
+            .await?
+    }
+}
+
+/// Any method but those that read, with which nothing here is concerned.
+fn not_reading() -> impl Filter<Extract = (Method,), Error = Rejection> + Clone {
+    warp::method().and_then(|method: Method| async move {
+        if method == Method::GET || method == Method::HEAD { Err(warp::reject::not_found()) } else { Ok(method) }
+    })
+}
+
+/// `POST /api/posts`
+fn create(now: &mut Transaction, collection: Collection, key: Option<String>, body: &Object) -> api::Answer {
+    let request: [u8; 32] = Sha256::digest(body.text()).into();
+    if let Some(kept) = key.as_ref().map(|key| now.kept(key)).transpose()?.flatten() {
+        if kept.request != request {
+            return Err(Problem::KeyReused);
+        }
+        return Ok(created(collection, kept.id, kept.revision, kept.json));
+    }
+    if key.is_some() && !now.can_keep() {
+        return Err(Problem::Busy);
+    }
+    let id = now.next_id().ok_or(Problem::NoIdsLeft)?;
+    let json = edit::create(collection, body, id).map_err(Problem::Invalid)?;
+    unique(now, collection, id, &json)?;
+    let revision = now.put(id, &json)?;
+    if let Some(key) = key {
+        now.keep_answer(key, KeptRecord { request, id, revision, json: json.clone() });
+    }
+    Ok(created(collection, id, revision, json))
+}
+
+/// `PUT /api/posts/7`
+fn replace(now: &mut Transaction, collection: Collection, id: Id, condition: &Condition, body: &Object) -> api::Answer {
+    let found = now.get(id)?;
+    let tag = found.as_ref().map(|found| entity_tag(found.revision, found.json.as_bytes()));
+    if !condition.allows_write(tag.as_ref()) {
+        return Err(Problem::ConditionFailed);
+    }
+    if found.is_none() && !condition.creates() {
+        return Err(Problem::NoSuchRecord);
+    }
+    if found.is_none() && id.get() > now.last_id() {
+        return Err(Problem::IdNotGiven);
+    }
+    let json = edit::replace(collection, body, id).map_err(Problem::Invalid)?;
+    unique(now, collection, id, &json)?;
+    let revision = now.put(id, &json)?;
+    if found.is_none() { Ok(created(collection, id, revision, json)) } else { Ok(written(revision, json)) }
+}
+
+/// `PATCH /api/posts/7`
+fn merge(now: &mut Transaction, collection: Collection, id: Id, condition: &Condition, body: &Object) -> api::Answer {
+    let found = now.get(id)?;
+    let tag = found.as_ref().map(|found| entity_tag(found.revision, found.json.as_bytes()));
+    if !condition.allows_write(tag.as_ref()) {
+        return Err(Problem::ConditionFailed);
+    }
+    let found = found.ok_or(Problem::NoSuchRecord)?;
+    let json = edit::patch(collection, &found.json, body, id).map_err(Problem::Invalid)?;
+    unique(now, collection, id, &json)?;
+    let revision = now.put(id, &json)?;
+    Ok(written(revision, json))
+}
+
+/// `DELETE /api/posts/7`
+fn delete(now: &mut Transaction, id: Id, condition: &Condition) -> api::Answer {
+    let found = now.get(id)?;
+    let tag = found.as_ref().map(|found| entity_tag(found.revision, found.json.as_bytes()));
+    if !condition.allows_write(tag.as_ref()) {
+        return Err(Problem::ConditionFailed);
+    }
+    if found.is_none() {
+        return Err(Problem::NoSuchRecord);
+    }
+    now.remove(id);
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Usernames are: no two users have the same, unless the monolith let them.
+fn unique(now: &Transaction, collection: Collection, id: Id, json: &str) -> Result<(), Problem> {
+    if collection != Collection::Users {
+        return Ok(());
+    }
+    let user: User = serde_json::from_str(json).expect("the record was checked against its model");
+    let taken = now.ids(User::BY_USERNAME, &Term::from(&*user.username))?;
+    if taken.iter().any(|other| *other != id) { Err(Problem::UsernameTaken) } else { Ok(()) }
+}
+
+fn created(collection: Collection, id: Id, revision: u64, json: String) -> Response {
+    let mut response = written(revision, json);
+    *response.status_mut() = StatusCode::CREATED;
+    let location = format!("/api/{}/{id}", collection.name());
+    response.headers_mut().insert(LOCATION, HeaderValue::from_str(&location).expect("digits make a header"));
+    response
+}
+
+fn written(revision: u64, json: String) -> Response {
+    let tag = entity_tag(revision, json.as_bytes());
+    let mut response = api::json(Response::new(json.into()));
+    response.headers_mut().insert(ETAG, tag);
+    response
+}
+
+/// The key under which the answer is kept, if the request has one. Each token has its own.
+fn idempotency_key(headers: &HeaderMap, name: &Name) -> Result<Option<String>, Problem> {
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    match value.to_str() {
+        Ok(key) if (1..=KEY_BYTES).contains(&key.len()) && values.next().is_none() => Ok(Some(format!("{name}/{key}"))),
+        _ => Err(Problem::NotAKey),
+    }
+}
+
+/// A body that is JSON, in canonical text.
+async fn json_body(
+    headers: &HeaderMap,
+    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+    patch: bool,
+) -> Result<Object, Problem> {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if kind != "application/json" && !(patch && kind == "application/merge-patch+json") {
+        return Err(Problem::MediaType);
+    }
+    let mut body = std::pin::pin!(body);
+    let mut bytes = BytesMut::new();
+    while let Some(chunk) = body.next().await {
+        let mut chunk = chunk.map_err(|_broken| Problem::BodyBroken)?;
+        if bytes.len() + chunk.remaining() > BODY_BYTES {
+            return Err(Problem::BodyTooLarge);
+        }
+        bytes.extend_from_slice(&chunk.copy_to_bytes(chunk.remaining()));
+    }
+    let bytes: Bytes = bytes.freeze();
+    edit::read(&bytes).map_err(Problem::Malformed)
+}
