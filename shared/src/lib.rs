@@ -4,6 +4,7 @@
 //! - [`json`]: a record's text, as the monolith sends it and without its losses
 //! - [`store`]: a collection of records in sled
 //! - [`api`], [`problem`]: the routes every service has, and its errors
+//! - [`token`]: who may write
 //! - [`serve`], [`drain`]: from a listener to the last request's end
 //! - [`fill`], [`sandbox`], [`check`], [`service`]: a process that fills its folder, locks itself in, and is asked how it is
 
@@ -21,3 +22,4 @@ pub mod service;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod token;

@@ -4,11 +4,12 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 use warp::Rejection;
-use warp::http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use warp::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use warp::http::{Method, StatusCode};
 use warp::reject::MethodNotAllowed;
 use warp::reply::Response;
 
+use crate::model::Collection;
 use crate::store::StoreError;
 
 /// What a path answers to, for `Allow`.
@@ -29,6 +30,15 @@ pub enum Problem {
     NoSuchPath,
     /// The path does not answer to this method.
     MethodNotAllowed,
+    /// This service has no tokens, so nobody may write.
+    ReadOnly(Collection),
+    /// Whoever asks to write shows no token, or none that is known.
+    Unauthorized {
+        /// Whose tokens are wanted.
+        realm: Collection,
+        /// Whether a token was shown.
+        given: bool,
+    },
     /// The store failed.
     Store(StoreError),
     /// The service is about to end: not an error of this request, but nobody should send more.
@@ -70,6 +80,7 @@ impl From<Rejection> for Problem {
 impl Problem {
     /// The response for a request by `method`. A cause is logged; the client gets a fixed text.
     pub fn into_response(self, method: &Method) -> Response {
+        let challenge = self.challenge();
         let (status, detail): (StatusCode, Cow<'static, str>) = match self {
             Problem::NotAnId => (StatusCode::BAD_REQUEST, "An id is an integer from 1 to 9223372036854775807.".into()),
             Problem::NotAText => (StatusCode::BAD_REQUEST, "The name in the path is not percent-encoded UTF-8.".into()),
@@ -84,6 +95,20 @@ impl Problem {
             }
             Problem::MethodNotAllowed => {
                 (StatusCode::METHOD_NOT_ALLOWED, format!("This path does not answer to {method}.").into())
+            }
+            Problem::ReadOnly(collection) => (
+                StatusCode::FORBIDDEN,
+                format!(
+                    "This service is read-only. To let it be written to, start it with --write-token-file FILE; \
+                     `seed token {}` makes a token and its file.",
+                    collection.name()
+                )
+                .into(),
+            ),
+            Problem::Unauthorized { realm, given } => {
+                let what = if given { "The token is not one" } else { "Writing takes a token" };
+                let how = "it is sent as `Authorization: Bearer`, once.";
+                (StatusCode::UNAUTHORIZED, format!("{what} of the service {}; {how}", realm.name()).into())
             }
             Problem::Store(error) => {
                 log::error!("the store failed: {error}");
@@ -112,6 +137,17 @@ impl Problem {
         if status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(ALLOW, ALLOWED);
         }
+        if let Some(challenge) = challenge {
+            headers.insert(WWW_AUTHENTICATE, challenge);
+        }
         response
+    }
+
+    /// What a 401 asks for (RFC 6750).
+    fn challenge(&self) -> Option<HeaderValue> {
+        let Problem::Unauthorized { realm, given } = self else { return None };
+        let error = if *given { r#", error="invalid_token""# } else { "" };
+        let challenge = format!(r#"Bearer realm="{}"{error}"#, realm.name());
+        Some(challenge.try_into().expect("a collection's name can be sent"))
     }
 }

@@ -22,6 +22,7 @@ use crate::drain::Drain;
 use crate::fill::{FillError, Slice};
 use crate::model::Collection;
 use crate::store::{Folder, Purpose, Store};
+use crate::token::{TokenFileError, Tokens};
 use crate::{check, sandbox, serve};
 
 /// How many connections may wait to be accepted. The system's own limit may be lower.
@@ -57,6 +58,10 @@ struct Config {
     /// The address to serve on, or to ask; port 0 takes a free one
     #[arg(long, value_name = "ADDR", env = "LISTEN", global = true)]
     listen: SocketAddr,
+
+    /// Let whoever has a token of this file write; without it, the service is read-only
+    #[arg(long, value_name = "FILE", env = "WRITE_TOKEN_FILE")]
+    write_token_file: Option<PathBuf>,
 
     /// How long to go on serving once told to end, while /ready already answers 503
     #[arg(long, value_name = "SECONDS", env = "DRAIN", default_value = "0", value_parser = seconds)]
@@ -163,6 +168,7 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
         Some(path) => Some(Slice::open(path)?),
         None => None,
     };
+    let _tokens = tokens(service.collection, config)?; // for the write routes
     let cannot_listen =
         |error| format!("{}: cannot listen here: {error}; --listen names another address", config.listen);
     let socket = bind(config.listen).map_err(cannot_listen)?;
@@ -196,6 +202,17 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
     // Not waiting for a database that is still being opened or filled.
     runtime.shutdown_background();
     ended
+}
+
+/// Who may write.
+fn tokens(collection: Collection, config: &Config) -> Result<Tokens, TokenFileError> {
+    let Some(path) = &config.write_token_file else {
+        log::info!("read-only, since there is no --write-token-file");
+        return Ok(Tokens::none(collection));
+    };
+    let tokens = Tokens::read(collection, path)?;
+    log::info!("open for writes; tokens of {}: {}", path.display(), tokens.count());
+    Ok(tokens)
 }
 
 /// Binds, and does not listen yet: until the database is open, clients are better refused than left waiting.
