@@ -140,14 +140,29 @@ fn what_is_no_id_is_400_and_what_is_not_there_is_404() {
 #[test]
 fn other_methods_are_405_with_allow_and_options_says_so() {
     let app = spawn_app();
-    for path in ["/", "/api/", "/ready", "/api/posts", "/api/posts/1", "/api/posts/in-thread/1", "/api/posts/x"] {
+    const ALL: &str = "GET, HEAD, POST";
+    const ONE: &str = "GET, HEAD, PUT, PATCH, DELETE";
+    for (path, allowed) in [
+        ("/", "GET, HEAD"),
+        ("/api/", "GET, HEAD"),
+        ("/ready", "GET, HEAD"),
+        ("/api/posts/in-thread/1", "GET, HEAD"),
+        ("/api/posts", ALL),
+        ("/api/posts/1", ONE),
+        ("/api/posts/x", ONE),
+    ] {
         for method in ["POST", "PUT", "PATCH", "DELETE", "TRACE", "BREW"] {
             let answer = app.request(method, path);
-            assert_problem(&answer, 405, "Method Not Allowed");
-            assert_eq!(answer.header("allow"), "GET, HEAD");
+            if allowed.split(", ").any(|allowed| allowed == method) {
+                // Nobody has a token.
+                assert_problem(&answer, 403, "Forbidden");
+            } else {
+                assert_problem(&answer, 405, "Method Not Allowed");
+                assert_eq!(answer.header("allow"), allowed);
+            }
         }
         let options = app.request("OPTIONS", path);
-        assert_eq!((options.status, options.header("allow"), options.body.as_str()), (204, "GET, HEAD", ""));
+        assert_eq!((options.status, options.header("allow"), options.body.as_str()), (204, allowed, ""));
     }
     assert_problem(&app.request("DELETE", "/nowhere"), 404, "Not Found");
 }

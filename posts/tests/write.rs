@@ -96,7 +96,8 @@ fn no_update_is_lost_among_clients_that_use_entity_tags() {
                 for _ in 0..EACH {
                     loop {
                         let read = app.get("/api/posts/1");
-                        let count: u64 = serde_json::from_str::<serde_json::Value>(&read.body).unwrap()["count"].as_u64().unwrap();
+                        let (_, count) = read.body.rsplit_once("\"count\":").unwrap();
+                        let count: u64 = count.trim_end_matches('}').parse().unwrap();
                         let body = format!(r#"{{"count":{}}}"#, count + 1);
                         match send(&app, "PATCH", "/api/posts/1", &[("if-match", read.header("etag"))], &body).status {
                             200 => break,
@@ -126,7 +127,10 @@ fn a_repeated_request_with_a_key_answers_as_the_first_did() {
         assert_eq!(again.header(header), first.header(header));
     }
     assert_eq!(send(&app, "POST", "/api/posts", &key, r#"{"thread":1,"text":"other","user":1}"#).status, 422);
-    assert_eq!(send(&app, "POST", "/api/posts", &[("idempotency-key", "a-2")], FIRST).header("location"), "/api/posts/3");
+    assert_eq!(
+        send(&app, "POST", "/api/posts", &[("idempotency-key", "a-2")], FIRST).header("location"),
+        "/api/posts/3"
+    );
     assert_eq!(send(&app, "POST", "/api/posts", &[("idempotency-key", "")], FIRST).status, 400);
     assert_eq!(send(&app, "POST", "/api/posts", &[("idempotency-key", &"k".repeat(256))], FIRST).status, 400);
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use shared::store::StoreError;
+use shared::token::{Name, TokenFileError};
 
 use crate::orphans::Orphans;
 use crate::report::Report;
@@ -47,6 +48,20 @@ pub enum Error {
         /// What was found there.
         holds: String,
     },
+    /// The token file has a token of that name.
+    #[error("{}: there is a token {name} already. Nothing was changed. --name gives the new one another name.", .file.display())]
+    TokenExists {
+        /// The token file.
+        file: PathBuf,
+        /// The name.
+        name: Name,
+    },
+    /// A token file is none, or has no room.
+    #[error("{0}. Nothing was changed.")]
+    Tokens(#[from] TokenFileError),
+    /// There is no randomness for a secret.
+    #[error("the system gives no random bytes: {0}. Nothing was changed.")]
+    Random(getrandom::Error),
     /// A database or its folder.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -75,9 +90,13 @@ impl Error {
     /// The exit code; `--help` lists them. 2 is the command line's own.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Input { .. } | Error::Orphans(_) => 3,
+            Error::Tokens(TokenFileError::Io { .. }) | Error::Random(_) => 6,
+            Error::Input { .. } | Error::Orphans(_) | Error::Tokens(_) => 3,
             Error::Difference(_) | Error::Compared(_) => 4,
-            Error::Occupied { .. } | Error::Conflicts(_) | Error::Store(StoreError::InUse { .. }) => 5,
+            Error::Occupied { .. }
+            | Error::Conflicts(_)
+            | Error::TokenExists { .. }
+            | Error::Store(StoreError::InUse { .. }) => 5,
             Error::Store(_) | Error::Io { .. } | Error::Monolith(_) => 6,
         }
     }

@@ -73,10 +73,12 @@ pub fn sync(path: &Path) -> Result<(), Error> {
 pub fn put_in_place(part: &Path, path: &Path) -> Result<(), Error> {
     sync(part)?;
     fs::rename(part, path).map_err(Error::io(path))?;
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => sync(folder),
-        _ => sync(Path::new(".")),
-    }
+    sync(folder_of(path))
+}
+
+/// The folder that `path` is in.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// What the file at `path` is.

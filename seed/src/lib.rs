@@ -11,6 +11,7 @@
 //! - [`run`]: all of that, in order
 //! - [`join`]: the way back
 //! - [`compare`]: the monolith and the services, over HTTP
+//! - [`mod@token`]: who may write to a service
 //! - [`progress`], [`report`]: what people are told
 
 pub mod compare;
@@ -29,5 +30,6 @@ pub mod source;
 pub mod split;
 pub mod target;
 pub mod text;
+pub mod token;
 pub mod update;
 pub mod verify;

@@ -1,15 +1,18 @@
 //! The command line of `seed`.
 
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use seed::compare::Paths;
 use seed::error::Error;
 use seed::progress::Progress;
 use seed::run::Options;
 use seed::update::Side;
+use shared::model::Collection;
+use shared::token::Name;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -97,6 +100,25 @@ enum Command {
         #[command(flatten)]
         data: Data,
     },
+    /// Makes a token for writing to one service: prints its secret, this once, and adds its digest to a token file
+    Token {
+        /// The service
+        #[arg(value_parser = collection())]
+        collection: Collection,
+        /// The token file, which the service is given as --write-token-file. Not in the service's own folder: whoever
+        /// breaks into it writes there [default: tokens/COLLECTION]
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// What the service's log calls whoever has the token [default: the next token-N]
+        #[arg(long, value_name = "NAME")]
+        name: Option<Name>,
+    },
+}
+
+fn collection() -> impl TypedValueParser<Value = Collection> {
+    let named = |name: String| Collection::ALL.into_iter().find(|collection| collection.name() == name);
+    PossibleValuesParser::new(Collection::ALL.map(Collection::name))
+        .map(move |name| named(name).expect("it is one of the possible values"))
 }
 
 #[derive(Args)]
@@ -175,12 +197,28 @@ fn main() -> ExitCode {
         Some(Command::Join { output, ids, data }) => {
             seed::join::join(&data.dir, output.as_deref(), ids).map(|()| seed::report::joined(output.as_deref()))
         }
+        Some(Command::Token { collection, file, name }) => {
+            let file = file.unwrap_or_else(|| seed::token::default_file(collection));
+            seed::token::make(collection, &file, name).map(|made| seed::report::token(collection, &made))
+        }
     };
     match done {
         Ok(report) => {
-            let text = if json && !report.json.is_null() { format!("{}\n", report.json) } else { report.text };
-            // Who closes the pipe early has read enough.
-            let _ = std::io::stdout().write_all(text.as_bytes());
+            let (text, note) = if json && !report.json.is_null() {
+                (format!("{}\n", report.json), String::new())
+            } else {
+                (report.text, report.note)
+            };
+            match std::io::stdout().write_all(text.as_bytes()) {
+                // Who closes the pipe early has read enough.
+                Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                    let error = Error::io(Path::new("standard output"))(error);
+                    eprintln!("seed: {error}");
+                    return ExitCode::from(error.exit_code());
+                }
+                _ => {}
+            }
+            let _ = std::io::stderr().write_all(note.as_bytes());
             ExitCode::from(report.exit_code)
         }
         Err(error) => {

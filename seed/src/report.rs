@@ -12,6 +12,7 @@ use crate::identity::Identity;
 use crate::manifest::Manifest;
 use crate::split::Part;
 use crate::text::Difference;
+use crate::token::Made;
 use crate::update::Changes;
 use crate::verify::Comparison;
 
@@ -22,6 +23,8 @@ pub struct Report {
     pub text: String,
     /// For programs: an object with `outcome`, and what belongs to that; null where there is nothing to say.
     pub json: Value,
+    /// For people, beside a text that is for programs: on standard error.
+    pub note: String,
     /// What the program ends with.
     pub exit_code: u8,
 }
@@ -31,7 +34,7 @@ const REJECTED: u8 = 7;
 
 impl Report {
     fn new(text: String, json: Value) -> Self {
-        Self { text, json, exit_code: 0 }
+        Self { text, json, note: String::new(), exit_code: 0 }
     }
 
     /// Adds how many records were rejected.
@@ -195,6 +198,20 @@ pub fn compared(comparison: &compare::Comparison) -> Report {
         "outcome": "compared", "paths": paths, "equal": equal, "expected": expected, "different": different, "first": named,
     });
     Report::new(text, json)
+}
+
+/// A token that was made: the only time that its secret is shown.
+pub fn token(collection: Collection, made: &Made) -> Report {
+    let Made { name, secret, file } = made;
+    let (collection, file) = (collection.name(), file.display());
+    let json = json!({
+        "outcome": "made", "collection": collection, "name": name.to_string(), "file": file.to_string(), "secret": secret,
+    });
+    let note = format!(
+        "That is the secret of {name}; it is not shown again, and {file} has its digest alone.\n\
+         Start `{collection} --write-token-file {file}` anew; clients then send the header `Authorization: Bearer SECRET`.\n"
+    );
+    Report { note, ..Report::new(format!("{secret}\n"), json) }
 }
 
 /// How many records differ, and the first places where they do.

@@ -18,8 +18,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream::{self, StreamExt};
 use percent_encoding::percent_decode_str;
 use warp::filters::BoxedFilter;
-use warp::http::{Method, StatusCode};
 use warp::http::header::{CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH};
+use warp::http::{Method, StatusCode};
 use warp::reply::{Reply, Response};
 use warp::{Filter, Rejection};
 

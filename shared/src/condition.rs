@@ -85,7 +85,10 @@ mod tests {
 
     #[test]
     fn a_tag_tells_states_of_a_record_apart() {
-        assert_eq!(entity_tag(7, b"{}"), "\"7-ffcb46a8\"".replace("ffcb46a8", &format!("{:08x}", crc32fast::hash(b"{}"))));
+        assert_eq!(
+            entity_tag(7, b"{}"),
+            "\"7-ffcb46a8\"".replace("ffcb46a8", &format!("{:08x}", crc32fast::hash(b"{}")))
+        );
         assert_ne!(entity_tag(7, b"{}"), entity_tag(8, b"{}"));
         assert_ne!(entity_tag(7, b"{}"), entity_tag(7, b"{ }"));
     }
@@ -108,7 +111,11 @@ mod tests {
             (&[("if-match", "\"1-a\""), ("if-none-match", "\"1-a\"")], false, false),
         ] {
             let condition = condition(headers);
-            assert_eq!((condition.allows_write(Some(&tag)), condition.allows_write(None)), (there, absent), "{headers:?}");
+            assert_eq!(
+                (condition.allows_write(Some(&tag)), condition.allows_write(None)),
+                (there, absent),
+                "{headers:?}"
+            );
         }
         assert!(condition(&[("if-none-match", "*")]).creates());
         assert!(!condition(&[("if-none-match", "\"1-a\"")]).creates());

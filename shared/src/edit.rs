@@ -238,7 +238,8 @@ mod tests {
         assert_eq!(pointers(patched(USER, r#"{"id":8,"username":null,"bio":1}"#)), ["/id", "/username", "/bio"]);
         // As a split may have brought it.
         let old = r#"{"id":7,"username":"Ada L."}"#;
-        assert_eq!(pointers(patched(old, r#"{"bio":"x"}"#)), ["/username"]);
+        assert_eq!(patched(old, r#"{"bio":"x"}"#).as_deref(), Ok(r#"{"id":7,"username":"Ada L.","bio":"x"}"#));
+        assert_eq!(pointers(patched(old, r#"{"username":"Ada M."}"#)), ["/username"]);
         assert_eq!(patched(old, r#"{"username":"ada"}"#).as_deref(), Ok(r#"{"id":7,"username":"ada"}"#));
         // Nothing that a store holds, but nothing to panic at either.
         for current in ["", "[]", "{\"a\":"] {

@@ -26,4 +26,5 @@ pub mod service;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod token;
 pub mod write;

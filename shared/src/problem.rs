@@ -4,13 +4,14 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 use warp::Rejection;
-use warp::http::header::{self, ALLOW, CONTENT_TYPE, HeaderValue};
+use warp::http::header::{self, ALLOW, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use warp::http::{Method, StatusCode};
 use warp::reject::MethodNotAllowed;
 use warp::reply::Response;
 
 use crate::json::Fault;
 use crate::limits::{BODY_BYTES, Violation};
+use crate::model::Collection;
 use crate::store::{CommitError, StoreError};
 
 /// What a path answers to, for `Allow`, unless it says otherwise.
@@ -38,6 +39,15 @@ pub enum Problem {
     NoSuchPath,
     /// The path does not answer to this method.
     MethodNotAllowed,
+    /// This service has no tokens, so nobody may write.
+    ReadOnly(Collection),
+    /// Whoever asks to write shows no token, or none that is known.
+    Unauthorized {
+        /// Whose tokens are wanted.
+        realm: Collection,
+        /// Whether a token was shown.
+        given: bool,
+    },
     /// The store failed.
     Store(StoreError),
     /// There is no such entity tag, or there is one.
@@ -120,6 +130,7 @@ impl Problem {
     /// The same on a path that answers to `allowed`.
     pub fn into_response_allowing(self, method: &Method, allowed: &'static str) -> Response {
         let allowed = HeaderValue::from_static(allowed);
+        let challenge = self.challenge();
         let mut errors = Vec::new();
         let (status, detail): (StatusCode, Cow<'static, str>) = match self {
             Problem::NotAnId => (StatusCode::BAD_REQUEST, "An id is an integer from 1 to 9223372036854775807.".into()),
@@ -143,6 +154,20 @@ impl Problem {
             }
             Problem::MethodNotAllowed => {
                 (StatusCode::METHOD_NOT_ALLOWED, format!("This path does not answer to {method}.").into())
+            }
+            Problem::ReadOnly(collection) => (
+                StatusCode::FORBIDDEN,
+                format!(
+                    "This service is read-only. To let it be written to, start it with --write-token-file FILE; \
+                     `seed token {}` makes a token and its file.",
+                    collection.name()
+                )
+                .into(),
+            ),
+            Problem::Unauthorized { realm, given } => {
+                let what = if given { "The token is not one" } else { "Writing takes a token" };
+                let how = "it is sent as `Authorization: Bearer`, once.";
+                (StatusCode::UNAUTHORIZED, format!("{what} of the service {}; {how}", realm.name()).into())
             }
             Problem::Store(error) => {
                 log::error!("the store failed: {error}");
@@ -203,7 +228,18 @@ impl Problem {
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER);
         }
+        if let Some(challenge) = challenge {
+            headers.insert(WWW_AUTHENTICATE, challenge);
+        }
         response
+    }
+
+    /// What a 401 asks for (RFC 6750).
+    fn challenge(&self) -> Option<HeaderValue> {
+        let Problem::Unauthorized { realm, given } = self else { return None };
+        let error = if *given { r#", error="invalid_token""# } else { "" };
+        let challenge = format!(r#"Bearer realm="{}"{error}"#, realm.name());
+        Some(challenge.try_into().expect("a collection's name can be sent"))
     }
 }
 

@@ -25,6 +25,7 @@ use warp::reply::Response;
 
 use crate::api::Routes;
 use crate::problem::Problem;
+use crate::token;
 
 /// How many connections are served at once; more wait in the listener's queue.
 pub const CONNECTIONS: usize = 1024;
@@ -92,7 +93,8 @@ fn io(stream: TcpStream) -> TokioIo<TcpStream> {
 }
 
 /// `routes` with a line in the access log for each request: what was asked, what was answered, how many bytes (`-`
-/// for a list sent in chunks), how long until the answer's head, and the id that the load balancer gave it, if it did.
+/// for a list sent in chunks), how long until the answer's head, the id that the load balancer gave it, if it did, and
+/// the name of the token that it showed, if the handler left one in the response's extensions.
 /// A handler that panics is this request's 500; the panic hook has logged why.
 fn logged(
     routes: Routes,
@@ -115,11 +117,13 @@ fn logged(
             let response = answer.await.unwrap_or_else(|_panic| Ok(Problem::Panicked.into_response(&method)))?;
             if let Some((method, uri, id)) = asked {
                 let bytes = response.body().size_hint().exact().map_or("-".to_owned(), |bytes| bytes.to_string());
+                let token = response.extensions().get::<token::Name>();
+                let token = token.map_or_else(String::new, |name| format!(" token={name}"));
                 // Quoted, so that no client can write a line of its own into the log.
                 log::log!(
                     target: "access",
                     level,
-                    "method={:?} path={:?} status={} bytes={bytes} ms={:.3} client={client}{id}",
+                    "method={:?} path={:?} status={} bytes={bytes} ms={:.3} client={client}{id}{token}",
                     method.as_str(),
                     uri.to_string(),
                     response.status().as_u16(),

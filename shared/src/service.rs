@@ -22,6 +22,7 @@ use crate::drain::Drain;
 use crate::fill::{FillError, Slice};
 use crate::model::Collection;
 use crate::store::{Commit, Durability, Folder, Purpose, Store};
+use crate::token::{TokenFileError, Tokens};
 use crate::write::Writes;
 use crate::{check, sandbox, serve};
 
@@ -58,6 +59,10 @@ struct Config {
     /// The address to serve on, or to ask; port 0 takes a free one
     #[arg(long, value_name = "ADDR", env = "LISTEN", global = true)]
     listen: SocketAddr,
+
+    /// Let whoever has a token of this file write; without it, the service is read-only
+    #[arg(long, value_name = "FILE", env = "WRITE_TOKEN_FILE")]
+    write_token_file: Option<PathBuf>,
 
     /// How long to go on serving once told to end, while /ready already answers 503
     #[arg(long, value_name = "SECONDS", env = "DRAIN", default_value = "0", value_parser = seconds)]
@@ -168,6 +173,7 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
         Some(path) => Some(Slice::open(path)?),
         None => None,
     };
+    let tokens = tokens(service.collection, config)?;
     let cannot_listen =
         |error| format!("{}: cannot listen here: {error}; --listen names another address", config.listen);
     let socket = bind(config.listen).map_err(cannot_listen)?;
@@ -205,7 +211,10 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
         serve::serve(listener, routes, end).await;
         if restart {
             let path = folder.path().display();
-            return Err(format!("{path}: writes failed, as the log says, and the disk has room again; a new start takes writes").into());
+            return Err(format!(
+                "{path}: writes failed, as the log says, and the disk has room again; a new start takes writes"
+            )
+            .into());
         }
         store.sync()?;
         log::info!("ended in order");
@@ -214,6 +223,17 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
     // Not waiting for a database that is still being opened or filled.
     runtime.shutdown_background();
     ended
+}
+
+/// Who may write.
+fn tokens(collection: Collection, config: &Config) -> Result<Tokens, TokenFileError> {
+    let Some(path) = &config.write_token_file else {
+        log::info!("read-only, since there is no --write-token-file");
+        return Ok(Tokens::none(collection));
+    };
+    let tokens = Tokens::read(collection, path)?;
+    log::info!("open for writes; tokens of {}: {}", path.display(), tokens.count());
+    Ok(tokens)
 }
 
 /// Binds, and does not listen yet: until the database is open, clients are better refused than left waiting.

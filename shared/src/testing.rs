@@ -41,7 +41,8 @@ pub fn bearer(collection: Collection) -> String {
 fn tokens(collection: Collection, folder: &Path) -> Tokens {
     let path = folder.join("tokens");
     let name = "test".parse().expect("it is a name");
-    let file = TokenFile::default().with(&path, &name, &format!("{}_secret", collection.name())).expect("it is the first");
+    let file =
+        TokenFile::default().with(&path, &name, &format!("{}_secret", collection.name())).expect("it is the first");
     fs::write(&path, file.text()).expect("it can be written");
     Tokens::read(collection, &path).expect("it was just made")
 }

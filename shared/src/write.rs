@@ -62,7 +62,7 @@ impl Writes {
         let all = warp::path::end().map(|| None);
         let asked = not_reading().and(collection).and(one.or(all).unify());
         let asked = asked.and(warp::header::headers_cloned()).and(warp::body::stream());
-        let write = asked.then(move |method: Method, id, headers, body| {
+        let write = asked.then(move |method: Method, id: Option<IdInPath>, headers: HeaderMap, body| {
             let writes = writes.clone();
             async move {
                 let allowed = if id.is_some() { ON_ONE } else { ON_ALL };
@@ -153,7 +153,7 @@ fn create(now: &mut Transaction, collection: Collection, key: Option<String>, bo
     let id = now.next_id().ok_or(Problem::NoIdsLeft)?;
     let json = edit::create(collection, body, id).map_err(Problem::Invalid)?;
     unique(now, collection, id, &json)?;
-    let revision = now.put(id, &json)?;
+    let revision = now.put(id, &json);
     if let Some(key) = key {
         now.keep_answer(key, KeptRecord { request, id, revision, json: json.clone() });
     }
@@ -175,7 +175,7 @@ fn replace(now: &mut Transaction, collection: Collection, id: Id, condition: &Co
     }
     let json = edit::replace(collection, body, id).map_err(Problem::Invalid)?;
     unique(now, collection, id, &json)?;
-    let revision = now.put(id, &json)?;
+    let revision = now.put(id, &json);
     if found.is_none() { Ok(created(collection, id, revision, json)) } else { Ok(written(revision, json)) }
 }
 
@@ -189,7 +189,7 @@ fn merge(now: &mut Transaction, collection: Collection, id: Id, condition: &Cond
     let found = found.ok_or(Problem::NoSuchRecord)?;
     let json = edit::patch(collection, &found.json, body, id).map_err(Problem::Invalid)?;
     unique(now, collection, id, &json)?;
-    let revision = now.put(id, &json)?;
+    let revision = now.put(id, &json);
     Ok(written(revision, json))
 }
 

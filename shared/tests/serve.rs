@@ -1,17 +1,21 @@
-//! What `serve` adds to routes: a panic is one request's failure and nobody else's, and the access log names requests.
+//! What `serve` adds to routes: a panic is one request's failure and nobody else's, and the access log names requests
+//! and who wrote.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::Mutex;
+use std::sync::{LazyLock, Mutex};
 
 use shared::api::{self, Answer, Routes, read};
 use shared::model::Collection;
 use shared::service::log_panics;
 use shared::store::Store;
 use shared::testing::App;
+use shared::token::{TokenFile, Tokens, secret};
 use warp::Filter;
+use warp::http::HeaderMap;
+use warp::reply::Response;
 
 const RECORD: &str = r#"{"id":1,"thread":1,"text":"t","user":1}"#;
 const FAILED: &str = r#"{"type":"about:blank","title":"Internal Server Error","status":500,"detail":"The service failed; its log says why."}"#;
@@ -27,12 +31,16 @@ impl log::Log for Log {
     }
 
     fn log(&self, record: &log::Record) {
-        if record.level() <= log::Level::Info {
-            let line = format!("{} {}: {}", record.level(), record.target(), record.args());
-            // Failures of the tests themselves come here too.
-            eprintln!("{line}");
-            self.0.lock().unwrap().push(line);
+        // The tests' client is no part of a service.
+        if record.target().starts_with("ureq") {
+            return;
         }
+        let line = format!("{} {}: {}", record.level(), record.target(), record.args());
+        // Failures of the tests themselves come here too.
+        if record.level() <= log::Level::Info {
+            eprintln!("{line}");
+        }
+        self.0.lock().unwrap().push(line);
     }
 
     fn flush(&self) {}
@@ -42,7 +50,30 @@ fn lines_with(text: &str) -> Vec<String> {
     LOG.0.lock().unwrap().iter().filter(|line| line.contains(text)).cloned().collect()
 }
 
-/// The routes of posts, and two that panic: one at once, one in the midst of its list.
+/// The secret of the token `ci`.
+static SECRET: LazyLock<String> = LazyLock::new(|| secret(Collection::Posts, *b"0123456789abcdef0123456789abcdef"));
+
+/// A file that has that token alone.
+fn tokens() -> Tokens {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tokens");
+    let file = TokenFile::default().with(&path, &"ci".parse().unwrap(), &SECRET).unwrap();
+    std::fs::write(&path, file.text()).unwrap();
+    Tokens::read(Collection::Posts, &path).unwrap()
+}
+
+/// Answers whoever may write.
+fn write(path: &'static str, tokens: Tokens) -> impl Filter<Extract = (Answer,), Error = warp::Rejection> + Clone {
+    warp::path(path).and(warp::header::headers_cloned()).map(move |headers: HeaderMap| {
+        let name = tokens.authorize(&headers)?;
+        let mut response = Response::new("written".into());
+        response.extensions_mut().insert(name);
+        Ok(response)
+    })
+}
+
+/// The routes of posts, two that panic (one at once, one in the midst of its list), and two that take a token (one
+/// where there are none).
 fn routes(posts: Store) -> Routes {
     let at_once = warp::path("at-once").and(read()).map(|| -> Answer { panic!("no record\nINFO access > forged") });
     let store = posts.clone();
@@ -53,13 +84,14 @@ fn routes(posts: Store) -> Routes {
             Ok(store.get("1".parse().unwrap())?.unwrap())
         }))
     });
-    api::routes(&posts, at_once.or(midway).unify())
+    let writes = write("write", tokens()).or(write("closed", Tokens::none(Collection::Posts))).unify();
+    api::routes(&posts, at_once.or(midway).unify().or(writes).unify())
 }
 
 fn spawn_app() -> App {
     // Whichever test comes first.
     if log::set_logger(&LOG).is_ok() {
-        log::set_max_level(log::LevelFilter::Info);
+        log::set_max_level(log::LevelFilter::Trace);
         log_panics();
     }
     App::spawn(Collection::Posts, routes, [RECORD])
@@ -137,4 +169,55 @@ fn a_request_id_of_a_safe_shape_is_logged() {
     }
     app.get("/api/posts/1?none");
     assert!(!lines_with("/api/posts/1?none")[0].contains(" id="));
+}
+
+#[test]
+fn the_access_log_names_the_token_and_no_log_has_its_secret() {
+    let app = spawn_app();
+    let refused = |title: &str, status: u16, detail: &str| {
+        format!(r#"{{"type":"about:blank","title":"{title}","status":{status},"detail":"{detail}"}}"#)
+    };
+    let read_only = refused(
+        "Forbidden",
+        403,
+        "This service is read-only. To let it be written to, start it with --write-token-file FILE; `seed token posts` makes a token and its file.",
+    );
+    let missing = refused(
+        "Unauthorized",
+        401,
+        "Writing takes a token of the service posts; it is sent as `Authorization: Bearer`, once.",
+    );
+    let unknown = refused(
+        "Unauthorized",
+        401,
+        "The token is not one of the service posts; it is sent as `Authorization: Bearer`, once.",
+    );
+    let challenge = r#"www-authenticate: Bearer realm="posts""#;
+    let secret = SECRET.as_str();
+    let not_quite = secret.replace('0', "1");
+    for (number, (path, shown, status, header, body, name)) in [
+        ("write", format!("Authorization: Bearer {secret}\r\n"), 200, "", "written", " token=ci"),
+        ("write", String::new(), 401, challenge, &missing, ""),
+        ("write", format!("Authorization: Bearer {not_quite}\r\n"), 401, "error=\"invalid_token\"", &unknown, ""),
+        ("write", format!("Cookie: access_token={secret}\r\n"), 401, challenge, &missing, ""),
+        ("closed", format!("Authorization: Bearer {secret}\r\n"), 403, "", &read_only, ""),
+        ("1", format!("Authorization: Bearer {secret}\r\n"), 200, "", RECORD, ""),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let request = format!(
+            "GET /api/posts/{path}?token-{number} HTTP/1.1\r\nhost: a\r\nX-Request-Id: r\r\n{shown}connection: close\r\n\r\n"
+        );
+        let answer = app.raw(request.as_bytes());
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        assert!(answer.contains(header) && answer.ends_with(&format!("\r\n\r\n{body}")), "{answer}");
+        assert_eq!(answer.contains("www-authenticate"), status == 401, "{answer}");
+        let lines = lines_with(&format!("/api/posts/{path}?token-{number}\" status={status} "));
+        assert!(lines.len() == 1 && lines[0].ends_with(&format!(" id=r{name}")), "{lines:?}");
+    }
+    assert!(lines_with("access: ").len() > 5, "the log is there");
+    for secret in [secret, &not_quite] {
+        assert_eq!(lines_with(&secret["posts_".len()..]), Vec::<String>::new());
+    }
 }

@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, oneshot};
 
 use super::layout::{self, KeptAnswer};
-use super::{Change, Store, StoreError, Stored, Writer};
+use super::{Change, Store, StoreError, Writer};
 use crate::id::Id;
 use crate::model::{Index, Records, Term};
 
@@ -230,17 +230,14 @@ impl Staged {
 
 /// What a record is, once its group is committed.
 enum Now {
-    There { revision: u64, record: Records, id_from_position: bool },
+    There { revision: u64, record: Records },
     Gone,
 }
 
 impl Now {
     fn as_change(&self, id: Id) -> Change<'_> {
         match self {
-            Now::There { revision, record, id_from_position } => {
-                let record = record.iter().next().expect("one was put");
-                Change::Put(crate::model::Record { id_from_position: *id_from_position, ..record }, *revision)
-            }
+            Now::There { revision, record } => Change::Put(record.iter().next().expect("one was put"), *revision),
             Now::Gone => Change::Remove(id),
         }
     }
@@ -293,7 +290,7 @@ impl Transaction<'_> {
     pub fn get(&self, id: Id) -> Result<Option<Found>, StoreError> {
         match self.staged.records.get(&id) {
             Some(Now::Gone) => Ok(None),
-            Some(Now::There { revision, record, .. }) => {
+            Some(Now::There { revision, record }) => {
                 let json = record.iter().next().map(|record| record.source.to_owned()).unwrap_or_default();
                 Ok(Some(Found { revision: *revision, json }))
             }
@@ -331,23 +328,17 @@ impl Transaction<'_> {
         self.committer.writer.last_id()
     }
 
-    /// The record `id` is to be `json`, which is its canonical text: its new revision.
+    /// The record `id` is to be `json`, which is its canonical text: its new revision. From now on its id is its own, even
+    /// if the split gave it.
     ///
     /// # Panics
     /// `json` does not fit the model.
-    pub fn put(&mut self, id: Id, json: &str) -> Result<u64, StoreError> {
-        let id_from_position = match self.staged.records.get(&id) {
-            Some(Now::There { id_from_position, .. }) => *id_from_position,
-            Some(Now::Gone) => false,
-            None => self.committer.store.get(id)?.is_some_and(|stored: Stored| stored.id_from_position),
-        };
-        // An id from its position is the first member; where it stands elsewhere now, it is the record's own.
-        let id_from_position = id_from_position && json.starts_with(&format!("{{\"id\":{id},"));
+    pub fn put(&mut self, id: Id, json: &str) -> u64 {
         let mut record = Records::new(self.committer.store.collection(), json.len());
         record.push(json, None).expect("the record was checked against its model");
         let revision = self.committer.writer.next_revision();
-        self.own.record = Some((id, Now::There { revision, record, id_from_position }));
-        Ok(revision)
+        self.own.record = Some((id, Now::There { revision, record }));
+        revision
     }
 
     /// The record `id` is to be gone.

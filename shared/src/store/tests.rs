@@ -148,10 +148,9 @@ proptest! {
             let decisions = operations.iter().map(|&(operation, which, thread)| {
                 commit.write(move |now: &mut Transaction| {
                     let key = format!("key-{which}");
-                    if operation == 0 {
-                        if let Some(kept) = now.kept(&key).unwrap() {
-                            return (0, kept.id, Some((kept.json, kept.revision)));
-                        }
+                    let kept = if operation == 0 { now.kept(&key).unwrap() } else { None };
+                    if let Some(kept) = kept {
+                        return (0, kept.id, Some((kept.json, kept.revision)));
                     }
                     let id = if operation < 2 { now.next_id().unwrap() } else { id(which as u64 + 1) };
                     if operation >= 2 && now.get(id).unwrap().is_none() {
@@ -162,7 +161,7 @@ proptest! {
                         return (3, id, None);
                     }
                     let json = json(id.get(), thread);
-                    let revision = now.put(id, &json).unwrap();
+                    let revision = now.put(id, &json);
                     if operation == 0 {
                         now.keep_answer(key, KeptRecord { request: [0; 32], id, revision, json: json.clone() });
                     }
