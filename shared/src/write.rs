@@ -150,9 +150,10 @@ fn create(now: &mut Transaction, collection: Collection, key: Option<String>, bo
     if key.is_some() && !now.can_keep() {
         return Err(Problem::Busy);
     }
+    // A user who is refused takes no id.
+    unique(now, collection, Id::MAX, &edit::create(collection, body, Id::MAX).map_err(Problem::Invalid)?)?;
     let id = now.next_id().ok_or(Problem::NoIdsLeft)?;
     let json = edit::create(collection, body, id).map_err(Problem::Invalid)?;
-    unique(now, collection, id, &json)?;
     let revision = now.put(id, &json);
     if let Some(key) = key {
         now.keep_answer(key, KeptRecord { request, id, revision, json: json.clone() });

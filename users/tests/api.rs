@@ -1,7 +1,7 @@
 //! The users service over a real socket: what only it has.
 
 use shared::model::Collection;
-use shared::testing::App;
+use shared::testing::{App, bearer};
 
 #[test]
 fn users_are_found_by_id_and_by_username() {
@@ -30,4 +30,26 @@ fn users_are_found_by_id_and_by_username() {
     ] {
         assert_eq!(app.get(path).status, status, "{path}");
     }
+}
+
+#[test]
+fn a_username_belongs_to_one_user() {
+    let ada = r#"{"id":1,"username":"ada"}"#;
+    let app = App::spawn_writable(Collection::Users, users::routes, [ada, r#"{"id":2,"username":"bob"}"#]);
+    let bearer = bearer(Collection::Users);
+    let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+    for (method, path, body, status) in [
+        ("POST", "/api/users", r#"{"username":"ada"}"#, 409),
+        ("PATCH", "/api/users/2", r#"{"username":"ada"}"#, 409),
+        ("PUT", "/api/users/2", r#"{"username":"ada"}"#, 409),
+        ("PATCH", "/api/users/1", r#"{"username":"ada","bio":"x"}"#, 200),
+        ("PATCH", "/api/users/1", r#"{"username":"lovelace"}"#, 200),
+        ("POST", "/api/users", r#"{"username":"ada","name":"Another"}"#, 201),
+        ("POST", "/api/users", r#"{"username":"no spaces"}"#, 422),
+    ] {
+        let answer = app.send(method, path, &headers, body);
+        assert_eq!(answer.status, status, "{method} {path} {body}: {answer:?}");
+    }
+    assert_eq!(app.get("/api/users/by-username/ada").body, r#"{"id":3,"username":"ada","name":"Another"}"#);
+    assert_eq!(app.get("/api/users/by-username/lovelace").body, r#"{"id":1,"username":"lovelace","bio":"x"}"#);
 }

@@ -191,12 +191,16 @@ impl Committer {
             batch.insert(layout::forget_key(now + KEPT_SECONDS, key), &[]);
         }
         let changes: Vec<Change> = staged.records.iter().map(|(id, now)| now.as_change(*id)).collect();
+        fail::fail_point!("before the batch");
         self.writer.apply_with(&changes, batch)?;
+        fail::fail_point!("before the flush");
         match self.durability {
-            Durability::Power => self.store.sync(),
-            Durability::Process => self.store.flush(),
-            Durability::None => Ok(()),
+            Durability::Power => self.store.sync()?,
+            Durability::Process => self.store.flush()?,
+            Durability::None => {}
         }
+        fail::fail_point!("before the answer");
+        Ok(())
     }
 
     /// After a failure sled takes no writes until it is opened anew, which needs room. Reads go on meanwhile.

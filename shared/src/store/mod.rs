@@ -240,6 +240,7 @@ impl Store {
     /// Returns when all that was written is on the disk and stays there through a power loss.
     pub fn sync(&self) -> Result<(), StoreError> {
         self.flush()?;
+        fail::fail_point!("before the sync");
         // sled's flush hands the data to the system (sync_file_range); only this makes the disk keep it.
         let file = self.path.join("db");
         fs::File::open(&file).and_then(|file| file.sync_data()).map_err(|source| StoreError::Io { path: file, source })
