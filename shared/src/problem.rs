@@ -58,6 +58,8 @@ pub enum Problem {
     BodyTooLarge,
     /// The body ended too early.
     BodyBroken,
+    /// The body took too long to come.
+    BodySlow,
     /// An idempotency key that is none.
     NotAKey,
     /// An idempotency key that another request had.
@@ -183,6 +185,7 @@ impl Problem {
                 (StatusCode::PAYLOAD_TOO_LARGE, format!("A body has at most {BODY_BYTES} bytes.").into())
             }
             Problem::BodyBroken => (StatusCode::BAD_REQUEST, "The body ended too early.".into()),
+            Problem::BodySlow => (StatusCode::REQUEST_TIMEOUT, "The body did not arrive in time.".into()),
             Problem::NotAKey => {
                 (StatusCode::BAD_REQUEST, "An Idempotency-Key is one text of 1 to 255 visible characters.".into())
             }

@@ -11,10 +11,12 @@
 //! thread, does its condition hold and does the outcome fit the model.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use futures_util::{Stream, StreamExt};
 use sha2::{Digest, Sha256};
+use tokio::time::timeout;
 use warp::http::header::{CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use warp::http::{Method, StatusCode};
 use warp::reply::{Reply, Response};
@@ -38,6 +40,9 @@ const ON_ONE: &str = "GET, HEAD, PUT, PATCH, DELETE";
 
 /// The header that makes a repeated POST harmless.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// How long a body may take to come.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long an idempotency key may be, in bytes.
 const KEY_BYTES: usize = 255;
@@ -254,6 +259,12 @@ async fn json_body(
     if kind != "application/json" && !(patch && kind == "application/merge-patch+json") {
         return Err(Problem::MediaType);
     }
+    let bytes = timeout(BODY_TIMEOUT, collect(body)).await.map_err(|_elapsed| Problem::BodySlow)??;
+    edit::read(&bytes).map_err(Problem::Malformed)
+}
+
+/// The whole body, up to [`BODY_BYTES`].
+async fn collect(body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send) -> Result<BytesMut, Problem> {
     let mut body = std::pin::pin!(body);
     let mut bytes = BytesMut::new();
     while let Some(chunk) = body.next().await {
@@ -263,6 +274,5 @@ async fn json_body(
         }
         bytes.extend_from_slice(&chunk.copy_to_bytes(chunk.remaining()));
     }
-    let bytes: Bytes = bytes.freeze();
-    edit::read(&bytes).map_err(Problem::Malformed)
+    Ok(bytes)
 }
