@@ -156,7 +156,7 @@ pub fn copy_sources(to: &Path) {
     let mut tar = Command::new("sh");
     tar.current_dir(root()).env("TO", to).args([
         "-c",
-        "tar -c --exclude=fuzz --exclude=tests Cargo.toml Cargo.lock Dockerfile .dockerignore compose*.yaml gateway \
+        "tar -c --exclude=fuzz Cargo.toml Cargo.lock Dockerfile .dockerignore compose*.yaml gateway \
          users threads posts shared seed | tar -x -C \"$TO\"",
     ]);
     assert!(tar.status().expect("tar runs").success(), "{:?}", env::current_dir());
