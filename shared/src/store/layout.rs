@@ -53,6 +53,9 @@ const VERSION: u8 = 1;
 /// How many ids share a page: two to this power.
 const PAGE_BITS: u32 = 4;
 
+/// The highest slot of a page.
+pub(super) const LAST_SLOT: u8 = (1 << PAGE_BITS) - 1;
+
 /// A record whose JSON is longer, in bytes, lies apart from its page. A full page then stays well below the 128 KiB
 /// from which sled keeps a value in a file of its own, which it never syncs.
 const ENTRY_BYTES: usize = 4 << 10;

@@ -218,12 +218,13 @@ impl Store {
         Ok(records)
     }
 
-    /// The highest id.
+    /// The highest id. Of a damaged page, the highest that it can hold: an id too many is skipped, but none is given twice.
     pub(crate) fn last_id(&self) -> Result<Option<Id>, StoreError> {
-        match self.db.scan_prefix([layout::PAGE]).next_back() {
-            Some(page) => Ok(self.page(page)?.last().map(|(id, _)| *id)),
-            None => Ok(None),
-        }
+        let Some(page) = self.db.scan_prefix([layout::PAGE]).next_back() else { return Ok(None) };
+        let (key, value) = page.map_err(|source| self.sled(source))?;
+        let slots: Result<Vec<u8>, String> = layout::decode_page(&value).map(|entry| Ok(entry?.slot)).collect();
+        let slot = slots.ok().and_then(|slots| slots.last().copied()).unwrap_or(layout::LAST_SLOT);
+        Ok(layout::page_of(&key).and_then(|page| layout::id_at(page, slot)))
     }
 
     /// The records that `index` lists under `term`, in id order.
