@@ -394,58 +394,119 @@ fn no_increment_is_lost_or_made_twice_by_competing_clients_and_kills() {
     assert_eq!(post["count"], CLIENTS * EACH);
 }
 
-#[test]
-fn a_full_disk_ends_writes_but_not_reads_and_with_room_again_a_restart_has_every_answered_write() {
-    let dir = tempfile::tempdir().unwrap();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"]).arg(dir.path()).output();
-    if !mounted.is_ok_and(|output| output.status.success()) {
-        return skip("a small file system cannot be mounted here (it needs root)");
+/// Posts that a client writes until there is no room.
+struct Posts {
+    client: Client,
+    answered: Vec<Answer>,
+}
+
+impl Posts {
+    fn new(address: SocketAddr) -> Self {
+        Self { client: Client::new(address), answered: Vec::new() }
     }
-    let unmount = Unmount(dir.path());
+
+    fn post(&self, number: usize) -> Answer {
+        let body = format!(r#"{{"thread":1,"text":"{number}{}","user":1}}"#, "x".repeat(10_000));
+        self.client.send("POST", "/api/posts", &[("idempotency-key", &number.to_string())], &body)
+    }
+
+    /// Writes so many, or until one is refused; returns that.
+    fn write(&mut self, count: usize) -> Option<Answer> {
+        for _ in 0..count {
+            let answer = self.post(self.answered.len());
+            if answer.status != 201 {
+                return Some(answer);
+            }
+            self.answered.push(answer);
+        }
+        None
+    }
+
+    fn are_all_there(&self) {
+        for answer in &self.answered {
+            let now = self.client.get(&answer.location);
+            assert_eq!((now.status, &now.body, &now.tag), (200, &answer.body, &answer.tag));
+        }
+    }
+
+    fn replay(&self) {
+        for (number, answer) in self.answered.iter().enumerate() {
+            assert_eq!(&self.post(number), answer);
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_ends_writes_but_not_reads_and_with_room_again_writes_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(_unmount) = mount(&["-t", "tmpfs", "-o", "size=24m", "tmpfs"], dir.path()) else { return };
+    split(&sample(), dir.path());
+    let (mut process, address) = start(dir.path());
+    let mut posts = Posts::new(address);
+    assert_eq!(posts.write(50), None);
+    // Somebody else takes all that is left, at once.
+    let filler = dir.path().join("filler");
+    assert!(fs::write(&filler, vec![0; 24 << 20]).is_err());
+    let refused = posts.write(10_000).unwrap();
+    assert_eq!(refused.status, 503, "{refused:?}");
+    for _ in 0..3 {
+        assert_eq!(posts.client.get("/ready").status, 503);
+        assert_eq!(posts.client.get("/live").status, 200);
+        assert_eq!(posts.client.send("PATCH", "/api/posts/1", &[], r#"{"text":""}"#).status, 503);
+        posts.are_all_there();
+    }
+    process.await_line("the disk has no room");
+    fs::remove_file(filler).unwrap();
+    wait_for("writes", || posts.client.get("/ready").status == 200);
+    posts.replay();
+    assert_eq!(posts.write(50), None);
+    kill(process);
+    let (_process, address) = start(dir.path());
+    posts.client = Client::new(address);
+    posts.are_all_there();
+    posts.replay();
+}
+
+#[test]
+fn where_no_room_can_be_taken_beforehand_a_full_disk_ends_the_process_once_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(24 << 20).unwrap();
+    let made = Command::new("mkfs.ext2").arg("-q").arg(image.path()).output();
+    if !made.is_ok_and(|output| output.status.success()) {
+        return skip("there is no mkfs.ext2");
+    }
+    let Some(_unmount) = mount(&["-o", "loop", &image.path().to_string_lossy()], dir.path()) else { return };
     split(&sample(), dir.path());
     let filler = dir.path().join("filler");
     fs::write(&filler, vec![0; 16 << 20]).unwrap();
-    let (mut posts, address) = start(dir.path());
-    let client = Client::new(address);
-    let post = |client: &Client, number: usize| {
-        let body = format!(r#"{{"thread":1,"text":"{number}{}","user":1}}"#, "x".repeat(10_000));
-        client.send("POST", "/api/posts", &[("idempotency-key", &number.to_string())], &body)
-    };
-    let mut answered = Vec::new();
-    let full = loop {
-        let answer = post(&client, answered.len());
-        if answer.status != 201 {
-            break answer;
-        }
-        answered.push(answer);
-    };
-    assert_eq!(full.status, 503, "{full:?}");
-    assert!(answered.len() > 20, "the disk was full after {}", answered.len());
-    let holds_all = |client: &Client| {
-        for answer in &answered {
-            let now = client.get(&answer.location);
-            assert_eq!((now.status, &now.body, &now.tag), (200, &answer.body, &answer.tag));
-        }
-    };
-    assert_eq!(client.get("/ready").status, 503);
-    assert_eq!(client.get("/live").status, 200);
-    assert_eq!(client.send("PATCH", "/api/posts/1", &[], r#"{"text":""}"#).status, 503);
-    holds_all(&client);
+    let (mut process, address) = start(dir.path());
+    let mut posts = Posts::new(address);
+    let refused = posts.write(10_000).unwrap();
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert!(posts.answered.len() > 20, "the disk was full after {}", posts.answered.len());
+    assert_eq!(posts.client.get("/ready").status, 503);
+    assert_eq!(posts.client.get("/live").status, 200);
 
     fs::remove_file(filler).unwrap();
-    assert_eq!(posts.wait().code(), Some(1), "{}", posts.log());
-    posts.await_line("the disk has room again");
-    let (posts, address) = start(dir.path());
-    let client = Client::new(address);
-    assert_eq!(client.get("/ready").status, 200);
-    holds_all(&client);
-    for (number, answer) in answered.iter().enumerate() {
-        assert_eq!(&post(&client, number), answer);
+    assert_eq!(process.wait().code(), Some(1), "{}", process.log());
+    process.await_line("the disk has room again");
+    let (_process, address) = start(dir.path());
+    posts.client = Client::new(address);
+    assert_eq!(posts.client.get("/ready").status, 200);
+    posts.are_all_there();
+    posts.replay();
+    assert_eq!(posts.write(1), None);
+}
+
+/// Mounts a small file system; nothing where that cannot be.
+fn mount<'p>(what: &[&str], path: &'p Path) -> Option<Unmount<'p>> {
+    let mounted = Command::new("mount").args(what).arg(path).output();
+    if mounted.is_ok_and(|output| output.status.success()) {
+        return Some(Unmount(path));
     }
-    // And it takes writes.
-    assert_eq!(client.send("PATCH", "/api/posts/1", &[], r#"{"text":""}"#).status, 200);
-    drop(posts);
-    drop(unmount);
+    skip("a small file system cannot be mounted here (it needs root)");
+    None
 }
 
 struct Unmount<'p>(&'p Path);

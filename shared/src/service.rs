@@ -15,7 +15,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tokio::net::TcpSocket;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::api::Routes;
 use crate::drain::Drain;
@@ -28,6 +28,9 @@ use crate::{check, sandbox, serve};
 
 /// How many connections may wait to be accepted. The system's own limit may be lower.
 const BACKLOG: u32 = 4096;
+
+/// How long the database may take to be synced at the end.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a service is.
 pub struct Service {
@@ -209,14 +212,27 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
             }
         };
         serve::serve(listener, routes, end).await;
-        if restart {
+        let synced: Result<(), Box<dyn Error>> = if restart {
             let path = folder.path().display();
-            return Err(format!(
+            Err(format!(
                 "{path}: writes failed, as the log says, and the disk has room again; a new start takes writes"
             )
-            .into());
+            .into())
+        } else {
+            let store = store.clone();
+            let synced = tokio::task::spawn_blocking(move || store.sync());
+            match timeout(SYNC_TIMEOUT, synced).await {
+                Ok(synced) => synced?.map_err(Into::into),
+                Err(_elapsed) => {
+                    Err(format!("not synced after {} s; the next start will see to it", SYNC_TIMEOUT.as_secs()).into())
+                }
+            }
+        };
+        if synced.is_err() {
+            // Not closed: sled would wait for a disk that has failed.
+            std::mem::forget(store);
+            return synced;
         }
-        store.sync()?;
         log::info!("ended in order");
         Ok(())
     });

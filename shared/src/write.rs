@@ -161,7 +161,7 @@ fn create(now: &mut Transaction, collection: Collection, key: Option<String>, bo
     let json = edit::create(collection, body, id).map_err(Problem::Invalid)?;
     let revision = now.put(id, &json);
     if let Some(key) = key {
-        now.keep_answer(key, KeptRecord { request, id, revision, json: json.clone() });
+        now.keep_answer(key, KeptRecord::new(request, id, revision, json.clone()));
     }
     Ok(created(collection, id, revision, json))
 }

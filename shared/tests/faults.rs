@@ -12,10 +12,12 @@ use shared::id::Id;
 use shared::model::{Collection, Post, Term};
 use shared::store::{Commit, Durability, KeptRecord, Purpose, Store, Transaction};
 
-const POINTS: [&str; 4] = ["before the batch", "before the flush", "before the sync", "before the answer"];
+const POINTS: [&str; 5] =
+    ["before the journal", "before the sync", "before the step", "between flush and sync", "before the answer"];
 
+/// Long enough for the journal to begin anew every few groups.
 fn record(id: Id, nth: u64) -> String {
-    format!(r#"{{"id":{id},"thread":{},"text":"{nth}","user":1}}"#, nth % 3 + 1)
+    format!(r#"{{"id":{id},"thread":{},"text":"{nth}{}","user":1}}"#, nth % 3 + 1, " ".repeat(20_000))
 }
 
 /// Writes until the point of the environment is passed often enough, and says what was answered. Run by the test below.
@@ -39,7 +41,7 @@ fn writes_until_it_ends() {
             let id = now.next_id().unwrap();
             let json = record(id, nth);
             let revision = now.put(id, &json);
-            now.keep_answer(format!("key-{nth}"), KeptRecord { request: [0; 32], id, revision, json });
+            now.keep_answer(format!("key-{nth}"), KeptRecord::new([0; 32], id, revision, json));
             (id, nth)
         })
     };

@@ -3,35 +3,38 @@
 //! ```text
 //! handlers ──► what is to be decided ──► the committer: decides each, with those before it in sight
 //!                                                │
-//!          answers ◄── flush and sync ◄── one atomic batch: records, indexes, counters, kept answers
+//!                                the journal: records, indexes, counters, kept answers, synced at once
+//!                                                │
+//!                                    answers ◄── the database
 //! ```
 //!
 //! A single thread has no contention and needs no transaction, and what waits while one group is being synced is the
-//! next group. An answer is given only when what it says is as durable as [`Durability`] asks for.
+//! next group. An answer is given, and a read sees what was written, only when it is as durable as [`Durability`] asks.
 
-use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 
-use super::layout::{self, KeptAnswer};
-use super::{Change, Store, StoreError, Writer};
+use super::group::{self, Group, KeptRecord, Now};
+use super::journal::Journal;
+use super::layout::Step;
+use super::{Store, StoreError, Writer, layout};
 use crate::id::Id;
-use crate::model::{Index, Records, Term};
+use crate::model::{Index, Term};
 
 /// How many writes are made durable together at most.
 const GROUP: usize = 1024;
 
+/// How many bytes of records may make a group longer.
+const GROUP_BYTES: usize = 1 << 20;
+
 /// How many writes may wait for the committer.
 const WAITING: usize = 4096;
-
-/// How long the answer to a request with an idempotency key is kept, in seconds.
-const KEPT_SECONDS: u64 = 24 * 60 * 60;
 
 /// How many such answers are kept at most.
 const KEPT_ANSWERS: u64 = 100_000;
@@ -44,9 +47,6 @@ const FORGET_AT_ONCE: usize = 64;
 
 /// How often to look for room on a disk that was full.
 const LOOK_FOR_ROOM: Duration = Duration::from_secs(1);
-
-/// How much room there has to be, in bytes.
-const ROOM: usize = 4 << 20;
 
 /// What an answered write survives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -63,10 +63,10 @@ pub enum Durability {
 /// Why a write was not made.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CommitError {
-    /// It could not be made durable. From now on there are no writes, until the service is started anew.
+    /// It could not be made durable. There are none for now.
     #[error("{0}")]
     Failed(Arc<StoreError>),
-    /// There are none any more, since an earlier one failed.
+    /// There are none for now, since an earlier one failed.
     #[error("an earlier write could not be made durable")]
     Broken,
     /// More wait than may.
@@ -99,13 +99,10 @@ impl Commit {
     pub fn start(store: &Store, durability: Durability) -> Result<Self, StoreError> {
         let (jobs, waiting) = sync_channel(WAITING);
         let state = Arc::new(State::default());
-        let mut committer = Committer {
-            store: store.clone(),
-            writer: Writer::new(store)?,
-            kept: Kept::count(store)?,
-            durability,
-            state: Arc::clone(&state),
-        };
+        let writer = Writer::new(store)?;
+        let journal = Journal::new(durability, writer.counters());
+        let mut committer =
+            Committer { store: store.clone(), writer, kept: Kept::count(store)?, journal, state: Arc::clone(&state) };
         let thread = thread::Builder::new().name("committer".to_owned());
         let io = |source| StoreError::Io { path: store.path.clone(), source };
         thread.spawn(move || committer.run(&waiting)).map_err(io)?;
@@ -127,13 +124,15 @@ impl Commit {
             Box::new(|committed| drop(answer.send(committed.map(|()| outcome))))
         });
         match self.jobs.try_send(job) {
-            Ok(()) => answered.await.unwrap_or(Err(CommitError::Panicked)),
+            Ok(()) => answered.await.unwrap_or_else(|_dropped| {
+                Err(if self.is_broken() { CommitError::Broken } else { CommitError::Panicked })
+            }),
             Err(TrySendError::Full(_)) => Err(CommitError::Busy),
             Err(TrySendError::Disconnected(_)) => Err(CommitError::Broken),
         }
     }
 
-    /// Whether a write could not be made durable: there are no more.
+    /// Whether a write could not be made durable: there are none for now.
     pub fn is_broken(&self) -> bool {
         self.state.broken.load(Ordering::Relaxed)
     }
@@ -149,127 +148,103 @@ struct Committer {
     store: Store,
     writer: Writer,
     kept: Kept,
-    durability: Durability,
+    journal: Journal,
     state: Arc<State>,
 }
 
 impl Committer {
     fn run(&mut self, waiting: &Receiver<Job>) {
         while let Ok(first) = waiting.recv() {
-            let mut answers: Vec<Answer> = Vec::new();
-            let mut staged = Staged::default();
-            for job in std::iter::once(first).chain(waiting.try_iter()).take(GROUP) {
-                let mut transaction = Transaction { committer: self, staged: &mut staged, own: Own::default() };
-                // One decision that panics is one request's failure; the panic hook has logged it.
-                if let Ok(answer) = catch_unwind(AssertUnwindSafe(|| job(&mut transaction))) {
-                    transaction.keep();
-                    answers.push(answer);
-                }
-            }
-            let committed = if staged.is_empty() { Ok(()) } else { self.commit(staged) };
+            let (mut group, answers) = self.decide(first, waiting);
+            let committed = match group.failed.take() {
+                Some(error) => Err(error),
+                None if group.is_empty() => Ok(()),
+                None => self.commit(&group),
+            };
             if let Err(error) = &committed {
-                log::error!("no more writes, since this one could not be made durable: {error}");
+                log::error!("no writes for now, since this one could not be made durable: {error}");
                 self.state.broken.store(true, Ordering::Relaxed);
             }
+            let sound = matches!(committed, Err(StoreError::NoRoom(_)));
             let committed = committed.map_err(|error| CommitError::Failed(Arc::new(error)));
             for answer in answers {
                 answer(committed.clone());
             }
-            if committed.is_err() {
-                return self.wait_for_room();
+            if committed.is_err() && !self.recover(waiting, sound) {
+                return;
             }
         }
     }
 
-    fn commit(&mut self, staged: Staged) -> Result<(), StoreError> {
-        let mut batch = sled::Batch::default();
-        let now = now();
-        self.kept.forget(&self.store, now, &mut batch)?;
-        for (key, kept) in &staged.kept {
-            self.kept.add(key, kept);
-            batch.insert(layout::kept_key(key), layout::encode_kept(kept.as_stored()));
-            batch.insert(layout::forget_key(now + KEPT_SECONDS, key), &[]);
+    /// Has a group of writes decided: the first, and those that wait.
+    fn decide(&mut self, first: Job, waiting: &Receiver<Job>) -> (Group, Vec<Answer>) {
+        let (mut group, mut answers) = (Group::default(), Vec::new());
+        for job in std::iter::once(first).chain(waiting.try_iter()).take(GROUP) {
+            let mut transaction = Transaction { committer: self, group: &mut group, own: Own::default() };
+            // One decision that panics is one request's failure; the panic hook has logged it.
+            if let Ok(answer) = catch_unwind(AssertUnwindSafe(|| job(&mut transaction))) {
+                transaction.keep();
+                answers.push(answer);
+            }
+            if group.bytes >= GROUP_BYTES {
+                break;
+            }
         }
-        let changes: Vec<Change> = staged.records.iter().map(|(id, now)| now.as_change(*id)).collect();
-        fail::fail_point!("before the batch");
-        self.writer.apply_with(&changes, batch)?;
-        fail::fail_point!("before the flush");
-        match self.durability {
-            Durability::Power => self.store.sync()?,
-            Durability::Process => self.store.flush()?,
-            Durability::None => {}
+        (group, answers)
+    }
+
+    fn commit(&mut self, group: &Group) -> Result<(), StoreError> {
+        let mut step = Step::default();
+        self.kept.forget(&self.store, group, &mut step)?;
+        for (key, kept) in &group.kept {
+            self.kept.add(&self.store, key, kept, &mut step)?;
         }
-        fail::fail_point!("before the answer");
+        group.step(&mut self.writer, &mut step)?;
+        self.journal.append(&self.store, &step)?;
+        fail_point!("before the step");
+        self.store.apply(&step)?;
+        fail_point!("before the answer");
         Ok(())
     }
 
-    /// After a failure sled takes no writes until it is opened anew, which needs room. Reads go on meanwhile.
-    fn wait_for_room(&self) {
-        let probe = self.store.path.with_extension("room");
+    /// Waits until there can be writes again: here, if the store is `sound`, or else after a new start, since sled takes
+    /// none after a failure. Reads go on meanwhile. Returns whether they can be here.
+    fn recover(&mut self, waiting: &Receiver<Job>, mut sound: bool) -> bool {
         loop {
-            thread::sleep(LOOK_FOR_ROOM);
-            let room = std::fs::write(&probe, vec![0; ROOM])
-                .and_then(|()| std::fs::File::open(&probe)?.sync_all())
-                .and_then(|()| std::fs::remove_file(&probe));
-            if room.is_ok() {
-                return self.state.restart.notify_one();
+            match waiting.recv_timeout(LOOK_FOR_ROOM) {
+                Ok(_too_late) => continue,
+                Err(RecvTimeoutError::Disconnected) => return false,
+                Err(RecvTimeoutError::Timeout) => {}
             }
-            let _ = std::fs::remove_file(&probe);
+            let room = if sound { self.journal.begin_lap(&self.store) } else { self.store.probe() };
+            match room {
+                Err(StoreError::NoRoom(_)) => {}
+                Err(error) => {
+                    log::error!("writes need a new start: {error}");
+                    sound = false;
+                }
+                Ok(()) if sound => match Kept::count(&self.store) {
+                    Ok(kept) => {
+                        self.kept = kept;
+                        log::info!("the disk has room again; writes go on");
+                        self.state.broken.store(false, Ordering::Relaxed);
+                        return true;
+                    }
+                    Err(_) => sound = false,
+                },
+                Ok(()) => {
+                    self.state.restart.notify_one();
+                    return false;
+                }
+            }
         }
-    }
-}
-
-/// What a group will change.
-#[derive(Default)]
-struct Staged {
-    records: BTreeMap<Id, Now>,
-    kept: HashMap<String, KeptRecord>,
-}
-
-impl Staged {
-    fn is_empty(&self) -> bool {
-        self.records.is_empty() && self.kept.is_empty()
-    }
-}
-
-/// What a record is, once its group is committed.
-enum Now {
-    There { revision: u64, record: Records },
-    Gone,
-}
-
-impl Now {
-    fn as_change(&self, id: Id) -> Change<'_> {
-        match self {
-            Now::There { revision, record } => Change::Put(record.iter().next().expect("one was put"), *revision),
-            Now::Gone => Change::Remove(id),
-        }
-    }
-}
-
-/// The answer to a request with an idempotency key.
-#[derive(Clone, Debug)]
-pub struct KeptRecord {
-    /// What the request was: a digest of it.
-    pub request: [u8; 32],
-    /// Whose record was answered.
-    pub id: Id,
-    /// The revision that was answered.
-    pub revision: u64,
-    /// The record that was answered.
-    pub json: String,
-}
-
-impl KeptRecord {
-    fn as_stored(&self) -> KeptAnswer<'_> {
-        KeptAnswer { request: self.request, id: self.id.get(), revision: self.revision, json: self.json.as_bytes() }
     }
 }
 
 /// What one write decides from, and what it decides.
 pub struct Transaction<'g> {
     committer: &'g mut Committer,
-    staged: &'g mut Staged,
+    group: &'g mut Group,
     own: Own,
 }
 
@@ -292,13 +267,13 @@ pub struct Found {
 impl Transaction<'_> {
     /// The record, with the writes before this one.
     pub fn get(&self, id: Id) -> Result<Option<Found>, StoreError> {
-        match self.staged.records.get(&id) {
+        match self.group.records.get(&id) {
             Some(Now::Gone) => Ok(None),
             Some(Now::There { revision, record }) => {
                 let json = record.iter().next().map(|record| record.source.to_owned()).unwrap_or_default();
                 Ok(Some(Found { revision: *revision, json }))
             }
-            None => Ok(self.committer.store.get(id)?.map(|stored| Found {
+            None => Ok(self.noted(self.committer.store.get(id))?.map(|stored| Found {
                 revision: stored.revision,
                 json: String::from_utf8_lossy(stored.json()).into_owned(),
             })),
@@ -309,16 +284,16 @@ impl Transaction<'_> {
     pub fn ids(&self, index: Index, term: &Term) -> Result<Vec<Id>, StoreError> {
         let mut ids = Vec::new();
         for id in self.committer.store.ids(index, term) {
-            ids.push(id?);
+            ids.push(self.noted(id)?);
         }
-        ids.retain(|id| !self.staged.records.contains_key(id));
+        ids.retain(|id| !self.group.records.contains_key(id));
         let listed = |now: &Now| match now {
             Now::There { record, .. } => {
                 record.iter().any(|record| record.terms.iter().flatten().any(|(i, t)| *i == index && t == term))
             }
             Now::Gone => false,
         };
-        ids.extend(self.staged.records.iter().filter(|(_, now)| listed(now)).map(|(id, _)| *id));
+        ids.extend(self.group.records.iter().filter(|(_, now)| listed(now)).map(|(id, _)| *id));
         Ok(ids)
     }
 
@@ -338,46 +313,53 @@ impl Transaction<'_> {
     /// # Panics
     /// `json` does not fit the model.
     pub fn put(&mut self, id: Id, json: &str) -> u64 {
-        let mut record = Records::new(self.committer.store.collection(), json.len());
-        record.push(json, None).expect("the record was checked against its model");
+        self.group.bytes += json.len();
         let revision = self.committer.writer.next_revision();
-        self.own.record = Some((id, Now::There { revision, record }));
+        let now = Now::put(self.committer.store.collection(), revision, json);
+        self.own.record = Some((id, now.expect("the record was checked against its model")));
         revision
     }
 
     /// The record `id` is to be gone.
     pub fn remove(&mut self, id: Id) {
+        // So that no two groups end at the same.
+        self.committer.writer.next_revision();
         self.own.record = Some((id, Now::Gone));
     }
 
     /// The answer that was kept under an idempotency key.
     pub fn kept(&self, key: &str) -> Result<Option<KeptRecord>, StoreError> {
-        if let Some(kept) = self.staged.kept.get(key) {
+        if let Some(kept) = self.group.kept.get(key) {
             return Ok(Some(kept.clone()));
         }
         let store = &self.committer.store;
-        let Some(value) = store.value(&layout::kept_key(key))? else { return Ok(None) };
-        let KeptAnswer { request, id, revision, json } =
-            layout::decode_kept(&value).map_err(|what| store.corrupt(&what))?;
-        let id = Id::try_from(id).map_err(|_| store.corrupt("a kept answer is of no record"))?;
-        Ok(Some(KeptRecord { request, id, revision, json: String::from_utf8_lossy(json).into_owned() }))
+        Ok(self.noted(store.kept(key))?.filter(|kept| !kept.is_over()))
     }
 
     /// Whether there is room to keep another answer.
     pub fn can_keep(&self) -> bool {
         let Kept { answers, bytes } = self.committer.kept;
-        answers + (self.staged.kept.len() as u64) < KEPT_ANSWERS && bytes < KEPT_BYTES
+        answers + (self.group.kept.len() as u64) < KEPT_ANSWERS && bytes < KEPT_BYTES
     }
 
-    /// Keeps the answer under an idempotency key, for a day.
+    /// Keeps the answer under an idempotency key.
     pub fn keep_answer(&mut self, key: String, kept: KeptRecord) {
+        self.group.bytes += kept.json.len();
         self.own.kept = Some((key, kept));
+    }
+
+    /// Once sled has failed it takes no writes any more.
+    fn noted<T>(&self, found: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(StoreError::Sled { path, source }) = &found {
+            let _ = self.group.failed.set(StoreError::Sled { path: path.clone(), source: source.clone() });
+        }
+        found
     }
 
     /// What was decided counts.
     fn keep(self) {
-        self.staged.records.extend(self.own.record);
-        self.staged.kept.extend(self.own.kept);
+        self.group.records.extend(self.own.record);
+        self.group.kept.extend(self.own.kept);
     }
 }
 
@@ -395,36 +377,47 @@ impl Kept {
         for pair in store.scan(&layout::kept_key("")) {
             let (key, value) = pair.map_err(|source| store.sled(source))?;
             kept.answers += 1;
-            kept.bytes += (key.len() + value.len()) as u64;
+            let answer = layout::decode_kept(&value).map_err(|what| store.corrupt(&what))?;
+            // Without the key's first byte.
+            kept.bytes += (key.len() - 1 + answer.json.len()) as u64;
         }
         Ok(kept)
     }
 
-    fn add(&mut self, key: &str, kept: &KeptRecord) {
+    /// One more is kept; `step` forgets when its predecessor, whose time was over, was to be forgotten.
+    fn add(&mut self, store: &Store, key: &str, kept: &KeptRecord, step: &mut Step) -> Result<(), StoreError> {
+        if let Some(over) = store.kept(key)? {
+            self.subtract(key, &over);
+            step.removes.push(layout::forget_key(over.until, key));
+        }
         self.answers += 1;
         self.bytes += (key.len() + kept.json.len()) as u64;
+        Ok(())
     }
 
-    /// Forgets, with `batch`, answers whose time is over.
-    fn forget(&mut self, store: &Store, now: u64, batch: &mut sled::Batch) -> Result<(), StoreError> {
+    fn subtract(&mut self, key: &str, kept: &KeptRecord) {
+        self.answers = self.answers.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub((key.len() + kept.json.len()) as u64);
+    }
+
+    /// Forgets, with `step`, answers whose time is over, but for those in whose place `group` keeps another.
+    fn forget(&mut self, store: &Store, group: &Group, step: &mut Step) -> Result<(), StoreError> {
+        let now = group::now();
         for pair in store.db.scan_prefix([layout::FORGET]).take(FORGET_AT_ONCE) {
-            let (key, _) = pair.map_err(|source| store.sled(source))?;
-            let (time, name) = layout::forget_key_parts(&key).ok_or_else(|| store.corrupt("a kept key is none"))?;
-            if time > now {
+            let (forget, _) = pair.map_err(|source| store.sled(source))?;
+            let (until, key) = layout::forget_key_parts(&forget).ok_or_else(|| store.corrupt("a kept key is none"))?;
+            if until > now {
                 break;
             }
-            let kept = layout::kept_key(name);
-            let bytes = store.value(&kept)?.map_or(0, |value| kept.len() + value.len()) as u64;
-            self.answers = self.answers.saturating_sub(1);
-            self.bytes = self.bytes.saturating_sub(bytes);
-            batch.remove(kept);
-            batch.remove(key);
+            if group.kept.contains_key(key) {
+                continue;
+            }
+            if let Some(kept) = store.kept(key)? {
+                self.subtract(key, &kept);
+                step.removes.push(layout::kept_key(key));
+            }
+            step.removes.push(forget.to_vec());
         }
         Ok(())
     }
-}
-
-/// Seconds since 1970.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }

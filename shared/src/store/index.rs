@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::vec;
 
-use super::{Scan, Store, StoreError, layout};
+use super::layout::{self, Step};
+use super::{Scan, Store, StoreError};
 use crate::id::Id;
 use crate::model::{Index, Term};
 
@@ -11,7 +12,7 @@ impl Store {
     /// The ids that `index` lists under `term`, ascending.
     pub fn ids(&self, index: Index, term: &Term) -> Ids {
         let runs = self.scan(&layout::term_prefix(index, term));
-        Ids { store: self.clone(), runs, run: Vec::new().into_iter() }
+        Ids { store: self.clone(), runs, run: Vec::new().into_iter(), last: None }
     }
 
     /// Every entry of every index, as the run's key without its first id, and an id.
@@ -62,20 +63,18 @@ impl Store {
     /// Lists `ids`, which ascend, under `term`.
     pub(super) fn list(&self, index: Index, term: &Term, ids: &[Id]) -> Result<(), StoreError> {
         let ids: Vec<(Id, bool)> = ids.iter().map(|id| (*id, true)).collect();
-        self.relist(index, term, &ids, &mut |key, value| match value {
-            Some(value) => self.put(&key, value).map(drop),
-            None => self.db.remove(key).map(drop).map_err(|source| self.sled(source)),
-        })
+        let mut step = Step::default();
+        self.relist(index, term, &ids, &mut step)?;
+        self.change(&step.puts, &step.removes)
     }
 
-    /// What has to be written so that of `ids`, which ascend, those with `true` are listed under `term`, and those with
-    /// `false` are not: `write` is given each key, and its value if it is to have one.
+    /// Adds to `step` what makes of `ids`, which ascend, those with `true` listed under `term`, and those with `false` not.
     pub(super) fn relist(
         &self,
         index: Index,
         term: &Term,
         ids: &[(Id, bool)],
-        write: &mut impl FnMut(Vec<u8>, Option<Vec<u8>>) -> Result<(), StoreError>,
+        step: &mut Step,
     ) -> Result<(), StoreError> {
         let prefix = layout::term_prefix(index, term);
         let mut rest = ids;
@@ -93,8 +92,8 @@ impl Store {
             let next = next.transpose().map_err(|source| self.sled(source))?;
             let next = next.and_then(|(key, _)| layout::last_id(&key)).map_or(u64::MAX, Id::get);
             let (here, later) = rest.split_at(rest.partition_point(|(id, _)| id.get() < next));
-            let last = old.last().copied();
-            let mut new: BTreeSet<Id> = old.into_iter().collect();
+            rest = later;
+            let mut new: BTreeSet<Id> = old.iter().copied().collect();
             for (id, listed) in here {
                 if *listed {
                     new.insert(*id)
@@ -103,20 +102,23 @@ impl Store {
                 };
             }
             let new: Vec<Id> = new.into_iter().collect();
-            if let Some(key) =
-                key.filter(|key| new.first().map(|id| layout::run_key(&prefix, id.get())).as_ref() != Some(key))
-            {
-                write(key, None)?;
+            if new == old {
+                continue;
             }
             // Ids mostly ascend, and then full runs stay behind; a run that bursts in its middle is cut evenly, so that
             // both parts have room.
-            let at_the_end = here.iter().all(|(id, _)| Some(*id) > last);
+            let at_the_end = here.iter().all(|(id, _)| Some(id) > old.last());
             let pieces = new.len().div_ceil(layout::RUN_IDS).max(1);
             let length = if at_the_end { layout::RUN_IDS } else { new.len().div_ceil(pieces).max(1) };
-            for run in new.chunks(length) {
-                write(layout::run_key(&prefix, run[0].get()), Some(layout::encode_run(run)))?;
+            // The last first: what leaves a run is in another already.
+            for run in new.chunks(length).rev() {
+                step.put(layout::run_key(&prefix, run[0].get()), layout::encode_run(run));
             }
-            rest = later;
+            if let Some(key) =
+                key.filter(|key| new.first().map(|id| layout::run_key(&prefix, id.get())).as_ref() != Some(key))
+            {
+                step.removes.push(key);
+            }
         }
         Ok(())
     }
@@ -136,6 +138,7 @@ pub struct Ids {
     store: Store,
     runs: Scan,
     run: vec::IntoIter<Id>,
+    last: Option<Id>,
 }
 
 impl Iterator for Ids {
@@ -143,7 +146,9 @@ impl Iterator for Ids {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some(id) = self.run.next() {
+            // While a run is written anew under another key, both can be met.
+            if let Some(id) = self.run.by_ref().find(|id| Some(*id) > self.last) {
+                self.last = Some(id);
                 return Some(Ok(id));
             }
             let run = self.runs.next()?.map_err(|source| self.store.sled(source));

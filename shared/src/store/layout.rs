@@ -17,7 +17,7 @@
 //! name           bincode of a string
 //! revision       bincode of a u64: the highest that a record of this database ever had
 //! last-id        bincode of a u64: the highest that a record of this database ever had
-//! kept           bincode of request: [u8; 32], id: u64, revision: u64, json: bytes
+//! kept           bincode of request: [u8; 32], id: u64, revision: u64, json: bytes, until: time as u64
 //! time           8 bytes, big-endian: seconds since 1970
 //! entry          bincode of slot: u8 (id mod 16, ascending), revision: u64, id_from_position: bool, json: bytes;
 //!                json is empty where it lies under 03
@@ -32,7 +32,7 @@
 //! post would need three keys where it now needs a fraction of one. `bench/split` shows what that gives.
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
-use bincode::{BorrowDecode, Encode};
+use bincode::{BorrowDecode, Decode, Encode};
 
 use crate::id::Id;
 use crate::model::{Index, Term};
@@ -81,10 +81,27 @@ pub(super) struct Entry<'a> {
 }
 
 /// What a database counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub(super) struct Counters {
     pub(super) revision: u64,
     pub(super) last_id: u64,
+}
+
+/// Changes that belong together. Doing them once more, or after some of them, ends the same.
+#[derive(Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub(super) struct Step {
+    /// Keys and the values that they get, in an order in which nothing that is to be found is ever missing.
+    pub(super) puts: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Keys that go. They come after the puts.
+    pub(super) removes: Vec<Vec<u8>>,
+    /// The counters come last: if they are there, all is.
+    pub(super) counters: Counters,
+}
+
+impl Step {
+    pub(super) fn put(&mut self, key: impl Into<Vec<u8>>, value: Vec<u8>) {
+        self.puts.push((key.into(), value));
+    }
 }
 
 /// The answer to a request that was kept in case it comes again.
@@ -94,6 +111,7 @@ pub(super) struct KeptAnswer<'a> {
     pub(super) id: u64,
     pub(super) revision: u64,
     pub(super) json: &'a [u8],
+    pub(super) until: u64,
 }
 
 /// The first byte of the key of what may be forgotten at a time.
@@ -236,7 +254,7 @@ pub(super) fn decode_counters(value: &[u8]) -> Result<Counters, String> {
 }
 
 pub(super) fn encode_kept(kept: KeptAnswer) -> Vec<u8> {
-    encode(kept.json.len() + 48, kept)
+    encode(kept.json.len() + 64, kept)
 }
 
 pub(super) fn decode_kept(value: &[u8]) -> Result<KeptAnswer<'_>, String> {
@@ -269,15 +287,20 @@ fn encode(size_hint: usize, value: impl Encode) -> Vec<u8> {
     bytes
 }
 
-fn put(value: impl Encode, bytes: &mut Vec<u8>) {
+/// Appends `value` to `bytes`.
+pub(super) fn put(value: impl Encode, bytes: &mut Vec<u8>) {
     bincode::encode_into_std_write(value, bytes, CONFIG).expect("memory takes every value");
 }
 
 fn decode<'a, T: BorrowDecode<'a, ()>>(value: &'a [u8]) -> Result<T, String> {
-    let rest = body(value)?;
-    match bincode::borrow_decode_from_slice(rest, CONFIG) {
-        Ok((decoded, length)) if length == rest.len() => Ok(decoded),
-        Ok((_, length)) => Err(format!("a value has {} bytes too many", rest.len() - length)),
+    decode_all(body(value)?)
+}
+
+/// The value that `bytes` are, all of them.
+pub(super) fn decode_all<'a, T: BorrowDecode<'a, ()>>(bytes: &'a [u8]) -> Result<T, String> {
+    match bincode::borrow_decode_from_slice(bytes, CONFIG) {
+        Ok((decoded, length)) if length == bytes.len() => Ok(decoded),
+        Ok((_, length)) => Err(format!("a value has {} bytes too many", bytes.len() - length)),
         Err(error) => Err(format!("a value cannot be decoded: {error}")),
     }
 }
@@ -313,8 +336,8 @@ mod tests {
         assert_eq!(encode_apart(b"{}"), b"\x01{}");
         assert_eq!(encode_name("posts"), b"\x01\x05posts");
         assert_eq!(encode_counters(Counters { revision: 300, last_id: 7 }), [1, 251, 44, 1, 7]);
-        let kept = KeptAnswer { request: [9; 32], id: 7, revision: 2, json: b"{}" };
-        assert_eq!(encode_kept(kept), [&[1][..], &[9; 32], &[7, 2, 2], b"{}"].concat());
+        let kept = KeptAnswer { request: [9; 32], id: 7, revision: 2, json: b"{}", until: 3 };
+        assert_eq!(encode_kept(kept), [&[1][..], &[9; 32], &[7, 2, 2], b"{}", &[3]].concat());
         assert_eq!(decode_kept(&encode_kept(kept)), Ok(kept));
         assert_eq!(kept_key("t/k"), b"\x04t/k");
         assert_eq!(forget_key(258, "k"), b"\x05\0\0\0\0\0\0\x01\x02k");

@@ -13,26 +13,42 @@
 //! [`layout`] draws the bytes of keys and values. Everything lies in sled's one default tree, told apart by the key's
 //! first byte, because a batch on one tree is atomic without a transaction.
 
+use std::fs::{File, OpenOptions};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
 use bytes::Bytes;
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 
+use self::layout::Step;
 use crate::id::Id;
 use crate::model::{Collection, Index, Term};
 
+/// A point at which a test can end the process: see `shared/tests/faults.rs`.
+macro_rules! fail_point {
+    ($name:literal) => {
+        #[cfg(feature = "failpoints")]
+        fail::fail_point!($name);
+    };
+}
+
 mod commit;
 mod folder;
+mod group;
 mod index;
+mod journal;
 pub mod layout;
 mod load;
 mod write;
 
-pub use commit::{Commit, CommitError, Durability, Found, KeptRecord, Transaction};
+pub use commit::{Commit, CommitError, Durability, Found, Transaction};
 pub use folder::Folder;
+pub use group::KeptRecord;
 pub use index::{Entries, Ids};
 pub use load::Load;
 pub use write::{Change, Writer};
@@ -55,6 +71,10 @@ impl Purpose {
         }
     }
 }
+
+/// How much room on the disk is taken beforehand for what sled will write, in bytes. Once a write of sled's own has
+/// failed, it neither writes nor reads all that it has.
+const ROOM: u64 = 8 << 20;
 
 /// How long to wait for a lock, ours or sled's, which can lag behind the end of what held it.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
@@ -98,6 +118,9 @@ pub enum StoreError {
         /// What was found.
         what: String,
     },
+    /// A write needs more room on the disk than there is. Nothing is amiss otherwise.
+    #[error("{}: the disk has no room for {} MiB more, which a write may need", .0.display(), ROOM >> 20)]
+    NoRoom(PathBuf),
     /// sled failed.
     #[error("{}: {source}", .path.display())]
     Sled {
@@ -120,6 +143,8 @@ pub enum StoreError {
 #[derive(Clone)]
 pub struct Store {
     db: sled::Db,
+    /// sled's own file, to do with it what sled does not.
+    file: Arc<File>,
     path: PathBuf,
     collection: Collection,
 }
@@ -152,9 +177,17 @@ impl Store {
         if !path.is_dir() {
             return Err(StoreError::Missing(path.to_owned()));
         }
-        let store = Self { db: open_sled(path, purpose)?, path: path.to_owned(), collection };
+        let store = Self::open_files(path, collection, purpose)?;
         store.check()?;
+        journal::replay(&store)?;
         Ok(store)
+    }
+
+    fn open_files(path: &Path, collection: Collection, purpose: Purpose) -> Result<Self, StoreError> {
+        let db = open_sled(path, purpose)?;
+        let file = OpenOptions::new().write(true).open(path.join("db"));
+        let file = file.map_err(|source| StoreError::Io { path: path.join("db"), source })?;
+        Ok(Self { db, file: Arc::new(file), path: path.to_owned(), collection })
     }
 
     /// Whether the database answers, and holds what it should.
@@ -174,7 +207,7 @@ impl Store {
     /// Makes an empty database at `path`, where nothing may be yet.
     pub fn create(path: &Path, collection: Collection) -> Result<Self, StoreError> {
         fs::create_dir(path).map_err(|source| StoreError::Io { path: path.to_owned(), source })?;
-        let store = Self { db: open_sled(path, Purpose::Passing)?, path: path.to_owned(), collection };
+        let store = Self::open_files(path, collection, Purpose::Passing)?;
         store.put(layout::COLLECTION_KEY, layout::encode_name(collection.name()))?;
         Ok(store)
     }
@@ -187,14 +220,18 @@ impl Store {
     /// The record with that id.
     pub fn get(&self, id: Id) -> Result<Option<Stored>, StoreError> {
         let (page, slot) = layout::place(id);
-        let Some(value) = self.value(&layout::page_key(page))? else { return Ok(None) };
-        for entry in layout::decode_page(&value) {
-            let entry = entry.map_err(|what| self.corrupt(&what))?;
-            if entry.slot == slot {
-                return self.stored(&value, id, &entry).map(Some);
+        let mut before = None;
+        loop {
+            let Some(value) = self.value(&layout::page_key(page))? else { return Ok(None) };
+            let entry =
+                layout::decode_page(&value).find(|entry| entry.as_ref().map_or(true, |entry| entry.slot == slot));
+            let Some(entry) = entry.transpose().map_err(|what| self.corrupt(&what))? else { return Ok(None) };
+            match self.stored(&value, id, &entry) {
+                // It may have been written anew, into its page, since that was read.
+                Err(StoreError::Corrupt { .. }) if before.as_ref() != Some(&value) => before = Some(value),
+                stored => return stored.map(Some),
             }
         }
-        Ok(None)
     }
 
     /// All records in id order.
@@ -213,7 +250,11 @@ impl Store {
         for entry in layout::decode_page(&value) {
             let entry = entry.map_err(|what| self.corrupt(&what))?;
             let id = layout::id_at(page, entry.slot).ok_or_else(|| self.corrupt("a page holds what is no id"))?;
-            records.push((id, self.stored(&value, id, &entry)?));
+            let stored = match self.stored(&value, id, &entry) {
+                Err(StoreError::Corrupt { .. }) => self.get(id)?,
+                stored => Some(stored?),
+            };
+            records.extend(stored.map(|stored| (id, stored)));
         }
         Ok(records)
     }
@@ -240,11 +281,36 @@ impl Store {
 
     /// Returns when all that was written is on the disk and stays there through a power loss.
     pub fn sync(&self) -> Result<(), StoreError> {
-        self.flush()?;
-        fail::fail_point!("before the sync");
+        self.db.flush().map_err(|source| self.sled(source))?;
+        fail_point!("between flush and sync");
         // sled's flush hands the data to the system (sync_file_range); only this makes the disk keep it.
-        let file = self.path.join("db");
-        fs::File::open(&file).and_then(|file| file.sync_data()).map_err(|source| StoreError::Io { path: file, source })
+        self.file.sync_data().map_err(|source| self.io(source))
+    }
+
+    /// Takes [`ROOM`] on the disk behind the end of sled's file, if it has not got that.
+    fn reserve(&self) -> Result<(), StoreError> {
+        let length = self.file.metadata().map_err(|source| self.io(source))?.len();
+        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, length, ROOM) {
+            // Not every file system can; then it shows when sled writes.
+            Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+            Err(Errno::NOSPC | Errno::DQUOT) => Err(StoreError::NoRoom(self.path.clone())),
+            Err(error) => Err(self.io(error.into())),
+        }
+    }
+
+    /// Whether there would be [`ROOM`] for a new start.
+    fn probe(&self) -> Result<(), StoreError> {
+        let path = self.path.with_extension("room");
+        let written = fs::write(&path, vec![0; ROOM as usize]).and_then(|()| File::open(&path)?.sync_all());
+        let removed = fs::remove_file(&path);
+        written.and(removed).map_err(|_| StoreError::NoRoom(self.path.clone()))
+    }
+
+    /// The answer that is kept under an idempotency key.
+    fn kept(&self, key: &str) -> Result<Option<KeptRecord>, StoreError> {
+        let Some(value) = self.value(&layout::kept_key(key))? else { return Ok(None) };
+        let kept = layout::decode_kept(&value).and_then(|kept| KeptRecord::read(&kept));
+        kept.map(Some).map_err(|what| self.corrupt(&what))
     }
 
     /// All keys that begin with `prefix`, with their values.
@@ -259,17 +325,27 @@ impl Store {
         }))
     }
 
-    /// Returns when the system has all that was written: it then outlives the process.
-    pub fn flush(&self) -> Result<(), StoreError> {
-        self.db.flush().map(drop).map_err(|source| self.sled(source))
-    }
-
     fn value(&self, key: &[u8]) -> Result<Option<sled::IVec>, StoreError> {
         self.db.get(key).map_err(|source| self.sled(source))
     }
 
     fn put(&self, key: &[u8], value: Vec<u8>) -> Result<Option<sled::IVec>, StoreError> {
         self.db.insert(key, value).map_err(|source| self.sled(source))
+    }
+
+    fn apply(&self, step: &Step) -> Result<(), StoreError> {
+        self.change(&step.puts, &step.removes)?;
+        self.put(layout::COUNTERS_KEY, layout::encode_counters(step.counters)).map(drop)
+    }
+
+    fn change(&self, puts: &[(Vec<u8>, Vec<u8>)], removes: &[Vec<u8>]) -> Result<(), StoreError> {
+        for (key, value) in puts {
+            self.db.insert(key, &value[..]).map_err(|source| self.sled(source))?;
+        }
+        for key in removes {
+            self.db.remove(key).map_err(|source| self.sled(source))?;
+        }
+        Ok(())
     }
 
     /// The record of `entry`, which was read from `page`.
@@ -287,6 +363,10 @@ impl Store {
 
     fn sled(&self, source: sled::Error) -> StoreError {
         StoreError::Sled { path: self.path.clone(), source }
+    }
+
+    fn io(&self, source: io::Error) -> StoreError {
+        StoreError::Io { path: self.path.join("db"), source }
     }
 
     fn corrupt(&self, what: &str) -> StoreError {

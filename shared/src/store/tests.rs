@@ -163,7 +163,7 @@ proptest! {
                     let json = json(id.get(), thread);
                     let revision = now.put(id, &json);
                     if operation == 0 {
-                        now.keep_answer(key, KeptRecord { request: [0; 32], id, revision, json: json.clone() });
+                        now.keep_answer(key, KeptRecord::new([0; 32], id, revision, json.clone()));
                     }
                     assert!(now.ids(Post::IN_THREAD, &Term::Id("1".parse().unwrap())).is_ok());
                     (operation, id, Some((json, revision)))

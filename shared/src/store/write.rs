@@ -1,11 +1,12 @@
 //! The one place where records change.
 //!
-//! A [`Writer`] decides nothing: it makes what was decided one atomic step. Record, indexes and counters are one batch on
-//! sled's one tree, which a crash leaves whole or absent. Nothing is durable before [`Store::sync`].
+//! A [`Writer`] decides nothing: it makes what was decided one [`Step`] of records, indexes and counters. A crash may
+//! leave a part of a step in the database. Either its [journal](super::journal) has the whole step and ends it, or the
+//! database is not in use yet, as in an update by `seed`.
 
 use std::collections::BTreeMap;
 
-use super::layout::{self, Counters, Entry};
+use super::layout::{self, Counters, Entry, Step};
 use super::{Store, StoreError};
 use crate::id::Id;
 use crate::model::{Index, Record, Records, Term, Terms};
@@ -68,43 +69,39 @@ impl Writer {
         self.counters.last_id
     }
 
-    /// Makes `changes`, at most one to an id, all or none of them.
-    pub fn apply(&mut self, changes: &[Change]) -> Result<(), StoreError> {
-        self.apply_with(changes, sled::Batch::default())
+    /// What is counted.
+    pub(super) fn counters(&self) -> Counters {
+        self.counters
     }
 
-    /// The same, in one step with what is in `batch` already.
-    pub(super) fn apply_with(&mut self, changes: &[Change], mut batch: sled::Batch) -> Result<(), StoreError> {
+    /// Makes `changes`, at most one to an id. Nothing of them is durable before [`Store::sync`].
+    pub fn apply(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        let mut step = Step::default();
+        self.step(changes, &mut step)?;
+        self.store.apply(&step)
+    }
+
+    /// Adds to `step` what `changes` mean, and counts on. The next step is for the database that has made this one.
+    pub(super) fn step(&mut self, changes: &[Change], step: &mut Step) -> Result<(), StoreError> {
         let mut changes: Vec<&Change> = changes.iter().collect();
         changes.sort_by_key(|change| change.id());
         let mut indexes = IndexChanges::new();
         for page in changes.chunk_by(|a, b| layout::place(a.id()).0 == layout::place(b.id()).0) {
-            self.change_page(page, &mut batch, &mut indexes)?;
+            self.change_page(page, step, &mut indexes)?;
         }
         if let Some(Change::Put(record, _)) = changes.iter().rev().find(|change| matches!(change, Change::Put(..))) {
             self.counters.last_id = self.counters.last_id.max(record.id.get());
         }
         for ((index, term), ids) in &indexes {
             let ids: Vec<(Id, bool)> = ids.iter().map(|(id, listed)| (*id, *listed)).collect();
-            self.store.relist(*index, term, &ids, &mut |key, value| {
-                match value {
-                    Some(value) => batch.insert(key, value),
-                    None => batch.remove(key),
-                }
-                Ok(())
-            })?;
+            self.store.relist(*index, term, &ids, step)?;
         }
-        batch.insert(layout::COUNTERS_KEY, layout::encode_counters(self.counters));
-        self.store.db.apply_batch(batch).map_err(|source| self.store.sled(source))
+        step.counters = self.counters;
+        Ok(())
     }
 
-    /// Adds to `batch` and `indexes` what `changes`, to records of one page, mean.
-    fn change_page(
-        &self,
-        changes: &[&Change],
-        batch: &mut sled::Batch,
-        indexes: &mut IndexChanges,
-    ) -> Result<(), StoreError> {
+    /// Adds to `step` and `indexes` what `changes`, to records of one page, mean.
+    fn change_page(&self, changes: &[&Change], step: &mut Step, indexes: &mut IndexChanges) -> Result<(), StoreError> {
         let (page, _) = layout::place(changes[0].id());
         let key = layout::page_key(page);
         let before = self.store.value(&key)?;
@@ -120,19 +117,19 @@ impl Writer {
         for (change, json) in changes.iter().zip(&texts) {
             let id = change.id();
             let (_, slot) = layout::place(id);
+            let apart = layout::lies_apart(json.as_bytes());
             if let (Some(entry), Some(page)) = (entries.remove(&slot), &before) {
                 let stored = self.store.stored(page, id, &entry)?;
                 for (index, term) in self.terms(stored.json())?.into_iter().flatten() {
                     indexes.entry((index, term)).or_default().insert(id, false);
                 }
-                if entry.json.is_empty() {
-                    batch.remove(&layout::apart_key(id));
+                if entry.json.is_empty() && !apart {
+                    step.removes.push(layout::apart_key(id).into());
                 }
             }
             if let Change::Put(record, revision) = change {
-                let apart = layout::lies_apart(json.as_bytes());
                 if apart {
-                    batch.insert(&layout::apart_key(id), layout::encode_apart(json.as_bytes()));
+                    step.put(layout::apart_key(id), layout::encode_apart(json.as_bytes()));
                 }
                 let json = if apart { b"" } else { json.as_bytes() };
                 entries
@@ -143,9 +140,9 @@ impl Writer {
             }
         }
         if entries.is_empty() {
-            batch.remove(&key);
+            step.removes.push(key.into());
         } else {
-            batch.insert(&key, layout::encode_page(entries.into_values()));
+            step.put(key, layout::encode_page(entries.into_values()));
         }
         Ok(())
     }
