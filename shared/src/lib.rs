@@ -6,7 +6,7 @@
 //! - [`store`]: a collection of records in sled
 //! - [`api`], [`problem`]: the routes every service has, and its errors
 //! - [`mod@write`], [`condition`], [`token`]: those that write, when, and who may
-//! - [`serve`], [`drain`]: from a listener to the last request's end
+//! - [`serve`], [`workers`], [`drain`]: from a listener to the last request's end
 //! - [`fill`], [`sandbox`], [`check`], [`service`]: a process that fills its folder, locks itself in, and is asked how it is
 
 pub mod api;
@@ -27,4 +27,6 @@ pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod token;
+
+pub mod workers;
 pub mod write;

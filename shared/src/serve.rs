@@ -4,7 +4,8 @@
 //! TCP_NODELAY and no drain deadline.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{self, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use warp::reply::Response;
 use crate::api::Routes;
 use crate::problem::Problem;
 use crate::token;
+use crate::workers::Workers;
 
 /// How many connections are served at once; more wait in the listener's queue.
 pub const CONNECTIONS: usize = 1024;
@@ -44,8 +46,9 @@ const REQUEST_ID_BYTES: usize = 64;
 /// How long to leave a listener alone that has no more file descriptors to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves `routes` on `listener` until `shutdown` ends, then lets requests under way end, within [`DRAIN_TIMEOUT`].
-pub async fn serve(listener: TcpListener, routes: Routes, shutdown: impl Future<Output = ()>) {
+/// Serves `routes` on `listener` with `workers` until `shutdown` ends, then lets requests under way end, within
+/// [`DRAIN_TIMEOUT`].
+pub async fn serve(listener: TcpListener, routes: Routes, workers: Workers, shutdown: impl Future<Output = ()>) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
     let mut http = http1::Builder::new();
@@ -60,7 +63,7 @@ pub async fn serve(listener: TcpListener, routes: Routes, shutdown: impl Future<
             accepted = accepted => accepted,
             () = &mut shutdown => break,
         };
-        let (stream, client) = match accepted {
+        let (stream, client) = match accepted.and_then(|(stream, client)| Ok((stream.into_std()?, client))) {
             Ok(accepted) => accepted,
             Err(error) => {
                 log::warn!("a connection could not be accepted: {error}");
@@ -68,11 +71,14 @@ pub async fn serve(listener: TcpListener, routes: Routes, shutdown: impl Future<
                 continue;
             }
         };
-        let connection = http.serve_connection(io(stream), logged(routes.clone(), client));
-        let connection = graceful.watch(connection);
+        let (http, routes, watcher) = (http.clone(), routes.clone(), graceful.watcher());
         // A task of its own: a panic while a body is sent ends this connection, before the body's end, and nothing else.
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
+        workers.spawn(async move {
+            let served = async {
+                let connection = http.serve_connection(io(stream)?, logged(routes, client));
+                watcher.watch(connection).await.map_err(io::Error::other)
+            };
+            if let Err(error) = served.await {
                 log::debug!("client={client} the connection failed: {error}");
             }
             drop(permit);
@@ -85,11 +91,10 @@ pub async fn serve(listener: TcpListener, routes: Routes, shutdown: impl Future<
     }
 }
 
-fn io(stream: TcpStream) -> TokioIo<TcpStream> {
-    if let Err(error) = stream.set_nodelay(true) {
-        log::debug!("TCP_NODELAY could not be set: {error}");
-    }
-    TokioIo::new(stream)
+/// `stream`, on the runtime that this is called on.
+fn io(stream: net::TcpStream) -> io::Result<TokioIo<TcpStream>> {
+    stream.set_nodelay(true)?;
+    TcpStream::from_std(stream).map(TokioIo::new)
 }
 
 /// `routes` with a line in the access log for each request: what was asked, what was answered, how many bytes (`-`

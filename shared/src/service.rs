@@ -23,6 +23,7 @@ use crate::fill::{FillError, Slice};
 use crate::model::Collection;
 use crate::store::{Commit, Durability, Folder, Purpose, Store};
 use crate::token::{TokenFileError, Tokens};
+use crate::workers::Workers;
 use crate::write::Writes;
 use crate::{check, sandbox, serve};
 
@@ -185,7 +186,7 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
     } else if let Some(missing) = sandbox::enter(folder.path())? {
         log::warn!("the sandbox is not whole: this kernel cannot {missing}");
     }
-    let runtime = runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let folder = Arc::new(folder);
@@ -211,7 +212,7 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
                 () = commit.until_a_restart_helps() => restart = true,
             }
         };
-        serve::serve(listener, routes, end).await;
+        serve::serve(listener, routes, Workers::start(threads)?, end).await;
         let synced: Result<(), Box<dyn Error>> = if restart {
             let path = folder.path().display();
             Err(format!(

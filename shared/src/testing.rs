@@ -18,6 +18,7 @@ use crate::model::{Collection, Records};
 use crate::serve::serve;
 use crate::store::{Commit, Durability, Load, Store};
 use crate::token::{TokenFile, Tokens};
+use crate::workers::Workers;
 use crate::write::Writes;
 
 /// No answer takes longer; a test that waits for one fails instead of hanging.
@@ -103,14 +104,16 @@ impl App {
         let (shutdown, asked) = oneshot::channel();
         let (tell_address, address) = std::sync::mpsc::channel();
         let server = thread::spawn(move || {
-            let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.expect("a runtime can be made");
             runtime.block_on(async {
                 let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
                 tell_address.send(listener.local_addr().expect("it is bound")).expect("the test waits");
                 // Tests do not cut the power.
                 let commit = Commit::start(&store, Durability::Process).expect("a thread can be started");
                 let writes = Writes { collection, commit, tokens: Arc::new(tokens) };
-                serve(listener, writes.over(routes(store)), async { drop(asked.await) }).await;
+                let workers = Workers::start(2).expect("threads can be started");
+                serve(listener, writes.over(routes(store)), workers, async { drop(asked.await) }).await;
             });
         });
         let address = address.recv().expect("the server starts");
