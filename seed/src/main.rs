@@ -14,9 +14,6 @@ use seed::update::Side;
 use shared::model::Collection;
 use shared::token::Name;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Splits a monolith's db.json into one slice and one database per service, and proves that nothing was lost
 #[derive(Parser)]
 #[command(

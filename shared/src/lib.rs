@@ -30,3 +30,7 @@ pub mod token;
 
 pub mod workers;
 pub mod write;
+
+/// Every program's: the system's own takes longer, and musl's, which is in the images, many times as long.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -156,7 +156,9 @@ fn create(now: &mut Transaction, collection: Collection, key: Option<String>, bo
         return Err(Problem::Busy);
     }
     // A user who is refused takes no id.
-    unique(now, collection, Id::MAX, &edit::create(collection, body, Id::MAX).map_err(Problem::Invalid)?)?;
+    if collection == Collection::Users {
+        unique(now, collection, Id::MAX, &edit::create(collection, body, Id::MAX).map_err(Problem::Invalid)?)?;
+    }
     let id = now.next_id().ok_or(Problem::NoIdsLeft)?;
     let json = edit::create(collection, body, id).map_err(Problem::Invalid)?;
     let revision = now.put(id, &json);

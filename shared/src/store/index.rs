@@ -1,6 +1,5 @@
 //! Secondary indexes: which ids stand under a term, in runs (see [`layout`]).
 
-use std::collections::BTreeSet;
 use std::vec;
 
 use super::layout::{self, Step};
@@ -64,16 +63,18 @@ impl Store {
     pub(super) fn list(&self, index: Index, term: &Term, ids: &[Id]) -> Result<(), StoreError> {
         let ids: Vec<(Id, bool)> = ids.iter().map(|id| (*id, true)).collect();
         let mut step = Step::default();
-        self.relist(index, term, &ids, &mut step)?;
+        self.relist(index, term, &ids, Id::MAX.get(), &mut step)?;
         self.change(&step.puts, &step.removes)
     }
 
     /// Adds to `step` what makes of `ids`, which ascend, those with `true` listed under `term`, and those with `false` not.
+    /// No id above `last_id` is listed yet.
     pub(super) fn relist(
         &self,
         index: Index,
         term: &Term,
         ids: &[(Id, bool)],
+        last_id: u64,
         step: &mut Step,
     ) -> Result<(), StoreError> {
         let prefix = layout::term_prefix(index, term);
@@ -81,27 +82,27 @@ impl Store {
         while let Some(first) = rest.first().map(|(id, _)| id.get()) {
             // The run it belongs to: the last that does not begin behind it; else the first of all, which then begins anew.
             let before = self.db.range(&prefix[..]..=&layout::run_key(&prefix, first)).next_back();
-            let run = before.or_else(|| self.runs_from(&prefix, first).next());
+            let later_run = |than: u64| if first <= last_id { self.runs_from(&prefix, than).next() } else { None };
+            let run = before.or_else(|| later_run(first));
             let run = run.transpose().map_err(|source| self.sled(source))?;
             let (key, old) = match run {
                 Some((key, value)) => (Some(key.to_vec()), self.decode_run(&key, &value)?),
                 None => (None, Vec::new()),
             };
             // It takes what comes before the next run.
-            let next = self.runs_from(&prefix, old.first().map_or(first, |id| id.get()) + 1).next();
+            let next = later_run(old.first().map_or(first, |id| id.get()) + 1);
             let next = next.transpose().map_err(|source| self.sled(source))?;
             let next = next.and_then(|(key, _)| layout::last_id(&key)).map_or(u64::MAX, Id::get);
             let (here, later) = rest.split_at(rest.partition_point(|(id, _)| id.get() < next));
             rest = later;
-            let mut new: BTreeSet<Id> = old.iter().copied().collect();
+            let mut new = old.clone();
             for (id, listed) in here {
-                if *listed {
-                    new.insert(*id)
-                } else {
-                    new.remove(id)
-                };
+                match (new.binary_search(id), listed) {
+                    (Err(place), true) => new.insert(place, *id),
+                    (Ok(place), false) => drop(new.remove(place)),
+                    _ => {}
+                }
             }
-            let new: Vec<Id> = new.into_iter().collect();
             if new == old {
                 continue;
             }

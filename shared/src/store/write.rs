@@ -34,6 +34,8 @@ impl Change<'_> {
 pub struct Writer {
     store: Store,
     counters: Counters,
+    /// The highest id that an index may list.
+    listed_id: u64,
 }
 
 /// The terms of an index that gain or lose ids: `true` for an id that is listed from now on.
@@ -47,7 +49,7 @@ impl Writer {
             // As the split left it.
             None => Counters { revision: 1, last_id: store.last_id()?.map_or(0, Id::get) },
         };
-        Ok(Self { store: store.clone(), counters })
+        Ok(Self { store: store.clone(), counters, listed_id: counters.last_id })
     }
 
     /// A revision higher than every one before it in this database: no record ever has the same twice, not even after
@@ -94,8 +96,9 @@ impl Writer {
         }
         for ((index, term), ids) in &indexes {
             let ids: Vec<(Id, bool)> = ids.iter().map(|(id, listed)| (*id, *listed)).collect();
-            self.store.relist(*index, term, &ids, step)?;
+            self.store.relist(*index, term, &ids, self.listed_id, step)?;
         }
+        self.listed_id = self.counters.last_id;
         step.counters = self.counters;
         Ok(())
     }
