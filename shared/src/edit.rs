@@ -23,13 +23,29 @@ pub fn read(body: &[u8]) -> Result<Object, Fault> {
     Object::read(text, BODY_DEPTH)
 }
 
-/// The canonical text of a new record: the `id`, then the members of `body` as they came.
+/// A new record that fits its model and the limits. It lacks its id alone.
+pub struct New(Object);
+
+/// Checks the `body` of a new record.
 ///
 /// # Errors
 /// All that is wrong with it: `body` names an `id`, or the record would not fit its model or the limits.
-pub fn create(collection: Collection, body: &Object, id: Id) -> Result<String, Vec<Violation>> {
+pub fn create(collection: Collection, body: Object) -> Result<New, Vec<Violation>> {
     let named = body.get("id").map(|_| Violation::new("/id", "must not be given: the service gives it"));
-    checked(collection, body, None, named, with_id(body, id))
+    checked(collection, &body, None, named, with_id(&body, Id::MAX))?;
+    Ok(New(body))
+}
+
+impl New {
+    /// What came.
+    pub fn body(&self) -> &str {
+        self.0.text()
+    }
+
+    /// Its canonical text: the `id`, then the members of the body as they came.
+    pub fn with_id(&self, id: Id) -> String {
+        with_id(&self.0, id)
+    }
 }
 
 /// The canonical text of the record that takes the place of `id`: `body` as it came, the `id` first if `body` has none.
@@ -132,6 +148,10 @@ mod tests {
         patch(Collection::Users, current, &object(by), id(7))
     }
 
+    fn created(collection: Collection, body: Object) -> Result<String, Vec<Violation>> {
+        create(collection, body).map(|new| new.with_id(id(7)))
+    }
+
     fn pointers(written: Result<String, Vec<Violation>>) -> Vec<String> {
         written
             .map_or_else(|violations| violations.into_iter().map(|violation| violation.pointer).collect(), |_| vec![])
@@ -162,13 +182,13 @@ mod tests {
     fn a_new_record_has_its_id_first_and_the_rest_as_it_came() {
         let body = object(r#" { "text" : "\u00e9\/" , "thread" : 1, "user": 2, "n": [1.0, 1E400], "o": {"id": 3} } "#);
         let expected = r#"{"id":7,"text":"é/","thread":1,"user":2,"n":[1.0,1E400],"o":{"id":3}}"#;
-        assert_eq!(create(Collection::Posts, &body, id(7)).as_deref(), Ok(expected));
+        assert_eq!(created(Collection::Posts, body).as_deref(), Ok(expected));
     }
 
     #[test]
     fn everything_that_is_wrong_with_a_record_is_said_at_once() {
         let body = object(r#"{"\u0069d":7,"username":"a/b","name":1,"bio":["x"]}"#);
-        let violations = create(Collection::Users, &body, id(7)).unwrap_err();
+        let violations = created(Collection::Users, body).unwrap_err();
         assert_eq!(
             serde_json::to_string(&violations).unwrap(),
             concat!(
@@ -185,7 +205,7 @@ mod tests {
             (Collection::Threads, &["/title", "/createdBy"]),
             (Collection::Posts, &["/thread", "/text", "/user"]),
         ] {
-            assert_eq!(pointers(create(collection, &empty, id(7))), missing);
+            assert_eq!(pointers(created(collection, object("{}"))), missing);
             assert_eq!(pointers(replace(collection, &empty, id(7))), missing);
         }
     }
@@ -319,7 +339,7 @@ mod tests {
             (post("0", "2"), Some("/thread")),
             (post("1", "2.0"), Some("/user")),
         ] {
-            let written = create(collection, &object(&format!("{{{members}}}")), id(7));
+            let written = created(collection, object(&format!("{{{members}}}")));
             assert_eq!(pointers(written), Vec::from_iter(pointer), "{members:.80}");
         }
     }
@@ -443,12 +463,12 @@ mod tests {
         ) {
             let names = ["id", "username", "name", "bio", "title", "createdBy", "thread", "text", "user"];
             let members = names.iter().zip(&values).filter_map(|(name, value)| Some(format!("\"{name}\":{}", (*value)?)));
-            let body = object(&format!("{{{}}}", members.collect::<Vec<_>>().join(",")));
-            for written in [create(collection, &body, id(1)), replace(collection, &body, id(1))] {
+            let body = format!("{{{}}}", members.collect::<Vec<_>>().join(","));
+            for written in [created(collection, object(&body)), replace(collection, &object(&body), id(7))] {
                 if let Ok(text) = written {
                     let mut records = Records::new(collection, 0);
                     prop_assert_eq!(records.push(&text, None), Ok(()));
-                    prop_assert_eq!(records.iter().next().unwrap().id, id(1));
+                    prop_assert_eq!(records.iter().next().unwrap().id, id(7));
                     prop_assert_eq!(records.text(), text);
                 } else {
                     prop_assert_ne!(written, Err(vec![]));

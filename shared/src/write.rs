@@ -24,7 +24,7 @@ use warp::{Filter, Rejection};
 
 use crate::api::{self, IdInPath, Routes};
 use crate::condition::{Condition, entity_tag};
-use crate::edit;
+use crate::edit::{self, New};
 use crate::id::Id;
 use crate::json::Object;
 use crate::limits::BODY_BYTES;
@@ -115,8 +115,8 @@ impl Writes {
             let key = idempotency_key(headers, name)?;
             let body = json_body(headers, body, false).await?;
             // Refused before an id is given, and not by the committer's one thread.
-            edit::create(collection, &body, Id::MAX).map_err(Problem::Invalid)?;
-            return self.commit.write(move |now| create(now, collection, key, &body)).await?;
+            let new = edit::create(collection, body).map_err(Problem::Invalid)?;
+            return self.commit.write(move |now| create(now, collection, key, &new)).await?;
         };
         let id = id.id()?;
         if method == Method::DELETE {
@@ -144,10 +144,10 @@ fn not_reading() -> impl Filter<Extract = (Method,), Error = Rejection> + Clone 
 }
 
 /// `POST /api/posts`
-fn create(now: &mut Transaction, collection: Collection, key: Option<String>, body: &Object) -> api::Answer {
-    let request: [u8; 32] = Sha256::digest(body.text()).into();
+fn create(now: &mut Transaction, collection: Collection, key: Option<String>, new: &New) -> api::Answer {
+    let request = || Sha256::digest(new.body()).into();
     if let Some(kept) = key.as_ref().map(|key| now.kept(key)).transpose()?.flatten() {
-        if kept.request != request {
+        if kept.request != request() {
             return Err(Problem::KeyReused);
         }
         return Ok(created(collection, kept.id, kept.revision, kept.json));
@@ -156,14 +156,12 @@ fn create(now: &mut Transaction, collection: Collection, key: Option<String>, bo
         return Err(Problem::Busy);
     }
     // A user who is refused takes no id.
-    if collection == Collection::Users {
-        unique(now, collection, Id::MAX, &edit::create(collection, body, Id::MAX).map_err(Problem::Invalid)?)?;
-    }
+    unique(now, collection, Id::MAX, || new.with_id(Id::MAX))?;
     let id = now.next_id().ok_or(Problem::NoIdsLeft)?;
-    let json = edit::create(collection, body, id).map_err(Problem::Invalid)?;
+    let json = new.with_id(id);
     let revision = now.put(id, &json);
     if let Some(key) = key {
-        now.keep_answer(key, KeptRecord::new(request, id, revision, json.clone()));
+        now.keep_answer(key, KeptRecord::new(request(), id, revision, json.clone()));
     }
     Ok(created(collection, id, revision, json))
 }
@@ -182,7 +180,7 @@ fn replace(now: &mut Transaction, collection: Collection, id: Id, condition: &Co
         return Err(Problem::IdNotGiven);
     }
     let json = edit::replace(collection, body, id).map_err(Problem::Invalid)?;
-    unique(now, collection, id, &json)?;
+    unique(now, collection, id, || json.clone())?;
     let revision = now.put(id, &json);
     if found.is_none() { Ok(created(collection, id, revision, json)) } else { Ok(written(revision, json)) }
 }
@@ -196,7 +194,7 @@ fn merge(now: &mut Transaction, collection: Collection, id: Id, condition: &Cond
     }
     let found = found.ok_or(Problem::NoSuchRecord)?;
     let json = edit::patch(collection, &found.json, body, id).map_err(Problem::Invalid)?;
-    unique(now, collection, id, &json)?;
+    unique(now, collection, id, || json.clone())?;
     let revision = now.put(id, &json);
     Ok(written(revision, json))
 }
@@ -216,11 +214,12 @@ fn delete(now: &mut Transaction, id: Id, condition: &Condition) -> api::Answer {
 }
 
 /// Usernames are: no two users have the same, unless the monolith let them.
-fn unique(now: &Transaction, collection: Collection, id: Id, json: &str) -> Result<(), Problem> {
+fn unique(now: &Transaction, collection: Collection, id: Id, json: impl FnOnce() -> String) -> Result<(), Problem> {
     if collection != Collection::Users {
         return Ok(());
     }
-    let user: User = serde_json::from_str(json).expect("the record was checked against its model");
+    let json = json();
+    let user: User = serde_json::from_str(&json).expect("the record was checked against its model");
     let taken = now.ids(User::BY_USERNAME, &Term::from(&*user.username))?;
     if taken.iter().any(|other| *other != id) { Err(Problem::UsernameTaken) } else { Ok(()) }
 }

@@ -95,7 +95,8 @@ type Job = Box<dyn FnOnce(&mut Transaction) -> Answer + Send>;
 type Answer = Box<dyn FnOnce(Result<(), CommitError>)>;
 
 impl Commit {
-    /// Starts the committer of `store`. There is one of them.
+    /// Starts the committer of `store`, which was opened for it: there is one, and it has no successor before the store is
+    /// opened anew.
     pub fn start(store: &Store, durability: Durability) -> Result<Self, StoreError> {
         let (jobs, waiting) = sync_channel(WAITING);
         let state = Arc::new(State::default());
@@ -202,7 +203,12 @@ impl Committer {
         group.step(&mut self.writer, &mut step)?;
         self.journal.append(&self.store, &step)?;
         fail_point!("before the step");
-        self.store.apply(&step)?;
+        if self.journal.has_begun() {
+            // It has the counters.
+            self.store.change(&step.puts, &step.removes)?;
+        } else {
+            self.store.apply(&step)?;
+        }
         fail_point!("before the answer");
         Ok(())
     }

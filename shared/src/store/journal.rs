@@ -26,9 +26,9 @@ const NAME: &str = "journal";
 /// How long a lap is, in bytes, and so how much is done again after a crash at most. It may be longer by one entry.
 ///
 /// sled gives a segment of its file, 512 KiB, to new data once what it held stands in a segment before the last, and
-/// does not wait for a sync in between. For one byte here it writes three to five there: after so short a lap, there is
-/// one.
-const LAP: u64 = 96 << 10;
+/// does not wait for a sync in between. For one byte here it writes three to four there, so a lap is short enough for the
+/// sync at its end to come first.
+const LAP: u64 = 128 << 10;
 
 /// The length and the checksum that an entry begins with.
 const HEAD: usize = 8;
@@ -40,15 +40,15 @@ pub(super) struct Journal {
     file: Option<File>,
     /// Where the next entry goes.
     at: u64,
-    /// The revision that the last entry, or the database, led to.
-    revision: u64,
+    /// What the last entry, or the database, led to.
+    counters: Counters,
     entry: Vec<u8>,
 }
 
 impl Journal {
     /// A journal for a database that has done all that the one before had, and is at `counters`.
     pub(super) fn new(durability: Durability, counters: Counters) -> Self {
-        Self { durability, file: None, at: LAP, revision: counters.revision, entry: Vec::new() }
+        Self { durability, file: None, at: LAP, counters, entry: Vec::new() }
     }
 
     /// Appends `step`, the next after what `store` has, and waits until it is as durable as it is to be.
@@ -59,7 +59,7 @@ impl Journal {
     pub(super) fn append(&mut self, store: &Store, step: &Step) -> Result<(), StoreError> {
         self.entry.clear();
         self.entry.resize(HEAD, 0);
-        layout::put((self.revision, step), &mut self.entry);
+        layout::put((self.counters.revision, step), &mut self.entry);
         let body = &self.entry[HEAD..];
         let length = u32::try_from(body.len()).expect("a group is no larger than the committer lets it grow");
         let crc = crc32fast::hash(body);
@@ -78,14 +78,20 @@ impl Journal {
             written.map_err(|source| io_error(store, source))?;
         }
         self.at += length;
-        self.revision = step.counters.revision;
+        self.counters = step.counters;
         Ok(())
+    }
+
+    /// Whether what was appended is in a file.
+    pub(super) fn has_begun(&self) -> bool {
+        self.file.is_some()
     }
 
     /// Makes what the database has durable, and room for what it will get in the next lap.
     pub(super) fn begin_lap(&mut self, store: &Store) -> Result<(), StoreError> {
         store.reserve()?;
         if self.durability != Durability::None {
+            store.put(layout::COUNTERS_KEY, layout::encode_counters(self.counters))?;
             store.sync()?;
             if self.file.is_none() {
                 self.file = Some(create(store).map_err(|source| io_error(store, source))?);

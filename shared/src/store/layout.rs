@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! key    00 "collection"                      value  01 name                  which collection this database holds
-//!        00 "counters"                               01 revision last-id      absent until something is written
+//!        00 "counters"                               01 revision last-id      absent until something is written, and
+//!                                                                              behind what the journal has
 //!        01 page                                     01 entry entry …         up to 16 records
 //!        02 index term first-id                      01 gaps                  a run of an index
 //!        03 id                                       01 json                  a record too long for its page
@@ -94,7 +95,7 @@ pub(super) struct Step {
     pub(super) puts: Vec<(Vec<u8>, Vec<u8>)>,
     /// Keys that go. They come after the puts.
     pub(super) removes: Vec<Vec<u8>>,
-    /// The counters come last: if they are there, all is.
+    /// What is counted then. It comes last: if it is there, all is.
     pub(super) counters: Counters,
 }
 

@@ -142,8 +142,8 @@ proptest! {
         let mut model: BTreeMap<u64, (String, u64)> = BTreeMap::new();
         let mut kept: BTreeMap<String, u64> = BTreeMap::new();
         let mut given = std::collections::BTreeSet::new();
+        let mut commit = Commit::start(&store, Durability::Process).unwrap();
         for (operations, reopen) in steps {
-            let commit = Commit::start(&store, Durability::Process).unwrap();
             // All at once: they are decided in this order, in as many groups as it happens to take.
             let decisions = operations.iter().map(|&(operation, which, thread)| {
                 commit.write(move |now: &mut Transaction| {
@@ -190,12 +190,13 @@ proptest! {
                     _ => unreachable!(),
                 }
             }
-            drop(commit);
             if reopen {
                 // The committer's thread ends soon after its last handle, and has the database open until then.
+                drop(commit);
                 store.sync().unwrap();
                 drop(store);
                 store = Store::open(&path, Collection::Posts, Purpose::Serving).unwrap();
+                commit = Commit::start(&store, Durability::Process).unwrap();
             }
         }
         let found: BTreeMap<u64, (String, u64)> = store.records().map(|record| {
