@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use shared::store::sync;
+
 use crate::error::Error;
 
 /// How much is read or written at a time, in bytes.
@@ -64,16 +66,11 @@ pub fn part_of(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Makes a file durable, or the entries of a folder: what was created, renamed or removed in it.
-pub fn sync(path: &Path) -> Result<(), Error> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(Error::io(path))
-}
-
 /// Puts the whole file `part` into its place at `path`, for good.
 pub fn put_in_place(part: &Path, path: &Path) -> Result<(), Error> {
     sync(part)?;
     fs::rename(part, path).map_err(Error::io(path))?;
-    sync(folder_of(path))
+    Ok(sync(folder_of(path))?)
 }
 
 /// The folder that `path` is in.

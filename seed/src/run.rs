@@ -210,20 +210,19 @@ fn update(input: &Path, data: &Path, old: &Manifest, target: Target, options: &O
     let expected: Vec<_> =
         before.iter().zip(&changes).map(|(before, changes)| changes.applied_to(before.database.digests)).collect();
     drop(before);
-
-    if !options.dry_run {
-        let mut stores = Vec::new();
-        for (part, (_, folder)) in building.iter().zip(target.folders()) {
-            copy_database(&folder.database(), &part.database)?;
-            stores.push(Store::open(&part.database, part.collection, Purpose::Passing)?);
-        }
-        let again = if rejected == 0 { Rejects::refuse(input) } else { Rejects::pass_over(input) };
-        let stage = options.progress.stage("applying", Total::Bytes(source.bytes));
-        apply(input, again, &changes, &stores, &stage)?;
-    }
     if options.dry_run {
         return Ok(report::updated(input, data, &changes, rejected, true));
     }
+
+    let mut stores = Vec::new();
+    for (part, (_, folder)) in building.iter().zip(target.folders()) {
+        copy_database(&folder.database(), &part.database)?;
+        stores.push(Store::open(&part.database, part.collection, Purpose::Passing)?);
+    }
+    let again = if rejected == 0 { Rejects::refuse(input) } else { Rejects::pass_over(input) };
+    let stage = options.progress.stage("applying", Total::Bytes(source.bytes));
+    apply(input, again, &changes, &stores, &stage)?;
+    drop((stores, stage));
     let scans = read_back(&building, expected.iter().map(|digests| digests.exact.count).sum(), options.progress)?;
     for ((scanned, expected), part) in scans.iter().zip(&expected).zip(&building) {
         let slice_equal = identify(&part.slice)? == parts[part.collection as usize].slice;

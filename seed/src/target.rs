@@ -18,10 +18,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use shared::model::Collection;
-use shared::store::Folder;
+use shared::store::{Folder, sync, sync_tree};
 
 use crate::error::Error;
-use crate::identity::sync;
 use crate::manifest::{MANIFEST, Manifest};
 
 const MANIFEST_NEXT: &str = "manifest.next.json";
@@ -176,14 +175,4 @@ fn remove_folder(path: &Path) -> Result<(), Error> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(path)(error)),
         _ => Ok(()),
     }
-}
-
-/// Makes a folder durable with all that is in it.
-fn sync_tree(path: &Path) -> Result<(), Error> {
-    for entry in fs::read_dir(path).map_err(Error::io(path))? {
-        let entry = entry.map_err(Error::io(path))?;
-        let is_folder = entry.file_type().map_err(Error::io(path))?.is_dir();
-        if is_folder { sync_tree(&entry.path())? } else { sync(&entry.path())? }
-    }
-    sync(path)
 }

@@ -6,11 +6,12 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
 use shared::model::Collection;
+use shared::store::sync;
 use shared::token::{self, Name, TokenFile};
 use tempfile::NamedTempFile;
 
 use crate::error::Error;
-use crate::identity::{folder_of, sync};
+use crate::identity::folder_of;
 
 /// A token that was made.
 pub struct Made {
@@ -85,5 +86,5 @@ fn replace(path: &Path, text: &str, there: Option<&Metadata>) -> Result<(), Erro
     }
     part.as_file().sync_all().map_err(Error::io(path))?;
     part.persist(path).map_err(|error| Error::io(path)(error.error))?;
-    sync(folder)
+    Ok(sync(folder)?)
 }

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use crate::id::Id;
 use crate::model::{Collection, Records};
 use crate::store::layout::RECORD_BYTES;
-use crate::store::{Folder, Load, Store, StoreError};
+use crate::store::{Folder, Load, Store, StoreError, at, sync, sync_tree};
 
 /// How many bytes of records are loaded as one piece.
 const BLOCK: usize = 4 << 20;
@@ -243,25 +243,4 @@ impl Read for Bounded {
 
 fn too_long() -> String {
     format!("it is longer than {} MiB", RECORD_BYTES >> 20)
-}
-
-/// Makes a folder durable with all that is in it.
-fn sync_tree(path: &Path) -> Result<(), StoreError> {
-    for entry in fs::read_dir(path).map_err(at(path))? {
-        let entry = entry.map_err(at(path))?;
-        let is_folder = entry.file_type().map_err(at(path))?.is_dir();
-        if is_folder { sync_tree(&entry.path())? } else { sync(&entry.path())? }
-    }
-    sync(path)
-}
-
-/// Makes a file durable, or the entries of a folder.
-fn sync(path: &Path) -> Result<(), StoreError> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(at(path))
-}
-
-/// For `map_err`: what the system said about `path`.
-fn at(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
-    let path = path.to_owned();
-    move |source| StoreError::Io { path, source }
 }

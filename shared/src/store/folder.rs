@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use std::{env, fs, process, thread};
+use std::{env, fs, io, process, thread};
 
 use super::{LOCK_PATIENCE, LOCK_POLL, StoreError};
 
@@ -100,4 +100,25 @@ impl Folder {
             Err(source) => Err(StoreError::Io { path: self.next(), source }),
         }
     }
+}
+
+/// Makes a folder durable with all that is in it.
+pub fn sync_tree(path: &Path) -> Result<(), StoreError> {
+    for entry in fs::read_dir(path).map_err(at(path))? {
+        let entry = entry.map_err(at(path))?;
+        let is_folder = entry.file_type().map_err(at(path))?.is_dir();
+        if is_folder { sync_tree(&entry.path())? } else { sync(&entry.path())? }
+    }
+    sync(path)
+}
+
+/// Makes a file durable, or the entries of a folder.
+pub fn sync(path: &Path) -> Result<(), StoreError> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(at(path))
+}
+
+/// For `map_err`: what the system said about `path`.
+pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |source| StoreError::Io { path, source }
 }

@@ -47,7 +47,8 @@ mod load;
 mod write;
 
 pub use commit::{Commit, CommitError, Durability, Found, Transaction};
-pub use folder::Folder;
+pub(crate) use folder::at;
+pub use folder::{Folder, sync, sync_tree};
 pub use group::KeptRecord;
 pub use index::{Entries, Ids};
 pub use load::Load;
@@ -87,7 +88,7 @@ const LOCK_POLL: Duration = Duration::from_millis(20);
 #[non_exhaustive]
 pub enum StoreError {
     /// There is nothing to open.
-    #[error("{}: there is no database here; split a db.json into it first (`cargo run -p seed`)", .0.display())]
+    #[error("{}: there is no database here; split a db.json into it first (`cargo run -p seed`), or name a slice (--slice)", .0.display())]
     Missing(PathBuf),
     /// Another process has the folder.
     #[error("{}: in use by {holder}; stop it first", .path.display())]
