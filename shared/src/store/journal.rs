@@ -25,10 +25,10 @@ const NAME: &str = "journal";
 
 /// How long a lap is, in bytes, and so how much is done again after a crash at most. It may be longer by one entry.
 ///
-/// sled gives a segment of its file, 512 KiB, to new data once what it held stands in a segment before the last, and
+/// sled gives a segment of its file, [`SEGMENT`](super::SEGMENT), to new data once what it held stands in a segment before the last, and
 /// does not wait for a sync in between. For one byte here it writes three to four there, so a lap is short enough for the
 /// sync at its end to come first.
-const LAP: u64 = 128 << 10;
+const LAP: u64 = 512 << 10;
 
 /// The length and the checksum that an entry begins with.
 const HEAD: usize = 8;

@@ -73,6 +73,13 @@ impl Purpose {
     }
 }
 
+/// The segments of sled's file, in bytes.
+///
+/// A node of sled's tree that is longer than a quarter of it goes to a file of its own, which sled never syncs: after a
+/// power loss it may be missing, and without it sled opens nothing. A leaf has 17 values at most, none of what a service
+/// writes is longer than 64 KiB, and 17 of them are well below 2 MiB.
+const SEGMENT: usize = 8 << 20;
+
 /// How much room on the disk is taken beforehand for what sled will write, in bytes. Once a write of sled's own has
 /// failed, it neither writes nor reads all that it has.
 const ROOM: u64 = 8 << 20;
@@ -381,7 +388,7 @@ type Scan = Box<dyn Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>> + Se
 /// Opens sled with the guards it needs. The caller holds the [`Folder`]'s lock, so no other program of ours is here.
 fn open_sled(path: &Path, purpose: Purpose) -> Result<sled::Db, StoreError> {
     remove_half_written_snapshots(path).map_err(|source| StoreError::Io { path: path.to_owned(), source })?;
-    let config = sled::Config::new().path(path).cache_capacity(purpose.cache_bytes());
+    let config = sled::Config::new().path(path).segment_size(SEGMENT).cache_capacity(purpose.cache_bytes());
     let give_up = Instant::now() + LOCK_PATIENCE;
     loop {
         // On damaged files sled may panic instead of returning an error.
