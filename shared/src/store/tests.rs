@@ -126,6 +126,25 @@ fn a_folder_has_one_holder_and_names_it() {
     Folder::lock(dir.path()).unwrap();
 }
 
+/// sled never syncs a file that it keeps beside its own: see [`SEGMENT`].
+#[test]
+fn nothing_that_a_service_writes_goes_to_a_file_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let store = Store::create(&path, Collection::Posts).unwrap();
+    let mut writer = Writer::new(&store).unwrap();
+    for number in 1..1000 {
+        // As long as may lie in a page, and as long as may be written.
+        let text = "x".repeat(if number % 3 > 0 { 4000 } else { 65_000 });
+        let json = format!(r#"{{"id":{number},"thread":1,"text":"{text}","user":1}}"#);
+        let mut record = Records::new(Collection::Posts, 0);
+        record.push(&json, None).unwrap();
+        let revision = writer.next_revision();
+        writer.apply(&[Change::Put(record.iter().next().unwrap(), revision)]).unwrap();
+        assert_eq!(std::fs::read_dir(path.join("blobs")).unwrap().count(), 0, "after {number} posts");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
