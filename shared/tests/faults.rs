@@ -12,8 +12,14 @@ use shared::id::Id;
 use shared::model::{Collection, Post, Term};
 use shared::store::{Commit, Durability, KeptRecord, Purpose, Store, Transaction};
 
-const POINTS: [&str; 5] =
-    ["before the journal", "before the sync", "before the step", "between flush and sync", "before the answer"];
+const POINTS: [&str; 6] = [
+    "before the journal",
+    "before the sync",
+    "before the step",
+    "within the step",
+    "between flush and sync",
+    "before the answer",
+];
 
 /// Long enough for the journal to begin anew every few groups.
 fn record(id: Id, nth: u64) -> String {

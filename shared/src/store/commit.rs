@@ -203,9 +203,8 @@ impl Committer {
         group.step(&mut self.writer, &mut step)?;
         self.journal.append(&self.store, &step)?;
         fail_point!("before the step");
-        if self.journal.has_begun() {
-            // It has the counters.
-            self.store.change(&step.puts, &step.removes)?;
+        if self.journal.is_durable() {
+            self.store.apply_in_parts(&step)?;
         } else {
             self.store.apply(&step)?;
         }

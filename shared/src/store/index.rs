@@ -64,7 +64,7 @@ impl Store {
         let ids: Vec<(Id, bool)> = ids.iter().map(|id| (*id, true)).collect();
         let mut step = Step::default();
         self.relist(index, term, &ids, Id::MAX.get(), &mut step)?;
-        self.change(&step.puts, &step.removes)
+        self.apply_in_parts(&step)
     }
 
     /// Adds to `step` what makes of `ids`, which ascend, those with `true` listed under `term`, and those with `false` not.

@@ -25,9 +25,9 @@ const NAME: &str = "journal";
 
 /// How long a lap is, in bytes, and so how much is done again after a crash at most. It may be longer by one entry.
 ///
-/// sled gives a segment of its file, [`SEGMENT`](super::SEGMENT), to new data once what it held stands in a segment before the last, and
-/// does not wait for a sync in between. For one byte here it writes three to four there, so a lap is short enough for the
-/// sync at its end to come first.
+/// sled gives a [segment](super::SEGMENT) of its file to new data once what it held stands in a segment before the last,
+/// and does not wait for a sync in between. For one byte here it writes three to four there, so a lap is short enough for
+/// the sync at its end to come first.
 const LAP: u64 = 512 << 10;
 
 /// The length and the checksum that an entry begins with.
@@ -73,7 +73,7 @@ impl Journal {
         if let Some(file) = &self.file {
             let written = file.write_all_at(&self.entry, self.at).and_then(|()| {
                 fail_point!("before the sync");
-                if self.durability == Durability::Power { file.sync_data() } else { Ok(()) }
+                if self.is_durable() { file.sync_data() } else { Ok(()) }
             });
             written.map_err(|source| io_error(store, source))?;
         }
@@ -82,9 +82,9 @@ impl Journal {
         Ok(())
     }
 
-    /// Whether what was appended is in a file.
-    pub(super) fn has_begun(&self) -> bool {
-        self.file.is_some()
+    /// Whether the next start will find all that was appended, whatever happens: the database may then have a part of it.
+    pub(super) fn is_durable(&self) -> bool {
+        self.durability == Durability::Power
     }
 
     /// Makes what the database has durable, and room for what it will get in the next lap.

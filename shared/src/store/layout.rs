@@ -95,7 +95,7 @@ pub(super) struct Step {
     pub(super) puts: Vec<(Vec<u8>, Vec<u8>)>,
     /// Keys that go. They come after the puts.
     pub(super) removes: Vec<Vec<u8>>,
-    /// What is counted then. It comes last: if it is there, all is.
+    /// What is counted then.
     pub(super) counters: Counters,
 }
 

@@ -1,8 +1,7 @@
 //! The one place where records change.
 //!
-//! A [`Writer`] decides nothing: it makes what was decided one [`Step`] of records, indexes and counters. A crash may
-//! leave a part of a step in the database. Either its [journal](super::journal) has the whole step and ends it, or the
-//! database is not in use yet, as in an update by `seed`.
+//! A [`Writer`] decides nothing: it makes what was decided one [`Step`] of records, indexes and counters, which a crash
+//! leaves whole or absent: as one batch of sled's, or since the [journal](super::journal) has it.
 
 use std::collections::BTreeMap;
 
