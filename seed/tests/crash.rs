@@ -439,14 +439,14 @@ impl Posts {
 #[test]
 fn a_full_disk_ends_writes_but_not_reads_and_with_room_again_writes_go_on() {
     let dir = tempfile::tempdir().unwrap();
-    let Some(_unmount) = mount(&["-t", "tmpfs", "-o", "size=24m", "tmpfs"], dir.path()) else { return };
+    let Some(_unmount) = mount(&["-t", "tmpfs", "-o", "size=64m", "tmpfs"], dir.path()) else { return };
     split(&sample(), dir.path());
     let (mut process, address) = start(dir.path());
     let mut posts = Posts::new(address);
     assert_eq!(posts.write(50), None);
     // Somebody else takes all that is left, at once.
     let filler = dir.path().join("filler");
-    assert!(fs::write(&filler, vec![0; 24 << 20]).is_err());
+    assert!(fs::write(&filler, vec![0; 64 << 20]).is_err());
     let refused = posts.write(10_000).unwrap();
     assert_eq!(refused.status, 503, "{refused:?}");
     for _ in 0..3 {
@@ -471,7 +471,7 @@ fn a_full_disk_ends_writes_but_not_reads_and_with_room_again_writes_go_on() {
 fn where_no_room_can_be_taken_beforehand_a_full_disk_ends_the_process_once_there_is_room() {
     let dir = tempfile::tempdir().unwrap();
     let image = tempfile::NamedTempFile::new().unwrap();
-    image.as_file().set_len(24 << 20).unwrap();
+    image.as_file().set_len(64 << 20).unwrap();
     let made = Command::new("mkfs.ext2").arg("-q").arg(image.path()).output();
     if !made.is_ok_and(|output| output.status.success()) {
         return skip("there is no mkfs.ext2");
@@ -479,7 +479,7 @@ fn where_no_room_can_be_taken_beforehand_a_full_disk_ends_the_process_once_there
     let Some(_unmount) = mount(&["-o", "loop", &image.path().to_string_lossy()], dir.path()) else { return };
     split(&sample(), dir.path());
     let filler = dir.path().join("filler");
-    fs::write(&filler, vec![0; 16 << 20]).unwrap();
+    fs::write(&filler, vec![0; 24 << 20]).unwrap();
     let (mut process, address) = start(dir.path());
     let mut posts = Posts::new(address);
     let refused = posts.write(10_000).unwrap();
