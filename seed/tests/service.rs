@@ -11,6 +11,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use sha2::{Digest, Sha256};
 use world::{Process, get, program, sample, skip, split, start_service, text, try_get, wait_for};
 
 /// A service's command line, for a free port.
@@ -217,11 +218,14 @@ fn a_running_service_is_kept_to_its_folder() {
     let dir = tempfile::tempdir().unwrap();
     split(&sample(), dir.path());
     let folder = dir.path().join("posts");
-    let (file, elsewhere) = (folder.join("db/db"), dir.path().join("elsewhere"));
-    // At its end a service opens its database's file once more, to make it durable. Meanwhile that is a link that
-    // leads out of the folder: the end fails, and with the sandbox alone it does.
-    for (option, succeeds) in [("--no-sandbox", true), ("--drain=0", false)] {
-        let (mut posts, address) = start(service("posts", &folder).arg(option));
+    let (file, elsewhere, tokens) =
+        (folder.join("db/journal"), dir.path().join("elsewhere"), dir.path().join("tokens"));
+    let digest: String = Sha256::digest("posts_secret").iter().map(|byte| format!("{byte:02x}")).collect();
+    fs::write(&tokens, format!("test {digest}\n")).unwrap();
+    // At the first write a service opens its journal. Meanwhile that is a link that leads out of the folder: the write
+    // fails, and with the sandbox alone it does.
+    for (option, succeeds) in [("--drain=0", false), ("--no-sandbox", true)] {
+        let (posts, address) = start(service("posts", &folder).arg(option).arg("--write-token-file").arg(&tokens));
         assert_eq!(get(address, "/api/posts/1").0, 200);
         if posts.log().contains("the sandbox is not whole") {
             skip("this kernel has no landlock, or an old one");
@@ -236,13 +240,17 @@ fn a_running_service_is_kept_to_its_folder() {
         if !succeeds {
             assert!(statuses.iter().all(|status| status.contains("NoNewPrivs:\t1")), "a thread is outside");
         }
-        fs::rename(&file, &elsewhere).unwrap();
+        fs::write(&elsewhere, "").unwrap();
         symlink(&elsewhere, &file).unwrap();
-        posts.signal("TERM");
-        assert_eq!(posts.wait().code(), Some(if succeeds { 0 } else { 1 }), "{}", posts.log());
-        assert_eq!(posts.log().contains("db/db: Permission denied"), !succeeds, "{}", posts.log());
+        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let request = agent.post(format!("http://{address}/api/posts")).header("authorization", "Bearer posts_secret");
+        let request = request.header("content-type", "application/json");
+        let status = request.send(r#"{"thread":1,"text":"","user":1}"#).unwrap().status().as_u16();
+        assert_eq!(status, if succeeds { 201 } else { 503 }, "{}", posts.log());
+        assert_eq!(posts.log().contains("db/journal: Permission denied"), !succeeds, "{}", posts.log());
+        drop(posts);
         fs::remove_file(&file).unwrap();
-        fs::rename(&elsewhere, &file).unwrap();
+        fs::remove_file(&elsewhere).unwrap();
     }
     for value in ["1", "true", "yes"] {
         let (mut posts, _) = start(service("posts", &folder).env("NO_SANDBOX", value));
