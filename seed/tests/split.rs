@@ -378,7 +378,7 @@ fn without_permission_nothing_happens() {
 #[test]
 fn a_full_disk_leaves_what_was_there() {
     let dir = tempfile::tempdir().unwrap();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=3m", "tmpfs"]).arg(dir.path()).output();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=36m", "tmpfs"]).arg(dir.path()).output();
     if !mounted.is_ok_and(|output| output.status.success()) {
         return skip("a small file system cannot be mounted here (it needs root)");
     }
