@@ -18,6 +18,7 @@ use std::process::Command;
 use std::thread;
 
 use fastrand::Rng;
+use seed::update::copy_database;
 use sha2::{Digest, Sha256};
 use shared::model::{Collection, Post, Term};
 use shared::store::{Purpose, Store};
@@ -88,7 +89,7 @@ fn run(durability: &str) -> Option<Run> {
     let dir = tempfile::tempdir().unwrap();
     split(&sample(), dir.path());
     let (folder, trace) = (dir.path().join("posts"), dir.path().join("trace"));
-    copy(&folder.join("db"), &dir.path().join("before"));
+    copy_database(&folder.join("db"), &dir.path().join("before")).unwrap();
     let tokens = dir.path().join("tokens");
     let digest: String = Sha256::digest(SECRET).iter().map(|byte| format!("{byte:02x}")).collect();
     fs::write(&tokens, format!("test {digest}\n")).unwrap();
@@ -186,7 +187,7 @@ impl Run {
         let ends = self.calls.iter().map(|call| call.end).filter(|end| *end < usize::MAX).max().unwrap();
         let moment = rng.usize(self.calls[0].begin..=ends + 1);
         let path = self.dir.path().join(format!("disk-{number}"));
-        copy(&self.dir.path().join("before"), &path);
+        copy_database(&self.dir.path().join("before"), &path).unwrap();
         self.write_what_is_left(moment, &path, rng);
         let store = Store::open(&path, Collection::Posts, Purpose::Serving).map_err(|error| error.to_string())?;
         let there: BTreeMap<u64, String> = store
@@ -240,19 +241,5 @@ fn write_torn(file: &File, at: u64, data: &[u8], share: f64, rng: &mut Rng) {
             file.write_all_at(&data[begin..end], at + begin as u64).unwrap();
         }
         begin = end;
-    }
-}
-
-/// Copies a folder.
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).unwrap();
-        }
     }
 }
