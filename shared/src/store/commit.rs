@@ -235,7 +235,10 @@ impl Committer {
                         self.state.broken.store(false, Ordering::Relaxed);
                         return true;
                     }
-                    Err(_) => sound = false,
+                    Err(error) => {
+                        log::error!("writes need a new start: {error}");
+                        sound = false;
+                    }
                 },
                 Ok(()) => {
                     self.state.restart.notify_one();
