@@ -16,19 +16,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
 
 use super::group::{self, Group, KeptRecord, Now};
 use super::journal::Journal;
 use super::layout::Step;
+use super::pace::Pace;
 use super::{Store, StoreError, Writer, layout};
 use crate::id::Id;
 use crate::model::{Index, Term};
-
-/// How many writes are made durable together at most.
-const GROUP: usize = 1024;
 
 /// How many bytes of records may make a group longer.
 const GROUP_BYTES: usize = 1 << 20;
@@ -102,8 +100,9 @@ impl Commit {
         let state = Arc::new(State::default());
         let writer = Writer::new(store)?;
         let journal = Journal::new(durability, writer.counters());
+        let kept = Kept::count(store)?;
         let mut committer =
-            Committer { store: store.clone(), writer, kept: Kept::count(store)?, journal, state: Arc::clone(&state) };
+            Committer { store: store.clone(), writer, kept, journal, pace: Pace::new(), state: Arc::clone(&state) };
         let thread = thread::Builder::new().name("committer".to_owned());
         let io = |source| StoreError::Io { path: store.path.clone(), source };
         thread.spawn(move || committer.run(&waiting)).map_err(io)?;
@@ -150,16 +149,18 @@ struct Committer {
     writer: Writer,
     kept: Kept,
     journal: Journal,
+    pace: Pace,
     state: Arc<State>,
 }
 
 impl Committer {
     fn run(&mut self, waiting: &Receiver<Job>) {
         while let Ok(first) = waiting.recv() {
+            let begin = Instant::now();
             let (mut group, answers) = self.decide(first, waiting);
             let committed = match group.failed.take() {
                 Some(error) => Err(error),
-                None if group.is_empty() => Ok(()),
+                None if group.is_empty() => Ok(Duration::ZERO),
                 None => self.commit(&group),
             };
             if let Err(error) = &committed {
@@ -168,11 +169,17 @@ impl Committer {
             }
             let sound = matches!(committed, Err(StoreError::NoRoom(_)));
             let committed = committed.map_err(|error| CommitError::Failed(Arc::new(error)));
+            let writes = answers.len();
             for answer in answers {
-                answer(committed.clone());
+                answer(committed.clone().map(drop));
             }
-            if committed.is_err() && !self.recover(waiting, sound) {
-                return;
+            match committed {
+                // Where none waits for the disk, a small group is no better than a large one.
+                Ok(waited) if self.journal.is_durable() && !group.is_empty() => {
+                    self.pace.note(writes, begin.elapsed().saturating_sub(waited), waited);
+                }
+                Err(_) if !self.recover(waiting, sound) => return,
+                _ => {}
             }
         }
     }
@@ -180,7 +187,7 @@ impl Committer {
     /// Has a group of writes decided: the first, and those that wait.
     fn decide(&mut self, first: Job, waiting: &Receiver<Job>) -> (Group, Vec<Answer>) {
         let (mut group, mut answers) = (Group::default(), Vec::new());
-        for job in std::iter::once(first).chain(waiting.try_iter()).take(GROUP) {
+        for job in std::iter::once(first).chain(waiting.try_iter()).take(self.pace.limit()) {
             let mut transaction = Transaction { committer: self, group: &mut group, own: Own::default() };
             // One decision that panics is one request's failure; the panic hook has logged it.
             if let Ok(answer) = catch_unwind(AssertUnwindSafe(|| job(&mut transaction))) {
@@ -194,14 +201,17 @@ impl Committer {
         (group, answers)
     }
 
-    fn commit(&mut self, group: &Group) -> Result<(), StoreError> {
+    /// Commits a group, and says how long it waited for the disk.
+    fn commit(&mut self, group: &Group) -> Result<Duration, StoreError> {
         let mut step = Step::default();
         self.kept.forget(&self.store, group, &mut step)?;
         for (key, kept) in &group.kept {
             self.kept.add(&self.store, key, kept, &mut step)?;
         }
         group.step(&mut self.writer, &mut step)?;
+        let begin = Instant::now();
         self.journal.append(&self.store, &step)?;
+        let waited = begin.elapsed();
         fail_point!("before the step");
         if self.journal.is_durable() {
             self.store.apply_in_parts(&step)?;
@@ -209,7 +219,7 @@ impl Committer {
             self.store.apply(&step)?;
         }
         fail_point!("before the answer");
-        Ok(())
+        Ok(waited)
     }
 
     /// Waits until there can be writes again: here, if the store is `sound`, or else after a new start, since sled takes

@@ -44,6 +44,7 @@ mod index;
 mod journal;
 pub mod layout;
 mod load;
+mod pace;
 mod write;
 
 pub use commit::{Commit, CommitError, Durability, Found, Transaction};
