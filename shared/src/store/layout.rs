@@ -6,17 +6,18 @@
 //!                                                                              behind what the journal has
 //!        01 page                                     01 entry entry …         up to 16 records
 //!        02 index term first-id                      01 gaps                  a run of an index
-//!        03 id                                       01 json                  a record too long for its page
+//!        03 id revision part                         01 json                  a part of a record too long for its page
 //!        04 idempotency-key                          01 kept                  the answer to a request that may come again
 //!        05 time idempotency-key                     nothing                  when that may be forgotten
 //!
-//! page, id, first-id   8 bytes, big-endian: key order is id order; page is id / 16
+//! page, id, first-id, revision in a key   8 bytes, big-endian: key order is id order; page is id / 16
 //! index          1 byte, the number of a model's index
+//! part           2 bytes, big-endian, from 0; each is PART_BYTES long but for the last, which is shorter
 //! term           an id: 8 bytes, big-endian · a text: its UTF-8, then FF, which no UTF-8 holds,
 //!                so that no term is the beginning of another
 //! 01 …           the format's version, then bincode (standard configuration: little-endian, variable-length integers)
 //! name           bincode of a string
-//! revision       bincode of a u64: the highest that a record of this database ever had
+//! revision       in a value: bincode of a u64: the highest that a record of this database ever had
 //! last-id        bincode of a u64: the highest that a record of this database ever had
 //! kept           bincode of request: [u8; 32], id: u64, revision: u64, json: bytes, until: time as u64
 //! time           8 bytes, big-endian: seconds since 1970
@@ -57,9 +58,12 @@ const PAGE_BITS: u32 = 4;
 /// The highest slot of a page.
 pub(super) const LAST_SLOT: u8 = (1 << PAGE_BITS) - 1;
 
-/// A record whose JSON is longer, in bytes, lies apart from its page. A full page then stays well below the 128 KiB
-/// from which sled keeps a value in a file of its own, which it never syncs.
+/// A record whose JSON is longer, in bytes, lies apart from its page.
 const ENTRY_BYTES: usize = 4 << 10;
+
+/// How long a part of such a record is, in bytes of JSON: so that no value is long where sled minds
+/// ([`SEGMENT`](super::SEGMENT)).
+pub(super) const PART_BYTES: usize = 64 << 10;
 
 /// How many ids one run of an index holds at most.
 pub const RUN_IDS: usize = 128;
@@ -155,8 +159,18 @@ pub(super) fn page_of(key: &[u8]) -> Option<u64> {
     page.try_into().ok().map(u64::from_be_bytes)
 }
 
-pub(super) fn apart_key(id: Id) -> [u8; 9] {
-    tagged(APART, id.get())
+/// A part of a record, which never changes: what is written later has another revision.
+pub(super) fn part_key(id: Id, revision: u64, part: u16) -> Vec<u8> {
+    [&tagged(APART, id.get())[..], &revision.to_be_bytes(), &part.to_be_bytes()].concat()
+}
+
+/// The parts of a record that lies apart: their keys and what each holds.
+pub(super) fn parts(id: Id, revision: u64, json: &[u8]) -> impl Iterator<Item = (Vec<u8>, &[u8])> {
+    // The last is shorter than all others, if need be empty: so it shows.
+    (0_u16..=(json.len() / PART_BYTES) as u16).map(move |part| {
+        let begin = usize::from(part) * PART_BYTES;
+        (part_key(id, revision, part), &json[begin..json.len().min(begin + PART_BYTES)])
+    })
 }
 
 /// Whether a record with this JSON lies apart from its page.
@@ -230,11 +244,11 @@ pub(super) fn decode_page(value: &[u8]) -> impl Iterator<Item = Result<Entry<'_>
     })
 }
 
-pub(super) fn encode_apart(json: &[u8]) -> Vec<u8> {
+pub(super) fn encode_part(json: &[u8]) -> Vec<u8> {
     [&[VERSION], json].concat()
 }
 
-pub(super) fn decode_apart(value: &[u8]) -> Result<&[u8], String> {
+pub(super) fn decode_part(value: &[u8]) -> Result<&[u8], String> {
     body(value)
 }
 
@@ -331,10 +345,10 @@ mod tests {
     fn the_bytes_are_what_they_were() {
         assert_eq!(place(id(0x1234)), (0x123, 4));
         assert_eq!(page_key(258), [1, 0, 0, 0, 0, 0, 0, 1, 2]);
-        assert_eq!(apart_key(id(258)), [3, 0, 0, 0, 0, 0, 0, 1, 2]);
+        assert_eq!(part_key(id(258), 3, 4), b"\x03\0\0\0\0\0\0\x01\x02\0\0\0\0\0\0\0\x03\0\x04");
         let long_lived = Entry { revision: 300, id_from_position: false, ..entry(15, b"") };
         assert_eq!(encode_page([entry(2, b"{}"), long_lived]), [1, 2, 1, 1, 2, b'{', b'}', 15, 251, 44, 1, 0, 0]);
-        assert_eq!(encode_apart(b"{}"), b"\x01{}");
+        assert_eq!(encode_part(b"{}"), b"\x01{}");
         assert_eq!(encode_name("posts"), b"\x01\x05posts");
         assert_eq!(encode_counters(Counters { revision: 300, last_id: 7 }), [1, 251, 44, 1, 7]);
         let kept = KeptAnswer { request: [9; 32], id: 7, revision: 2, json: b"{}", until: 3 };

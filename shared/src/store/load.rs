@@ -9,6 +9,9 @@ use crate::model::{INDEXES, Index, Record, Term};
 /// How many records' index entries are collected, and sorted, before they are written: 24 MiB for each index.
 const PENDING_RECORDS: usize = 1 << 20;
 
+/// The revision of every record that is loaded.
+const FIRST_REVISION: u64 = 1;
+
 /// A bulk load. Records go in as they come, in id order if they may choose; their index entries are collected, so that
 /// each run is written once. Nothing is durable before [`Store::sync`].
 pub struct Load {
@@ -59,11 +62,13 @@ impl Load {
             let json = json.as_bytes();
             let apart = layout::lies_apart(json);
             if apart {
-                self.store.put(&layout::apart_key(record.id), layout::encode_apart(json))?;
+                for (key, part) in layout::parts(record.id, FIRST_REVISION, json) {
+                    self.store.put(&key, layout::encode_part(part))?;
+                }
             }
             entries.push(layout::Entry {
                 slot: layout::place(record.id).1,
-                revision: 1,
+                revision: FIRST_REVISION,
                 id_from_position: record.id_from_position,
                 json: if apart { b"" } else { json },
             });

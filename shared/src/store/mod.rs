@@ -77,8 +77,8 @@ impl Purpose {
 /// The segments of sled's file, in bytes.
 ///
 /// A node of sled's tree that is longer than a quarter of it goes to a file of its own, which sled never syncs: after a
-/// power loss it may be missing, and without it sled opens nothing. A leaf has 17 values at most, none of what a service
-/// writes is longer than 64 KiB, and 17 of them are well below 2 MiB.
+/// power loss it may be missing, and without it sled opens nothing. A leaf has 17 values at most, none much longer than
+/// [`layout::PART_BYTES`], and 17 of them are well below 2 MiB.
 pub const SEGMENT: usize = 8 << 20;
 
 /// How much room on the disk is taken beforehand for what sled will write, in bytes. Once a write of sled's own has
@@ -368,13 +368,31 @@ impl Store {
     fn stored(&self, page: &sled::IVec, id: Id, entry: &layout::Entry) -> Result<Stored, StoreError> {
         let &layout::Entry { revision, id_from_position, json, .. } = entry;
         if json.is_empty() {
-            let missing = || self.corrupt("a record that should lie apart from its page is gone");
-            let value = self.value(&layout::apart_key(id))?.ok_or_else(missing)?;
-            let length = layout::decode_apart(&value).map_err(|what| self.corrupt(&what))?.len();
-            return Ok(Stored { json: value.len() - length..value.len(), value, revision, id_from_position });
+            return self.parts(id, revision).map(|(value, json)| Stored { value, json, revision, id_from_position });
         }
         let begin = json.as_ptr() as usize - page.as_ptr() as usize;
         Ok(Stored { value: page.clone(), json: begin..begin + json.len(), revision, id_from_position })
+    }
+
+    /// What the parts of a record hold that lies apart, and where in it the JSON is.
+    fn parts(&self, id: Id, revision: u64) -> Result<(sled::IVec, Range<usize>), StoreError> {
+        let mut json = Vec::new();
+        for number in 0..=u16::MAX {
+            let missing = || self.corrupt("a record that should lie apart from its page is gone");
+            let value = self.value(&layout::part_key(id, revision, number))?.ok_or_else(missing)?;
+            let part = layout::decode_part(&value).map_err(|what| self.corrupt(&what))?;
+            let is_last = part.len() < layout::PART_BYTES;
+            if is_last && number == 0 {
+                let json = value.len() - part.len()..value.len();
+                return Ok((value, json));
+            }
+            json.extend_from_slice(part);
+            if is_last {
+                break;
+            }
+        }
+        let length = json.len();
+        Ok((json.into(), 0..length))
     }
 
     fn sled(&self, source: sled::Error) -> StoreError {

@@ -159,21 +159,55 @@ fn an_answer_is_kept_for_its_time_and_its_key_is_then_free() {
 
 /// sled never syncs a file that it keeps beside its own: see [`SEGMENT`].
 #[test]
-fn nothing_that_a_service_writes_goes_to_a_file_of_its_own() {
+fn nothing_goes_to_a_file_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("db");
-    let store = Store::create(&path, Collection::Posts).unwrap();
-    let mut writer = Writer::new(&store).unwrap();
-    for number in 1..1000 {
-        // As long as may lie in a page, and as long as may be written.
-        let text = "x".repeat(if number % 3 > 0 { 4000 } else { 65_000 });
-        let json = format!(r#"{{"id":{number},"thread":1,"text":"{text}","user":1}}"#);
+    let mut load = Load::new(Store::create(&path, Collection::Posts).unwrap());
+    let record = |number: u64, length: usize| {
         let mut record = Records::new(Collection::Posts, 0);
-        record.push(&json, None).unwrap();
+        record.push(&long(number, length), None).unwrap();
+        record
+    };
+    for number in 1..40 {
+        load.put(record(number, 1 << 20).iter()).unwrap();
+    }
+    let store = load.finish().unwrap();
+    let mut writer = Writer::new(&store).unwrap();
+    for number in 30..800 {
+        // As long as may lie in a page, as long as may be written, and longer.
+        let record = record(number, [4000, 65_000, 4000, 200_000][number as usize % 4]);
         let revision = writer.next_revision();
         writer.apply(&[Change::Put(record.iter().next().unwrap(), revision)]).unwrap();
         assert_eq!(std::fs::read_dir(path.join("blobs")).unwrap().count(), 0, "after {number} posts");
     }
+}
+
+/// The JSON of a post of so many bytes.
+fn long(number: u64, length: usize) -> String {
+    let json = format!(r#"{{"id":{number},"thread":1,"text":"","user":1}}"#);
+    json.replace(r#""""#, &format!(r#""{}""#, "x".repeat(length - json.len())))
+}
+
+#[test]
+fn a_long_record_lies_in_parts_and_leaves_none_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create(&dir.path().join("db"), Collection::Posts).unwrap();
+    let mut writer = Writer::new(&store).unwrap();
+    let part = layout::PART_BYTES;
+    for length in [3 * part + 5, part - 1, part, part + 1, 2 * part, 100, 5 * part] {
+        let json = long(7, length);
+        let mut record = Records::new(Collection::Posts, 0);
+        record.push(&json, None).unwrap();
+        let revision = writer.next_revision();
+        writer.apply(&[Change::Put(record.iter().next().unwrap(), revision)]).unwrap();
+        let stored = store.get(id(7)).unwrap().unwrap();
+        assert!((stored.revision, stored.json()) == (revision, json.as_bytes()), "{length}");
+        let parts = if length > 4096 { length / part + 1 } else { 0 };
+        assert_eq!(store.db.scan_prefix([3]).count(), parts, "{length}");
+    }
+    store.db.remove(layout::part_key(id(7), store.get(id(7)).unwrap().unwrap().revision, 2)).unwrap();
+    assert!(matches!(store.get(id(7)), Err(StoreError::Corrupt { .. })), "a part is missing");
+    assert!(writer.apply(&[Change::Remove(id(7))]).is_err());
 }
 
 proptest! {

@@ -13,7 +13,7 @@ use crate::model::{Index, Record, Records, Term, Terms};
 /// What becomes of one record.
 #[derive(Clone, Copy, Debug)]
 pub enum Change<'c> {
-    /// It is there, and holds this, as this revision.
+    /// It is there, and holds this, as this revision, which no record had before.
     Put(Record<'c>, u64),
     /// It is gone.
     Remove(Id),
@@ -125,13 +125,15 @@ impl Writer {
                 for (index, term) in self.terms(stored.json())?.into_iter().flatten() {
                     indexes.entry((index, term)).or_default().insert(id, false);
                 }
-                if entry.json.is_empty() && !apart {
-                    step.removes.push(layout::apart_key(id).into());
+                if entry.json.is_empty() {
+                    step.removes.extend(layout::parts(id, entry.revision, stored.json()).map(|(key, _)| key));
                 }
             }
             if let Change::Put(record, revision) = change {
                 if apart {
-                    step.put(layout::apart_key(id), layout::encode_apart(json.as_bytes()));
+                    for (key, part) in layout::parts(id, *revision, json.as_bytes()) {
+                        step.put(key, layout::encode_part(part));
+                    }
                 }
                 let json = if apart { b"" } else { json.as_bytes() };
                 entries
