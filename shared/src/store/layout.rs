@@ -13,8 +13,8 @@
 //! page, id, first-id, revision in a key   8 bytes, big-endian: key order is id order; page is id / 16
 //! index          1 byte, the number of a model's index
 //! part           2 bytes, big-endian, from 0; each is PART_BYTES long but for the last, which is shorter
-//! term           an id: 8 bytes, big-endian · a text: its UTF-8, then FF, which no UTF-8 holds,
-//!                so that no term is the beginning of another
+//! term           an id: 8 bytes, big-endian · a text: its UTF-8, then FF, which no UTF-8 holds, so that no term is the
+//!                beginning of another · a text of more than TERM_BYTES: FE, then its SHA-256
 //! 01 …           the format's version, then bincode (standard configuration: little-endian, variable-length integers)
 //! name           bincode of a string
 //! revision       in a value: bincode of a u64: the highest that a record of this database ever had
@@ -35,6 +35,7 @@
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::{BorrowDecode, Decode, Encode};
+use sha2::{Digest, Sha256};
 
 use crate::id::Id;
 use crate::model::{Index, Term};
@@ -64,6 +65,10 @@ const ENTRY_BYTES: usize = 4 << 10;
 /// How long a part of such a record is, in bytes of JSON: so that no value is long where sled minds
 /// ([`SEGMENT`](super::SEGMENT)).
 pub(super) const PART_BYTES: usize = 64 << 10;
+
+/// The longest text that stands in a key of an index as it is, in bytes: sled has keys in memory, and at each of its
+/// branches. A service takes no name this long, but a split does.
+const TERM_BYTES: usize = 1 << 10;
 
 /// How many ids one run of an index holds at most.
 pub const RUN_IDS: usize = 128;
@@ -189,6 +194,10 @@ pub(super) fn term_prefix(index: Index, term: &Term) -> Vec<u8> {
     let mut key = vec![INDEX, index.0];
     match term {
         Term::Id(id) => key.extend_from_slice(&id.get().to_be_bytes()),
+        Term::Text(text) if text.len() > TERM_BYTES => {
+            key.push(0xFE);
+            key.extend_from_slice(&Sha256::digest(text.as_bytes()));
+        }
         Term::Text(text) => {
             key.extend_from_slice(text.as_bytes());
             key.push(0xFF);
@@ -359,6 +368,8 @@ mod tests {
         let by_id = term_prefix(Index(2), &Term::Id(id(7)));
         assert_eq!(run_key(&by_id, 9), [2, 2, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 9]);
         assert_eq!(term_prefix(Index(1), &Term::from("é")), [2, 1, 0xC3, 0xA9, 0xFF]);
+        let long = term_prefix(Index(1), &Term::from(&*"x".repeat(1025)));
+        assert_eq!(long[..7], [2, 1, 0xFE, 0xC6, 0xD8, 0xE9, 0x90]);
         assert_eq!(encode_run(&[id(9), id(10), id(1009)]), [1, 2, 1, 251, 231, 3]);
     }
 

@@ -78,7 +78,7 @@ impl Purpose {
 ///
 /// A node of sled's tree that is longer than a quarter of it goes to a file of its own, which sled never syncs: after a
 /// power loss it may be missing, and without it sled opens nothing. A leaf has 17 values at most, none much longer than
-/// [`layout::PART_BYTES`], and 17 of them are well below 2 MiB.
+/// `PART_BYTES` of [`layout`], and 17 of them are well below 2 MiB.
 pub const SEGMENT: usize = 8 << 20;
 
 /// How much room on the disk is taken beforehand for what sled will write, in bytes. Once a write of sled's own has

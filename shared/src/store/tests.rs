@@ -73,7 +73,8 @@ fn terms_of_which_one_begins_another_are_told_apart() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::create(&dir.path().join("db"), Collection::Users).unwrap();
     let index = crate::model::User::BY_USERNAME;
-    let names = ["", "a", "ab", "a\0", "a\u{10FFFF}", "é"];
+    let (long, longer) = ("a".repeat(2000), "a".repeat(2001));
+    let names = ["", "a", "ab", "a\0", "a\u{10FFFF}", "é", &long, &longer, &long[..1024]];
     for (number, name) in (1..).zip(names) {
         store.list(index, &Term::from(name), &[id(number)]).unwrap();
     }
@@ -172,6 +173,10 @@ fn nothing_goes_to_a_file_of_its_own() {
         load.put(record(number, 1 << 20).iter()).unwrap();
     }
     let store = load.finish().unwrap();
+    for number in 1..40 {
+        let name = format!("{number}{}", "x".repeat(1 << 20));
+        store.list(Index(9), &Term::from(&*name), &[id(number)]).unwrap();
+    }
     let mut writer = Writer::new(&store).unwrap();
     for number in 30..800 {
         // As long as may lie in a page, as long as may be written, and longer.
