@@ -4,8 +4,13 @@
 
 mod world;
 
-use world::compose::{Project, docker, docker_ok, inspect};
-use world::{get, wait_for};
+use std::fs::{self, Permissions};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use world::compose::{Project, copy_sources, docker, docker_ok, inspect};
+use world::{get, program, text, try_get, wait_for};
 
 #[test]
 fn the_containers_serve_and_a_second_up_leaves_them_be() {
@@ -67,4 +72,40 @@ fn an_image_holds_one_program_and_a_container_may_do_no_more_than_that() {
         let expected = if service == "entrance" { format!("{}/tcp", project.entrance().port()) } else { String::new() };
         assert_eq!(published.trim(), expected, "{service}");
     }
+}
+
+/// Status and `Location` that a new post gets.
+fn post(entrance: SocketAddr, secret: &str, body: &str) -> (u16, String) {
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    let request = agent.post(format!("http://{entrance}/api/posts")).header("content-type", "application/json");
+    let answer = request.header("authorization", format!("Bearer {secret}")).send(body).unwrap();
+    let location = answer.headers().get("location").map(|value| value.to_str().unwrap().to_owned());
+    (answer.status().as_u16(), location.unwrap_or_default())
+}
+
+/// As compose.writes.yaml says at its top.
+#[test]
+fn a_post_is_written_with_a_token_of_its_service_alone_and_outlives_its_container() {
+    let dir = tempfile::tempdir().unwrap();
+    copy_sources(dir.path());
+    let Some(project) = Project::at(dir.path(), &["compose.writes.yaml"]) else { return };
+    let [_, of_threads, of_posts] = ["users", "threads", "posts"].map(|name| {
+        let made = Command::new(program("seed")).args(["token", name]).current_dir(dir.path()).output().unwrap();
+        assert!(made.status.success(), "{}", text(&made.stderr));
+        fs::set_permissions(dir.path().join("tokens").join(name), Permissions::from_mode(0o644)).unwrap();
+        text(&made.stdout).trim().to_owned()
+    });
+    project.up(&[]);
+    let entrance = project.entrance();
+    let body = r#"{"thread":1,"text":"written","user":4}"#;
+    assert_eq!(post(entrance, &of_threads, body).0, 401);
+    let (status, location) = post(entrance, &of_posts, body);
+    assert_eq!(status, 201);
+    let written = get(entrance, &location);
+    assert!(written.0 == 200 && written.2.contains(r#""text":"written""#), "{written:?}");
+
+    docker_ok(&["kill", &project.container("posts")]);
+    project.ok(&["rm", "--force", "posts"]);
+    project.ok(&["up", "--detach"]);
+    wait_for("posts to come back", || try_get(entrance, &location).is_some_and(|got| got == written));
 }
