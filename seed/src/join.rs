@@ -6,7 +6,7 @@ use std::path::Path;
 
 use shared::id::Id;
 use shared::model::Collection;
-use shared::store::{Purpose, Store, Stored};
+use shared::store::{OnDamage, Purpose, Store, Stored};
 
 use crate::error::Error;
 use crate::identity::{BUFFER, part_of, put_in_place};
@@ -21,7 +21,7 @@ pub fn join(data: &Path, output: Option<&Path>, with_ids: bool) -> Result<(), Er
     let (_, folders) = open_split(data)?;
     let mut stores = Vec::new();
     for (collection, folder) in Collection::ALL.into_iter().zip(&folders) {
-        stores.push(Store::open(&folder.database(), collection, Purpose::Passing)?);
+        stores.push(folder.open(collection, Purpose::Passing, OnDamage::Refuse)?);
     }
     let Some(path) = output else {
         let out = BufWriter::with_capacity(BUFFER, io::stdout().lock());

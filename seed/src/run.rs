@@ -7,7 +7,7 @@ use std::{env, io};
 
 use serde::de::IgnoredAny;
 use shared::model::Collection;
-use shared::store::{Folder, Purpose, Store, StoreError};
+use shared::store::{Folder, OnDamage, Purpose, Store, StoreError};
 use tempfile::{TempDir, TempPath};
 
 use crate::error::Error;
@@ -364,7 +364,7 @@ fn scan_split<'f>(
         if let Some(gone) = [folder.slice(), folder.database()].into_iter().find(|path| !path.exists()) {
             return Err(Error::occupied(data, format!("its manifest is there, but {} is gone", gone.display())));
         }
-        let scanned = scan(Store::open(&folder.database(), collection, Purpose::Passing)?, &stage)?;
+        let scanned = scan(folder.open(collection, Purpose::Passing, OnDamage::Refuse)?, &stage)?;
         let slice_equal = identify(&folder.slice())? == manifest.entry(collection).slice;
         faults.extend(report::fault(collection, true, slice_equal, scanned.indexes_equal));
         scans.push(scanned);

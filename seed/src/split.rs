@@ -16,6 +16,7 @@ use std::thread::{self, ScopedJoinHandle};
 
 use shared::id::Id;
 use shared::model::{Collection, Records};
+use shared::record_set::RecordSet;
 use shared::store::{Load, Store, StoreError};
 
 use crate::digest::Digests;
@@ -109,7 +110,7 @@ struct Sink<'scope> {
 
 /// A thread that fills a database.
 struct Loader<'scope> {
-    batches: SyncSender<Vec<Records>>,
+    batches: SyncSender<(Vec<Records>, RecordSet)>,
     thread: ScopedJoinHandle<'scope, Result<(), LoadError>>,
 }
 
@@ -143,8 +144,9 @@ impl<'scope> Sink<'scope> {
     fn put(&mut self, records: Vec<Records>) -> Result<bool, Error> {
         records.iter().try_for_each(|records| self.slice.put(records))?;
         let Some(loader) = &self.loader else { return Ok(true) };
-        self.digests.merge(&Digests::of(&records));
-        Ok(loader.batches.send(records).is_ok())
+        let digests = Digests::of(&records);
+        self.digests.merge(&digests);
+        Ok(loader.batches.send((records, digests.exact)).is_ok())
     }
 
     fn finish(self, source: &Path) -> Result<Part, Error> {
@@ -160,10 +162,10 @@ impl<'scope> Sink<'scope> {
     }
 }
 
-fn load(store: Store, batches: Receiver<Vec<Records>>) -> Result<(), LoadError> {
+fn load(store: Store, batches: Receiver<(Vec<Records>, RecordSet)>) -> Result<(), LoadError> {
     let mut load = Load::new(store);
-    for records in batches {
-        if let Some(taken) = load.put(records.iter().flat_map(Records::iter))? {
+    for (records, set) in batches {
+        if let Some(taken) = load.put(records.iter().flat_map(Records::iter), &set)? {
             return Err(LoadError::RepeatedId(taken));
         }
     }

@@ -8,9 +8,10 @@ use roaring::RoaringTreemap;
 use sha2::{Digest as _, Sha256};
 use shared::id::Id;
 use shared::model::{Collection, Records};
+use shared::record_set::RecordSet;
 use shared::store::{Store, StoreError, Stored};
 
-use crate::digest::{Digest, Digests};
+use crate::digest::Digests;
 use crate::error::Error;
 use crate::progress::Stage;
 use crate::rejects::Rejects;
@@ -49,9 +50,9 @@ pub fn scan(store: Store, stage: &Stage) -> Result<Scanned, Error> {
 }
 
 /// The digests of the records, and of the index entries they should have.
-fn scan_records(store: &Store, stage: &Stage) -> Result<(Digests, Digest), Error> {
+fn scan_records(store: &Store, stage: &Stage) -> Result<(Digests, RecordSet), Error> {
     let mut digests = Digests::default();
-    let mut entries = Digest::default();
+    let mut entries = RecordSet::default();
     let mut records = store.records();
     loop {
         let mut parts: Vec<Vec<(Id, Stored)>> = Vec::new();
@@ -75,8 +76,8 @@ fn scan_records(store: &Store, stage: &Stage) -> Result<(Digests, Digest), Error
 }
 
 /// The digest of the index entries there are.
-fn scan_entries(store: &Store) -> Result<Digest, StoreError> {
-    let mut found = Digest::default();
+fn scan_entries(store: &Store) -> Result<RecordSet, StoreError> {
+    let mut found = RecordSet::default();
     let mut entries = store.entries();
     while let Some(entry) = entries.next() {
         let (prefix, id) = entry?;
@@ -86,9 +87,9 @@ fn scan_entries(store: &Store) -> Result<Digest, StoreError> {
 }
 
 /// The digests of records, and of the index entries they should have.
-fn scan_part(collection: Collection, part: &[(Id, Stored)]) -> Result<(Digests, Digest), Error> {
+fn scan_part(collection: Collection, part: &[(Id, Stored)]) -> Result<(Digests, RecordSet), Error> {
     let mut digests = Digests::default();
-    let mut entries = Digest::default();
+    let mut entries = RecordSet::default();
     let unreadable = |id: Id, why: &str| {
         Error::Difference(format!("{} {id}: the database holds no such record: {why}", collection.name()))
     };

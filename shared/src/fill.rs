@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 
 use crate::id::Id;
 use crate::model::{Collection, Records};
+use crate::record_set::RecordSet;
 use crate::store::layout::RECORD_BYTES;
 use crate::store::{Folder, Load, Store, StoreError, at, sync, sync_tree};
 
@@ -146,7 +147,9 @@ impl Filling {
     fn write_block(&mut self) -> Result<(), Failure> {
         let next = Records::new(self.collection(), BLOCK);
         let block = std::mem::replace(&mut self.block, next);
-        let Some(taken) = self.load.put(block.iter()).map_err(Failure::Store)? else { return Ok(()) };
+        let Some(taken) = self.load.put(block.iter(), &RecordSet::of(block.iter())).map_err(Failure::Store)? else {
+            return Ok(());
+        };
         let second = block.iter().filter(|record| record.id == taken).last();
         let position = second.and_then(|record| record.position).map_or(self.records, Id::get);
         let pointer = self.pointer(position - 1);

@@ -3,7 +3,7 @@
 //! - [`id`], [`model`]: what a record is named and what it holds
 //! - [`json`]: a record's text, as the monolith sends it and without its losses
 //! - [`limits`], [`edit`]: what may be written, and the record that a write makes
-//! - [`store`]: a collection of records in sled
+//! - [`store`], [`record_set`]: a collection of records in sled, and what it holds as one number
 //! - [`api`], [`problem`]: the routes every service has, and its errors
 //! - [`mod@write`], [`condition`], [`token`]: those that write, when, and who may
 //! - [`serve`], [`workers`], [`drain`]: from a listener to the last request's end
@@ -20,6 +20,7 @@ pub mod json;
 pub mod limits;
 pub mod model;
 pub mod problem;
+pub mod record_set;
 pub mod sandbox;
 pub mod serve;
 pub mod service;

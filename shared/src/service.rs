@@ -21,7 +21,7 @@ use crate::api::Routes;
 use crate::drain::Drain;
 use crate::fill::{FillError, Slice};
 use crate::model::Collection;
-use crate::store::{Commit, Durability, Folder, Purpose, Store};
+use crate::store::{Commit, Durability, Folder, OnDamage, Purpose, Store, mark_clean};
 use crate::token::{TokenFileError, Tokens};
 use crate::workers::Workers;
 use crate::write::Writes;
@@ -76,6 +76,10 @@ struct Config {
     #[arg(long, value_name = "WHAT", env = "DURABILITY", default_value = "power")]
     durability: Durability,
 
+    /// Start though answered writes are damaged or gone: keep all that is whole, and log what is not
+    #[arg(long, env = "ACCEPT_LOSS", value_parser = FalseyValueParser::new(), global = true)]
+    accept_loss: bool,
+
     /// Do without the sandbox, in which the service opens nothing but its folder and connects nowhere
     #[arg(long, env = "NO_SANDBOX", value_parser = FalseyValueParser::new())]
     no_sandbox: bool,
@@ -93,6 +97,10 @@ fn seconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
 }
 
 impl Config {
+    fn on_damage(&self) -> OnDamage {
+        if self.accept_loss { OnDamage::AcceptLoss } else { OnDamage::Refuse }
+    }
+
     /// Reads the command line, with the defaults of this service. Exits with 2 when it cannot be understood.
     fn read(service: &Service) -> Self {
         let name = service.collection.name();
@@ -191,8 +199,8 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
         let mut signals = Signals::new()?;
         let folder = Arc::new(folder);
         let opening = {
-            let (folder, collection) = (Arc::clone(&folder), service.collection);
-            tokio::task::spawn_blocking(move || open(&folder, collection, slice))
+            let (folder, collection, on_damage) = (Arc::clone(&folder), service.collection, config.on_damage());
+            tokio::task::spawn_blocking(move || open(&folder, collection, slice, on_damage))
         };
         let store = tokio::select! {
             opened = opening => opened??,
@@ -234,6 +242,12 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
             std::mem::forget(store);
             return synced;
         }
+        let database = store.path().to_owned();
+        drop((store, commit));
+        // With the last of them sled ends, in its own time.
+        if let Err(error) = tokio::task::spawn_blocking(move || mark_clean(&database)).await? {
+            log::warn!("the next start will read the database's files anew: {error}");
+        }
         log::info!("ended in order");
         Ok(())
     });
@@ -263,14 +277,19 @@ fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
 }
 
 /// Opens the folder's database, and fills it first if there is a slice to fill it from.
-fn open(folder: &Folder, collection: Collection, slice: Option<Slice>) -> Result<Store, FillError> {
+fn open(
+    folder: &Folder,
+    collection: Collection,
+    slice: Option<Slice>,
+    on_damage: OnDamage,
+) -> Result<Store, FillError> {
     folder.remove_part()?;
     if let Some(slice) = slice {
         log::info!("filling {} from its slice", folder.database().display());
         let records = slice.fill(folder, collection)?;
         log::info!("filled with {records} records");
     }
-    Ok(Store::open(&folder.database(), collection, Purpose::Serving)?)
+    Ok(folder.open(collection, Purpose::Serving, on_damage)?)
 }
 
 /// Ends when the listener has to close: at a first signal and, if there is a time to drain, after it or at a second.

@@ -15,6 +15,7 @@ use ureq::http::{HeaderMap, Response};
 
 use crate::api::Routes;
 use crate::model::{Collection, Records};
+use crate::record_set::RecordSet;
 use crate::serve::serve;
 use crate::store::{Commit, Durability, Load, Store};
 use crate::token::{TokenFile, Tokens};
@@ -98,7 +99,11 @@ impl App {
         for (position, record) in (1_u64..).zip(records) {
             read.push(record.as_ref(), position.try_into().ok()).expect("a test's records fit");
         }
-        assert_eq!(load.put(read.iter()).expect("a database can be written"), None, "an id is taken");
+        assert_eq!(
+            load.put(read.iter(), &RecordSet::of(read.iter())).expect("a database can be written"),
+            None,
+            "an id is taken"
+        );
         let store = load.finish().expect("a database can be written");
         let tokens = if writable { tokens(collection, dir.path()) } else { Tokens::none(collection) };
         let (shutdown, asked) = oneshot::channel();

@@ -12,9 +12,10 @@ use shared::id::Id;
 use shared::model::{Collection, Post, Term};
 use shared::store::{Commit, Durability, KeptRecord, Purpose, Store, Transaction};
 
-const POINTS: [&str; 6] = [
+const POINTS: [&str; 7] = [
     "before the journal",
     "before the sync",
+    "before the mark",
     "before the step",
     "within the step",
     "between flush and sync",

@@ -24,7 +24,7 @@ use super::group::{self, Group, KeptRecord, Now};
 use super::journal::Journal;
 use super::layout::Step;
 use super::pace::Pace;
-use super::{Store, StoreError, Writer, layout};
+use super::{Snapshot, Store, StoreError, Writer, layout};
 use crate::id::Id;
 use crate::model::{Index, Term};
 
@@ -43,6 +43,9 @@ const KEPT_BYTES: u64 = 256 << 20;
 /// How many kept answers are forgotten with one group at most.
 const FORGET_AT_ONCE: usize = 64;
 
+/// How long to wait for another write before what the last one left is settled.
+const SETTLE: Duration = Duration::from_millis(20);
+
 /// How often to look for room on a disk that was full.
 const LOOK_FOR_ROOM: Duration = Duration::from_secs(1);
 
@@ -52,9 +55,11 @@ pub enum Durability {
     /// Power loss: the disk has it.
     #[default]
     Power,
-    /// The end of the process, however that comes: the system has it.
+    /// The end of the process, however that comes: the system has it. After a power loss the last writes may be gone, and
+    /// the service may have to be started once with --accept-loss.
     Process,
-    /// Neither, within half a second.
+    /// Neither: the last half second may be gone, and after a power loss the database may not open at all. For data that
+    /// can be made again; `process` is nearly as fast.
     None,
 }
 
@@ -63,7 +68,7 @@ pub enum Durability {
 pub enum CommitError {
     /// It could not be made durable. There are none for now.
     #[error("{0}")]
-    Failed(Arc<StoreError>),
+    Failed(Arc<String>),
     /// There are none for now, since an earlier one failed.
     #[error("an earlier write could not be made durable")]
     Broken,
@@ -88,8 +93,16 @@ struct State {
     restart: Notify,
 }
 
+/// What waits for the committer.
+enum Job {
+    /// A write that is to be decided.
+    Write(Decision),
+    /// Somebody wants to read what there is between two groups.
+    Snapshot(oneshot::Sender<Snapshot>),
+}
+
 /// Decides a write, and returns what answers it.
-type Job = Box<dyn FnOnce(&mut Transaction) -> Answer + Send>;
+type Decision = Box<dyn FnOnce(&mut Transaction) -> Answer + Send>;
 type Answer = Box<dyn FnOnce(Result<(), CommitError>)>;
 
 impl Commit {
@@ -99,12 +112,19 @@ impl Commit {
         let (jobs, waiting) = sync_channel(WAITING);
         let state = Arc::new(State::default());
         let writer = Writer::new(store)?;
-        let journal = Journal::new(durability, writer.counters());
+        let journal = Journal::new(store, durability, writer.counters())?;
         let kept = Kept::count(store)?;
-        let mut committer =
-            Committer { store: store.clone(), writer, kept, journal, pace: Pace::new(), state: Arc::clone(&state) };
+        let mut committer = Committer {
+            store: store.clone(),
+            writer,
+            kept,
+            journal,
+            pace: Pace::new(),
+            sound: true,
+            state: Arc::clone(&state),
+        };
         let thread = thread::Builder::new().name("committer".to_owned());
-        let io = |source| StoreError::Io { path: store.path.clone(), source };
+        let io = |source| StoreError::Io { path: store.path().to_owned(), source };
         thread.spawn(move || committer.run(&waiting)).map_err(io)?;
         Ok(Self { jobs, state })
     }
@@ -119,17 +139,27 @@ impl Commit {
             return Err(CommitError::Broken);
         }
         let (answer, answered) = oneshot::channel();
-        let job: Job = Box::new(|transaction| {
+        self.hand_in(Job::Write(Box::new(|transaction| {
             let outcome = decide(transaction);
             Box::new(|committed| drop(answer.send(committed.map(|()| outcome))))
-        });
-        match self.jobs.try_send(job) {
-            Ok(()) => answered.await.unwrap_or_else(|_dropped| {
-                Err(if self.is_broken() { CommitError::Broken } else { CommitError::Panicked })
-            }),
-            Err(TrySendError::Full(_)) => Err(CommitError::Busy),
-            Err(TrySendError::Disconnected(_)) => Err(CommitError::Broken),
-        }
+        })))?;
+        answered
+            .await
+            .unwrap_or_else(|_dropped| Err(if self.is_broken() { CommitError::Broken } else { CommitError::Panicked }))
+    }
+
+    /// The records as they are between two groups of writes. Writes go on while it is read.
+    pub async fn snapshot(&self) -> Result<Snapshot, CommitError> {
+        let (answer, answered) = oneshot::channel();
+        self.hand_in(Job::Snapshot(answer))?;
+        answered.await.map_err(|_dropped| CommitError::Broken)
+    }
+
+    fn hand_in(&self, job: Job) -> Result<(), CommitError> {
+        self.jobs.try_send(job).map_err(|error| match error {
+            TrySendError::Full(_) => CommitError::Busy,
+            TrySendError::Disconnected(_) => CommitError::Broken,
+        })
     }
 
     /// Whether a write could not be made durable: there are none for now.
@@ -150,47 +180,88 @@ struct Committer {
     kept: Kept,
     journal: Journal,
     pace: Pace,
+    /// Whether the store can take writes again without being opened anew.
+    sound: bool,
     state: Arc<State>,
 }
 
 impl Committer {
     fn run(&mut self, waiting: &Receiver<Job>) {
-        while let Ok(first) = waiting.recv() {
-            let begin = Instant::now();
-            let (mut group, answers) = self.decide(first, waiting);
-            let committed = match group.failed.take() {
-                Some(error) => Err(error),
-                None if group.is_empty() => Ok(Duration::ZERO),
-                None => self.commit(&group),
-            };
-            if let Err(error) = &committed {
-                log::error!("no writes for now, since this one could not be made durable: {error}");
-                self.state.broken.store(true, Ordering::Relaxed);
-            }
-            let sound = matches!(committed, Err(StoreError::NoRoom(_)));
-            let committed = committed.map_err(|error| CommitError::Failed(Arc::new(error)));
-            let writes = answers.len();
-            for answer in answers {
-                answer(committed.clone().map(drop));
-            }
-            match committed {
-                // Where none waits for the disk, a small group is no better than a large one.
-                Ok(waited) if self.journal.is_durable() && !group.is_empty() => {
-                    self.pace.note(writes, begin.elapsed().saturating_sub(waited), waited);
+        while let Some(job) = self.next(waiting) {
+            let mut next = Some(job);
+            while let Some(job) = next.take() {
+                let first = match job {
+                    Job::Write(first) => first,
+                    Job::Snapshot(wanted) => {
+                        // Whoever does not wait any more wants none.
+                        let _ = wanted.send(Snapshot::begin(&self.store, self.writer.counters()));
+                        continue;
+                    }
+                };
+                let begin = Instant::now();
+                let (mut group, answers);
+                (group, answers, next) = self.decide(first, waiting);
+                if !self.answer(&mut group, answers, begin) && !self.recover(waiting) {
+                    return;
                 }
-                Err(_) if !self.recover(waiting, sound) => return,
-                _ => {}
             }
         }
     }
 
-    /// Has a group of writes decided: the first, and those that wait.
-    fn decide(&mut self, first: Job, waiting: &Receiver<Job>) -> (Group, Vec<Answer>) {
+    /// What waits next; nothing when nobody can hand in any more.
+    fn next(&mut self, waiting: &Receiver<Job>) -> Option<Job> {
+        match waiting.recv_timeout(SETTLE) {
+            Ok(job) => return Some(job),
+            Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if let Err(error) = self.journal.settle(&self.store) {
+            log::error!("no writes for now: {error}");
+            self.sound = false;
+            self.state.broken.store(true, Ordering::Relaxed);
+            if !self.recover(waiting) {
+                return None;
+            }
+        }
+        waiting.recv().ok()
+    }
+
+    /// Commits a group and answers its writes. Returns whether there can be more.
+    fn answer(&mut self, group: &mut Group, answers: Vec<Answer>, begin: Instant) -> bool {
+        let counted = self.writer.counters();
+        let committed = match group.failed.take() {
+            Some(error) => Err(error),
+            None if group.is_empty() => Ok(Duration::ZERO),
+            None => self.commit(group),
+        };
+        if let Err(error) = &committed {
+            log::error!("no writes for now, since this one could not be made durable: {error}");
+            self.sound = matches!(error, StoreError::NoRoom(_));
+            // Of the group nothing is there.
+            self.writer.take_back(counted);
+            self.state.broken.store(true, Ordering::Relaxed);
+        }
+        let outcome = committed.as_ref().map(drop).map_err(|error| CommitError::Failed(Arc::new(error.to_string())));
+        let writes = answers.len();
+        answers.into_iter().for_each(|answer| answer(outcome.clone()));
+        if let Ok(waited) = committed
+            // Where none waits for the disk, a small group is no better than a large one.
+            && self.journal.is_durable()
+            && !group.is_empty()
+        {
+            self.pace.note(writes, begin.elapsed().saturating_sub(waited), waited);
+        }
+        outcome.is_ok()
+    }
+
+    /// Has a group of writes decided: the first, and those that wait. Returns what waits behind it and is no write.
+    fn decide(&mut self, first: Decision, waiting: &Receiver<Job>) -> (Group, Vec<Answer>, Option<Job>) {
         let (mut group, mut answers) = (Group::default(), Vec::new());
-        for job in std::iter::once(first).chain(waiting.try_iter()).take(self.pace.limit()) {
+        for job in std::iter::once(Job::Write(first)).chain(waiting.try_iter()).take(self.pace.limit()) {
+            let Job::Write(decide) = job else { return (group, answers, Some(job)) };
             let mut transaction = Transaction { committer: self, group: &mut group, own: Own::default() };
             // One decision that panics is one request's failure; the panic hook has logged it.
-            if let Ok(answer) = catch_unwind(AssertUnwindSafe(|| job(&mut transaction))) {
+            if let Ok(answer) = catch_unwind(AssertUnwindSafe(|| decide(&mut transaction))) {
                 transaction.keep();
                 answers.push(answer);
             }
@@ -198,7 +269,7 @@ impl Committer {
                 break;
             }
         }
-        (group, answers)
+        (group, answers, None)
     }
 
     /// Commits a group, and says how long it waited for the disk.
@@ -222,23 +293,23 @@ impl Committer {
         Ok(waited)
     }
 
-    /// Waits until there can be writes again: here, if the store is `sound`, or else after a new start, since sled takes
+    /// Waits until there can be writes again: here, if the store is sound, or else after a new start, since sled takes
     /// none after a failure. Reads go on meanwhile. Returns whether they can be here.
-    fn recover(&mut self, waiting: &Receiver<Job>, mut sound: bool) -> bool {
+    fn recover(&mut self, waiting: &Receiver<Job>) -> bool {
         loop {
             match waiting.recv_timeout(LOOK_FOR_ROOM) {
                 Ok(_too_late) => continue,
                 Err(RecvTimeoutError::Disconnected) => return false,
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            let room = if sound { self.journal.begin_lap(&self.store) } else { self.store.probe() };
+            let room = if self.sound { self.journal.begin_lap(&self.store) } else { self.store.probe() };
             match room {
                 Err(StoreError::NoRoom(_)) => {}
                 Err(error) => {
                     log::error!("writes need a new start: {error}");
-                    sound = false;
+                    self.sound = false;
                 }
-                Ok(()) if sound => match Kept::count(&self.store) {
+                Ok(()) if self.sound => match Kept::count(&self.store) {
                     Ok(kept) => {
                         self.kept = kept;
                         log::info!("the disk has room again; writes go on");
@@ -247,7 +318,7 @@ impl Committer {
                     }
                     Err(error) => {
                         log::error!("writes need a new start: {error}");
-                        sound = false;
+                        self.sound = false;
                     }
                 },
                 Ok(()) => {
@@ -392,12 +463,10 @@ impl Kept {
     /// Counts what is kept.
     fn count(store: &Store) -> Result<Self, StoreError> {
         let mut kept = Self::default();
-        for pair in store.scan(&layout::kept_key("")) {
-            let (key, value) = pair.map_err(|source| store.sled(source))?;
+        for answer in store.kept_answers() {
+            let (key, answer) = answer?;
             kept.answers += 1;
-            let answer = layout::decode_kept(&value).map_err(|what| store.corrupt(&what))?;
-            // Without the key's first byte.
-            kept.bytes += (key.len() - 1 + answer.json.len()) as u64;
+            kept.bytes += (key.len() + answer.json.len()) as u64;
         }
         Ok(kept)
     }
@@ -423,7 +492,8 @@ impl Kept {
         let now = group::now();
         for pair in store.db.scan_prefix([layout::FORGET]).take(FORGET_AT_ONCE) {
             let (forget, _) = pair.map_err(|source| store.sled(source))?;
-            let (until, key) = layout::forget_key_parts(&forget).ok_or_else(|| store.corrupt("a kept key is none"))?;
+            let (until, key) =
+                layout::forget_key_parts(&forget).ok_or_else(|| store.damaged(&forget, "it is no such key"))?;
             if until > now {
                 break;
             }

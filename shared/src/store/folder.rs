@@ -2,11 +2,13 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use std::{env, fs, io, process, thread};
 
-use super::{LOCK_PATIENCE, LOCK_POLL, StoreError};
+use super::{LOCK_PATIENCE, LOCK_POLL, Purpose, Store, StoreError, cache, rebuild};
+use crate::model::Collection;
 
 /// A service's folder, held by this process alone.
 ///
@@ -14,12 +16,23 @@ use super::{LOCK_PATIENCE, LOCK_POLL, StoreError};
 /// data/posts/lock       locked by whoever works here, and says who that is
 /// data/posts/db.json    the slice of the monolith's file
 /// data/posts/db/        the database
-/// data/posts/db.part/   only while a service fills its database from a slice
+/// data/posts/db.part/   only while a database is made: from a slice, or from what is in db/
+/// data/posts/db.new/    only while one that was made from db/ takes its place
+/// data/posts/db.old/    only until the one that it replaced is removed
 /// data/posts/next/      only while a split puts its result into place: the service keeps out
 /// ```
 pub struct Folder {
     path: PathBuf,
     _lock: File,
+}
+
+/// What to do with a database of which a part is damaged or gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDamage {
+    /// Open nothing, and say what was found.
+    Refuse,
+    /// Go on with what is whole, and log what is gone.
+    AcceptLoss,
 }
 
 impl Folder {
@@ -79,12 +92,9 @@ impl Folder {
         self.path.join("db.part")
     }
 
-    /// Removes what an interrupted fill left, if one did.
+    /// Removes what an interrupted run left of a database that it made, if one did.
     pub fn remove_part(&self) -> Result<(), StoreError> {
-        match fs::remove_dir_all(self.part()) {
-            Err(source) if source.kind() != ErrorKind::NotFound => Err(StoreError::Io { path: self.part(), source }),
-            _ => Ok(()),
-        }
+        remove(&self.part())
     }
 
     /// Where a verified split waits to be put into place.
@@ -95,11 +105,95 @@ impl Folder {
     /// The database's path for a service: an error while a split is putting a new one into place.
     pub fn settled_database(&self) -> Result<PathBuf, StoreError> {
         match fs::exists(self.next()) {
-            Ok(false) => Ok(self.database()),
+            Ok(false) => {
+                self.finish_replacing()?;
+                Ok(self.database())
+            }
             Ok(true) => Err(StoreError::Unfinished(self.path.clone())),
             Err(source) => Err(StoreError::Io { path: self.next(), source }),
         }
     }
+
+    /// Opens the folder's database: as the disk has it, unless it was closed in order; in today's layout, into which an
+    /// older one is brought; and with all that its journal has.
+    ///
+    /// # Errors
+    /// [`StoreError::Lost`] when answered writes are gone or damaged, unless `on_damage` goes on without them.
+    pub fn open(&self, collection: Collection, purpose: Purpose, on_damage: OnDamage) -> Result<Store, StoreError> {
+        let path = self.settled_database()?;
+        if !path.is_dir() {
+            return Err(StoreError::Missing(path));
+        }
+        self.remove_part()?;
+        cache::distrust(&path)?;
+        rebuild::open(self, collection, purpose, on_damage == OnDamage::AcceptLoss)
+    }
+
+    /// Writes the folder's database anew, without what deleted and replaced records left behind; with
+    /// [`OnDamage::AcceptLoss`] also without what is damaged. Returns its bytes on the disk before and after.
+    ///
+    /// # Errors
+    /// The database is then as it was.
+    pub fn compact(&self, collection: Collection, on_damage: OnDamage) -> Result<(u64, u64), StoreError> {
+        let store = self.open(collection, Purpose::Passing, on_damage)?;
+        let before = size(&self.database())?;
+        match rebuild::compact(self, store) {
+            Err(StoreError::Corrupt { .. }) if on_damage == OnDamage::AcceptLoss => {
+                rebuild::give_up_damage(self, collection)?;
+            }
+            compacted => compacted?,
+        }
+        Ok((before, size(&self.database())?))
+    }
+
+    /// Puts the database in [`part`](Self::part), which is closed, into the place of the one that there is.
+    pub(super) fn replace_database(&self) -> Result<(), StoreError> {
+        sync_tree(&self.part())?;
+        // The one commit point. Whatever interrupts what follows, the next start finishes it.
+        rename(&self.part(), &self.new_database())?;
+        sync(&self.path)?;
+        self.finish_replacing()
+    }
+
+    /// Finishes what [`replace_database`](Self::replace_database) began, from wherever it was interrupted.
+    fn finish_replacing(&self) -> Result<(), StoreError> {
+        let (new, old) = (self.new_database(), self.path.join("db.old"));
+        if new.exists() {
+            if self.database().exists() {
+                remove(&old)?;
+                rename(&self.database(), &old)?;
+                sync(&self.path)?;
+            }
+            rename(&new, &self.database())?;
+            sync(&self.path)?;
+        }
+        remove(&old)
+    }
+
+    fn new_database(&self) -> PathBuf {
+        self.path.join("db.new")
+    }
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
+    fs::rename(from, to).map_err(at(from))
+}
+
+fn remove(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_dir_all(path) {
+        Err(source) if source.kind() != ErrorKind::NotFound => Err(StoreError::Io { path: path.to_owned(), source }),
+        _ => Ok(()),
+    }
+}
+
+/// How many bytes the files of a database take on the disk.
+fn size(path: &Path) -> Result<u64, StoreError> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(path).map_err(at(path))? {
+        let metadata = entry.and_then(|entry| entry.metadata()).map_err(at(path))?;
+        bytes += metadata.blocks() * 512;
+    }
+    Ok(bytes)
 }
 
 /// Makes a folder durable with all that is in it.

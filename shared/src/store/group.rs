@@ -62,7 +62,7 @@ impl KeptRecord {
         Ok(Self { request, id, revision, json: String::from_utf8_lossy(json).into_owned(), until })
     }
 
-    fn as_stored(&self) -> KeptAnswer<'_> {
+    pub(super) fn as_stored(&self) -> KeptAnswer<'_> {
         let Self { request, id, revision, json, until } = self;
         KeptAnswer { request: *request, id: id.get(), revision: *revision, json: json.as_bytes(), until: *until }
     }
@@ -81,8 +81,8 @@ impl Group {
     /// What it means for the database.
     pub(super) fn step(&self, writer: &mut Writer, step: &mut Step) -> Result<(), StoreError> {
         for (key, kept) in &self.kept {
-            step.put(layout::kept_key(key), layout::encode_kept(kept.as_stored()));
-            step.put(layout::forget_key(kept.until, key), Vec::new());
+            step.put(layout::kept_key(key), &layout::encode(kept.as_stored()));
+            step.put(layout::forget_key(kept.until, key), b"");
         }
         let changes: Vec<Change> = self.records.iter().map(|(id, now)| now.as_change(*id)).collect();
         writer.step(&changes, step)

@@ -28,8 +28,8 @@ impl Store {
     pub fn references(&self, index: Index) -> impl Iterator<Item = Result<(Id, Id), StoreError>> + use<> {
         let store = self.clone();
         self.scan(&[layout::INDEX, index.0]).flat_map(move |run| {
-            let run = run.map_err(|source| store.sled(source)).and_then(|(key, value)| {
-                let referred = layout::referred_id(&key).ok_or_else(|| store.corrupt("an index key holds no id"))?;
+            let run = run.and_then(|(key, value)| {
+                let referred = layout::referred_id(&key).ok_or_else(|| store.damaged(&key, "it holds no id"))?;
                 Ok((referred, store.decode_run(&key, &value)?))
             });
             match run {
@@ -54,7 +54,7 @@ impl Store {
     pub(super) fn list_first(&self, index: Index, term: &Term, ids: &[Id]) -> Result<(), StoreError> {
         let prefix = layout::term_prefix(index, term);
         for run in ids.chunks(layout::RUN_IDS) {
-            self.put(&layout::run_key(&prefix, run[0].get()), layout::encode_run(run))?;
+            self.put(&layout::run_key(&prefix, run[0].get()), &layout::encode_run(run))?;
         }
         Ok(())
     }
@@ -86,7 +86,10 @@ impl Store {
             let run = before.or_else(|| later_run(first));
             let run = run.transpose().map_err(|source| self.sled(source))?;
             let (key, old) = match run {
-                Some((key, value)) => (Some(key.to_vec()), self.decode_run(&key, &value)?),
+                Some((key, value)) => {
+                    self.verify(&key, &value)?;
+                    (Some(key.to_vec()), self.decode_run(&key, &value)?)
+                }
                 None => (None, Vec::new()),
             };
             // It takes what comes before the next run.
@@ -113,7 +116,7 @@ impl Store {
             let length = if at_the_end { layout::RUN_IDS } else { new.len().div_ceil(pieces).max(1) };
             // The last first: what leaves a run is in another already.
             for run in new.chunks(length).rev() {
-                step.put(layout::run_key(&prefix, run[0].get()), layout::encode_run(run));
+                step.put(layout::run_key(&prefix, run[0].get()), &layout::encode_run(run));
             }
             if let Some(key) =
                 key.filter(|key| new.first().map(|id| layout::run_key(&prefix, id.get())).as_ref() != Some(key))
@@ -129,8 +132,9 @@ impl Store {
         self.db.range(layout::run_key(prefix, first)..layout::run_key(prefix, u64::MAX))
     }
 
+    /// The ids of a run, whose `value` has been checked.
     fn decode_run(&self, key: &[u8], value: &[u8]) -> Result<Vec<Id>, StoreError> {
-        layout::decode_run(key, value).map_err(|what| self.corrupt(&what))
+        layout::decode_run(key, &value[layout::BODY..]).map_err(|what| self.damaged(key, &what))
     }
 }
 
@@ -152,8 +156,7 @@ impl Iterator for Ids {
                 self.last = Some(id);
                 return Some(Ok(id));
             }
-            let run = self.runs.next()?.map_err(|source| self.store.sled(source));
-            match run.and_then(|(key, value)| self.store.decode_run(&key, &value)) {
+            match self.runs.next()?.and_then(|(key, value)| self.store.decode_run(&key, &value)) {
                 Ok(ids) => self.run = ids.into_iter(),
                 Err(error) => return Some(Err(error)),
             }
@@ -177,8 +180,7 @@ impl Entries {
             if let Some(id) = self.run.next() {
                 return Some(Ok((&self.prefix, id)));
             }
-            let run = self.runs.next()?.map_err(|source| self.store.sled(source));
-            let run = run.and_then(|(key, value)| Ok((self.store.decode_run(&key, &value)?, key)));
+            let run = self.runs.next()?.and_then(|(key, value)| Ok((self.store.decode_run(&key, &value)?, key)));
             match run {
                 Ok((ids, key)) => {
                     self.prefix.clear();

@@ -1,30 +1,36 @@
-//! The bytes of keys and values.
+//! The bytes of keys and values: the layout's second version. [`v1`](super::v1) reads the first.
 //!
 //! ```text
-//! key    00 "collection"                      value  01 name                  which collection this database holds
-//!        00 "counters"                               01 revision last-id      absent until something is written, and
-//!                                                                              behind what the journal has
-//!        01 page                                     01 entry entry …         up to 16 records
-//!        02 index term first-id                      01 gaps                  a run of an index
-//!        03 id revision part                         01 json                  a part of a record too long for its page
-//!        04 idempotency-key                          01 kept                  the answer to a request that may come again
-//!        05 time idempotency-key                     nothing                  when that may be forgotten
+//! key    00 "database"                        body  name history          which collection this is, and which database
+//!        00 "counters"                              revision last-id set  behind what the journal has
+//!        00 "lap"                                   lap                   how often the journal has begun anew
+//!        01 page                                    table entry entry …   up to 16 records
+//!        02 index term first-id                     gaps                  a run of an index
+//!        03 id revision part                        json                  a part of a record too long for its page
+//!        04 idempotency-key                         kept                  the answer to a request that may come again
+//!        05 time idempotency-key                    nothing               when that may be forgotten
 //!
+//! value          02, the CRC-32C of key, 02 and body (4 bytes, little-endian), body
 //! page, id, first-id, revision in a key   8 bytes, big-endian: key order is id order; page is id / 16
 //! index          1 byte, the number of a model's index
 //! part           2 bytes, big-endian, from 0; each is PART_BYTES long but for the last, which is shorter
 //! term           an id: 8 bytes, big-endian · a text: its UTF-8, then FF, which no UTF-8 holds, so that no term is the
 //!                beginning of another · a text of more than TERM_BYTES: FE, then its SHA-256
-//! 01 …           the format's version, then bincode (standard configuration: little-endian, variable-length integers)
-//! name           bincode of a string
-//! revision       in a value: bincode of a u64: the highest that a record of this database ever had
-//! last-id        bincode of a u64: the highest that a record of this database ever had
+//! table          the number of entries: 1 byte; for each, by ascending slot: its slot (id mod 16): 1 byte, and where it
+//!                ends, counted from the table's end: 4 bytes, little-endian
+//! entry          bincode of revision: u64, flags: u8; then the record's JSON to the entry's end; nothing where it lies
+//!                under 03. Flags: 1 the id is from the record's position, 2 the JSON lies under 03; no others are known
+//! name, history  bincode of a string and a u64, which is random: databases that began apart have different ones
+//! revision       in a value: the highest that a record of this database ever had
+//! last-id        the highest that a record of this database ever had
+//! set            count: u64, sum: [u64; 4]: the [`RecordSet`] of all records
 //! kept           bincode of request: [u8; 32], id: u64, revision: u64, json: bytes, until: time as u64
 //! time           8 bytes, big-endian: seconds since 1970
-//! entry          bincode of slot: u8 (id mod 16, ascending), revision: u64, id_from_position: bool, json: bytes;
-//!                json is empty where it lies under 03
 //! gaps           bincode of a list of u64: what to add to first-id for the second id, to that for the third, …
 //! ```
+//!
+//! bincode is its standard configuration: little-endian, variable-length integers. A value's checksum covers its key, so
+//! that a value under a wrong key is as bad as a wrong value. Every value is checked whenever it is read.
 //!
 //! The JSON lies in its entry exactly as it will be sent, so a GET sends sled's own memory and parses nothing.
 //! Reference fields are not repeated beside it: only a write needs them, and it has to read the record anyway.
@@ -39,6 +45,7 @@ use sha2::{Digest, Sha256};
 
 use crate::id::Id;
 use crate::model::{Index, Term};
+use crate::record_set::RecordSet;
 
 /// The first byte of a page's key.
 pub(super) const PAGE: u8 = 1;
@@ -46,12 +53,16 @@ pub(super) const PAGE: u8 = 1;
 pub(super) const INDEX: u8 = 2;
 /// The first byte of the key of a record that lies apart from its page.
 const APART: u8 = 3;
-/// The key under which the collection's name lies.
-pub(super) const COLLECTION_KEY: &[u8] = b"\0collection";
+/// The key under which the database says what it is.
+pub(super) const DATABASE_KEY: &[u8] = b"\0database";
 /// The key under which the counters lie.
 pub(super) const COUNTERS_KEY: &[u8] = b"\0counters";
+/// The key under which the journal's lap lies.
+pub(super) const LAP_KEY: &[u8] = b"\0lap";
 /// The first byte of every value.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Where in a value its body begins: behind the version and the checksum.
+pub(super) const BODY: usize = 5;
 
 /// How many ids share a page: two to this power.
 const PAGE_BITS: u32 = 4;
@@ -81,13 +92,27 @@ const CONFIG: Configuration<LittleEndian, Varint, Limit<{ RECORD_BYTES + 64 }>> 
     bincode::config::standard().with_limit::<{ RECORD_BYTES + 64 }>();
 
 /// A record in its page, and what the store keeps with it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry<'a> {
     pub(super) slot: u8,
     pub(super) revision: u64,
     pub(super) id_from_position: bool,
-    /// Empty where it lies apart.
-    pub(super) json: &'a [u8],
+    /// Nothing where it lies apart.
+    pub(super) json: Option<&'a [u8]>,
+}
+
+/// An entry's flag: the record has its id from its position.
+const FROM_POSITION: u8 = 1;
+/// An entry's flag: the record lies apart from its page.
+const LIES_APART: u8 = 2;
+
+/// What a database is.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) struct Identity {
+    /// The collection that it holds.
+    pub(super) name: String,
+    /// Random: databases that began apart have different ones.
+    pub(super) history: u64,
 }
 
 /// What a database counts.
@@ -95,6 +120,8 @@ pub(super) struct Entry<'a> {
 pub(super) struct Counters {
     pub(super) revision: u64,
     pub(super) last_id: u64,
+    /// What it holds.
+    pub(super) records: RecordSet,
 }
 
 /// Changes that belong together. Doing them once more, or after some of them, ends the same.
@@ -109,8 +136,11 @@ pub(super) struct Step {
 }
 
 impl Step {
-    pub(super) fn put(&mut self, key: impl Into<Vec<u8>>, value: Vec<u8>) {
-        self.puts.push((key.into(), value));
+    /// Adds a key and the body of its value.
+    pub(super) fn put(&mut self, key: impl Into<Vec<u8>>, body: &[u8]) {
+        let key = key.into();
+        let value = seal(&key, body);
+        self.puts.push((key, value));
     }
 }
 
@@ -124,11 +154,13 @@ pub(super) struct KeptAnswer<'a> {
     pub(super) until: u64,
 }
 
+/// The first byte of the key of a kept answer.
+const KEPT: u8 = 4;
 /// The first byte of the key of what may be forgotten at a time.
 pub(super) const FORGET: u8 = 5;
 
 pub(super) fn kept_key(key: &str) -> Vec<u8> {
-    [&[4], key.as_bytes()].concat()
+    [&[KEPT], key.as_bytes()].concat()
 }
 
 /// `time` in seconds since 1970.
@@ -222,78 +254,128 @@ pub(super) fn last_id(key: &[u8]) -> Option<Id> {
     Id::try_from(u64::from_be_bytes(*key.last_chunk()?)).ok()
 }
 
-/// `entries` ascend by slot.
-pub(super) fn encode_page<'a>(entries: impl IntoIterator<Item = Entry<'a>>) -> Vec<u8> {
-    let mut bytes = vec![VERSION];
-    for entry in entries {
-        put(entry, &mut bytes);
-    }
-    bytes
+/// The value that `body` is under `key`.
+pub(super) fn seal(key: &[u8], body: &[u8]) -> Vec<u8> {
+    let mut value = Vec::with_capacity(BODY + body.len());
+    value.push(VERSION);
+    value.extend_from_slice(&checksum(key, body).to_le_bytes());
+    value.extend_from_slice(body);
+    value
 }
 
-/// The entries of a page, each read when it is asked for.
-pub(super) fn decode_page(value: &[u8]) -> impl Iterator<Item = Result<Entry<'_>, String>> {
-    let mut rest = body(value);
-    std::iter::from_fn(move || match rest.clone() {
-        Ok([]) => None,
-        Ok(bytes) => match bincode::borrow_decode_from_slice::<Entry, _>(bytes, CONFIG) {
-            Ok((entry, length)) => {
-                rest = Ok(&bytes[length..]);
-                Some(Ok(entry))
-            }
-            Err(error) => {
-                rest = Ok(&[]);
-                Some(Err(format!("a page cannot be decoded: {error}")))
-            }
+/// The body of `value`, which was found under `key`.
+pub(super) fn unseal<'v>(key: &[u8], value: &'v [u8]) -> Result<&'v [u8], String> {
+    match value {
+        [VERSION, crc @ ..] => match crc.split_first_chunk() {
+            Some((crc, body)) if u32::from_le_bytes(*crc) == checksum(key, body) => Ok(body),
+            Some(_) => Err("its checksum does not match".to_owned()),
+            None => Err("it has no checksum".to_owned()),
         },
-        Err(error) => {
-            rest = Ok(&[]);
-            Some(Err(error))
+        _ => Err(format!("it begins with {:?}, not with the layout's version {VERSION}", value.first())),
+    }
+}
+
+fn checksum(key: &[u8], body: &[u8]) -> u32 {
+    let crc = crc32c::crc32c_append(crc32c::crc32c(key), &[VERSION]);
+    crc32c::crc32c_append(crc, body)
+}
+
+/// Names a key, for messages.
+pub(super) fn describe_key(key: &[u8]) -> String {
+    let number =
+        |at: usize| key.get(at..).and_then(|rest| rest.first_chunk()).map(|number| u64::from_be_bytes(*number));
+    match (key.first(), number(1)) {
+        (Some(&PAGE), Some(page)) if page <= Id::MAX.get() >> PAGE_BITS => {
+            let first = page << PAGE_BITS;
+            format!("the page of ids {first} to {}", first + u64::from(LAST_SLOT))
         }
-    })
+        (Some(&APART), Some(id)) => format!("a part of record {id}"),
+        (Some(&INDEX), _) => format!("a run of index {} ({})", key.get(1).unwrap_or(&0), key[1..].escape_ascii()),
+        _ => format!("the key {}", key.escape_ascii()),
+    }
 }
 
-pub(super) fn encode_part(json: &[u8]) -> Vec<u8> {
-    [&[VERSION], json].concat()
+/// The body of a page; `entries` ascend by slot.
+pub(super) fn encode_page<'a>(entries: impl IntoIterator<Item = Entry<'a>>) -> Vec<u8> {
+    let (mut table, mut body) = (vec![0], Vec::new());
+    for Entry { slot, revision, id_from_position, json } in entries {
+        let from_position = if id_from_position { FROM_POSITION } else { 0 };
+        let apart = if json.is_none() { LIES_APART } else { 0 };
+        put((revision, from_position | apart), &mut body);
+        body.extend_from_slice(json.unwrap_or_default());
+        table[0] += 1;
+        table.push(slot);
+        let end = u32::try_from(body.len()).expect("a page holds sixteen records that are short");
+        table.extend_from_slice(&end.to_le_bytes());
+    }
+    table.append(&mut body);
+    table
 }
 
-pub(super) fn decode_part(value: &[u8]) -> Result<&[u8], String> {
-    body(value)
+/// A page, taken apart as far as it is asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Page<'a> {
+    table: &'a [[u8; 5]],
+    entries: &'a [u8],
 }
 
-pub(super) fn encode_name(name: &str) -> Vec<u8> {
-    encode(name.len(), name)
+impl<'a> Page<'a> {
+    /// `body` as a page.
+    pub(super) fn read(body: &'a [u8]) -> Result<Self, String> {
+        let (count, rest) = body.split_first().ok_or("a page is empty")?;
+        let (table, entries) = rest.split_at_checked(usize::from(*count) * 5).ok_or("a page's table is cut short")?;
+        let (table, []) = table.as_chunks() else { return Err("a page's table is cut short".to_owned()) };
+        Ok(Self { table, entries })
+    }
+
+    /// The entry in `slot`, if there is one.
+    pub(super) fn find(self, slot: u8) -> Result<Option<Entry<'a>>, String> {
+        self.table.binary_search_by_key(&slot, |row| row[0]).ok().map(|nth| self.entry(nth)).transpose()
+    }
+
+    /// All entries.
+    pub(super) fn iter(self) -> impl Iterator<Item = Result<Entry<'a>, String>> {
+        (0..self.table.len()).map(move |nth| self.entry(nth))
+    }
+
+    /// The highest slot that has an entry.
+    pub(super) fn last_slot(self) -> Option<u8> {
+        self.table.last().map(|row| row[0])
+    }
+
+    fn entry(self, nth: usize) -> Result<Entry<'a>, String> {
+        let end = |nth: usize| {
+            let [_, end @ ..] = self.table[nth];
+            u32::from_le_bytes(end) as usize
+        };
+        let begin = if nth == 0 { 0 } else { end(nth - 1) };
+        let entry = self.entries.get(begin..end(nth)).ok_or("a page's entry ends outside of it")?;
+        let ((revision, flags), length): ((u64, u8), usize) = bincode::borrow_decode_from_slice(entry, CONFIG)
+            .map_err(|error| format!("a page's entry cannot be decoded: {error}"))?;
+        if flags & !(FROM_POSITION | LIES_APART) != 0 {
+            return Err(format!("a page's entry has flags {flags:#04x} that this version does not know"));
+        }
+        let json = (flags & LIES_APART == 0).then_some(&entry[length..]);
+        Ok(Entry { slot: self.table[nth][0], revision, id_from_position: flags & FROM_POSITION != 0, json })
+    }
 }
 
-pub(super) fn decode_name(value: &[u8]) -> Result<String, String> {
-    decode::<&str>(value).map(str::to_owned)
+/// The body that `value` is in bincode.
+pub(super) fn encode(value: impl Encode) -> Vec<u8> {
+    let mut body = Vec::new();
+    put(value, &mut body);
+    body
 }
 
-pub(super) fn encode_counters(counters: Counters) -> Vec<u8> {
-    encode(8, counters)
-}
-
-pub(super) fn decode_counters(value: &[u8]) -> Result<Counters, String> {
-    decode(value)
-}
-
-pub(super) fn encode_kept(kept: KeptAnswer) -> Vec<u8> {
-    encode(kept.json.len() + 64, kept)
-}
-
-pub(super) fn decode_kept(value: &[u8]) -> Result<KeptAnswer<'_>, String> {
-    decode(value)
-}
-
-/// `ids` ascend.
+/// The body of a run; `ids` ascend.
 pub(super) fn encode_run(ids: &[Id]) -> Vec<u8> {
     let gaps: Vec<u64> = ids.windows(2).map(|pair| pair[1].get() - pair[0].get()).collect();
-    encode(2 * ids.len(), gaps)
+    encode(gaps)
 }
 
-pub(super) fn decode_run(key: &[u8], value: &[u8]) -> Result<Vec<Id>, String> {
+pub(super) fn decode_run(key: &[u8], body: &[u8]) -> Result<Vec<Id>, String> {
     let mut id = last_id(key).ok_or("an index key does not end in an id")?;
-    let gaps: Vec<u64> = decode(value)?;
+    let gaps: Vec<u64> = decode(body)?;
     let mut ids = Vec::with_capacity(1 + gaps.len());
     ids.push(id);
     for gap in gaps {
@@ -304,11 +386,20 @@ pub(super) fn decode_run(key: &[u8], value: &[u8]) -> Result<Vec<Id>, String> {
     Ok(ids)
 }
 
-fn encode(size_hint: usize, value: impl Encode) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(size_hint + 16);
-    bytes.push(VERSION);
-    put(value, &mut bytes);
-    bytes
+/// Whether `body`, whose checksum matches, is what belongs under `key`.
+pub(super) fn check_body(key: &[u8], body: &[u8]) -> Result<(), String> {
+    match key.first() {
+        Some(&PAGE) => {
+            let page = page_of(key).ok_or("it is no page's key")?;
+            Page::read(body)?.iter().try_for_each(|entry| {
+                id_at(page, entry?.slot).map(drop).ok_or_else(|| "it holds what is no id".to_owned())
+            })
+        }
+        Some(&INDEX) => decode_run(key, body).map(drop),
+        Some(&KEPT) => decode::<KeptAnswer>(body).map(drop),
+        Some(&FORGET) => forget_key_parts(key).map(drop).ok_or_else(|| "it is no such key".to_owned()),
+        _ => Ok(()),
+    }
 }
 
 /// Appends `value` to `bytes`.
@@ -316,24 +407,12 @@ pub(super) fn put(value: impl Encode, bytes: &mut Vec<u8>) {
     bincode::encode_into_std_write(value, bytes, CONFIG).expect("memory takes every value");
 }
 
-fn decode<'a, T: BorrowDecode<'a, ()>>(value: &'a [u8]) -> Result<T, String> {
-    decode_all(body(value)?)
-}
-
-/// The value that `bytes` are, all of them.
-pub(super) fn decode_all<'a, T: BorrowDecode<'a, ()>>(bytes: &'a [u8]) -> Result<T, String> {
-    match bincode::borrow_decode_from_slice(bytes, CONFIG) {
-        Ok((decoded, length)) if length == bytes.len() => Ok(decoded),
-        Ok((_, length)) => Err(format!("a value has {} bytes too many", bytes.len() - length)),
+/// The value that `body` is in bincode, all of it.
+pub(super) fn decode<'a, T: BorrowDecode<'a, ()>>(body: &'a [u8]) -> Result<T, String> {
+    match bincode::borrow_decode_from_slice(body, CONFIG) {
+        Ok((decoded, length)) if length == body.len() => Ok(decoded),
+        Ok((_, length)) => Err(format!("a value has {} bytes too many", body.len() - length)),
         Err(error) => Err(format!("a value cannot be decoded: {error}")),
-    }
-}
-
-/// What follows the version.
-fn body(value: &[u8]) -> Result<&[u8], String> {
-    match value {
-        [VERSION, rest @ ..] => Ok(rest),
-        _ => Err(format!("a value begins with {:?}, not with the format version {VERSION}", value.first())),
     }
 }
 
@@ -346,23 +425,29 @@ mod tests {
     }
 
     fn entry(slot: u8, json: &[u8]) -> Entry<'_> {
-        Entry { slot, revision: 1, id_from_position: true, json }
+        Entry { slot, revision: 1, id_from_position: true, json: Some(json) }
     }
 
     /// Whoever changes these bytes needs a new version and a way to read the old one.
     #[test]
     fn the_bytes_are_what_they_were() {
+        assert_eq!(seal(b"123", b"456789"), [&[2, 230, 89, 202, 122][..], b"456789"].concat());
         assert_eq!(place(id(0x1234)), (0x123, 4));
         assert_eq!(page_key(258), [1, 0, 0, 0, 0, 0, 0, 1, 2]);
         assert_eq!(part_key(id(258), 3, 4), b"\x03\0\0\0\0\0\0\x01\x02\0\0\0\0\0\0\0\x03\0\x04");
-        let long_lived = Entry { revision: 300, id_from_position: false, ..entry(15, b"") };
-        assert_eq!(encode_page([entry(2, b"{}"), long_lived]), [1, 2, 1, 1, 2, b'{', b'}', 15, 251, 44, 1, 0, 0]);
-        assert_eq!(encode_part(b"{}"), b"\x01{}");
-        assert_eq!(encode_name("posts"), b"\x01\x05posts");
-        assert_eq!(encode_counters(Counters { revision: 300, last_id: 7 }), [1, 251, 44, 1, 7]);
+        let long_lived = Entry { revision: 300, id_from_position: false, ..entry(14, b"") };
+        let apart = Entry { slot: 15, json: None, ..long_lived };
+        assert_eq!(
+            encode_page([entry(2, b"{}"), long_lived, apart]),
+            [&[3, 2, 4, 0, 0, 0, 14, 8, 0, 0, 0, 15, 12, 0, 0, 0][..], &[1, 1], b"{}", &[251, 44, 1, 0, 251, 44, 1, 2]]
+                .concat()
+        );
+        assert_eq!(encode(Identity { name: "posts".to_owned(), history: 7 }), b"\x05posts\x07");
+        let records = RecordSet { count: 2, sum: [1, 0, 0, 300] };
+        assert_eq!(encode(Counters { revision: 300, last_id: 7, records }), [251, 44, 1, 7, 2, 1, 0, 0, 251, 44, 1]);
         let kept = KeptAnswer { request: [9; 32], id: 7, revision: 2, json: b"{}", until: 3 };
-        assert_eq!(encode_kept(kept), [&[1][..], &[9; 32], &[7, 2, 2], b"{}", &[3]].concat());
-        assert_eq!(decode_kept(&encode_kept(kept)), Ok(kept));
+        assert_eq!(encode(kept), [&[9; 32][..], &[7, 2, 2], b"{}", &[3]].concat());
+        assert_eq!(decode(&encode(kept)), Ok(kept));
         assert_eq!(kept_key("t/k"), b"\x04t/k");
         assert_eq!(forget_key(258, "k"), b"\x05\0\0\0\0\0\0\x01\x02k");
         let by_id = term_prefix(Index(2), &Term::Id(id(7)));
@@ -370,15 +455,21 @@ mod tests {
         assert_eq!(term_prefix(Index(1), &Term::from("é")), [2, 1, 0xC3, 0xA9, 0xFF]);
         let long = term_prefix(Index(1), &Term::from(&*"x".repeat(1025)));
         assert_eq!(long[..7], [2, 1, 0xFE, 0xC6, 0xD8, 0xE9, 0x90]);
-        assert_eq!(encode_run(&[id(9), id(10), id(1009)]), [1, 2, 1, 251, 231, 3]);
+        assert_eq!(encode_run(&[id(9), id(10), id(1009)]), [2, 1, 251, 231, 3]);
     }
 
     #[test]
     fn what_is_encoded_is_decoded() {
-        let entries = [entry(0, b"{\"a\":1}"), entry(3, b""), entry(15, b"{}")];
+        let entries = [entry(0, b"{\"a\":1}"), Entry { json: None, ..entry(3, b"") }, entry(15, b"{}")];
         let page = encode_page(entries);
-        assert_eq!(decode_page(&page).collect::<Result<Vec<_>, _>>(), Ok(entries.to_vec()));
-        assert_eq!(decode_page(&encode_page([])).count(), 0);
+        let page = Page::read(&page).unwrap();
+        assert_eq!(page.iter().collect::<Result<Vec<_>, _>>(), Ok(entries.to_vec()));
+        for slot in 0..=LAST_SLOT {
+            assert_eq!(page.find(slot), Ok(entries.into_iter().find(|entry| entry.slot == slot)));
+        }
+        assert_eq!(page.last_slot(), Some(15));
+        let empty = encode_page([]);
+        assert_eq!(Page::read(&empty).unwrap().iter().count(), 0);
         let ids = [1, 2, 300, i64::MAX as u64].map(id);
         assert_eq!(decode_run(&run_key(b"prefix", 1), &encode_run(&ids)), Ok(ids.to_vec()));
         for id in [id(1), id(16), Id::MAX] {
@@ -389,29 +480,52 @@ mod tests {
     }
 
     #[test]
-    fn damaged_bytes_are_an_error() {
-        for value in [
+    fn a_value_with_any_bit_turned_or_under_another_key_is_not_taken() {
+        let key = page_key(3);
+        let value = seal(&key, b"{\"a\":1}");
+        assert_eq!(unseal(&key, &value), Ok(&b"{\"a\":1}"[..]));
+        for bit in 0..value.len() * 8 {
+            let mut damaged = value.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(unseal(&key, &damaged).is_err(), "bit {bit}");
+        }
+        for bit in 0..key.len() * 8 {
+            let mut other = key;
+            other[bit / 8] ^= 1 << (bit % 8);
+            assert!(unseal(&other, &value).is_err(), "bit {bit} of the key");
+        }
+        for length in 0..value.len() {
+            assert!(unseal(&key, &value[..length]).is_err(), "{length} bytes");
+        }
+    }
+
+    /// Behind a checksum that matches there may still be another program's bytes.
+    #[test]
+    fn bodies_that_nothing_of_ours_wrote_are_errors() {
+        for body in [
             &b""[..],
-            b"\x02",
-            b"\x01\x01",
-            b"\x01\x01\x01\x01\xfd\xff\xff\xff\xff\xff\xff\xff\xff",
-            b"\x01\x01\x01\x01\x02{",
+            b"\x01\x01\0\0\0",
+            b"\x01\x01\x03\0\0\0\x01\x01",
+            b"\x01\x01\x01\0\0\0\xfd",
+            b"\x02\x01\x02\0\0\0\x02\x01\0\0\0\x01\0",
+            b"\x01\x01\x02\0\0\0\x01\x04",
         ] {
-            assert!(decode_page(value).any(|entry| entry.is_err()), "{value:?}");
+            let all = Page::read(body).and_then(|page| page.iter().collect::<Result<Vec<_>, _>>());
+            assert!(all.is_err(), "{body:?}");
         }
         for (page, slot) in [(0, 0), (0, 16), (u64::MAX, 1), (1 << 59, 0)] {
             assert_eq!(id_at(page, slot), None);
         }
         let key = run_key(b"", 1);
-        for value in [
-            &b"\x01\x01\x00"[..],
-            b"\x01\x01\xfd\xff\xff\xff\xff\xff\xff\xff\xff",
-            b"\x01\xfd\xff\xff\xff\xff\xff\xff\xff\x7f",
-            b"\x01\x00\x00",
+        for body in [
+            &b"\x01\x00"[..],
+            b"\x01\xfd\xff\xff\xff\xff\xff\xff\xff\xff",
+            b"\xfd\xff\xff\xff\xff\xff\xff\xff\x7f",
+            b"\x00\x00",
         ] {
-            assert!(decode_run(&key, value).is_err(), "{value:?}");
+            assert!(decode_run(&key, body).is_err(), "{body:?}");
         }
-        assert!(decode_run(&run_key(b"", 0), b"\x01\x00").is_err());
-        assert!(decode_run(b"short", b"\x01\x00").is_err());
+        assert!(decode_run(&run_key(b"", 0), b"\x00").is_err());
+        assert!(decode_run(b"short", b"\x00").is_err());
     }
 }

@@ -13,19 +13,20 @@
 //! [`layout`] draws the bytes of keys and values. Everything lies in sled's one default tree, told apart by the key's
 //! first byte, because a batch on one tree is atomic without a transaction.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use std::{fs, io, thread};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use self::layout::Step;
+use self::damage::Damage;
+use self::layout::{Counters, Identity, Page, Step};
+use self::snapshot::Snapshots;
 use crate::id::Id;
 use crate::model::{Collection, Index, Term};
 
@@ -37,7 +38,9 @@ macro_rules! fail_point {
     };
 }
 
+mod cache;
 mod commit;
+mod damage;
 mod folder;
 mod group;
 mod index;
@@ -45,14 +48,23 @@ mod journal;
 pub mod layout;
 mod load;
 mod pace;
+mod rebuild;
+mod scrub;
+mod sled_files;
+mod snapshot;
+mod v1;
 mod write;
 
+pub use cache::mark_clean;
 pub use commit::{Commit, CommitError, Durability, Found, Transaction};
 pub(crate) use folder::at;
-pub use folder::{Folder, sync, sync_tree};
+pub use folder::{Folder, OnDamage, sync, sync_tree};
 pub use group::KeptRecord;
 pub use index::{Entries, Ids};
+pub use journal::Hole;
 pub use load::Load;
+pub use scrub::{Scrub, ScrubError};
+pub use snapshot::{Snapshot, SnapshotRecord};
 pub use write::{Change, Writer};
 
 /// What a database is opened for.
@@ -119,14 +131,28 @@ pub enum StoreError {
         /// What the database says.
         found: String,
     },
+    /// The database has the layout's first version.
+    #[error("{}: this database has an older layout; its service, or `seed verify`, brings it up to date at the next start", .0.display())]
+    OldLayout(PathBuf),
     /// The bytes are not what this program writes.
-    #[error("{}: the database is damaged or not one of ours: {what}; restore it, or split again with `seed --replace`", .path.display())]
+    #[error("{}: the database is damaged or not one of ours: {what}; restore a backup (`seed restore`), or split again with `seed --replace`", .path.display())]
     Corrupt {
         /// The database.
         path: PathBuf,
         /// What was found.
         what: String,
     },
+    /// Writes that were answered are not in the journal any more, or that cannot be ruled out.
+    #[error("{}: {hole}. Restore a backup (`seed restore`), or start the service once with --accept-loss, which keeps all that is whole and logs what is gone", .path.display())]
+    Lost {
+        /// The database.
+        path: PathBuf,
+        /// What was found, and how far the database can be vouched for.
+        hole: Hole,
+    },
+    /// More was written beside the reader of a snapshot than could be put aside for it.
+    #[error("{}: more was written meanwhile than could be put aside for a reader this slow; try again, or when there are fewer writes", .0.display())]
+    SnapshotGivenUp(PathBuf),
     /// A write needs more room on the disk than there is. Nothing is amiss otherwise.
     #[error("{}: the disk has no room for {} MiB more, which a write may need", .0.display(), ROOM >> 20)]
     NoRoom(PathBuf),
@@ -152,10 +178,18 @@ pub enum StoreError {
 #[derive(Clone)]
 pub struct Store {
     db: sled::Db,
-    /// sled's own file, to do with it what sled does not.
-    file: Arc<File>,
-    path: PathBuf,
     collection: Collection,
+    shared: Arc<Shared>,
+}
+
+/// What the clones of a store share beside sled's own.
+struct Shared {
+    /// sled's own file, to do with it what sled does not.
+    file: File,
+    path: PathBuf,
+    history: u64,
+    damage: Damage,
+    snapshots: Snapshots,
 }
 
 /// A record as it lies in the database.
@@ -181,43 +215,72 @@ impl Stored {
 }
 
 impl Store {
-    /// Opens the database at `path`, which another run has made.
+    /// Opens the database at `path`, which another run has made, and does what its journal has and it has not: all that
+    /// it then holds is on the disk.
+    ///
+    /// # Errors
+    /// [`StoreError::Lost`] when the journal does not have all that it must, [`StoreError::OldLayout`] for a database of
+    /// the layout's first version: [`Folder::open`] knows the way on.
     pub fn open(path: &Path, collection: Collection, purpose: Purpose) -> Result<Self, StoreError> {
-        if !path.is_dir() {
-            return Err(StoreError::Missing(path.to_owned()));
-        }
-        let store = Self::open_files(path, collection, purpose)?;
-        store.check()?;
-        journal::replay(&store)?;
+        let store = Self::open_unproven(path, collection, purpose)?;
+        journal::recover(&store)?;
         Ok(store)
     }
 
-    fn open_files(path: &Path, collection: Collection, purpose: Purpose) -> Result<Self, StoreError> {
-        let db = open_sled(path, purpose)?;
+    /// The same, without a look at the journal.
+    fn open_unproven(path: &Path, collection: Collection, purpose: Purpose) -> Result<Self, StoreError> {
+        if !path.is_dir() {
+            return Err(StoreError::Missing(path.to_owned()));
+        }
+        let db = sled_files::open(path, purpose)?;
+        if v1::is_one(path, &db)? {
+            return Err(StoreError::OldLayout(path.to_owned()));
+        }
+        let mut store = Self::with(db, path, collection, 0)?;
+        let identity = store.identity()?;
+        Arc::get_mut(&mut store.shared).expect("there are no clones yet").history = identity.history;
+        Ok(store)
+    }
+
+    fn with(db: sled::Db, path: &Path, collection: Collection, history: u64) -> Result<Self, StoreError> {
         let file = OpenOptions::new().write(true).open(path.join("db"));
         let file = file.map_err(|source| StoreError::Io { path: path.join("db"), source })?;
-        Ok(Self { db, file: Arc::new(file), path: path.to_owned(), collection })
+        let (damage, snapshots) = (Damage::default(), Snapshots::default());
+        let shared = Arc::new(Shared { file, path: path.to_owned(), history, damage, snapshots });
+        Ok(Self { db, collection, shared })
     }
 
     /// Whether the database answers, and holds what it should.
     pub fn check(&self) -> Result<(), StoreError> {
-        let Some(value) = self.value(layout::COLLECTION_KEY)? else {
+        self.identity().map(drop)
+    }
+
+    /// What damage was found since the database was opened, in words; nothing where none was.
+    pub fn damage(&self) -> Option<String> {
+        self.shared.damage.summary()
+    }
+
+    fn identity(&self) -> Result<Identity, StoreError> {
+        let Some(identity) = self.decoded::<Identity>(layout::DATABASE_KEY)? else {
             return Err(self.corrupt("it does not say which collection it holds"));
         };
-        let found = layout::decode_name(&value).map_err(|what| self.corrupt(&what))?;
         let expected = self.collection.name();
-        if found == expected {
-            Ok(())
+        if identity.name == expected {
+            Ok(identity)
         } else {
-            Err(StoreError::WrongCollection { path: self.path.clone(), expected, found })
+            Err(StoreError::WrongCollection { path: self.shared.path.clone(), expected, found: identity.name })
         }
     }
 
     /// Makes an empty database at `path`, where nothing may be yet.
     pub fn create(path: &Path, collection: Collection) -> Result<Self, StoreError> {
         fs::create_dir(path).map_err(|source| StoreError::Io { path: path.to_owned(), source })?;
-        let store = Self::open_files(path, collection, Purpose::Passing)?;
-        store.put(layout::COLLECTION_KEY, layout::encode_name(collection.name()))?;
+        let db = sled_files::open(path, Purpose::Passing)?;
+        let history = getrandom::u64().map_err(io::Error::other).map_err(at(path))?;
+        let store = Self::with(db, path, collection, history)?;
+        let name = collection.name().to_owned();
+        store.put(layout::DATABASE_KEY, &layout::encode(Identity { name, history }))?;
+        store.put_counters(Counters { revision: load::FIRST_REVISION, ..Counters::default() })?;
         Ok(store)
     }
 
@@ -226,19 +289,34 @@ impl Store {
         self.collection
     }
 
+    /// Where the database lies.
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// A number that no database has which began apart from this one.
+    pub fn history(&self) -> u64 {
+        self.shared.history
+    }
+
     /// The record with that id.
     pub fn get(&self, id: Id) -> Result<Option<Stored>, StoreError> {
         let (page, slot) = layout::place(id);
+        let key = layout::page_key(page);
         let mut before = None;
         loop {
-            let Some(value) = self.value(&layout::page_key(page))? else { return Ok(None) };
-            let entry =
-                layout::decode_page(&value).find(|entry| entry.as_ref().map_or(true, |entry| entry.slot == slot));
-            let Some(entry) = entry.transpose().map_err(|what| self.corrupt(&what))? else { return Ok(None) };
-            match self.stored(&value, id, &entry) {
-                // It may have been written anew, into its page, since that was read.
-                Err(StoreError::Corrupt { .. }) if before.as_ref() != Some(&value) => before = Some(value),
-                stored => return stored.map(Some),
+            let Some(value) = self.value(&key)? else { return Ok(None) };
+            let entry = Page::read(&value[layout::BODY..]).and_then(|page| page.find(slot));
+            let Some(entry) = entry.map_err(|what| self.damaged(&key, &what))? else { return Ok(None) };
+            match self.stored(&value, id, &entry)? {
+                Some(stored) => return Ok(Some(stored)),
+                // It was written anew, into its page, since that was read.
+                None if before.as_ref() != Some(&value) => before = Some(value),
+                None => {
+                    return Err(
+                        self.corrupt(&format!("record {id} lies apart from its page, and a part of it is gone"))
+                    );
+                }
             }
         }
     }
@@ -246,22 +324,23 @@ impl Store {
     /// All records in id order.
     pub fn records(&self) -> impl Iterator<Item = Result<(Id, Stored), StoreError>> + Send + Sync + use<> {
         let store = self.clone();
-        self.scan(&[layout::PAGE]).flat_map(move |page| match store.page(page) {
+        self.scan(&[layout::PAGE]).flat_map(move |page| match page.and_then(|(key, value)| store.page(&key, &value)) {
             Ok(records) => records.into_iter().map(Ok).collect(),
             Err(error) => vec![Err(error)],
         })
     }
 
-    fn page(&self, page: sled::Result<(sled::IVec, sled::IVec)>) -> Result<Vec<(Id, Stored)>, StoreError> {
-        let (key, value) = page.map_err(|source| self.sled(source))?;
-        let page = layout::page_of(&key).ok_or_else(|| self.corrupt("a page's key is not one"))?;
+    /// The records of a page.
+    fn page(&self, key: &[u8], value: &sled::IVec) -> Result<Vec<(Id, Stored)>, StoreError> {
+        let page = layout::page_of(key).ok_or_else(|| self.damaged(key, "it is no page's key"))?;
+        let entries = Page::read(&value[layout::BODY..]).map_err(|what| self.damaged(key, &what))?;
         let mut records = Vec::new();
-        for entry in layout::decode_page(&value) {
-            let entry = entry.map_err(|what| self.corrupt(&what))?;
-            let id = layout::id_at(page, entry.slot).ok_or_else(|| self.corrupt("a page holds what is no id"))?;
-            let stored = match self.stored(&value, id, &entry) {
-                Err(StoreError::Corrupt { .. }) => self.get(id)?,
-                stored => Some(stored?),
+        for entry in entries.iter() {
+            let entry = entry.map_err(|what| self.damaged(key, &what))?;
+            let id = layout::id_at(page, entry.slot).ok_or_else(|| self.damaged(key, "it holds what is no id"))?;
+            let stored = match self.stored(value, id, &entry)? {
+                Some(stored) => Some(stored),
+                None => self.get(id)?,
             };
             records.extend(stored.map(|stored| (id, stored)));
         }
@@ -272,9 +351,8 @@ impl Store {
     pub(crate) fn last_id(&self) -> Result<Option<Id>, StoreError> {
         let Some(page) = self.db.scan_prefix([layout::PAGE]).next_back() else { return Ok(None) };
         let (key, value) = page.map_err(|source| self.sled(source))?;
-        let slots: Result<Vec<u8>, String> = layout::decode_page(&value).map(|entry| Ok(entry?.slot)).collect();
-        let slot = slots.ok().and_then(|slots| slots.last().copied()).unwrap_or(layout::LAST_SLOT);
-        Ok(layout::page_of(&key).and_then(|page| layout::id_at(page, slot)))
+        let slot = layout::unseal(&key, &value).and_then(Page::read).ok().and_then(Page::last_slot);
+        Ok(layout::page_of(&key).and_then(|page| layout::id_at(page, slot.unwrap_or(layout::LAST_SLOT))))
     }
 
     /// The records that `index` lists under `term`, in id order.
@@ -293,53 +371,104 @@ impl Store {
         self.db.flush().map_err(|source| self.sled(source))?;
         fail_point!("between flush and sync");
         // sled's flush hands the data to the system (sync_file_range); only this makes the disk keep it.
-        self.file.sync_data().map_err(|source| self.io(source))
+        self.shared.file.sync_data().map_err(|source| self.io(source))
     }
 
     /// Takes [`ROOM`] on the disk behind the end of sled's file, if it has not got that.
     fn reserve(&self) -> Result<(), StoreError> {
-        let length = self.file.metadata().map_err(|source| self.io(source))?.len();
-        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, length, ROOM) {
+        let length = self.shared.file.metadata().map_err(|source| self.io(source))?.len();
+        match rustix::fs::fallocate(&self.shared.file, FallocateFlags::KEEP_SIZE, length, ROOM) {
             // Not every file system can; then it shows when sled writes.
             Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
-            Err(Errno::NOSPC | Errno::DQUOT) => Err(StoreError::NoRoom(self.path.clone())),
+            Err(Errno::NOSPC | Errno::DQUOT) => Err(StoreError::NoRoom(self.shared.path.clone())),
             Err(error) => Err(self.io(error.into())),
         }
     }
 
     /// Whether there would be [`ROOM`] for a new start.
     fn probe(&self) -> Result<(), StoreError> {
-        let path = self.path.with_extension("room");
+        let path = self.shared.path.with_extension("room");
         let written = fs::write(&path, vec![0; ROOM as usize]).and_then(|()| File::open(&path)?.sync_all());
         let removed = fs::remove_file(&path);
-        written.and(removed).map_err(|_| StoreError::NoRoom(self.path.clone()))
+        written.and(removed).map_err(|_| StoreError::NoRoom(self.shared.path.clone()))
     }
 
     /// The answer that is kept under an idempotency key.
     fn kept(&self, key: &str) -> Result<Option<KeptRecord>, StoreError> {
-        let Some(value) = self.value(&layout::kept_key(key))? else { return Ok(None) };
-        let kept = layout::decode_kept(&value).and_then(|kept| KeptRecord::read(&kept));
-        kept.map(Some).map_err(|what| self.corrupt(&what))
+        let key = layout::kept_key(key);
+        let Some(value) = self.value(&key)? else { return Ok(None) };
+        let kept = layout::decode(&value[layout::BODY..]).and_then(|kept| KeptRecord::read(&kept));
+        kept.map(Some).map_err(|what| self.damaged(&key, &what))
     }
 
-    /// All keys that begin with `prefix`, with their values.
+    /// All answers that are kept, by their idempotency keys.
+    fn kept_answers(&self) -> impl Iterator<Item = Result<(String, KeptRecord), StoreError>> + Send + Sync + use<> {
+        let store = self.clone();
+        self.scan(&layout::kept_key("")).map(move |pair| {
+            let (key, value) = pair?;
+            let kept = layout::decode(&value[layout::BODY..]).and_then(|kept| KeptRecord::read(&kept));
+            let text = String::from_utf8(key[1..].to_vec()).map_err(|error| store.damaged(&key, &error.to_string()))?;
+            Ok((text, kept.map_err(|what| store.damaged(&key, &what))?))
+        })
+    }
+
+    /// Keeps an answer under its idempotency key, in a database that nobody else writes to.
+    pub fn keep(&self, key: &str, kept: &KeptRecord) -> Result<(), StoreError> {
+        self.put(&layout::kept_key(key), &layout::encode(kept.as_stored()))?;
+        self.put(&layout::forget_key(kept.until, key), b"")
+    }
+
+    /// All keys that begin with `prefix`, with their values, which have been checked.
     ///
     /// sled gives memory back only when it has noted 64 accesses in the same of its 256 queues, and a scan notes one for
     /// each leaf: up to 16,384 leaves would pile up beyond the cache. So each key notes one more.
     fn scan(&self, prefix: &[u8]) -> Scan {
-        let db = self.db.clone();
-        Box::new(self.db.scan_prefix(prefix).inspect(move |pair| {
+        let store = self.clone();
+        Box::new(self.db.scan_prefix(prefix).map(move |pair| {
+            let (key, value) = pair.map_err(|source| store.sled(source))?;
             // What it says does not matter, and an error shows again at the next key.
-            let _ = pair.as_ref().map(|(key, _)| db.contains_key(key));
+            let _ = store.db.contains_key(&key);
+            store.verify(&key, &value)?;
+            Ok((key, value))
         }))
     }
 
+    /// The value under `key`, which has been checked.
     fn value(&self, key: &[u8]) -> Result<Option<sled::IVec>, StoreError> {
-        self.db.get(key).map_err(|source| self.sled(source))
+        let value = self.db.get(key).map_err(|source| self.sled(source))?;
+        if let Some(value) = &value {
+            self.verify(key, value)?;
+        }
+        Ok(value)
     }
 
-    fn put(&self, key: &[u8], value: Vec<u8>) -> Result<Option<sled::IVec>, StoreError> {
-        self.db.insert(key, value).map_err(|source| self.sled(source))
+    /// Whether `value`, which was found under `key`, is what was written there.
+    fn verify(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        layout::unseal(key, value).map(drop).map_err(|what| self.damaged(key, &what))
+    }
+
+    /// The value under `key`, decoded.
+    fn decoded<T: for<'a> bincode::BorrowDecode<'a, ()>>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
+        let Some(value) = self.value(key)? else { return Ok(None) };
+        layout::decode(&value[layout::BODY..]).map(Some).map_err(|what| self.damaged(key, &what))
+    }
+
+    fn put(&self, key: &[u8], body: &[u8]) -> Result<(), StoreError> {
+        self.db.insert(key, layout::seal(key, body)).map(drop).map_err(|source| self.sled(source))
+    }
+
+    /// What is counted, as the database has it: behind what the journal has.
+    fn counters(&self) -> Result<Counters, StoreError> {
+        self.decoded(layout::COUNTERS_KEY)?.ok_or_else(|| self.corrupt("its counters are gone"))
+    }
+
+    fn put_counters(&self, counters: Counters) -> Result<(), StoreError> {
+        self.put(layout::COUNTERS_KEY, &layout::encode(counters))
+    }
+
+    /// The journal's lap, as the database has it: 0 before the first.
+    fn lap(&self) -> Result<u64, StoreError> {
+        Ok(self.decoded(layout::LAP_KEY)?.unwrap_or_default())
     }
 
     /// Does the whole step, or nothing of it.
@@ -347,7 +476,7 @@ impl Store {
         let mut batch = sled::Batch::default();
         step.puts.iter().for_each(|(key, value)| batch.insert(&key[..], &value[..]));
         step.removes.iter().for_each(|key| batch.remove(&key[..]));
-        batch.insert(layout::COUNTERS_KEY, layout::encode_counters(step.counters));
+        batch.insert(layout::COUNTERS_KEY, layout::seal(layout::COUNTERS_KEY, &layout::encode(step.counters)));
         self.db.apply_batch(batch).map_err(|source| self.sled(source))
     }
 
@@ -364,27 +493,27 @@ impl Store {
         Ok(())
     }
 
-    /// The record of `entry`, which was read from `page`.
-    fn stored(&self, page: &sled::IVec, id: Id, entry: &layout::Entry) -> Result<Stored, StoreError> {
+    /// The record of `entry`, which was read from `page`; nothing where it lies apart and a part is not there.
+    fn stored(&self, page: &sled::IVec, id: Id, entry: &layout::Entry) -> Result<Option<Stored>, StoreError> {
         let &layout::Entry { revision, id_from_position, json, .. } = entry;
-        if json.is_empty() {
-            return self.parts(id, revision).map(|(value, json)| Stored { value, json, revision, id_from_position });
-        }
+        let Some(json) = json else {
+            let parts = self.parts(id, revision)?;
+            return Ok(parts.map(|(value, json)| Stored { value, json, revision, id_from_position }));
+        };
         let begin = json.as_ptr() as usize - page.as_ptr() as usize;
-        Ok(Stored { value: page.clone(), json: begin..begin + json.len(), revision, id_from_position })
+        Ok(Some(Stored { value: page.clone(), json: begin..begin + json.len(), revision, id_from_position }))
     }
 
     /// What the parts of a record hold that lies apart, and where in it the JSON is.
-    fn parts(&self, id: Id, revision: u64) -> Result<(sled::IVec, Range<usize>), StoreError> {
+    fn parts(&self, id: Id, revision: u64) -> Result<Option<(sled::IVec, Range<usize>)>, StoreError> {
         let mut json = Vec::new();
         for number in 0..=u16::MAX {
-            let missing = || self.corrupt("a record that should lie apart from its page is gone");
-            let value = self.value(&layout::part_key(id, revision, number))?.ok_or_else(missing)?;
-            let part = layout::decode_part(&value).map_err(|what| self.corrupt(&what))?;
+            let Some(value) = self.value(&layout::part_key(id, revision, number))? else { return Ok(None) };
+            let part = &value[layout::BODY..];
             let is_last = part.len() < layout::PART_BYTES;
             if is_last && number == 0 {
-                let json = value.len() - part.len()..value.len();
-                return Ok((value, json));
+                let json = layout::BODY..value.len();
+                return Ok(Some((value, json)));
             }
             json.extend_from_slice(part);
             if is_last {
@@ -392,66 +521,37 @@ impl Store {
             }
         }
         let length = json.len();
-        Ok((json.into(), 0..length))
+        Ok(Some((json.into(), 0..length)))
     }
 
     fn sled(&self, source: sled::Error) -> StoreError {
-        StoreError::Sled { path: self.path.clone(), source }
+        let error = StoreError::Sled { path: self.shared.path.clone(), source };
+        if let StoreError::Sled { source: sled::Error::Corruption { .. } | sled::Error::ReportableBug(_), .. } = &error
+        {
+            self.shared.damage.note(&error.to_string());
+        }
+        error
     }
 
     fn io(&self, source: io::Error) -> StoreError {
-        StoreError::Io { path: self.path.join("db"), source }
+        StoreError::Io { path: self.shared.path.join("db"), source }
+    }
+
+    /// What is under `key` is not what was written there.
+    fn damaged(&self, key: &[u8], what: &str) -> StoreError {
+        self.corrupt(&format!("{}: {what}", layout::describe_key(key)))
     }
 
     fn corrupt(&self, what: &str) -> StoreError {
-        StoreError::Corrupt { path: self.path.clone(), what: what.to_owned() }
+        self.shared.damage.note(what);
+        StoreError::Corrupt { path: self.shared.path.clone(), what: what.to_owned() }
     }
 }
 
-/// Keys and values, as sled has them.
-type Scan = Box<dyn Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>> + Send + Sync>;
+/// Keys and values, checked.
+type Scan = Box<dyn Iterator<Item = Result<(sled::IVec, sled::IVec), StoreError>> + Send + Sync>;
 
-/// Opens sled with the guards it needs. The caller holds the [`Folder`]'s lock, so no other program of ours is here.
-fn open_sled(path: &Path, purpose: Purpose) -> Result<sled::Db, StoreError> {
-    remove_half_written_snapshots(path).map_err(|source| StoreError::Io { path: path.to_owned(), source })?;
-    let config = sled::Config::new().path(path).segment_size(SEGMENT).cache_capacity(purpose.cache_bytes());
-    let give_up = Instant::now() + LOCK_PATIENCE;
-    loop {
-        // On damaged files sled may panic instead of returning an error.
-        let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
-        return match opened {
-            Ok(Ok(db)) => Ok(db),
-            Ok(Err(sled::Error::Io(error))) if error.to_string().contains("could not acquire lock") => {
-                if Instant::now() < give_up {
-                    thread::sleep(LOCK_POLL);
-                    continue;
-                }
-                Err(StoreError::InUse { path: path.to_owned(), holder: "another program".to_owned() })
-            }
-            Ok(Err(sled::Error::Corruption { .. })) => {
-                Err(StoreError::Corrupt { path: path.to_owned(), what: "sled finds its files corrupt".to_owned() })
-            }
-            Ok(Err(sled::Error::Unsupported(what))) => Err(StoreError::Corrupt { path: path.to_owned(), what }),
-            Ok(Err(source)) => Err(StoreError::Sled { path: path.to_owned(), source }),
-            Err(_panic) => {
-                Err(StoreError::Corrupt { path: path.to_owned(), what: "sled cannot read its files".to_owned() })
-            }
-        };
-    }
-}
-
-/// A crash or a full disk while sled opens leaves `snap.….generating`, and every later open would fail (sled #1527).
-fn remove_half_written_snapshots(path: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with("snap.") && name.ends_with(".generating") {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
-}
-
+#[cfg(test)]
+mod damage_tests;
 #[cfg(test)]
 mod tests;

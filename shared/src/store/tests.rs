@@ -4,8 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{Post, Records};
+use crate::record_set::RecordSet;
 
-fn id(number: u64) -> Id {
+pub(super) fn id(number: u64) -> Id {
     number.try_into().unwrap()
 }
 
@@ -17,13 +18,18 @@ fn posts(posts: &[(u64, u64)]) -> Records {
     records
 }
 
-fn json(number: u64, thread: u64) -> String {
+pub(super) fn json(number: u64, thread: u64) -> String {
     let text = if number == LONG { "x".repeat(9000) } else { "t".to_owned() };
     format!(r#"{{"id":{number},"thread":{thread},"text":"{text}","user":1}}"#)
 }
 
 /// The post that is too long for its page.
 const LONG: u64 = 9000;
+
+/// Adds records to a load.
+fn put(load: &mut Load, records: &Records) -> Option<Id> {
+    load.put(records.iter(), &RecordSet::of(records.iter())).unwrap()
+}
 
 fn ids_in_thread(store: &Store, thread: u64) -> Vec<u64> {
     store.ids(Post::IN_THREAD, &Term::Id(id(thread))).map(|id| id.unwrap().get()).collect()
@@ -35,7 +41,7 @@ fn a_loaded_store_gives_its_records_back_after_reopening() {
     let path = dir.path().join("db");
     let mut load = Load::new(Store::create(&path, Collection::Posts).unwrap());
     for batch in [&[(3, 2), (1, 2), (LONG, 7)][..], &[(2, 1)], &[(300, 1)], &[(256, 1)]] {
-        assert_eq!(load.put(posts(batch).iter()).unwrap(), None);
+        assert_eq!(put(&mut load, &posts(batch)), None);
     }
     let store = load.finish().unwrap();
     store.sync().unwrap();
@@ -63,9 +69,9 @@ fn a_loaded_store_gives_its_records_back_after_reopening() {
 fn a_taken_id_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let mut load = Load::new(Store::create(&dir.path().join("db"), Collection::Posts).unwrap());
-    assert_eq!(load.put(posts(&[(20, 1), (1, 1)]).iter()).unwrap(), None);
-    assert_eq!(load.put(posts(&[(2, 1), (20, 2)]).iter()).unwrap(), Some(id(20)));
-    assert_eq!(load.put(posts(&[(5, 1), (5, 2)]).iter()).unwrap(), Some(id(5)));
+    assert_eq!(put(&mut load, &posts(&[(20, 1), (1, 1)])), None);
+    assert_eq!(put(&mut load, &posts(&[(2, 1), (20, 2)])), Some(id(20)));
+    assert_eq!(put(&mut load, &posts(&[(5, 1), (5, 2)])), Some(id(5)));
 }
 
 #[test]
@@ -170,7 +176,7 @@ fn nothing_goes_to_a_file_of_its_own() {
         record
     };
     for number in 1..40 {
-        load.put(record(number, 1 << 20).iter()).unwrap();
+        put(&mut load, &record(number, 1 << 20));
     }
     let store = load.finish().unwrap();
     for number in 1..40 {
@@ -312,7 +318,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
         let mut load = Load::new(Store::create(&path, Collection::Posts).unwrap());
-        load.put(posts(&loaded.iter().map(|(id, thread)| (*id, *thread)).collect::<Vec<_>>()).iter()).unwrap();
+        put(&mut load, &posts(&loaded.iter().map(|(id, thread)| (*id, *thread)).collect::<Vec<_>>()));
         let mut store = load.finish().unwrap();
         let mut model: BTreeMap<u64, (u64, String, u64)> =
             loaded.into_iter().map(|(id, thread)| (id, (thread, json(id, thread), 1))).collect();
@@ -370,7 +376,7 @@ proptest! {
         prop_assert_eq!(store.db.scan_prefix([3]).count(), model.values().filter(|post| layout::lies_apart(post.1.as_bytes())).count());
         for run in store.db.scan_prefix([layout::INDEX]) {
             let (key, value) = run.unwrap();
-            prop_assert!(layout::decode_run(&key, &value).unwrap().len() <= layout::RUN_IDS);
+            prop_assert!(layout::decode_run(&key, layout::unseal(&key, &value).unwrap()).unwrap().len() <= layout::RUN_IDS);
         }
     }
 
@@ -401,7 +407,7 @@ proptest! {
         prop_assert_eq!(count, model.values().map(Vec::len).sum::<usize>());
         for run in store.db.scan_prefix([layout::INDEX]) {
             let (key, value) = run.unwrap();
-            prop_assert!(layout::decode_run(&key, &value).unwrap().len() <= layout::RUN_IDS);
+            prop_assert!(layout::decode_run(&key, layout::unseal(&key, &value).unwrap()).unwrap().len() <= layout::RUN_IDS);
         }
     }
 }

@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use super::layout::{self, Counters, Entry, Step};
+use super::layout::{self, Counters, Entry, Page, Step};
+use super::snapshot::Before;
 use super::{Store, StoreError};
 use crate::id::Id;
 use crate::model::{Index, Record, Records, Term, Terms};
@@ -43,11 +44,9 @@ type IndexChanges = BTreeMap<(Index, Term), BTreeMap<Id, bool>>;
 impl Writer {
     /// The writer of `store`.
     pub fn new(store: &Store) -> Result<Self, StoreError> {
-        let counters = match store.value(layout::COUNTERS_KEY)? {
-            Some(value) => layout::decode_counters(&value).map_err(|what| store.corrupt(&what))?,
-            // As the split left it.
-            None => Counters { revision: 1, last_id: store.last_id()?.map_or(0, Id::get) },
-        };
+        let mut counters = store.counters()?;
+        // Whatever becomes of the counters, no id is given that a record has.
+        counters.last_id = counters.last_id.max(store.last_id()?.map_or(0, Id::get));
         Ok(Self { store: store.clone(), counters, listed_id: counters.last_id })
     }
 
@@ -75,6 +74,12 @@ impl Writer {
         self.counters
     }
 
+    /// Counts what the database holds as it was counted at `then`, since which it has changed nothing. Ids and revisions
+    /// that were given since stay given.
+    pub(super) fn take_back(&mut self, then: Counters) {
+        self.counters.records = then.records;
+    }
+
     /// Makes `changes`, at most one to an id. Nothing of them is durable before [`Store::sync`].
     pub fn apply(&mut self, changes: &[Change]) -> Result<(), StoreError> {
         let mut step = Step::default();
@@ -87,9 +92,11 @@ impl Writer {
         let mut changes: Vec<&Change> = changes.iter().collect();
         changes.sort_by_key(|change| change.id());
         let mut indexes = IndexChanges::new();
+        let mut before = Vec::new();
         for page in changes.chunk_by(|a, b| layout::place(a.id()).0 == layout::place(b.id()).0) {
-            self.change_page(page, step, &mut indexes)?;
+            self.change_page(page, step, &mut indexes, &mut before)?;
         }
+        self.store.shared.snapshots.keep(before);
         if let Some(Change::Put(record, _)) = changes.iter().rev().find(|change| matches!(change, Change::Put(..))) {
             self.counters.last_id = self.counters.last_id.max(record.id.get());
         }
@@ -103,41 +110,58 @@ impl Writer {
     }
 
     /// Adds to `step` and `indexes` what `changes`, to records of one page, mean.
-    fn change_page(&self, changes: &[&Change], step: &mut Step, indexes: &mut IndexChanges) -> Result<(), StoreError> {
+    /// Adds to `before` what they change, where somebody wants to read that all the same.
+    fn change_page(
+        &mut self,
+        changes: &[&Change],
+        step: &mut Step,
+        indexes: &mut IndexChanges,
+        before: &mut Vec<Before>,
+    ) -> Result<(), StoreError> {
         let (page, _) = layout::place(changes[0].id());
         let key = layout::page_key(page);
-        let before = self.store.value(&key)?;
+        let there = self.store.value(&key)?;
+        let wanted = self.store.shared.snapshots.are_wanted();
         let texts: Vec<_> = changes
             .iter()
             .map(|change| if let Change::Put(record, _) = change { record.json() } else { "".into() })
             .collect();
         let mut entries: BTreeMap<u8, Entry> = BTreeMap::new();
-        for entry in before.iter().flat_map(|value| layout::decode_page(value)) {
-            let entry = entry.map_err(|what| self.store.corrupt(&what))?;
-            entries.insert(entry.slot, entry);
+        if let Some(value) = &there {
+            let damaged = |what: String| self.store.damaged(&key, &what);
+            for entry in Page::read(&value[layout::BODY..]).map_err(damaged)?.iter() {
+                let entry = entry.map_err(damaged)?;
+                entries.insert(entry.slot, entry);
+            }
         }
         for (change, json) in changes.iter().zip(&texts) {
             let id = change.id();
             let (_, slot) = layout::place(id);
             let apart = layout::lies_apart(json.as_bytes());
-            if let (Some(entry), Some(page)) = (entries.remove(&slot), &before) {
-                let stored = self.store.stored(page, id, &entry)?;
+            if let (Some(entry), Some(page)) = (entries.remove(&slot), &there) {
+                let gone = || self.store.damaged(&key, &format!("a part of record {id} is gone"));
+                let stored = self.store.stored(page, id, &entry)?.ok_or_else(gone)?;
                 for (index, term) in self.terms(stored.json())?.into_iter().flatten() {
                     indexes.entry((index, term)).or_default().insert(id, false);
                 }
-                if entry.json.is_empty() {
+                if entry.json.is_none() {
                     step.removes.extend(layout::parts(id, entry.revision, stored.json()).map(|(key, _)| key));
+                }
+                self.counters.records.remove_record(id, entry.id_from_position, stored.json());
+                if wanted {
+                    before.push(Before { id, stored });
                 }
             }
             if let Change::Put(record, revision) = change {
                 if apart {
                     for (key, part) in layout::parts(id, *revision, json.as_bytes()) {
-                        step.put(key, layout::encode_part(part));
+                        step.put(key, part);
                     }
                 }
-                let json = if apart { b"" } else { json.as_bytes() };
-                entries
-                    .insert(slot, Entry { slot, revision: *revision, id_from_position: record.id_from_position, json });
+                let id_from_position = record.id_from_position;
+                self.counters.records.add_record(id, id_from_position, json.as_bytes());
+                let json = (!apart).then_some(json.as_bytes());
+                entries.insert(slot, Entry { slot, revision: *revision, id_from_position, json });
                 for (index, term) in record.terms.iter().flatten() {
                     indexes.entry((*index, term.clone())).or_default().insert(id, true);
                 }
@@ -146,7 +170,7 @@ impl Writer {
         if entries.is_empty() {
             step.removes.push(key.into());
         } else {
-            step.put(key, layout::encode_page(entries.into_values()));
+            step.put(key, &layout::encode_page(entries.into_values()));
         }
         Ok(())
     }

@@ -1,0 +1,122 @@
+//! What the system remembers of a database's files, and whether it may be believed.
+//!
+//! After a failed sync the system keeps what it could not write, and takes it for written: a process that starts then
+//! reads it, builds on it, and loses it with the power. So unless the last run ended in order, with all syncs well, a
+//! start syncs the files, and has the system forget them: what is then read is what the disk has.
+//!
+//! The mark says that a run ended well, not that one went wrong: a mark that a failing disk loses costs a slower start.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Instant;
+
+use super::{LOCK_PATIENCE, LOCK_POLL, StoreError, at};
+
+/// The mark's name, beside sled's own files.
+const CLEAN: &str = "clean";
+
+/// Says that the database at `path` was closed in order: waits until sled has let go of it, and syncs its files.
+///
+/// # Errors
+/// It could not be said; the next start then reads the files from the disk.
+pub fn mark_clean(path: &Path) -> io::Result<()> {
+    let db = File::open(path.join("db"))?;
+    let give_up = Instant::now() + LOCK_PATIENCE;
+    // sled holds this lock until its last write is done.
+    while db.try_lock().is_err() {
+        if Instant::now() > give_up {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        std::thread::sleep(LOCK_POLL);
+    }
+    for entry in fs::read_dir(path)? {
+        File::open(entry?.path())?.sync_all()?;
+    }
+    // The number tells a copy of the folder from the folder.
+    fs::write(path.join(CLEAN), format!("{}\n", db.metadata()?.ino()))
+}
+
+/// Makes sure that what is read of the database at `path` from now on is what the disk has, and takes the mark away.
+pub(super) fn distrust(path: &Path) -> Result<(), StoreError> {
+    let mark = path.join(CLEAN);
+    let clean = fs::read_to_string(&mark).ok();
+    match fs::remove_file(&mark) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&mark)(error)),
+        _ => {}
+    }
+    let inode = fs::metadata(path.join("db")).map(|db| format!("{}\n", db.ino())).ok();
+    if clean.is_some() && clean == inode {
+        return Ok(());
+    }
+    for entry in fs::read_dir(path).map_err(at(path))? {
+        let file = entry.map_err(at(path))?.path();
+        if file.is_file() {
+            forget(&file).map_err(at(&file))?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes what the system has of `path` to the disk, and has the system forget it.
+#[cfg(target_os = "linux")]
+fn forget(path: &Path) -> io::Result<()> {
+    use rustix::fs::{Advice, fadvise, fstatfs};
+
+    /// What lies in memory alone: there is no disk that could know better.
+    const TMPFS: i64 = 0x0102_1994;
+
+    let file = File::open(path)?;
+    file.sync_all()?;
+    if fstatfs(&file)?.f_type as i64 == TMPFS {
+        return Ok(());
+    }
+    let give_up = Instant::now() + LOCK_PATIENCE;
+    loop {
+        fadvise(&file, 0, None, Advice::DontNeed)?;
+        match remembered(&file)? {
+            0 => return Ok(()),
+            _ if Instant::now() < give_up => std::thread::sleep(LOCK_POLL),
+            pages => {
+                log::warn!(
+                    "{}: the system keeps parts of it in memory ({pages} of those looked at), which may not be on the disk",
+                    path.display()
+                );
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// How many pages of `file` the system has in memory, of up to 4096 that lie evenly in it.
+#[cfg(target_os = "linux")]
+fn remembered(file: &File) -> io::Result<usize> {
+    use rustix::fs::{Advice, fadvise};
+    use rustix::io::{Errno, ReadWriteFlags, preadv2};
+
+    const PAGE: u64 = 4 << 10;
+    const LOOKS: u64 = 4096;
+
+    // Looking must not make the system read ahead: what it then has would count.
+    fadvise(file, 0, None, Advice::Random)?;
+    let pages = file.metadata()?.len().div_ceil(PAGE);
+    let mut remembered = 0;
+    for look in 0..pages.min(LOOKS) {
+        let page = look * pages / pages.min(LOOKS);
+        let mut byte = [0];
+        match preadv2(file, &mut [io::IoSliceMut::new(&mut byte)], page * PAGE, ReadWriteFlags::NOWAIT) {
+            Ok(_) => remembered += 1,
+            Err(Errno::AGAIN) => {}
+            // Not every file system can say.
+            Err(Errno::OPNOTSUPP | Errno::INVAL) => return Ok(0),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(remembered)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn forget(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}

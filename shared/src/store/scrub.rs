@@ -1,0 +1,136 @@
+//! A scrub: everything in a database is read, so that damage is found before somebody asks for what it hit.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::{Snapshot, Store, StoreError, layout};
+
+/// How many keys are read before others have their turn.
+const TURN: usize = 64;
+
+/// How many times as long as a turn takes the others have theirs.
+const OTHERS: u32 = 3;
+
+/// How many damaged keys are named; more are counted.
+const NAMED: usize = 100;
+
+/// What a scrub found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scrub {
+    /// How many keys were read.
+    pub keys: u64,
+    /// How many bytes their values have.
+    pub bytes: u64,
+    /// How many records were compared with what the database counts; nothing where that could not be.
+    pub records: Option<u64>,
+    /// What is damaged, in words: the first hundred.
+    pub damage: Vec<String>,
+    /// How much is.
+    pub damaged: u64,
+}
+
+/// Why a scrub did not come to its end.
+#[derive(Debug, thiserror::Error)]
+#[error("the scrub was told to end")]
+pub struct ScrubError;
+
+impl Scrub {
+    /// Reads all of `store`, at low priority if `gently`, until `end` says otherwise. The records of `snapshot` are
+    /// compared with what the database counts.
+    pub fn run(store: &Store, snapshot: Snapshot, gently: bool, end: &AtomicBool) -> Result<Self, ScrubError> {
+        let mut scrub = Self::default();
+        let mut turn = Turn { gently, end, begin: Instant::now(), read: 0 };
+        // A snapshot has things put aside until it is read: so it comes first.
+        scrub.compare(snapshot, &mut turn)?;
+        scrub.read_keys(store, &mut turn)?;
+        Ok(scrub)
+    }
+
+    fn compare(&mut self, mut snapshot: Snapshot, turn: &mut Turn) -> Result<(), ScrubError> {
+        let mut records = 0;
+        loop {
+            match catch_unwind(AssertUnwindSafe(|| snapshot.next())) {
+                Ok(None) => break,
+                Ok(Some(Ok(_))) => records += 1,
+                // Not damage, but too much work beside it.
+                Ok(Some(Err(StoreError::SnapshotGivenUp(_)))) => return Ok(()),
+                Ok(Some(Err(error))) => {
+                    self.note(error.to_string());
+                    return Ok(());
+                }
+                Err(_panic) => {
+                    self.note("sled panicked while records were read".to_owned());
+                    return Ok(());
+                }
+            }
+            turn.over()?;
+        }
+        self.records = Some(records);
+        Ok(())
+    }
+
+    fn read_keys(&mut self, store: &Store, turn: &mut Turn) -> Result<(), ScrubError> {
+        let mut keys = store.db.iter();
+        loop {
+            match catch_unwind(AssertUnwindSafe(|| keys.next())) {
+                Ok(None) => return Ok(()),
+                Ok(Some(Ok((key, value)))) => {
+                    self.keys += 1;
+                    self.bytes += value.len() as u64;
+                    // Notes an access, for the cache's sake: see `Store::scan`.
+                    let _ = store.db.contains_key(&key);
+                    let sound = layout::unseal(&key, &value).and_then(|body| layout::check_body(&key, body));
+                    if let Err(what) = sound {
+                        // It may have been written anew since.
+                        match store.value(&key) {
+                            Ok(again) if again.as_ref() != Some(&value) => {}
+                            _ => self.note(store.damaged(&key, &what).to_string()),
+                        }
+                    }
+                }
+                Ok(Some(Err(source))) => {
+                    self.note(store.sled(source).to_string());
+                    return Ok(());
+                }
+                Err(_panic) => {
+                    self.note("sled panicked while keys were read".to_owned());
+                    return Ok(());
+                }
+            }
+            turn.over()?;
+        }
+    }
+
+    fn note(&mut self, what: String) {
+        self.damaged += 1;
+        if self.damage.len() < NAMED && !self.damage.contains(&what) {
+            self.damage.push(what);
+        }
+    }
+}
+
+/// Sees to it that others have their turns.
+struct Turn<'e> {
+    gently: bool,
+    end: &'e AtomicBool,
+    begin: Instant,
+    read: usize,
+}
+
+impl Turn<'_> {
+    fn over(&mut self) -> Result<(), ScrubError> {
+        self.read += 1;
+        if self.read < TURN {
+            return Ok(());
+        }
+        if self.end.load(Ordering::Relaxed) {
+            return Err(ScrubError);
+        }
+        if self.gently {
+            std::thread::sleep((self.begin.elapsed() * OTHERS).min(Duration::from_secs(1)));
+        }
+        (self.begin, self.read) = (Instant::now(), 0);
+        Ok(())
+    }
+}
