@@ -144,7 +144,13 @@ fn health(store: &Store) -> impl Filter<Extract = (Answer,), Error = Rejection> 
     let live = warp::path("live").and(read()).map(|| text("live"));
     let ready = warp::path("ready").and(read()).map(move || {
         store.check()?;
-        text("ready")
+        // Whoever balances load looks at the status alone: what can be served is.
+        let remarks = [
+            store.is_read_only().then(|| "for reads alone: its file system can only be read".to_owned()),
+            store.damage().map(|found| format!("damaged: {found} values could not be read; the log names them")),
+        ];
+        let remarks: Vec<String> = remarks.into_iter().flatten().collect();
+        if remarks.is_empty() { text("ready") } else { text(format!("ready; {}\n", remarks.join("; "))) }
     });
     live.or(ready).unify()
 }
@@ -218,8 +224,8 @@ pub(crate) fn json(response: Response) -> Response {
     with_type(response, "application/json; charset=utf-8")
 }
 
-fn text(text: &'static str) -> Answer {
-    Ok(with_type(Response::new(text.into()), "text/plain; charset=utf-8"))
+fn text(text: impl Into<Bytes>) -> Answer {
+    Ok(with_type(Response::new(text.into().into()), "text/plain; charset=utf-8"))
 }
 
 fn with_type(mut response: Response, content_type: &'static str) -> Response {

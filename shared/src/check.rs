@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 /// How long the service may take to answer. Below the timeout of whoever runs the check, which then sees our reason.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long a scrub may take.
+const SCRUB_PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// How much of an answer is read, in bytes: its first line is all that counts.
 const HEAD: usize = 1 << 10;
 
@@ -37,12 +40,31 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
 
 /// The first line of the answer to `GET /ready`.
 fn status_line(address: SocketAddr) -> io::Result<String> {
-    let give_up = Instant::now() + PATIENCE;
+    let head = ask(address, "GET /ready", PATIENCE, |head| head.len() < HEAD && !head.contains(&b'\n'))?;
+    let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(line).trim_end().to_owned())
+}
+
+/// Has the service that listens on `listen` read and check everything.
+///
+/// # Errors
+/// Nobody listens there ([`ErrorKind::ConnectionRefused`]), or the answer does not come.
+pub fn scrub(listen: SocketAddr) -> io::Result<(bool, String)> {
+    let answer = ask(reachable(listen), "POST /scrub", SCRUB_PATIENCE, |_| true)?;
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    Ok((head.split(' ').nth(1) == Some("200"), body.to_owned()))
+}
+
+/// What the service at `address` answers to `request`, as long as `more` of it is wanted.
+fn ask(address: SocketAddr, request: &str, patience: Duration, more: impl Fn(&[u8]) -> bool) -> io::Result<Vec<u8>> {
+    let give_up = Instant::now() + patience;
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.write_all(format!("GET /ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())?;
-    let mut head = Vec::new();
+    let head = format!("{request} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes())?;
+    let mut answer = Vec::new();
     let mut bytes = [0; HEAD];
-    while head.len() < HEAD && !head.contains(&b'\n') {
+    while more(&answer) {
         let left = give_up.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(ErrorKind::TimedOut.into());
@@ -50,11 +72,10 @@ fn status_line(address: SocketAddr) -> io::Result<String> {
         stream.set_read_timeout(Some(left))?;
         match stream.read(&mut bytes)? {
             0 => break,
-            read => head.extend_from_slice(&bytes[..read]),
+            read => answer.extend_from_slice(&bytes[..read]),
         }
     }
-    let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    Ok(String::from_utf8_lossy(line).trim_end().to_owned())
+    Ok(answer)
 }
 
 #[cfg(test)]

@@ -6,10 +6,13 @@
 //! - [`store`], [`record_set`]: a collection of records in sled, and what it holds as one number
 //! - [`api`], [`problem`]: the routes every service has, and its errors
 //! - [`mod@write`], [`condition`], [`token`]: those that write, when, and who may
+//! - [`operate`], [`backup`]: what operators ask for; the records at one revision, as lines of JSON
 //! - [`serve`], [`workers`], [`drain`]: from a listener to the last request's end
-//! - [`fill`], [`sandbox`], [`check`], [`service`]: a process that fills its folder, locks itself in, and is asked how it is
+//! - [`fill`], [`sandbox`], [`check`], [`offline`], [`service`]: a process that fills its folder, locks itself in, is
+//!   asked how it is, and does what can be done without serving
 
 pub mod api;
+pub mod backup;
 pub mod check;
 pub mod condition;
 pub mod drain;
@@ -19,6 +22,8 @@ pub mod id;
 pub mod json;
 pub mod limits;
 pub mod model;
+pub mod offline;
+pub mod operate;
 pub mod problem;
 pub mod record_set;
 pub mod sandbox;

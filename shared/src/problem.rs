@@ -72,6 +72,12 @@ pub enum Problem {
     NoIdsLeft,
     /// There is no room for another write just now.
     Busy,
+    /// As many backups as may be are being read.
+    BackupsBusy,
+    /// A scrub is under way.
+    ScrubBusy,
+    /// The file system can only be read.
+    DiskReadOnly,
     /// Writes have failed: there are none until the service is started anew.
     WritesFailed,
     /// The service is about to end: not an error of this request, but nobody should send more.
@@ -201,6 +207,13 @@ impl Problem {
                 (StatusCode::INSUFFICIENT_STORAGE, "There are no ids left.".into())
             }
             Problem::Busy => (StatusCode::SERVICE_UNAVAILABLE, "Too many writes wait; try again later.".into()),
+            Problem::BackupsBusy => {
+                (StatusCode::SERVICE_UNAVAILABLE, "Enough backups are being read; try again later.".into())
+            }
+            Problem::ScrubBusy => (StatusCode::SERVICE_UNAVAILABLE, "A scrub is under way; its end is in the log.".into()),
+            Problem::DiskReadOnly => {
+                (StatusCode::SERVICE_UNAVAILABLE, "The service's file system can only be read, so the service only reads, until it is started on one that can be written to.".into())
+            }
             Problem::WritesFailed => {
                 (StatusCode::SERVICE_UNAVAILABLE, "The service cannot write now; reads go on. A write that was under way may have been made all the same.".into())
             }

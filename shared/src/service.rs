@@ -1,17 +1,16 @@
 //! A service's process: its command line, its log, and its life from opening the store to exit.
 
 use std::error::Error;
-use std::io;
 use std::net::SocketAddr;
-use std::panic;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
+use std::{env, io, panic, thread};
 
 use clap::builder::FalseyValueParser;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use tempfile::TempDir;
 use tokio::net::TcpSocket;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -21,11 +20,12 @@ use crate::api::Routes;
 use crate::drain::Drain;
 use crate::fill::{FillError, Slice};
 use crate::model::Collection;
+use crate::operate::Operator;
 use crate::store::{Commit, Durability, Folder, OnDamage, Purpose, Store, mark_clean};
 use crate::token::{TokenFileError, Tokens};
 use crate::workers::Workers;
 use crate::write::Writes;
-use crate::{check, sandbox, serve};
+use crate::{check, offline, sandbox, serve};
 
 /// How many connections may wait to be accepted. The system's own limit may be lower.
 const BACKLOG: u32 = 4096;
@@ -80,6 +80,10 @@ struct Config {
     #[arg(long, env = "ACCEPT_LOSS", value_parser = FalseyValueParser::new(), global = true)]
     accept_loss: bool,
 
+    /// How often to read and check everything, at low priority; 0 is never
+    #[arg(long, value_name = "SECONDS", env = "SCRUB_EVERY", default_value = "86400", value_parser = seconds)]
+    scrub_every: Duration,
+
     /// Do without the sandbox, in which the service opens nothing but its folder and connects nowhere
     #[arg(long, env = "NO_SANDBOX", value_parser = FalseyValueParser::new())]
     no_sandbox: bool,
@@ -90,6 +94,11 @@ struct Config {
 enum Command {
     /// Ask the service that listens on ADDR for its health: exits with 0 if it is ready, else with 1, and says why
     Check,
+    /// Have everything in the database read and checked: by the service that listens on ADDR, else here. Exits with 0 if
+    /// all is sound, else with 1, and names what is damaged
+    Scrub,
+    /// Write the database anew, without the room that deleted and replaced records left behind. The service is stopped
+    Compact,
 }
 
 fn seconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
@@ -122,11 +131,19 @@ impl Config {
 /// Runs `service` until SIGTERM or SIGINT: 0 after an orderly end, 1 when it cannot start or cannot flush.
 pub fn run(service: &Service) -> ExitCode {
     let config = Config::read(service);
-    if let Some(Command::Check) = config.command {
-        return match check::ready(config.listen) {
-            Ok(()) => ExitCode::SUCCESS,
+    if let Some(command) = config.command {
+        let done = match command {
+            Command::Check => check::ready(config.listen).map(|()| String::new()),
+            Command::Scrub => offline::scrub(config.listen, &config.data, service.collection, config.on_damage()),
+            Command::Compact => offline::compact(&config.data, service.collection, config.on_damage()),
+        };
+        return match done {
+            Ok(report) => {
+                print!("{report}");
+                ExitCode::SUCCESS
+            }
             Err(reason) => {
-                eprintln!("{}: {reason}", service.collection.name());
+                eprintln!("{}: {}", service.collection.name(), reason.trim_end());
                 ExitCode::FAILURE
             }
         };
@@ -145,7 +162,7 @@ pub fn run(service: &Service) -> ExitCode {
 }
 
 /// Logs to standard error, from `info` up unless `RUST_LOG` says otherwise.
-fn start_log() {
+pub(crate) fn start_log() {
     let mut builder = pretty_env_logger::formatted_timed_builder();
     match std::env::var("RUST_LOG") {
         Ok(filters) if !filters.is_empty() => builder.parse_filters(&filters),
@@ -185,6 +202,12 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
         Some(path) => Some(Slice::open(path)?),
         None => None,
     };
+    // sled opens nothing that it cannot write to: a file system that can only be read is read through a copy.
+    let aside = if folder.is_read_only() { Some(read_through_a_copy(&folder)?) } else { None };
+    let (folder, _original) = match &aside {
+        Some(aside) => (folder.copy_database(aside.path())?, Some(folder)),
+        None => (folder, None),
+    };
     let tokens = tokens(service.collection, config)?;
     let cannot_listen =
         |error| format!("{}: cannot listen here: {error}; --listen names another address", config.listen);
@@ -207,12 +230,19 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
             // What was not finished, the next start removes.
             () = signals.next() => return Ok(()),
         };
+        if aside.is_some() {
+            store.set_read_only();
+        }
         let listener = socket.listen(BACKLOG).map_err(cannot_listen)?;
         log::info!("serving {} on http://{}", folder.path().display(), listener.local_addr()?);
         let drain = Drain::default();
         let commit = Commit::start(&store, config.durability)?;
-        let writes = Writes { collection: service.collection, commit: commit.clone(), tokens: Arc::new(tokens) };
-        let routes = drain.over(writes.over((service.routes)(store.clone())));
+        let operator = Operator::new(store.clone(), commit.clone(), tokens.clone());
+        let read_only = store.is_read_only();
+        let writes =
+            Writes { collection: service.collection, commit: commit.clone(), tokens: Arc::new(tokens), read_only };
+        let routes = drain.over(operator.over(writes.over((service.routes)(store.clone()))));
+        let scrubs = tokio::spawn(scrubs(operator.clone(), config.scrub_every));
         let mut restart = false;
         let end = async {
             tokio::select! {
@@ -221,6 +251,9 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
             }
         };
         serve::serve(listener, routes, Workers::start(threads)?, end).await;
+        operator.end();
+        scrubs.abort();
+        let _ = scrubs.await;
         let synced: Result<(), Box<dyn Error>> = if restart {
             let path = folder.path().display();
             Err(format!(
@@ -243,7 +276,7 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
             return synced;
         }
         let database = store.path().to_owned();
-        drop((store, commit));
+        drop((store, commit, writes, operator));
         // With the last of them sled ends, in its own time.
         if let Err(error) = tokio::task::spawn_blocking(move || mark_clean(&database)).await? {
             log::warn!("the next start will read the database's files anew: {error}");
@@ -254,6 +287,27 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
     // Not waiting for a database that is still being opened or filled.
     runtime.shutdown_background();
     ended
+}
+
+/// Has everything read and checked every so often.
+async fn scrubs(operator: Operator, every: Duration) {
+    if !every.is_zero() {
+        operator.scrub_every(every).await;
+    }
+}
+
+/// Makes a folder for a copy of what lies on a file system that can only be read.
+fn read_through_a_copy(folder: &Folder) -> Result<TempDir, String> {
+    let elsewhere = env::temp_dir();
+    log::warn!(
+        "{}: the file system can only be read: the service only reads, from a copy in {}",
+        folder.path().display(),
+        elsewhere.display()
+    );
+    let cannot = |error: io::Error| {
+        format!("{}: no place for a copy of what can only be read: {error}; TMPDIR names another", elsewhere.display())
+    };
+    tempfile::tempdir().map_err(cannot)
 }
 
 /// Who may write.

@@ -15,6 +15,7 @@ use ureq::http::{HeaderMap, Response};
 
 use crate::api::Routes;
 use crate::model::{Collection, Records};
+use crate::operate::Operator;
 use crate::record_set::RecordSet;
 use crate::serve::serve;
 use crate::store::{Commit, Durability, Load, Store};
@@ -116,9 +117,10 @@ impl App {
                 tell_address.send(listener.local_addr().expect("it is bound")).expect("the test waits");
                 // Tests do not cut the power.
                 let commit = Commit::start(&store, Durability::Process).expect("a thread can be started");
-                let writes = Writes { collection, commit, tokens: Arc::new(tokens) };
+                let operator = Operator::new(store.clone(), commit.clone(), tokens.clone());
+                let writes = Writes { collection, commit, tokens: Arc::new(tokens), read_only: false };
                 let workers = Workers::start(2).expect("threads can be started");
-                serve(listener, writes.over(routes(store)), workers, async { drop(asked.await) }).await;
+                serve(listener, operator.over(writes.over(routes(store))), workers, async { drop(asked.await) }).await;
             });
         });
         let address = address.recv().expect("the server starts");

@@ -56,6 +56,8 @@ pub struct Writes {
     pub commit: Commit,
     /// Who may.
     pub tokens: Arc<Tokens>,
+    /// Whether nobody may after all: there is nothing to write to.
+    pub read_only: bool,
 }
 
 impl Writes {
@@ -95,6 +97,9 @@ impl Writes {
             _ => return Err(Problem::MethodNotAllowed),
         };
         let name = self.tokens.authorize(headers)?;
+        if self.read_only {
+            return Err(Problem::DiskReadOnly);
+        }
         let answer = self.written(asks, id, headers, body, &name).await;
         let mut response = answer.unwrap_or_else(|problem| problem.into_response(method));
         response.extensions_mut().insert(name);

@@ -1,30 +1,19 @@
 //! What was found damaged since a database was opened.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counts what was found damaged, and remembers the first of it.
+/// Counts what was found damaged. What that is, the log says.
 #[derive(Debug, Default)]
-pub(super) struct Damage {
-    found: AtomicU64,
-    first: Mutex<Option<String>>,
-}
+pub(super) struct Damage(AtomicU64);
 
 impl Damage {
-    /// Counts `what`.
-    pub(super) fn note(&self, what: &str) {
-        self.found.fetch_add(1, Ordering::Relaxed);
-        if let Ok(mut first) = self.first.lock() {
-            first.get_or_insert_with(|| what.to_owned());
-        }
+    /// Counts one more.
+    pub(super) fn note(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The first damage in words, if there was any.
-    pub(super) fn summary(&self) -> Option<String> {
-        let first = self.first.lock().ok()?.clone()?;
-        Some(match self.found.load(Ordering::Relaxed) {
-            0 | 1 => first,
-            found => format!("{first}; met {found} times in all, there or elsewhere"),
-        })
+    /// How often damage was met, if it was.
+    pub(super) fn found(&self) -> Option<u64> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|found| *found > 0)
     }
 }

@@ -24,6 +24,7 @@ use crate::model::Collection;
 pub struct Folder {
     path: PathBuf,
     _lock: File,
+    read_only: bool,
 }
 
 /// What to do with a database of which a part is damaged or gone.
@@ -46,8 +47,9 @@ impl Folder {
         }
         let lock_path = path.join("lock");
         let io = |source| StoreError::Io { path: lock_path.clone(), source };
-        let mut lock =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&lock_path).map_err(io)?;
+        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&lock_path);
+        let read_only = opened.as_ref().is_err_and(|error| error.kind() == ErrorKind::ReadOnlyFilesystem);
+        let mut lock = if read_only { File::open(&lock_path) } else { opened }.map_err(io)?;
         let give_up = Instant::now() + LOCK_PATIENCE;
         loop {
             match lock.try_lock() {
@@ -69,7 +71,26 @@ impl Folder {
         let program = program.as_deref().and_then(Path::file_name).unwrap_or_default();
         let _ =
             lock.set_len(0).and_then(|()| writeln!(lock, "{} (process {})", program.to_string_lossy(), process::id()));
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self { path: path.to_owned(), _lock: lock, read_only })
+    }
+
+    /// Whether the folder lies on a file system that can only be read.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// Copies the database into a folder below `to`, and takes that: sled opens nothing that it cannot write to.
+    pub fn copy_database(&self, to: &Path) -> Result<Folder, StoreError> {
+        let (from, copy) = (self.database(), to.join("db"));
+        fs::create_dir(&copy).map_err(at(&copy))?;
+        for entry in fs::read_dir(&from).map_err(at(&from))? {
+            let entry = entry.map_err(at(&from))?;
+            if entry.file_type().map_err(at(&from))?.is_file() {
+                let copied = copy.join(entry.file_name());
+                fs::copy(entry.path(), &copied).map_err(at(&copied))?;
+            }
+        }
+        Folder::lock(to)
     }
 
     /// The folder itself.

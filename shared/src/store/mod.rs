@@ -18,6 +18,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -189,6 +190,7 @@ struct Shared {
     path: PathBuf,
     history: u64,
     damage: Damage,
+    read_only: AtomicBool,
     snapshots: Snapshots,
 }
 
@@ -245,8 +247,8 @@ impl Store {
     fn with(db: sled::Db, path: &Path, collection: Collection, history: u64) -> Result<Self, StoreError> {
         let file = OpenOptions::new().write(true).open(path.join("db"));
         let file = file.map_err(|source| StoreError::Io { path: path.join("db"), source })?;
-        let (damage, snapshots) = (Damage::default(), Snapshots::default());
-        let shared = Arc::new(Shared { file, path: path.to_owned(), history, damage, snapshots });
+        let (damage, read_only, snapshots) = Default::default();
+        let shared = Arc::new(Shared { file, path: path.to_owned(), history, damage, read_only, snapshots });
         Ok(Self { db, collection, shared })
     }
 
@@ -255,9 +257,19 @@ impl Store {
         self.identity().map(drop)
     }
 
-    /// What damage was found since the database was opened, in words; nothing where none was.
-    pub fn damage(&self) -> Option<String> {
-        self.shared.damage.summary()
+    /// How often damage was met since the database was opened, if it was.
+    pub fn damage(&self) -> Option<u64> {
+        self.shared.damage.found()
+    }
+
+    /// Says that this is a copy of what lies on a file system that can only be read: nobody is to write to it.
+    pub fn set_read_only(&self) {
+        self.shared.read_only.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether nobody is to write to it.
+    pub fn is_read_only(&self) -> bool {
+        self.shared.read_only.load(Ordering::Relaxed)
     }
 
     fn identity(&self) -> Result<Identity, StoreError> {
@@ -528,7 +540,7 @@ impl Store {
         let error = StoreError::Sled { path: self.shared.path.clone(), source };
         if let StoreError::Sled { source: sled::Error::Corruption { .. } | sled::Error::ReportableBug(_), .. } = &error
         {
-            self.shared.damage.note(&error.to_string());
+            self.shared.damage.note();
         }
         error
     }
@@ -543,7 +555,7 @@ impl Store {
     }
 
     fn corrupt(&self, what: &str) -> StoreError {
-        self.shared.damage.note(what);
+        self.shared.damage.note();
         StoreError::Corrupt { path: self.shared.path.clone(), what: what.to_owned() }
     }
 }

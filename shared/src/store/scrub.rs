@@ -1,5 +1,6 @@
 //! A scrub: everything in a database is read, so that damage is found before somebody asks for what it hit.
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -11,6 +12,9 @@ const TURN: usize = 64;
 
 /// How many times as long as a turn takes the others have theirs.
 const OTHERS: u32 = 3;
+
+/// How long the others have theirs at most: a scrub that is told to end has not to be waited for.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// How many damaged keys are named; more are counted.
 const NAMED: usize = 100;
@@ -34,6 +38,20 @@ pub struct Scrub {
 #[derive(Debug, thiserror::Error)]
 #[error("the scrub was told to end")]
 pub struct ScrubError;
+
+impl fmt::Display for Scrub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.damage.iter().try_for_each(|what| writeln!(f, "damaged: {what}"))?;
+        let Self { keys, bytes, damaged, .. } = self;
+        let verdict = match (damaged, self.records) {
+            (0, Some(records)) => format!("sound; its {records} records are those that it counts"),
+            (0, None) => "sound, but too much was written meanwhile to count its records".to_owned(),
+            (1, _) => "1 fault".to_owned(),
+            (damaged, _) => format!("{damaged} faults"),
+        };
+        writeln!(f, "scrubbed {keys} keys, {} KiB: {verdict}", bytes >> 10)
+    }
+}
 
 impl Scrub {
     /// Reads all of `store`, at low priority if `gently`, until `end` says otherwise. The records of `snapshot` are
@@ -128,7 +146,7 @@ impl Turn<'_> {
             return Err(ScrubError);
         }
         if self.gently {
-            std::thread::sleep((self.begin.elapsed() * OTHERS).min(Duration::from_secs(1)));
+            std::thread::sleep((self.begin.elapsed() * OTHERS).min(LONGEST_PAUSE));
         }
         (self.begin, self.read) = (Instant::now(), 0);
         Ok(())
