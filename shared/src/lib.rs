@@ -7,9 +7,11 @@
 //! - [`api`], [`problem`]: the routes every service has, and its errors
 //! - [`mod@write`], [`condition`], [`token`]: those that write, when, and who may
 //! - [`serve`], [`workers`], [`drain`]: from a listener to the last request's end
-//! - [`fill`], [`sandbox`], [`check`], [`service`]: a process that fills its folder, locks itself in, and is asked how it is
+//! - [`fill`], [`sandbox`], [`broker`], [`check`], [`service`]: a process that fills its folder, locks itself in, is told
+//!   of new tokens, and is asked how it is
 
 pub mod api;
+pub mod broker;
 pub mod check;
 pub mod condition;
 pub mod drain;

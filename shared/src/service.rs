@@ -18,6 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{sleep, timeout};
 
 use crate::api::Routes;
+use crate::broker::{self, Broker};
 use crate::drain::Drain;
 use crate::fill::{FillError, Slice};
 use crate::model::Collection;
@@ -86,10 +87,13 @@ struct Config {
 }
 
 /// What the program does other than serving.
-#[derive(Clone, Copy, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
     /// Ask the service that listens on ADDR for its health: exits with 0 if it is ready, else with 1, and says why
     Check,
+    /// Read FILE at every request of a service
+    #[command(name = broker::COMMAND, hide = true)]
+    Broker { file: PathBuf },
 }
 
 fn seconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
@@ -110,6 +114,7 @@ impl Config {
             .after_help(
                 "RUST_LOG sets what is logged (default: info; access=off leaves out requests).\n\
                  SIGTERM and SIGINT end the service in order; a second one cuts the wait of --drain short.\n\
+                 SIGHUP reloads --write-token-file; one that is invalid leaves the old tokens in force.\n\
                  Exits with 0 after an orderly end, 1 when it cannot start or cannot flush, 2 for a wrong command line.",
             )
             .mut_arg("data", |arg| arg.required(false).default_value(service.data))
@@ -122,8 +127,12 @@ impl Config {
 /// Runs `service` until SIGTERM or SIGINT: 0 after an orderly end, 1 when it cannot start or cannot flush.
 pub fn run(service: &Service) -> ExitCode {
     let config = Config::read(service);
-    if let Some(Command::Check) = config.command {
-        return match check::ready(config.listen) {
+    if let Some(command) = &config.command {
+        let done = match command {
+            Command::Check => check::ready(config.listen),
+            Command::Broker { file } => broker::run(file).map_err(|error| error.to_string()),
+        };
+        return match done {
             Ok(()) => ExitCode::SUCCESS,
             Err(reason) => {
                 eprintln!("{}: {reason}", service.collection.name());
@@ -170,6 +179,12 @@ pub fn log_panics() {
 /// The sandbox holds for the calling thread and the threads it spawns. So it comes before the runtime's threads and
 /// before sled's, while this is the only one; and the database is opened, or filled from a slice, inside.
 fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
+    // It has no threads yet. From here on SIGHUP ends nothing.
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let hangups = {
+        let _context = runtime.enter();
+        signal(SignalKind::hangup())?
+    };
     // The files that tell a container's share of the processors lie outside too.
     let threads = thread::available_parallelism()?.get();
     if config.slice.is_some() {
@@ -185,7 +200,8 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
         Some(path) => Some(Slice::open(path)?),
         None => None,
     };
-    let tokens = tokens(service.collection, config)?;
+    let tokens = Arc::new(tokens(service.collection, config)?);
+    let broker = config.write_token_file.as_deref().map(Broker::start).transpose()?;
     let cannot_listen =
         |error| format!("{}: cannot listen here: {error}; --listen names another address", config.listen);
     let socket = bind(config.listen).map_err(cannot_listen)?;
@@ -194,9 +210,9 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
     } else if let Some(missing) = sandbox::enter(folder.path())? {
         log::warn!("the sandbox is not whole: this kernel cannot {missing}");
     }
-    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         let mut signals = Signals::new()?;
+        tokio::spawn(broker::reload(hangups, broker, Arc::clone(&tokens)));
         let folder = Arc::new(folder);
         let opening = {
             let (folder, collection, on_damage) = (Arc::clone(&folder), service.collection, config.on_damage());
@@ -211,7 +227,7 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
         log::info!("serving {} on http://{}", folder.path().display(), listener.local_addr()?);
         let drain = Drain::default();
         let commit = Commit::start(&store, config.durability)?;
-        let writes = Writes { collection: service.collection, commit: commit.clone(), tokens: Arc::new(tokens) };
+        let writes = Writes { collection: service.collection, commit: commit.clone(), tokens };
         let routes = drain.over(writes.over((service.routes)(store.clone())));
         let mut restart = false;
         let end = async {
