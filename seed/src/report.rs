@@ -209,7 +209,9 @@ pub fn token(collection: Collection, made: &Made) -> Report {
     });
     let note = format!(
         "That is the secret of {name}; it is not shown again, and {file} has its digest alone.\n\
-         Start `{collection} --write-token-file {file}` anew; clients then send the header `Authorization: Bearer SECRET`.\n"
+         `{collection} --write-token-file {file}` takes it when it starts, and when it runs already at SIGHUP:\n\
+         `kill -HUP PID`, in containers `docker compose kill -s HUP {collection}`. Its log says so.\n\
+         Clients then send the header `Authorization: Bearer SECRET`.\n"
     );
     Report { note, ..Report::new(format!("{secret}\n"), json) }
 }

@@ -4,9 +4,7 @@
 
 mod world;
 
-use std::fs::{self, Permissions};
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use world::compose::{Project, copy_sources, docker, docker_ok, inspect};
@@ -89,12 +87,14 @@ fn a_post_is_written_with_a_token_of_its_service_alone_and_outlives_its_containe
     let dir = tempfile::tempdir().unwrap();
     copy_sources(dir.path());
     let Some(project) = Project::at(dir.path(), &["compose.writes.yaml"]) else { return };
-    let [_, of_threads, of_posts] = ["users", "threads", "posts"].map(|name| {
+    let token = |name: &str| {
         let made = Command::new(program("seed")).args(["token", name]).current_dir(dir.path()).output().unwrap();
         assert!(made.status.success(), "{}", text(&made.stderr));
-        fs::set_permissions(dir.path().join("tokens").join(name), Permissions::from_mode(0o644)).unwrap();
         text(&made.stdout).trim().to_owned()
-    });
+    };
+    let [_, of_threads, of_posts] = ["users", "threads", "posts"].map(token);
+    let readable = Command::new("chmod").args(["-R", "a+rX"]).arg(dir.path().join("tokens")).status();
+    assert!(readable.unwrap().success());
     project.up(&[]);
     let entrance = project.entrance();
     let body = r#"{"thread":1,"text":"written","user":4}"#;
@@ -103,6 +103,12 @@ fn a_post_is_written_with_a_token_of_its_service_alone_and_outlives_its_containe
     assert_eq!(status, 201);
     let written = get(entrance, &location);
     assert!(written.0 == 200 && written.2.contains(r#""text":"written""#), "{written:?}");
+
+    // Another file in the place of the one that was there at the start.
+    let second = token("posts");
+    assert_eq!(post(entrance, &second, body).0, 401);
+    project.ok(&["kill", "-s", "HUP", "posts"]);
+    wait_for("posts to take the new token", || post(entrance, &second, body).0 == 201);
 
     docker_ok(&["kill", &project.container("posts")]);
     project.ok(&["rm", "--force", "posts"]);

@@ -5,7 +5,7 @@
 mod world;
 
 use std::fs::{self, Permissions};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -13,7 +13,7 @@ use std::process::{Command, Output};
 use std::thread;
 
 use sha2::{Digest, Sha256};
-use world::{Process, program, sample, split, text};
+use world::{Process, get, program, sample, split, text, wait_for};
 
 /// Runs `seed token` in `folder`.
 fn token(folder: &Path, arguments: &[&str]) -> Output {
@@ -197,4 +197,336 @@ fn a_service_does_not_start_with_a_bad_token_file() {
         assert_eq!(output.status.code(), Some(1), "{log}");
         assert!(log.contains(&format!("{}: {message}", file.display())) && !log.contains("5ec3e7"), "{log}");
     }
+}
+
+/// A connection to a service that is kept from request to request.
+struct Client(BufReader<TcpStream>);
+
+impl Client {
+    fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(world::PATIENCE)).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    fn send(&mut self, text: &str) {
+        self.0.get_mut().write_all(text.as_bytes()).unwrap();
+    }
+
+    /// The status of the next answer, all of which is read.
+    fn status(&mut self) -> u16 {
+        let (mut head, mut length) = (String::new(), 0);
+        while self.0.read_line(&mut head).unwrap() > 2 {}
+        for line in head.lines() {
+            if let Some((name, value)) = line.split_once(": ")
+                && name.eq_ignore_ascii_case("content-length")
+            {
+                length = value.parse().unwrap();
+            }
+        }
+        self.0.read_exact(&mut vec![0; length]).unwrap();
+        head.split(' ').nth(1).unwrap_or_else(|| panic!("the connection was closed: {head:?}")).parse().unwrap()
+    }
+
+    /// What a new post gets.
+    fn post(&mut self, secret: &str) -> u16 {
+        self.send(&(head("POST /api/posts", secret) + POST));
+        self.status()
+    }
+}
+
+const POST: &str = r#"{"thread":1,"text":"t","user":1}"#;
+
+/// The head of a request whose body is [`POST`].
+fn head(request: &str, secret: &str) -> String {
+    let length = POST.len();
+    format!(
+        "{request} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {secret}\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n"
+    )
+}
+
+/// posts with the tokens of `tokens/posts` in `folder`, by a relative path and from its sandbox, and a connection to it.
+fn start(folder: &Path) -> (Process, SocketAddr, Client) {
+    start_by(Command::new(program("posts")), folder)
+}
+
+/// The same, started by `command`.
+fn start_by(mut command: Command, folder: &Path) -> (Process, SocketAddr, Client) {
+    let data = folder.join("data");
+    if !data.exists() {
+        split(&sample(), &data);
+    }
+    command.args(["--listen", "127.0.0.1:0", "--data", "data/posts", "--write-token-file", "tokens/posts"]);
+    let mut posts = Process::start(command.current_dir(folder));
+    let address = posts.await_line(" on http://").trim().parse().unwrap();
+    assert!(!posts.log().contains("without a sandbox"));
+    (posts, address, Client::connect(address))
+}
+
+/// Sends SIGHUP, and waits for the one line that the log has for it.
+fn reload(posts: &Process) -> String {
+    let lines =
+        |log: String| log.lines().filter(|line| line.contains("SIGHUP: ")).map(str::to_owned).collect::<Vec<_>>();
+    let before = lines(posts.log()).len();
+    posts.signal("HUP");
+    wait_for("the log of a SIGHUP", || lines(posts.log()).len() > before);
+    let lines = lines(posts.log());
+    assert_eq!(lines.len(), before + 1, "{lines:?}");
+    lines[before].clone()
+}
+
+/// Puts a file of `content` into the place of the one at `path`, as editors do.
+fn replace(path: &Path, content: &str) {
+    let part = path.with_extension("part");
+    fs::write(&part, content).unwrap();
+    fs::rename(part, path).unwrap();
+}
+
+#[test]
+fn tokens_come_into_force_and_go_at_sighup_on_open_connections_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("tokens/posts");
+    let ci = secret(&token(dir.path(), &["posts", "--name", "ci"]));
+    // As `nohup` does it, and some that run tests.
+    let mut ignoring = Command::new("sh");
+    ignoring.args(["-c", r#"trap "" HUP INT; exec "$0" "$@""#]).arg(program("posts"));
+    let (mut posts, address, mut client) = start_by(ignoring, dir.path());
+    assert_eq!(client.post(&ci), 201);
+
+    let made = token(dir.path(), &["posts", "--name", "phone"]);
+    assert!(text(&made.stderr).contains("`docker compose kill -s HUP posts`"), "{}", text(&made.stderr));
+    let phone = secret(&made);
+    assert_eq!(client.post(&phone), 401);
+    let said = reload(&posts);
+    assert!(said.contains("INFO") && said.ends_with("reloaded; tokens of tokens/posts: 2"), "{said}");
+    assert_eq!((client.post(&phone), client.post(&ci)), (201, 201));
+
+    // Writes that have begun when their token is revoked.
+    let (begin, end) = POST.split_at(9);
+    let slow = ["POST /api/posts", "PUT /api/posts/1", "PATCH /api/posts/1"].map(|request| {
+        let mut slow = Client::connect(address);
+        slow.send(&(head(request, &ci) + begin));
+        slow
+    });
+    replace(&file, &line("phone", &phone));
+    assert_eq!(client.post(&ci), 201);
+    assert!(reload(&posts).ends_with("tokens of tokens/posts: 1"));
+    assert_eq!((client.post(&ci), client.post(&phone)), (401, 201));
+    for mut slow in slow {
+        slow.send(end);
+        assert_eq!(slow.status(), 401);
+    }
+
+    // The last one: a file without it leaves nobody.
+    for empty in ["", "# nobody\n"] {
+        replace(&file, &line("phone", &phone));
+        reload(&posts);
+        assert_eq!(client.post(&phone), 201);
+        replace(&file, empty);
+        let said = reload(&posts);
+        assert!(said.contains("WARN") && said.contains("tokens of tokens/posts: 0, so nobody may write"), "{said}");
+        assert_eq!((client.post(&phone), client.post(&ci)), (401, 401));
+    }
+    let again = secret(&token(dir.path(), &["posts"]));
+    assert!(reload(&posts).ends_with("tokens of tokens/posts: 1"));
+    assert_eq!(client.post(&again), 201);
+    assert_eq!(get(address, "/ready").0, 200);
+    posts.signal("TERM");
+    assert!(posts.wait().success());
+    for secret in [ci, phone, again] {
+        assert!(!posts.log().contains(&secret["posts_".len()..]), "{}", posts.log());
+    }
+}
+
+/// As Kubernetes does it: the folder of all the files is a link, which another takes the place of.
+#[test]
+fn a_file_behind_links_that_change_is_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokens = dir.path().join("tokens");
+    for (version, secret) in [("1", "posts_one"), ("2", "posts_two")] {
+        fs::create_dir_all(tokens.join(version)).unwrap();
+        fs::write(tokens.join(version).join("posts"), line("ci", secret)).unwrap();
+    }
+    symlink("1", tokens.join("..data")).unwrap();
+    symlink("..data/posts", tokens.join("posts")).unwrap();
+    let (posts, _, mut client) = start(dir.path());
+    assert_eq!((client.post("posts_one"), client.post("posts_two")), (201, 401));
+    symlink("2", tokens.join("..new")).unwrap();
+    fs::rename(tokens.join("..new"), tokens.join("..data")).unwrap();
+    fs::remove_dir_all(tokens.join("1")).unwrap();
+    assert!(reload(&posts).ends_with("tokens of tokens/posts: 1"));
+    assert_eq!((client.post("posts_one"), client.post("posts_two")), (401, 201));
+}
+
+#[test]
+fn an_invalid_file_leaves_the_old_tokens_in_force() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("tokens/posts");
+    let good = secret(&token(dir.path(), &["posts"]));
+    let (posts, _, mut client) = start(dir.path());
+    let mut refused = |what: &str, expected: &str| {
+        let said = reload(&posts);
+        assert!(
+            said.contains("ERROR") && said.contains(&format!("SIGHUP: tokens/posts: {expected}")),
+            "{what}: {said}"
+        );
+        assert!(said.ends_with("The old tokens stay in force (1); a file that is empty revokes them"), "{said}");
+        assert_eq!(client.post(&good), 201, "{what}");
+    };
+    for (content, expected) in [
+        (format!("{}ci posts_5ec3e7\n", line("other", "posts_other")), "line 2: expected a name"),
+        (line("ci", "posts_a") + &line("ci", "posts_b"), "line 2: an earlier line has the same name"),
+        ("#".repeat((64 << 10) + 1), "it is longer than 64 KiB"),
+        ("#".repeat(1 << 20), "it is longer than 64 KiB"),
+    ] {
+        replace(&file, &content);
+        refused(expected, expected);
+    }
+    fs::write(&file, b"\xff\n").unwrap();
+    refused("bytes", "it is not UTF-8");
+    fs::remove_file(&file).unwrap();
+    refused("no file", "the token file cannot be read: No such file");
+    fs::create_dir(&file).unwrap();
+    refused("a folder", "the token file cannot be read: it is not a regular file");
+    fs::remove_dir(&file).unwrap();
+    assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
+    refused("a pipe", "the token file cannot be read: it is not a regular file");
+    fs::remove_file(&file).unwrap();
+    symlink("posts", &file).unwrap();
+    refused("a loop of links", "the token file cannot be read: ");
+    fs::remove_file(&file).unwrap();
+    assert!(!posts.log().contains("5ec3e7"));
+
+    replace(&file, &line("new", "posts_new"));
+    assert!(reload(&posts).ends_with("tokens of tokens/posts: 1"));
+    assert_eq!((client.post("posts_new"), client.post(&good)), (201, 401));
+}
+
+#[test]
+fn sighup_ends_no_service_whatever_it_does() {
+    let dir = tempfile::tempdir().unwrap();
+    // Without a token file.
+    let data = dir.path().join("data");
+    split(&sample(), &data);
+    let mut read_only = Process::start(&mut posts(&data));
+    let address: SocketAddr = read_only.await_line(" on http://").trim().parse().unwrap();
+    let said = reload(&read_only);
+    assert!(said.contains("nothing to reload, since there is no --write-token-file"), "{said}");
+    assert_eq!(Client::connect(address).post("posts_a"), 403);
+    read_only.signal("TERM");
+    assert!(read_only.wait().success());
+
+    // While its database is filled from a slice that comes slowly.
+    fs::remove_dir_all(data.join("posts")).unwrap();
+    token(dir.path(), &["posts"]);
+    let slice = dir.path().join("slice");
+    assert!(Command::new("mkfifo").arg(&slice).status().unwrap().success());
+    let mut command = posts(&data);
+    command
+        .args(["--drain", "3600", "--slice"])
+        .arg(&slice)
+        .arg("--write-token-file")
+        .arg(dir.path().join("tokens/posts"));
+    let mut filled = Process::start(&mut command);
+    let mut writer = fs::OpenOptions::new().write(true).open(&slice).unwrap();
+    filled.await_line("filling ");
+    let new = secret(&token(dir.path(), &["posts"]));
+    assert!(reload(&filled).ends_with("tokens/posts: 2"));
+    writer.write_all(br#"{"posts":[]}"#).unwrap();
+    drop(writer);
+    let address: SocketAddr = filled.await_line(" on http://").trim().parse().unwrap();
+    assert_eq!(Client::connect(address).post(&new), 201);
+
+    // While it drains.
+    filled.signal("TERM");
+    filled.await_line("serving for another 3600 s");
+    fs::write(dir.path().join("tokens/posts"), "").unwrap();
+    assert!(reload(&filled).contains("nobody may write"));
+    assert_eq!(Client::connect(address).post(&new), 401);
+    filled.signal("INT");
+    assert!(filled.wait().success(), "{}", filled.log());
+    filled.await_line("ended in order");
+}
+
+/// The processes that one has started and that have not ended.
+#[cfg(target_os = "linux")]
+fn children(of: &Process) -> Vec<u32> {
+    let parent = format!("\nPPid:\t{}\n", of.id());
+    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| status(*pid).contains(&parent)).collect()
+}
+
+/// What the system says of a process; nothing of one that has ended.
+#[cfg(target_os = "linux")]
+fn status(pid: u32) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    if status.contains("\nState:\tZ") { String::new() } else { status }
+}
+
+#[cfg(target_os = "linux")]
+fn signal(pid: u32, name: &str) {
+    assert!(Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap().success());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_service_neither_waits_for_its_broker_nor_ends_with_it_and_the_broker_never_outlives_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("tokens/posts");
+    let good = secret(&token(dir.path(), &["posts"]));
+    let (mut posts, address, mut client) = start(dir.path());
+    let broker = children(&posts)[..].try_into().map(|[broker]: [u32; 1]| broker).unwrap();
+    // Ctrl-C is for a process group.
+    let group = |pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.rsplit_once(") ").unwrap().1.split(' ').nth(2).unwrap().to_owned()
+    };
+    assert_ne!(group(broker), group(posts.id()));
+
+    // One that hangs: the log says so, and the answer counts when it comes.
+    signal(broker, "STOP");
+    replace(&file, &line("new", "posts_new"));
+    let said = reload(&posts);
+    assert!(
+        said.contains("tokens/posts: not read again within 5 s; once it is, it counts. The old tokens stay"),
+        "{said}"
+    );
+    assert_eq!((client.post(&good), client.post("posts_new")), (201, 401));
+    signal(broker, "CONT");
+    posts.await_line("reloaded; tokens of tokens/posts: 1");
+    assert_eq!((client.post(&good), client.post("posts_new")), (401, 201));
+
+    // What ends other programs does not end it before its service.
+    for name in ["HUP", "INT", "TERM"] {
+        signal(broker, name);
+    }
+    replace(&file, &line("newer", "posts_newer"));
+    reload(&posts);
+    assert_eq!((client.post("posts_new"), client.post("posts_newer")), (401, 201));
+
+    signal(broker, "KILL");
+    posts.await_line("reads tokens/posts again at SIGHUP has ended (signal: 9 (SIGKILL)); restart the service");
+    assert!(children(&posts).is_empty() && status(broker).is_empty());
+    replace(&file, &line("new", "posts_new"));
+    for _ in 0..2 {
+        let said = reload(&posts);
+        assert!(said.contains("the process that reads it again has ended; restart the service"), "{said}");
+        assert!(said.contains("The old tokens stay in force (1)"), "{said}");
+    }
+    assert_eq!((client.post("posts_new"), client.post("posts_newer"), get(address, "/ready").0), (401, 201, 200));
+    posts.signal("TERM");
+    assert!(posts.wait().success());
+
+    // However a service ends.
+    for name in ["TERM", "KILL"] {
+        let (mut posts, ..) = start(dir.path());
+        let broker = children(&posts)[0];
+        posts.signal(name);
+        posts.wait();
+        wait_for("the broker to end", || status(broker).is_empty());
+    }
+    let mut read_only = Process::start(&mut self::posts(&dir.path().join("data")));
+    read_only.await_line(" on http://");
+    assert!(children(&read_only).is_empty(), "there is nothing to read again");
 }

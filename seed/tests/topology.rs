@@ -6,6 +6,7 @@ mod world;
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -220,6 +221,11 @@ fn a_service_that_is_down_is_503_and_the_others_go_on() {
 fn up(data: &Path) -> (Command, [SocketAddr; 4]) {
     let ports = [(); 4].map(|()| free_port());
     let mut command = Command::new("bash");
+    if cfg!(target_os = "linux") {
+        // A shell traps nothing that it was started to ignore.
+        command = Command::new("env");
+        command.args(["--default-signal=HUP,INT,TERM", "bash"]);
+    }
     // The profile of this test, so that nothing is built twice.
     let profile = if program("seed").parent().unwrap().ends_with("release") { "release" } else { "dev" };
     command.arg(root().join("up")).env("PROFILE", profile).env("DATA", data);
@@ -258,6 +264,22 @@ fn up_serves_through_one_entrance_until_it_is_told_to_stop() {
     assert_eq!(get(services[2], "/api/posts/1").0, 200);
     process.signal("INT");
     assert!(process.wait().success(), "{}", process.log());
+}
+
+/// Then all that was started from it gets a SIGHUP, which does not end a service.
+#[test]
+fn up_ends_in_order_when_its_terminal_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut command, addresses) = up(&dir.path().join("data"));
+    let mut process = Process::start(command.process_group(0));
+    process.await_line("up       | ready: http://");
+    let group = format!("-{}", process.id());
+    assert!(Command::new("kill").args(["-HUP", "--", &group]).status().unwrap().success());
+    assert!(process.wait().success(), "{}", process.log());
+    for address in addresses {
+        assert_eq!(try_get(address, "/"), None, "{address} still answers");
+    }
+    assert_eq!(process.log().matches("ended in order").count(), 3, "{}", process.log());
 }
 
 #[test]

@@ -246,7 +246,7 @@ pub enum BackupError {
     Io(#[from] std::io::Error),
 }
 
-/// A section of a backup that is being read: its records, in id order. At their end it has [`rest`](Self::rest).
+/// A section of a backup that is being read: its records, in id order. [`finish`](Self::finish) has what follows.
 pub struct Section<R> {
     input: R,
     collection: Collection,
@@ -305,9 +305,7 @@ impl<R: BufRead> Section<R> {
 
     /// What follows on the records, and the input behind the section. The records have been read.
     pub fn finish(mut self) -> Result<(Rest, R), BackupError> {
-        while let Some(record) = self.next() {
-            record?;
-        }
+        self.by_ref().try_for_each(|record| record.map(drop))?;
         Ok((self.rest.ok_or(BackupError::Short)?, self.input))
     }
 
@@ -496,7 +494,7 @@ mod tests {
             (0, &*lines[0].replace("posts", "comments")),
             (1, "{}"),
             (1, "[]"),
-            (1, &*lines[2]),
+            (1, lines[2]),
             (2, &*lines[2].replace("\"user\":1", "\"user\":\"1\"")),
             (4, &*lines[4].replace("0707", "07")),
             (5, "{\"end\":true}"),

@@ -8,11 +8,12 @@
 //! - [`mod@write`], [`condition`], [`token`]: those that write, when, and who may
 //! - [`operate`], [`backup`]: what operators ask for; the records at one revision, as lines of JSON
 //! - [`serve`], [`workers`], [`drain`]: from a listener to the last request's end
-//! - [`fill`], [`sandbox`], [`check`], [`offline`], [`service`]: a process that fills its folder, locks itself in, is
-//!   asked how it is, and does what can be done without serving
+//! - [`fill`], [`sandbox`], [`broker`], [`check`], [`offline`], [`service`]: a process that fills its folder, locks
+//!   itself in, is told of new tokens, is asked how it is, and does what can be done without serving
 
 pub mod api;
 pub mod backup;
+pub mod broker;
 pub mod check;
 pub mod condition;
 pub mod drain;

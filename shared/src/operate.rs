@@ -38,7 +38,7 @@ pub struct Operator {
     /// Who begins snapshots.
     pub commit: Commit,
     /// Who may have a backup.
-    pub tokens: Tokens,
+    pub tokens: Arc<Tokens>,
     backups: Arc<Semaphore>,
     scrubs: Arc<Semaphore>,
     end: Arc<AtomicBool>,
@@ -46,7 +46,7 @@ pub struct Operator {
 
 impl Operator {
     /// An operator of `store`.
-    pub fn new(store: Store, commit: Commit, tokens: Tokens) -> Self {
+    pub fn new(store: Store, commit: Commit, tokens: Arc<Tokens>) -> Self {
         let [backups, scrubs] = [BACKUPS, 1].map(|count| Arc::new(Semaphore::new(count)));
         Self { store, commit, tokens, backups, scrubs, end: Arc::default() }
     }

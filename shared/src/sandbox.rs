@@ -3,7 +3,7 @@
 //! Inside it, a thread and all that it spawns open nothing but the service's folder (no device, no `/proc`, not even
 //! the program itself), execute nothing, make no links out of it, connect to no TCP port, bind none, signal no process
 //! outside and reach no abstract Unix socket of one. What was opened before stays open: the log, the listener, the
-//! lock. The kernel's landlock enforces it, for any user, and nothing can leave it again.
+//! lock, the pipes to the broker. The kernel's landlock enforces it, for any user, and nothing can leave it again.
 //!
 //! Left as they are, since no released kernel that this was tried on can refuse them: UDP, Unix sockets in the file
 //! system, and a `listen` without a `bind`.

@@ -17,6 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{sleep, timeout};
 
 use crate::api::Routes;
+use crate::broker::{self, Broker};
 use crate::drain::Drain;
 use crate::fill::{FillError, Slice};
 use crate::model::Collection;
@@ -90,7 +91,7 @@ struct Config {
 }
 
 /// What the program does other than serving.
-#[derive(Clone, Copy, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
     /// Ask the service that listens on ADDR for its health: exits with 0 if it is ready, else with 1, and says why
     Check,
@@ -99,6 +100,9 @@ enum Command {
     Scrub,
     /// Write the database anew, without the room that deleted and replaced records left behind. The service is stopped
     Compact,
+    /// Read FILE at every request of a service
+    #[command(name = broker::COMMAND, hide = true)]
+    Broker { file: PathBuf },
 }
 
 fn seconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
@@ -119,6 +123,7 @@ impl Config {
             .after_help(
                 "RUST_LOG sets what is logged (default: info; access=off leaves out requests).\n\
                  SIGTERM and SIGINT end the service in order; a second one cuts the wait of --drain short.\n\
+                 SIGHUP reloads --write-token-file; one that is invalid leaves the old tokens in force.\n\
                  Exits with 0 after an orderly end, 1 when it cannot start or cannot flush, 2 for a wrong command line.",
             )
             .mut_arg("data", |arg| arg.required(false).default_value(service.data))
@@ -131,11 +136,12 @@ impl Config {
 /// Runs `service` until SIGTERM or SIGINT: 0 after an orderly end, 1 when it cannot start or cannot flush.
 pub fn run(service: &Service) -> ExitCode {
     let config = Config::read(service);
-    if let Some(command) = config.command {
+    if let Some(command) = &config.command {
         let done = match command {
             Command::Check => check::ready(config.listen).map(|()| String::new()),
             Command::Scrub => offline::scrub(config.listen, &config.data, service.collection, config.on_damage()),
             Command::Compact => offline::compact(&config.data, service.collection, config.on_damage()),
+            Command::Broker { file } => broker::run(file).map(|()| String::new()).map_err(|error| error.to_string()),
         };
         return match done {
             Ok(report) => {
@@ -187,6 +193,12 @@ pub fn log_panics() {
 /// The sandbox holds for the calling thread and the threads it spawns. So it comes before the runtime's threads and
 /// before sled's, while this is the only one; and the database is opened, or filled from a slice, inside.
 fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
+    // It has no threads yet. From here on SIGHUP ends nothing.
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let hangups = {
+        let _context = runtime.enter();
+        signal(SignalKind::hangup())?
+    };
     // The files that tell a container's share of the processors lie outside too.
     let threads = thread::available_parallelism()?.get();
     if config.slice.is_some() {
@@ -208,7 +220,8 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
         Some(aside) => (folder.copy_database(aside.path())?, Some(folder)),
         None => (folder, None),
     };
-    let tokens = tokens(service.collection, config)?;
+    let tokens = Arc::new(tokens(service.collection, config)?);
+    let broker = config.write_token_file.as_deref().map(Broker::start).transpose()?;
     let cannot_listen =
         |error| format!("{}: cannot listen here: {error}; --listen names another address", config.listen);
     let socket = bind(config.listen).map_err(cannot_listen)?;
@@ -217,9 +230,9 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
     } else if let Some(missing) = sandbox::enter(folder.path())? {
         log::warn!("the sandbox is not whole: this kernel cannot {missing}");
     }
-    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         let mut signals = Signals::new()?;
+        tokio::spawn(broker::reload(hangups, broker, Arc::clone(&tokens)));
         let folder = Arc::new(folder);
         let opening = {
             let (folder, collection, on_damage) = (Arc::clone(&folder), service.collection, config.on_damage());
@@ -237,10 +250,9 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
         log::info!("serving {} on http://{}", folder.path().display(), listener.local_addr()?);
         let drain = Drain::default();
         let commit = Commit::start(&store, config.durability)?;
-        let operator = Operator::new(store.clone(), commit.clone(), tokens.clone());
+        let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&tokens));
         let read_only = store.is_read_only();
-        let writes =
-            Writes { collection: service.collection, commit: commit.clone(), tokens: Arc::new(tokens), read_only };
+        let writes = Writes { collection: service.collection, commit: commit.clone(), tokens, read_only };
         let routes = drain.over(operator.over(writes.over((service.routes)(store.clone()))));
         let scrubs = tokio::spawn(scrubs(operator.clone(), config.scrub_every));
         let mut restart = false;

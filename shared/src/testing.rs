@@ -106,7 +106,7 @@ impl App {
             "an id is taken"
         );
         let store = load.finish().expect("a database can be written");
-        let tokens = if writable { tokens(collection, dir.path()) } else { Tokens::none(collection) };
+        let tokens = Arc::new(if writable { tokens(collection, dir.path()) } else { Tokens::none(collection) });
         let (shutdown, asked) = oneshot::channel();
         let (tell_address, address) = std::sync::mpsc::channel();
         let server = thread::spawn(move || {
@@ -117,8 +117,8 @@ impl App {
                 tell_address.send(listener.local_addr().expect("it is bound")).expect("the test waits");
                 // Tests do not cut the power.
                 let commit = Commit::start(&store, Durability::Process).expect("a thread can be started");
-                let operator = Operator::new(store.clone(), commit.clone(), tokens.clone());
-                let writes = Writes { collection, commit, tokens: Arc::new(tokens), read_only: false };
+                let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&tokens));
+                let writes = Writes { collection, commit, tokens, read_only: false };
                 let workers = Workers::start(2).expect("threads can be started");
                 serve(listener, operator.over(writes.over(routes(store))), workers, async { drop(asked.await) }).await;
             });

@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -111,6 +111,11 @@ impl TokenFile {
         let at = |source| TokenFileError::Io { path: path.to_owned(), source };
         let mut bytes = Vec::new();
         File::open(path).map_err(at)?.take(FILE_BYTES + 1).read_to_end(&mut bytes).map_err(at)?;
+        Self::from_bytes(path, bytes)
+    }
+
+    /// Parses what was read at `path`: the whole file, or more than [`FILE_BYTES`].
+    pub(crate) fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self, TokenFileError> {
         let not_text = "it is not UTF-8; is it the right file?";
         let text =
             String::from_utf8(bytes).map_err(|_| TokenFileError::Whole { path: path.to_owned(), reason: not_text })?;
@@ -197,44 +202,61 @@ pub fn secret(collection: Collection, random: [u8; 32]) -> String {
     prefix(collection) + &hex(&random)
 }
 
-/// Who may write to one service. Cloning is cheap.
-#[derive(Clone, Debug)]
+/// Who may write to one service.
+#[derive(Debug)]
 pub struct Tokens {
     collection: Collection,
-    tokens: Arc<[Token]>,
+    /// Those in force; none where the service is read-only.
+    tokens: Option<RwLock<Arc<[Token]>>>,
 }
 
 impl Tokens {
     /// Nobody may.
     pub fn none(collection: Collection) -> Self {
-        Self { collection, tokens: Arc::default() }
+        Self { collection, tokens: None }
     }
 
     /// Whoever has a secret of the file at `path`, which has one at least. The file is not looked at again.
     pub fn read(collection: Collection, path: &Path) -> Result<Self, TokenFileError> {
-        let TokenFile { tokens, .. } = TokenFile::read(path)?;
-        if tokens.is_empty() {
+        let file = TokenFile::read(path)?;
+        if file.count() == 0 {
             let reason = "there is no token in it. `seed token` adds one; without --write-token-file, nobody may write";
             return Err(TokenFileError::Whole { path: path.to_owned(), reason });
         }
-        Ok(Self { collection, tokens: tokens.into() })
+        Ok(Self::of(collection, file))
+    }
+
+    fn of(collection: Collection, file: TokenFile) -> Self {
+        Self { collection, tokens: Some(RwLock::new(file.tokens.into())) }
+    }
+
+    /// Replaces the tokens in force by those of `file`, from the next request on. A file without tokens revokes all: else
+    /// the last one could not be revoked. A read-only service stays read-only.
+    pub fn replace(&self, file: TokenFile) {
+        if let Some(tokens) = &self.tokens {
+            *tokens.write().unwrap_or_else(PoisonError::into_inner) = file.tokens.into();
+        }
+    }
+
+    /// Returns those in force now; `None` where the service is read-only.
+    fn now(&self) -> Option<Arc<[Token]>> {
+        let tokens = self.tokens.as_ref()?;
+        Some(Arc::clone(&tokens.read().unwrap_or_else(PoisonError::into_inner)))
     }
 
     /// How many there are; none where the service is read-only.
     pub fn count(&self) -> usize {
-        self.tokens.len()
+        self.now().map_or(0, |tokens| tokens.len())
     }
 
     /// The name of the token that a request with these headers shows as `Authorization: Bearer SECRET`, else why it
     /// may not write. Nothing but that one header counts.
     pub fn authorize(&self, headers: &HeaderMap) -> Result<Name, Problem> {
-        if self.tokens.is_empty() {
-            return Err(Problem::ReadOnly(self.collection));
-        }
+        let tokens = self.now().ok_or(Problem::ReadOnly(self.collection))?;
         // With two of them, whoever stands in front may have looked at the other one.
         let secrets: Vec<Option<&[u8]>> = headers.get_all(AUTHORIZATION).iter().map(bearer).collect();
         let name = match secrets[..] {
-            [Some(secret)] => self.find(secret),
+            [Some(secret)] => self.find(&tokens, secret),
             _ => None,
         };
         let given = secrets.iter().any(Option::is_some);
@@ -242,13 +264,13 @@ impl Tokens {
     }
 
     /// Compares with every token to its end, so that no time taken tells how near a guess is.
-    fn find(&self, secret: &[u8]) -> Option<Name> {
+    fn find(&self, tokens: &[Token], secret: &[u8]) -> Option<Name> {
         if !secret.starts_with(prefix(self.collection).as_bytes()) {
             return None;
         }
         let digest = digest(secret);
         let mut found = None;
-        for token in self.tokens.iter() {
+        for token in tokens {
             if bool::from(token.digest.as_bytes().ct_eq(digest.as_bytes())) {
                 found = Some(&token.name);
             }
@@ -283,7 +305,7 @@ mod tests {
         let [ci, phone] = ["ci", "phone"].map(|name| name.parse().unwrap());
         let path = Path::new("f");
         let file = TokenFile::default().with(path, &ci, &one).unwrap().with(path, &phone, &two).unwrap();
-        (Tokens { collection: Collection::Posts, tokens: file.tokens.into() }, one, two)
+        (Tokens::of(Collection::Posts, file), one, two)
     }
 
     /// The name, or the status, the challenge and the text of the refusal.
@@ -334,8 +356,8 @@ mod tests {
             vec![given(&one.to_uppercase())],
             vec![given(&one["posts_".len()..])],
             // What stands in the file opens nothing.
-            vec![given(&tokens.tokens[0].digest)],
-            vec![given(&format!("posts_{}", tokens.tokens[0].digest))],
+            vec![given(&digest(one.as_bytes()))],
+            vec![given(&format!("posts_{}", digest(one.as_bytes())))],
             vec![good.clone(), good.clone()],
             vec![good.clone(), other],
             vec![good, "Basic Y2k6Y2k=".to_owned()],
@@ -364,6 +386,24 @@ mod tests {
             let values: Vec<&str> = values.iter().map(String::as_str).collect();
             assert_eq!(ask(&Tokens::none(Collection::Posts), &values), Err((403, String::new())));
         }
+    }
+
+    #[test]
+    fn tokens_are_replaced_and_none_that_are_left_are_401() {
+        let (tokens, one, two) = tokens();
+        let path = Path::new("f");
+        let ask = |secret: &str| ask(&tokens, &[&format!("Bearer {secret}")]).map_err(|(status, _)| status);
+        // The same name with another secret is another token.
+        tokens.replace(TokenFile::default().with(path, &"ci".parse().unwrap(), &two).unwrap());
+        assert_eq!((tokens.count(), ask(&one), ask(&two)), (1, Err(401), Ok("ci".to_owned())));
+        tokens.replace(TokenFile::default());
+        assert_eq!((tokens.count(), ask(&one), ask(&two)), (0, Err(401), Err(401)));
+        tokens.replace(TokenFile::default().with(path, &"new".parse().unwrap(), &one).unwrap());
+        assert_eq!((tokens.count(), ask(&one), ask(&two)), (1, Ok("new".to_owned()), Err(401)));
+
+        let read_only = Tokens::none(Collection::Posts);
+        read_only.replace(TokenFile::default().with(path, &"ci".parse().unwrap(), &one).unwrap());
+        assert_eq!(super::tests::ask(&read_only, &[&format!("Bearer {one}")]), Err((403, String::new())));
     }
 
     #[test]

@@ -119,6 +119,8 @@ impl Writes {
         let Some(id) = id else {
             let key = idempotency_key(headers, name)?;
             let body = json_body(headers, body, false).await?;
+            // A body may take its time. Whoever was revoked meanwhile writes nothing.
+            self.tokens.authorize(headers)?;
             // Refused before an id is given, and not by the committer's one thread.
             let new = edit::create(collection, body).map_err(Problem::Invalid)?;
             return self.commit.write(move |now| create(now, collection, key, &new)).await?;
@@ -129,6 +131,7 @@ impl Writes {
         }
         let patch = method == Method::PATCH;
         let body = json_body(headers, body, patch).await?;
+        self.tokens.authorize(headers)?;
         self.commit
             .write(move |now| {
                 if patch {

@@ -5,7 +5,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::{LazyLock, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use shared::api::{self, Answer, Routes, read};
 use shared::model::Collection;
@@ -64,6 +64,7 @@ fn tokens() -> Tokens {
 
 /// Answers whoever may write.
 fn write(path: &'static str, tokens: Tokens) -> impl Filter<Extract = (Answer,), Error = warp::Rejection> + Clone {
+    let tokens = Arc::new(tokens);
     warp::path(path).and(warp::header::headers_cloned()).map(move |headers: HeaderMap| {
         let name = tokens.authorize(&headers)?;
         let mut response = Response::new("written".into());

@@ -1,4 +1,4 @@
-//! The bytes of keys and values: the layout's second version. [`v1`](super::v1) reads the first.
+//! The bytes of keys and values: the layout's second version. `v1.rs` reads the first.
 //!
 //! ```text
 //! key    00 "database"                        body  name history          which collection this is, and which database
