@@ -28,6 +28,17 @@ pub enum Error {
     /// What was read back is not what the source holds.
     #[error("{0}")]
     Difference(String),
+    /// A database, a slice or a backup is not what it was.
+    #[error("{0}\n`seed restore` puts a backup in its place; the service's --accept-loss keeps what is whole.")]
+    Damaged(String),
+    /// A backup cannot be read, or is not what it says.
+    #[error("{path}: {reason}")]
+    Backup {
+        /// The backup, or what it was read from.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// The file and a service have changed the same record, each in another way.
     #[error(
         "{}\nNothing was changed. --prefer monolith takes the file's version of such records, --prefer service the service's.",
@@ -97,7 +108,7 @@ impl Error {
             | Error::Conflicts(_)
             | Error::TokenExists { .. }
             | Error::Store(StoreError::InUse { .. }) => 5,
-            Error::Store(_) | Error::Io { .. } | Error::Monolith(_) => 6,
+            Error::Store(_) | Error::Io { .. } | Error::Monolith(_) | Error::Damaged(_) | Error::Backup { .. } => 6,
         }
     }
 }

@@ -9,11 +9,12 @@
 //! - [`target`]: the services' folders, and the one commit point at which the result takes its place
 //! - [`update`]: what a newer file changes, applied to a split that is there
 //! - [`run`]: all of that, in order
-//! - [`join`]: the way back
+//! - [`join`]: the way back; [`backup`]: taken from running services, and put back
 //! - [`compare`]: the monolith and the services, over HTTP
 //! - [`mod@token`]: who may write to a service
 //! - [`progress`], [`report`]: what people are told
 
+pub mod backup;
 pub mod compare;
 pub mod digest;
 pub mod error;

@@ -6,9 +6,11 @@ use std::process::ExitCode;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
+use seed::backup::{Chain, Origin};
 use seed::compare::Paths;
 use seed::error::Error;
 use seed::progress::Progress;
+use seed::report::Report;
 use seed::run::Options;
 use seed::update::Side;
 use shared::model::Collection;
@@ -29,7 +31,7 @@ Exit codes:
   3  the input is wrong; the message says where
   4  a difference was found
   5  the target is in use, or holds something else, or what a service has changed otherwise than the file
-  6  a file, a database or the monolith could not be read or written
+  6  a file, a database, a backup or the monolith could not be read or written, or is damaged
   7  done, but some records were rejected"
 )]
 struct Cli {
@@ -49,11 +51,47 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Compares the databases with the manifest of their split, and with its source
+    /// Reads everything in the databases: are they sound, and as split or changed by their services since?
     Verify {
-        /// The file that was split
+        /// Compares them with this file, such as the one that was split
         #[arg(long, value_name = "FILE")]
         input: Option<PathBuf>,
+        /// Compares them with this backup; its increments follow, each with another --against
+        #[arg(long, value_name = "BACKUP", conflicts_with = "backup")]
+        against: Vec<PathBuf>,
+        /// Looks at this backup, not at the databases; its increments follow, each with another --backup
+        #[arg(long, value_name = "BACKUP")]
+        backup: Vec<PathBuf>,
+        #[command(flatten)]
+        data: Data,
+    },
+    /// Takes a backup: from running services, which go on writing, or from stopped ones. Each collection as it was at one
+    /// moment of its own
+    Backup {
+        /// Where the entrance is, or a service, such as http://127.0.0.1:8080; several are asked in turn. Without it, the
+        /// databases are read, and the services are stopped
+        #[arg(long, value_name = "URL")]
+        from: Vec<String>,
+        /// The folder to make, or a file whose name ends in .ndjson
+        #[arg(long, value_name = "BACKUP")]
+        output: PathBuf,
+        /// Takes only what was written since this backup; the increments on it follow, each with another --since
+        #[arg(long, value_name = "BACKUP")]
+        since: Vec<PathBuf>,
+        /// The secrets of write tokens, one a line, which services want that have tokens
+        #[arg(long, value_name = "FILE")]
+        secrets: Option<PathBuf>,
+        #[command(flatten)]
+        data: Data,
+    },
+    /// Puts a backup into the services' folders, once it has been read back and proven. The services are stopped
+    Restore {
+        /// The backup; its increments follow, each with another --backup
+        #[arg(long, value_name = "BACKUP", required = true)]
+        backup: Vec<PathBuf>,
+        /// Replaces what is in DIR
+        #[arg(long)]
+        replace: bool,
         #[command(flatten)]
         data: Data,
     },
@@ -86,7 +124,7 @@ enum Command {
         #[arg(long, value_name = "N", default_value_t = 8)]
         at_once: usize,
     },
-    /// Writes one db.json from the three databases: the way back to the monolith, and the backup
+    /// Writes one db.json from the three databases, or from a backup: the way back to the monolith
     Join {
         /// Where to; standard output where it is not given
         #[arg(long, value_name = "FILE")]
@@ -94,6 +132,9 @@ enum Command {
         /// Writes the ids that the split gave to posts, too
         #[arg(long)]
         ids: bool,
+        /// Takes this backup, not the databases; its increments follow, each with another --backup
+        #[arg(long, value_name = "BACKUP")]
+        backup: Vec<PathBuf>,
         #[command(flatten)]
         data: Data,
     },
@@ -167,6 +208,20 @@ struct Data {
     dir: PathBuf,
 }
 
+fn verify(
+    input: Option<&Path>,
+    against: &[PathBuf],
+    backup: &[PathBuf],
+    data: &Data,
+    progress: Progress,
+) -> Result<Report, Error> {
+    if !backup.is_empty() {
+        return seed::run::verify_backup(input, &Chain::open(backup)?, progress);
+    }
+    let against = if against.is_empty() { None } else { Some(Chain::open(against)?) };
+    seed::run::verify(input, against.as_ref(), &data.dir, progress)
+}
+
 fn main() -> ExitCode {
     let Cli { command, split, json, quiet } = Cli::parse();
     let progress = if quiet { Progress::Quiet } else { Progress::on_stderr() };
@@ -178,7 +233,16 @@ fn main() -> ExitCode {
                 Options { replace, strict, rest, rejects, max_rejects, prefer, max_removed, dry_run, progress };
             seed::run::split_and_verify(&input, &data.dir, &options)
         }
-        Some(Command::Verify { input, data }) => seed::run::verify(input.as_deref(), &data.dir, progress),
+        Some(Command::Verify { input, against, backup, data }) => {
+            verify(input.as_deref(), &against, &backup, &data, progress)
+        }
+        Some(Command::Backup { from, output, since, secrets, data }) => {
+            let origin = Origin { urls: &from, data: &data.dir, secrets: secrets.as_deref(), since: &since };
+            seed::backup::take(&origin, &output, progress).map(|contents| seed::report::backed_up(&output, &contents))
+        }
+        Some(Command::Restore { backup, replace, data }) => {
+            Chain::open(&backup).and_then(|chain| seed::run::restore(&chain, &data.dir, replace, progress))
+        }
         Some(Command::Compare { monolith, services, input, paths, at_once }) => {
             let paths = match (&input, &paths) {
                 (Some(file), _) => Paths::FromInput(file),
@@ -191,8 +255,13 @@ fn main() -> ExitCode {
             })
         }
         Some(Command::Slices { input, output }) => seed::run::slices(&input, &output, progress),
-        Some(Command::Join { output, ids, data }) => {
-            seed::join::join(&data.dir, output.as_deref(), ids).map(|()| seed::report::joined(output.as_deref()))
+        Some(Command::Join { output, ids, backup, data }) => {
+            let joined = match &backup[..] {
+                [] => seed::join::join(&data.dir, output.as_deref(), ids),
+                paths => Chain::open(paths)
+                    .and_then(|chain| seed::join::join_backup(&chain, output.as_deref(), ids, progress)),
+            };
+            joined.map(|()| seed::report::joined(output.as_deref()))
         }
         Some(Command::Token { collection, file, name }) => {
             let file = file.unwrap_or_else(|| seed::token::default_file(collection));

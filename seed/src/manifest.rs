@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use shared::model::Collection;
 
 use crate::error::Error;
-use crate::identity::Identity;
+use crate::identity::{Identity, folder_of};
 use crate::orphans::Orphans;
 use crate::split::Part;
 
@@ -48,6 +48,9 @@ pub struct Manifest {
     pub rejected: u64,
     /// References that lead nowhere.
     pub orphans: Orphans,
+    /// Whether this is no split but a backup of which the split is not known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restored: bool,
 }
 
 /// What a collection was split into.
@@ -72,7 +75,7 @@ impl Manifest {
         });
         let mut next = || entries.next().expect("there are three collections");
         let (users, threads, posts) = (next(), next(), next());
-        Self { version: VERSION, created, source, users, threads, posts, rejected, orphans }
+        Self { version: VERSION, created, source, users, threads, posts, rejected, orphans, restored: false }
     }
 
     /// What became of a collection.
@@ -86,12 +89,17 @@ impl Manifest {
 
     /// Reads the manifest of the split in `data`.
     pub fn read(data: &Path) -> Result<Option<Self>, Error> {
-        let path = data.join(MANIFEST);
-        let text = match fs::read(&path) {
+        Self::read_at(&data.join(MANIFEST))
+    }
+
+    /// Reads the manifest at `path`.
+    pub fn read_at(path: &Path) -> Result<Option<Self>, Error> {
+        let text = match fs::read(path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io(&path)(error)),
+            Err(error) => return Err(Error::io(path)(error)),
         };
+        let data = folder_of(path);
         match serde_json::from_slice::<Self>(&text) {
             Ok(manifest) if manifest.version == VERSION => Ok(Some(manifest)),
             Ok(manifest) => Err(Error::occupied(data, format!("its manifest has version {}", manifest.version))),

@@ -4,9 +4,11 @@ use std::fmt::Write;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use shared::backup::Head;
 use shared::model::Collection;
 use shared::store::StoreError;
 
+use crate::backup::{Contents, Entry};
 use crate::compare;
 use crate::identity::Identity;
 use crate::manifest::Manifest;
@@ -14,7 +16,7 @@ use crate::split::Part;
 use crate::text::Difference;
 use crate::token::Made;
 use crate::update::Changes;
-use crate::verify::Comparison;
+use crate::verify::{Comparison, Scanned};
 
 /// What was done, for people and for programs.
 #[derive(Debug)]
@@ -170,16 +172,84 @@ pub fn joined(output: Option<&Path>) -> Report {
     }
 }
 
-/// A split that holds what it should.
-pub fn verified(input: Option<&Path>, data: &Path, manifest: &Manifest) -> Report {
-    let mut rows = vec![["collection", "records", "digest"].map(String::from)];
-    for collection in Collection::ALL {
-        let entry = manifest.entry(collection);
-        rows.push([collection.name().to_owned(), entry.records.to_string(), entry.digest.clone()]);
+/// Databases that are sound: what has become of the split.
+pub fn verified(
+    input: Option<&Path>,
+    as_backup: bool,
+    what: &str,
+    scans: &[Scanned],
+    since_split: &[Option<Comparison>],
+    manifest: Option<&Manifest>,
+) -> Report {
+    let mut rows = vec![["collection", "records", "digest", "state"].map(String::from)];
+    let mut json = json!({ "outcome": "verified", "manifest": manifest });
+    for (scanned, since_split) in scans.iter().zip(since_split) {
+        let name = scanned.store.collection().name();
+        let digest = scanned.digests.canonical;
+        let state = match (since_split, manifest) {
+            (Some(Comparison { changed, removed, added, .. }), _) => {
+                format!("changed by its service: {changed} changed, {removed} removed, {added} added since the split")
+            }
+            (None, Some(manifest)) if manifest.restored => "as in the backup".to_owned(),
+            (None, Some(_)) => "as split".to_owned(),
+            (None, None) => "sound".to_owned(),
+        };
+        let is_changed = since_split.is_some();
+        json[name] = json!({
+            "records": digest.count, "digest": digest.to_string(), "exact": scanned.digests.exact.to_string(),
+            "state": if is_changed { "changed" } else { "as split" },
+        });
+        rows.push([name.to_owned(), digest.count.to_string(), digest.to_string(), state]);
     }
-    let source = input.map(|input| format!(" and {}", input.display())).unwrap_or_default();
-    let text = format!("{} equals its manifest{source}:\n\n{}", data.display(), table(&rows));
-    Report::new(text, json!({ "outcome": "verified", "manifest": manifest }))
+    let mut equals = input.map(|input| format!(" It equals {}.", input.display())).unwrap_or_default();
+    if as_backup {
+        equals += " It equals the backup.";
+    }
+    let text = format!(
+        "{what} is sound: its records are those that its services count, and every index equals a full scan.{equals}\n\n{}",
+        table(&rows)
+    );
+    Report::new(text, json)
+}
+
+/// A backup that was taken.
+pub fn backed_up(output: &Path, contents: &Contents) -> Report {
+    let mut rows = vec![["collection", "records", "revision", "since", "bytes", "digest"].map(String::from)];
+    for Entry { head, file } in &contents.sections {
+        rows.push([
+            head.collection.clone(),
+            head.records.to_string(),
+            head.revision.to_string(),
+            head.since.map_or("-".to_owned(), |since| since.to_string()),
+            file.bytes.to_string(),
+            head.digest.clone(),
+        ]);
+    }
+    let text = format!(
+        "{} is a backup, read back and proven; each collection as it was at its revision:\n\n{}",
+        output.display(),
+        table(&rows)
+    );
+    Report::new(text, json!({ "outcome": "backed up", "output": output.to_string_lossy(), "contents": contents }))
+}
+
+/// A backup that is in its place again.
+pub fn restored(data: &Path, heads: &[Head], without_split: bool) -> Report {
+    let mut rows = vec![["collection", "records", "revision", "digest"].map(String::from)];
+    for head in heads {
+        let counts = [head.records, head.revision].map(|count| count.to_string());
+        let [records, revision] = counts;
+        rows.push([head.collection.clone(), records, revision, head.digest.clone()]);
+    }
+    let mut text = format!(
+        "{} holds the backup. Every record was read back, and is what the service counted:\n\n{}",
+        data.display(),
+        table(&rows)
+    );
+    if without_split {
+        text += "\nThe backup has no split in it, so a newer db.json cannot be applied to this.\n";
+    }
+    Report::new(text, json!({ "outcome": "restored", "sections": heads, "without_split": without_split }))
 }
 
 /// The monolith and the services, compared over HTTP.
@@ -230,6 +300,26 @@ pub fn differences(comparison: &Comparison) -> String {
         let _ = write!(lines, "\n  {pointer}: {left} in the file, {right} in the database");
     }
     lines
+}
+
+/// What is wrong with a database that no writer of its own did, if anything is.
+pub fn damage(scanned: &Scanned) -> Option<String> {
+    let name = scanned.store.collection().name();
+    let found = [
+        (scanned.counted, "its records are not those that its service counts"),
+        (scanned.indexes_equal, "an index is not what a scan of the records says"),
+    ];
+    let found: Vec<&str> = found.into_iter().filter(|(good, _)| !good).map(|(_, what)| what).collect();
+    (!found.is_empty()).then(|| format!("{name}: the database is damaged: {}", found.join("; ")))
+}
+
+/// A database that holds other records than a backup.
+pub fn other_than_backup(scanned: &Scanned, head: &Head) -> String {
+    let (name, held) = (scanned.store.collection().name(), scanned.digests.exact);
+    format!(
+        "{name}: {} records with digest {held} are here, {} with digest {} in the backup",
+        held.count, head.records, head.digest
+    )
 }
 
 /// What is wrong with a collection's database and slice, if anything is.

@@ -1,7 +1,7 @@
 //! The whole job: split, load, verify, publish; or bring up to date or check what is there.
 
 use std::fs::{self, File};
-use std::io::{BufReader, BufWriter};
+use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::{env, io};
 
@@ -10,15 +10,17 @@ use shared::model::Collection;
 use shared::store::{Folder, OnDamage, Purpose, Store, StoreError};
 use tempfile::{TempDir, TempPath};
 
+use crate::backup::{Chain, Unpacked, copy_slice, records, slice_path, unpack};
 use crate::error::Error;
-use crate::identity::{identify, part_of, put_in_place};
+use crate::identity::{Hashed, Identity, identify, part_of, put_in_place};
+use crate::join::write_array;
 use crate::manifest::Manifest;
 use crate::orphans::Orphans;
 use crate::progress::{Progress, Total};
 use crate::rejects::Rejects;
 use crate::report::{self, Report};
 use crate::source::Source;
-use crate::split::{Destination, split};
+use crate::split::{Destination, Part, split};
 use crate::target::{Building, Target};
 use crate::update::{Before, Plan, Side, apply, copy_database, plan};
 use crate::verify::{Comparison, Scanned, compare, scan};
@@ -169,10 +171,12 @@ fn fill(input: &Path, data: &Path, target: Target, options: &Options) -> Result<
 
 /// Applies what a newer file changes to the split that is there.
 fn update(input: &Path, data: &Path, old: &Manifest, target: Target, options: &Options) -> Result<Report, Error> {
-    let (databases, faults) = scan_split(data, old, target.folders(), options.progress)?;
-    if !faults.is_empty() {
-        return Err(Error::Difference(format!("{}\n`seed --replace` splits the file anew.", faults.join("\n"))));
+    if old.restored {
+        let holds = "it was restored from a backup that has no split in it: what a newer file changes cannot be told";
+        return Err(Error::occupied(data, holds.to_owned()));
     }
+    let (databases, faults) = scan_split(data, old, target.folders(), options.progress)?;
+    faults.check()?;
     let building = target.build()?;
     let aside = Aside::begin(options)?;
     let mut rejects = aside.rejects(input, options)?;
@@ -277,9 +281,7 @@ fn check_rest(input: &Path, part: Option<&Path>) -> Result<(), Error> {
 /// Looks at a finished split and changes nothing. Since then its services may have changed their records.
 fn check(input: &Path, data: &Path, manifest: &Manifest, target: &Target, progress: Progress) -> Result<Report, Error> {
     let (scans, faults) = scan_split(data, manifest, target.folders(), progress)?;
-    if !faults.is_empty() {
-        return Err(Error::Difference(format!("{}\n`seed --replace` splits the file anew.", faults.join("\n"))));
-    }
+    faults.check()?;
     let comparisons = if scans.iter().all(|scanned| is_as_split(scanned, manifest)) {
         let equal = |scanned: &Scanned| Comparison { equal: scanned.digests.exact.count, ..Comparison::default() };
         scans.iter().map(equal).collect()
@@ -309,31 +311,140 @@ pub fn slices(input: &Path, output: &Path, progress: Progress) -> Result<Report,
     Ok(report::sliced(input, output, &source, &parts))
 }
 
-/// Compares what is in `data` with its manifest, and with the file `input` where there is one.
+/// Looks at what is in `data`: is each database sound, is it as it was split or changed by its service since, and does it
+/// hold what the file `input` does, or the backup `against`, where there is one?
 ///
 /// # Errors
-/// See [`Error`]; [`Error::Difference`] names the differences. Nothing is changed.
-pub fn verify(input: Option<&Path>, data: &Path, progress: Progress) -> Result<Report, Error> {
+/// [`Error::Damaged`] where a database is not what its writers made of it; [`Error::Difference`] names what differs from
+/// the file or the backup. Nothing is changed.
+pub fn verify(input: Option<&Path>, against: Option<&Chain>, data: &Path, progress: Progress) -> Result<Report, Error> {
     let (manifest, folders) = open_split(data)?;
-    let folders = Collection::ALL.into_iter().zip(&folders);
-    let (scans, mut faults) = scan_split(data, &manifest, folders.clone(), progress)?;
-    let mut comparisons = Vec::new();
+    let slices: Vec<PathBuf> = folders.iter().map(Folder::slice).collect();
+    let (scans, faults) = scan_split(data, &manifest, Collection::ALL.into_iter().zip(&folders), progress)?;
+    judge(input, against, &data.display().to_string(), Some((&manifest, &slices)), scans, faults)
+}
+
+/// The same of a backup, which is unpacked for it.
+pub fn verify_backup(input: Option<&Path>, chain: &Chain, progress: Progress) -> Result<Report, Error> {
+    let Unpacked { stores, _dir } = unpack(chain, progress)?;
+    let stage = progress.stage("reading back", Total::Records(records(chain)?));
+    let scans: Vec<Scanned> = stores.into_iter().map(|store| scan(store, &stage)).collect::<Result<_, _>>()?;
+    drop(stage);
+    let mut faults = Faults::default();
+    scans.iter().for_each(|scanned| faults.look_at(scanned));
+    let split = chain.split()?;
+    let slices: Vec<PathBuf> = match &split {
+        Some((_, folder)) => Collection::ALL.map(|collection| slice_path(folder, collection)).into(),
+        None => Vec::new(),
+    };
+    let split = split.as_ref().map(|(manifest, _)| (manifest, &slices[..]));
+    judge(input, None, "the backup", split, scans, faults)
+}
+
+/// What is to be said of databases that were scanned.
+fn judge(
+    input: Option<&Path>,
+    against: Option<&Chain>,
+    what: &str,
+    split: Option<(&Manifest, &[PathBuf])>,
+    scans: Vec<Scanned>,
+    faults: Faults,
+) -> Result<Report, Error> {
+    let mut since_split = Vec::new();
+    for (nth, scanned) in scans.iter().enumerate() {
+        let collection = scanned.store.collection();
+        since_split.push(match split {
+            Some((manifest, slices)) if !is_as_split(scanned, manifest) => {
+                // The slice holds what was split: it shows what a digest only counts.
+                compare(&slices[nth], collection.alone(), false, &[scanned])?.pop()
+            }
+            _ => None,
+        });
+    }
+    if !faults.damaged.is_empty() {
+        let named = since_split.iter().flatten().filter(|comparison| comparison.differences() > 0);
+        let named: Vec<String> = named.map(report::differences).collect();
+        return Err(Error::Damaged([faults.damaged, faults.different, named].concat().join("\n")));
+    }
+    let mut different = faults.different;
     if let Some(input) = input {
-        let passed_over = manifest.rejected > 0 && identify(input)? == manifest.source;
-        comparisons = compare(input, &Collection::ALL, passed_over, &scans.iter().collect::<Vec<_>>())?;
-    } else {
-        // The slice holds what was split: it shows what a digest only counts.
-        for (scanned, (collection, folder)) in scans.iter().zip(folders) {
-            if !is_as_split(scanned, &manifest) {
-                comparisons.extend(compare(&folder.slice(), collection.alone(), false, &[scanned])?);
+        let passed_over = match split {
+            Some((manifest, _)) => manifest.rejected > 0 && identify(input)? == manifest.source,
+            None => false,
+        };
+        let comparisons = compare(input, &Collection::ALL, passed_over, &scans.iter().collect::<Vec<_>>())?;
+        different.extend(comparisons.iter().filter(|comparison| comparison.differences() > 0).map(report::differences));
+    }
+    if let Some(chain) = against {
+        for scanned in &scans {
+            let (head, _) = chain.read(scanned.store.collection(), |_| Ok(()))?;
+            if !head.is_of(&scanned.digests.exact) {
+                different.push(report::other_than_backup(scanned, &head));
             }
         }
     }
-    faults.extend(comparisons.iter().filter(|comparison| comparison.differences() > 0).map(report::differences));
-    if !faults.is_empty() {
-        return Err(Error::Difference(faults.join("\n")));
+    if !different.is_empty() {
+        return Err(Error::Difference(different.join("\n")));
     }
-    Ok(report::verified(input, data, &manifest))
+    Ok(report::verified(input, against.is_some(), what, &scans, &since_split, split.map(|(manifest, _)| manifest)))
+}
+
+/// Puts a backup into the services' folders in `data`, once it has been read back and proven.
+///
+/// # Errors
+/// See [`Error`]; what `data` holds is then as it was.
+pub fn restore(chain: &Chain, data: &Path, replace: bool, progress: Progress) -> Result<Report, Error> {
+    let target = Target::lock(data)?;
+    if !replace && !target.is_empty() {
+        return Err(Error::occupied(data, "it holds slices or databases".to_owned()));
+    }
+    let building = target.build()?;
+    let stage = progress.stage("restoring", Total::Records(records(chain)?));
+    let mut heads = Vec::new();
+    for part in &building {
+        heads.push(chain.restore(part.collection, &part.database, &stage)?);
+    }
+    drop(stage);
+    let scans = read_back(&building, heads.iter().map(|head| head.records).sum(), progress)?;
+    for (scanned, head) in scans.iter().zip(&heads) {
+        if !scanned.is_sound() || !head.is_of(&scanned.digests.exact) {
+            return Err(Error::Damaged(report::other_than_backup(scanned, head)));
+        }
+    }
+    let manifest = match chain.split()? {
+        Some((manifest, folder)) => {
+            for part in &building {
+                copy_slice(&folder, part.collection, &part.slice)?;
+                if identify(&part.slice)? != manifest.entry(part.collection).slice {
+                    return Err(Error::Damaged(format!("{}: it is not what its manifest says", part.slice.display())));
+                }
+            }
+            manifest
+        }
+        None => without_split(&building, &scans)?,
+    };
+    drop(scans);
+    target.publish(&manifest)?;
+    Ok(report::restored(data, &heads, manifest.restored))
+}
+
+/// The manifest of a backup of which the split is not known: slices of what it holds are written.
+fn without_split(building: &[Building], scans: &[Scanned]) -> Result<Manifest, Error> {
+    let mut parts = Vec::new();
+    for (part, scanned) in building.iter().zip(scans) {
+        let file = File::create_new(&part.slice).map_err(Error::io(&part.slice))?;
+        let mut out = Hashed::new(BufWriter::new(file), true);
+        let written = out.write_all(b"{").map_err(Error::io(&part.slice));
+        written.and_then(|()| write_array(&scanned.store, false, &mut out, &part.slice))?;
+        out.write_all(b"}\n").map_err(Error::io(&part.slice))?;
+        parts.push(Part { digests: scanned.digests, slice: out.finish().map_err(Error::io(&part.slice))? });
+    }
+    let unknown = Identity { sha256: String::new(), bytes: 0 };
+    let [users, threads, posts] = scans else { unreachable!("there are three collections") };
+    let orphans = Orphans::find([&users.store, &threads.store, &posts.store])?;
+    let mut manifest = Manifest::new(unknown, parts, 0, orphans);
+    manifest.restored = true;
+    Ok(manifest)
 }
 
 /// The manifest and the folders of a finished split that no service has open.
@@ -350,14 +461,40 @@ pub fn open_split(data: &Path) -> Result<(Manifest, Vec<Folder>), Error> {
     }
 }
 
-/// Scans the databases of a split. The faults are those that no service can have made: in a slice or an index.
+/// What is wrong with databases and slices, and cannot have been done by a service's writes.
+#[derive(Default)]
+struct Faults {
+    /// Databases that are not what their writers made of them.
+    damaged: Vec<String>,
+    /// Slices that are not what was split.
+    different: Vec<String>,
+}
+
+impl Faults {
+    fn look_at(&mut self, scanned: &Scanned) {
+        self.damaged.extend(report::damage(scanned));
+    }
+
+    /// An error where there is anything.
+    fn check(self) -> Result<(), Error> {
+        if !self.damaged.is_empty() {
+            return Err(Error::Damaged([self.damaged, self.different].concat().join("\n")));
+        }
+        if self.different.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Difference(format!("{}\n`seed --replace` splits the file anew.", self.different.join("\n"))))
+    }
+}
+
+/// Scans the databases of a split, and looks at its slices.
 fn scan_split<'f>(
     data: &Path,
     manifest: &Manifest,
     folders: impl Iterator<Item = (Collection, &'f Folder)>,
     progress: Progress,
-) -> Result<(Vec<Scanned>, Vec<String>), Error> {
-    let (mut scans, mut faults) = (Vec::new(), Vec::new());
+) -> Result<(Vec<Scanned>, Faults), Error> {
+    let (mut scans, mut faults) = (Vec::new(), Faults::default());
     let records = Collection::ALL.map(|collection| manifest.entry(collection).records);
     let stage = progress.stage("reading back", Total::Records(records.iter().sum()));
     for (collection, folder) in folders {
@@ -365,8 +502,9 @@ fn scan_split<'f>(
             return Err(Error::occupied(data, format!("its manifest is there, but {} is gone", gone.display())));
         }
         let scanned = scan(folder.open(collection, Purpose::Passing, OnDamage::Refuse)?, &stage)?;
+        faults.look_at(&scanned);
         let slice_equal = identify(&folder.slice())? == manifest.entry(collection).slice;
-        faults.extend(report::fault(collection, true, slice_equal, scanned.indexes_equal));
+        faults.different.extend(report::fault(collection, true, slice_equal, true));
         scans.push(scanned);
     }
     Ok((scans, faults))

@@ -35,6 +35,15 @@ pub struct Scanned {
     pub digests: Digests,
     /// Whether each index holds what the records say it should.
     pub indexes_equal: bool,
+    /// Whether the records are those that the database counts while it is written to.
+    pub counted: bool,
+}
+
+impl Scanned {
+    /// Whether the database is what its writers made of it.
+    pub fn is_sound(&self) -> bool {
+        self.indexes_equal && self.counted
+    }
 }
 
 /// Reads all records and all indexes of a database, as a part of `stage`.
@@ -46,7 +55,8 @@ pub fn scan(store: Store, stage: &Stage) -> Result<Scanned, Error> {
         (entries.join().expect("a scan returns its errors"), records)
     });
     let (digests, expected) = records?;
-    Ok(Scanned { digests, indexes_equal: entries? == expected, store })
+    let counted = store.counted()? == digests.exact;
+    Ok(Scanned { digests, indexes_equal: entries? == expected, counted, store })
 }
 
 /// The digests of the records, and of the index entries they should have.
@@ -91,7 +101,7 @@ fn scan_part(collection: Collection, part: &[(Id, Stored)]) -> Result<(Digests, 
     let mut digests = Digests::default();
     let mut entries = RecordSet::default();
     let unreadable = |id: Id, why: &str| {
-        Error::Difference(format!("{} {id}: the database holds no such record: {why}", collection.name()))
+        Error::Damaged(format!("{} {id}: the database holds no such record: {why}", collection.name()))
     };
     for (id, stored) in part {
         let json = std::str::from_utf8(stored.json()).map_err(|error| unreadable(*id, &error.to_string()))?;

@@ -4,12 +4,12 @@
 //! {"backup":1,"collection":"posts","history":"…","revision":812,"last_id":21,"records":21,"digest":"…"}
 //! {"revision":1,"id_from_position":true,"record":{"id":1,…}}        each record, by ascending id
 //! {"kept":"ci/key","request":"…","revision":812,"until":1790000000,"answer":{"id":21,…}}
-//! {"end":true,"ids":[[1,20],[22,22]]}
+//! {"end":true,"ids":[[1,20],[22,22]],"sha256":"…"}
 //! ```
 //!
 //! The first line says what the database held at one revision, as its service counts it: how many records, and the
 //! [`RecordSet`]'s digest of them. Whoever has read all records has the same, or something is wrong; without the last
-//! line something is missing. `history` tells databases apart that began apart.
+//! line something is missing. `sha256` is that of all lines before the last. `history` tells databases apart that began apart.
 //!
 //! An increment has `"since"` in its first line, and only the records that were written after that revision; `ids`, the
 //! ranges of all ids there are, says which records of the backup before it are gone.
@@ -19,6 +19,7 @@ use std::io::BufRead;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 
 use crate::id::Id;
 use crate::model::{Collection, Records};
@@ -93,6 +94,8 @@ struct Line<'l> {
     end: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ids: Option<Vec<(u64, u64)>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
 }
 
 /// What a kept answer is read for.
@@ -110,6 +113,7 @@ pub struct Chunks {
     /// Whether kept answers belong to it.
     with_kept: bool,
     ids: Vec<(u64, u64)>,
+    hash: Sha256,
     done: bool,
 }
 
@@ -130,7 +134,7 @@ impl Chunks {
             records: snapshot.set().count,
             digest: snapshot.set().to_string(),
         };
-        Self { snapshot, since, head: Some(head), with_kept, ids: Vec::new(), done: false }
+        Self { snapshot, since, head: Some(head), with_kept, ids: Vec::new(), hash: Sha256::new(), done: false }
     }
 
     fn put_record(&mut self, out: &mut BytesMut, record: &SnapshotRecord) -> Result<(), StoreError> {
@@ -170,7 +174,10 @@ impl Chunks {
                 put_line(out, &line);
             }
         }
-        put_line(out, &Line { end: true, ids: Some(std::mem::take(&mut self.ids)), ..Line::default() });
+        self.hash.update(&out[..]);
+        let sha256 = hex(&std::mem::take(&mut self.hash).finalize());
+        let ids = std::mem::take(&mut self.ids);
+        put_line(out, &Line { end: true, ids: Some(ids), sha256: Some(sha256), ..Line::default() });
         Ok(())
     }
 }
@@ -200,9 +207,10 @@ impl Iterator for Chunks {
                 return Some(Err(error));
             }
             if self.done {
-                break;
+                return Some(Ok(out.freeze()));
             }
         }
+        self.hash.update(&out[..]);
         Some(Ok(out.freeze()))
     }
 }
@@ -253,6 +261,7 @@ pub struct Section<R> {
     head: Head,
     line: u64,
     text: Vec<u8>,
+    hash: Sha256,
     last: Option<Id>,
     rest: Option<Rest>,
 }
@@ -290,7 +299,8 @@ impl<R: BufRead> Section<R> {
         }
         let collection = Collection::ALL.into_iter().find(|collection| collection.name() == head.collection);
         let collection = collection.ok_or_else(|| wrong(format!("no service has {:?}", head.collection)))?;
-        Ok(Some(Self { input, collection, head, line: 1, text, last: None, rest: None }))
+        let hash = Sha256::new_with_prefix(&text);
+        Ok(Some(Self { input, collection, head, line: 1, text, hash, last: None, rest: None }))
     }
 
     /// What the first line says.
@@ -319,6 +329,8 @@ impl<R: BufRead> Section<R> {
             if self.text.is_empty() {
                 return Err(BackupError::Short);
             }
+            let hash = self.hash.clone();
+            self.hash.update(&self.text);
             let number = self.line;
             let wrong = |reason: &str| BackupError::Line { line: number, reason: reason.to_owned() };
             let line: Line = serde_json::from_slice(&self.text).map_err(|error| wrong(&error.to_string()))?;
@@ -345,6 +357,9 @@ impl<R: BufRead> Section<R> {
                 rest.kept.push((key, KeptRecord { request, id: named.id, revision, json, until }));
             } else if line.end {
                 rest.ids = line.ids.ok_or_else(|| wrong("it does not say which ids there are"))?;
+                if line.sha256 != Some(hex(&hash.finalize())) {
+                    return Err(wrong("the lines before it are not those that were written"));
+                }
                 self.rest = Some(rest);
                 return Ok(None);
             } else {
@@ -438,6 +453,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         let head: Head = serde_json::from_str(lines[0]).unwrap();
         assert_eq!((head.records, head.revision, head.last_id, head.since), (3, 3, 4, None));
+        let sha256 = hex(&Sha256::digest(&text[..text.rfind("{\"end\"").unwrap()]));
         assert_eq!(
             lines[1..],
             [
@@ -449,7 +465,7 @@ mod tests {
                     "07".repeat(32),
                     json(4, "new")
                 ),
-                r#"{"end":true,"ids":[[1,2],[4,4]]}"#,
+                &format!(r#"{{"end":true,"ids":[[1,2],[4,4]],"sha256":"{sha256}"}}"#),
             ]
         );
         let (records, rest) = read(&text).unwrap();

@@ -30,6 +30,7 @@ use self::layout::{Counters, Identity, Page, Step};
 use self::snapshot::Snapshots;
 use crate::id::Id;
 use crate::model::{Collection, Index, Term};
+use crate::record_set::RecordSet;
 
 /// A point at which a test can end the process: see `shared/tests/faults.rs`.
 macro_rules! fail_point {
@@ -64,6 +65,7 @@ pub use group::KeptRecord;
 pub use index::{Entries, Ids};
 pub use journal::Hole;
 pub use load::Load;
+pub use rebuild::Restore;
 pub use scrub::{Scrub, ScrubError};
 pub use snapshot::{Snapshot, SnapshotRecord};
 pub use write::{Change, Writer};
@@ -304,6 +306,16 @@ impl Store {
     /// Where the database lies.
     pub fn path(&self) -> &Path {
         &self.shared.path
+    }
+
+    /// What the database holds, as it counts it while it is written to.
+    pub fn counted(&self) -> Result<RecordSet, StoreError> {
+        Ok(self.counters()?.records)
+    }
+
+    /// The revision that the database is at.
+    pub fn revision(&self) -> Result<u64, StoreError> {
+        Ok(self.counters()?.revision)
     }
 
     /// A number that no database has which began apart from this one.

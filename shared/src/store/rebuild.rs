@@ -1,12 +1,13 @@
 //! A database written anew, beside the one that there is: with today's layout, without what was deleted, or without what
 //! is damaged. It takes its place at one point, see [`Folder`].
 
+use std::path::Path;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
 use super::layout::Counters;
 use super::load::{Load, Loaded};
-use super::{Folder, Purpose, Store, StoreError, Stored, group, journal, v1};
+use super::{Folder, KeptRecord, Purpose, SnapshotRecord, Store, StoreError, Stored, journal, v1};
 use crate::id::Id;
 use crate::model::{Collection, Records};
 use crate::record_set::RecordSet;
@@ -44,7 +45,7 @@ impl Salvage {
 /// Where a rebuild reads.
 trait Origin: Sync {
     fn records(&self) -> Box<dyn Iterator<Item = Result<(Id, Stored), StoreError>> + '_>;
-    fn kept(&self) -> Box<dyn Iterator<Item = Result<(String, group::KeptRecord), StoreError>> + '_>;
+    fn kept(&self) -> Box<dyn Iterator<Item = Result<(String, KeptRecord), StoreError>> + '_>;
 }
 
 impl Origin for Store {
@@ -52,7 +53,7 @@ impl Origin for Store {
         Box::new(Store::records(self))
     }
 
-    fn kept(&self) -> Box<dyn Iterator<Item = Result<(String, group::KeptRecord), StoreError>> + '_> {
+    fn kept(&self) -> Box<dyn Iterator<Item = Result<(String, KeptRecord), StoreError>> + '_> {
         Box::new(self.kept_answers())
     }
 }
@@ -62,7 +63,7 @@ impl Origin for v1::Old {
         Box::new(v1::Old::records(self))
     }
 
-    fn kept(&self) -> Box<dyn Iterator<Item = Result<(String, group::KeptRecord), StoreError>> + '_> {
+    fn kept(&self) -> Box<dyn Iterator<Item = Result<(String, KeptRecord), StoreError>> + '_> {
         Box::new(v1::Old::kept(self))
     }
 }
@@ -160,6 +161,44 @@ impl Block {
         });
         // Each id has one place to come from.
         load.put_loaded(loaded.collect(), &self.set).map(drop)
+    }
+}
+
+/// Fills a new database with records as a backup has them.
+pub struct Restore {
+    load: Load,
+    store: Store,
+    block: Block,
+}
+
+impl Restore {
+    /// Makes an empty database at `path`, where nothing may be yet.
+    pub fn create(path: &Path, collection: Collection) -> Result<Self, StoreError> {
+        let store = Store::create(path, collection)?;
+        Ok(Self { load: Load::new(store.clone()), store, block: Block::new(collection) })
+    }
+
+    /// Adds a record; by ascending id.
+    pub fn put(&mut self, record: &SnapshotRecord) -> Result<(), StoreError> {
+        let misfit = |what: String| self.store.corrupt(&format!("record {}: {what}", record.id));
+        let json = std::str::from_utf8(&record.json).map_err(|error| misfit(error.to_string()))?;
+        self.block.records.push(json, None).map_err(|fault| misfit(fault.to_string()))?;
+        self.block.rows.push((record.revision, record.id_from_position));
+        self.block.set.add_record(record.id, record.id_from_position, &record.json);
+        if self.block.records.text().len() < BLOCK {
+            return Ok(());
+        }
+        let next = Block::new(self.store.collection());
+        std::mem::replace(&mut self.block, next).load(&mut self.load)
+    }
+
+    /// Adds the kept answers, and sees to it that neither ids up to `last_id` nor revisions up to `revision` come again.
+    pub fn finish(mut self, kept: &[(String, KeptRecord)], revision: u64, last_id: u64) -> Result<Store, StoreError> {
+        self.block.load(&mut self.load)?;
+        self.load.count_up_to(Counters { revision, last_id, ..Counters::default() });
+        let store = self.load.finish()?;
+        kept.iter().try_for_each(|(key, kept)| store.keep(key, kept))?;
+        Ok(store)
     }
 }
 
