@@ -36,6 +36,10 @@ const SPLIT: &str = "split.json";
 /// How the name of a backup ends that is one file.
 const ONE_FILE: &str = "ndjson";
 
+/// The priority of a backup, as `nice` has it.
+#[cfg(target_os = "linux")]
+const BACKGROUND: i32 = 10;
+
 /// How long a service may take to begin its answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -80,6 +84,9 @@ pub struct Entry {
 /// # Errors
 /// See [`Error`]; nothing is at `output` then.
 pub fn take(origin: &Origin, output: &Path, progress: Progress) -> Result<Contents, Error> {
+    // A service on the same machine comes first.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::setpriority_process(None, BACKGROUND);
     if output.exists() {
         return Err(Error::Backup { path: output.display().to_string(), reason: "it is there already".to_owned() });
     }

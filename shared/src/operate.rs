@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::stream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::sleep;
 use warp::Filter;
 use warp::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -29,6 +29,13 @@ use crate::token::Tokens;
 
 /// How many backups may be read at once: each has the service put aside what is changed meanwhile.
 const BACKUPS: usize = 2;
+
+/// How many chunks of a backup may wait for its reader.
+const CHUNKS: usize = 4;
+
+/// The priority of what nobody waits for, as `nice` has it.
+#[cfg(target_os = "linux")]
+const BACKGROUND: i32 = 15;
 
 /// Who does what operators ask for.
 #[derive(Clone)]
@@ -99,8 +106,14 @@ impl Operator {
             (Some(history), Some(revision)) => Some(Since { history: history.clone(), revision }),
             _ => None,
         };
-        let chunks = ReadBackup { chunks: Chunks::new(snapshot, since.as_ref(), known), _permit: permit };
-        let mut response = warp::reply::stream(stream::iter(chunks)).into_response();
+        // On a thread of its own: on a worker's, other connections would wait for it.
+        let (put, mut chunks) = mpsc::channel(CHUNKS);
+        in_background("backup", move || {
+            send_backup(Chunks::new(snapshot, since.as_ref(), known), &put);
+            drop(permit);
+        })?;
+        let mut response =
+            warp::reply::stream(stream::poll_fn(move |context| chunks.poll_recv(context))).into_response();
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
         Ok(response)
     }
@@ -121,14 +134,10 @@ impl Operator {
         let snapshot = self.commit.snapshot().await?;
         let (store, end, begin) = (self.store.clone(), Arc::clone(&self.end), Instant::now());
         let (tell, told) = oneshot::channel();
-        let run = move || {
+        in_background("scrub", move || {
             // Who asked may have gone.
             let _ = tell.send(run_scrub(&store, snapshot, &end));
             drop(permit);
-        };
-        thread::Builder::new().name("scrub".to_owned()).spawn(run).map_err(|error| {
-            log::error!("no scrub: {error}");
-            Problem::Draining
         })?;
         let scrub = told.await.ok().flatten().ok_or(Problem::Draining)?;
         if scrub.damaged == 0 {
@@ -144,20 +153,29 @@ fn run_scrub(store: &Store, snapshot: Snapshot, end: &AtomicBool) -> Option<Scru
     Some(scrub)
 }
 
-/// A backup on its way out, of which there may be only so many.
-struct ReadBackup {
-    chunks: Chunks,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Iterator for ReadBackup {
-    type Item = Result<Bytes, StoreError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let chunk = self.chunks.next()?;
+/// Sends a backup on, for as long as somebody takes it.
+fn send_backup(chunks: Chunks, put: &mpsc::Sender<Result<Bytes, StoreError>>) {
+    for chunk in chunks {
         if let Err(error) = &chunk {
             log::error!("a backup was cut short: {error}");
         }
-        Some(chunk)
+        if put.blocking_send(chunk).is_err() {
+            log::info!("nobody takes the rest of a backup");
+            return;
+        }
     }
+}
+
+/// Runs `task` on a thread that has the processors when nobody else wants them.
+fn in_background(name: &str, task: impl FnOnce() + Send + 'static) -> Result<(), Problem> {
+    let run = move || {
+        // On Linux that is this thread's alone. Where it cannot be, the task has its share like all others.
+        #[cfg(target_os = "linux")]
+        let _ = rustix::process::setpriority_process(None, BACKGROUND);
+        task();
+    };
+    thread::Builder::new().name(name.to_owned()).spawn(run).map(drop).map_err(|error| {
+        log::error!("no {name}: {error}");
+        Problem::BackupsBusy
+    })
 }
