@@ -176,3 +176,127 @@ fn entry(bytes: &[u8]) -> Option<(Entry, &[u8])> {
     let (entry, _) = bincode::decode_from_slice(body, bincode::config::standard()).ok().filter(|_| whole)?;
     Some((entry, rest))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Folder, OnDamage, Scrub, Snapshot, Writer, journal};
+    use super::*;
+    use crate::model::{Post, Term};
+
+    fn id(number: u64) -> Id {
+        number.try_into().unwrap()
+    }
+
+    fn encode(value: impl bincode::Encode) -> Vec<u8> {
+        bincode::encode_to_vec(value, bincode::config::standard()).unwrap()
+    }
+
+    fn value(body: &[u8]) -> Vec<u8> {
+        [&[VERSION], body].concat()
+    }
+
+    fn json(number: u64, length: usize) -> String {
+        format!(r#"{{"id":{number},"thread":7,"text":"{}","user":1}}"#, "x".repeat(length))
+    }
+
+    /// A page of these posts: id, revision, whether the split gave the id, and how long the text is.
+    fn page(posts: &[(u64, u64, bool, usize)]) -> Vec<u8> {
+        let entry = |&(number, revision, given, length): &(u64, u64, bool, usize)| {
+            let json = json(number, length);
+            let json = if length > 5000 { "" } else { &json };
+            encode((layout::place(id(number)).1, revision, given, json.as_bytes()))
+        };
+        value(&posts.iter().flat_map(entry).collect::<Vec<_>>())
+    }
+
+    const LONG: usize = 150_000;
+
+    /// A database of the first version as the service left it: the last two groups are in its journal alone.
+    fn make(folder: &Path) {
+        let path = folder.join("db");
+        let db = sled::Config::new().path(&path).segment_size(super::super::SEGMENT).open().unwrap();
+        db.insert(COLLECTION_KEY, value(&encode("posts"))).unwrap();
+        // The bytes of the first version, as its own test held them.
+        assert_eq!(value(&encode("posts")), b"\x01\x05posts");
+        db.insert(b"\0counters", value(&encode((9_u64, 33_u64)))).unwrap();
+        db.insert(layout::page_key(0), page(&[(1, 1, true, 3), (2, 5, false, 4)])).unwrap();
+        db.insert(layout::page_key(2), page(&[(33, 9, false, LONG)])).unwrap();
+        for (key, part) in layout::parts(id(33), 9, json(33, LONG).as_bytes()) {
+            db.insert(key, value(part)).unwrap();
+        }
+        let answer = json(2, 4);
+        let kept = layout::KeptAnswer { request: [7; 32], id: 2, revision: 5, json: answer.as_bytes(), until: 9 };
+        db.insert(layout::kept_key("ci/1"), value(&encode(kept))).unwrap();
+        db.insert(layout::forget_key(9, "ci/1"), value(b"")).unwrap();
+        db.flush().unwrap();
+        drop(db);
+        let entry = |follows: u64, key: [u8; 9], posts: &[(u64, u64, bool, usize)], counters: (u64, u64)| {
+            let puts = vec![(key.to_vec(), page(posts))];
+            let body = encode((follows, puts, Vec::<Vec<u8>>::new(), counters));
+            let length = u32::try_from(body.len()).unwrap().to_le_bytes();
+            [&length[..], &crc32fast::hash(&body).to_le_bytes(), &body].concat()
+        };
+        let first = entry(9, layout::page_key(0), &[(1, 1, true, 3), (2, 10, false, 40)], (10, 33));
+        let second = entry(10, layout::page_key(3), &[(50, 11, false, 5)], (11, 50));
+        fs::write(path.join(journal::NAME), [&first[..], &second, &[0; 5000]].concat()).unwrap();
+    }
+
+    fn check(folder: &Folder) {
+        let store = folder.open(Collection::Posts, Purpose::Serving, OnDamage::Refuse).unwrap();
+        for (number, revision, given, length) in
+            [(1, 1, true, 3), (2, 10, false, 40), (33, 9, false, LONG), (50, 11, false, 5)]
+        {
+            let stored = store.get(id(number)).unwrap().unwrap();
+            assert_eq!((stored.revision, stored.id_from_position), (revision, given), "{number}");
+            assert!(stored.json() == json(number, length).as_bytes(), "{number}");
+        }
+        let listed: Result<Vec<Id>, _> = store.ids(Post::IN_THREAD, &Term::Id(id(7))).collect();
+        assert_eq!(listed.unwrap(), [1, 2, 33, 50].map(id));
+        assert_eq!(store.kept("ci/1").unwrap().unwrap().request, [7; 32]);
+        let mut writer = Writer::new(&store).unwrap();
+        assert_eq!((writer.next_id(), writer.next_revision()), (Some(id(51)), 12));
+        let scrub = Scrub::run(&store, Snapshot::of(&store).unwrap(), false, &Default::default()).unwrap();
+        assert_eq!((scrub.damage, scrub.records), (vec![], Some(4)));
+    }
+
+    #[test]
+    fn a_database_of_the_first_layout_is_brought_up_to_date_once() {
+        let dir = tempfile::tempdir().unwrap();
+        make(dir.path());
+        let path = dir.path().join("db");
+        let store = super::super::Store::open(&path, Collection::Posts, Purpose::Serving);
+        assert!(matches!(store.err(), Some(StoreError::OldLayout(_))));
+        let folder = Folder::lock(dir.path()).unwrap();
+        let wrong = folder.open(Collection::Users, Purpose::Serving, OnDamage::Refuse);
+        assert!(matches!(wrong.err(), Some(StoreError::WrongCollection { .. })));
+        check(&folder);
+        check(&folder);
+        let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 2, "the lock and the database: {names:?}");
+    }
+
+    /// Whatever interrupts it, the next start has the one database or the other, whole.
+    #[test]
+    fn an_interrupted_replacement_is_taken_back_or_finished() {
+        let dir = tempfile::tempdir().unwrap();
+        make(dir.path());
+        let folder = Folder::lock(dir.path()).unwrap();
+        // While it was made.
+        fs::create_dir(folder.part()).unwrap();
+        fs::write(folder.part().join("db"), "half").unwrap();
+        check(&folder);
+        let [db, new, old] = ["db", "db.new", "db.old"].map(|name| dir.path().join(name));
+        // At each step of the replacement: the new one is whole then.
+        fs::create_dir(&old).unwrap();
+        fs::rename(&db, &new).unwrap();
+        check(&folder);
+        fs::rename(&db, &new).unwrap();
+        fs::create_dir(&db).unwrap();
+        check(&folder);
+        fs::create_dir(&old).unwrap();
+        fs::rename(&db, &new).unwrap();
+        fs::create_dir(&db).unwrap();
+        check(&folder);
+        assert!(!old.exists() && !new.exists() && !folder.part().exists());
+    }
+}

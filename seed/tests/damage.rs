@@ -1,0 +1,271 @@
+//! What a service does when its disk, or somebody, has damaged what it holds: it never serves it, and never hides it.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+mod world;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::thread;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use world::{Process, free_port, get, program, sample, seed, skip, split, text};
+
+const SECRET: &str = "posts_of_a_test";
+
+/// The posts service of `data`, for whoever has [`SECRET`].
+fn posts(data: &Path) -> Command {
+    let digest: String = Sha256::digest(SECRET).iter().map(|byte| format!("{byte:02x}")).collect();
+    let tokens = data.with_extension("tokens");
+    fs::write(&tokens, format!("test {digest}\n")).unwrap();
+    let mut command = Command::new(program("posts"));
+    command.args(["--listen", "127.0.0.1:0", "--write-token-file"]).arg(tokens).arg("--data").arg(data.join("posts"));
+    command
+}
+
+fn start(command: &mut Command) -> (Process, SocketAddr) {
+    let mut posts = Process::start(command);
+    let address = posts.await_line(" on http://").trim().parse().unwrap();
+    (posts, address)
+}
+
+fn post(agent: &ureq::Agent, address: SocketAddr, length: usize) -> Option<(u16, String)> {
+    let body = format!(r#"{{"thread":1,"text":"{}","user":1}}"#, "x".repeat(length));
+    let request = agent.post(format!("http://{address}/api/posts")).header("authorization", format!("Bearer {SECRET}"));
+    let mut answer = request.header("content-type", "application/json").send(body).ok()?;
+    Some((answer.status().as_u16(), answer.body_mut().read_to_string().ok()?))
+}
+
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder().http_status_as_error(false).build().into()
+}
+
+/// Runs `posts COMMAND` on the folder of `data`.
+fn run(data: &Path, arguments: &[&str]) -> Output {
+    let listen = format!("127.0.0.1:{}", free_port());
+    let mut command = Command::new(program("posts"));
+    command.args(["--data"]).arg(data.join("posts")).args(["--listen", &listen]).args(arguments);
+    command.output().unwrap()
+}
+
+fn insert(data: &Path, key: &[u8], value: Option<&[u8]>) {
+    let path = data.join("posts/db");
+    let db = sled::Config::new().segment_size(shared::store::SEGMENT).path(path).open().unwrap();
+    match value {
+        Some(value) => assert!(db.insert(key, value).unwrap().is_some()),
+        None => assert!(db.remove(key).unwrap().is_some()),
+    }
+    db.flush().unwrap();
+}
+
+/// The key of the page of records 16 to 20.
+const PAGE: [u8; 9] = [1, 0, 0, 0, 0, 0, 0, 0, 1];
+
+#[test]
+fn a_service_whose_journal_is_damaged_after_a_kill_does_not_start_and_names_the_ways_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    split(&sample(), &data);
+    let (mut process, address) = start(&mut posts(&data));
+    let answered: BTreeMap<u64, String> = thread::scope(|scope| {
+        let write = || {
+            let agent = agent();
+            let mut answered = Vec::new();
+            while let Some((201, body)) = post(&agent, address, fastrand::usize(..3000)) {
+                let id = serde_json::from_str::<serde_json::Value>(&body).unwrap()["id"].as_u64().unwrap();
+                answered.push((id, body));
+            }
+            answered
+        };
+        let writers: Vec<_> = (0..4).map(|_| scope.spawn(write)).collect();
+        thread::sleep(Duration::from_millis(500));
+        process.signal("KILL");
+        process.wait();
+        writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect()
+    });
+    assert!(answered.len() > 50);
+    let journal = data.join("posts/db/journal");
+    let bytes = fs::read(&journal).unwrap();
+    // An entry of the lap that counts: one of the areas that has the higher mark.
+    let lap = |area: usize| u64::from_le_bytes(bytes[area + 16..area + 24].try_into().unwrap());
+    let area = if lap(0) > lap(bytes.len() / 2) { 0 } else { bytes.len() / 2 };
+    let mut damaged = bytes.clone();
+    damaged[area + 4096 + 40] ^= 4;
+    for content in [Some(damaged), None] {
+        match &content {
+            Some(content) => fs::write(&journal, content).unwrap(),
+            None => fs::remove_file(&journal).unwrap(),
+        }
+        let output = posts(&data).output().unwrap();
+        let log = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{log}");
+        for said in ["its journal is", "Everything up to revision", "seed restore", "--accept-loss"] {
+            assert!(log.contains(said), "{said:?} is not in {log}");
+        }
+        // Nor does anybody else take it for whole.
+        let verified = seed(["verify".as_ref(), "--data".as_ref(), data.as_os_str()]);
+        assert_eq!(verified.status.code(), Some(6), "{}", text(&verified.stderr));
+    }
+    fs::write(&journal, &bytes).unwrap();
+    let whole = data.with_extension("whole");
+    assert!(Command::new("cp").arg("-r").arg(&data).arg(&whole).status().unwrap().success());
+    fs::remove_file(&journal).unwrap();
+    let (mut process, address) = start(posts(&data).arg("--accept-loss"));
+    process.await_line("gone, as --accept-loss accepts: its journal is missing");
+    process.await_line("records are kept");
+    let (status, created) = post(&agent(), address, 1).unwrap();
+    assert_eq!(status, 201);
+    let id = serde_json::from_str::<serde_json::Value>(&created).unwrap()["id"].as_u64().unwrap();
+    assert!(answered.keys().all(|answered| *answered < id), "{id} was given before");
+    process.signal("TERM");
+    assert!(process.wait().success());
+    let verified = seed(["verify".as_ref(), "--data".as_ref(), data.as_os_str()]);
+    assert_eq!(verified.status.code(), Some(0), "{}{}", text(&verified.stdout), text(&verified.stderr));
+    // With its journal all is there.
+    let (_process, address) = start(&mut posts(&whole));
+    for (id, body) in &answered {
+        assert_eq!(get(address, &format!("/api/posts/{id}")).2, *body);
+    }
+}
+
+#[test]
+fn damage_is_one_500_that_the_log_names_and_ready_tells_and_a_scrub_finds_it_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    split(&sample(), &data);
+    let sound = run(&data, &["scrub"]);
+    assert_eq!(sound.status.code(), Some(0), "{}", text(&sound.stderr));
+    assert!(text(&sound.stdout).contains("sound; its 20 records are those that it counts"), "{}", text(&sound.stdout));
+    // The value of another page: whole, but not what belongs here.
+    insert(&data, &PAGE, Some(b"\x02\0\0\0\0\0"));
+    let found = run(&data, &["scrub"]);
+    assert_eq!(found.status.code(), Some(1));
+    assert!(
+        text(&found.stderr).contains("the page of ids 16 to 31: its checksum does not match"),
+        "{}",
+        text(&found.stderr)
+    );
+
+    let (mut process, address) = start(posts(&data).args(["--scrub-every", "1"]));
+    // Nobody asked for it yet.
+    process.await_line("a scrub found damage: ");
+    assert_eq!(get(address, "/api/posts/16").0, 500);
+    assert_eq!(get(address, "/api/posts/1").0, 200);
+    let (status, _, ready) = get(address, "/ready");
+    assert_eq!(status, 200, "what can be served is served");
+    assert!(ready.contains("ready; damaged: "), "{ready}");
+    process.await_line("the page of ids 16 to 31: its checksum does not match");
+    let listen = address.to_string();
+    let asked = Command::new(program("posts")).args(["--listen", &listen, "scrub"]).output().unwrap();
+    assert_eq!(asked.status.code(), Some(1));
+    let said = text(&asked.stderr);
+    assert!(said.contains("the page of ids 16 to 31") || said.contains("A scrub is under way"), "{said}");
+    process.signal("TERM");
+    assert!(process.wait().success());
+
+    // Whoever compacts or backs up does not pass it on.
+    let compacted = run(&data, &["compact"]);
+    assert_eq!(compacted.status.code(), Some(1), "{}", text(&compacted.stdout));
+    let output = dir.path().join("backup");
+    let arguments = ["backup".as_ref(), "--data".as_ref(), data.as_os_str(), "--output".as_ref(), output.as_os_str()];
+    assert_eq!(seed(arguments).status.code(), Some(6));
+    assert!(!output.exists());
+    let verified = seed(["verify".as_ref(), "--data".as_ref(), data.as_os_str()]);
+    assert_eq!(verified.status.code(), Some(6), "{}", text(&verified.stderr));
+    // And whoever accepts the loss is told what it is.
+    let compacted = run(&data, &["compact", "--accept-loss"]);
+    assert_eq!(compacted.status.code(), Some(0), "{}", text(&compacted.stderr));
+    assert!(text(&compacted.stderr).contains("gone, as --accept-loss accepts"), "{}", text(&compacted.stderr));
+    assert!(text(&compacted.stderr).contains("15 records are kept"), "{}", text(&compacted.stderr));
+    assert_eq!(run(&data, &["scrub"]).status.code(), Some(0));
+}
+
+#[test]
+fn a_record_that_is_gone_without_a_trace_is_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    split(&sample(), &data);
+    insert(&data, &PAGE, None);
+    let found = run(&data, &["scrub"]);
+    assert_eq!(found.status.code(), Some(1));
+    assert!(
+        text(&found.stderr).contains("its records are not those that it counts: 15 records"),
+        "{}",
+        text(&found.stderr)
+    );
+}
+
+#[test]
+fn a_compaction_killed_at_any_moment_leaves_a_whole_database_and_one_that_ends_gives_room_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let records: Vec<String> =
+        (0..20_000).map(|n| format!(r#"{{"thread":{},"text":"{}","user":1}}"#, n % 50 + 1, "x".repeat(200))).collect();
+    let input = dir.path().join("db.json");
+    fs::write(&input, format!(r#"{{"users":[],"threads":[],"posts":[{}]}}"#, records.join(","))).unwrap();
+    split(&input, &data);
+    for kill in 0..12 {
+        let mut command = Command::new(program("posts"));
+        let mut process = Process::start(command.arg("--data").arg(data.join("posts")).arg("compact"));
+        thread::sleep(Duration::from_millis(kill * 60));
+        process.signal("KILL");
+        process.wait();
+    }
+    let ended = run(&data, &["compact"]);
+    assert_eq!(ended.status.code(), Some(0), "{}", text(&ended.stderr));
+    assert!(text(&ended.stdout).contains("KiB on the disk"), "{}", text(&ended.stdout));
+    let names: Vec<_> = fs::read_dir(data.join("posts")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 3, "{names:?}");
+    let verified =
+        seed(["verify".as_ref(), "--data".as_ref(), data.as_os_str(), "--input".as_ref(), input.as_os_str()]);
+    assert_eq!(verified.status.code(), Some(0), "{}", text(&verified.stderr));
+    assert_eq!(text(&verified.stdout).matches("as split").count(), 3);
+    // While a service has the folder it is left alone.
+    let (_process, _) = start(&mut posts(&data));
+    assert_eq!(run(&data, &["compact"]).status.code(), Some(1));
+}
+
+#[test]
+fn a_file_system_that_can_only_be_read_is_served_for_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let mount = |arguments: &[&str]| {
+        let done = Command::new("mount").args(arguments).arg(dir.path()).output();
+        done.is_ok_and(|output| output.status.success())
+    };
+    if !mount(&["-t", "tmpfs", "-o", "size=128m", "tmpfs"]) {
+        return skip("a small file system cannot be mounted here (it needs root)");
+    }
+    struct Unmount<'p>(&'p Path);
+    impl Drop for Unmount<'_> {
+        fn drop(&mut self) {
+            let _ = Command::new("umount").arg("-l").arg(self.0).status();
+        }
+    }
+    let _unmount = Unmount(dir.path());
+    let data = dir.path().join("data");
+    split(&sample(), &data);
+    let (mut process, address) = start(&mut posts(&data));
+    let (status, created) = post(&agent(), address, 10).unwrap();
+    assert_eq!(status, 201);
+    process.signal("KILL");
+    process.wait();
+    let mut command = posts(&data);
+    assert!(mount(&["-o", "remount,ro"]));
+    let (mut process, address) = start(&mut command);
+    process.await_line("the file system can only be read");
+    assert_eq!(get(address, "/api/posts/21").2, created, "what its journal has is there, too");
+    assert_eq!(get(address, "/ready").0, 200);
+    assert!(get(address, "/ready").2.contains("ready; for reads alone"));
+    let (status, refused) = post(&agent(), address, 10).unwrap();
+    assert_eq!(status, 503);
+    assert!(refused.contains("can only be read"), "{refused}");
+    process.signal("TERM");
+    assert!(process.wait().success(), "{}", process.log());
+    assert!(mount(&["-o", "remount,rw"]));
+    let (_process, address) = start(&mut posts(&data));
+    assert_eq!(post(&agent(), address, 10).unwrap().0, 201);
+}
