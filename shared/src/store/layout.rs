@@ -10,14 +10,14 @@
 //!        04 idempotency-key                         kept                  the answer to a request that may come again
 //!        05 time idempotency-key                    nothing               when that may be forgotten
 //!
-//! value          02, the CRC-32C of key, 02 and body (4 bytes, little-endian), body
+//! value          02, the CRC-32C of key, 02 and body (4 bytes, little-endian), body; of a page: of key, 02 and table
 //! page, id, first-id, revision in a key   8 bytes, big-endian: key order is id order; page is id / 16
 //! index          1 byte, the number of a model's index
 //! part           2 bytes, big-endian, from 0; each is PART_BYTES long but for the last, which is shorter
 //! term           an id: 8 bytes, big-endian · a text: its UTF-8, then FF, which no UTF-8 holds, so that no term is the
 //!                beginning of another · a text of more than TERM_BYTES: FE, then its SHA-256
-//! table          the number of entries: 1 byte; for each, by ascending slot: its slot (id mod 16): 1 byte, and where it
-//!                ends, counted from the table's end: 4 bytes, little-endian
+//! table          the number of entries: 1 byte; for each, by ascending slot: its slot (id mod 16): 1 byte; where it
+//!                ends, counted from the table's end, and its CRC-32C: 4 bytes each, little-endian
 //! entry          bincode of revision: u64, flags: u8; then the record's JSON to the entry's end; nothing where it lies
 //!                under 03. Flags: 1 the id is from the record's position, 2 the JSON lies under 03; no others are known
 //! name, history  bincode of a string and a u64, which is random: databases that began apart have different ones
@@ -30,7 +30,8 @@
 //! ```
 //!
 //! bincode is its standard configuration: little-endian, variable-length integers. A value's checksum covers its key, so
-//! that a value under a wrong key is as bad as a wrong value. Every value is checked whenever it is read.
+//! that a value under a wrong key is as bad as a wrong value. What is read is checked, whenever it is read: of a page
+//! the table and the entries that are wanted, since the whole of it would cost a read of one record several times more.
 //!
 //! The JSON lies in its entry exactly as it will be sent, so a GET sends sled's own memory and parses nothing.
 //! Reference fields are not repeated beside it: only a write needs them, and it has to read the record anyway.
@@ -295,37 +296,45 @@ pub(super) fn describe_key(key: &[u8]) -> String {
     }
 }
 
-/// The body of a page; `entries` ascend by slot.
-pub(super) fn encode_page<'a>(entries: impl IntoIterator<Item = Entry<'a>>) -> Vec<u8> {
+/// The value of a page under `key`; `entries` ascend by slot.
+pub(super) fn encode_page<'a>(key: &[u8], entries: impl IntoIterator<Item = Entry<'a>>) -> Vec<u8> {
     let (mut table, mut body) = (vec![0], Vec::new());
     for Entry { slot, revision, id_from_position, json } in entries {
         let from_position = if id_from_position { FROM_POSITION } else { 0 };
         let apart = if json.is_none() { LIES_APART } else { 0 };
+        let begin = body.len();
         put((revision, from_position | apart), &mut body);
         body.extend_from_slice(json.unwrap_or_default());
         table[0] += 1;
         table.push(slot);
         let end = u32::try_from(body.len()).expect("a page holds sixteen records that are short");
         table.extend_from_slice(&end.to_le_bytes());
+        table.extend_from_slice(&crc32c::crc32c(&body[begin..]).to_le_bytes());
     }
-    table.append(&mut body);
-    table
+    let mut value = seal(key, &table);
+    value.append(&mut body);
+    value
 }
 
-/// A page, taken apart as far as it is asked for.
+/// A page of which the table has been checked. Its entries are when they are asked for.
 #[derive(Clone, Copy)]
 pub(super) struct Page<'a> {
-    table: &'a [[u8; 5]],
+    table: &'a [[u8; ROW]],
     entries: &'a [u8],
 }
 
+/// What a page's table has for an entry: slot, end, checksum.
+const ROW: usize = 9;
+
 impl<'a> Page<'a> {
-    /// `body` as a page.
-    pub(super) fn read(body: &'a [u8]) -> Result<Self, String> {
-        let (count, rest) = body.split_first().ok_or("a page is empty")?;
-        let (table, entries) = rest.split_at_checked(usize::from(*count) * 5).ok_or("a page's table is cut short")?;
-        let (table, []) = table.as_chunks() else { return Err("a page's table is cut short".to_owned()) };
-        Ok(Self { table, entries })
+    /// `value`, which was found under `key`, as a page.
+    pub(super) fn read(key: &[u8], value: &'a [u8]) -> Result<Self, String> {
+        let table_end = BODY + 1 + ROW * usize::from(value.get(BODY).copied().unwrap_or_default());
+        let Some((sealed, entries)) = value.split_at_checked(table_end) else {
+            return Err("its table is cut short".to_owned());
+        };
+        let (_, table) = unseal(key, sealed)?.split_first().ok_or("it is empty")?;
+        Ok(Self { table: table.as_chunks().0, entries })
     }
 
     /// The entry in `slot`, if there is one.
@@ -344,19 +353,23 @@ impl<'a> Page<'a> {
     }
 
     fn entry(self, nth: usize) -> Result<Entry<'a>, String> {
-        let end = |nth: usize| {
-            let [_, end @ ..] = self.table[nth];
-            u32::from_le_bytes(end) as usize
+        let row = |nth: usize| {
+            let [slot, e0, e1, e2, e3, crc @ ..] = self.table[nth];
+            (slot, u32::from_le_bytes([e0, e1, e2, e3]) as usize, u32::from_le_bytes(crc))
         };
-        let begin = if nth == 0 { 0 } else { end(nth - 1) };
-        let entry = self.entries.get(begin..end(nth)).ok_or("a page's entry ends outside of it")?;
+        let begin = if nth == 0 { 0 } else { row(nth - 1).1 };
+        let (slot, end, crc) = row(nth);
+        let entry = self.entries.get(begin..end).ok_or("an entry ends outside of it")?;
+        if crc32c::crc32c(entry) != crc {
+            return Err(format!("the checksum of entry {slot} does not match"));
+        }
         let ((revision, flags), length): ((u64, u8), usize) = bincode::borrow_decode_from_slice(entry, CONFIG)
-            .map_err(|error| format!("a page's entry cannot be decoded: {error}"))?;
+            .map_err(|error| format!("entry {slot} cannot be decoded: {error}"))?;
         if flags & !(FROM_POSITION | LIES_APART) != 0 {
-            return Err(format!("a page's entry has flags {flags:#04x} that this version does not know"));
+            return Err(format!("entry {slot} has flags {flags:#04x} that this version does not know"));
         }
         let json = (flags & LIES_APART == 0).then_some(&entry[length..]);
-        Ok(Entry { slot: self.table[nth][0], revision, id_from_position: flags & FROM_POSITION != 0, json })
+        Ok(Entry { slot, revision, id_from_position: flags & FROM_POSITION != 0, json })
     }
 }
 
@@ -386,15 +399,16 @@ pub(super) fn decode_run(key: &[u8], body: &[u8]) -> Result<Vec<Id>, String> {
     Ok(ids)
 }
 
-/// Whether `body`, whose checksum matches, is what belongs under `key`.
-pub(super) fn check_body(key: &[u8], body: &[u8]) -> Result<(), String> {
+/// Whether all of `value` is what was written under `key`.
+pub(super) fn check(key: &[u8], value: &[u8]) -> Result<(), String> {
+    if key.first() == Some(&PAGE) {
+        let page = page_of(key).ok_or("it is no page's key")?;
+        return Page::read(key, value)?.iter().try_for_each(|entry| {
+            id_at(page, entry?.slot).map(drop).ok_or_else(|| "it holds what is no id".to_owned())
+        });
+    }
+    let body = unseal(key, value)?;
     match key.first() {
-        Some(&PAGE) => {
-            let page = page_of(key).ok_or("it is no page's key")?;
-            Page::read(body)?.iter().try_for_each(|entry| {
-                id_at(page, entry?.slot).map(drop).ok_or_else(|| "it holds what is no id".to_owned())
-            })
-        }
         Some(&INDEX) => decode_run(key, body).map(drop),
         Some(&KEPT) => decode::<KeptAnswer>(body).map(drop),
         Some(&FORGET) => forget_key_parts(key).map(drop).ok_or_else(|| "it is no such key".to_owned()),
@@ -437,11 +451,12 @@ mod tests {
         assert_eq!(part_key(id(258), 3, 4), b"\x03\0\0\0\0\0\0\x01\x02\0\0\0\0\0\0\0\x03\0\x04");
         let long_lived = Entry { revision: 300, id_from_position: false, ..entry(14, b"") };
         let apart = Entry { slot: 15, json: None, ..long_lived };
-        assert_eq!(
-            encode_page([entry(2, b"{}"), long_lived, apart]),
-            [&[3, 2, 4, 0, 0, 0, 14, 8, 0, 0, 0, 15, 12, 0, 0, 0][..], &[1, 1], b"{}", &[251, 44, 1, 0, 251, 44, 1, 2]]
-                .concat()
-        );
+        let crc = |bytes: &[u8]| crc32c::crc32c(bytes).to_le_bytes();
+        let entries: [&[u8]; 3] = [b"\x01\x01{}", &[251, 44, 1, 0], &[251, 44, 1, 2]];
+        let [first, second, third] = entries.map(crc);
+        let rows = [&[3, 2, 4, 0, 0, 0][..], &first, &[14, 8, 0, 0, 0], &second, &[15, 12, 0, 0, 0], &third];
+        let page = [seal(b"key", &rows.concat()), entries.concat()].concat();
+        assert_eq!(encode_page(b"key", [entry(2, b"{}"), long_lived, apart]), page);
         assert_eq!(encode(Identity { name: "posts".to_owned(), history: 7 }), b"\x05posts\x07");
         let records = RecordSet { count: 2, sum: [1, 0, 0, 300] };
         assert_eq!(encode(Counters { revision: 300, last_id: 7, records }), [251, 44, 1, 7, 2, 1, 0, 0, 251, 44, 1]);
@@ -461,15 +476,15 @@ mod tests {
     #[test]
     fn what_is_encoded_is_decoded() {
         let entries = [entry(0, b"{\"a\":1}"), Entry { json: None, ..entry(3, b"") }, entry(15, b"{}")];
-        let page = encode_page(entries);
-        let page = Page::read(&page).unwrap();
+        let page = encode_page(b"key", entries);
+        let page = Page::read(b"key", &page).unwrap();
         assert_eq!(page.iter().collect::<Result<Vec<_>, _>>(), Ok(entries.to_vec()));
         for slot in 0..=LAST_SLOT {
             assert_eq!(page.find(slot), Ok(entries.into_iter().find(|entry| entry.slot == slot)));
         }
         assert_eq!(page.last_slot(), Some(15));
-        let empty = encode_page([]);
-        assert_eq!(Page::read(&empty).unwrap().iter().count(), 0);
+        let empty = encode_page(b"key", []);
+        assert_eq!(Page::read(b"key", &empty).unwrap().iter().count(), 0);
         let ids = [1, 2, 300, i64::MAX as u64].map(id);
         assert_eq!(decode_run(&run_key(b"prefix", 1), &encode_run(&ids)), Ok(ids.to_vec()));
         for id in [id(1), id(16), Id::MAX] {
@@ -481,37 +496,44 @@ mod tests {
 
     #[test]
     fn a_value_with_any_bit_turned_or_under_another_key_is_not_taken() {
-        let key = page_key(3);
-        let value = seal(&key, b"{\"a\":1}");
-        assert_eq!(unseal(&key, &value), Ok(&b"{\"a\":1}"[..]));
-        for bit in 0..value.len() * 8 {
-            let mut damaged = value.clone();
-            damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(unseal(&key, &damaged).is_err(), "bit {bit}");
-        }
-        for bit in 0..key.len() * 8 {
-            let mut other = key;
-            other[bit / 8] ^= 1 << (bit % 8);
-            assert!(unseal(&other, &value).is_err(), "bit {bit} of the key");
-        }
-        for length in 0..value.len() {
-            assert!(unseal(&key, &value[..length]).is_err(), "{length} bytes");
+        let (page, part) = (page_key(3), part_key(id(3), 1, 0));
+        let entries = [entry(0, b"{\"a\":1}"), entry(3, b"{}")];
+        for (key, value) in [(&page[..], encode_page(&page, entries)), (&part, seal(&part, b"{\"a\":1}"))] {
+            assert_eq!(check(key, &value), Ok(()));
+            for bit in 0..value.len() * 8 {
+                let mut damaged = value.clone();
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                assert!(check(key, &damaged).is_err(), "bit {bit}");
+            }
+            for bit in 8..key.len() * 8 {
+                let mut other = key.to_vec();
+                other[bit / 8] ^= 1 << (bit % 8);
+                assert!(check(&other, &value).is_err(), "bit {bit} of the key");
+            }
+            for length in 0..value.len() {
+                assert!(check(key, &value[..length]).is_err(), "{length} bytes");
+            }
         }
     }
 
     /// Behind a checksum that matches there may still be another program's bytes.
     #[test]
     fn bodies_that_nothing_of_ours_wrote_are_errors() {
-        for body in [
-            &b""[..],
-            b"\x01\x01\0\0\0",
-            b"\x01\x01\x03\0\0\0\x01\x01",
-            b"\x01\x01\x01\0\0\0\xfd",
-            b"\x02\x01\x02\0\0\0\x02\x01\0\0\0\x01\0",
-            b"\x01\x01\x02\0\0\0\x01\x04",
+        let key = page_key(3);
+        let row = |slot: u8, end: u32, entry: &[u8]| {
+            [&[slot][..], &end.to_le_bytes(), &crc32c::crc32c(entry).to_le_bytes()].concat()
+        };
+        for (table, entries) in [
+            (vec![], &b""[..]),
+            ([vec![2], row(1, 2, b"\x01\0")].concat(), b"\x01\0"),
+            ([vec![1], row(1, 3, b"\x01\0")].concat(), b"\x01\0"),
+            ([vec![1], row(1, 1, b"\xfd")].concat(), b"\xfd"),
+            ([vec![2], row(1, 2, b"\x01\0"), row(2, 1, b"")].concat(), b"\x01\0"),
+            ([vec![1], row(1, 2, b"\x01\x04")].concat(), b"\x01\x04"),
+            ([vec![1], row(99, 2, b"\x01\0")].concat(), b"\x01\0"),
         ] {
-            let all = Page::read(body).and_then(|page| page.iter().collect::<Result<Vec<_>, _>>());
-            assert!(all.is_err(), "{body:?}");
+            let value = [&seal(&key, &table), entries].concat();
+            assert!(check(&key, &value).is_err(), "{value:?}");
         }
         for (page, slot) in [(0, 0), (0, 16), (u64::MAX, 1), (1 << 59, 0)] {
             assert_eq!(id_at(page, slot), None);

@@ -89,11 +89,11 @@ impl Load {
     fn put_page(&mut self, records: &[Loaded]) -> Result<Option<Id>, StoreError> {
         let (page, _) = layout::place(records[0].id);
         let key = layout::page_key(page);
-        let there = self.store.value(&key)?;
+        let there = self.store.unchecked(&key)?;
         let mut entries = Vec::with_capacity(records.len());
         if let Some(value) = &there {
             let damaged = |what: String| self.store.damaged(&key, &what);
-            for entry in Page::read(&value[layout::BODY..]).map_err(damaged)?.iter() {
+            for entry in Page::read(&key, value).map_err(damaged)?.iter() {
                 entries.push(entry.map_err(damaged)?);
             }
         }
@@ -117,7 +117,7 @@ impl Load {
             return Ok(layout::id_at(page, twice[0].slot));
         }
         // A plain insert: sled's batches hold far more memory and are no faster.
-        self.store.put(&key, &layout::encode_page(entries))?;
+        self.store.put_value(&key, layout::encode_page(&key, entries))?;
         Ok(None)
     }
 

@@ -98,10 +98,10 @@ impl Scrub {
                     self.bytes += value.len() as u64;
                     // Notes an access, for the cache's sake: see `Store::scan`.
                     let _ = store.db.contains_key(&key);
-                    let sound = layout::unseal(&key, &value).and_then(|body| layout::check_body(&key, body));
+                    let sound = layout::check(&key, &value);
                     if let Err(what) = sound {
                         // It may have been written anew since.
-                        match store.value(&key) {
+                        match store.unchecked(&key) {
                             Ok(again) if again.as_ref() != Some(&value) => {}
                             _ => self.note(store.damaged(&key, &what).to_string()),
                         }

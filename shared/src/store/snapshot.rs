@@ -192,7 +192,7 @@ impl Snapshot {
         let last = layout::id_at(page, layout::LAST_SLOT).ok_or_else(|| damaged("it holds what is no id"))?;
         let mut there = BTreeMap::new();
         let mut apart = None;
-        for entry in Page::read(&value[layout::BODY..]).map_err(|what| damaged(&what))?.iter() {
+        for entry in Page::read(key, value).map_err(|what| damaged(&what))?.iter() {
             let entry = entry.map_err(|what| damaged(&what))?;
             let id = layout::id_at(page, entry.slot).ok_or_else(|| damaged("it holds what is no id"))?;
             if entry.revision > self.counters.revision {

@@ -120,7 +120,7 @@ impl Writer {
     ) -> Result<(), StoreError> {
         let (page, _) = layout::place(changes[0].id());
         let key = layout::page_key(page);
-        let there = self.store.value(&key)?;
+        let there = self.store.unchecked(&key)?;
         let wanted = self.store.shared.snapshots.are_wanted();
         let texts: Vec<_> = changes
             .iter()
@@ -129,7 +129,7 @@ impl Writer {
         let mut entries: BTreeMap<u8, Entry> = BTreeMap::new();
         if let Some(value) = &there {
             let damaged = |what: String| self.store.damaged(&key, &what);
-            for entry in Page::read(&value[layout::BODY..]).map_err(damaged)?.iter() {
+            for entry in Page::read(&key, value).map_err(damaged)?.iter() {
                 let entry = entry.map_err(damaged)?;
                 entries.insert(entry.slot, entry);
             }
@@ -170,7 +170,7 @@ impl Writer {
         if entries.is_empty() {
             step.removes.push(key.into());
         } else {
-            step.put(key, &layout::encode_page(entries.into_values()));
+            step.puts.push((key.into(), layout::encode_page(&key, entries.into_values())));
         }
         Ok(())
     }
