@@ -105,8 +105,13 @@ impl Posts {
 
     /// Writes one post; the same number again repeats the request.
     pub fn post(&self, number: usize) -> Answer {
+        self.try_post(number).unwrap_or_else(|| panic!("no answer to post {number}"))
+    }
+
+    /// The same, where there may be no answer.
+    pub fn try_post(&self, number: usize) -> Option<Answer> {
         let body = format!(r#"{{"thread":1,"text":"{number}{}","user":1}}"#, "x".repeat(10_000));
-        self.client.send("POST", "/api/posts", &[("idempotency-key", &number.to_string())], &body)
+        self.client.try_send("POST", "/api/posts", &[("idempotency-key", &number.to_string())], &body)
     }
 
     /// Writes so many, or until one is refused; returns that.
