@@ -8,8 +8,6 @@
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::net::SocketAddr;
-use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,10 +15,9 @@ use std::time::Duration;
 use std::{env, fs, thread};
 
 use serde_json::Value;
-use sha2::{Digest, Sha256};
-use world::{PATIENCE, Process, program, sample, skip, split, wait_for};
-
-const SECRET: &str = "posts_of_a_test";
+use world::file_system::mount;
+use world::posts::{Answer, Client, Posts, kill, service, start};
+use world::{Process, sample, skip, split, wait_for};
 
 /// How often the service is killed, unless `CRASHES` says otherwise.
 const CRASHES: u64 = 12;
@@ -33,71 +30,6 @@ const RECORDS: usize = 60;
 
 /// Threads and users that posts name, in the sample too; every list is compared, the empty ones as well.
 const TERMS: u64 = 13;
-
-/// The posts service's command line, for a free port and with [`SECRET`] as its token.
-fn service(data: &Path) -> Command {
-    let folder = data.join("posts");
-    let tokens = data.join("tokens");
-    let digest: String = Sha256::digest(SECRET).iter().map(|byte| format!("{byte:02x}")).collect();
-    fs::write(&tokens, format!("test {digest}\n")).unwrap();
-    let mut command = Command::new(program("posts"));
-    command.args(["--listen", "127.0.0.1:0", "--durability", "power", "--data"]).arg(folder);
-    command.arg("--write-token-file").arg(tokens);
-    command
-}
-
-fn start(data: &Path) -> (Process, SocketAddr) {
-    let mut posts = Process::start(&mut service(data));
-    let address = posts.await_line(" on http://").trim().parse().unwrap();
-    (posts, address)
-}
-
-fn kill(mut posts: Process) {
-    posts.signal("KILL");
-    posts.wait();
-}
-
-/// One connection.
-struct Client {
-    agent: ureq::Agent,
-    address: SocketAddr,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Answer {
-    status: u16,
-    tag: String,
-    location: String,
-    body: String,
-}
-
-impl Client {
-    fn new(address: SocketAddr) -> Self {
-        let config = ureq::Agent::config_builder().http_status_as_error(false).allow_non_standard_methods(true);
-        Self { agent: config.timeout_global(Some(PATIENCE)).build().into(), address }
-    }
-
-    /// The answer, if all of it comes.
-    fn try_send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Option<Answer> {
-        let mut request = ureq::http::Request::builder().method(method).uri(format!("http://{}{path}", self.address));
-        let own = [("authorization", &*format!("Bearer {SECRET}")), ("content-type", "application/json")];
-        for (name, value) in own.iter().chain(headers) {
-            request = request.header(*name, *value);
-        }
-        let (head, body) = self.agent.run(request.body(body.to_owned()).unwrap()).ok()?.into_parts();
-        let header = |name| head.headers.get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default();
-        let body = body.into_with_config().limit(u64::MAX).read_to_string().ok()?;
-        Some(Answer { status: head.status.as_u16(), tag: header("etag"), location: header("location"), body })
-    }
-
-    fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-        self.try_send(method, path, headers, body).unwrap_or_else(|| panic!("no answer to {method} {path}"))
-    }
-
-    fn get(&self, path: &str) -> Answer {
-        self.send("GET", path, &[], "")
-    }
-}
 
 #[derive(Clone)]
 struct Post {
@@ -394,48 +326,6 @@ fn no_increment_is_lost_or_made_twice_by_competing_clients_and_kills() {
     assert_eq!(post["count"], CLIENTS * EACH);
 }
 
-/// Posts that a client writes until there is no room.
-struct Posts {
-    client: Client,
-    answered: Vec<Answer>,
-}
-
-impl Posts {
-    fn new(address: SocketAddr) -> Self {
-        Self { client: Client::new(address), answered: Vec::new() }
-    }
-
-    fn post(&self, number: usize) -> Answer {
-        let body = format!(r#"{{"thread":1,"text":"{number}{}","user":1}}"#, "x".repeat(10_000));
-        self.client.send("POST", "/api/posts", &[("idempotency-key", &number.to_string())], &body)
-    }
-
-    /// Writes so many, or until one is refused; returns that.
-    fn write(&mut self, count: usize) -> Option<Answer> {
-        for _ in 0..count {
-            let answer = self.post(self.answered.len());
-            if answer.status != 201 {
-                return Some(answer);
-            }
-            self.answered.push(answer);
-        }
-        None
-    }
-
-    fn are_all_there(&self) {
-        for answer in &self.answered {
-            let now = self.client.get(&answer.location);
-            assert_eq!((now.status, &now.body, &now.tag), (200, &answer.body, &answer.tag));
-        }
-    }
-
-    fn replay(&self) {
-        for (number, answer) in self.answered.iter().enumerate() {
-            assert_eq!(&self.post(number), answer);
-        }
-    }
-}
-
 #[test]
 fn a_full_disk_ends_writes_but_not_reads_and_with_room_again_writes_go_on() {
     let dir = tempfile::tempdir().unwrap();
@@ -497,22 +387,4 @@ fn where_no_room_can_be_taken_beforehand_a_full_disk_ends_the_process_once_there
     posts.are_all_there();
     posts.replay();
     assert_eq!(posts.write(1), None);
-}
-
-/// Mounts a small file system; nothing where that cannot be.
-fn mount<'p>(what: &[&str], path: &'p Path) -> Option<Unmount<'p>> {
-    let mounted = Command::new("mount").args(what).arg(path).output();
-    if mounted.is_ok_and(|output| output.status.success()) {
-        return Some(Unmount(path));
-    }
-    skip("a small file system cannot be mounted here (it needs root)");
-    None
-}
-
-struct Unmount<'p>(&'p Path);
-
-impl Drop for Unmount<'_> {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0).status();
-    }
 }

@@ -1,9 +1,10 @@
-//! An answered write survives the loss of power: what the disk was not told to keep may be gone, and every answered write
-//! is there all the same.
+//! An answered write survives the loss of power, and so does what a reader was shown: what the disk was not told to keep
+//! may be gone, and all of that is there all the same.
 //!
 //! strace writes down what the service writes into its database, when it syncs, and when it answers. From that, disks are
 //! made as a loss of power at any moment may leave them: all that was synced by then is on them, and of the rest any part,
-//! also of a single write. Taken for durable at once is what changes a file's name or length.
+//! also of a single write. Taken for durable at once is what changes a file's name or length. What one run did not sync,
+//! the next finds in the system's memory.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -15,16 +16,14 @@ use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
+use std::{env, thread};
 
 use fastrand::Rng;
 use seed::update::copy_database;
-use sha2::{Digest, Sha256};
 use shared::model::{Collection, Post, Term};
 use shared::store::{Purpose, Store};
+use world::posts::{Answer, Client, Posts, SECRET, arguments, kill, start};
 use world::{Process, program, sample, split, tool};
-
-const SECRET: &str = "posts_of_a_test";
 
 /// How many connections write at once, and how many posts each.
 const CONNECTIONS: usize = 4;
@@ -36,6 +35,9 @@ const TEXT: usize = 6000;
 /// How many losses of power are tried.
 const LOSSES: u64 = 30;
 
+/// How many services are killed before they sync, unless `KILLS` says otherwise.
+const KILLS: u64 = 3;
+
 /// The smallest part of a write that a disk has whole or not at all, in bytes.
 const SECTOR: usize = 512;
 
@@ -43,10 +45,7 @@ const SECTOR: usize = 512;
 fn an_answered_write_survives_the_loss_of_power() {
     let Some(run) = run("power") else { return };
     assert_eq!(run.answers.len(), CONNECTIONS * POSTS);
-    for number in 0..LOSSES {
-        let lost = run.lost_after_power_loss(number).unwrap_or_else(|error| panic!("loss {number}: {error}"));
-        assert!(lost.is_empty(), "loss {number} took answered posts: {lost:?}");
-    }
+    run.survives_power_losses();
 }
 
 /// The test above can fail.
@@ -56,10 +55,65 @@ fn without_syncs_a_loss_of_power_takes_answered_writes() {
     assert!((0..LOSSES).any(|number| run.lost_after_power_loss(number).is_ok_and(|lost| !lost.is_empty())));
 }
 
-/// What a service did while clients wrote.
+/// A write that the system alone has when the process ends is there for the readers of the next run, and its repetition is
+/// answered. A loss of power took it all the same, and its id went to another post.
+#[test]
+fn what_is_served_after_a_kill_survives_the_loss_of_power() {
+    let kills = env::var("KILLS").map_or(KILLS, |kills| kills.parse().expect("KILLS is a number"));
+    for number in 0..kills {
+        let Some(mut run) = Run::new() else { return };
+        // The first sync of the committer is that of the database, the second that of the journal with the first post.
+        let inject = format!("inject=fdatasync:signal=SIGKILL:when={}", number + 2);
+        let (mut killed, address) = run.start("power", &["-e", &inject]);
+        let mut posts = Posts::new(address);
+        while let Some(answer) = posts.try_post(posts.answered.len()) {
+            assert_eq!(answer.status, 201, "{answer:?}");
+            posts.answered.push(answer);
+        }
+        assert!(!killed.wait().success());
+        run.note(&by_id(&posts.answered));
+
+        let (mut again, address) = run.start("power", &[]);
+        posts.client = Client::new(address);
+        let before = posts.client.get("/api/posts").body;
+        if number == 0 {
+            assert!(before.contains(r#""text":"0x"#), "the system has what was not synced");
+        }
+        let repeated = posts.post(posts.answered.len());
+        assert_eq!(repeated.status, 201, "{repeated:?}");
+        let after = posts.client.get("/api/posts").body;
+        again.signal_traced("KILL");
+        again.wait();
+        run.note(&by_id(std::slice::from_ref(&repeated)));
+
+        run.survives_power_losses();
+        let [.., first, second, third] = run.answered_at()[..] else { panic!("three requests were answered") };
+        for (moment, list, more) in [(first, &before, None), (second, &after, Some(repeated)), (third, &after, None)] {
+            posts.answered.extend(more);
+            let data = tempfile::tempdir().unwrap();
+            run.write_disk(moment, &data.path().join("posts/db"), &mut Left::nothing());
+            let (process, address) = start(data.path());
+            posts.client = Client::new(address);
+            assert_eq!(&posts.client.get("/api/posts").body, list, "kill {number}: what was shown is gone");
+            posts.replay();
+            kill(process);
+        }
+    }
+}
+
+/// The posts that were answered, by their ids.
+fn by_id(answers: &[Answer]) -> BTreeMap<u64, String> {
+    let id = |answer: &Answer| answer.location.rsplit('/').next().unwrap().parse().unwrap();
+    answers.iter().map(|answer| (id(answer), answer.body.clone())).collect()
+}
+
+/// What services did while clients wrote, one after the other.
 struct Run {
+    strace: PathBuf,
     dir: tempfile::TempDir,
     calls: Vec<Call>,
+    /// How many lines strace has written about the services that have ended.
+    lines: usize,
     /// After which call which post was answered, and what it holds.
     answers: Vec<(usize, u64, String)>,
 }
@@ -68,52 +122,39 @@ struct Run {
 enum Done {
     /// These bytes were written, from there on.
     Written(u64, Vec<u8>),
+    /// These bytes were written, behind those before.
+    Appended(Vec<u8>),
     /// It has this length now.
     Cut(u64),
+    /// It has this name now.
+    Renamed(PathBuf),
+    Removed,
     Synced,
-    /// A post was answered: no file of the database's.
-    Answered(u64),
+    /// A post was answered, with its id, or a read: no file of the database's.
+    Answered(Option<u64>),
 }
 
 struct Call {
     file: PathBuf,
     done: Done,
-    /// Numbers of lines in strace's log.
+    /// Numbers of lines in strace's logs.
     begin: usize,
+    /// `usize::MAX` of what did not end.
     end: usize,
 }
 
 /// Runs a service under strace while clients write posts.
 fn run(durability: &str) -> Option<Run> {
-    let strace = tool("strace", "the test of a loss of power")?;
-    let dir = tempfile::tempdir().unwrap();
-    split(&sample(), dir.path());
-    let (folder, trace) = (dir.path().join("posts"), dir.path().join("trace"));
-    copy_database(&folder.join("db"), &dir.path().join("before")).unwrap();
-    let tokens = dir.path().join("tokens");
-    let digest: String = Sha256::digest(SECRET).iter().map(|byte| format!("{byte:02x}")).collect();
-    fs::write(&tokens, format!("test {digest}\n")).unwrap();
-    let mut command = Command::new(strace);
-    command.args(["-f", "-qq", "-y", "-xx", "-s", "20000000", "-o"]).arg(&trace);
-    command.args(["-e", "trace=pwrite64,writev,sendto,ftruncate,fdatasync,fsync"]).arg(program("posts"));
-    command.args(["--listen", "127.0.0.1:0", "--durability", durability, "--write-token-file"]).arg(&tokens);
-    let mut strace = Process::start(command.arg("--data").arg(&folder));
-    let address: SocketAddr = strace.await_line(" on http://").trim().parse().unwrap();
+    let mut run = Run::new()?;
+    let (mut strace, address) = run.start(durability, &[]);
     let sent: BTreeMap<u64, String> = thread::scope(|scope| {
         let clients: Vec<_> = (0..CONNECTIONS).map(|_| scope.spawn(move || write(address))).collect();
         clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
     });
-    // strace's only child; strace ends with it.
-    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", strace.id())).unwrap();
-    assert!(Command::new("kill").arg(children.trim()).status().unwrap().success());
+    strace.signal_traced("TERM");
     strace.wait();
-    let calls = calls(&fs::read_to_string(&trace).unwrap(), &folder.join("db"));
-    let answers = calls.iter().filter_map(|call| match call.done {
-        Done::Answered(id) => Some((call.begin, id, sent[&id].clone())),
-        _ => None,
-    });
-    let answers = answers.collect();
-    Some(Run { dir, calls, answers })
+    run.note(&sent);
+    Some(run)
 }
 
 /// Writes posts: their ids, and what was answered.
@@ -151,24 +192,51 @@ fn calls(trace: &str, database: &Path) -> Vec<Call> {
             whole.push((number, number, rest.to_owned()));
         }
     }
-    whole.iter().filter_map(|(begin, end, text)| call(*begin, *end, text, database)).collect()
+    let mut lengths: HashMap<PathBuf, u64> = HashMap::new();
+    let mut calls: Vec<Call> =
+        whole.iter().filter_map(|(begin, end, text)| call(*begin, *end, text, database)).collect();
+    for Call { file, done, .. } in &mut calls {
+        match done {
+            Done::Appended(bytes) => {
+                let length = lengths.entry(file.clone()).or_default();
+                let at = *length;
+                *length += bytes.len() as u64;
+                *done = Done::Written(at, std::mem::take(bytes));
+            }
+            Done::Renamed(_) | Done::Removed => drop(lengths.remove(file)),
+            _ => {}
+        }
+    }
+    calls
 }
 
 fn call(begin: usize, end: usize, text: &str, database: &Path) -> Option<Call> {
     let (name, arguments) = text.split_once('(')?;
-    let (file, arguments) = arguments.split_once('<')?.1.split_once('>')?;
-    let file = if file.starts_with("\\x") { String::from_utf8(bytes(file)).ok()? } else { file.to_owned() };
+    let (arguments, result) = arguments.rsplit_once(" = ").unwrap_or((arguments, "?"));
+    let end = if result == "?" { usize::MAX } else { end };
+    if result.starts_with('-') {
+        return None;
+    }
     let mut strings = arguments.split('"').skip(1).step_by(2).map(bytes);
-    let last_number = |call: &str| call.rsplit_once(", ").unwrap().1.trim_end_matches([')', ' ']).parse().unwrap();
-    let result = arguments.rsplit_once(" = ").map_or(arguments, |(call, _)| call).trim_end();
+    let last_number = || arguments.rsplit_once(", ").unwrap().1.trim_end_matches([')', ' ']).parse().unwrap();
+    if name.starts_with("rename") || name.starts_with("unlink") {
+        let mut files = strings.map(|name| PathBuf::from(String::from_utf8(name).unwrap()));
+        let file = files.next()?.strip_prefix(database).ok()?.to_owned();
+        let to = files.next().map(|to| to.strip_prefix(database).unwrap().to_owned());
+        return Some(Call { file, done: to.map_or(Done::Removed, Done::Renamed), begin, end });
+    }
+    let file = arguments.split_once('<')?.1.split_once('>')?.0;
+    let file = if file.starts_with("\\x") { String::from_utf8(bytes(file)).ok()? } else { file.to_owned() };
     let (file, done) = match (name, Path::new(&file).strip_prefix(database)) {
-        ("pwrite64", Ok(file)) => (file, Done::Written(last_number(result), strings.next().unwrap())),
-        ("ftruncate", Ok(file)) => (file, Done::Cut(last_number(result))),
+        ("pwrite64", Ok(file)) => (file, Done::Written(last_number(), strings.next().unwrap())),
+        ("write", Ok(file)) => (file, Done::Appended(strings.next().unwrap())),
+        ("ftruncate", Ok(file)) => (file, Done::Cut(last_number())),
         ("fdatasync" | "fsync", Ok(file)) => (file, Done::Synced),
         ("writev" | "sendto", Err(_)) => {
             let head = String::from_utf8(strings.next()?).ok()?;
-            let (_, id) = head.strip_prefix("HTTP/1.1 201")?.split_once("/api/posts/")?;
-            (Path::new(""), Done::Answered(id.split('\r').next()?.parse().ok()?))
+            let id = || head.split_once("/api/posts/")?.1.split('\r').next()?.parse().ok();
+            let answered = if head.starts_with("HTTP/1.1 201") { Some(id()?) } else { None };
+            head.starts_with("HTTP/1.1 20").then_some((Path::new(""), Done::Answered(answered)))?
         }
         _ => return None,
     };
@@ -181,14 +249,79 @@ fn bytes(text: &str) -> Vec<u8> {
 }
 
 impl Run {
+    /// The sample, split; no service has run yet.
+    fn new() -> Option<Self> {
+        let strace = tool("strace", "a loss of power")?;
+        let dir = tempfile::tempdir().unwrap();
+        split(&sample(), dir.path());
+        copy_database(&dir.path().join("posts/db"), &dir.path().join("before")).unwrap();
+        Some(Self { strace, dir, calls: Vec::new(), lines: 0, answers: Vec::new() })
+    }
+
+    /// Starts a service under strace, which gets `more` arguments.
+    fn start(&self, durability: &str, more: &[&str]) -> (Process, SocketAddr) {
+        let mut command = Command::new(&self.strace);
+        command.args(["-f", "-qq", "-y", "-xx", "-s", "20000000", "-o"]).arg(self.dir.path().join("trace"));
+        let names = "?rename,?renameat,?renameat2,?unlink,?unlinkat";
+        command.args(["-e", &format!("trace=pwrite64,write,writev,sendto,ftruncate,fdatasync,fsync,{names}")]);
+        command.args(more).arg(program("posts")).args(arguments(self.dir.path(), durability));
+        let mut strace = Process::start(&mut command);
+        let address = strace.await_line(" on http://").trim().parse().unwrap();
+        (strace, address)
+    }
+
+    /// Notes what a service did that has ended, and which of the posts that were `sent` it answered.
+    fn note(&mut self, sent: &BTreeMap<u64, String>) {
+        let (database, trace) = (self.dir.path().join("posts/db"), self.dir.path().join("trace"));
+        let trace = fs::read_to_string(trace).unwrap();
+        let before = self.lines;
+        self.lines += trace.lines().count();
+        for mut call in calls(&trace, &database) {
+            call.begin += before;
+            // A write that the end of the process cut short may have been made all the same.
+            let was_made = || match &call.done {
+                Done::Written(at, data) => {
+                    let mut there = vec![0; data.len()];
+                    let file = File::open(database.join(&call.file));
+                    file.is_ok_and(|file| file.read_exact_at(&mut there, *at).is_ok() && there == *data)
+                }
+                _ => false,
+            };
+            call.end = match call.end {
+                usize::MAX if was_made() => self.lines - 1,
+                usize::MAX => usize::MAX,
+                end => end + before,
+            };
+            if let Done::Answered(Some(id)) = call.done
+                && let Some(json) = sent.get(&id)
+            {
+                self.answers.push((call.begin, id, json.clone()));
+            }
+            self.calls.push(call);
+        }
+    }
+
+    /// The moments at which answers had been given.
+    fn answered_at(&self) -> Vec<usize> {
+        let answered = self.calls.iter().filter(|call| matches!(call.done, Done::Answered(_)));
+        answered.map(|call| call.end + 1).collect()
+    }
+
+    /// Checks that losses of power at random moments take no answered post.
+    fn survives_power_losses(&self) {
+        for number in 0..LOSSES {
+            let lost = self.lost_after_power_loss(number).unwrap_or_else(|error| panic!("loss {number}: {error}"));
+            assert!(lost.is_empty(), "loss {number} took answered posts: {lost:?}");
+        }
+    }
+
     /// Which answered posts are not there after a loss of power.
     fn lost_after_power_loss(&self, number: u64) -> Result<Vec<u64>, String> {
-        let rng = &mut Rng::with_seed(number);
+        let left = &mut Left::some(Rng::with_seed(number));
         let ends = self.calls.iter().map(|call| call.end).filter(|end| *end < usize::MAX).max().unwrap();
-        let moment = rng.usize(self.calls[0].begin..=ends + 1);
+        let moment = left.rng.usize(self.calls[0].begin..=ends + 1);
         let path = self.dir.path().join(format!("disk-{number}"));
-        copy_database(&self.dir.path().join("before"), &path).unwrap();
-        self.write_what_is_left(moment, &path, rng);
+        self.write_disk(moment, &path, left);
         let store = Store::open(&path, Collection::Posts, Purpose::Serving).map_err(|error| error.to_string())?;
         let there: BTreeMap<u64, String> = store
             .records()
@@ -206,24 +339,25 @@ impl Run {
         Ok(lost)
     }
 
-    fn write_what_is_left(&self, moment: usize, path: &Path, rng: &mut Rng) {
-        let share = *[0.0, 0.1, 0.5, 0.9, 1.0].get(rng.usize(..5)).unwrap();
-        let torn = rng.bool();
+    /// Makes the database that a loss of power at `moment` leaves.
+    fn write_disk(&self, moment: usize, path: &Path, left: &mut Left) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        copy_database(&self.dir.path().join("before"), path).unwrap();
         let syncs: Vec<&Call> =
             self.calls.iter().filter(|call| matches!(call.done, Done::Synced) && call.end < moment).collect();
         for call in self.calls.iter().filter(|call| call.begin < moment) {
-            let file =
-                || OpenOptions::new().write(true).create(true).truncate(false).open(path.join(&call.file)).unwrap();
+            let name = path.join(&call.file);
+            let file = || OpenOptions::new().write(true).create(true).truncate(false).open(&name).unwrap();
             match &call.done {
                 Done::Cut(length) if call.end < moment => file().set_len(*length).unwrap(),
+                Done::Renamed(to) if call.end < moment => fs::rename(name, path.join(to)).unwrap(),
+                Done::Removed if call.end < moment => fs::remove_file(name).unwrap(),
                 Done::Written(at, data) => {
                     let synced = syncs.iter().any(|sync| sync.file == call.file && sync.begin > call.end);
                     if synced {
                         file().write_all_at(data, *at).unwrap();
-                    } else if torn {
-                        write_torn(&file(), *at, data, share, rng);
-                    } else if rng.f64() < share {
-                        file().write_all_at(data, *at).unwrap();
+                    } else {
+                        left.write(&file(), *at, data);
                     }
                 }
                 _ => {}
@@ -232,14 +366,37 @@ impl Run {
     }
 }
 
-/// Writes a share of the sectors.
-fn write_torn(file: &File, at: u64, data: &[u8], share: f64, rng: &mut Rng) {
-    let mut begin = 0;
-    while begin < data.len() {
-        let end = (begin + SECTOR - (at as usize + begin) % SECTOR).min(data.len());
-        if rng.f64() < share {
-            file.write_all_at(&data[begin..end], at + begin as u64).unwrap();
+/// What a disk has of what it was not told to keep.
+struct Left {
+    share: f64,
+    torn: bool,
+    rng: Rng,
+}
+
+impl Left {
+    fn some(mut rng: Rng) -> Self {
+        let share = *[0.0, 0.1, 0.5, 0.9, 1.0].get(rng.usize(..5)).unwrap();
+        Self { share, torn: rng.bool(), rng }
+    }
+
+    fn nothing() -> Self {
+        Self { share: 0.0, torn: false, rng: Rng::new() }
+    }
+
+    fn write(&mut self, file: &File, at: u64, data: &[u8]) {
+        if !self.torn {
+            if self.rng.f64() < self.share {
+                file.write_all_at(data, at).unwrap();
+            }
+            return;
         }
-        begin = end;
+        let mut begin = 0;
+        while begin < data.len() {
+            let end = (begin + SECTOR - (at as usize + begin) % SECTOR).min(data.len());
+            if self.rng.f64() < self.share {
+                file.write_all_at(&data[begin..end], at + begin as u64).unwrap();
+            }
+            begin = end;
+        }
     }
 }

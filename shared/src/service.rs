@@ -22,7 +22,7 @@ use crate::drain::Drain;
 use crate::fill::{FillError, Slice};
 use crate::model::Collection;
 use crate::operate::Operator;
-use crate::store::{Commit, Durability, Folder, OnDamage, Purpose, Store, mark_clean};
+use crate::store::{Commit, Durability, Folder, OnDamage, Purpose, Store};
 use crate::token::{TokenFileError, Tokens};
 use crate::workers::Workers;
 use crate::write::Writes;
@@ -287,10 +287,9 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
             std::mem::forget(store);
             return synced;
         }
-        let database = store.path().to_owned();
-        drop((store, commit, writes, operator));
-        // With the last of them sled ends, in its own time.
-        if let Err(error) = tokio::task::spawn_blocking(move || mark_clean(&database)).await? {
+        drop((commit, writes, operator));
+        let closing = store.close();
+        if let Err(error) = tokio::task::spawn_blocking(move || closing.mark_clean()).await? {
             log::warn!("the next start will read the database's files anew: {error}");
         }
         log::info!("ended in order");

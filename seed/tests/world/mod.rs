@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 pub mod compose;
+pub mod file_system;
+pub mod posts;
 
 /// How long anything may take before a test gives up waiting.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -111,6 +113,13 @@ impl Process {
     /// Sends a signal by name.
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill").args([format!("-{name}"), self.id().to_string()]).status();
+        assert!(status.expect("kill runs").success(), "no process takes {name}");
+    }
+
+    /// Sends a signal to what it traces, if it is strace: its only child, with which it ends.
+    pub fn signal_traced(&self, name: &str) {
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.id())).expect("it runs");
+        let status = Command::new("kill").args([&format!("-{name}"), children.trim()]).status();
         assert!(status.expect("kill runs").success(), "no process takes {name}");
     }
 

@@ -376,5 +376,5 @@ fn write_error(store: &Store, source: io::Error) -> StoreError {
 
 /// After a failed sync nobody knows what the disk has: whatever its reason, it is no lack of room to wait for.
 fn io_error(store: &Store, source: io::Error) -> StoreError {
-    StoreError::Io { path: store.path().join(NAME), source }
+    store.io_of(NAME, source)
 }

@@ -57,7 +57,7 @@ mod snapshot;
 mod v1;
 mod write;
 
-pub use cache::mark_clean;
+pub use cache::Closing;
 pub use commit::{Commit, CommitError, Durability, Found, Transaction};
 pub(crate) use folder::at;
 pub use folder::{Folder, OnDamage, sync, sync_tree};
@@ -192,6 +192,8 @@ struct Shared {
     path: PathBuf,
     history: u64,
     damage: Damage,
+    /// Whether a write or a sync of its files has failed since it was opened.
+    failed: AtomicBool,
     read_only: AtomicBool,
     snapshots: Snapshots,
 }
@@ -249,8 +251,8 @@ impl Store {
     fn with(db: sled::Db, path: &Path, collection: Collection, history: u64) -> Result<Self, StoreError> {
         let file = OpenOptions::new().write(true).open(path.join("db"));
         let file = file.map_err(|source| StoreError::Io { path: path.join("db"), source })?;
-        let (damage, read_only, snapshots) = Default::default();
-        let shared = Arc::new(Shared { file, path: path.to_owned(), history, damage, read_only, snapshots });
+        let (damage, failed, read_only, snapshots) = Default::default();
+        let shared = Arc::new(Shared { file, path: path.to_owned(), history, damage, failed, read_only, snapshots });
         Ok(Self { db, collection, shared })
     }
 
@@ -560,6 +562,9 @@ impl Store {
     }
 
     fn sled(&self, source: sled::Error) -> StoreError {
+        if let sled::Error::Io(_) = source {
+            self.shared.failed.store(true, Ordering::Relaxed);
+        }
         let error = StoreError::Sled { path: self.shared.path.clone(), source };
         if let StoreError::Sled { source: sled::Error::Corruption { .. } | sled::Error::ReportableBug(_), .. } = &error
         {
@@ -569,7 +574,13 @@ impl Store {
     }
 
     fn io(&self, source: io::Error) -> StoreError {
-        StoreError::Io { path: self.shared.path.join("db"), source }
+        self.io_of("db", source)
+    }
+
+    /// What the system said about one of the database's files, which is then no more what it was thought to be.
+    fn io_of(&self, file: &str, source: io::Error) -> StoreError {
+        self.shared.failed.store(true, Ordering::Relaxed);
+        StoreError::Io { path: self.shared.path.join(file), source }
     }
 
     /// What is under `key` is not what was written there.

@@ -1,0 +1,214 @@
+//! What the system remembers of files is believed only after an orderly end.
+//!
+//! After a failed sync Linux keeps what it could not write, and takes it for written. A service that was started then
+//! read it, built on it, and answered writes; the loss of power took what the disk never had, and the database did not
+//! open any more.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+mod world;
+
+use std::fs::{self, File};
+use std::io::IoSliceMut;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, iter};
+
+use rustix::fs::{Advice, fadvise};
+use rustix::io::{ReadWriteFlags, preadv2};
+use seed::update::copy_database;
+use world::file_system::{DiskCopy, FailingDisk};
+use world::posts::{Client, Posts, arguments, kill, start};
+use world::{Process, program, sample, skip, split, tool};
+
+/// How many disks fail, unless `FAILING_DISKS` says otherwise.
+const FAILING_DISKS: u64 = 1;
+
+/// What the system has in memory or not as a whole, in bytes.
+const PAGE: usize = 4 << 10;
+
+/// Pages of a [`Witness`]. A start looks at each fourth, to see whether it is forgotten, and so brings it back.
+const PAGES: usize = 1024;
+
+#[test]
+fn what_a_failed_sync_did_not_write_is_not_believed_by_the_next_start() {
+    let disks = env::var("FAILING_DISKS").map_or(FAILING_DISKS, |disks| disks.parse().expect("it is a number"));
+    for _ in 0..disks {
+        let Some(disk) = FailingDisk::new() else { return };
+        split(&sample(), disk.path());
+        let Some(()) = disk.fill() else { return };
+        let (mut process, address) = start(disk.path());
+        let mut posts = Posts::new(address);
+        let refused = posts.write(10_000).unwrap();
+        assert_eq!(refused.status, 503, "{refused:?}");
+        assert_eq!(posts.client.get("/ready").status, 503);
+
+        // The error was told once. From now on all is well, and the disk has less than is read.
+        let database = Path::new("posts/db/db");
+        File::open(disk.path().join(database)).unwrap().sync_all().unwrap();
+        let believed = pages_that_differ(&disk.path().join(database), &disk.after_power_loss().path().join(database));
+        if believed == 0 {
+            return skip("this system forgets what it could not write; a disk that fails is not tested");
+        }
+        disk.give_room();
+        assert_eq!(process.wait().code(), Some(1), "{}", process.log());
+        process.await_line("the disk has room again");
+
+        let (process, address) = start(disk.path());
+        assert!(!process.log().contains("keeps parts of it in memory"), "{}", process.log());
+        posts.client = Client::new(address);
+        posts.are_all_there();
+        assert_all_there_after(&disk.after_power_loss(), &mut posts);
+        posts.client = Client::new(address);
+        assert_eq!(posts.write(20), None);
+        assert_all_there_after(&disk.after_power_loss(), &mut posts);
+        end(process);
+        // This start believes what the system has.
+        let (process, address) = start(disk.path());
+        posts.client = Client::new(address);
+        assert_eq!(posts.write(20), None);
+        kill(process);
+        assert_all_there_after(&disk.after_power_loss(), &mut posts);
+        println!("{} posts were answered; {believed} pages were not on the disk", posts.answered.len());
+    }
+}
+
+/// Checks that a service that has what a loss of power left has every answered post.
+fn assert_all_there_after(loss: &DiskCopy, posts: &mut Posts) {
+    let (process, address) = start(loss.path());
+    posts.client = Client::new(address);
+    posts.are_all_there();
+    posts.replay();
+    end(process);
+}
+
+fn pages_that_differ(one: &Path, other: &Path) -> usize {
+    let (one, other) = (fs::read(one).unwrap(), fs::read(other).unwrap());
+    let other = other.chunks(PAGE).chain(iter::repeat(&[][..]));
+    one.chunks(PAGE).zip(other).filter(|(one, other)| one != other).count()
+}
+
+/// Ends a service in order.
+fn end(mut process: Process) {
+    process.signal("TERM");
+    assert!(process.wait().success(), "{}", process.log());
+}
+
+/// A file among those of the database that no service reads: what the system has of it tells whether a start had it
+/// forget all of them.
+struct Witness {
+    file: PathBuf,
+    clean: PathBuf,
+}
+
+impl Witness {
+    /// In a service's folder; nothing where the system does not tell what it remembers.
+    fn new(folder: &Path) -> Option<Self> {
+        let witness = Self { file: folder.join("db/witness"), clean: folder.join("db/clean") };
+        fs::write(&witness.file, vec![1; PAGES * PAGE]).unwrap();
+        let file = File::open(&witness.file).unwrap();
+        file.sync_all().unwrap();
+        fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+        if witness.is_remembered() {
+            skip("what the system remembers of files cannot be told here (a tmpfs?)");
+            return None;
+        }
+        Some(witness)
+    }
+
+    /// Has the system remember it, and starts a service: whether that believes what the system remembers.
+    fn is_believed_by(&self, start: impl FnOnce() -> Process) -> (bool, Process) {
+        fs::read(&self.file).unwrap();
+        assert!(self.is_remembered());
+        let process = start();
+        assert!(!self.clean.exists(), "the mark is for one start");
+        (self.is_remembered(), process)
+    }
+
+    fn is_remembered(&self) -> bool {
+        let file = File::open(&self.file).unwrap();
+        // To look at a page must not bring others.
+        fadvise(&file, 0, None, Advice::Random).unwrap();
+        let is_there = |page: &usize| {
+            let mut byte = [0];
+            preadv2(&file, &mut [IoSliceMut::new(&mut byte)], (page * PAGE) as u64, ReadWriteFlags::NOWAIT).is_ok()
+        };
+        // One that is looked at is on its way at once, and may be there: not so most of them.
+        (2..PAGES).step_by(4).filter(is_there).count() > PAGES / 8
+    }
+}
+
+#[test]
+fn a_start_believes_what_the_system_remembers_only_after_an_orderly_end() {
+    let dir = tempfile::tempdir().unwrap();
+    split(&sample(), dir.path());
+    let folder = dir.path().join("posts");
+    let Some(witness) = Witness::new(&folder) else { return };
+    let write = |process| {
+        let (process, address): (Process, _) = process;
+        assert_eq!(Posts::new(address).write(1), None);
+        process
+    };
+    let serve = || write(start(dir.path()));
+
+    let (believed, process) = witness.is_believed_by(serve);
+    assert!(!believed, "nobody has said anything");
+    end(process);
+    assert!(witness.clean.exists());
+    let (believed, process) = witness.is_believed_by(serve);
+    assert!(believed, "the last run ended in order");
+    kill(process);
+    assert!(!witness.clean.exists());
+    let (believed, process) = witness.is_believed_by(serve);
+    assert!(!believed, "the last run was killed");
+    end(process);
+
+    // The mark is about these files, not about their copies.
+    let copy = tempfile::tempdir_in(dir.path()).unwrap();
+    copy_database(&folder, &copy.path().join("posts")).unwrap();
+    let of_copy = Witness { file: copy.path().join("posts/db/witness"), clean: copy.path().join("posts/db/clean") };
+    assert!(of_copy.clean.exists());
+    let (believed, process) = of_copy.is_believed_by(|| start(copy.path()).0);
+    assert!(!believed, "it is a copy");
+    end(process);
+    let (believed, process) = witness.is_believed_by(serve);
+    assert!(believed, "the last run ended in order");
+    end(process);
+}
+
+#[test]
+fn a_backup_that_is_copied_over_the_files_it_is_of_is_not_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    split(&sample(), dir.path());
+    let (database, backup) = (dir.path().join("posts/db"), dir.path().join("backup"));
+    let Some(witness) = Witness::new(&dir.path().join("posts")) else { return };
+    end(start(dir.path()).0);
+    copy_database(&database, &backup).unwrap();
+    // As `cp` does: into the files that there are.
+    for entry in fs::read_dir(&backup).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
+        fs::copy(entry.path(), database.join(entry.file_name())).unwrap();
+    }
+    let (believed, process) = witness.is_believed_by(|| start(dir.path()).0);
+    assert!(!believed, "nobody has synced the copy");
+    end(process);
+}
+
+#[test]
+fn after_a_failed_sync_an_orderly_end_does_not_say_that_all_is_well() {
+    let Some(strace) = tool("strace", "a sync that fails") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    split(&sample(), dir.path());
+    let journal = dir.path().join("posts/db/journal");
+    let mut command = Command::new(strace);
+    command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-P"]).arg(journal);
+    command.args(["-e", "inject=fdatasync:error=EIO:when=1"]).arg(program("posts"));
+    let mut strace = Process::start(command.args(arguments(dir.path(), "power")));
+    let address = strace.await_line(" on http://").trim().parse().unwrap();
+    let mut posts = Posts::new(address);
+    let refused = posts.write(10).unwrap();
+    assert_eq!((refused.status, posts.answered.len()), (503, 0), "{refused:?}");
+    strace.signal_traced("TERM");
+    strace.wait();
+    strace.await_line("SIGTERM received");
+    assert!(!dir.path().join("posts/db/clean").exists(), "{}", strace.log());
+}
