@@ -86,6 +86,11 @@ impl Folder {
         for entry in fs::read_dir(&from).map_err(at(&from))? {
             let entry = entry.map_err(at(&from))?;
             if entry.file_type().map_err(at(&from))?.is_file() {
+                // A write that was under way when the last run ended may be in memory alone, with no way to the disk.
+                if let Err(error) = File::open(entry.path()).and_then(|file| file.sync_all()) {
+                    let path = entry.path();
+                    log::warn!("{}: {error}: the last of what is served may not be on the disk", path.display());
+                }
                 let copied = copy.join(entry.file_name());
                 fs::copy(entry.path(), &copied).map_err(at(&copied))?;
             }

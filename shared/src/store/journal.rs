@@ -6,9 +6,9 @@
 //!
 //! ```text
 //! db/journal    two areas of AREA bytes, for odd laps and for even ones; then entries too long for an area
-//! area          mark, alone in a page of PAGE bytes; entries; then anything
-//! mark          MAGIC, history, lap, answered, crc        of 8 bytes each, little-endian
-//! entry         tag, number, length of body, crc, body    of 8 bytes each but for body; crc covers all the others
+//! area          mark; entries, each at the beginning of a page of PAGE bytes; then anything
+//! mark          MAGIC, history, lap, crc                  of 8 bytes each, little-endian; alone in the first page
+//! entry         tag, number, length, head crc, body crc, body        8 bytes each but for the crcs of 4, and body
 //! tag           of the lap: the beginning of SHA-256 of history and lap; so no other bytes look like an entry of it
 //! number        from 1 in each lap
 //! body          bincode of the step: keys, their values, the counters
@@ -17,11 +17,13 @@
 //! When an area is full the database is synced, and the next lap begins in the other one. The database has the lap's
 //! number, too: what is missing does not pass for what never was.
 //!
-//! Where a lap ends is proven. After a group's sync, and before its answers, the mark says how many of the lap's groups
-//! were answered. It is a write without a sync: a killed process leaves it in the system's memory, and the next group's
-//! sync, or [`Journal::settle`] when no other group comes, makes it durable. An answered entry that is not there, or one
-//! that is followed by another, convicts the journal of a [`Hole`]. Only the last entry may be torn, and only if nobody
-//! had an answer. Left is the loss of power within [`Journal::settle`]'s wait together with damage to the last entry.
+//! Where a lap ends is proven. After a group's sync, and before its answers, the head of an entry is written that there
+//! is not yet, with [`NO_BODY`]: where the next one will be, so that it costs no page of its own. A head with a number
+//! says that the entry before it was synced, whatever became of its own body. It is a write without a sync: a killed
+//! process leaves it in the system's memory, and the next group's sync, or [`Journal::settle`] when no other group comes,
+//! makes it durable. An entry that should be there and is not convicts the journal of a [`Hole`]. Only the last entry may
+//! be torn, and only if nobody had an answer. Left is the loss of power within [`Journal::settle`]'s wait together with
+//! damage to the last entry.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -45,17 +47,20 @@ pub(super) const NAME: &str = "journal";
 /// the sync at its end to come first.
 const LAP: u64 = 512 << 10;
 
-/// What a disk may lose as a whole: a mark does not share it with entries.
+/// What a disk may lose as a whole, in bytes: a head does not share it with the entry that it vouches for.
 const PAGE: u64 = 4 << 10;
 
-/// How long an area is.
-const AREA: u64 = PAGE + LAP;
+/// How long an area is: entries of a page have room for a lap, too.
+const AREA: u64 = PAGE + 2 * LAP;
 
 /// What a mark begins with.
 const MAGIC: u64 = u64::from_le_bytes(*b"journal2");
 
 /// What an entry begins with, before its body.
 const HEAD: usize = 32;
+
+/// The length in a head that has no body yet.
+const NO_BODY: u64 = u64::MAX;
 
 /// Where the next entry goes when that is behind the lap's end.
 const FULL: u64 = u64::MAX;
@@ -70,9 +75,11 @@ pub(super) struct Journal {
     number: u64,
     /// Where in the file the next entry goes.
     at: u64,
+    /// How many bytes the lap's entries have.
+    written: u64,
     /// What the last entry, or the database, led to.
     counters: Counters,
-    /// Whether the mark is ahead of the disk.
+    /// Whether the last head is ahead of the disk.
     unsettled: bool,
     entry: Vec<u8>,
 }
@@ -81,7 +88,8 @@ impl Journal {
     /// A journal for `store`, which has done all that the one before had, and is at `counters`.
     pub(super) fn new(store: &Store, durability: Durability, counters: Counters) -> Result<Self, StoreError> {
         let lap = store.lap()?;
-        Ok(Self { durability, file: None, lap, number: 0, at: FULL, counters, unsettled: false, entry: Vec::new() })
+        let entry = Vec::new();
+        Ok(Self { durability, file: None, lap, number: 0, at: FULL, written: 0, counters, unsettled: false, entry })
     }
 
     /// Appends `step`, the next after what `store` has, and waits until it is as durable as it is to be.
@@ -95,34 +103,40 @@ impl Journal {
         bincode::encode_into_std_write(step, &mut self.entry, bincode::config::standard())
             .expect("memory takes every value");
         let length = self.entry.len() as u64;
-        if self.at.checked_add(length).is_none_or(|end| end > area(self.lap) + AREA) {
+        let room = length.next_multiple_of(PAGE) + PAGE;
+        let is_full = self.at.checked_add(room).is_none_or(|end| end > area(self.lap) + AREA);
+        if is_full || self.written + length > LAP {
             self.begin_lap(store)?;
         }
         self.number += 1;
-        // Too long for an area: alone behind both, and the lap's last.
-        let long = length > LAP;
-        let at = if long { 2 * AREA } else { self.at };
-        self.at = if long { FULL } else { self.at + length };
+        self.written += length;
+        // Too long for an area: alone behind both, and the lap's last. What vouches for it stays in the area: a file that
+        // was cut would else have neither.
+        let is_long = length > LAP;
+        let at = if is_long { 2 * AREA } else { self.at };
+        let next = if is_long { self.at } else { at + length.next_multiple_of(PAGE) };
+        self.at = if is_long { FULL } else { next };
         fail_point!("before the journal");
         if let Some(file) = &self.file {
-            let head = [tag(store.history(), self.lap), self.number, length - HEAD as u64];
-            self.entry[..24].copy_from_slice(head.map(u64::to_le_bytes).as_flattened());
-            let crc = checksum(&self.entry);
-            self.entry[24..HEAD].copy_from_slice(&crc.to_le_bytes());
+            let tag = tag(store.history(), self.lap);
+            let body = length - HEAD as u64;
+            let crc = crc32c::crc32c(&self.entry[HEAD..]);
+            self.entry[..HEAD].copy_from_slice(&head(tag, self.number, body, crc));
             file.write_all_at(&self.entry, at).map_err(|source| write_error(store, source))?;
             fail_point!("before the sync");
             if self.is_durable() {
                 file.sync_data().map_err(|source| io_error(store, source))?;
             }
             fail_point!("before the mark");
-            write_mark(file, store.history(), self.lap, self.number).map_err(|source| io_error(store, source))?;
+            let vouching = head(tag, self.number + 1, NO_BODY, 0);
+            file.write_all_at(&vouching, next).map_err(|source| io_error(store, source))?;
             self.unsettled = true;
         }
         self.counters = step.counters;
         Ok(())
     }
 
-    /// Makes the mark durable, if no group has since it was written.
+    /// Makes the last head durable, if no group has since it was written.
     pub(super) fn settle(&mut self, store: &Store) -> Result<(), StoreError> {
         if let (Some(file), true, true) = (&self.file, self.unsettled, self.is_durable()) {
             file.sync_data().map_err(|source| io_error(store, source))?;
@@ -145,11 +159,13 @@ impl Journal {
             }
             begin_lap(store, self.lap + 1, self.counters)?;
             if let Some(file) = &self.file {
-                write_mark(file, store.history(), self.lap + 1, 0).map_err(|source| io_error(store, source))?;
+                write_mark(file, area(self.lap + 1), store.history(), self.lap + 1)
+                    .map_err(|source| io_error(store, source))?;
             }
         }
         self.lap += 1;
         self.number = 0;
+        self.written = 0;
         self.at = area(self.lap) + PAGE;
         Ok(())
     }
@@ -175,38 +191,32 @@ fn open(store: &Store) -> io::Result<File> {
     if file.metadata()?.len() < 2 * AREA || store.lap().is_ok_and(|lap| lap == 0) {
         file.set_len(2 * AREA)?;
         file.write_all_at(&[0; 2 * AREA as usize], 0)?;
-        [0, 1].into_iter().try_for_each(|area| write_mark_at(&file, area * AREA, [MAGIC, store.history(), 0, 0]))?;
+        [0, AREA].into_iter().try_for_each(|area| write_mark(&file, area, store.history(), 0))?;
         file.sync_all()?;
         File::open(store.path())?.sync_all()?;
     }
     Ok(file)
 }
 
-fn write_mark(file: &File, history: u64, lap: u64, answered: u64) -> io::Result<()> {
-    write_mark_at(file, area(lap), [MAGIC, history, lap, answered])
-}
-
-fn write_mark_at(file: &File, at: u64, mark: [u64; 4]) -> io::Result<()> {
-    let mut bytes = mark.map(u64::to_le_bytes).as_flattened().to_vec();
+/// Writes the mark of the area that begins at `at`.
+fn write_mark(file: &File, at: u64, history: u64, lap: u64) -> io::Result<()> {
+    let mut bytes = [MAGIC, history, lap].map(u64::to_le_bytes).as_flattened().to_vec();
     bytes.extend_from_slice(&u64::from(crc32c::crc32c(&bytes)).to_le_bytes());
     file.write_all_at(&bytes, at)
 }
 
-/// A mark's lap, and how many of its groups were answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Mark {
-    lap: u64,
-    answered: u64,
+/// The lap in the mark of the area of `lap`; nothing where the mark is damaged or another database's.
+fn read_mark(bytes: &[u8], history: u64, lap: u64) -> Option<u64> {
+    let bytes = bytes.get(area(lap) as usize..)?;
+    let [magic, of, lap, crc] = numbers(bytes)?;
+    let whole = crc == u64::from(crc32c::crc32c(&bytes[..24])) && magic == MAGIC && of == history;
+    whole.then_some(lap)
 }
 
-/// The mark of `lap`'s area; nothing where it is damaged or another database's.
-fn read_mark(bytes: &[u8], history: u64, lap: u64) -> Option<Mark> {
-    let bytes = bytes.get(area(lap) as usize..)?.get(..40)?;
-    let (numbers, []) = bytes.as_chunks::<8>() else { return None };
-    let [magic, of, lap, answered, crc]: [u64; 5] =
-        std::array::from_fn(|nth| numbers.get(nth).map_or(0, |number| u64::from_le_bytes(*number)));
-    let whole = crc == u64::from(crc32c::crc32c(&bytes[..32])) && magic == MAGIC && of == history;
-    whole.then_some(Mark { lap, answered })
+/// The four numbers that `bytes` begin with.
+fn numbers(bytes: &[u8]) -> Option<[u64; 4]> {
+    let (numbers, _) = bytes.get(..HEAD)?.as_chunks::<8>();
+    Some(std::array::from_fn(|nth| numbers.get(nth).map_or(0, |number| u64::from_le_bytes(*number))))
 }
 
 /// What every entry of a lap begins with.
@@ -215,24 +225,55 @@ fn tag(history: u64, lap: u64) -> u64 {
     digest.first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
 }
 
-/// The checksum of an entry, of which its own place is left out.
-fn checksum(entry: &[u8]) -> u64 {
-    crc32c::crc32c_append(crc32c::crc32c(&entry[..24]), &entry[HEAD..]).into()
+/// The head of an entry with such a body.
+fn head(tag: u64, number: u64, length: u64, body_crc: u32) -> [u8; HEAD] {
+    let mut head = [0; HEAD];
+    head[..24].copy_from_slice([tag, number, length].map(u64::to_le_bytes).as_flattened());
+    head[28..].copy_from_slice(&body_crc.to_le_bytes());
+    let crc = head_crc(&head);
+    head[24..28].copy_from_slice(&crc.to_le_bytes());
+    head
 }
 
-/// The whole entries of `lap`, by number.
-fn entries(bytes: &[u8], history: u64, lap: u64) -> BTreeMap<u64, Step> {
-    let tag = tag(history, lap).to_le_bytes();
-    let entry = |at: usize| {
-        let number = |nth: usize| Some(u64::from_le_bytes(*bytes.get(at + nth * 8..)?.first_chunk()?));
-        let length = usize::try_from(number(2)?).ok()?;
-        let entry = bytes.get(at..)?.get(..HEAD.checked_add(length)?)?;
-        let (step, read) = bincode::decode_from_slice(&entry[HEAD..], bincode::config::standard())
-            .ok()
-            .filter(|_| number(3) == Some(checksum(entry)))?;
-        (read == length).then_some((number(1)?, step))
-    };
-    memmem::find_iter(bytes, &tag).filter_map(entry).collect()
+/// The checksum of a head, of which its own place is left out.
+fn head_crc(head: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&head[..24]), &head[28..HEAD])
+}
+
+/// What the journal has of a lap.
+#[derive(Default)]
+struct Lap {
+    /// The whole entries, by number.
+    entries: BTreeMap<u64, Step>,
+    /// How many entries were synced, as the heads say.
+    synced: u64,
+    /// The highest number of which there is a head alone: its entry was not begun, or it would be in its place.
+    not_begun: u64,
+}
+
+impl Lap {
+    fn read(bytes: &[u8], history: u64, lap: u64) -> Self {
+        let tag = tag(history, lap).to_le_bytes();
+        let mut found = Self::default();
+        for at in memmem::find_iter(bytes, &tag) {
+            let entry = &bytes[at..];
+            let Some([_, number, length, crcs]) = numbers(entry) else { continue };
+            if number == 0 || crcs as u32 != head_crc(entry) {
+                continue;
+            }
+            found.synced = found.synced.max(number - 1);
+            if length == NO_BODY {
+                found.not_begun = found.not_begun.max(number);
+                continue;
+            }
+            let body = usize::try_from(length).ok().and_then(|length| entry[HEAD..].get(..length));
+            let Some(body) = body.filter(|body| (crcs >> 32) as u32 == crc32c::crc32c(body)) else { continue };
+            if let Ok((step, _)) = bincode::decode_from_slice(body, bincode::config::standard()) {
+                found.entries.insert(number, step);
+            }
+        }
+        found
+    }
 }
 
 /// What is wrong with a journal, and how far its database can be vouched for.
@@ -249,10 +290,12 @@ pub struct Hole {
 enum Wrong {
     /// The file is not there.
     Missing,
+    /// It was cut.
+    Cut,
     /// What says where it ends is damaged, or another database's.
     Mark,
-    /// Of the groups that were answered, this is the first that is not there.
-    Entry { number: u64, answered: u64 },
+    /// Of the groups that were synced, this is the first that is not there.
+    Entry { number: u64, synced: u64 },
     /// It belongs to a later state of the database.
     Later,
     /// It belongs to an earlier one.
@@ -264,10 +307,11 @@ impl fmt::Display for Hole {
         let Self { wrong, revision, later } = self;
         match wrong {
             Wrong::Missing => write!(f, "its journal is missing, though there was one")?,
-            Wrong::Mark => write!(f, "its journal is damaged where it says how many writes were answered")?,
-            Wrong::Entry { number, answered } => write!(
+            Wrong::Cut => write!(f, "its journal is cut short")?,
+            Wrong::Mark => write!(f, "its journal is damaged where it says which writes it has")?,
+            Wrong::Entry { number, synced } => write!(
                 f,
-                "its journal is damaged: group {number} of the {answered} groups of writes that it must have is not whole"
+                "its journal is damaged: group {number} of the {synced} groups of writes that it must have is not whole"
             )?,
             Wrong::Later => write!(f, "it lacks what was synced already: its journal belongs to a later state of it")?,
             Wrong::Earlier => write!(f, "its journal belongs to an earlier state of it")?,
@@ -301,28 +345,30 @@ fn read(store: &Store) -> Result<Found, StoreError> {
         return Ok(Found { entries: BTreeMap::new(), hole });
     };
     let (mark, other) = (read_mark(&bytes, history, lap), read_mark(&bytes, history, lap + 1));
-    if [mark, other].into_iter().flatten().any(|mark| mark.lap > lap) {
+    if [mark, other].into_iter().flatten().any(|mark| mark > lap) {
         return Ok(Found { entries: BTreeMap::new(), hole: hole(Wrong::Later) });
     }
     if lap == 0 {
         return Ok(Found { entries: BTreeMap::new(), hole: None });
     }
-    if other.is_none() {
-        log::warn!("{}: the journal is damaged where nothing of value was", store.path().display());
-    }
-    let entries = entries(&bytes, history, lap);
-    let (answered, wrong) = match mark {
-        Some(mark) if mark.lap == lap => (mark.answered, None),
-        // The lap's first sync did not come to its end: no group of it was answered.
-        Some(mark) if mark.lap + 2 == lap || mark.lap == 0 => (0, None),
-        Some(_) => (0, Some(Wrong::Earlier)),
-        None => (0, Some(Wrong::Mark)),
-    };
+    let Lap { entries, synced, not_begun } = Lap::read(&bytes, history, lap);
     // The first that is missing.
     let number = (1..).zip(entries.keys()).find(|(expected, number)| expected != *number);
     let number = number.map_or(entries.len() as u64 + 1, |(expected, _)| expected);
-    let answered = answered.max(entries.keys().next_back().copied().unwrap_or_default());
-    let wrong = wrong.or_else(|| (number <= answered).then_some(Wrong::Entry { number, answered }));
+    let is_cut = (bytes.len() as u64) < 2 * AREA;
+    let wrong = match mark {
+        _ if number <= synced => Some(Wrong::Entry { number, synced }),
+        Some(mark) if mark != lap && mark != 0 && mark + 2 != lap => Some(Wrong::Earlier),
+        // Whatever else is damaged: this is the end.
+        _ if not_begun == number => None,
+        _ if is_cut => Some(Wrong::Cut),
+        None => Some(Wrong::Mark),
+        // The lap's; or one before it, since its first sync did not come to its end, and then nothing was answered.
+        Some(_) => None,
+    };
+    if wrong.is_none() && (is_cut || mark.is_none() || other.is_none()) {
+        log::warn!("{}: the journal is damaged, but nothing that it has to have", store.path().display());
+    }
     let hole = wrong.map(|wrong| {
         let sure = entries.range(..number).next_back().map(|(_, step)| step.counters.revision);
         let later = entries.range(number..).count() as u64;
@@ -357,8 +403,8 @@ pub(super) fn salvage(store: &Store) -> Result<(Option<Hole>, Counters), StoreEr
     let mut counters = store.counters().unwrap_or_default();
     let bytes = fs::read(store.path().join(NAME)).unwrap_or_default();
     let marks = [0, 1].into_iter().filter_map(|area| read_mark(&bytes, store.history(), area));
-    let lap = marks.map(|mark| mark.lap).chain(store.lap()).max().unwrap_or_default();
-    for step in entries(&bytes, store.history(), lap).values() {
+    let lap = marks.chain(store.lap()).max().unwrap_or_default();
+    for step in Lap::read(&bytes, store.history(), lap).entries.values() {
         store.apply(step)?;
         counters.revision = counters.revision.max(step.counters.revision);
         counters.last_id = counters.last_id.max(step.counters.last_id);
