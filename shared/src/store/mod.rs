@@ -14,6 +14,7 @@
 //! first byte, because a batch on one tree is atomic without a transaction.
 
 use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -292,7 +293,9 @@ impl Store {
     pub fn create(path: &Path, collection: Collection) -> Result<Self, StoreError> {
         fs::create_dir(path).map_err(|source| StoreError::Io { path: path.to_owned(), source })?;
         let db = sled_files::open(path, Purpose::Passing)?;
-        let history = getrandom::u64().map_err(io::Error::other).map_err(at(path))?;
+        // The standard library's own randomness: a service is in its sandbox by now, where a crate that falls back on
+        // /dev/urandom, as with musl, finds none.
+        let history = RandomState::new().hash_one(path);
         let store = Self::with(db, path, collection, history)?;
         let name = collection.name().to_owned();
         store.put(layout::DATABASE_KEY, &layout::encode(Identity { name, history }))?;
