@@ -386,7 +386,12 @@ pub(super) fn recover(store: &Store) -> Result<(), StoreError> {
     let Some((_, last)) = entries.last_key_value() else { return Ok(()) };
     // All of them, from the first: of one that was not the last, too, the database may have a part.
     entries.values().try_for_each(|step| store.apply(step))?;
-    begin_lap(store, store.lap()? + 1, last.counters)?;
+    let lap = store.lap()? + 1;
+    begin_lap(store, lap, last.counters)?;
+    // The lap after the next finds it in its area: an older one would convict the journal.
+    let file = OpenOptions::new().write(true).open(store.path().join(NAME)).map_err(|error| io_error(store, error))?;
+    let marked = write_mark(&file, area(lap), store.history(), lap).and_then(|()| file.sync_data());
+    marked.map_err(|error| io_error(store, error))?;
     log::info!("{}: brought to revision {} by its journal", store.path().display(), last.counters.revision);
     Ok(())
 }
