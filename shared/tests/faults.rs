@@ -3,16 +3,17 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 use std::collections::BTreeMap;
+use std::env;
 use std::path::Path;
 use std::process::{Command, abort};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::{env, fs};
 
 use shared::id::Id;
 use shared::model::{Collection, Post, Term};
 use shared::store::{Commit, Durability, KeptRecord, Purpose, Store, Transaction};
 
-const POINTS: [&str; 7] = [
+const POINTS: [&str; 8] = [
+    "before the lap's mark",
     "before the journal",
     "before the sync",
     "before the mark",
@@ -32,7 +33,8 @@ fn record(id: Id, nth: u64) -> String {
 #[ignore = "the process of another test"]
 fn writes_until_it_ends() {
     let Some(path) = env::var_os("DATABASE") else { return };
-    let passes: usize = env::var("PASSES").unwrap().parse().unwrap();
+    let number = |name| env::var(name).unwrap().parse::<usize>().unwrap();
+    let (passes, from) = (number("PASSES"), number("FROM") as u64);
     static PASSED: AtomicUsize = AtomicUsize::new(0);
     let end = move || {
         if PASSED.fetch_add(1, Ordering::Relaxed) + 1 == passes {
@@ -53,7 +55,7 @@ fn writes_until_it_ends() {
         })
     };
     for group in 0_u64.. {
-        let writes: Vec<_> = (0..=group % 4).map(|nth| write(group * 4 + nth)).collect();
+        let writes: Vec<_> = (0..=group % 4).map(|nth| write(from + group * 4 + nth)).collect();
         for answered in runtime.block_on(futures_util::future::join_all(writes)) {
             let (id, nth) = answered.unwrap();
             // At once, since the process ends without a word.
@@ -70,23 +72,44 @@ fn a_crash_at_any_step_leaves_a_write_whole_or_absent_and_an_answered_one_there(
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("db");
             drop(Store::create(&path, Collection::Posts).unwrap());
-            let mut child = Command::new(env::current_exe().unwrap());
-            child.args(["writes_until_it_ends", "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
-            let child = child.env("DATABASE", &path).env("POINT", point).env("PASSES", passes.to_string());
-            let output = child.output().unwrap();
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert!(!output.status.success(), "{point}: the process did not end there: {said}");
-            let answered: BTreeMap<u64, u64> = said
-                .lines()
-                .filter_map(|line| {
-                    let (id, nth) = line.strip_prefix("answered ")?.split_once(' ')?;
-                    Some((id.parse().ok()?, nth.parse().ok()?))
-                })
-                .collect();
+            let answered = write_until(&path, point, passes, 0);
             check(&path, &answered, &format!("{point}, {passes}"));
-            fs::remove_dir_all(&path).unwrap();
         }
     }
+}
+
+/// The story: a start that did what the journal had began a lap without its mark, and the second lap after that one took
+/// the journal for an older one when the process ended before its own.
+#[test]
+fn a_crash_of_a_database_that_has_had_one_before_is_no_worse() {
+    for first in POINTS {
+        for second in POINTS {
+            for passes in [1, 3] {
+                let dir = tempfile::tempdir().unwrap();
+                let path = dir.path().join("db");
+                drop(Store::create(&path, Collection::Posts).unwrap());
+                let mut answered = write_until(&path, first, 2, 0);
+                answered.extend(write_until(&path, second, passes, 100));
+                check(&path, &answered, &format!("{first}, then {second}, {passes}"));
+            }
+        }
+    }
+}
+
+/// Runs a process that writes records, numbered on from `from`, until it has passed `point` so often. Returns what was
+/// answered.
+fn write_until(path: &Path, point: &str, passes: usize, from: u64) -> BTreeMap<u64, u64> {
+    let mut child = Command::new(env::current_exe().unwrap());
+    child.args(["writes_until_it_ends", "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
+    let child = child.env("DATABASE", path).env("POINT", point);
+    let output = child.env("PASSES", passes.to_string()).env("FROM", from.to_string()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{point}: the process did not end there: {said}");
+    let answered = said.lines().filter_map(|line| {
+        let (id, nth) = line.strip_prefix("answered ")?.split_once(' ')?;
+        Some((id.parse().ok()?, nth.parse().ok()?))
+    });
+    answered.collect()
 }
 
 fn check(path: &Path, answered: &BTreeMap<u64, u64>, what: &str) {

@@ -158,6 +158,7 @@ impl Journal {
                 self.file = Some(open(store).map_err(|source| write_error(store, source))?);
             }
             begin_lap(store, self.lap + 1, self.counters)?;
+            fail_point!("before the lap's mark");
             if let Some(file) = &self.file {
                 write_mark(file, area(self.lap + 1), store.history(), self.lap + 1)
                     .map_err(|source| io_error(store, source))?;
