@@ -59,6 +59,14 @@ pub enum Error {
         /// What was found there.
         holds: String,
     },
+    /// What is to be written must not go there.
+    #[error("{}: {reason}. Nothing was changed.", .path.display())]
+    Output {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// The token file has a token of that name.
     #[error("{}: there is a token {name} already. Nothing was changed. --name gives the new one another name.", .file.display())]
     TokenExists {
@@ -105,6 +113,7 @@ impl Error {
             Error::Input { .. } | Error::Orphans(_) | Error::Tokens(_) => 3,
             Error::Difference(_) | Error::Compared(_) => 4,
             Error::Occupied { .. }
+            | Error::Output { .. }
             | Error::Conflicts(_)
             | Error::TokenExists { .. }
             | Error::Store(StoreError::InUse { .. }) => 5,
