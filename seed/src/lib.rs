@@ -16,6 +16,7 @@
 
 pub mod align;
 pub mod backup;
+pub mod checkpoint;
 pub mod compare;
 pub mod conflict;
 pub mod digest;

@@ -57,7 +57,7 @@ impl Report {
 }
 
 /// A split that was made, or would be: what went where.
-pub fn filled(input: &Path, data: &Path, manifest: &Manifest, dry_run: bool) -> Report {
+pub fn filled(input: &Path, data: &Path, manifest: &Manifest, taken_up: bool, dry_run: bool) -> Report {
     let mut rows = vec![["collection", "records", "bytes", "slice", "database"].map(String::from)];
     for collection in Collection::ALL {
         let folder = data.join(collection.name());
@@ -72,15 +72,16 @@ pub fn filled(input: &Path, data: &Path, manifest: &Manifest, dry_run: bool) -> 
     }
     let text = format!(
         "{} ({} bytes, SHA-256 {}) {}:\n\n{}\n\
-         Every record was read back and equals the source. Every index equals a full scan.\n{}",
+         Every record was read back and equals the source. Every index equals a full scan.\n{}{}",
         input.display(),
         manifest.source.bytes,
         manifest.source.sha256,
         if dry_run { "can be split; nothing was changed" } else { "is split" },
         table(&rows),
+        if taken_up { "They were split by an earlier run that was interrupted, and taken up.\n" } else { "" },
         if manifest.orphans.count() > 0 { format!("\n{} They are kept.\n", manifest.orphans) } else { String::new() },
     );
-    Report::new(text, json!({ "outcome": "split", "dry_run": dry_run, "manifest": manifest }))
+    Report::new(text, json!({ "outcome": "split", "dry_run": dry_run, "taken_up": taken_up, "manifest": manifest }))
         .with_rejects(manifest.rejected)
 }
 

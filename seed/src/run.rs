@@ -13,10 +13,11 @@ use tempfile::{TempDir, TempPath};
 
 use crate::align::{Alignment, Split as SplitList, align};
 use crate::backup::{Chain, Unpacked, copy_slice, records, slice_path, unpack};
+use crate::checkpoint;
 use crate::conflict::{Merge, Resolutions, Side};
 use crate::error::Error;
 use crate::identity::{Hashed, Identity, identify, part_of, put_in_place};
-use crate::ids::{self, AllIds};
+use crate::ids::{self, AllIds, Ids};
 use crate::join::{WrittenIds, write_array};
 use crate::manifest::Manifest;
 use crate::orphans::Orphans;
@@ -79,15 +80,18 @@ pub fn split_and_verify(input: &Path, data: &Path, options: &Options) -> Result<
         Err(Error::Store(error @ StoreError::InUse { .. })) if !replace => return leave_running(input, data, error),
         target => target?,
     };
-    match Manifest::read(data) {
-        _ if replace => fill(input, data, target, options),
-        Ok(None) if target.is_empty() => fill(input, data, target, options),
-        Ok(None) => Err(Error::occupied(data, "it holds slices or databases without a manifest".to_owned())),
-        Ok(Some(manifest)) if manifest.source == identify(input)? => {
+    let manifest = Manifest::read(data);
+    if replace || matches!(manifest, Ok(None)) && target.is_empty() {
+        return fill(input, data, target, options);
+    }
+    // What an interrupted run has built is for a split of its file alone.
+    target.clear()?;
+    match manifest? {
+        None => Err(Error::occupied(data, "it holds slices or databases without a manifest".to_owned())),
+        Some(manifest) if manifest.source == identify(input)? => {
             check(input, data, &manifest, &target, options.progress)
         }
-        Ok(Some(manifest)) => update(input, data, &manifest, target, options),
-        Err(error) => Err(error),
+        Some(manifest) => update(input, data, &manifest, target, options),
     }
 }
 
@@ -153,6 +157,11 @@ impl Aside {
         Ok(())
     }
 
+    /// Whether there is nothing to be written.
+    fn is_empty(&self) -> bool {
+        self.rest.is_none() && self.rejects.is_none()
+    }
+
     /// Puts that into place which says what is in the way: there is nothing else then.
     fn put_findings_in_place(self) -> Result<(), Error> {
         Self { rest: None, ..self }.put_in_place()
@@ -165,36 +174,82 @@ impl Aside {
     }
 }
 
-/// Splits into a target that is empty or given up.
+/// Splits into a target that is empty or given up, or goes on with what an interrupted run has split.
 fn fill(input: &Path, data: &Path, target: Target, options: &Options) -> Result<Report, Error> {
+    let aside = Aside::begin(options)?;
+    let finished = if aside.is_empty() { checkpoint::read(data) } else { None };
+    if let Some((source, parts)) = finished
+        && identify(input)? == source
+    {
+        let built = Built { source, parts, rejected: 0, ids: Arc::default(), taken_up: true };
+        // What is not as it was noted is split anew.
+        if let Ok(scans) = prove(input, &target.building(), &built, options) {
+            return finish_fill(input, data, target, aside, built, scans, options);
+        }
+    }
     let building = target.build()?;
     let destinations: Vec<Destination> = building
         .iter()
         .map(|part| Destination { collection: part.collection, slice: &part.slice, database: Some(&part.database) })
         .collect();
-    let aside = Aside::begin(options)?;
     let mut rejects = aside.rejects(input, options)?;
     let ids = Arc::new(ids::read_beside(input, || identify(input))?);
     let split = split(input, &ids, &destinations, aside.rest(), &mut rejects, options.progress);
     let (source, parts) = aside.unless_too_many(split, &mut rejects)?;
     let rejected = rejects.finish()?;
     check_rest(input, aside.rest())?;
+    if aside.is_empty() && ids.iter().all(Ids::are_positions) {
+        checkpoint::write(data, &source, &parts)?;
+    }
+    let built = Built { source, parts, rejected, ids, taken_up: false };
+    let scans = prove(input, &building, &built, options)?;
+    finish_fill(input, data, target, aside, built, scans, options)
+}
 
-    let scans = read_back(&building, parts.iter().map(|part| part.digests.exact.count).sum(), options.progress)?;
+/// What was split, and is not in its place yet.
+struct Built {
+    source: Identity,
+    parts: Vec<Part>,
+    rejected: u64,
+    ids: Arc<AllIds>,
+    /// Whether an interrupted run did it.
+    taken_up: bool,
+}
+
+/// Reads back what was built, and compares it with what it should be.
+fn prove(input: &Path, building: &[Building], built: &Built, options: &Options) -> Result<Vec<Scanned>, Error> {
+    let records = built.parts.iter().map(|part| part.digests.exact.count).sum();
+    let scans = read_back(building, records, options.progress)?;
     let mut faults = Vec::new();
-    for ((scanned, building), part) in scans.iter().zip(&building).zip(&parts) {
+    for ((scanned, building), part) in scans.iter().zip(building).zip(&built.parts) {
         let slice_equal = identify(&building.slice)? == part.slice.file;
         let records_equal = scanned.digests == part.digests;
         faults.extend(report::fault(building.collection, records_equal, slice_equal, scanned.indexes_equal));
     }
-    if !faults.is_empty() {
-        let comparisons = compare(input, &ids, &Collection::ALL, rejected > 0, &scans.iter().collect::<Vec<_>>())?;
-        faults.extend(comparisons.iter().map(report::differences));
-        return Err(Error::Difference(format!("{}\nNothing was published.", faults.join("\n"))));
+    if faults.is_empty() {
+        return Ok(scans);
     }
-    let manifest = Manifest::new(source, parts, rejected, orphans(scans, options)?);
+    if !built.taken_up {
+        let scanned: Vec<&Scanned> = scans.iter().collect();
+        let comparisons = compare(input, &built.ids, &Collection::ALL, built.rejected > 0, &scanned)?;
+        faults.extend(comparisons.iter().map(report::differences));
+    }
+    Err(Error::Difference(format!("{}\nNothing was published.", faults.join("\n"))))
+}
+
+/// Puts a split into place that was proven.
+fn finish_fill(
+    input: &Path,
+    data: &Path,
+    target: Target,
+    aside: Aside,
+    built: Built,
+    scans: Vec<Scanned>,
+    options: &Options,
+) -> Result<Report, Error> {
+    let manifest = Manifest::new(built.source, built.parts, built.rejected, orphans(scans, options)?);
     publish(target, &manifest, aside, options)?;
-    Ok(report::filled(input, data, &manifest, options.dry_run))
+    Ok(report::filled(input, data, &manifest, built.taken_up, options.dry_run))
 }
 
 /// Applies what a newer file changes to the split that is there.
