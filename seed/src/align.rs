@@ -12,26 +12,16 @@
 //! A record that cannot be taken, where there may be such, stands for one that is left of the slice at its place.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs::File;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::sync::Arc;
 
 use imara_diff::{Algorithm, Diff, Token};
-use rayon::prelude::*;
 use roaring::RoaringTreemap;
-use sha2::{Digest as _, Sha256};
 use shared::id::Id;
-use shared::model::{Collection, Record, Records};
 
 use crate::error::Error;
 use crate::ids::Ids;
 use crate::near::{Content, alikeness};
-use crate::node;
-use crate::progress::Stage;
-use crate::source::{Reading, Source};
+use crate::rows::{Row, Rows};
 
 /// Lists that together are no longer than this get the shortest edit script there is.
 const SHORT: usize = 1 << 12;
@@ -109,51 +99,26 @@ impl Alignment {
     }
 }
 
-/// A list that was split, and what is known of its ids.
-pub struct Split<'s> {
-    /// Its slice.
-    pub slice: &'s Path,
-    /// Of the ids that stand in the slice, those that the split gave.
-    pub given: &'s RoaringTreemap,
-    /// No id up to this is given anew.
-    pub last_id: u64,
-}
-
-/// Aligns the list of `collection` in the file at `input` with the slice. It is read `as_node` if so told. Records that cannot be taken are passed over if
-/// `passing`, else an error. `named` says which: a record's place in its array, from 0.
-pub fn align(
-    input: &Path,
-    as_node: bool,
-    collection: Collection,
-    split: &Split,
-    passing: bool,
-    stage: &Stage,
-) -> Result<Alignment, Error> {
-    let mut texts = Texts::default();
-    let reading = Arc::new(Reading { as_node, ..Reading::default() });
-    let mut newer_file = Source::open(input)?.read_as(&reading).passing(Box::new(io::sink()));
-    let newer = List::read(input, &mut newer_file, collection, &mut texts, passing, stage)?;
-    let older = List::read(
-        split.slice,
-        &mut Source::with(split.slice, collection.alone())?,
-        collection,
-        &mut texts,
-        false,
-        stage,
-    )?;
+/// Aligns the `newer` list with the `older` one, which was split. No id up to `last_id` is given anew.
+///
+/// # Errors
+/// A text cannot be read again, or there are no more ids.
+pub fn align(older: &Rows, newer: &Rows, last_id: u64) -> Result<Alignment, Error> {
     // An id that stands in the newer file is its record's own now.
-    let given = |row: &Row| row.given || split.given.contains(row.id);
-    let before: Vec<&Row> = older.rows.iter().filter(|row| given(row) && !newer.own.contains(row.id)).collect();
+    let before: Vec<&Row> = older.rows.iter().filter(|row| row.given && !newer.own.contains(row.id)).collect();
     let after: Vec<&Row> = newer.rows.iter().filter(|row| row.given).collect();
-    let tokens = |rows: &[&Row]| rows.iter().map(|row| row.token).collect::<Vec<_>>();
-    let mut matching = Matching::new(tokens(&before), tokens(&after), texts.len());
+    let mut texts = Texts::default();
+    let mut tokens = |rows: &[&Row]| -> Vec<Token> {
+        rows.iter().map(|row| if row.rejected { texts.own_token() } else { texts.token(row.hash) }).collect()
+    };
+    let (of_before, of_after) = (tokens(&before), tokens(&after));
+    let mut matching = Matching::new(of_before, of_after, texts.len());
     matching.find_anchors();
     let anchors = matching.partners.clone();
     matching.find_moved();
     let found_equal = matching.partners.clone();
-    let mut looked_up =
-        Lookup { older: older.open(false)?, newer: newer.open(as_node)?, before: &before, after: &after };
-    let rejected = matching.find_near(&anchors, &mut looked_up)?;
+    let looked_up = Lookup { older, newer, before: &before, after: &after };
+    let rejected = matching.find_near(&anchors, &looked_up)?;
 
     let mut alignment = Alignment {
         ids: Ids::none(),
@@ -161,8 +126,9 @@ pub fn align(
         after: after.iter().filter(|row| !row.rejected).count() as u64,
         ..Alignment::default()
     };
-    let mut last_id =
-        split.last_id.max(newer.own.max().unwrap_or(0)).max(older.rows.iter().map(|row| row.id).max().unwrap_or(0));
+    let highest = |rows: &Rows| rows.rows.iter().filter(|row| !row.given).map(|row| row.id).max().unwrap_or(0);
+    let given = older.rows.iter().map(|row| row.id).max().unwrap_or(0);
+    let mut last_id = last_id.max(highest(newer)).max(given);
     for (nth, row) in after.iter().enumerate() {
         if row.rejected {
             continue;
@@ -184,7 +150,8 @@ pub fn align(
         };
         let Ok(given) = Id::try_from(id) else {
             let reason = "every id that there is has been given".to_owned();
-            return Err(Error::Input { file: input.to_owned(), place: collection.name().to_owned(), reason });
+            let (file, place) = (newer.path().to_owned(), newer.collection.name().to_owned());
+            return Err(Error::Input { file, place, reason });
         };
         alignment.ids.push(row.position, given);
         alignment.name(Some(row.position - 1), id, taken_for);
@@ -215,97 +182,6 @@ impl Alignment {
             self.named.push(Named { index, id, taken_for });
         }
     }
-}
-
-/// A record of a list, but for its text.
-struct Row {
-    /// Its position, from 1.
-    position: u64,
-    /// Its id in the slice; its position in the newer list.
-    id: u64,
-    /// Whether that is no id of its own.
-    given: bool,
-    /// Whether it cannot be taken.
-    rejected: bool,
-    token: Token,
-    /// Where it stands in the file.
-    offset: u64,
-    length: u32,
-}
-
-/// A collection of a file, in order.
-struct List<'p> {
-    path: &'p Path,
-    collection: Collection,
-    rows: Vec<Row>,
-    /// The ids of its records' own.
-    own: RoaringTreemap,
-}
-
-impl<'p> List<'p> {
-    fn read(
-        path: &'p Path,
-        source: &mut Source,
-        collection: Collection,
-        texts: &mut Texts,
-        passing: bool,
-        stage: &Stage,
-    ) -> Result<Self, Error> {
-        let mut list = Self { path, collection, rows: Vec::new(), own: RoaringTreemap::new() };
-        while let Some(batch) = source.next_batch()? {
-            stage.advance(batch.size().0, 0);
-            if batch.collection != collection {
-                source.recycle(batch);
-                continue;
-            }
-            let (records, rejects) = batch.parse();
-            let first_of_batch = list.rows.len();
-            let hash = |records: &Records| -> Vec<u128> { records.iter().map(|record| hash_of(&record)).collect() };
-            let hashes: Vec<Vec<u128>> = records.par_iter().map(hash).collect();
-            for (records, hashes) in records.iter().zip(hashes) {
-                for (record, hash) in records.iter().zip(hashes) {
-                    let (offset, length) = batch.span(&record);
-                    let position = record.position.map_or(0, Id::get);
-                    let (id, given) = (record.id.get(), record.id_from_position);
-                    if !given {
-                        list.own.insert(id);
-                    }
-                    let token = texts.token(hash);
-                    list.rows.push(Row { position, id, given, rejected: false, token, offset, length });
-                }
-            }
-            for reject in rejects {
-                if !passing {
-                    return Err(reject.into_error(path));
-                }
-                let (position, token) = (reject.position, texts.own_token());
-                list.rows.push(Row { position, id: 0, given: true, rejected: true, token, offset: 0, length: 0 });
-            }
-            list.rows[first_of_batch..].sort_by_key(|row| row.position);
-            source.recycle(batch);
-        }
-        Ok(list)
-    }
-
-    fn open(&self, as_node: bool) -> Result<Reread<'_>, Error> {
-        Ok(Reread {
-            as_node,
-            path: self.path,
-            collection: self.collection,
-            file: File::open(self.path).map_err(Error::io(self.path))?,
-        })
-    }
-}
-
-/// What a record says, but for an id that the split gave it.
-fn hash_of(record: &Record) -> u128 {
-    let without_id = record.source.strip_prefix("{\"id\":").and_then(|rest| rest.strip_prefix(&record.id.to_string()));
-    let digest = match without_id.and_then(|rest| rest.strip_prefix(',')) {
-        // An id of its own that is the first member: the split writes its ids so in a slice.
-        Some(rest) => Sha256::new().chain_update("{").chain_update(rest).finalize(),
-        None => Sha256::digest(record.source),
-    };
-    u128::from_le_bytes(digest[..16].try_into().expect("a digest is longer"))
 }
 
 /// Numbers texts: equal ones have one number.
@@ -442,7 +318,7 @@ impl Matching {
     }
 
     /// Near ones between the same anchors. Returns those for which a record stands that cannot be taken.
-    fn find_near(&mut self, anchors: &[Option<u32>], texts: &mut Lookup) -> Result<Vec<u32>, Error> {
+    fn find_near(&mut self, anchors: &[Option<u32>], texts: &Lookup) -> Result<Vec<u32>, Error> {
         let mut is_taken = vec![false; self.before.len()];
         self.partners.iter().flatten().for_each(|partner| is_taken[*partner as usize] = true);
         let mut rejected = Vec::new();
@@ -471,7 +347,7 @@ impl Matching {
     }
 
     /// Near ones beside the same records, where those have moved.
-    fn find_near_neighbours(&mut self, is_taken: &mut [bool], texts: &mut Lookup) -> Result<(), Error> {
+    fn find_near_neighbours(&mut self, is_taken: &mut [bool], texts: &Lookup) -> Result<(), Error> {
         let mut places: HashMap<usize, usize> = HashMap::new();
         for (after, partner) in self.partners.iter().enumerate() {
             places.extend(partner.map(|before| (before as usize, after)));
@@ -509,7 +385,7 @@ impl Matching {
 }
 
 /// Pairs of `left` and `right`, in order, that are as alike in all as can be.
-fn pair_all(left: &[usize], right: &[usize], texts: &mut Lookup) -> Result<Vec<(usize, usize)>, Error> {
+fn pair_all(left: &[usize], right: &[usize], texts: &Lookup) -> Result<Vec<(usize, usize)>, Error> {
     let left_texts = left.iter().map(|nth| texts.before(*nth)).collect::<Result<Vec<_>, _>>()?;
     let right_texts = right.iter().map(|nth| texts.after(*nth)).collect::<Result<Vec<_>, _>>()?;
     let alike: Vec<Vec<Option<f64>>> =
@@ -538,7 +414,7 @@ fn pair_all(left: &[usize], right: &[usize], texts: &mut Lookup) -> Result<Vec<(
 }
 
 /// The same where there are too many: each of `right` with the most alike of the next few of `left`.
-fn pair_in_window(left: &[usize], right: &[usize], texts: &mut Lookup) -> Result<Vec<(usize, usize)>, Error> {
+fn pair_in_window(left: &[usize], right: &[usize], texts: &Lookup) -> Result<Vec<(usize, usize)>, Error> {
     let mut window: VecDeque<(usize, Content)> = VecDeque::new();
     let mut left = left.iter();
     let mut pairs = Vec::new();
@@ -569,40 +445,18 @@ fn pair_in_window(left: &[usize], right: &[usize], texts: &mut Lookup) -> Result
 
 /// The texts of records, read again where they are needed.
 struct Lookup<'l> {
-    older: Reread<'l>,
-    newer: Reread<'l>,
+    older: &'l Rows,
+    newer: &'l Rows,
     before: &'l [&'l Row],
     after: &'l [&'l Row],
 }
 
 impl Lookup<'_> {
-    fn before(&mut self, nth: usize) -> Result<Content, Error> {
-        self.older.content(self.before[nth])
+    fn before(&self, nth: usize) -> Result<Content, Error> {
+        self.older.with_record(self.before[nth], Id::MAX, |record| Content::of(record.source))
     }
 
-    fn after(&mut self, nth: usize) -> Result<Content, Error> {
-        self.newer.content(self.after[nth])
-    }
-}
-
-/// A file, to look at some of its records once more.
-struct Reread<'p> {
-    path: &'p Path,
-    as_node: bool,
-    collection: Collection,
-    file: File,
-}
-
-impl Reread<'_> {
-    fn content(&self, row: &Row) -> Result<Content, Error> {
-        let mut raw = vec![0; row.length as usize];
-        self.file.read_exact_at(&mut raw, row.offset).map_err(Error::io(self.path))?;
-        let mut records = Records::new(self.collection, raw.len());
-        let text =
-            node::read(&raw).filter(|_| self.as_node).unwrap_or_else(|| String::from_utf8_lossy(&raw).into_owned());
-        let read = records.push_given(&text, None, Some(Id::MAX));
-        let record = records.iter().next().filter(|_| read.is_ok());
-        let changed = || Error::Difference(format!("{}: the file was changed while it was read", self.path.display()));
-        Ok(Content::of(record.ok_or_else(changed)?.source))
+    fn after(&self, nth: usize) -> Result<Content, Error> {
+        self.newer.with_record(self.after[nth], Id::MAX, |record| Content::of(record.source))
     }
 }

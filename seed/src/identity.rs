@@ -43,6 +43,13 @@ impl<W: Write> Hashed<W> {
     }
 }
 
+impl<W> Hashed<W> {
+    /// How much was written.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
 impl<W: Write> Write for Hashed<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.inner.write(bytes)?;

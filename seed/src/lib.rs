@@ -31,6 +31,7 @@ pub mod orphans;
 pub mod progress;
 pub mod rejects;
 pub mod report;
+pub mod rows;
 pub mod run;
 pub mod scoped;
 pub mod slice;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::{env, fs, process};
 
 use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
-use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use seed::backup::{Chain, Origin};
 use seed::compare::Paths;
@@ -237,6 +237,10 @@ struct Split {
     #[arg(long, value_name = "[COLLECTION=]N")]
     max_removed: Vec<Scoped<u64>>,
 
+    /// At an update, how much is read and checked: what it touches, or all
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "touched")]
+    verify: Verified,
+
     /// Takes a list of records without ids for a newer one, however little of it is in the one that was split
     #[arg(long)]
     realign: bool,
@@ -244,6 +248,15 @@ struct Split {
     /// Finds out and prints what would be done, and changes nothing
     #[arg(long)]
     dry_run: bool,
+}
+
+/// What an update reads and checks.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Verified {
+    /// The records that it touches, and their places in the indexes.
+    Touched,
+    /// Everything, before and afterwards.
+    All,
 }
 
 #[derive(Args)]
@@ -371,6 +384,7 @@ fn run(command: Option<Command>, split: Split, progress: Progress) -> Result<Rep
                 conflicts,
                 resolutions,
                 max_removed,
+                verify,
                 realign,
                 dry_run,
             } = split;
@@ -387,6 +401,7 @@ fn run(command: Option<Command>, split: Split, progress: Progress) -> Result<Rep
                 conflicts,
                 resolutions,
                 max_removed,
+                verify_all: verify == Verified::All,
                 realign,
                 dry_run,
                 progress,

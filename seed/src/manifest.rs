@@ -23,6 +23,8 @@ use std::{fs, io};
 use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 use shared::model::Collection;
+use shared::record_set::RecordSet;
+use shared::store::Store;
 
 use crate::error::Error;
 use crate::identity::{Identity, folder_of};
@@ -70,6 +72,42 @@ pub struct Entry {
     /// Of the ids that stand in the slice, those that the split gave.
     #[serde(default, skip_serializing_if = "RoaringTreemap::is_empty", with = "ranges")]
     pub given: RoaringTreemap,
+    /// The database when it was as split; not known of one that an earlier `seed` has made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<Moment>,
+}
+
+/// A database at a moment of its own.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Moment {
+    /// Which database it is, hexadecimal: another has another history.
+    pub history: String,
+    /// Its revision: whatever is written later has a higher one.
+    pub revision: u64,
+    /// The digest of its records, byte for byte, as the service keeps it.
+    pub exact: String,
+    /// Records of the slice that were something else in the database then, or not there: what their service has changed
+    /// before. There may be others among them.
+    #[serde(default, skip_serializing_if = "RoaringTreemap::is_empty", with = "ranges")]
+    pub differs: RoaringTreemap,
+}
+
+impl Moment {
+    /// The database now.
+    pub fn of(store: &Store) -> Result<Self, Error> {
+        let history = format!("{:016x}", store.history());
+        let exact = store.counted()?.to_string();
+        Ok(Self { history, revision: store.revision()?, exact, differs: RoaringTreemap::new() })
+    }
+}
+
+impl Entry {
+    /// What the records mean, as a set.
+    pub fn canonical(&self) -> Option<RecordSet> {
+        let mut set: RecordSet = self.digest.parse().ok()?;
+        set.count = self.records;
+        Some(set)
+    }
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands it on so")]
@@ -111,6 +149,7 @@ impl Manifest {
             digest: digests.canonical.to_string(),
             slice: slice.file,
             given: slice.given,
+            database: None,
         });
         let mut next = || entries.next().expect("there are three collections");
         let (users, threads, posts) = (next(), next(), next());
@@ -135,6 +174,14 @@ impl Manifest {
             Collection::Threads => &self.threads,
             Collection::Posts => &self.posts,
         }
+    }
+
+    /// Notes the databases as they are now, in the order of [`Collection::ALL`].
+    pub fn with_databases(mut self, moments: Vec<Moment>) -> Self {
+        for (entry, moment) in [&mut self.users, &mut self.threads, &mut self.posts].into_iter().zip(moments) {
+            entry.database = Some(moment);
+        }
+        self
     }
 
     /// Reads the manifest of the split in `data`.

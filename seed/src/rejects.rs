@@ -21,6 +21,10 @@ pub struct Rejects {
     passed: Option<Passed>,
     /// Records that were taken as Node takes them: how many, and the first of them.
     as_node: AsNode,
+    /// Whether ids from positions say nothing yet.
+    own_ids_alone: bool,
+    /// The positions of the rejects of the last batch.
+    positions: Vec<u64>,
 }
 
 /// Records that were taken as Node takes them.
@@ -47,7 +51,13 @@ struct Passed {
 impl Rejects {
     /// The first ends the run.
     pub fn refuse(input: &Path) -> Self {
-        Self { input: input.to_owned(), passed: None, as_node: AsNode::default() }
+        Self {
+            input: input.to_owned(),
+            passed: None,
+            as_node: AsNode::default(),
+            own_ids_alone: false,
+            positions: Vec::new(),
+        }
     }
 
     /// They are passed over.
@@ -58,7 +68,24 @@ impl Rejects {
     /// Each is a line of JSON in `out`; one more than `limit` ends the run.
     pub fn write(input: &Path, out: Box<dyn Write + Send>, limit: u64) -> Self {
         let passed = Passed { out, limit, count: 0, taken: Default::default(), ids: Default::default() };
-        Self { input: input.to_owned(), passed: Some(passed), as_node: AsNode::default() }
+        Self {
+            input: input.to_owned(),
+            passed: Some(passed),
+            as_node: AsNode::default(),
+            own_ids_alone: false,
+            positions: Vec::new(),
+        }
+    }
+
+    /// Records without ids will get others than their positions: those are not taken for repeated ids.
+    pub fn of_own_ids_alone(mut self) -> Self {
+        self.own_ids_alone = true;
+        self
+    }
+
+    /// The positions of the rejects of the last batch, from 1.
+    pub fn positions(&self) -> &[u64] {
+        &self.positions
     }
 
     /// How many there were.
@@ -90,10 +117,10 @@ impl Rejects {
                 None => Ok(records),
             };
         };
-        let taken = &mut passed.taken[batch.collection as usize];
+        let (taken, own_ids_alone) = (&mut passed.taken[batch.collection as usize], self.own_ids_alone);
         for records in &mut records {
             records.retain(|record| {
-                let fresh = taken.insert(record.id.get());
+                let fresh = own_ids_alone && record.id_from_position || taken.insert(record.id.get());
                 if !fresh {
                     let reason = format!("the id {} is taken by an earlier record", record.id);
                     rejects.push(batch.reject(&record, reason));
@@ -102,6 +129,7 @@ impl Rejects {
             });
         }
         rejects.sort_by_key(|reject| reject.offset);
+        self.positions = rejects.iter().map(|reject| reject.position).collect();
         for reject in rejects {
             passed.count += 1;
             passed.ids[batch.collection as usize].extend(id_of(&reject.raw));

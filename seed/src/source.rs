@@ -605,7 +605,8 @@ impl Place {
     }
 }
 
-fn pointer_to(collection: &str, record: Option<u64>) -> String {
+/// The JSON pointer of a collection, or of a record of it by its place from 0.
+pub fn pointer_to(collection: &str, record: Option<u64>) -> String {
     let mut pointer = String::new();
     shared::json::push_pointer(&mut pointer, collection);
     if let Some(record) = record {

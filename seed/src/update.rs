@@ -15,33 +15,39 @@
 //! none the [alignment](crate::align) does. A record of the file that cannot be taken changes nothing. The databases are
 //! not rebuilt: the changes go into copies of them, which then take their places as every split does.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use roaring::RoaringTreemap;
 use shared::id::Id;
 use shared::model::{Collection, Record, Records};
+use shared::record_set::RecordSet;
 use shared::store::{Change, Store, Stored, Writer};
 
-use crate::align::Alignment;
+use crate::align::{Alignment, align};
 use crate::conflict::{Conflict, Merge, Resolutions, Side, Take};
 use crate::digest::Digests;
 use crate::error::Error;
-use crate::identity::Identity;
-use crate::progress::Stage;
+use crate::identity::{BUFFER, Identity, part_of};
+use crate::manifest::{Entry, Moment};
+use crate::progress::{Progress, Stage, Total};
 use crate::rejects::Rejects;
+use crate::report;
+use crate::rows::{ById, Row, Rows, spans_from};
 use crate::scoped::PerCollection;
-use crate::slice::Slice;
+use crate::slice::{Slice, Sliced};
 use crate::source::{Reading, Source};
 use crate::split::{Part, repeated_id};
-use crate::verify::{NAMED, Scanned};
+use crate::verify::NAMED;
 
 /// How many changes are applied in one step.
 const STEP: usize = 1024;
+
+/// How long their texts are, together, in bytes.
+const STEP_BYTES: usize = 256 << 10;
 
 /// What is to become of records that both have changed.
 pub struct Rules<'r> {
@@ -78,13 +84,26 @@ pub struct Changes {
     pub named_spared: Vec<Id>,
     /// Which record of the file is which, where they have no ids.
     pub alignment: Option<Alignment>,
-    put: RoaringTreemap,
-    /// Records that are neither the file's nor the service's.
-    own: BTreeMap<Id, String>,
-    remove: RoaringTreemap,
-    /// The digests of what goes, and of what comes.
-    outgoing: Digests,
-    incoming: Digests,
+    /// Records of the new slice that may be something else in the database, once this is applied.
+    pub differs: RoaringTreemap,
+    /// What is written, and what goes.
+    puts: BTreeMap<Id, Put>,
+    removes: BTreeSet<Id>,
+    /// The digests of what goes out of the database, and of what comes.
+    outgoing: RecordSet,
+    incoming: RecordSet,
+    /// The same of the split.
+    split_outgoing: Digests,
+    split_incoming: Digests,
+}
+
+/// A record that is written.
+#[derive(Debug)]
+enum Put {
+    /// Without an id of its own.
+    Given(String),
+    /// With one.
+    Own(String),
 }
 
 /// What a record is to be.
@@ -99,29 +118,36 @@ enum Outcome<'r> {
 
 impl Changes {
     /// What the database should hold once they are applied to one that holds `before`.
-    pub fn applied_to(&self, before: Digests) -> Digests {
+    pub fn applied_to(&self, before: RecordSet) -> RecordSet {
         let mut after = before;
         after.unmerge(&self.outgoing);
         after.merge(&self.incoming);
         after
     }
 
+    /// How many records are written or removed.
+    pub fn count_applied(&self) -> u64 {
+        (self.puts.len() + self.removes.len()) as u64
+    }
+
     /// The record `id`, now `stored`, is to be something else.
     fn apply(&mut self, id: Id, outcome: Outcome, stored: Option<&Stored>) {
         if let Some(stored) = stored {
-            self.outgoing.add(id, stored.id_from_position, &text_of(stored));
+            self.outgoing.add_record(id, stored.id_from_position, stored.json());
         }
         match outcome {
             Outcome::File(record) => {
-                self.incoming.add(id, record.id_from_position, &record.json());
-                self.put.insert(id.get());
+                self.incoming.add_record(id, record.id_from_position, record.json().as_bytes());
+                let text = record.source.to_owned();
+                self.puts.insert(id, if record.id_from_position { Put::Given(text) } else { Put::Own(text) });
             }
             Outcome::Own(json) => {
-                self.incoming.add(id, false, &json);
-                self.own.insert(id, json);
+                self.incoming.add_record(id, false, json.as_bytes());
+                self.puts.insert(id, Put::Own(json));
+                self.differs.insert(id.get());
             }
             Outcome::Gone => {
-                self.remove.insert(id.get());
+                self.removes.insert(id);
             }
         }
     }
@@ -136,49 +162,16 @@ impl Changes {
     }
 }
 
-/// What is known of one collection before the newer file is read.
-struct Known<'d> {
-    database: &'d Scanned,
-    /// All that was split.
-    split: RoaringTreemap,
-    /// Of that, what the service has changed or removed since: where it stands in the slice.
-    touched: HashMap<Id, (u64, u32)>,
-    slice: File,
-    path: &'d Path,
-}
-
-impl<'d> Known<'d> {
-    /// Compares a database with the slice it was filled from.
-    fn read(database: &'d Scanned, path: &'d Path, stage: &Stage) -> Result<Self, Error> {
-        let slice = File::open(path).map_err(Error::io(path))?;
-        let mut known = Self { database, split: RoaringTreemap::new(), touched: HashMap::new(), slice, path };
-        let mut source = Source::with(path, database.store.collection().alone())?;
-        let mut rejects = Rejects::refuse(path);
-        while let Some(batch) = source.next_batch()? {
-            for record in rejects.sift(&batch)?.iter().flat_map(Records::iter) {
-                known.split.insert(record.id.get());
-                let json = record.json();
-                if database.store.get(record.id)?.is_none_or(|stored| stored.json() != json.as_bytes()) {
-                    known.touched.insert(record.id, batch.span(&record));
-                }
-            }
-            stage.advance(batch.size().0, batch.size().1);
-            source.recycle(batch);
-        }
-        Ok(known)
-    }
-
-    /// What the record was that the service has changed or removed since, if it was split.
-    fn base(&self, id: Id) -> Result<Option<String>, Error> {
-        let Some((offset, length)) = self.touched.get(&id) else { return Ok(None) };
-        let mut raw = vec![0; *length as usize];
-        self.slice.read_exact_at(&mut raw, *offset).map_err(Error::io(self.path))?;
-        let mut records = Records::new(self.database.store.collection(), raw.len());
-        let read = records.push(&String::from_utf8_lossy(&raw), Some(id));
-        let record = records.iter().next().filter(|_| read.is_ok());
-        let changed = || Error::Difference(format!("{}: it was changed while it was read", self.path.display()));
-        Ok(Some(record.ok_or_else(changed)?.json().into_owned()))
-    }
+/// What is there of one collection, and where its new slice goes.
+pub struct Before<'b> {
+    /// The database.
+    pub store: Store,
+    /// What it was filled from.
+    pub slice: PathBuf,
+    /// What the manifest says of both.
+    pub entry: &'b Entry,
+    /// The new slice, which is not there yet.
+    pub next_slice: PathBuf,
 }
 
 /// What a newer file is, and what it changes.
@@ -191,139 +184,181 @@ pub struct Plan {
     pub changes: Vec<Changes>,
 }
 
-/// What is there of one collection, and where its new slice goes.
-pub struct Before {
-    /// The database.
-    pub database: Scanned,
-    /// What it was filled from.
-    pub slice: PathBuf,
-    /// The new slice, which is not there yet.
-    pub next_slice: PathBuf,
-}
-
-/// A newer file that is being compared with what is there.
+/// How a newer file is compared with what is there.
 pub struct Planning<'p> {
     /// Where it is.
     pub input: &'p Path,
-    /// How it is read.
-    pub reading: &'p Arc<Reading>,
-    /// What came of that, in the order of [`Collection::ALL`].
-    pub alignments: Vec<Option<Alignment>>,
+    /// Whether it is read as Node reads it.
+    pub as_node: bool,
     /// What is to become of records that both have changed.
     pub rules: Rules<'p>,
     /// Where each of those goes, as a line.
     pub conflicts: Option<Box<dyn Write + 'p>>,
+    /// How progress is shown.
+    pub progress: Progress,
 }
 
 impl Planning<'_> {
     /// Compares the file, opened as `source`, with what is there, and writes its slices. `before` comes in the order of
     /// [`Collection::ALL`].
-    pub fn plan(
-        mut self,
-        mut source: Source,
-        before: &[Before],
-        rejects: &mut Rejects,
-        stage: &Stage,
-    ) -> Result<Plan, Error> {
-        let (mut known, mut writers) = (Vec::new(), Vec::new());
-        for Before { database, slice, next_slice } in before {
-            known.push(Known::read(database, slice, stage)?);
-            writers.push(Slice::create(next_slice, database.store.collection(), true)?);
+    pub fn plan(mut self, mut source: Source, before: &[Before], rejects: &mut Rejects) -> Result<Plan, Error> {
+        let sizes = before.iter().map(|before| before.entry.slice.bytes).sum::<u64>();
+        let stage = self.progress.stage("comparing", Total::Bytes(source.length() + sizes));
+        let mut older = Vec::new();
+        for Before { store, slice, entry, .. } in before {
+            let collection = store.collection();
+            let mut rows = Rows::new(slice, collection, false)?;
+            let mut source = Source::with(slice, collection.alone())?.hashed();
+            rows.read(&mut source, &entry.given, false, &stage)?;
+            if source.identity() != entry.slice {
+                let fault = report::fault(collection, true, false, true).unwrap_or_default();
+                return Err(Error::Difference(format!("{fault}\n`seed --replace` splits the file anew.")));
+            }
+            older.push(rows);
         }
-        let mut changes = Collection::ALL.map(|_| Changes::default());
-        let mut digests = Collection::ALL.map(|_| Digests::default());
-        let mut seen = Collection::ALL.map(|_| RoaringTreemap::new());
-        // Records of the service's own that the file has, too.
-        let mut met = Collection::ALL.map(|_| 0);
+        // The texts as the file has them, which are the slices unless ids have to be written into them.
+        let (mut newer, mut slices) = (Vec::new(), Vec::new());
+        for Before { store, next_slice, .. } in before {
+            slices.push(Slice::create(next_slice, store.collection(), true)?);
+            newer.push(Rows::new(next_slice, store.collection(), false)?);
+        }
+        let none = RoaringTreemap::new();
         while let Some(batch) = source.next_batch()? {
             let nth = batch.collection as usize;
-            let (changes, known) = (&mut changes[nth], &known[nth]);
             let records = rejects.sift(&batch)?;
-            for record in records.iter().flat_map(Records::iter) {
-                let id = record.id;
-                if !seen[nth].insert(id.get()) {
-                    return Err(repeated_id(self.input, self.reading, batch.collection, id));
-                }
-                let stored = known.database.store.get(id)?;
-                let is_split = known.split.contains(id.get());
-                met[nth] += u64::from(stored.is_some() && !is_split);
-                let equal = stored.as_ref().is_some_and(|stored| {
-                    stored.json() == record.json().as_bytes() && stored.id_from_position == record.id_from_position
-                });
-                if !equal {
-                    self.settle(changes, known, id, || batch.pointer(&record), Some(&record), stored.as_ref())?;
-                }
-            }
-            digests[nth].merge(&Digests::of(&records));
-            records.iter().try_for_each(|records| writers[nth].put(records))?;
+            let mut spans = spans_from(slices[nth].next_offset());
+            newer[nth].add(&records, rejects.positions(), &none, &mut spans);
+            records.iter().try_for_each(|records| slices[nth].put_sources(records))?;
             stage.advance(batch.size().0, batch.size().1);
             source.recycle(batch);
         }
-        for ((nth, known), changes) in known.iter().enumerate().zip(&mut changes) {
-            changes.alignment = self.alignments[nth].take();
-            let spared = changes.alignment.as_ref().map(|alignment| alignment.rejected.clone()).unwrap_or_default();
-            let spared = spared | rejects.ids(known.database.store.collection());
-            let store = &known.database.store;
-            let mut of_the_split = 0;
-            for id in &known.split {
-                let in_file = seen[nth].contains(id);
-                let id = Id::try_from(id).expect("it came from an id");
-                let touched = known.touched.contains_key(&id);
-                if in_file && !touched {
-                    of_the_split += 1;
-                    continue;
-                }
-                let Some(stored) = store.get(id)? else { continue };
-                of_the_split += 1;
-                if in_file {
-                    continue;
-                }
-                if spared.contains(id.get()) {
-                    changes.spared += 1;
-                    if changes.named_spared.len() < NAMED {
-                        changes.named_spared.push(id);
-                    }
-                    continue;
-                }
-                let pointer = || format!("/{}/- (id {id})", store.collection().name());
-                self.settle(changes, known, id, pointer, None, Some(&stored))?;
-            }
-            changes.kept += known.database.digests.exact.count - of_the_split - met[nth];
+        drop(stage);
+        let (mut parts, mut changes) = (Vec::new(), Vec::new());
+        for (((before, older), mut newer), slice) in before.iter().zip(&older).zip(newer).zip(slices) {
+            let written = slice.finish()?;
+            let last_id = Writer::new(&before.store)?.last_id();
+            let alignment = if before.store.collection().may_lack_ids() {
+                let _stage = self.progress.stage("aligning", Total::Unknown);
+                Some(align(older, &newer, last_id)?)
+            } else {
+                None
+            };
+            let slice = match &alignment {
+                None => written,
+                Some(alignment) => rewrite(&before.next_slice, &mut newer, alignment, written)?,
+            };
+            let _stage = self.progress.stage("looking at changes", Total::Unknown);
+            let spared = rejects.ids(before.store.collection());
+            let of_collection = self.compare(before, older, &newer, alignment, spared)?;
+            let mut digests = Digests { canonical: before.entry.canonical().unwrap_or_default(), ..Digests::default() };
+            digests.canonical.unmerge(&of_collection.split_outgoing.canonical);
+            digests.canonical.merge(&of_collection.split_incoming.canonical);
+            parts.push(Part { digests, slice });
+            changes.push(of_collection);
         }
         if let Some(conflicts) = &mut self.conflicts {
             conflicts.flush().map_err(Error::io(Path::new("the file for --conflicts")))?;
         }
-        let slices = writers.into_iter().map(Slice::finish).collect::<Result<Vec<_>, _>>()?;
-        let parts = digests.into_iter().zip(slices).map(|(digests, slice)| Part { digests, slice }).collect();
-        Ok(Plan { source: source.identity(), parts, changes: changes.into() })
+        Ok(Plan { source: source.identity(), parts, changes })
+    }
+
+    /// What the file changes in one collection. The newer rows have their ids.
+    fn compare(
+        &mut self,
+        before: &Before,
+        older: &Rows,
+        newer: &Rows,
+        alignment: Option<Alignment>,
+        spared: RoaringTreemap,
+    ) -> Result<Changes, Error> {
+        let store = &before.store;
+        let mut changes = Changes::default();
+        let split = older.by_id();
+        let touched = Touched::find(before, older, &split)?;
+        let mut seen = RoaringTreemap::new();
+        // Records of the service's own that the file has, too.
+        let mut met = 0;
+        for row in newer.rows.iter().filter(|row| !row.rejected) {
+            if !seen.insert(row.id) {
+                let id = Id::try_from(row.id).expect("it came from an id");
+                let mut reading = Reading { as_node: self.as_node, ..Reading::default() };
+                if let Some(alignment) = alignment {
+                    reading.ids[store.collection() as usize] = alignment.ids;
+                }
+                return Err(repeated_id(self.input, &Arc::new(reading), store.collection(), id));
+            }
+            let was = split.get(row.id);
+            if was.is_some_and(|was| was.hash == row.hash && was.given == row.given) {
+                changes.kept += u64::from(touched.has(row.id));
+                continue;
+            }
+            let id = Id::try_from(row.id).expect("it came from an id");
+            let stored = store.get(id)?;
+            met += u64::from(stored.is_some() && was.is_none());
+            let base = was.map(|was| older.with_record(was, id, |record| record.json().into_owned())).transpose()?;
+            newer.with_record(row, id, |record| {
+                if let Some(base) = &base {
+                    changes.split_outgoing.add(id, false, base);
+                }
+                changes.split_incoming.add(id, false, &record.json());
+                let equal = stored.as_ref().is_some_and(|stored| {
+                    stored.json() == record.json().as_bytes() && stored.id_from_position == record.id_from_position
+                });
+                if equal {
+                    return Ok(());
+                }
+                let file = Some(&record);
+                let versions = Versions { collection: store.collection(), id, base, file, stored: stored.as_ref() };
+                self.settle(&mut changes, &versions, touched.has(row.id), || newer.pointer(row))
+            })??;
+        }
+        let spared = spared | alignment.as_ref().map(|alignment| alignment.rejected.clone()).unwrap_or_default();
+        changes.alignment = alignment;
+        for row in older.rows.iter().filter(|row| !seen.contains(row.id)) {
+            let id = Id::try_from(row.id).expect("it came from an id");
+            let base = older.with_record(row, id, |record| record.json().into_owned())?;
+            changes.split_outgoing.add(id, false, &base);
+            let Some(stored) = store.get(id)? else { continue };
+            if spared.contains(row.id) {
+                changes.spared += 1;
+                if changes.named_spared.len() < NAMED {
+                    changes.named_spared.push(id);
+                }
+                continue;
+            }
+            let pointer = || format!("/{}/- (id {id})", store.collection().name());
+            let base = Some(base);
+            let versions = Versions { collection: store.collection(), id, base, file: None, stored: Some(&stored) };
+            self.settle(&mut changes, &versions, touched.has(row.id), pointer)?;
+        }
+        changes.differs |= &touched.ids;
+        let of_the_split = older.rows.len() as u64 - touched.removed;
+        changes.kept += store.counted()?.count - of_the_split - met;
+        Ok(changes)
     }
 
     /// The file and the database have different versions of a record, or one of them has none.
     fn settle(
         &mut self,
         changes: &mut Changes,
-        known: &Known,
-        id: Id,
+        versions: &Versions,
+        is_touched: bool,
         pointer: impl FnOnce() -> String,
-        file: Option<&Record>,
-        stored: Option<&Stored>,
     ) -> Result<(), Error> {
+        let &Versions { collection, id, ref base, file, stored } = versions;
         let of_file = || file.map_or(Outcome::Gone, Outcome::File);
-        let is_split = known.split.contains(id.get());
-        let is_touched = known.touched.contains_key(&id);
-        if !is_touched && (is_split || stored.is_none()) {
+        if !is_touched && (base.is_some() || stored.is_none()) {
             changes.count(file.is_some(), stored.is_some());
             changes.apply(id, of_file(), stored);
             return Ok(());
         }
-        let base = known.base(id)?;
         let text = file.map(|record| record.json().into_owned());
-        if text == base {
+        if text == *base {
             changes.kept += 1;
             return Ok(());
         }
-        let collection = known.database.store.collection();
-        let conflict = Conflict { collection, id, pointer: pointer(), base, file: text, service: stored.map(text_of) };
+        let service = stored.map(text_of);
+        let conflict = Conflict { collection, id, pointer: pointer(), base: base.clone(), file: text, service };
         if self.rules.merge == Merge::Fields
             && let Some(merged) = conflict.merge()
         {
@@ -336,6 +371,7 @@ impl Planning<'_> {
             return Ok(());
         }
         changes.conflicts += 1;
+        changes.differs.insert(id.get());
         let preferred = self.rules.prefer.of(collection).map(|side| match side {
             Side::Monolith => Take::File,
             Side::Service => Take::Service,
@@ -352,8 +388,8 @@ impl Planning<'_> {
                 changes.apply(id, of_file(), stored);
             }
             Some(Take::Base) => {
-                let outcome = conflict.base.clone().map_or(Outcome::Gone, Outcome::Own);
-                changes.count(conflict.base.is_some(), stored.is_some());
+                let outcome = base.clone().map_or(Outcome::Gone, Outcome::Own);
+                changes.count(base.is_some(), stored.is_some());
                 changes.apply(id, outcome, stored);
             }
             Some(Take::Own(json)) => {
@@ -368,40 +404,164 @@ impl Planning<'_> {
     }
 }
 
-/// Applies to `stores` what the file at `input`, read as `reading` says, changes in
-/// them; both in the order of [`Collection::ALL`].
-pub fn apply(
-    input: &Path,
-    reading: &Arc<Reading>,
-    mut rejects: Rejects,
-    changes: &[Changes],
-    stores: &[Store],
-    stage: &Stage,
-) -> Result<(), Error> {
-    let mut writers = stores.iter().map(Writer::new).collect::<Result<Vec<_>, _>>()?;
-    let mut source = Source::open(input)?.read_as(reading).passing(Box::new(std::io::sink()));
-    while let Some(batch) = source.next_batch()? {
-        let nth = batch.collection as usize;
-        let records = rejects.sift(&batch)?;
-        let put = |record: &Record| changes[nth].put.contains(record.id.get());
-        let puts = records.iter().flat_map(Records::iter).filter(put);
-        let puts: Vec<Change> = puts.map(|record| Change::Put(record, writers[nth].next_revision())).collect();
-        puts.chunks(STEP).try_for_each(|step| writers[nth].apply(step))?;
-        stage.advance(batch.size().0, puts.len() as u64);
-        source.recycle(batch);
+/// The versions of a record.
+struct Versions<'v> {
+    collection: Collection,
+    id: Id,
+    /// As it was split.
+    base: Option<String>,
+    /// As the file has it.
+    file: Option<&'v Record<'v>>,
+    /// As the database has it.
+    stored: Option<&'v Stored>,
+}
+
+/// Records of the split that their service has changed or removed since.
+struct Touched {
+    /// Changed or removed.
+    ids: RoaringTreemap,
+    /// How many are removed.
+    removed: u64,
+}
+
+impl Touched {
+    fn has(&self, id: u64) -> bool {
+        self.ids.contains(id)
     }
-    for ((writer, changes), store) in writers.iter_mut().zip(changes).zip(stores) {
-        let mut own = Records::new(store.collection(), 0);
-        for json in changes.own.values() {
-            own.push(json, None).expect("it was read as such a record");
+
+    /// Finds them by their revisions, where the manifest knows the database's when it was as split; else by their texts.
+    fn find(before: &Before, older: &Rows, split: &ById) -> Result<Self, Error> {
+        let store = &before.store;
+        let mut touched = Self { ids: RoaringTreemap::new(), removed: 0 };
+        let now = Moment::of(store)?;
+        let since = before.entry.database.as_ref();
+        let since = since.filter(|then| then.history == now.history && then.revision <= now.revision);
+        let is_as_split = |row: &Row, stored: &Stored| {
+            let id = Id::try_from(row.id).expect("it came from an id");
+            older.with_record(row, id, |record| record.json().as_bytes() == stored.json())
+        };
+        if let Some(then) = since.filter(|then| then.revision == now.revision && then.exact == now.exact) {
+            for row in then.differs.iter().filter_map(|id| split.get(id)) {
+                let stored = store.get(Id::try_from(row.id).expect("it came from an id"))?;
+                touched.note(row, stored.as_ref().map(|stored| is_as_split(row, stored)).transpose()?);
+            }
+            return Ok(touched);
         }
-        let puts: Vec<Change> = own.iter().map(|record| Change::Put(record, writer.next_revision())).collect();
-        puts.chunks(STEP).try_for_each(|step| writer.apply(step))?;
-        let id = |id| Id::try_from(id).expect("it came from an id");
-        let removals: Vec<Change> = changes.remove.iter().map(id).map(Change::Remove).collect();
-        removals.chunks(STEP).try_for_each(|step| writer.apply(step))?;
+        let mut there = RoaringTreemap::new();
+        for entry in store.records() {
+            let (id, stored) = entry?;
+            let Some(row) = split.get(id.get()) else { continue };
+            there.insert(id.get());
+            if since.is_none_or(|then| stored.revision > then.revision || then.differs.contains(id.get())) {
+                touched.note(row, Some(is_as_split(row, &stored)?));
+            }
+        }
+        older.rows.iter().filter(|row| !there.contains(row.id)).for_each(|row| touched.note(row, None));
+        Ok(touched)
     }
-    stores.iter().try_for_each(|store| Ok(store.sync()?))
+
+    /// A record of the split is as it was, or not, or not there.
+    fn note(&mut self, row: &Row, is_as_split: Option<bool>) {
+        if is_as_split != Some(true) {
+            self.ids.insert(row.id);
+        }
+        self.removed += u64::from(is_as_split.is_none());
+    }
+}
+
+/// Gives the newer rows the ids of `alignment`, and writes their slice anew where ids have to stand in it.
+fn rewrite(path: &Path, newer: &mut Rows, alignment: &Alignment, written: Sliced) -> Result<Sliced, Error> {
+    for row in newer.rows.iter_mut().filter(|row| row.given && !row.rejected) {
+        row.id = alignment.ids.at(row.position).map_or(0, Id::get);
+    }
+    let rows = newer.rows.iter().filter(|row| !row.rejected);
+    if (1..).zip(rows).all(|(place, row)| !row.given || row.id == place) {
+        return Ok(written);
+    }
+    let part = part_of(path);
+    let mut slice = Slice::create(&part, newer.collection, true)?;
+    let mut texts = BufReader::with_capacity(BUFFER, File::open(path).map_err(Error::io(path))?);
+    let (mut at, mut text) = (0, Vec::new());
+    for row in newer.rows.iter_mut().filter(|row| !row.rejected) {
+        let skipped = i64::try_from(row.offset - at).expect("a file is not so long");
+        texts.seek_relative(skipped).map_err(Error::io(path))?;
+        text.resize(row.length as usize, 0);
+        texts.read_exact(&mut text).map_err(Error::io(path))?;
+        at = row.offset + u64::from(row.length);
+        let json = std::str::from_utf8(&text).expect("a slice is text");
+        slice.put_text(row.id, row.given, json)?;
+    }
+    let sliced = slice.finish()?;
+    // Whoever has the file open goes on reading the texts without ids.
+    fs::rename(&part, path).map_err(Error::io(path))?;
+    Ok(sliced)
+}
+
+/// Applies to `stores` what the newer file, whose slices were written, changes in them; both in the order of
+/// [`Collection::ALL`].
+pub fn apply(changes: &[Changes], stores: &[Store], stage: &Stage) -> Result<(), Error> {
+    for (changes, store) in changes.iter().zip(stores) {
+        let mut writer = Writer::new(store)?;
+        let mut step = Records::new(store.collection(), 0);
+        let mut write = |step: &mut Records| {
+            let puts: Vec<Change> = step.iter().map(|record| Change::Put(record, writer.next_revision())).collect();
+            stage.advance(0, puts.len() as u64);
+            writer.apply(&puts)?;
+            *step = Records::new(store.collection(), 0);
+            Ok::<(), Error>(())
+        };
+        let misfit = "it was read as such a record";
+        for (id, put) in &changes.puts {
+            match put {
+                Put::Given(source) => step.push_given(source, None, Some(*id)).expect(misfit),
+                Put::Own(json) => step.push(json, None).expect(misfit),
+            }
+            if step.text().len() >= STEP_BYTES {
+                write(&mut step)?;
+            }
+        }
+        write(&mut step)?;
+        let removals: Vec<Change> = changes.removes.iter().map(|id| Change::Remove(*id)).collect();
+        for step in removals.chunks(STEP) {
+            writer.apply(step)?;
+            stage.advance(0, step.len() as u64);
+        }
+        store.sync()?;
+    }
+    Ok(())
+}
+
+/// Whether `store`, opened anew, holds what was applied to it, in its records and its indexes; each that was touched is
+/// read.
+pub fn holds(changes: &Changes, store: &Store) -> Result<bool, Error> {
+    for (id, put) in &changes.puts {
+        let mut records = Records::new(store.collection(), 0);
+        let read = match put {
+            Put::Given(source) => records.push_given(source, None, Some(*id)),
+            Put::Own(json) => records.push(json, None),
+        };
+        read.expect("it was read as such a record");
+        let stored = store.get(*id)?;
+        for record in records.iter() {
+            let is_there = stored.as_ref().is_some_and(|stored| {
+                stored.json() == record.json().as_bytes() && stored.id_from_position == record.id_from_position
+            });
+            if !is_there {
+                return Ok(false);
+            }
+            for (index, term) in record.terms.iter().flatten() {
+                if !store.lists(*index, term, *id)? {
+                    return Ok(false);
+                }
+            }
+        }
+    }
+    for id in &changes.removes {
+        if store.get(*id)?.is_some() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Copies the folder `from`, of a closed database, to `to`, where nothing is yet.

@@ -1,0 +1,200 @@
+//! A list of records without their texts: what each is, as a hash, and where it stands.
+//!
+//! Two lists are compared by these; the texts of the few records that differ are read again.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use roaring::RoaringTreemap;
+use sha2::{Digest as _, Sha256};
+use shared::id::Id;
+use shared::model::{Collection, Record, Records};
+
+use crate::error::Error;
+use crate::node;
+use crate::progress::Stage;
+use crate::source::{Source, pointer_to};
+
+/// A record of a list.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// Its position, from 1.
+    pub position: u64,
+    /// Its id; of a record without one, its position.
+    pub id: u64,
+    /// What it says, but for an id that is not its own.
+    pub hash: u128,
+    /// Where it stands in the file.
+    pub offset: u64,
+    /// How long it is there, in bytes.
+    pub length: u32,
+    /// Whether the id is not its own.
+    pub given: bool,
+    /// Whether it cannot be taken: then nothing else is known of it.
+    pub rejected: bool,
+}
+
+/// A collection of a file, in order.
+pub struct Rows {
+    /// Whose records.
+    pub collection: Collection,
+    /// The records.
+    pub rows: Vec<Row>,
+    /// The ids that are the records' own.
+    pub own: RoaringTreemap,
+    path: PathBuf,
+    file: File,
+    as_node: bool,
+}
+
+impl Rows {
+    /// No rows yet, of what stands in the file at `path`, which is read `as_node` if so told.
+    pub fn new(path: &Path, collection: Collection, as_node: bool) -> Result<Self, Error> {
+        let file = File::open(path).map_err(Error::io(path))?;
+        Ok(Self { collection, rows: Vec::new(), own: RoaringTreemap::new(), path: path.to_owned(), file, as_node })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The JSON pointer of a row.
+    pub fn pointer(&self, row: &Row) -> String {
+        pointer_to(self.collection.name(), Some(row.position - 1))
+    }
+
+    /// Reads the rows of `source`, which is opened at this list's path. Of the ids in it `given` are not the records' own.
+    /// Records that cannot be taken are rows of their own if `passing`, else an error.
+    pub fn read(
+        &mut self,
+        source: &mut Source,
+        given: &RoaringTreemap,
+        passing: bool,
+        stage: &Stage,
+    ) -> Result<(), Error> {
+        while let Some(batch) = source.next_batch()? {
+            stage.advance(batch.size().0, batch.size().1);
+            if batch.collection == self.collection {
+                let (records, rejects) = batch.parse();
+                let rejected: Vec<u64> = rejects.iter().map(|reject| reject.position).collect();
+                if let Some(first) = rejects.into_iter().next().filter(|_| !passing) {
+                    return Err(first.into_error(&self.path));
+                }
+                self.add(&records, &rejected, given, |record| batch.span(record));
+            }
+            source.recycle(batch);
+        }
+        Ok(())
+    }
+
+    /// Adds the records of one batch, and the positions of those that cannot be taken; `span` says where in this list's
+    /// file a record stands.
+    pub fn add(
+        &mut self,
+        records: &[Records],
+        rejected: &[u64],
+        given: &RoaringTreemap,
+        mut span: impl FnMut(&Record) -> (u64, u32),
+    ) {
+        let first = self.rows.len();
+        let is_given = |record: &Record| record.id_from_position || given.contains(record.id.get());
+        let hash = |records: &Records| -> Vec<u128> {
+            records.iter().map(|record| hash_of(&record, is_given(&record))).collect()
+        };
+        let hashes: Vec<Vec<u128>> = records.par_iter().map(hash).collect();
+        for (record, hash) in records.iter().flat_map(Records::iter).zip(hashes.into_iter().flatten()) {
+            let (offset, length) = span(&record);
+            let (position, id, given) = (record.position.map_or(0, Id::get), record.id.get(), is_given(&record));
+            if !given {
+                self.own.insert(id);
+            }
+            self.rows.push(Row { position, id, hash, offset, length, given, rejected: false });
+        }
+        let row = |position: &u64| Row {
+            position: *position,
+            id: 0,
+            hash: 0,
+            offset: 0,
+            length: 0,
+            given: true,
+            rejected: true,
+        };
+        self.rows.extend(rejected.iter().map(row));
+        if !rejected.is_empty() {
+            self.rows[first..].sort_by_key(|row| row.position);
+        }
+    }
+
+    /// Reads the record of a row again, with `id`: `with` is called with it.
+    pub fn with_record<T>(&self, row: &Row, id: Id, with: impl FnOnce(Record) -> T) -> Result<T, Error> {
+        let mut raw = vec![0; row.length as usize];
+        self.file.read_exact_at(&mut raw, row.offset).map_err(Error::io(&self.path))?;
+        let text = node::read(&raw).filter(|_| self.as_node);
+        let text = text.unwrap_or_else(|| String::from_utf8_lossy(&raw).into_owned());
+        let mut records = Records::new(self.collection, text.len());
+        let read = records.push_given(&text, None, Some(id));
+        let record = records.iter().next().filter(|_| read.is_ok());
+        let changed = || Error::Difference(format!("{}: the file was changed while it was read", self.path.display()));
+        Ok(with(record.ok_or_else(changed)?))
+    }
+}
+
+impl Rows {
+    /// Where each id stands among the rows, to look it up.
+    pub fn by_id(&self) -> ById<'_> {
+        let ascends = self.rows.iter().zip(self.rows.iter().skip(1)).all(|(a, b)| a.id < b.id);
+        let mut places: Vec<u32> = if ascends { Vec::new() } else { (0..).take(self.rows.len()).collect() };
+        places.sort_unstable_by_key(|place| self.rows[*place as usize].id);
+        ById { rows: &self.rows, places }
+    }
+}
+
+/// Rows by their ids.
+pub struct ById<'r> {
+    rows: &'r [Row],
+    /// In the order of the ids; none where the rows are in it.
+    places: Vec<u32>,
+}
+
+impl<'r> ById<'r> {
+    /// The row with that id.
+    pub fn get(&self, id: u64) -> Option<&'r Row> {
+        let row = if self.places.is_empty() {
+            &self.rows[self.rows.binary_search_by_key(&id, |row| row.id).ok()?]
+        } else {
+            let found = self.places.binary_search_by_key(&id, |place| self.rows[*place as usize].id).ok()?;
+            &self.rows[self.places[found] as usize]
+        };
+        Some(row)
+    }
+}
+
+/// Where the records of a batch stand in a file that has their canonical texts, one behind the other and separated by
+/// one byte, from `begin` on.
+pub fn spans_from(begin: u64) -> impl FnMut(&Record) -> (u64, u32) {
+    let mut next = begin;
+    move |record| {
+        let span = (next, u32::try_from(record.source.len()).expect("no record is so long"));
+        next += record.source.len() as u64 + 1;
+        span
+    }
+}
+
+/// What a record says, but for an id that is `given`.
+fn hash_of(record: &Record, given: bool) -> u128 {
+    let rest = if given && !record.id_from_position {
+        // The split writes its ids into a slice as the first member.
+        let rest = record.source.strip_prefix("{\"id\":").and_then(|rest| rest.split_once(','));
+        rest.map(|(_, rest)| rest)
+    } else {
+        None
+    };
+    let digest = match rest {
+        Some(rest) => Sha256::new().chain_update("{").chain_update(rest).finalize(),
+        None => Sha256::digest(record.source),
+    };
+    u128::from_le_bytes(digest[..16].try_into().expect("a digest is longer"))
+}
