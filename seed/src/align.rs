@@ -8,14 +8,14 @@
 //! 3. Between two anchors, a record that is [near](alikeness) one that stood there is that one, changed. So is one that
 //!    stands beside a record which has moved, beside which the other stood.
 //! 4. Whatever is left of the newer list is new, and gets an id that nobody ever had; what is left of the slice is gone.
-//!
-//! A record that cannot be taken, where there may be such, stands for one that is left of the slice at its place.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::Range;
 
 use imara_diff::{Algorithm, Diff, Token};
 use roaring::RoaringTreemap;
+use sha2::{Digest as _, Sha256};
 use shared::id::Id;
 
 use crate::error::Error;
@@ -26,14 +26,20 @@ use crate::rows::{Row, Rows};
 /// Lists that together are no longer than this get the shortest edit script there is.
 const SHORT: usize = 1 << 12;
 
-/// In longer ones, a text that stands there more often than this is no anchor: an edit script would take for ever.
-const RARE: u32 = 64;
+/// Those that are no longer than this get a short one.
+const LONG: usize = 1 << 16;
+
+/// In longer ones where hardly a text is rare, so many in a row make one that is.
+const IN_A_ROW: usize = 16;
 
 /// How many pairs between two anchors are all looked at.
-const PAIRS: usize = 1 << 14;
+const PAIRS: usize = 1 << 18;
 
-/// Where there are more, how many records of the slice each of the newer list is held against.
-const WINDOW: usize = 16;
+/// Where there are more, a word that is in no more records than this leads to them,
+const RARE: usize = 8;
+
+/// and so many of them are looked at.
+const CANDIDATES: usize = 8;
 
 /// How many records lie between a record and its neighbour, at most.
 const NEIGHBOURS: usize = 8;
@@ -46,8 +52,6 @@ const NAMED: usize = 20;
 pub struct Alignment {
     /// The ids of the newer list's positions.
     pub ids: Ids,
-    /// Records of the slice that stand, in the newer list, as ones that cannot be taken.
-    pub rejected: RoaringTreemap,
     /// Equal to one of the slice, in another order.
     pub moved: u64,
     /// Near one of the slice.
@@ -99,6 +103,30 @@ impl Alignment {
     }
 }
 
+impl Alignment {
+    /// Records of the slice with these ids are not gone: they stay for what cannot be taken.
+    pub fn spare(&mut self, ids: &RoaringTreemap, older: &Rows) {
+        let spared = older.rows.iter().filter(|row| row.given && ids.contains(row.id)).count() as u64;
+        self.gone = self.gone.saturating_sub(spared);
+        self.named.retain(|named| named.taken_for != TakenFor::Gone || !ids.contains(named.id));
+    }
+
+    /// What comes of ids that are known, of a list that was joined from the `older` one; nothing where they are others.
+    pub fn of_known_ids(ids: &Ids, older: &Rows, newer: &Rows) -> Option<Self> {
+        let given: HashSet<u64> = older.rows.iter().filter(|row| row.given).map(|row| row.id).collect();
+        let mut alignment = Self { ids: Ids::none(), ..Self::default() };
+        for row in newer.rows.iter().filter(|row| row.given && !row.rejected) {
+            let id = ids.at(row.position).filter(|id| given.contains(&id.get()) && !newer.own.contains(id.get()))?;
+            alignment.ids.push(row.position, id);
+            alignment.found += 1;
+        }
+        alignment.after = alignment.found;
+        alignment.before = given.len() as u64;
+        alignment.gone = alignment.before - alignment.found;
+        Some(alignment)
+    }
+}
+
 /// Aligns the `newer` list with the `older` one, which was split. No id up to `last_id` is given anew.
 ///
 /// # Errors
@@ -106,11 +134,9 @@ impl Alignment {
 pub fn align(older: &Rows, newer: &Rows, last_id: u64) -> Result<Alignment, Error> {
     // An id that stands in the newer file is its record's own now.
     let before: Vec<&Row> = older.rows.iter().filter(|row| row.given && !newer.own.contains(row.id)).collect();
-    let after: Vec<&Row> = newer.rows.iter().filter(|row| row.given).collect();
+    let after: Vec<&Row> = newer.rows.iter().filter(|row| row.given && !row.rejected).collect();
     let mut texts = Texts::default();
-    let mut tokens = |rows: &[&Row]| -> Vec<Token> {
-        rows.iter().map(|row| if row.rejected { texts.own_token() } else { texts.token(row.hash) }).collect()
-    };
+    let mut tokens = |rows: &[&Row]| -> Vec<Token> { rows.iter().map(|row| texts.token(row.hash)).collect() };
     let (of_before, of_after) = (tokens(&before), tokens(&after));
     let mut matching = Matching::new(of_before, of_after, texts.len());
     matching.find_anchors();
@@ -118,21 +144,14 @@ pub fn align(older: &Rows, newer: &Rows, last_id: u64) -> Result<Alignment, Erro
     matching.find_moved();
     let found_equal = matching.partners.clone();
     let looked_up = Lookup { older, newer, before: &before, after: &after };
-    let rejected = matching.find_near(&anchors, &looked_up)?;
+    matching.find_near(&anchors, &looked_up)?;
 
-    let mut alignment = Alignment {
-        ids: Ids::none(),
-        before: before.len() as u64,
-        after: after.iter().filter(|row| !row.rejected).count() as u64,
-        ..Alignment::default()
-    };
+    let mut alignment =
+        Alignment { ids: Ids::none(), before: before.len() as u64, after: after.len() as u64, ..Alignment::default() };
     let highest = |rows: &Rows| rows.rows.iter().filter(|row| !row.given).map(|row| row.id).max().unwrap_or(0);
     let given = older.rows.iter().map(|row| row.id).max().unwrap_or(0);
     let mut last_id = last_id.max(highest(newer)).max(given);
     for (nth, row) in after.iter().enumerate() {
-        if row.rejected {
-            continue;
-        }
         let (id, taken_for) = match matching.partners[nth] {
             Some(partner) => {
                 alignment.found += 1;
@@ -158,10 +177,6 @@ pub fn align(older: &Rows, newer: &Rows, last_id: u64) -> Result<Alignment, Erro
     }
     let mut is_found = vec![false; before.len()];
     matching.partners.iter().flatten().for_each(|partner| is_found[*partner as usize] = true);
-    for partner in rejected {
-        is_found[partner as usize] = true;
-        alignment.rejected.insert(before[partner as usize].id);
-    }
     for (row, _) in before.iter().zip(is_found).filter(|(_, found)| !found) {
         alignment.name(None, row.id, Some(TakenFor::Gone));
     }
@@ -198,12 +213,6 @@ impl Texts {
             *next += 1;
             *next - 1
         }))
-    }
-
-    /// Of a text that equals no other.
-    fn own_token(&mut self) -> Token {
-        self.next += 1;
-        Token(self.next - 1)
     }
 
     fn len(&self) -> u32 {
@@ -245,7 +254,8 @@ impl Matching {
         Self { before, after, texts, partners }
     }
 
-    /// Equal ones in the same order.
+    /// Equal ones in the same order: those that stand once on either side, in the longest row that is in order on both;
+    /// and between these the others.
     fn find_anchors(&mut self) {
         let (before, after) = (self.before.len(), self.after.len());
         let head = self.before.iter().zip(&self.after).take_while(|(a, b)| a == b).count();
@@ -253,32 +263,39 @@ impl Matching {
         let tail = self.before.iter().rev().zip(self.after.iter().rev()).take(rest).take_while(|(a, b)| a == b).count();
         (0..head).for_each(|nth| self.partners[nth] = Some(nth as u32));
         (1..=tail).for_each(|nth| self.partners[after - nth] = Some((before - nth) as u32));
-        let (a, b) = (head..before - tail, head..after - tail);
-        if a.len() + b.len() <= SHORT {
-            return self.compare(Algorithm::MyersMinimal, a.collect(), b.collect());
+        for (before, after) in
+            once_in_order(&self.before[head..before - tail], &self.after[head..after - tail], self.texts)
+        {
+            self.partners[head + after] = Some((head + before) as u32);
         }
-        let mut counts = vec![0_u32; self.texts as usize];
-        let tokens = self.before[a.clone()].iter().chain(&self.after[b.clone()]);
-        tokens.for_each(|token| counts[token.0 as usize] += 1);
-        let is_rare = |token: Token| counts[token.0 as usize] <= RARE;
-        let rare_before = a.clone().filter(|nth| is_rare(self.before[*nth])).collect();
-        let rare_after = b.clone().filter(|nth| is_rare(self.after[*nth])).collect();
-        self.compare(Algorithm::Histogram, rare_before, rare_after);
         for (a, b) in self.gaps(&self.partners.clone()) {
-            if a.len() + b.len() <= SHORT {
-                self.compare(Algorithm::MyersMinimal, a.collect(), b.collect());
+            if a.len() + b.len() > LONG {
+                self.compare_rows(a, b);
+            }
+        }
+        for (a, b) in self.gaps(&self.partners.clone()) {
+            let length = a.len() + b.len();
+            if length <= LONG {
+                let algorithm = if length <= SHORT { Algorithm::MyersMinimal } else { Algorithm::Myers };
+                self.compare(algorithm, a, b);
             }
         }
     }
 
-    /// Anchors of the records at the places `a` and `b`, which are in no other pair.
-    fn compare(&mut self, algorithm: Algorithm, a: Vec<usize>, b: Vec<usize>) {
+    /// Anchors among the records at the places `a` and `b`, by an edit script.
+    fn compare(&mut self, algorithm: Algorithm, a: Range<usize>, b: Range<usize>) {
+        let there: HashSet<u32> = self.before[a.clone()].iter().map(|token| token.0).collect();
+        let both: HashSet<u32> =
+            self.after[b.clone()].iter().map(|token| token.0).filter(|token| there.contains(token)).collect();
+        let a: Vec<usize> = a.filter(|nth| both.contains(&self.before[*nth].0)).collect();
+        let b: Vec<usize> = b.filter(|nth| both.contains(&self.after[*nth].0)).collect();
         if a.is_empty() || b.is_empty() {
             return;
         }
         let tokens = |places: &[usize], list: &[Token]| places.iter().map(|nth| list[*nth]).collect::<Vec<_>>();
+        let (left, right) = (tokens(&a, &self.before), tokens(&b, &self.after));
         let mut diff = Diff::default();
-        diff.compute_with(algorithm, &tokens(&a, &self.before), &tokens(&b, &self.after), self.texts);
+        diff.compute_with(algorithm, &left, &right, self.texts);
         let kept_before = (0_u32..).zip(&a).filter(|(nth, _)| !diff.is_removed(*nth)).map(|(_, place)| *place);
         let kept_after = (0_u32..).zip(&b).filter(|(nth, _)| !diff.is_added(*nth)).map(|(_, place)| *place);
         for (before, after) in kept_before.zip(kept_after) {
@@ -286,8 +303,32 @@ impl Matching {
         }
     }
 
+    /// Anchors among many records that all stand there often: rows of them that stand there once.
+    fn compare_rows(&mut self, a: Range<usize>, b: Range<usize>) {
+        let mut texts = Texts::default();
+        let mut rows = |list: &[Token]| -> Vec<Token> {
+            let hash = |row: &[Token]| {
+                let mut hash = Sha256::new();
+                row.iter().for_each(|token| hash.update(token.0.to_le_bytes()));
+                u128::from_le_bytes(hash.finalize()[..16].try_into().expect("a digest is longer"))
+            };
+            list.windows(IN_A_ROW).map(|row| texts.token(hash(row))).collect()
+        };
+        let (left, right) = (rows(&self.before[a.clone()]), rows(&self.after[b.clone()]));
+        for (before, after) in once_in_order(&left, &right, texts.len()) {
+            for nth in 0..IN_A_ROW {
+                let (before, after) = (a.start + before + nth, b.start + after + nth);
+                // A row that overlaps the one before it may lead elsewhere: the first counts.
+                let last = self.partners[b.start..after].iter().rev().find_map(|partner| *partner);
+                if self.partners[after].is_none() && last.is_none_or(|last| (last as usize) < before) {
+                    self.partners[after] = Some(before as u32);
+                }
+            }
+        }
+    }
+
     /// What lies between anchors, on both sides. The anchors are in the same order on both.
-    fn gaps(&self, anchors: &[Option<u32>]) -> Vec<(std::ops::Range<usize>, std::ops::Range<usize>)> {
+    fn gaps(&self, anchors: &[Option<u32>]) -> Vec<(Range<usize>, Range<usize>)> {
         let mut gaps = Vec::new();
         let (mut a, mut b) = (0, 0);
         let ends =
@@ -317,33 +358,22 @@ impl Matching {
         }
     }
 
-    /// Near ones between the same anchors. Returns those for which a record stands that cannot be taken.
-    fn find_near(&mut self, anchors: &[Option<u32>], texts: &Lookup) -> Result<Vec<u32>, Error> {
+    /// Near ones between the same anchors.
+    fn find_near(&mut self, anchors: &[Option<u32>], texts: &Lookup) -> Result<(), Error> {
         let mut is_taken = vec![false; self.before.len()];
         self.partners.iter().flatten().for_each(|partner| is_taken[*partner as usize] = true);
-        let mut rejected = Vec::new();
         for (a, b) in self.gaps(anchors) {
             let left: Vec<usize> = a.filter(|nth| !is_taken[*nth]).collect();
-            let (bad, good): (Vec<usize>, Vec<usize>) =
-                b.filter(|nth| self.partners[*nth].is_none()).partition(|nth| texts.after[*nth].rejected);
-            if left.is_empty() || bad.is_empty() && good.is_empty() {
+            let right: Vec<usize> = b.filter(|nth| self.partners[*nth].is_none()).collect();
+            if left.is_empty() || right.is_empty() {
                 continue;
             }
-            let pairs = if left.len().saturating_mul(good.len()) <= PAIRS {
-                pair_all(&left, &good, texts)?
-            } else {
-                pair_in_window(&left, &good, texts)?
-            };
-            for (before, after) in pairs {
+            for (before, after) in pair(&left, &right, texts)? {
                 self.partners[after] = Some(before as u32);
                 is_taken[before] = true;
             }
-            let still_left = left.into_iter().filter(|nth| !is_taken[*nth]);
-            rejected.extend(still_left.zip(bad).map(|(before, _)| before as u32));
         }
-        rejected.iter().for_each(|nth| is_taken[*nth as usize] = true);
-        self.find_near_neighbours(&mut is_taken, texts)?;
-        Ok(rejected)
+        self.find_near_neighbours(&mut is_taken, texts)
     }
 
     /// Near ones beside the same records, where those have moved.
@@ -357,7 +387,7 @@ impl Matching {
             let matched = |nth: &usize| places.get(nth).copied();
             let before = (0..nth).rev().take(NEIGHBOURS).find_map(|nth| matched(&nth));
             let behind = (nth + 1..self.before.len()).take(NEIGHBOURS).find_map(|nth| matched(&nth));
-            let is_free = |nth: &usize| self.partners[*nth].is_none() && !texts.after[*nth].rejected;
+            let is_free = |nth: &usize| self.partners[*nth].is_none();
             let mut beside = Vec::new();
             for place in [before, behind].into_iter().flatten() {
                 beside.extend((0..place).rev().take_while(is_free).take(NEIGHBOURS));
@@ -413,34 +443,113 @@ fn pair_all(left: &[usize], right: &[usize], texts: &Lookup) -> Result<Vec<(usiz
     Ok(pairs)
 }
 
-/// The same where there are too many: each of `right` with the most alike of the next few of `left`.
-fn pair_in_window(left: &[usize], right: &[usize], texts: &Lookup) -> Result<Vec<(usize, usize)>, Error> {
-    let mut window: VecDeque<(usize, Content)> = VecDeque::new();
-    let mut left = left.iter();
-    let mut pairs = Vec::new();
-    for nth in right {
-        while window.len() < WINDOW
-            && let Some(next) = left.next()
-        {
-            window.push_back((*next, texts.before(*next)?));
-        }
-        let text = texts.after(*nth)?;
-        let mut best: Option<(usize, f64)> = None;
-        for (place, (_, other)) in window.iter().enumerate() {
-            let Some(alike) = alikeness(other, &text) else { continue };
-            if best.is_none_or(|(_, so_far)| alike > so_far) {
-                best = Some((place, alike));
-            }
-            if alike >= 1.0 {
-                break;
-            }
-        }
-        if let Some((place, _)) = best {
-            pairs.push((window[place].0, *nth));
-            window.drain(..=place);
+/// Pairs of `left` and `right` that are near, in order.
+fn pair(left: &[usize], right: &[usize], texts: &Lookup) -> Result<Vec<(usize, usize)>, Error> {
+    if left.len().saturating_mul(right.len()) <= PAIRS && left.len() + right.len() <= SHORT {
+        return pair_all(left, right, texts);
+    }
+    // Most have the same texts, and other fields are changed in all of them.
+    let mut numbers = Texts::default();
+    let of_left = left.iter().map(|nth| Ok(numbers.token(u128::from(texts.before(*nth)?.hash()))));
+    let of_left = of_left.collect::<Result<Vec<_>, Error>>()?;
+    let of_right = right.iter().map(|nth| Ok(numbers.token(u128::from(texts.after(*nth)?.hash()))));
+    let of_right = of_right.collect::<Result<Vec<_>, Error>>()?;
+    let mut matching = Matching::new(of_left, of_right, numbers.len());
+    matching.find_anchors();
+    let anchors = matching.partners.clone();
+    let mut pairs: Vec<(usize, usize)> = (right.iter().zip(&anchors))
+        .filter_map(|(after, before)| Some((left[before.as_ref().copied()? as usize], *after)))
+        .collect();
+    for (a, b) in matching.gaps(&anchors) {
+        let (left, right) = (&left[a], &right[b]);
+        if left.len().saturating_mul(right.len()) <= PAIRS && left.len() + right.len() <= SHORT {
+            pairs.extend(pair_all(left, right, texts)?);
+        } else {
+            pairs.extend(pair_by_words(left, right, texts)?);
         }
     }
     Ok(pairs)
+}
+
+/// The same of too many to look at each pair: those that share rare words.
+fn pair_by_words(left: &[usize], right: &[usize], texts: &Lookup) -> Result<Vec<(usize, usize)>, Error> {
+    let mut places: HashMap<String, Vec<u32>> = HashMap::new();
+    for (place, nth) in (0..).zip(left) {
+        for word in texts.before(*nth)?.words() {
+            let places = places.entry(word.clone()).or_default();
+            if places.len() <= RARE && places.last() != Some(&place) {
+                places.push(place);
+            }
+        }
+    }
+    let mut found = vec![None; right.len()];
+    for (nth, found) in right.iter().zip(&mut found) {
+        let content = texts.after(*nth)?;
+        let mut candidates: HashMap<u32, usize> = HashMap::new();
+        for places in content.words().iter().filter_map(|word| places.get(word)).filter(|places| places.len() <= RARE) {
+            places.iter().for_each(|place| *candidates.entry(*place).or_default() += 1);
+        }
+        let mut candidates: Vec<(u32, usize)> = candidates.into_iter().collect();
+        candidates.sort_unstable_by_key(|(place, shared)| (std::cmp::Reverse(*shared), *place));
+        let mut best: Option<(u32, f64)> = None;
+        for (place, _) in candidates.into_iter().take(CANDIDATES) {
+            let alike = alikeness(&texts.before(left[place as usize])?, &content);
+            if let Some(alike) = alike.filter(|alike| best.is_none_or(|(_, so_far)| *alike > so_far)) {
+                best = Some((place, alike));
+            }
+        }
+        *found = best.map(|(place, _)| place);
+    }
+    let found: Vec<(u32, usize)> =
+        found.into_iter().zip(right).filter_map(|(place, nth)| Some((place?, *nth))).collect();
+    let places: Vec<u32> = found.iter().map(|(place, _)| *place).collect();
+    Ok(longest_ascent(&places).into_iter().map(|nth| (left[found[nth].0 as usize], found[nth].1)).collect())
+}
+
+/// The places of tokens that stand once in each of two lists, in the longest row that is in order in both.
+fn once_in_order(left: &[Token], right: &[Token], texts: u32) -> Vec<(usize, usize)> {
+    const NONE: u32 = u32::MAX;
+    const OFTEN: u32 = u32::MAX - 1;
+    let place = |list: &[Token]| {
+        let mut places = vec![NONE; texts as usize];
+        for (place, token) in (0..).zip(list) {
+            let known = &mut places[token.0 as usize];
+            *known = if *known == NONE { place } else { OFTEN };
+        }
+        places
+    };
+    let (of_left, of_right) = (place(left), place(right));
+    let once = (0..).zip(right).filter(|(place, token)| of_right[token.0 as usize] == *place);
+    let pairs: Vec<(u32, u32)> =
+        once.map(|(place, token)| (of_left[token.0 as usize], place)).filter(|(left, _)| *left < OFTEN).collect();
+    let lefts: Vec<u32> = pairs.iter().map(|(left, _)| *left).collect();
+    let in_order = longest_ascent(&lefts).into_iter().map(|nth| pairs[nth]);
+    in_order.map(|(left, right)| (left as usize, right as usize)).collect()
+}
+
+/// Which of `numbers` make the longest row that ascends.
+fn longest_ascent(numbers: &[u32]) -> Vec<usize> {
+    // By length: where the row of that length with the lowest end ends; and what stands before each in its row.
+    let (mut ends, mut before) = (Vec::<usize>::new(), vec![usize::MAX; numbers.len()]);
+    for (nth, number) in numbers.iter().enumerate() {
+        let length = ends.partition_point(|end| numbers[*end] < *number);
+        if length > 0 {
+            before[nth] = ends[length - 1];
+        }
+        if length == ends.len() {
+            ends.push(nth);
+        } else {
+            ends[length] = nth;
+        }
+    }
+    let mut row = Vec::with_capacity(ends.len());
+    let mut at = ends.last().copied().unwrap_or(usize::MAX);
+    while at != usize::MAX {
+        row.push(at);
+        at = before[at];
+    }
+    row.reverse();
+    row
 }
 
 /// The texts of records, read again where they are needed.

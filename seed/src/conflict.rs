@@ -1,7 +1,8 @@
 //! A record that the file and its service have both changed: what of it can be merged, what a person has to say, and what
 //! they have said.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,6 @@ use sha2::{Digest as _, Sha256};
 use shared::id::Id;
 use shared::model::{Collection, Records};
 
-use crate::digest::meaning;
 use crate::error::Error;
 use crate::text::each_member;
 
@@ -74,10 +74,10 @@ impl Conflict {
         for (key, value) in &file {
             let was = value_of(&base, key);
             let now = value_of(&merged, key);
-            if is_same(was, Some(value)) || is_same(now, Some(value)) {
+            if was == Some(*value) || now == Some(*value) {
                 continue;
             }
-            if !is_same(was, now) {
+            if was != now {
                 return None;
             }
             match merged.iter_mut().find(|(other, _)| other == key) {
@@ -90,7 +90,7 @@ impl Conflict {
                 continue;
             }
             match value_of(&merged, key) {
-                Some(now) if is_same(Some(was), Some(now)) => merged.retain(|(other, _)| other != key),
+                Some(now) if *was == now => merged.retain(|(other, _)| other != key),
                 Some(_) => return None,
                 None => {}
             }
@@ -125,7 +125,7 @@ impl Conflict {
         });
         for key in keys {
             let [was, left, right] = [&was, &left, &right].map(|of| value_of(of, key));
-            let both = !is_same(left, right) && (base.is_none() || !is_same(was, left) && !is_same(was, right));
+            let both = left != right && (base.is_none() || was != left && was != right);
             if both {
                 let mut pointer = String::new();
                 let name: String = serde_json::from_str(key).expect("a canonical string is JSON");
@@ -190,13 +190,6 @@ fn value_of<'j>(members: &[(&str, &'j str)], key: &str) -> Option<&'j str> {
     members.iter().find(|(other, _)| *other == key).map(|(_, value)| *value)
 }
 
-fn is_same(left: Option<&str>, right: Option<&str>) -> bool {
-    match (left, right) {
-        (Some(left), Some(right)) => left == right || meaning(left) == meaning(right),
-        (left, right) => left == right,
-    }
-}
-
 /// A conflict as a line of a file.
 #[derive(Serialize, Deserialize)]
 struct Line {
@@ -231,6 +224,8 @@ pub struct Resolutions {
     path: PathBuf,
     /// By collection and id: the line in the file, the versions that it is about, and what to take.
     of: HashMap<(&'static str, Id), (u64, String, Take)>,
+    /// The lines that were about a conflict.
+    used: RefCell<HashSet<u64>>,
 }
 
 impl Resolutions {
@@ -239,7 +234,7 @@ impl Resolutions {
     /// # Errors
     /// A line is none, or says what cannot be.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let mut resolutions = Self { path: path.to_owned(), of: HashMap::new() };
+        let mut resolutions = Self { path: path.to_owned(), ..Self::default() };
         let file = BufReader::new(File::open(path).map_err(Error::io(path))?);
         for (number, line) in (1..).zip(file.lines()) {
             let line = match line {
@@ -307,7 +302,23 @@ impl Resolutions {
             );
             return Err(self.wrong(*line, reason));
         }
+        self.used.borrow_mut().insert(*line);
         Ok(Some(take))
+    }
+
+    /// Whether each was about a conflict.
+    ///
+    /// # Errors
+    /// One was not: what was to be decided there is decided otherwise by now.
+    pub fn check_all_used(&self) -> Result<(), Error> {
+        let used = self.used.borrow();
+        let unused =
+            self.of.iter().filter(|(_, (line, _, _))| !used.contains(line)).min_by_key(|(_, (line, _, _))| *line);
+        match unused {
+            None => Ok(()),
+            Some(((name, id), (line, _, _))) => Err(self
+                .wrong(*line, format!("there is no conflict about {name} {id} any more; have the lines written anew"))),
+        }
     }
 
     fn wrong(&self, line: u64, reason: String) -> Error {
@@ -339,7 +350,8 @@ mod tests {
             (r#","x":1"#, r#","x":1,"y":2"#, r#","x":1,"z":3"#, Some(r#","x":1,"z":3,"y":2"#)),
             (r#","x":1,"y":2"#, r#","y":2"#, r#","x":1,"y":3"#, Some(r#","y":3"#)),
             (r#","x":1,"y":2"#, r#","x":1,"y":4"#, r#","y":2"#, Some(r#","y":4"#)),
-            (r#","x":1"#, r#","x":2"#, r#","x":2.0,"y":1"#, Some(r#","x":2.0,"y":1"#)),
+            (r#","x":1"#, r#","x":2"#, r#","x":2.0,"y":1"#, None),
+            (r#","x":2"#, r#","x":2.0"#, r#","x":5"#, None),
             (r#","x":1"#, r#","x":2"#, r#","x":3"#, None),
             (r#","x":1"#, "", r#","x":3"#, None),
             (r#","x":1"#, r#","x":3"#, "", None),

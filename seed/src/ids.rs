@@ -92,7 +92,7 @@ impl Ids {
 /// Of each collection, which id each position of its list has.
 pub type AllIds = [Ids; Collection::ALL.len()];
 
-/// `db.ids.json` beside a joined `db.json`: the ids that its records without ids have. Whoever splits that very file gives
+/// `db.json.ids` beside a joined `db.json`: the ids that its records without ids have. Whoever splits that very file gives
 /// them the same again.
 #[derive(Debug, Serialize, Deserialize)]
 struct Beside {
@@ -107,7 +107,19 @@ const VERSION: u32 = 1;
 
 /// Where the ids of the file at `path` lie.
 pub fn path_beside(path: &Path) -> PathBuf {
-    path.with_extension("ids.json")
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".ids");
+    path.with_file_name(name)
+}
+
+/// Whether what lies at `path` is such a file.
+pub fn is_one(path: &Path) -> bool {
+    fs::read(path).is_ok_and(|text| serde_json::from_slice::<Beside>(&text).is_ok())
+}
+
+/// The ids that lie beside the file at `path`, where they are those of this very file.
+pub fn known(path: &Path, identify: impl FnOnce() -> Result<Identity, Error>) -> Option<AllIds> {
+    if path_beside(path).exists() { read_beside(path, identify).ok() } else { None }
 }
 
 /// What lies beside a file whose positions are not its ids.
@@ -137,7 +149,11 @@ pub fn read_beside(path: &Path, identify: impl FnOnce() -> Result<Identity, Erro
         return Err(wrong(format!("it has version {}, and this `seed` reads {VERSION}", read.version)));
     }
     if read.file != identify()? {
-        return Err(wrong(format!("it has the ids of another file than {}; remove it", path.display())));
+        return Err(wrong(format!(
+            "it has the ids of another file than {}; an update of the split that was joined needs none, and without it the \
+             positions are the ids",
+            path.display()
+        )));
     }
     let mut all = AllIds::default();
     for (collection, ids) in Collection::ALL.into_iter().zip(&mut all) {
@@ -184,7 +200,7 @@ mod tests {
         assert_eq!(read_beside(&path, || is(&file)).unwrap(), AllIds::default());
         let mut ids = AllIds::default();
         ids[2].push(1, Id::try_from(7).unwrap());
-        fs::write(dir.path().join("db.ids.json"), to_json(file.clone(), &ids)).unwrap();
+        fs::write(dir.path().join("db.json.ids"), to_json(file.clone(), &ids)).unwrap();
         assert_eq!(read_beside(&path, || is(&file)).unwrap(), ids);
         assert!(read_beside(&path, || is(&other)).unwrap_err().to_string().contains("of another file"));
         for wrong in [
@@ -193,7 +209,7 @@ mod tests {
             r#"{"version":2,"file":{"sha256":"a","bytes":1},"ids":{}}"#,
             r#"{"version":1,"file":{"sha256":"a","bytes":1},"ids":{"posts":[[2,1,1],[1,2,1]]}}"#,
         ] {
-            fs::write(dir.path().join("db.ids.json"), wrong).unwrap();
+            fs::write(dir.path().join("db.json.ids"), wrong).unwrap();
             assert_eq!(read_beside(&path, || is(&file)).unwrap_err().exit_code(), 3, "{wrong}");
         }
     }

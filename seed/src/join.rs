@@ -82,7 +82,7 @@ fn join_stores(stores: &[Store], split: Option<(&Manifest, &[PathBuf])>, joining
     keep_out_of_data(path)?;
     let part = part_of(path);
     let beside = ids::path_beside(path);
-    let file = File::create(&part).map_err(Error::io(&part))?;
+    let file = create_anew(&part)?;
     let out = Hashed::new(BufWriter::with_capacity(BUFFER, file), true);
     let written = write(stores, split, rest, joining, out, &part).and_then(|(out, ids, mut joined)| {
         let file = out.finish().map_err(Error::io(&part))?;
@@ -92,10 +92,8 @@ fn join_stores(stores: &[Store], split: Option<(&Manifest, &[PathBuf])>, joining
             put_in_place(&part_of(&beside), &beside)?;
             joined.ids_left_out = false;
             joined.ids_beside = Some(beside.clone());
-        } else if let Err(error) = fs::remove_file(&beside)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            return Err(Error::io(&beside)(error));
+        } else if ids::is_one(&beside) {
+            fs::remove_file(&beside).map_err(Error::io(&beside))?;
         }
         put_in_place(&part, path)?;
         Ok(joined)
@@ -106,13 +104,26 @@ fn join_stores(stores: &[Store], split: Option<(&Manifest, &[PathBuf])>, joining
     written
 }
 
+/// Makes a file at `path`; what is there goes, and where it leads elsewhere that stays as it is.
+fn create_anew(path: &Path) -> Result<File, Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io(path)(error)),
+        _ => {}
+    }
+    File::create_new(path).map_err(Error::io(path))
+}
+
 /// A file in a data folder belongs to what is there: it would be taken for a slice, or worse.
-fn keep_out_of_data(path: &Path) -> Result<(), Error> {
+///
+/// # Errors
+/// `path` lies in one.
+pub fn keep_out_of_data(path: &Path) -> Result<(), Error> {
     let folder = folder_of(path);
     let folder = fs::canonicalize(folder).map_err(Error::io(folder))?;
     for above in folder.ancestors() {
-        let is_split = matches!(Manifest::read(above), Ok(Some(_)));
-        let is_service = above.join("lock").exists() && above.join("db").is_dir();
+        // A damaged manifest is one, too.
+        let is_split = !matches!(Manifest::read(above), Ok(None));
+        let is_service = above.join("db/db").exists() || above.join("lock").exists() && above.join("db").is_dir();
         if is_split || is_service {
             let reason = format!("it lies in {}, where services have their data; name a file outside", above.display());
             return Err(Error::Output { path: path.to_owned(), reason });

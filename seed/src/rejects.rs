@@ -8,7 +8,10 @@ use shared::id::Id;
 use shared::model::{Collection, Records};
 
 use crate::error::Error;
+use crate::near::Content;
+use crate::node;
 use crate::source::{Batch, Reject, input_error};
+use crate::text::each_member;
 
 /// What becomes of records that cannot be taken.
 ///
@@ -23,8 +26,39 @@ pub struct Rejects {
     as_node: AsNode,
     /// Whether ids from positions say nothing yet.
     own_ids_alone: bool,
-    /// The positions of the rejects of the last batch.
-    positions: Vec<u64>,
+    /// The rejects of the last batch.
+    last: Vec<Rejected>,
+}
+
+/// What is known of a record that cannot be taken.
+#[derive(Debug)]
+pub struct Rejected {
+    /// Its place in its array, from 1.
+    pub position: u64,
+    /// Its id, as far as it can be told.
+    pub id: Option<u64>,
+    /// What it says, as far as that can be told.
+    pub content: Option<Content>,
+}
+
+impl Rejected {
+    /// What is known of `reject`.
+    pub fn of(reject: &Reject) -> Self {
+        let text = node::read(&reject.raw).filter(|text| text.starts_with('{'));
+        let id = match &text {
+            Some(text) => {
+                let mut id = None;
+                each_member(text.as_bytes(), |key, value| {
+                    if key == b"\"id\"" {
+                        id = std::str::from_utf8(value).ok().and_then(|value| value.parse::<Id>().ok());
+                    }
+                });
+                id.map(Id::get)
+            }
+            None => id_of(&reject.raw),
+        };
+        Self { position: reject.position, id, content: text.map(|text| Content::of(&text)) }
+    }
 }
 
 /// Records that were taken as Node takes them.
@@ -44,8 +78,6 @@ struct Passed {
     limit: u64,
     count: u64,
     taken: [RoaringTreemap; Collection::ALL.len()],
-    /// The ids that can be read off the rejects.
-    ids: [RoaringTreemap; Collection::ALL.len()],
 }
 
 impl Rejects {
@@ -56,7 +88,7 @@ impl Rejects {
             passed: None,
             as_node: AsNode::default(),
             own_ids_alone: false,
-            positions: Vec::new(),
+            last: Vec::new(),
         }
     }
 
@@ -67,13 +99,13 @@ impl Rejects {
 
     /// Each is a line of JSON in `out`; one more than `limit` ends the run.
     pub fn write(input: &Path, out: Box<dyn Write + Send>, limit: u64) -> Self {
-        let passed = Passed { out, limit, count: 0, taken: Default::default(), ids: Default::default() };
+        let passed = Passed { out, limit, count: 0, taken: Default::default() };
         Self {
             input: input.to_owned(),
             passed: Some(passed),
             as_node: AsNode::default(),
             own_ids_alone: false,
-            positions: Vec::new(),
+            last: Vec::new(),
         }
     }
 
@@ -83,9 +115,9 @@ impl Rejects {
         self
     }
 
-    /// The positions of the rejects of the last batch, from 1.
-    pub fn positions(&self) -> &[u64] {
-        &self.positions
+    /// The rejects of the last batch.
+    pub fn last(&mut self) -> Vec<Rejected> {
+        std::mem::take(&mut self.last)
     }
 
     /// How many there were.
@@ -129,10 +161,9 @@ impl Rejects {
             });
         }
         rejects.sort_by_key(|reject| reject.offset);
-        self.positions = rejects.iter().map(|reject| reject.position).collect();
+        self.last = rejects.iter().map(Rejected::of).collect();
         for reject in rejects {
             passed.count += 1;
-            passed.ids[batch.collection as usize].extend(id_of(&reject.raw));
             let line = serde_json::to_string(&reject).expect("a reject can be written as JSON");
             writeln!(passed.out, "{line}").map_err(Error::io(Path::new("the file for --rejects")))?;
             if passed.count > passed.limit {
@@ -143,11 +174,6 @@ impl Rejects {
             }
         }
         Ok(records)
-    }
-
-    /// The ids of a collection's records that were rejected, where they can be told.
-    pub fn ids(&self, collection: Collection) -> RoaringTreemap {
-        self.passed.as_ref().map(|passed| passed.ids[collection as usize].clone()).unwrap_or_default()
     }
 
     /// Whether there are more than there may be.

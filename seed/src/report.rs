@@ -87,7 +87,7 @@ impl Report {
         if rejected > 0 {
             let _ = writeln!(
                 self.text,
-                "\n{rejected} records were rejected and are not there; the file for --rejects has them."
+                "\n{rejected} records were rejected and not taken; the file for --rejects has them."
             );
             self.exit_code = REJECTED;
         }
@@ -165,7 +165,8 @@ pub fn updated(input: &Path, data: &Path, changes: &[Changes], rejected: u64, dr
             let _ = writeln!(text, "  and {unnamed} more conflicts of {}; --conflicts FILE has all", collection.name());
         }
     }
-    if dry_run {
+    // An error says so itself.
+    if dry_run && changes.iter().all(|changes| changes.unresolved == 0) {
         text += "Nothing was changed.\n";
     }
     Report::new(text, json).with_rejects(rejected)

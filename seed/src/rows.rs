@@ -2,6 +2,7 @@
 //!
 //! Two lists are compared by these; the texts of the few records that differ are read again.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use shared::model::{Collection, Record, Records};
 use crate::error::Error;
 use crate::node;
 use crate::progress::Stage;
+use crate::rejects::Rejected;
 use crate::source::{Source, pointer_to};
 
 /// A record of a list.
@@ -44,6 +46,8 @@ pub struct Rows {
     pub rows: Vec<Row>,
     /// The ids that are the records' own.
     pub own: RoaringTreemap,
+    /// Records that cannot be taken, by their positions.
+    pub rejected: BTreeMap<u64, Rejected>,
     path: PathBuf,
     file: File,
     as_node: bool,
@@ -53,7 +57,15 @@ impl Rows {
     /// No rows yet, of what stands in the file at `path`, which is read `as_node` if so told.
     pub fn new(path: &Path, collection: Collection, as_node: bool) -> Result<Self, Error> {
         let file = File::open(path).map_err(Error::io(path))?;
-        Ok(Self { collection, rows: Vec::new(), own: RoaringTreemap::new(), path: path.to_owned(), file, as_node })
+        Ok(Self {
+            collection,
+            rows: Vec::new(),
+            own: RoaringTreemap::new(),
+            rejected: BTreeMap::new(),
+            path: path.to_owned(),
+            file,
+            as_node,
+        })
     }
 
     /// The file.
@@ -66,12 +78,13 @@ impl Rows {
         pointer_to(self.collection.name(), Some(row.position - 1))
     }
 
-    /// Reads the rows of `source`, which is opened at this list's path. Of the ids in it `given` are not the records' own.
+    /// Reads the rows of `source`, which is opened at this list's path. Of the ids in it those that are `given` are not the
+    /// records' own.
     /// Records that cannot be taken are rows of their own if `passing`, else an error.
     pub fn read(
         &mut self,
         source: &mut Source,
-        given: &RoaringTreemap,
+        given: &(impl Fn(u64) -> bool + Sync),
         passing: bool,
         stage: &Stage,
     ) -> Result<(), Error> {
@@ -79,28 +92,28 @@ impl Rows {
             stage.advance(batch.size().0, batch.size().1);
             if batch.collection == self.collection {
                 let (records, rejects) = batch.parse();
-                let rejected: Vec<u64> = rejects.iter().map(|reject| reject.position).collect();
+                let rejected: Vec<Rejected> = rejects.iter().map(Rejected::of).collect();
                 if let Some(first) = rejects.into_iter().next().filter(|_| !passing) {
                     return Err(first.into_error(&self.path));
                 }
-                self.add(&records, &rejected, given, |record| batch.span(record));
+                self.add(&records, rejected, given, |record| batch.span(record));
             }
             source.recycle(batch);
         }
         Ok(())
     }
 
-    /// Adds the records of one batch, and the positions of those that cannot be taken; `span` says where in this list's
+    /// Adds the records of one batch, and those that cannot be taken; `span` says where in this list's
     /// file a record stands.
     pub fn add(
         &mut self,
         records: &[Records],
-        rejected: &[u64],
-        given: &RoaringTreemap,
+        rejected: Vec<Rejected>,
+        given: &(impl Fn(u64) -> bool + Sync),
         mut span: impl FnMut(&Record) -> (u64, u32),
     ) {
         let first = self.rows.len();
-        let is_given = |record: &Record| record.id_from_position || given.contains(record.id.get());
+        let is_given = |record: &Record| record.id_from_position || given(record.id.get());
         let hash = |records: &Records| -> Vec<u128> {
             records.iter().map(|record| hash_of(&record, is_given(&record))).collect()
         };
@@ -113,19 +126,25 @@ impl Rows {
             }
             self.rows.push(Row { position, id, hash, offset, length, given, rejected: false });
         }
-        let row = |position: &u64| Row {
-            position: *position,
-            id: 0,
-            hash: 0,
-            offset: 0,
-            length: 0,
-            given: true,
-            rejected: true,
-        };
-        self.rows.extend(rejected.iter().map(row));
-        if !rejected.is_empty() {
-            self.rows[first..].sort_by_key(|row| row.position);
+        if rejected.is_empty() {
+            return;
         }
+        for reject in rejected {
+            let position = reject.position;
+            let row = Row { position, id: 0, hash: 0, offset: 0, length: 0, given: true, rejected: true };
+            self.rows.push(row);
+            self.rejected.insert(position, reject);
+        }
+        self.rows[first..].sort_by_key(|row| row.position);
+    }
+
+    /// A record's text without an id that is not its own.
+    pub fn text_without_given_id(&self, row: &Row) -> Result<String, Error> {
+        let id = Id::try_from(row.id).unwrap_or(Id::MAX);
+        self.with_record(row, id, |record| match record.source.strip_prefix(&format!("{{\"id\":{id},")) {
+            Some(rest) if row.given => format!("{{{rest}"),
+            _ => record.source.to_owned(),
+        })
     }
 
     /// Reads the record of a row again, with `id`: `with` is called with it.

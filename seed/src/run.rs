@@ -6,20 +6,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{env, io};
 
-use roaring::RoaringTreemap;
 use serde::de::IgnoredAny;
 use shared::model::Collection;
 use shared::store::{Folder, OnDamage, Purpose, Store, StoreError, Writer};
 use tempfile::{TempDir, TempPath};
 
-use crate::align::align;
+use crate::align::{Alignment, align};
 use crate::backup::{Chain, Unpacked, copy_slice, records, slice_path, unpack};
 use crate::checkpoint;
 use crate::conflict::{Merge, Resolutions, Side};
 use crate::error::Error;
-use crate::identity::{Hashed, Identity, identify, part_of, put_in_place};
+use crate::identity::{Hashed, Identity, folder_of, identify, part_of, put_in_place};
 use crate::ids::{self, AllIds, Ids};
-use crate::join::{WrittenIds, write_array};
+use crate::join::{WrittenIds, keep_out_of_data, write_array};
 use crate::manifest::{Manifest, Moment};
 use crate::orphans::Orphans;
 use crate::progress::{self, Progress, Total};
@@ -31,7 +30,7 @@ use crate::slice::Sliced;
 use crate::source::{Reading, Source};
 use crate::split::{Destination, Part, split};
 use crate::target::{Building, Target};
-use crate::update::{Before, Changes, Plan, Planning, Rules, apply, copy_database, holds};
+use crate::update::{Before, Changes, Plan, Planning, Rules, apply, are_all_given, copy_database, holds};
 use crate::verify::{Comparison, Scanned, compare, scan};
 
 /// What may differ between splits.
@@ -96,6 +95,7 @@ const UPDATING: [(&str, u32); 8] = [
 /// # Errors
 /// See [`Error`]; what `data` holds is then as it was.
 pub fn split_and_verify(input: &Path, data: &Path, options: &Options) -> Result<Report, Error> {
+    check_outputs(input, options)?;
     if input == Path::new("-") {
         // What is read twice has to stay where it is in between.
         let kept = keep_stdin()?;
@@ -107,6 +107,31 @@ pub fn split_and_verify(input: &Path, data: &Path, options: &Options) -> Result<
         };
     }
     split_file(input, data, options)
+}
+
+/// What is written beside the split goes neither into a data folder, nor over the input or each other.
+fn check_outputs(input: &Path, options: &Options) -> Result<(), Error> {
+    let mut others: Vec<PathBuf> =
+        [Some(input), options.resolutions.as_deref()].into_iter().flatten().map(resolve).collect();
+    for path in [&options.rest, &options.rejects, &options.conflicts].into_iter().flatten() {
+        keep_out_of_data(path)?;
+        let resolved = resolve(path);
+        if others.contains(&resolved) {
+            let reason = "it is what is read, or written for another option; name another file".to_owned();
+            return Err(Error::Output { path: path.clone(), reason });
+        }
+        others.push(resolved);
+    }
+    Ok(())
+}
+
+/// Where a path leads, as far as that is there.
+fn resolve(path: &Path) -> PathBuf {
+    let of_folder = || {
+        let folder = fs::canonicalize(folder_of(path)).unwrap_or_else(|_| folder_of(path).to_owned());
+        folder.join(path.file_name().unwrap_or_default())
+    };
+    fs::canonicalize(path).unwrap_or_else(|_| of_folder())
 }
 
 /// The same of a file.
@@ -329,8 +354,14 @@ fn update(input: &Path, data: &Path, old: &Manifest, target: Target, options: &O
         });
     }
     let rules = Rules { merge: options.merge, resolutions: &resolutions, prefer: &options.prefer };
-    let planning =
-        Planning { input, as_node: options.as_node, rules, conflicts: aside.conflicts()?, progress: options.progress };
+    let planning = Planning {
+        input,
+        as_node: options.as_node,
+        rejected_before: old.rejected > 0,
+        rules,
+        conflicts: aside.conflicts()?,
+        progress: options.progress,
+    };
     let plan = planning.plan(source, &before, &mut rejects);
     let Plan { source, parts, changes } = aside.unless_too_many(plan, &mut rejects)?;
     let (rejected, as_node) = rejects.finish()?;
@@ -505,6 +536,7 @@ fn align_all(
     progress: Progress,
 ) -> Result<AllIds, Error> {
     let mut ids = AllIds::default();
+    let known = ids::known(input, || identify(input));
     for ((collection, slice), store) in Collection::ALL.into_iter().zip(slices).zip(stores) {
         if !collection.may_lack_ids() {
             continue;
@@ -513,12 +545,19 @@ fn align_all(
         let length = fs::metadata(input).map_err(Error::io(input))?.len();
         let stage = progress.stage("aligning", Total::Bytes(length + entry.slice.bytes));
         let mut older = Rows::new(slice, collection, false)?;
-        older.read(&mut Source::with(slice, collection.alone())?, &entry.given, false, &stage)?;
+        let all_given = are_all_given(entry, manifest.rejected > 0, store)?;
+        let given = |id| all_given || entry.given.contains(id);
+        older.read(&mut Source::with(slice, collection.alone())?, &given, false, &stage)?;
         let mut newer = Rows::new(input, collection, as_node)?;
         let reading = Arc::new(Reading { as_node, ..Reading::default() });
         let mut source = Source::open(input)?.read_as(&reading).passing(Box::new(io::sink()));
-        newer.read(&mut source, &RoaringTreemap::new(), passing, &stage)?;
-        ids[collection as usize] = align(&older, &newer, Writer::new(store)?.last_id())?.ids;
+        newer.read(&mut source, &|_| false, passing, &stage)?;
+        let known = known.as_ref().map(|known| &known[collection as usize]).filter(|ids| !ids.are_positions());
+        let alignment = match known.and_then(|ids| Alignment::of_known_ids(ids, &older, &newer)) {
+            Some(alignment) => alignment,
+            None => align(&older, &newer, Writer::new(store)?.last_id())?,
+        };
+        ids[collection as usize] = alignment.ids;
     }
     Ok(ids)
 }

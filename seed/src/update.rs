@@ -32,7 +32,9 @@ use crate::conflict::{Conflict, Merge, Resolutions, Side, Take};
 use crate::digest::Digests;
 use crate::error::Error;
 use crate::identity::{BUFFER, Identity, part_of};
+use crate::ids;
 use crate::manifest::{Entry, Moment};
+use crate::near::{Content, alikeness};
 use crate::progress::{Progress, Stage, Total};
 use crate::rejects::Rejects;
 use crate::report;
@@ -45,6 +47,9 @@ use crate::verify::NAMED;
 
 /// How many changes are applied in one step.
 const STEP: usize = 1024;
+
+/// How many records of the split are held against one that cannot be taken.
+const MANY: usize = 10_000;
 
 /// How long their texts are, together, in bytes.
 const STEP_BYTES: usize = 256 << 10;
@@ -112,6 +117,8 @@ enum Outcome<'r> {
     File(&'r Record<'r>),
     /// As this says.
     Own(String),
+    /// As this says, and the id is not the record's own.
+    Given(String),
     /// Gone.
     Gone,
 }
@@ -144,6 +151,12 @@ impl Changes {
             Outcome::Own(json) => {
                 self.incoming.add_record(id, false, json.as_bytes());
                 self.puts.insert(id, Put::Own(json));
+                self.differs.insert(id.get());
+            }
+            Outcome::Given(json) => {
+                self.incoming.add_record(id, true, json.as_bytes());
+                let text = json.strip_prefix(&format!("{{\"id\":{id},")).map(|rest| format!("{{{rest}"));
+                self.puts.insert(id, Put::Given(text.expect("a given id is the first member")));
                 self.differs.insert(id.get());
             }
             Outcome::Gone => {
@@ -190,6 +203,8 @@ pub struct Planning<'p> {
     pub input: &'p Path,
     /// Whether it is read as Node reads it.
     pub as_node: bool,
+    /// Whether records of the file that was split were rejected.
+    pub rejected_before: bool,
     /// What is to become of records that both have changed.
     pub rules: Rules<'p>,
     /// Where each of those goes, as a line.
@@ -209,7 +224,8 @@ impl Planning<'_> {
             let collection = store.collection();
             let mut rows = Rows::new(slice, collection, false)?;
             let mut source = Source::with(slice, collection.alone())?.hashed();
-            rows.read(&mut source, &entry.given, false, &stage)?;
+            let all_given = are_all_given(entry, self.rejected_before, store)?;
+            rows.read(&mut source, &|id| all_given || entry.given.contains(id), false, &stage)?;
             if source.identity() != entry.slice {
                 let fault = report::fault(collection, true, false, true).unwrap_or_default();
                 return Err(Error::Difference(format!("{fault}\n`seed --replace` splits the file anew.")));
@@ -222,44 +238,53 @@ impl Planning<'_> {
             slices.push(Slice::create(next_slice, store.collection(), true)?);
             newer.push(Rows::new(next_slice, store.collection(), false)?);
         }
-        let none = RoaringTreemap::new();
         while let Some(batch) = source.next_batch()? {
             let nth = batch.collection as usize;
             let records = rejects.sift(&batch)?;
             let mut spans = spans_from(slices[nth].next_offset());
-            newer[nth].add(&records, rejects.positions(), &none, &mut spans);
+            newer[nth].add(&records, rejects.last(), &|_| false, &mut spans);
             records.iter().try_for_each(|records| slices[nth].put_sources(records))?;
             stage.advance(batch.size().0, batch.size().1);
             source.recycle(batch);
         }
         drop(stage);
+        let identity = source.identity();
+        let known = ids::known(self.input, || Ok(identity.clone()));
         let (mut parts, mut changes) = (Vec::new(), Vec::new());
         for (((before, older), mut newer), slice) in before.iter().zip(&older).zip(newer).zip(slices) {
+            let collection = before.store.collection();
             let written = slice.finish()?;
-            let last_id = Writer::new(&before.store)?.last_id();
-            let alignment = if before.store.collection().may_lack_ids() {
-                let _stage = self.progress.stage("aligning", Total::Unknown);
-                Some(align(older, &newer, last_id)?)
+            let stage = self.progress.stage("aligning", Total::Unknown);
+            let mut alignment = if collection.may_lack_ids() {
+                let known = known.as_ref().map(|known| &known[collection as usize]).filter(|ids| !ids.are_positions());
+                Some(match known.and_then(|ids| Alignment::of_known_ids(ids, older, &newer)) {
+                    Some(alignment) => alignment,
+                    None => align(older, &newer, Writer::new(&before.store)?.last_id())?,
+                })
             } else {
                 None
             };
-            let slice = match &alignment {
-                None => written,
-                Some(alignment) => rewrite(&before.next_slice, &mut newer, alignment, written)?,
-            };
+            for row in newer.rows.iter_mut().filter(|row| row.given && !row.rejected) {
+                row.id = alignment.as_ref().and_then(|alignment| alignment.ids.at(row.position)).map_or(0, Id::get);
+            }
+            let split = older.by_id();
+            let spared = Spared::find(older, &split, &newer)?;
+            alignment.iter_mut().for_each(|alignment| alignment.spare(&spared.ids, older));
+            let slice = rewrite(&before.next_slice, &newer, older, &spared, written)?;
+            drop(stage);
             let _stage = self.progress.stage("looking at changes", Total::Unknown);
-            let spared = rejects.ids(before.store.collection());
-            let of_collection = self.compare(before, older, &newer, alignment, spared)?;
+            let of_collection = self.compare(before, older, &split, &newer, alignment, &spared)?;
             let mut digests = Digests { canonical: before.entry.canonical().unwrap_or_default(), ..Digests::default() };
             digests.canonical.unmerge(&of_collection.split_outgoing.canonical);
             digests.canonical.merge(&of_collection.split_incoming.canonical);
             parts.push(Part { digests, slice });
             changes.push(of_collection);
         }
+        self.rules.resolutions.check_all_used()?;
         if let Some(conflicts) = &mut self.conflicts {
             conflicts.flush().map_err(Error::io(Path::new("the file for --conflicts")))?;
         }
-        Ok(Plan { source: source.identity(), parts, changes })
+        Ok(Plan { source: identity, parts, changes })
     }
 
     /// What the file changes in one collection. The newer rows have their ids.
@@ -267,14 +292,14 @@ impl Planning<'_> {
         &mut self,
         before: &Before,
         older: &Rows,
+        split: &ById,
         newer: &Rows,
         alignment: Option<Alignment>,
-        spared: RoaringTreemap,
+        spared: &Spared,
     ) -> Result<Changes, Error> {
         let store = &before.store;
         let mut changes = Changes::default();
-        let split = older.by_id();
-        let touched = Touched::find(before, older, &split)?;
+        let touched = Touched::find(before, older, split)?;
         let mut seen = RoaringTreemap::new();
         // Records of the service's own that the file has, too.
         let mut met = 0;
@@ -308,27 +333,29 @@ impl Planning<'_> {
                     return Ok(());
                 }
                 let file = Some(&record);
-                let versions = Versions { collection: store.collection(), id, base, file, stored: stored.as_ref() };
+                let given = was.is_some_and(|was| was.given);
+                let stored = stored.as_ref();
+                let versions = Versions { collection: store.collection(), id, base, given, file, stored };
                 self.settle(&mut changes, &versions, touched.has(row.id), || newer.pointer(row))
             })??;
         }
-        let spared = spared | alignment.as_ref().map(|alignment| alignment.rejected.clone()).unwrap_or_default();
         changes.alignment = alignment;
         for row in older.rows.iter().filter(|row| !seen.contains(row.id)) {
             let id = Id::try_from(row.id).expect("it came from an id");
-            let base = older.with_record(row, id, |record| record.json().into_owned())?;
-            changes.split_outgoing.add(id, false, &base);
-            let Some(stored) = store.get(id)? else { continue };
-            if spared.contains(row.id) {
+            if spared.ids.contains(row.id) {
                 changes.spared += 1;
+                changes.kept += u64::from(touched.has(row.id));
                 if changes.named_spared.len() < NAMED {
                     changes.named_spared.push(id);
                 }
                 continue;
             }
+            let base = older.with_record(row, id, |record| record.json().into_owned())?;
+            changes.split_outgoing.add(id, false, &base);
+            let Some(stored) = store.get(id)? else { continue };
             let pointer = || format!("/{}/- (id {id})", store.collection().name());
-            let base = Some(base);
-            let versions = Versions { collection: store.collection(), id, base, file: None, stored: Some(&stored) };
+            let (base, stored) = (Some(base), Some(&stored));
+            let versions = Versions { collection: store.collection(), id, base, given: row.given, file: None, stored };
             self.settle(&mut changes, &versions, touched.has(row.id), pointer)?;
         }
         changes.differs |= &touched.ids;
@@ -345,7 +372,7 @@ impl Planning<'_> {
         is_touched: bool,
         pointer: impl FnOnce() -> String,
     ) -> Result<(), Error> {
-        let &Versions { collection, id, ref base, file, stored } = versions;
+        let &Versions { collection, id, ref base, given, file, stored } = versions;
         let of_file = || file.map_or(Outcome::Gone, Outcome::File);
         if !is_touched && (base.is_some() || stored.is_none()) {
             changes.count(file.is_some(), stored.is_some());
@@ -359,7 +386,9 @@ impl Planning<'_> {
         }
         let service = stored.map(text_of);
         let conflict = Conflict { collection, id, pointer: pointer(), base: base.clone(), file: text, service };
+        let resolved = self.rules.resolutions.take(&conflict)?.cloned();
         if self.rules.merge == Merge::Fields
+            && resolved.is_none()
             && let Some(merged) = conflict.merge()
         {
             if conflict.service.as_deref() == Some(&merged) {
@@ -376,7 +405,7 @@ impl Planning<'_> {
             Side::Monolith => Take::File,
             Side::Service => Take::Service,
         });
-        let take = self.rules.resolutions.take(&conflict)?.cloned().or(preferred);
+        let take = resolved.or(preferred);
         if let Some(out) = &mut self.conflicts {
             conflict.write(take.as_ref(), out).map_err(Error::io(Path::new("the file for --conflicts")))?;
         }
@@ -388,7 +417,11 @@ impl Planning<'_> {
                 changes.apply(id, of_file(), stored);
             }
             Some(Take::Base) => {
-                let outcome = base.clone().map_or(Outcome::Gone, Outcome::Own);
+                let outcome = match base.clone() {
+                    None => Outcome::Gone,
+                    Some(base) if given => Outcome::Given(base),
+                    Some(base) => Outcome::Own(base),
+                };
                 changes.count(base.is_some(), stored.is_some());
                 changes.apply(id, outcome, stored);
             }
@@ -410,6 +443,8 @@ struct Versions<'v> {
     id: Id,
     /// As it was split.
     base: Option<String>,
+    /// Whether the id is not its own there.
+    given: bool,
     /// As the file has it.
     file: Option<&'v Record<'v>>,
     /// As the database has it.
@@ -469,20 +504,116 @@ impl Touched {
     }
 }
 
-/// Gives the newer rows the ids of `alignment`, and writes their slice anew where ids have to stand in it.
-fn rewrite(path: &Path, newer: &mut Rows, alignment: &Alignment, written: Sliced) -> Result<Sliced, Error> {
-    for row in newer.rows.iter_mut().filter(|row| row.given && !row.rejected) {
-        row.id = alignment.ids.at(row.position).map_or(0, Id::get);
+/// Whether all ids that stand in a slice are given. A `seed` before this one did not note them, and wrote them where
+/// records had been rejected, which the monolith's list had without ids.
+pub fn are_all_given(entry: &Entry, rejected: bool, store: &Store) -> Result<bool, Error> {
+    if entry.database.is_some() || !rejected || !store.collection().may_lack_ids() {
+        return Ok(false);
     }
+    for record in store.records() {
+        if record?.1.id_from_position {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Records of the split that the newer file has, but in a state in which they cannot be taken: they stay as they were.
+#[derive(Default)]
+struct Spared {
+    ids: RoaringTreemap,
+    /// By the position of what cannot be taken: the places of those that stay for it, among the older rows.
+    at: BTreeMap<u64, Vec<usize>>,
+}
+
+impl Spared {
+    /// Finds them: by the ids of what cannot be taken, else by what it says, else all that may be meant.
+    fn find(older: &Rows, split: &ById, newer: &Rows) -> Result<Self, Error> {
+        let mut spared = Self::default();
+        if newer.rejected.is_empty() {
+            return Ok(spared);
+        }
+        let there: RoaringTreemap = newer.rows.iter().filter(|row| !row.rejected).map(|row| row.id).collect();
+        // A slice has no rejects: the position is the place.
+        let place = |row: &Row| (row.position - 1) as usize;
+        let is_left = |spared: &Self, nth: usize| {
+            let id = older.rows[nth].id;
+            !there.contains(id) && !spared.ids.contains(id)
+        };
+        let mut untold = Vec::new();
+        for (nth, row) in newer.rows.iter().enumerate().filter(|(_, row)| row.rejected) {
+            let rejected = &newer.rejected[&row.position];
+            match rejected.id {
+                Some(id) => {
+                    if let Some(row) = split.get(id).filter(|row| is_left(&spared, place(row))) {
+                        spared.add(older, rejected.position, place(row));
+                    }
+                }
+                None => untold.push((nth, rejected)),
+            }
+        }
+        let left: Vec<usize> = (0..older.rows.len()).filter(|nth| is_left(&spared, *nth)).collect();
+        let content = |nth: usize| {
+            let id = Id::try_from(older.rows[nth].id).unwrap_or(Id::MAX);
+            older.with_record(&older.rows[nth], id, |record| Content::of(record.source))
+        };
+        for (nth, rejected) in untold {
+            let matched = |row: &Row| if row.rejected { None } else { split.get(row.id).map(place) };
+            let before = newer.rows[..nth].iter().rev().find_map(matched);
+            let behind = newer.rows[nth + 1..].iter().find_map(matched);
+            let is_free = |nth: &usize| is_left(&spared, *nth);
+            let mut here: Vec<usize> =
+                (before.map_or(0, |place| place + 1)..older.rows.len()).take_while(is_free).collect();
+            here.extend((0..behind.unwrap_or(older.rows.len())).rev().take_while(is_free));
+            here.sort_unstable();
+            here.dedup();
+            let mut best: Option<(usize, f64)> = None;
+            if let Some(said) = &rejected.content {
+                for places in [&here, &left] {
+                    for place in places.iter().filter(|place| is_left(&spared, **place)).take(MANY) {
+                        let alike = alikeness(said, &content(*place)?);
+                        if let Some(alike) = alike.filter(|alike| best.is_none_or(|(_, so_far)| *alike > so_far)) {
+                            best = Some((*place, alike));
+                        }
+                    }
+                    if best.is_some() {
+                        break;
+                    }
+                }
+            }
+            match best {
+                Some((place, _)) => spared.add(older, rejected.position, place),
+                None => here.into_iter().for_each(|place| spared.add(older, rejected.position, place)),
+            }
+        }
+        Ok(spared)
+    }
+
+    fn add(&mut self, older: &Rows, position: u64, place: usize) {
+        self.ids.insert(older.rows[place].id);
+        self.at.entry(position).or_default().push(place);
+    }
+}
+
+/// Writes the slice of the newer rows anew where more has to stand in it than their texts: ids that are not their own and
+/// not their places, and the records that stay.
+fn rewrite(path: &Path, newer: &Rows, older: &Rows, spared: &Spared, written: Sliced) -> Result<Sliced, Error> {
     let rows = newer.rows.iter().filter(|row| !row.rejected);
-    if (1..).zip(rows).all(|(place, row)| !row.given || row.id == place) {
+    if spared.at.is_empty() && (1..).zip(rows).all(|(place, row)| !row.given || row.id == place) {
         return Ok(written);
     }
     let part = part_of(path);
     let mut slice = Slice::create(&part, newer.collection, true)?;
     let mut texts = BufReader::with_capacity(BUFFER, File::open(path).map_err(Error::io(path))?);
     let (mut at, mut text) = (0, Vec::new());
-    for row in newer.rows.iter_mut().filter(|row| !row.rejected) {
+    for row in &newer.rows {
+        if row.rejected {
+            for place in spared.at.get(&row.position).into_iter().flatten() {
+                let stays = &older.rows[*place];
+                slice.put_text(stays.id, stays.given, &older.text_without_given_id(stays)?)?;
+            }
+            continue;
+        }
         let skipped = i64::try_from(row.offset - at).expect("a file is not so long");
         texts.seek_relative(skipped).map_err(Error::io(path))?;
         text.resize(row.length as usize, 0);

@@ -426,3 +426,67 @@ fn join_stays_out_of_data_folders_and_puts_back_what_was_put_aside() {
     assert_eq!(code, Some(0), "{report}");
     assert_eq!(report.trim(), text_of_old);
 }
+
+#[test]
+fn what_is_written_beside_the_split_goes_over_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let [old, new, data, out] = ["old.json", "new.json", "data", "out"].map(|name| dir.path().join(name));
+    write(&old, &[ADA], &[FIRST]);
+    write(&new, &[ADA, BOB], &[FIRST]);
+    split(&old, &data);
+    let slice = data.join("posts/db.json");
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&new, &link).unwrap();
+    let [new_path, slice_path, out_path, link_path] = [&new, &slice, &out, &link].map(|path| path.to_str().unwrap());
+    let before = [&new, &slice].map(|path| fs::read(path).unwrap());
+    for arguments in [
+        &["--conflicts", slice_path][..],
+        &["--rejects", slice_path],
+        &["--rest", slice_path],
+        &["--conflicts", new_path],
+        &["--rejects", link_path],
+        &["--conflicts", out_path, "--rejects", out_path],
+        &["--conflicts", out_path, "--resolutions", out_path],
+    ] {
+        for more in [&["--dry-run"][..], &[]] {
+            let (code, report) = run(&new, &data, &[arguments, more].concat());
+            assert_eq!(code, Some(5), "{arguments:?}: {report}");
+            assert_eq!([&new, &slice].map(|path| fs::read(path).unwrap()), before, "{arguments:?}");
+        }
+    }
+    assert_eq!(run(&new, &data, &["--conflicts", out_path]).0, Some(0));
+}
+
+#[test]
+fn what_somebody_has_said_of_a_record_counts_before_all_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let [old, new, data, conflicts] = ["old.json", "new.json", "data", "conflicts"].map(|name| dir.path().join(name));
+    let user = |x: &str, y: &str| format!(r#"{{"id":1,"username":"a","x":{x},"y":{y}}}"#);
+    write(&old, &[&user("1", "1")], &[]);
+    write(&new, &[&user("7", "1")], &[]);
+    split(&old, &data);
+    change(&data, Collection::Users, &[(1, Some(&user("1", "5")))]);
+    let path = conflicts.to_str().unwrap();
+    assert_eq!(run(&new, &data, &["--merge", "records", "--conflicts", path]).0, Some(5));
+    let line = fs::read_to_string(&conflicts).unwrap();
+    fs::write(&conflicts, line.replace(r#""take":null"#, r#""take":"file""#)).unwrap();
+    let (code, report) = run(&new, &data, &["--resolutions", path]);
+    assert_eq!(code, Some(0), "{report}");
+    assert!(joined(&data).contains(&user("7", "1")), "{}", joined(&data));
+    // What was decided is decided: a line about no conflict is refused.
+    write(&new, &[&user("7", "1"), BOB], &[]);
+    let (code, report) = run(&new, &data, &["--resolutions", path]);
+    assert_eq!(code, Some(3), "{report}");
+    assert!(report.contains("line 1: there is no conflict about users 1 any more"), "{report}");
+    // Digits count as they do elsewhere.
+    let [old, new, data] = ["old2.json", "new2.json", "data2"].map(|name| dir.path().join(name));
+    write(&old, &[&user("2", "1")], &[]);
+    write(&new, &[&user("2.0", "1")], &[]);
+    split(&old, &data);
+    change(&data, Collection::Users, &[(1, Some(&user("5", "1")))]);
+    let (code, report) = run(&new, &data, &[]);
+    assert!(
+        code == Some(5) && report.contains("/users/0/x: 2.0 in the file, 5 in the service, 2 in the split"),
+        "{report}"
+    );
+}
