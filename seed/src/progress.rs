@@ -29,7 +29,7 @@ impl Progress {
 
     /// Begins a stage that is over after so many bytes, or after so many records where bytes are not known.
     pub fn stage(self, name: &'static str, total: Total) -> Stage {
-        let (Total::Bytes(length) | Total::Records(length)) = total;
+        let (Total::Bytes(length) | Total::Records(length) | Total::Paths(length)) = total;
         let bar = if self == Progress::Bars { ProgressBar::new(length) } else { ProgressBar::hidden() };
         bar.set_length(length);
         let amounts =
@@ -49,6 +49,8 @@ pub enum Total {
     Bytes(u64),
     /// After so many records.
     Records(u64),
+    /// After so many paths.
+    Paths(u64),
 }
 
 /// A part of the job.
@@ -79,7 +81,8 @@ impl Stage {
 
     fn rate(&self) -> String {
         let seconds = self.begun.elapsed().as_secs_f64().max(1e-3);
-        format!("{} records/s", HumanCount((self.records.get() as f64 / seconds) as u64))
+        let what = if matches!(self.total, Total::Paths(_)) { "paths" } else { "records" };
+        format!("{} {what}/s", HumanCount((self.records.get() as f64 / seconds) as u64))
     }
 
     /// How far it has come.
@@ -87,7 +90,7 @@ impl Stage {
         let done = self.bar.position();
         let amounts = match self.total {
             Total::Bytes(all) => format!("{} of {}", HumanBytes(done), HumanBytes(all)),
-            Total::Records(all) => format!("{} of {}", HumanCount(done), HumanCount(all)),
+            Total::Records(all) | Total::Paths(all) => format!("{} of {}", HumanCount(done), HumanCount(all)),
         };
         format!("{}: {amounts}, {}, {} left", self.name, self.rate(), HumanDuration(self.bar.eta()))
     }
