@@ -25,6 +25,9 @@ pub const RETRIES: u32 = 2;
 /// How long to wait before that.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
+/// How much is read from a connection at a time, in bytes.
+const BUFFER: usize = 32 << 10;
+
 /// How much of a body that nobody looks at is read, so that its connection can be used again, in bytes.
 const DRAINED: u64 = 64 << 10;
 
@@ -276,7 +279,8 @@ impl Body {
     }
 
     fn too_long(&self) -> Failure {
-        let text = format!("the body from {} is longer than {} bytes; --max-answer allows more", self.side, self.limit.bytes);
+        let text =
+            format!("the body from {} is longer than {} bytes; --max-answer allows more", self.side, self.limit.bytes);
         Failure::new(FailureKind::TooLong, text)
     }
 
@@ -345,6 +349,8 @@ pub fn agent(limits: Limits, ca: Option<&Path>) -> Result<ureq::Agent, String> {
     let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(limits.time));
     let config = config.max_redirects(0).user_agent(concat!("seed/", env!("CARGO_PKG_VERSION")));
     let config = config.max_idle_connections(2 * limits.at_once).max_idle_connections_per_host(limits.at_once);
+    // Each connection has both buffers for as long as it lives.
+    let config = config.input_buffer_size(BUFFER).output_buffer_size(BUFFER / 4);
     Ok(config.tls_config(TlsConfig::builder().root_certs(roots).build()).build().into())
 }
 
@@ -388,7 +394,11 @@ pub fn read_headers(given: &[String]) -> Result<HeaderMap, String> {
 /// What of the headers is never printed: each value, and what follows its scheme, as in `Bearer …`.
 pub fn secrets_of(headers: &HeaderMap) -> Vec<String> {
     let values = headers.values().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| [Some(value), value.rsplit_once(' ').map(|(_, secret)| secret)]).flatten().map(str::to_owned).collect()
+    values
+        .flat_map(|value| [Some(value), value.rsplit_once(' ').map(|(_, secret)| secret)])
+        .flatten()
+        .map(str::to_owned)
+        .collect()
 }
 
 /// What both sides are, and what must not be printed of them.

@@ -3,10 +3,20 @@
 //! A list is `[`, records with a comma between them, `]`, and nothing else: no space, since neither side sends any. Only
 //! the record at hand is in memory.
 
+use std::cell::Cell;
+
 use super::client::{Body, Failure, FailureKind};
 
 /// How much is read at a time, in bytes.
 const BLOCK: usize = 32 << 10;
+
+/// Up to how long a record may be for the buffer to begin small and to grow, in bytes.
+const GROWN: usize = 1 << 20;
+
+thread_local! {
+    /// What the thread's last body was read into: long memory that is freed and asked for again may be there twice.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// What a body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +50,13 @@ impl Elements {
     /// # Errors
     /// The body cannot be read.
     pub fn new(body: Body, room: usize) -> Result<Self, Failure> {
-        let (buffer, shape) = (vec![0; BLOCK], Shape::Opaque);
+        // Where records may be long, there is room for the longest at once: memory that is not touched costs nothing, and a
+        // buffer that grows is there twice each time.
+        let size = if room > GROWN { room + BLOCK } else { BLOCK };
+        let (mut buffer, shape) = (BUFFER.take(), Shape::Opaque);
+        if buffer.capacity() < size {
+            buffer = Vec::with_capacity(size);
+        }
         let mut elements = Self { body, buffer, begin: 0, end: 0, shape, count: 0, room, done: false };
         elements.shape = match elements.peek()? {
             Some(b'[') => Shape::List,
@@ -146,12 +162,11 @@ impl Elements {
             self.buffer.copy_within(self.begin..self.end, 0);
             (self.begin, self.end) = (0, self.end - self.begin);
         }
-        if self.end == self.buffer.len() {
-            // By halves: what is doubled leaves the more unused, the longer the record.
-            let more = BLOCK.max(self.end / 2);
-            self.buffer.resize(self.end + more, 0);
+        let end = self.end + BLOCK;
+        if end > self.buffer.len() {
+            self.buffer.resize(end, 0);
         }
-        let read = self.body.read_some(&mut self.buffer[self.end..])?;
+        let read = self.body.read_some(&mut self.buffer[self.end..end])?;
         self.end += read;
         Ok(read > 0)
     }
@@ -166,6 +181,12 @@ impl Elements {
         let at = self.body.bytes() - (self.end - self.begin) as u64;
         let text = format!("the body from {} is malformed at byte {at}: {why}", self.body.side());
         Failure::new(FailureKind::Malformed, text)
+    }
+}
+
+impl Drop for Elements {
+    fn drop(&mut self) {
+        BUFFER.set(std::mem::take(&mut self.buffer));
     }
 }
 

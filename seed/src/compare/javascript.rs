@@ -78,7 +78,8 @@ impl Scan {
         if digits.len() <= SAFE_DIGITS && digits.iter().all(u8::is_ascii_digit) && digits.first() != Some(&b'0') {
             return;
         }
-        let Some(spelled) = std::str::from_utf8(number).ok().and_then(spell).filter(|own| own.as_bytes() != number) else {
+        let Some(spelled) = std::str::from_utf8(number).ok().and_then(spell).filter(|own| own.as_bytes() != number)
+        else {
             return;
         };
         let out = self.out.get_or_insert_with(|| Vec::with_capacity(json.len()));
@@ -190,8 +191,18 @@ mod tests {
         for (source, sent, digits, keys) in [
             (r#"{"a":12345678901234567890}"#, r#"{"a":12345678901234567000}"#, true, false),
             (r#"{"a":[1.0,-0,1e400,-1e400,1E2,0.10]}"#, r#"{"a":[1,0,null,null,100,0.1]}"#, true, false),
-            (r#"{"a":[1e21,1e-7,123456789012345680000,5e-324]}"#, r#"{"a":[1e+21,1e-7,123456789012345680000,5e-324]}"#, true, false),
-            (r#"{"a":[1,-1,0,0.5,9007199254740991,null,true]}"#, r#"{"a":[1,-1,0,0.5,9007199254740991,null,true]}"#, false, false),
+            (
+                r#"{"a":[1e21,1e-7,123456789012345680000,5e-324]}"#,
+                r#"{"a":[1e+21,1e-7,123456789012345680000,5e-324]}"#,
+                true,
+                false,
+            ),
+            (
+                r#"{"a":[1,-1,0,0.5,9007199254740991,null,true]}"#,
+                r#"{"a":[1,-1,0,0.5,9007199254740991,null,true]}"#,
+                false,
+                false,
+            ),
             (r#"{"a":"1.0","b\"1.0":"\\"}"#, r#"{"a":"1.0","b\"1.0":"\\"}"#, false, false),
             (r#"{"b":0,"10":1,"9":2.0,"01":3}"#, r#"{"9":2,"10":1,"b":0,"01":3}"#, true, true),
             (r#"{"b":[{"x":{},"1":[]},{"1":0}]}"#, r#"{"b":[{"1":[],"x":{}},{"1":0}]}"#, false, true),
@@ -203,7 +214,9 @@ mod tests {
 
     #[test]
     fn what_is_not_json_stays_as_it_is() {
-        for text in ["", "\"", "\"a", "\"\\", "{\"1\":", "[1.,2]", "01", "-", "{\"a\":1.0.0}", "+", "{\"7\":{\"", "\u{fffd}1-"] {
+        for text in
+            ["", "\"", "\"a", "\"\\", "{\"1\":", "[1.,2]", "01", "-", "{\"a\":1.0.0}", "+", "{\"7\":{\"", "\u{fffd}1-"]
+        {
             assert_eq!(respell(text.as_bytes()), None, "{text}");
         }
     }

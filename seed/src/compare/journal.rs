@@ -1,8 +1,8 @@
 //! What an interrupted comparison goes on from, and the differences with their whole values.
 //!
-//! Lines: first what the comparison is, then, as they come, `finding NTH JSON`, a difference of the nth path, and
-//! `checkpoint JSON`, what was found so far and of which paths. A finding counts once a checkpoint has its path. A line
-//! that was cut by a crash is passed over.
+//! Lines: first what the comparison is, then, as they come, `finding NTH LENGTH JSON`, a difference of the nth path, and
+//! `checkpoint LENGTH JSON`, what was found so far and of which paths. A finding counts once a checkpoint has its path.
+//! What follows on a line that was cut by a crash is not read. A finding may be long, and is never read as a whole here.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Seek, Write};
@@ -66,7 +66,10 @@ impl Journal {
     pub fn open(path: Option<&Path>, binding: &Binding, is_reported: bool) -> Result<(Self, Progressed), Error> {
         let Some(path) = path else {
             let temporary = || tempfile::tempfile().map_err(Error::io(Path::new("a temporary file")));
-            let file = if is_reported { Some(BufWriter::new(temporary()?)) } else { None };
+            let mut file = if is_reported { Some(BufWriter::new(temporary()?)) } else { None };
+            if let Some(file) = &mut file {
+                writeln!(file, "{}", to_json(binding)).map_err(Error::io(Path::new("a temporary file")))?;
+            }
             return Ok((Self { path: None, file, written: 0 }, Progressed::default()));
         };
         let progressed = if path.exists() { Self::last_checkpoint(path)? } else { Progressed::default() };
@@ -77,9 +80,15 @@ impl Journal {
         if path.exists() {
             // Only what counts; the rest is asked for again.
             let old = File::open(path).map_err(Error::io(path))?;
-            each_finding(old, &progressed.done, |nth, json| {
-                written += 1;
-                write_finding(&mut file, nth, |out| out.write_all(json))
+            each_line(old, |line, json| {
+                let Line::Finding(nth) = line else { return Ok(()) };
+                if progressed.done.contains(nth) {
+                    written += 1;
+                    write_head(&mut file, line, json.limit())?;
+                    io::copy(json, &mut file)?;
+                    file.write_all(b"\n")?;
+                }
+                Ok(())
             })
             .map_err(Error::io(path))?;
         }
@@ -109,14 +118,15 @@ impl Journal {
 
     fn last_checkpoint(path: &Path) -> Result<Progressed, Error> {
         let mut last = None;
-        let mut lines = BufReader::new(File::open(path).map_err(Error::io(path))?);
-        let mut line = Vec::new();
-        while lines.read_until(b'\n', &mut line).map_err(Error::io(path))? > 0 {
-            if let Some(json) = line.strip_prefix(b"checkpoint ").filter(|line| line.ends_with(b"\n")) {
-                last = serde_json::from_slice(json).ok().or(last);
+        let file = File::open(path).map_err(Error::io(path))?;
+        each_line(file, |line, json| {
+            if line == Line::Checkpoint {
+                let read = serde_json::from_reader(json).ok();
+                last = read.or_else(|| last.take());
             }
-            line.clear();
-        }
+            Ok(())
+        })
+        .map_err(Error::io(path))?;
         Ok(last.unwrap_or_default())
     }
 
@@ -130,10 +140,12 @@ impl Journal {
             return Ok(());
         }
         self.written += 1;
-        write_finding(file, nth, |out| {
-            serde_json::to_writer(&mut *out, finding)?;
-            out.write_all(b"\n")
-        })
+        // Twice: the length comes first, and a copy would be as long as the finding.
+        let mut length = Counter(0);
+        serde_json::to_writer(&mut length, finding)?;
+        write_head(file, Line::Finding(nth), length.0)?;
+        serde_json::to_writer(&mut *file, finding)?;
+        file.write_all(b"\n")
     }
 
     /// Writes how far the comparison has come, if it is kept.
@@ -142,8 +154,9 @@ impl Journal {
     /// The file cannot be written.
     pub fn checkpoint(&mut self, progressed: &Progressed) -> Result<(), Error> {
         let (Some(path), Some(file)) = (&self.path, &mut self.file) else { return Ok(()) };
-        let written = writeln!(file, "checkpoint {}", to_json(progressed)).and_then(|()| file.flush());
-        written.map_err(Error::io(path))
+        let json = to_json(progressed);
+        let written = write_head(file, Line::Checkpoint, json.len() as u64);
+        written.and_then(|()| writeln!(file, "{json}")).and_then(|()| file.flush()).map_err(Error::io(path))
     }
 
     /// Whether it is kept.
@@ -158,7 +171,7 @@ impl Journal {
     pub fn each_finding(
         &mut self,
         done: &RoaringTreemap,
-        mut found: impl FnMut(&[u8]) -> io::Result<()>,
+        mut found: impl FnMut(&mut Json) -> io::Result<()>,
     ) -> io::Result<()> {
         let Some(file) = &mut self.file else { return Ok(()) };
         file.flush()?;
@@ -167,7 +180,10 @@ impl Journal {
             None => file.get_ref().try_clone()?,
         };
         file.rewind()?;
-        each_finding(file, done, |_, json| found(json))
+        each_line(file, |line, json| match line {
+            Line::Finding(nth) if done.contains(nth) => found(json),
+            _ => Ok(()),
+        })
     }
 
     /// Removes the file: the comparison is done, and the next one is to ask again.
@@ -183,31 +199,74 @@ fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("it can be written as JSON")
 }
 
-fn write_finding<W: Write>(file: &mut W, nth: u64, json: impl FnOnce(&mut W) -> io::Result<()>) -> io::Result<()> {
-    write!(file, "finding {nth} ")?;
-    json(file)
+/// What a line is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Line {
+    /// A difference of the nth path.
+    Finding(u64),
+    Checkpoint,
 }
 
-/// Calls `found` with the path's number and the JSON, with the line's end, of each difference of the paths `done`.
-fn each_finding(
-    file: File,
-    done: &RoaringTreemap,
-    mut found: impl FnMut(u64, &[u8]) -> io::Result<()>,
-) -> io::Result<()> {
-    let mut lines = BufReader::new(file);
-    let mut line = Vec::new();
-    while lines.read_until(b'\n', &mut line)? > 0 {
-        let finding = line.strip_prefix(b"finding ").filter(|line| line.ends_with(b"\n"));
-        let parts = finding.and_then(|rest| {
-            let (nth, json) = rest.split_at_checked(memchr::memchr(b' ', rest)?)?;
-            Some((std::str::from_utf8(nth).ok()?.parse().ok()?, &json[1..]))
-        });
-        if let Some((nth, json)) = parts.filter(|(nth, _)| done.contains(*nth)) {
-            found(nth, json)?;
-        }
-        line.clear();
+/// The JSON of a line.
+pub type Json = io::Take<BufReader<File>>;
+
+/// Counts what is written.
+struct Counter(u64);
+
+impl Write for Counter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
     }
-    Ok(())
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes what a line begins with, before so many bytes of JSON.
+fn write_head(file: &mut impl Write, line: Line, length: u64) -> io::Result<()> {
+    match line {
+        Line::Finding(nth) => write!(file, "finding {nth} {length} "),
+        Line::Checkpoint => write!(file, "checkpoint {length} "),
+    }
+}
+
+/// Calls `found` with each whole line but the first, and its JSON, which it may leave unread.
+fn each_line(file: File, mut found: impl FnMut(Line, &mut Json) -> io::Result<()>) -> io::Result<()> {
+    let end = file.metadata()?.len();
+    let mut lines = BufReader::new(file);
+    let mut head = Vec::new();
+    lines.read_until(b'\n', &mut head)?;
+    loop {
+        head.clear();
+        // "finding", the number and the length, or "checkpoint" and the length.
+        lines.read_until(b' ', &mut head)?;
+        let is_finding = head == b"finding ";
+        if !is_finding && head != b"checkpoint " {
+            return Ok(());
+        }
+        let mut number = || {
+            let mut digits = Vec::new();
+            lines.read_until(b' ', &mut digits)?;
+            let number = std::str::from_utf8(&digits).ok().and_then(|digits| digits.trim_end().parse::<u64>().ok());
+            Ok::<_, io::Error>(number)
+        };
+        let nth = if is_finding { number()? } else { Some(0) };
+        let (Some(nth), Some(length)) = (nth, number()?) else { return Ok(()) };
+        if lines.stream_position()?.saturating_add(length) >= end {
+            return Ok(());
+        }
+        let line = if is_finding { Line::Finding(nth) } else { Line::Checkpoint };
+        let mut json = io::Read::take(lines, length);
+        found(line, &mut json)?;
+        io::copy(&mut json, &mut io::sink())?;
+        lines = json.into_inner();
+        head.clear();
+        if lines.read_until(b'\n', &mut head)? != 1 {
+            return Ok(());
+        }
+    }
 }
 
 /// A set of numbers in JSON.

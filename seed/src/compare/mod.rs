@@ -46,7 +46,7 @@ use self::page::ReportFile;
 use self::plan::Plan;
 use self::printout::Printout;
 use self::reference::{Origin, Reference};
-use self::verdict::{Context, Outcome};
+use self::verdict::{Context, NeedsRoom, Outcome};
 use crate::error::Error;
 use crate::progress::{Progress, Total};
 use crate::report::Report;
@@ -176,6 +176,9 @@ fn kind_of(error: &Error) -> &'static str {
 }
 
 fn try_compare(args: &CompareArgs, progress: Progress, secrets: &mut Secrets) -> Result<Report, Stop> {
+    // What is in memory is to be what is used: with pages of two megabytes a thread takes several times as much. Where
+    // the system does not let it be so, it is only more.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let (mut sides, limits) = open_sides(args)?;
     *secrets = std::mem::take(&mut sides.secrets);
     sides.secrets = secrets.clone();
@@ -212,7 +215,7 @@ fn try_compare(args: &CompareArgs, progress: Progress, secrets: &mut Secrets) ->
     let is_known = args.paths.is_none() || source != "monolith";
     let (records_of, rejected) = (is_known.then(|| reference.records.iter().sum()), reference.rejected);
 
-    let context = Arc::new(Context { sides, reference, room: Mutex::new(()) });
+    let context = Arc::new(Context { sides, reference });
     let journal = Arc::new(Mutex::new(journal));
     let run = Run { context, journal, limits, give_up_after: args.give_up_after };
     let mut ran = run.ask_all(&plan, progressed, progress)?;
@@ -243,13 +246,13 @@ fn try_compare(args: &CompareArgs, progress: Progress, secrets: &mut Secrets) ->
 
 /// Reads where the sides are and how they are asked.
 fn open_sides(args: &CompareArgs) -> Result<(Sides, Limits), Stop> {
-    let address = |option: &str, url: &str| {
-        url.parse::<Address>().map_err(|error| Stop::Usage(format!("{option}: {error}")))
-    };
+    let address =
+        |option: &str, url: &str| url.parse::<Address>().map_err(|error| Stop::Usage(format!("{option}: {error}")));
     let monolith = address("--monolith", &args.monolith)?;
     let services = address("--services", &args.services)?;
     if monolith.is_same_place(&services) {
-        let text = format!("--monolith {monolith} and --services {services} are the same, so comparing them proves nothing");
+        let text =
+            format!("--monolith {monolith} and --services {services} are the same, so comparing them proves nothing");
         return Err(Stop::Usage(text));
     }
     let limits = Limits {
@@ -264,7 +267,8 @@ fn open_sides(args: &CompareArgs) -> Result<(Sides, Limits), Stop> {
     };
     let of_monolith: HeaderMap = headers("--header", &args.header)?;
     let of_services: HeaderMap = headers("--services-header", &args.services_header)?;
-    let secrets = [monolith.secrets(), services.secrets(), client::secrets_of(&of_monolith), client::secrets_of(&of_services)];
+    let secrets =
+        [monolith.secrets(), services.secrets(), client::secrets_of(&of_monolith), client::secrets_of(&of_services)];
     let secrets = Secrets::new(secrets.into_iter().flatten());
     let monolith = Endpoint::new("the monolith", monolith, of_monolith, agent.clone(), limits);
     let services = Endpoint::new("the services", services, of_services, agent, limits);
@@ -317,8 +321,15 @@ struct Compared {
     written: io::Result<()>,
 }
 
+/// What becomes of a path that a worker was given.
+enum Answered {
+    Compared(Compared),
+    /// It has to be compared again, by the one worker that has the memory for it.
+    NeedsRoom(u64, String),
+}
+
 /// What a worker sends: a panic is passed on to whoever waits.
-type Sent = Result<Compared, Box<dyn Any + Send>>;
+type Sent = Result<Answered, Box<dyn Any + Send>>;
 
 /// Everything needed to ask.
 struct Run {
@@ -345,8 +356,10 @@ impl Run {
         let (results, compared) = mpsc::channel();
         let jobs = Arc::new(Mutex::new(jobs));
         for _ in 0..self.limits.at_once {
-            self.start_worker(Arc::clone(&jobs), results.clone());
+            self.start_worker(Arc::clone(&jobs), results.clone(), false);
         }
+        let (long_work, jobs) = mpsc::channel();
+        self.start_worker(Arc::new(Mutex::new(jobs)), results.clone(), true);
         let (mut under_way, mut trouble, mut gave_up) = (0, Vec::new(), None);
         let mut kept = Instant::now();
         loop {
@@ -359,8 +372,12 @@ impl Run {
             if under_way == 0 {
                 break;
             }
-            let one: Compared = match compared.recv().expect("there is a sender here") {
-                Ok(one) => one,
+            let one = match compared.recv().expect("there is a sender here") {
+                Ok(Answered::Compared(one)) => one,
+                Ok(Answered::NeedsRoom(nth, path)) => {
+                    long_work.send((nth, path)).expect("the worker waits for more until the end");
+                    continue;
+                }
                 Err(panic) => panic::resume_unwind(panic),
             };
             under_way -= 1;
@@ -380,7 +397,7 @@ impl Run {
                 self.lock().checkpoint(&progressed)?;
             }
         }
-        drop(work);
+        drop((work, long_work));
         // What was in trouble when it gave up is reported, and asked for again when it goes on.
         if gave_up.is_some() {
             self.lock().checkpoint(&progressed)?;
@@ -399,13 +416,14 @@ impl Run {
     }
 
     /// Begins a thread that compares paths until there are no more. Nobody waits for it: a request may hang.
-    fn start_worker(&self, jobs: Arc<Mutex<Receiver<(u64, String)>>>, results: Sender<Sent>) {
+    fn start_worker(&self, jobs: Arc<Mutex<Receiver<(u64, String)>>>, results: Sender<Sent>, is_alone: bool) {
         let (context, journal) = (Arc::clone(&self.context), Arc::clone(&self.journal));
         thread::spawn(move || {
             loop {
                 let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
                 let Ok((nth, path)) = job else { return };
-                let sent = panic::catch_unwind(AssertUnwindSafe(|| compare_one(&context, &journal, nth, path)));
+                let sent =
+                    panic::catch_unwind(AssertUnwindSafe(|| compare_one(&context, &journal, nth, path, is_alone)));
                 if results.send(sent).is_err() {
                     return;
                 }
@@ -424,16 +442,19 @@ impl Run {
     }
 }
 
-fn compare_one(context: &Context, journal: &Mutex<Journal>, nth: u64, path: String) -> Compared {
+fn compare_one(context: &Context, journal: &Mutex<Journal>, nth: u64, path: String, is_alone: bool) -> Answered {
     let (mut findings, mut written) = (Vec::new(), Ok(()));
-    let outcome = context.compare_path(&path, &mut |finding: Finding| {
+    let outcome = context.compare_path(&path, is_alone, &mut |finding: Finding| {
         findings.push(finding.cut());
         let mut journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = journal.finding(nth, &finding) {
             written = Err(error);
         }
     });
-    Compared { nth, path, outcome, findings, written }
+    match outcome {
+        Ok(outcome) => Answered::Compared(Compared { nth, path, outcome, findings, written }),
+        Err(NeedsRoom) => Answered::NeedsRoom(nth, path),
+    }
 }
 
 /// Adds what became of a path to what was found.

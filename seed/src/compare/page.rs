@@ -2,15 +2,19 @@
 //!
 //! The page stands alone: no script, nothing from elsewhere; and everything from outside is escaped.
 
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use roaring::RoaringTreemap;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::finding::Finding;
-use super::journal::Journal;
+use super::journal::{Journal, Json};
 use super::printout::Printout;
+use super::route::Route;
 use crate::error::Error;
 use crate::identity::{part_of, put_in_place};
 
@@ -75,7 +79,7 @@ fn write_json(
     journal.each_finding(done, |json| {
         write!(out, "{separator}\n")?;
         separator = ",";
-        out.write_all(json.trim_ascii_end())
+        io::copy(json, out).map(drop)
     })?;
     writeln!(out, "]}}")
 }
@@ -102,7 +106,10 @@ fn write_html(
 ) -> io::Result<()> {
     let result = printout.conclusion().name();
     writeln!(out, "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">")?;
-    writeln!(out, "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">")?;
+    writeln!(
+        out,
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+    )?;
     writeln!(out, "<meta name=\"viewport\" content=\"width=device-width\">")?;
     writeln!(out, "<title>The monolith and the services: {result}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>")?;
     writeln!(out, "<h1>The monolith and the services</h1>")?;
@@ -122,7 +129,11 @@ fn write_html(
         paragraph(out, "", &line)?;
     }
     table(out, &printout.rows())?;
-    paragraph(out, "", "“May differ” is how many of a route's paths may be answered differently, with 95 % confidence.")?;
+    paragraph(
+        out,
+        "",
+        "“May differ” is how many of a route's paths may be answered differently, with 95 % confidence.",
+    )?;
     if !printout.tally.expected.is_empty() {
         writeln!(out, "<h2>Expected differences</h2>\n<ul>")?;
         for (kind, count) in &printout.tally.expected {
@@ -141,37 +152,66 @@ fn write_html(
     writeln!(out, "</body>\n</html>")
 }
 
+/// A line of the journal. Its values may be long, and stay as they are in it.
+#[derive(Deserialize)]
+struct Line<'j> {
+    route: Route,
+    #[serde(borrow)]
+    monolith: Option<&'j RawValue>,
+    #[serde(borrow)]
+    services: Option<&'j RawValue>,
+}
+
 fn write_findings(out: &mut impl Write, journal: &mut Journal, done: &RoaringTreemap) -> io::Result<()> {
-    let mut routes = std::collections::BTreeSet::new();
+    let mut routes = BTreeSet::new();
     journal.each_finding(done, |json| {
-        // A line may be long; of most of it nothing is wanted here.
-        #[derive(serde::Deserialize)]
-        struct Line {
-            route: super::route::Route,
-        }
-        routes.insert(serde_json::from_slice::<Line>(json)?.route);
+        routes.insert(serde_json::from_slice::<Line>(&read_whole(json)?)?.route);
         Ok(())
     })?;
     for route in routes {
         writeln!(out, "<h2>Differences on {}</h2>", escape(route.name()))?;
         journal.each_finding(done, |json| {
-            let finding: Finding = serde_json::from_slice(json)?;
-            if finding.route == route { write_finding(out, &finding) } else { Ok(()) }
+            let json = read_whole(json)?;
+            let line: Line = serde_json::from_slice(&json)?;
+            if line.route == route { write_finding(out, &line, &json) } else { Ok(()) }
         })?;
     }
     Ok(())
 }
 
-fn write_finding(out: &mut impl Write, finding: &Finding) -> io::Result<()> {
-    let line = finding.cut();
-    writeln!(out, "<details><summary><code>{}</code>: {}</summary>", escape(&line.path), escape(&line.text()))?;
-    for (name, side) in [("Monolith", &finding.monolith), ("Services", &finding.services)] {
-        let value = side.as_deref().unwrap_or("nothing");
+fn read_whole(json: &mut Json) -> io::Result<Vec<u8>> {
+    // As much as it takes and no more: it may be long.
+    let mut whole = vec![0; usize::try_from(json.limit()).map_err(io::Error::other)?];
+    json.read_exact(&mut whole)?;
+    Ok(whole)
+}
+
+fn write_finding(out: &mut impl Write, line: &Line, json: &[u8]) -> io::Result<()> {
+    let cut = Finding::read_cut(json)?;
+    writeln!(out, "<details><summary><code>{}</code>: {}</summary>", escape(&cut.path), escape(&cut.text()))?;
+    for (name, side) in [("Monolith", line.monolith), ("Services", line.services)] {
         write!(out, "<p>{name}</p><pre>")?;
-        write_escaped(out, value)?;
+        match side {
+            Some(value) => write_string(out, value.get())?,
+            None => write_escaped(out, "nothing")?,
+        }
         writeln!(out, "</pre>")?;
     }
     writeln!(out, "</details>")
+}
+
+/// Writes the text that a JSON string is, piece by piece.
+fn write_string(out: &mut impl Write, json: &str) -> io::Result<()> {
+    let mut rest = json.strip_prefix('"').and_then(|json| json.strip_suffix('"')).unwrap_or(json);
+    while let Some(at) = rest.find('\\') {
+        write_escaped(out, &rest[..at])?;
+        let length = if rest[at..].starts_with("\\u") { 6 } else { 2 };
+        let end = rest.len().min(at + length);
+        let piece: String = serde_json::from_str(&format!("\"{}\"", &rest[at..end]))?;
+        write_escaped(out, &piece)?;
+        rest = &rest[end..];
+    }
+    write_escaped(out, rest)
 }
 
 fn paragraph(out: &mut impl Write, class: &str, text: &str) -> io::Result<()> {

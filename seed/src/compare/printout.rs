@@ -128,7 +128,8 @@ impl Printout<'_> {
     /// The sample, if it is one.
     pub fn sample(&self) -> Option<String> {
         let is_sample = self.plan.is_sample();
-        is_sample.then(|| format!("The paths are a sample of each route's; --sample-seed {} chooses it again.", self.seed))
+        is_sample
+            .then(|| format!("The paths are a sample of each route's; --sample-seed {} chooses it again.", self.seed))
     }
 
     /// What is wrong with the source.

@@ -109,7 +109,8 @@ impl Reference {
         self.read_all(&mut source, progress, Total::Bytes(length))?;
         let (found, expected) = (source.identity(), &manifest.entry(collection).slice);
         if !expected.sha256.is_empty() && found != *expected {
-            let reason = "it is not the slice that manifest.json names; has another run of `seed` changed it meanwhile?";
+            let reason =
+                "it is not the slice that manifest.json names; has another run of `seed` changed it meanwhile?";
             return Err(Error::Backup { path: path.display().to_string(), reason: reason.to_owned() });
         }
         Ok(())
@@ -179,6 +180,11 @@ impl Reference {
 
     fn remember_spelling(&mut self, collection: Collection, record: &Record) {
         let Some(spelled) = &mut self.spelled else { return };
+        // An id that the split gave changes nothing about that, unless an array index follows on it.
+        let is_plain = !record.source.as_bytes().get(2).is_some_and(u8::is_ascii_digit);
+        if is_plain && respell(record.source.as_bytes()).is_none() {
+            return;
+        }
         let json = record.json();
         if respell(json.as_bytes()).is_some() {
             spelled.insert((number_of(collection) as u8, record.id.get()), digest(json.as_bytes()));

@@ -4,7 +4,6 @@
 //! remainders, so that whoever finds two answers different knows where to look. Each set is there twice: of the records
 //! as they were sent, and of what JavaScript makes of them.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use roaring::RoaringTreemap;
@@ -148,7 +147,8 @@ impl Summary {
 
     /// Whether both have the same records, byte for byte.
     pub fn is_equal_to(&self, other: &Self) -> bool {
-        self.shape == other.shape && self.buckets.iter().zip(&other.buckets).all(|(left, right)| left.sent == right.sent)
+        self.shape == other.shape
+            && self.buckets.iter().zip(&other.buckets).all(|(left, right)| left.sent == right.sent)
     }
 
     /// Whether both have the same records once JavaScript has rewritten them.
@@ -220,10 +220,17 @@ impl Adder<'_> {
         self.keep(bucket, id, form, record.tail, spelling, summary);
     }
 
-    fn keep(&mut self, bucket: usize, id: u64, form: u8, tail: &[u8], spelling: Option<Spelling>, summary: &mut Summary) {
+    fn keep(
+        &mut self,
+        bucket: usize,
+        id: u64,
+        form: u8,
+        tail: &[u8],
+        spelling: Option<Spelling>,
+        summary: &mut Summary,
+    ) {
         let Some(kept) = &mut summary.kept else { return };
-        let json = whole(id, form, tail);
-        let bytes = json.len() + OVERHEAD;
+        let bytes = tail.len() + OVERHEAD;
         match &mut self.lens.keep {
             Keep::Window => {
                 self.kept_bytes += bytes;
@@ -242,7 +249,7 @@ impl Adder<'_> {
                     wanted[last] = false;
                     kept.retain(|id, records| {
                         let gone = id % BUCKETS == last as u64;
-                        let size = |record: &Kept| record.json.len() + OVERHEAD;
+                        let size = |record: &Kept| tail_of(&record.json).len() + OVERHEAD;
                         self.kept_bytes -= if gone { records.iter().map(size).sum() } else { 0 };
                         !gone
                     });
@@ -253,7 +260,7 @@ impl Adder<'_> {
                 self.kept_bytes += bytes;
             }
         }
-        kept.entry(id).or_default().push(Kept { json: json.into_owned(), spelling });
+        kept.entry(id).or_default().push(Kept { json: whole(id, form, tail), spelling });
     }
 }
 
@@ -278,7 +285,8 @@ impl<'j> Record<'j> {
         let first = tail.strip_prefix(b"\"id\":").and_then(|value| {
             let digits = value.iter().position(|byte| !byte.is_ascii_digit())?;
             let id = std::str::from_utf8(&value[..digits]).ok()?.parse::<Id>().ok()?;
-            let tail = value[digits..].strip_prefix(b",").or_else(|| Some(&value[digits..]).filter(|rest| *rest == b"}"))?;
+            let tail =
+                value[digits..].strip_prefix(b",").or_else(|| Some(&value[digits..]).filter(|rest| *rest == b"}"))?;
             Some((id.get(), tail))
         });
         if let Some((id, tail)) = first {
@@ -303,16 +311,18 @@ pub fn tail_of(json: &[u8]) -> &[u8] {
 }
 
 /// The record as it is sent, with its id in its place.
-fn whole(id: u64, form: u8, tail: &[u8]) -> Cow<'_, [u8]> {
-    let mut json = match form {
-        NO_OBJECT => return Cow::Borrowed(tail),
+fn whole(id: u64, form: u8, tail: &[u8]) -> Vec<u8> {
+    let begin = match form {
+        NO_OBJECT => String::new(),
         WITH_FIRST_ID if tail == b"}" => format!("{{\"id\":{id}"),
         WITH_FIRST_ID => format!("{{\"id\":{id},"),
         _ => "{".to_owned(),
-    }
-    .into_bytes();
+    };
+    // Exactly as much as it takes: it may be long.
+    let mut json = Vec::with_capacity(begin.len() + tail.len());
+    json.extend_from_slice(begin.as_bytes());
     json.extend_from_slice(tail);
-    Cow::Owned(json)
+    json
 }
 
 fn hash(id: u64, form: u8, tail: &[u8]) -> Sha256 {

@@ -13,7 +13,6 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
 
 use roaring::RoaringTreemap;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -41,8 +40,6 @@ pub struct Context {
     pub sides: Sides,
     /// What they should have.
     pub reference: Reference,
-    /// Held while an answer with long records is compared: one at a time has the memory for it.
-    pub room: Mutex<()>,
 }
 
 /// What a path's two answers prove.
@@ -83,21 +80,13 @@ pub type Sink<'s> = dyn FnMut(Finding) + 's;
 
 impl Context {
     /// Asks both sides for `path`, and hands what differs to `sink`.
-    pub fn compare_path(&self, path: &str, sink: &mut Sink) -> Outcome {
-        match self.compare_within(path, ROOM, sink) {
-            Ok(outcome) => outcome,
-            // Waiting for room costs no request its time: it is asked for anew.
-            Err(NeedsRoom) => {
-                let _alone = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-                let outcome = self.compare_within(path, RECORD_BYTES, sink);
-                outcome.unwrap_or_else(|NeedsRoom| Outcome::unknown("a record is longer than any that there may be"))
-            }
-        }
-    }
-
-    fn compare_within(&self, path: &str, room: usize, sink: &mut Sink) -> Result<Outcome, NeedsRoom> {
+    ///
+    /// # Errors
+    /// A record of an answer is longer than [`ROOM`], and `is_alone` does not allow it; nothing was found then.
+    pub fn compare_path(&self, path: &str, is_alone: bool, sink: &mut Sink) -> Result<Outcome, NeedsRoom> {
         let (route, id) = Route::of(path);
         let printed = redact_query(path);
+        let room = if is_alone { RECORD_BYTES } else { ROOM };
         let comparison = Comparison { context: self, path, printed: &printed, route, id, room };
         comparison.run(&mut |mut finding| {
             finding.hide(&self.sides.secrets);
@@ -106,8 +95,8 @@ impl Context {
     }
 }
 
-/// An answer has a record that is too long for the room there is.
-struct NeedsRoom;
+/// An answer has a record that is too long to be compared while others are: one at a time has the memory for it.
+pub struct NeedsRoom;
 
 struct Comparison<'c> {
     context: &'c Context,
@@ -122,10 +111,8 @@ impl Comparison<'_> {
     fn run(&self, sink: &mut Sink) -> Result<Outcome, NeedsRoom> {
         let Sides { monolith, services, secrets } = &self.context.sides;
         let hidden = |text: &str| secrets.hide(text).into_owned();
-        let unproven = |failure: Failure| Outcome {
-            trouble: failure.is_trouble(),
-            ..Outcome::unknown(hidden(&failure.text))
-        };
+        let unproven =
+            |failure: Failure| Outcome { trouble: failure.is_trouble(), ..Outcome::unknown(hidden(&failure.text)) };
         let left = match monolith.get(self.path) {
             Ok(reply) => reply,
             Err(failure) => return Ok(unproven(failure)),
@@ -149,10 +136,7 @@ impl Comparison<'_> {
             Err(failure) => {
                 let note = Some(Cow::Borrowed(&*failure.text));
                 sink(Finding { note, ..self.finding(failure.kind.into()) });
-                return Ok(Outcome {
-                    trouble: failure.is_trouble(),
-                    ..Outcome::without_records(Verdict::Different)
-                });
+                return Ok(Outcome { trouble: failure.is_trouble(), ..Outcome::without_records(Verdict::Different) });
             }
             Ok(read) => read,
         };
@@ -171,7 +155,7 @@ impl Comparison<'_> {
         if !is_records {
             return Ok(Outcome::unknown(format!("the monolith sends {}, and no records", shape_name(left.shape))));
         }
-        let verdict = self.compare_bodies(&left, &right, sink)?;
+        let verdict = self.compare_bodies(&left, &right, sink);
         let is_compared = self.route.collection().is_some() && !matches!(verdict, Verdict::Unknown(_));
         let records = if is_compared { left.count } else { 0 };
         let ids = if records > 0 { left.ids } else { RoaringTreemap::new() };
@@ -240,11 +224,11 @@ impl Comparison<'_> {
         self.route == Route::Other && Route::of(&path.to_ascii_lowercase()).0 != Route::Other
     }
 
-    fn compare_bodies(&self, left: &Summary, right: &Summary, sink: &mut Sink) -> Result<Verdict, NeedsRoom> {
+    fn compare_bodies(&self, left: &Summary, right: &Summary, sink: &mut Sink) -> Verdict {
         if left.shape != right.shape {
             let [monolith, services] = [left, right].map(|side| Some(Cow::Borrowed(shape_name(side.shape))));
             sink(Finding { monolith, services, ..self.finding(Kind::Shape) });
-            return Ok(Verdict::Different);
+            return Verdict::Different;
         }
         let mut found = 0;
         let mut sink = |finding: Finding| {
@@ -266,22 +250,22 @@ impl Comparison<'_> {
                 expected.extend((right.digits > 0).then_some(Expected::Digits));
                 expected.extend((right.keys > 0).then_some(Expected::IntegerKeys));
             } else {
-                let naming = self.name_differences(left, right, &mut sink)?;
+                let naming = self.name_differences(left, right, &mut sink);
                 unproven = naming.unproven;
                 expected.extend((naming.proven > 0).then_some(Expected::Digits));
             }
         }
         if found > 0 {
-            return Ok(Verdict::Different);
+            return Verdict::Different;
         }
         if unproven > 0 {
             let why = format!(
                 "{unproven} records have numbers or keys that JavaScript spells otherwise, and whether the services have \
                  the source's spelling is not known: --data DIR or --input FILE says so"
             );
-            return Ok(Verdict::Unknown(why));
+            return Verdict::Unknown(why);
         }
-        Ok(Verdict::Alike(expected))
+        Verdict::Alike(expected)
     }
 
     fn check_order(&self, right: &Summary, sink: &mut Sink) {
@@ -299,30 +283,30 @@ impl Comparison<'_> {
     }
 
     /// Names the records that differ, which are asked for again where there were too many to keep.
-    fn name_differences(&self, left: &Summary, right: &Summary, sink: &mut Sink) -> Result<Naming, NeedsRoom> {
+    fn name_differences(&self, left: &Summary, right: &Summary, sink: &mut Sink) -> Naming {
         if let (Some(left), Some(right)) = (&left.kept, &right.kept) {
-            return Ok(self.name_kept(left, right, sink));
+            return self.name_kept(left, right, sink);
         }
         let again = self.ask_again(&left.different_buckets(right));
         let note = match again {
-            Err(failure) if self.needs_room(&failure) => return Err(NeedsRoom),
             Err(failure) => format!("; asked again to name them: {failure}"),
             Ok([left, right]) => {
-                let (Some(left), Some(right)) = (left.kept, right.kept) else { return Ok(Naming::default()) };
+                let (Some(left), Some(right)) = (left.kept, right.kept) else { return Naming::default() };
                 let mut named = 0;
                 let naming = self.name_kept(&left, &right, &mut |finding| {
                     named += 1;
                     sink(finding);
                 });
                 if named > 0 {
-                    return Ok(naming);
+                    return naming;
                 }
                 "; asked again, none did".to_owned()
             }
         };
-        let counts = format!("{} records from the monolith, {} from the services, and they differ", left.count, right.count);
+        let counts =
+            format!("{} records from the monolith, {} from the services, and they differ", left.count, right.count);
         sink(Finding { note: Some(Cow::Owned(counts + &note)), ..self.finding(Kind::Value) });
-        Ok(Naming::default())
+        Naming::default()
     }
 
     /// Both answers once more, with the records of these buckets.
@@ -338,12 +322,7 @@ impl Comparison<'_> {
         Ok([ask(monolith)?, ask(services)?])
     }
 
-    fn name_kept(
-        &self,
-        left: &BTreeMap<u64, Vec<Kept>>,
-        right: &BTreeMap<u64, Vec<Kept>>,
-        sink: &mut Sink,
-    ) -> Naming {
+    fn name_kept(&self, left: &BTreeMap<u64, Vec<Kept>>, right: &BTreeMap<u64, Vec<Kept>>, sink: &mut Sink) -> Naming {
         let mut naming = Naming::default();
         let mut pairs: Vec<Pair> = Vec::new();
         let ids: BTreeSet<u64> = left.keys().chain(right.keys()).copied().collect();
@@ -375,8 +354,14 @@ impl Comparison<'_> {
             arrived.insert(pair.id);
             named += 1;
             if named <= NAMED {
-                let [monolith, services] = [pair.id, to].map(|id| Some(Cow::Owned(id.to_string())));
-                let (id, note) = (Some(pair.id), Some(Cow::Borrowed("the record has another id than it should")));
+                let note = match to {
+                    0 => "the services give the record no id".to_owned(),
+                    to => format!("the services give the record the id {to}"),
+                };
+                let theirs = pairs.iter().find(|other| other.id == to).and_then(|other| other.right);
+                let [monolith, services] =
+                    [pair.left, theirs].map(|side| side.map(|kept| String::from_utf8_lossy(&kept.json)));
+                let (id, note) = (Some(pair.id), Some(Cow::Owned(note)));
                 sink(Finding { id, note, monolith, services, ..self.finding(Kind::Id) });
             }
         }
@@ -449,7 +434,11 @@ impl Pair<'_> {
                 sink(Finding { id, note, pointer, monolith, services, ..comparison.finding(kind) });
             }
             (Some(left), None) => {
-                sink(Finding { id, monolith: Some(String::from_utf8_lossy(&left.json)), ..comparison.finding(Kind::Missing) });
+                sink(Finding {
+                    id,
+                    monolith: Some(String::from_utf8_lossy(&left.json)),
+                    ..comparison.finding(Kind::Missing)
+                });
             }
             (None, Some(right)) => {
                 let kind = if self.is_first { Kind::Added } else { Kind::Repeated };
@@ -487,7 +476,12 @@ fn deepest<'k>(left: &'k Kept, right: &'k Kept) -> Place<'k> {
                 return Place { left: left.map(Cow::Borrowed), right: right.map(Cow::Borrowed), ..place };
             }
             Step::Here { is_spelling } => {
-                return Place { left: Some(Cow::Borrowed(ours)), right: Some(Cow::Borrowed(theirs)), is_spelling, ..place };
+                return Place {
+                    left: Some(Cow::Borrowed(ours)),
+                    right: Some(Cow::Borrowed(theirs)),
+                    is_spelling,
+                    ..place
+                };
             }
         }
     }
@@ -503,7 +497,15 @@ enum Step<'k> {
 }
 
 fn step<'k>(left: &'k str, right: &'k str) -> Step<'k> {
-    if let (Ok(ours), Ok(theirs)) = (serde_json::from_str::<Members>(left), serde_json::from_str::<Members>(right)) {
+    // The parser's error repeats what it found, which may be long.
+    let both_are = |bracket| left.starts_with(bracket) && right.starts_with(bracket);
+    let members = |json| both_are('{').then(|| serde_json::from_str::<Members>(json).ok()).flatten();
+    let elements = |json| both_are('[').then(|| serde_json::from_str::<Vec<&RawValue>>(json).ok()).flatten();
+    let string = |json: &str| {
+        let is_short = json.len() < ROOM && both_are('"');
+        is_short.then(|| serde_json::from_str::<String>(json).ok()).flatten()
+    };
+    if let (Some(ours), Some(theirs)) = (members(left), members(right)) {
         let value_in = |members: &Members<'k>, key: &str| {
             members.0.iter().find(|(other, _)| other == key).map(|(_, value)| value.get())
         };
@@ -522,9 +524,7 @@ fn step<'k>(left: &'k str, right: &'k str) -> Step<'k> {
             None => Step::Here { is_spelling: true },
         };
     }
-    if let (Ok(ours), Ok(theirs)) =
-        (serde_json::from_str::<Vec<&RawValue>>(left), serde_json::from_str::<Vec<&RawValue>>(right))
-    {
+    if let (Some(ours), Some(theirs)) = (elements(left), elements(right)) {
         if ours.len() == theirs.len() {
             let differs = ours.iter().zip(&theirs).enumerate().find(|(_, (left, right))| left.get() != right.get());
             return match differs {
@@ -533,8 +533,6 @@ fn step<'k>(left: &'k str, right: &'k str) -> Step<'k> {
             };
         }
     }
-    // Long ones are not unescaped: that would be a copy of each.
-    let string = |json: &str| (json.len() < ROOM).then(|| serde_json::from_str::<String>(json).ok()).flatten();
     Step::Here { is_spelling: string(left).zip(string(right)).is_some_and(|(left, right)| left == right) }
 }
 
@@ -634,7 +632,11 @@ mod tests {
 
     #[test]
     fn a_content_type_is_compared_by_its_meaning() {
-        let same = ["application/json; charset=utf-8", "Application/JSON;charset=\"UTF-8\" ; ", "application/json ; CHARSET=Utf-8"];
+        let same = [
+            "application/json; charset=utf-8",
+            "Application/JSON;charset=\"UTF-8\" ; ",
+            "application/json ; CHARSET=Utf-8",
+        ];
         for other in same {
             assert_eq!(media_type(other), media_type(same[0]), "{other}");
         }

@@ -11,6 +11,7 @@ use std::{env, fs, thread};
 
 pub mod compose;
 pub mod file_system;
+pub mod liar;
 pub mod posts;
 
 /// How long anything may take before a test gives up waiting.
