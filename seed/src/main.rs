@@ -107,7 +107,7 @@ enum Command {
     /// Asks a running monolith and the services for the same paths, and compares what they answer. A post's added id, the
     /// order of a list, 404 for 204 and the source's own digits are expected; anything else is a difference, and an answer
     /// of the monolith that proves nothing is counted as unknown. A request that gets no answer is sent again, twice
-    Compare(CompareArgs),
+    Compare(Box<CompareArgs>),
     /// Writes one db.json from the three databases, or from a backup: the way back to the monolith
     Join {
         /// Where to; standard output where it is not given

@@ -72,7 +72,7 @@ impl Elements {
         self.shape
     }
 
-    /// Hands the body out in pieces, whatever it is. To be called before the first [`next`](Self::next).
+    /// Hands the body out in pieces, whatever it is. To be called before the first [`read_next`](Self::read_next).
     pub fn take_as_bytes(&mut self) {
         (self.shape, self.begin) = (Shape::Opaque, 0);
     }
@@ -81,7 +81,7 @@ impl Elements {
     ///
     /// # Errors
     /// The body is cut, malformed or cannot be read.
-    pub fn next(&mut self) -> Result<Option<&[u8]>, Failure> {
+    pub fn read_next(&mut self) -> Result<Option<&[u8]>, Failure> {
         if self.done {
             return Ok(None);
         }

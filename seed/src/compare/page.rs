@@ -77,7 +77,7 @@ fn write_json(
     write!(out, "{},\"differences\":[", &summary[..summary.len() - 1])?;
     let mut separator = "";
     journal.each_finding(done, |json| {
-        write!(out, "{separator}\n")?;
+        writeln!(out, "{separator}")?;
         separator = ",";
         io::copy(json, out).map(drop)
     })?;

@@ -123,7 +123,7 @@ impl Summary {
             return Ok(summary);
         }
         let mut adder = Adder { lens, last: None, kept_bytes: 0 };
-        while let Some(json) = elements.next()? {
+        while let Some(json) = elements.read_next()? {
             adder.add(json, &mut summary);
         }
         Ok(summary)
@@ -133,7 +133,7 @@ impl Summary {
     fn add_opaque(&mut self, elements: &mut Elements) -> Result<(), Failure> {
         let (mut hash, mut begin) = (Sha256::new(), Vec::new());
         elements.take_as_bytes();
-        while let Some(piece) = elements.next()? {
+        while let Some(piece) = elements.read_next()? {
             self.bytes += piece.len() as u64;
             hash.update(piece);
             begin.extend_from_slice(&piece[..piece.len().min(WINDOW - begin.len())]);

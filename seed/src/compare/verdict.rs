@@ -82,7 +82,7 @@ impl Context {
     /// Asks both sides for `path`, and hands what differs to `sink`.
     ///
     /// # Errors
-    /// A record of an answer is longer than [`ROOM`], and `is_alone` does not allow it; nothing was found then.
+    /// A record of an answer is longer than others may be meanwhile, and `is_alone` does not allow it; nothing was found then.
     pub fn compare_path(&self, path: &str, is_alone: bool, sink: &mut Sink) -> Result<Outcome, NeedsRoom> {
         let (route, id) = Route::of(path);
         let printed = redact_query(path);
@@ -524,14 +524,14 @@ fn step<'k>(left: &'k str, right: &'k str) -> Step<'k> {
             None => Step::Here { is_spelling: true },
         };
     }
-    if let (Some(ours), Some(theirs)) = (elements(left), elements(right)) {
-        if ours.len() == theirs.len() {
-            let differs = ours.iter().zip(&theirs).enumerate().find(|(_, (left, right))| left.get() != right.get());
-            return match differs {
-                Some((nth, (left, right))) => Step::Down(nth.to_string(), left.get(), right.get()),
-                None => Step::Here { is_spelling: true },
-            };
-        }
+    if let (Some(ours), Some(theirs)) = (elements(left), elements(right))
+        && ours.len() == theirs.len()
+    {
+        let differs = ours.iter().zip(&theirs).enumerate().find(|(_, (left, right))| left.get() != right.get());
+        return match differs {
+            Some((nth, (left, right))) => Step::Down(nth.to_string(), left.get(), right.get()),
+            None => Step::Here { is_spelling: true },
+        };
     }
     Step::Here { is_spelling: string(left).zip(string(right)).is_some_and(|(left, right)| left == right) }
 }
