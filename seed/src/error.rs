@@ -59,6 +59,14 @@ pub enum Error {
         /// What was found there.
         holds: String,
     },
+    /// What is to be written must not go there.
+    #[error("{}: {reason}. Nothing was changed.", .path.display())]
+    Output {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// The token file has a token of that name.
     #[error("{}: there is a token {name} already. Nothing was changed. --name gives the new one another name.", .file.display())]
     TokenExists {
@@ -106,6 +114,7 @@ impl Error {
             Error::Compared(report) => report.exit_code,
             Error::Difference(_) => 4,
             Error::Occupied { .. }
+            | Error::Output { .. }
             | Error::Conflicts(_)
             | Error::TokenExists { .. }
             | Error::Store(StoreError::InUse { .. }) => 5,

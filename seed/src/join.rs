@@ -1,88 +1,344 @@
 //! The way back: one db.json from the three databases. This is the rollback to the monolith, and the backup.
+//!
+//! The records stand in the order of the slices, which is the monolith's, and those that the services added behind them.
+//! Ids that the split gave are left out: the monolith's records have none. Where they are not the records' positions they
+//! go into a file beside the joined one, so that a split of that gives them again.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
 
+use roaring::RoaringTreemap;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use shared::id::Id;
-use shared::model::Collection;
+use shared::model::{Collection, Records};
 use shared::store::{OnDamage, Purpose, Store, Stored};
 
-use crate::backup::{Chain, unpack};
+use crate::backup::{Chain, slice_path, unpack};
 use crate::error::Error;
-use crate::identity::{BUFFER, part_of, put_in_place};
-use crate::progress::Progress;
+use crate::identity::{BUFFER, Hashed, folder_of, identify, part_of, put_in_place};
+use crate::ids::{self, AllIds, Ids};
+use crate::manifest::Manifest;
+use crate::progress::{Progress, Stage, Total};
 use crate::run::open_split;
+use crate::source::Source;
 
-/// Writes the databases in `data` as one file to `output`, or to standard output. Ids that the split gave are left out
-/// where the position says the same, unless `with_ids`.
+/// What is joined, and where it goes.
+pub struct Joining<'j> {
+    /// The file to write; standard output where there is none.
+    pub output: Option<&'j Path>,
+    /// Whether the ids that the split gave are written.
+    pub with_ids: bool,
+    /// Collections that were put aside at the split, as one object.
+    pub rest: Option<&'j Path>,
+    /// How progress is shown.
+    pub progress: Progress,
+}
+
+/// What was joined.
+pub struct Joined {
+    /// How many records each collection has.
+    pub records: Vec<(Collection, u64)>,
+    /// The file that has the ids that are left out and are not positions.
+    pub ids_beside: Option<PathBuf>,
+    /// Whether such ids are nowhere, since there is no file to put them beside.
+    pub ids_left_out: bool,
+    /// Collections whose slices are gone, so that their records stand in the order of their ids.
+    pub without_order: Vec<Collection>,
+}
+
+/// Writes the databases in `data` as one file.
 ///
 /// # Errors
-/// See [`Error`]; a file at `output` is then as it was.
-pub fn join(data: &Path, output: Option<&Path>, with_ids: bool) -> Result<(), Error> {
-    let (_, folders) = open_split(data)?;
+/// See [`Error`]; a file at the output is then as it was.
+pub fn join(data: &Path, joining: &Joining) -> Result<Joined, Error> {
+    let (manifest, folders) = open_split(data)?;
     let mut stores = Vec::new();
+    let mut slices = Vec::new();
     for (collection, folder) in Collection::ALL.into_iter().zip(&folders) {
         stores.push(folder.open(collection, Purpose::Passing, OnDamage::Refuse)?);
+        slices.push(folder.slice());
     }
-    join_stores(&stores, output, with_ids)
+    join_stores(&stores, Some((&manifest, &slices)), joining)
 }
 
 /// The same from a backup.
-pub fn join_backup(chain: &Chain, output: Option<&Path>, with_ids: bool, progress: Progress) -> Result<(), Error> {
-    join_stores(&unpack(chain, progress)?.stores, output, with_ids)
+pub fn join_backup(chain: &Chain, joining: &Joining) -> Result<Joined, Error> {
+    let unpacked = unpack(chain, joining.progress)?;
+    let split = chain.split()?;
+    let slices: Vec<PathBuf> = match &split {
+        Some((_, folder)) => Collection::ALL.map(|collection| slice_path(folder, collection)).into(),
+        None => Vec::new(),
+    };
+    join_stores(&unpacked.stores, split.as_ref().map(|(manifest, _)| (manifest, &slices[..])), joining)
 }
 
-fn join_stores(stores: &[Store], output: Option<&Path>, with_ids: bool) -> Result<(), Error> {
-    let Some(path) = output else {
+fn join_stores(stores: &[Store], split: Option<(&Manifest, &[PathBuf])>, joining: &Joining) -> Result<Joined, Error> {
+    let rest = joining.rest.map(Rest::open).transpose()?;
+    let Some(path) = joining.output else {
         let out = BufWriter::with_capacity(BUFFER, io::stdout().lock());
-        return write(stores, with_ids, out, Path::new("standard output")).map(drop);
+        return write(stores, split, rest, joining, out, Path::new("standard output")).map(|(_, _, joined)| joined);
     };
+    keep_out_of_data(path)?;
     let part = part_of(path);
+    let beside = ids::path_beside(path);
     let file = File::create(&part).map_err(Error::io(&part))?;
-    let written = write(stores, with_ids, BufWriter::with_capacity(BUFFER, file), &part)
-        .and_then(|file| file.into_inner().map_err(|error| Error::io(&part)(error.into_error())))
-        .and_then(|_| put_in_place(&part, path));
+    let out = Hashed::new(BufWriter::with_capacity(BUFFER, file), true);
+    let written = write(stores, split, rest, joining, out, &part).and_then(|(out, ids, mut joined)| {
+        let file = out.finish().map_err(Error::io(&part))?;
+        if joined.ids_left_out {
+            // Before the file itself: whoever finds that has its ids.
+            fs::write(part_of(&beside), ids::to_json(file, &ids)).map_err(Error::io(&beside))?;
+            put_in_place(&part_of(&beside), &beside)?;
+            joined.ids_left_out = false;
+            joined.ids_beside = Some(beside.clone());
+        } else if let Err(error) = fs::remove_file(&beside)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(Error::io(&beside)(error));
+        }
+        put_in_place(&part, path)?;
+        Ok(joined)
+    });
     if written.is_err() {
         let _ = fs::remove_file(&part);
     }
     written
 }
 
-/// Writes `{"users":[…],"threads":[…],"posts":[…]}` and a line's end.
-fn write<W: Write>(stores: &[Store], with_ids: bool, mut out: W, path: &Path) -> Result<W, Error> {
+/// A file in a data folder belongs to what is there: it would be taken for a slice, or worse.
+fn keep_out_of_data(path: &Path) -> Result<(), Error> {
+    let folder = folder_of(path);
+    let folder = fs::canonicalize(folder).map_err(Error::io(folder))?;
+    for above in folder.ancestors() {
+        let is_split = matches!(Manifest::read(above), Ok(Some(_)));
+        let is_service = above.join("lock").exists() && above.join("db").is_dir();
+        if is_split || is_service {
+            let reason = format!("it lies in {}, where services have their data; name a file outside", above.display());
+            return Err(Error::Output { path: path.to_owned(), reason });
+        }
+    }
+    Ok(())
+}
+
+/// Writes `{"users":[…],"threads":[…],"posts":[…]}`, with what was put aside behind them, and a line's end.
+fn write<W: Write>(
+    stores: &[Store],
+    split: Option<(&Manifest, &[PathBuf])>,
+    rest: Option<Rest>,
+    joining: &Joining,
+    mut out: W,
+    path: &Path,
+) -> Result<(W, AllIds, Joined), Error> {
     let io = || Error::io(path);
+    let mut joined = Joined { records: Vec::new(), ids_beside: None, ids_left_out: false, without_order: Vec::new() };
+    let mut all_ids = AllIds::default();
+    let mut counts = Vec::new();
+    for store in stores {
+        counts.push(store.counted()?.count);
+    }
+    let stage = joining.progress.stage("joining", Total::Records(counts.iter().sum()));
     for (nth, store) in stores.iter().enumerate() {
         let open = if nth == 0 { "{" } else { "," };
         out.write_all(open.as_bytes()).map_err(io())?;
-        write_array(store, with_ids, &mut out, path)?;
+        let collection = store.collection();
+        let slice = match split {
+            Some((manifest, slices)) => Some(&slices[nth])
+                .filter(|slice| identify(slice).is_ok_and(|slice| slice == manifest.entry(collection).slice)),
+            None => None,
+        };
+        if slice.is_none() {
+            joined.without_order.push(collection);
+        }
+        let written_ids = if joining.with_ids { WrittenIds::All } else { WrittenIds::Own };
+        let array = write_array(store, slice.map(|slice| &**slice), written_ids, &mut out, path, &stage)?;
+        joined.records.push((collection, array.records));
+        joined.ids_left_out |= !array.left_out.are_positions();
+        all_ids[collection as usize] = array.left_out;
+    }
+    if let Some(rest) = rest {
+        rest.write(&mut out, path)?;
     }
     out.write_all(b"}\n").and_then(|()| out.flush()).map_err(io())?;
-    Ok(out)
+    Ok((out, all_ids, joined))
 }
 
-/// Writes `"posts":[…]`.
-pub fn write_array(store: &Store, with_ids: bool, out: &mut impl Write, path: &Path) -> Result<(), Error> {
-    let io = || Error::io(path);
-    write!(out, "\"{}\":[", store.collection().name()).map_err(io())?;
-    for (position, entry) in (1..).zip(store.records()) {
-        let (id, stored) = entry?;
+/// Which records' ids are written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum WrittenIds {
+    /// All that are not given by the split.
+    Own,
+    /// Those, and given ones that are not the record's position: what a slice has.
+    Slice,
+    /// All.
+    All,
+}
+
+/// What was written of a collection.
+pub struct Array {
+    /// How many records.
+    pub records: u64,
+    /// The ids that were left out, by position.
+    pub left_out: Ids,
+    /// Ids that were written and are given by the split.
+    pub given: RoaringTreemap,
+}
+
+/// Writes `"posts":[…]`: in the order of the slice, where there is one, and then in that of the ids.
+pub fn write_array(
+    store: &Store,
+    slice: Option<&Path>,
+    ids: WrittenIds,
+    out: &mut impl Write,
+    path: &Path,
+    stage: &Stage,
+) -> Result<Array, Error> {
+    write!(out, "\"{}\":[", store.collection().name()).map_err(Error::io(path))?;
+    let mut array = Array { records: 0, left_out: Ids::none(), given: RoaringTreemap::new() };
+    let mut in_slice = RoaringTreemap::new();
+    let mut put = |id: Id, stored: &Stored| {
+        let position = array.records + 1;
+        array.records = position;
+        stage.advance(0, 1);
+        let leaves_out = match ids {
+            WrittenIds::Own => true,
+            WrittenIds::Slice => id.get() == position,
+            WrittenIds::All => false,
+        };
+        if stored.id_from_position && leaves_out {
+            array.left_out.push(position, id);
+        } else if stored.id_from_position {
+            array.given.insert(id.get());
+        }
         let comma: &[u8] = if position > 1 { b"," } else { b"" };
-        let [begin, rest] = source_json(id, &stored, !with_ids && id.get() == position);
-        for piece in [comma, begin, rest] {
-            out.write_all(piece).map_err(io())?;
+        let [begin, rest] = source_json(id, stored, leaves_out);
+        [comma, begin, rest].into_iter().try_for_each(|piece| out.write_all(piece)).map_err(Error::io(path))
+    };
+    if let Some(slice) = slice {
+        let mut source = Source::with(slice, store.collection().alone())?;
+        // A slice is mostly in the order of its ids, and then one scan of the database has all of it.
+        let mut scan = store.records().peekable();
+        let mut scanned = 0;
+        while let Some(batch) = source.next_batch()? {
+            let (records, rejects) = batch.parse();
+            if let Some(reject) = rejects.into_iter().next() {
+                return Err(reject.into_error(slice));
+            }
+            for record in records.iter().flat_map(Records::iter) {
+                let id = record.id;
+                in_slice.insert(id.get());
+                if id.get() <= scanned {
+                    if let Some(stored) = store.get(id)? {
+                        put(id, &stored)?;
+                    }
+                    continue;
+                }
+                while let Some(entry) = scan.next_if(|entry| entry.as_ref().map_or(true, |(next, _)| *next <= id)) {
+                    let (next, stored) = entry?;
+                    if next == id {
+                        put(id, &stored)?;
+                    }
+                }
+                scanned = id.get();
+            }
+            source.recycle(batch);
         }
     }
-    out.write_all(b"]").map_err(io())
+    // What the service has added.
+    for entry in store.records() {
+        let (id, stored) = entry?;
+        if !in_slice.contains(id.get()) {
+            put(id, &stored)?;
+        }
+    }
+    out.write_all(b"]").map_err(Error::io(path))?;
+    Ok(array)
 }
 
-/// The record as the source had it, in two pieces: without its id where that came from its position and still is it.
-fn source_json(id: Id, stored: &Stored, at_its_position: bool) -> [&[u8]; 2] {
+/// The record as the source had it, in two pieces: without an id that the split gave, where that is left out.
+fn source_json(id: Id, stored: &Stored, leaves_out: bool) -> [&[u8]; 2] {
     let json = stored.json();
-    if stored.id_from_position && at_its_position {
+    if stored.id_from_position && leaves_out {
         // The split put it there as the first member, before others.
         [b"{", &json[format!("{{\"id\":{id},").len()..]]
     } else {
         [b"", json]
+    }
+}
+
+/// The collections that were put aside at the split.
+struct Rest {
+    path: PathBuf,
+    is_empty: bool,
+}
+
+impl Rest {
+    /// Looks at all of it: it is to be an object, without the services' collections.
+    fn open(path: &Path) -> Result<Self, Error> {
+        let file = File::open(path).map_err(Error::io(path))?;
+        let mut deserializer = serde_json::Deserializer::from_reader(BufReader::with_capacity(BUFFER, file));
+        let names = deserializer.deserialize_map(Names).and_then(|names| deserializer.end().map(|()| names));
+        let wrong = |place: String, reason: String| Error::Input { file: path.to_owned(), place, reason };
+        let names = names.map_err(|error| match error.is_io() {
+            true => Error::io(path)(error.into()),
+            false => wrong("the file".to_owned(), format!("it is not what --rest writes: {error}")),
+        })?;
+        let owned = |name: &&String| Collection::ALL.iter().any(|collection| collection.name() == **name);
+        if let Some(name) = names.iter().find(owned) {
+            return Err(wrong(format!("/{name}"), "a service owns this collection".to_owned()));
+        }
+        Ok(Self { path: path.to_owned(), is_empty: names.is_empty() })
+    }
+
+    /// Writes it behind other members.
+    fn write(&self, out: &mut impl Write, to: &Path) -> Result<(), Error> {
+        if self.is_empty {
+            return Ok(());
+        }
+        let mut file = BufReader::with_capacity(BUFFER, File::open(&self.path).map_err(Error::io(&self.path))?);
+        // What stands between the first bracket and the last: the rest is space.
+        let mut piece = vec![0; BUFFER];
+        let (mut kept, mut begun) = (Vec::new(), false);
+        loop {
+            let read = file.read(&mut piece).map_err(Error::io(&self.path))?;
+            if read == 0 {
+                break;
+            }
+            let mut piece = &piece[..read];
+            if !begun && let Some(at) = piece.iter().position(|byte| *byte == b'{') {
+                piece = &piece[at + 1..];
+                begun = true;
+                out.write_all(b",").map_err(Error::io(to))?;
+            } else if !begun {
+                continue;
+            }
+            // The last bracket is not known before the end: what follows the last one so far is kept back.
+            if let Some(at) = piece.iter().rposition(|byte| *byte == b'}') {
+                out.write_all(&kept).and_then(|()| out.write_all(&piece[..at])).map_err(Error::io(to))?;
+                kept = piece[at..].to_vec();
+            } else {
+                kept.extend_from_slice(piece);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The names of an object's members, whatever they hold.
+struct Names;
+
+impl<'de> Visitor<'de> for Names {
+    type Value = Vec<String>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object of collections")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<String>, A::Error> {
+        let mut names = Vec::new();
+        while let Some((name, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
+            names.push(name);
+        }
+        Ok(names)
     }
 }

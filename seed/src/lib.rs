@@ -14,18 +14,24 @@
 //! - [`mod@token`]: who may write to a service
 //! - [`progress`], [`report`]: what people are told
 
+pub mod align;
 pub mod backup;
+pub mod checkpoint;
 pub mod compare;
+pub mod conflict;
 pub mod digest;
 pub mod error;
 pub mod identity;
+pub mod ids;
 pub mod join;
 pub mod manifest;
+pub mod near;
 pub mod orphans;
 pub mod progress;
 pub mod rejects;
 pub mod report;
 pub mod run;
+pub mod scoped;
 pub mod slice;
 pub mod source;
 pub mod split;

@@ -8,11 +8,13 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use seed::backup::{Chain, Origin};
 use seed::compare::CompareArgs;
+use seed::conflict::{Merge, Side};
 use seed::error::Error;
+use seed::join::Joining;
 use seed::progress::Progress;
 use seed::report::Report;
 use seed::run::Options;
-use seed::update::Side;
+use seed::scoped::Scoped;
 use shared::model::Collection;
 use shared::token::Name;
 
@@ -116,6 +118,9 @@ enum Command {
         /// Writes the ids that the split gave to posts, too
         #[arg(long)]
         ids: bool,
+        /// Puts the collections back that --rest has put aside
+        #[arg(long, value_name = "REST")]
+        with: Option<PathBuf>,
         /// Takes this backup, not the databases; its increments follow, each with another --backup
         #[arg(long, value_name = "BACKUP")]
         backup: Vec<PathBuf>,
@@ -172,13 +177,30 @@ struct Split {
     #[arg(long, value_name = "N", requires = "rejects")]
     max_rejects: Option<u64>,
 
-    /// Whose version to take of a record that both the newer file and its service have changed
-    #[arg(long, value_name = "SIDE")]
-    prefer: Option<Side>,
+    /// Whose version to take of a record that both the newer file and its service have changed: monolith or service, of
+    /// all collections or, given again, of one
+    #[arg(long, value_name = "[COLLECTION=]SIDE")]
+    prefer: Vec<Scoped<Side>>,
 
-    /// How many records a newer file may remove [default: half of those that were split]
-    #[arg(long, value_name = "N")]
-    max_removed: Option<u64>,
+    /// What both may change without a conflict
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
+    merge: Merge,
+
+    /// Writes every conflict to FILE, each as a line of JSON with all three versions and room for what to `take`
+    #[arg(long, value_name = "FILE")]
+    conflicts: Option<PathBuf>,
+
+    /// Takes what the `take` of each line says: "file", "service", "base", or a record
+    #[arg(long, value_name = "FILE")]
+    resolutions: Option<PathBuf>,
+
+    /// How many records a newer file may remove from each collection [default: half of those that were split]
+    #[arg(long, value_name = "[COLLECTION=]N")]
+    max_removed: Vec<Scoped<u64>>,
+
+    /// Takes a list of records without ids for a newer one, however little of it is in the one that was split
+    #[arg(long)]
+    realign: bool,
 
     /// Finds out and prints what would be done, and changes nothing
     #[arg(long)]
@@ -211,10 +233,38 @@ fn main() -> ExitCode {
     let progress = if quiet { Progress::Quiet } else { Progress::on_stderr() };
     let done = match command {
         None => {
-            let Split { input, data, replace, strict, rest, rejects, max_rejects, prefer, max_removed, dry_run } =
-                split;
-            let options =
-                Options { replace, strict, rest, rejects, max_rejects, prefer, max_removed, dry_run, progress };
+            let Split {
+                input,
+                data,
+                replace,
+                strict,
+                rest,
+                rejects,
+                max_rejects,
+                prefer,
+                merge,
+                conflicts,
+                resolutions,
+                max_removed,
+                realign,
+                dry_run,
+            } = split;
+            let (prefer, max_removed) = (prefer.into(), max_removed.into());
+            let options = Options {
+                replace,
+                strict,
+                rest,
+                rejects,
+                max_rejects,
+                prefer,
+                merge,
+                conflicts,
+                resolutions,
+                max_removed,
+                realign,
+                dry_run,
+                progress,
+            };
             seed::run::split_and_verify(&input, &data.dir, &options)
         }
         Some(Command::Verify { input, against, backup, data }) => {
@@ -229,13 +279,14 @@ fn main() -> ExitCode {
         }
         Some(Command::Compare(args)) => seed::compare::compare(&args, progress),
         Some(Command::Slices { input, output }) => seed::run::slices(&input, &output, progress),
-        Some(Command::Join { output, ids, backup, data }) => {
+        Some(Command::Join { output, ids, with, backup, data }) => {
+            let output = output.as_deref();
+            let joining = Joining { output, with_ids: ids, rest: with.as_deref(), progress };
             let joined = match &backup[..] {
-                [] => seed::join::join(&data.dir, output.as_deref(), ids),
-                paths => Chain::open(paths)
-                    .and_then(|chain| seed::join::join_backup(&chain, output.as_deref(), ids, progress)),
+                [] => seed::join::join(&data.dir, &joining),
+                paths => Chain::open(paths).and_then(|chain| seed::join::join_backup(&chain, &joining)),
             };
-            joined.map(|()| seed::report::joined(output.as_deref()))
+            joined.map(|joined| seed::report::joined(output, &joined))
         }
         Some(Command::Token { collection, file, name }) => {
             let file = file.unwrap_or_else(|| seed::token::default_file(collection));

@@ -13,12 +13,14 @@
 //! }
 //! ```
 //!
-//! `digest` is the canonical one of [`Digests`](crate::digest::Digests).
+//! `digest` is the canonical one of [`Digests`](crate::digest::Digests). Where a slice has ids in it that the split gave,
+//! `"given": [[4, 9], [12, 12]]` is beside it: from the first to the last of each row.
 
 use std::path::Path;
 use std::time::SystemTime;
 use std::{fs, io};
 
+use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 use shared::model::Collection;
 
@@ -62,6 +64,34 @@ pub struct Entry {
     pub digest: String,
     /// Their slice.
     pub slice: Identity,
+    /// Of the ids that stand in the slice, those that the split gave.
+    #[serde(default, skip_serializing_if = "RoaringTreemap::is_empty", with = "ranges")]
+    pub given: RoaringTreemap,
+}
+
+/// Ids as rows of the first and the last of those that follow on each other.
+mod ranges {
+    use roaring::RoaringTreemap;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(ids: &RoaringTreemap, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut rows: Vec<(u64, u64)> = Vec::new();
+        for id in ids {
+            match rows.last_mut() {
+                Some((_, last)) if *last + 1 == id => *last = id,
+                _ => rows.push((id, id)),
+            }
+        }
+        serializer.collect_seq(rows)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RoaringTreemap, D::Error> {
+        let mut ids = RoaringTreemap::new();
+        for (first, last) in Vec::<(u64, u64)>::deserialize(deserializer)? {
+            ids.insert_range(first..=last);
+        }
+        Ok(ids)
+    }
 }
 
 impl Manifest {
@@ -71,7 +101,8 @@ impl Manifest {
         let mut entries = parts.into_iter().map(|Part { digests, slice }| Entry {
             records: digests.canonical.count,
             digest: digests.canonical.to_string(),
-            slice,
+            slice: slice.file,
+            given: slice.given,
         });
         let mut next = || entries.next().expect("there are three collections");
         let (users, threads, posts) = (next(), next(), next());

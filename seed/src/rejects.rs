@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use roaring::RoaringTreemap;
+use shared::id::Id;
 use shared::model::{Collection, Records};
 
 use crate::error::Error;
@@ -25,6 +26,8 @@ struct Passed {
     limit: u64,
     count: u64,
     taken: [RoaringTreemap; Collection::ALL.len()],
+    /// The ids that can be read off the rejects.
+    ids: [RoaringTreemap; Collection::ALL.len()],
 }
 
 impl Rejects {
@@ -40,7 +43,10 @@ impl Rejects {
 
     /// Each is a line of JSON in `out`; one more than `limit` ends the run.
     pub fn write(input: &Path, out: Box<dyn Write + Send>, limit: u64) -> Self {
-        Self { input: input.to_owned(), passed: Some(Passed { out, limit, count: 0, taken: Default::default() }) }
+        Self {
+            input: input.to_owned(),
+            passed: Some(Passed { out, limit, count: 0, taken: Default::default(), ids: Default::default() }),
+        }
     }
 
     /// How many there were.
@@ -82,6 +88,7 @@ impl Rejects {
         rejects.sort_by_key(|reject| reject.offset);
         for reject in rejects {
             passed.count += 1;
+            passed.ids[batch.collection as usize].extend(id_of(&reject.raw));
             let line = serde_json::to_string(&reject).expect("a reject can be written as JSON");
             writeln!(passed.out, "{line}").map_err(Error::io(Path::new("the file for --rejects")))?;
             if passed.count > passed.limit {
@@ -92,6 +99,11 @@ impl Rejects {
             }
         }
         Ok(records)
+    }
+
+    /// The ids of a collection's records that were rejected, where they can be told.
+    pub fn ids(&self, collection: Collection) -> RoaringTreemap {
+        self.passed.as_ref().map(|passed| passed.ids[collection as usize].clone()).unwrap_or_default()
     }
 
     /// Whether there are more than there may be.
@@ -109,5 +121,34 @@ impl Rejects {
     pub fn finish(mut self) -> Result<u64, Error> {
         self.flush()?;
         Ok(self.count())
+    }
+}
+
+/// The id of a record that cannot be taken, as far as it can be told: what stands behind its first `"id":`.
+fn id_of(raw: &[u8]) -> Option<u64> {
+    let at = memchr::memmem::find(raw, b"\"id\"")? + 4;
+    let rest = raw[at..].trim_ascii_start().strip_prefix(b":")?.trim_ascii_start();
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let id: Id = std::str::from_utf8(&rest[..digits]).ok()?.parse().ok()?;
+    Some(id.get())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_told_where_it_can_be() {
+        for (raw, id) in [
+            (&br#"{"id":7,"username":5}"#[..], Some(7)),
+            (b"{\"username\":\"\xff\", \"id\" : 12 }", Some(12)),
+            (br#"{"id":"7"}"#, None),
+            (br#"{"id":0}"#, None),
+            (br#"{"name":"id"}"#, None),
+            (b"7", None),
+            (b"{\"id\"", None),
+        ] {
+            assert_eq!(id_of(raw), id, "{}", String::from_utf8_lossy(raw));
+        }
     }
 }

@@ -5,11 +5,15 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use shared::backup::Head;
+use shared::id::Id;
 use shared::model::Collection;
 use shared::store::StoreError;
 
+use crate::align::{Alignment, Named, TakenFor};
 use crate::backup::{Contents, Entry};
+use crate::conflict::Field;
 use crate::identity::Identity;
+use crate::join::Joined;
 use crate::manifest::Manifest;
 use crate::split::Part;
 use crate::text::Difference;
@@ -52,7 +56,7 @@ impl Report {
 }
 
 /// A split that was made, or would be: what went where.
-pub fn filled(input: &Path, data: &Path, manifest: &Manifest, dry_run: bool) -> Report {
+pub fn filled(input: &Path, data: &Path, manifest: &Manifest, taken_up: bool, dry_run: bool) -> Report {
     let mut rows = vec![["collection", "records", "bytes", "slice", "database"].map(String::from)];
     for collection in Collection::ALL {
         let folder = data.join(collection.name());
@@ -67,41 +71,59 @@ pub fn filled(input: &Path, data: &Path, manifest: &Manifest, dry_run: bool) -> 
     }
     let text = format!(
         "{} ({} bytes, SHA-256 {}) {}:\n\n{}\n\
-         Every record was read back and equals the source. Every index equals a full scan.\n{}",
+         Every record was read back and equals the source. Every index equals a full scan.\n{}{}",
         input.display(),
         manifest.source.bytes,
         manifest.source.sha256,
         if dry_run { "can be split; nothing was changed" } else { "is split" },
         table(&rows),
+        if taken_up { "They were split by an earlier run that was interrupted, and taken up.\n" } else { "" },
         if manifest.orphans.count() > 0 { format!("\n{} They are kept.\n", manifest.orphans) } else { String::new() },
     );
-    Report::new(text, json!({ "outcome": "split", "dry_run": dry_run, "manifest": manifest }))
+    Report::new(text, json!({ "outcome": "split", "dry_run": dry_run, "taken_up": taken_up, "manifest": manifest }))
         .with_rejects(manifest.rejected)
 }
 
 /// A split that a newer file was applied to, or would be: what that changes.
 pub fn updated(input: &Path, data: &Path, changes: &[Changes], rejected: u64, dry_run: bool) -> Report {
-    let titles = ["collection", "added", "changed", "removed", "kept", "conflicts"];
+    let titles = ["collection", "added", "changed", "removed", "kept", "merged", "conflicts"];
     let mut rows = vec![titles.map(String::from)];
     let mut json = json!({ "outcome": "updated", "dry_run": dry_run, "rejected": rejected });
     for (collection, changes) in Collection::ALL.into_iter().zip(changes) {
-        let Changes { added, changed, removed, kept, conflicts, named, .. } = changes;
-        let counts = [added, changed, removed, kept, conflicts].map(u64::to_string);
-        let [added, changed, removed, kept, conflicts] = counts;
-        rows.push([collection.name().to_owned(), added, changed, removed, kept, conflicts]);
-        let named: Vec<Value> =
-            named.iter().map(|d| json!({ "pointer": d.pointer, "file": d.left, "service": d.right })).collect();
-        json[collection.name()] = json!({
-            "added": changes.added, "changed": changes.changed, "removed": changes.removed, "kept": changes.kept,
-            "conflicts": changes.conflicts, "first": named,
-        });
+        let Changes { added, changed, removed, kept, merged, conflicts, .. } = changes;
+        let [added, changed, removed, kept, merged, conflicts] =
+            [added, changed, removed, kept, merged, conflicts].map(u64::to_string);
+        rows.push([collection.name().to_owned(), added, changed, removed, kept, merged, conflicts]);
+        json[collection.name()] = updated_json(changes);
     }
     let done = if dry_run { "would be brought up to date with" } else { "is brought up to date with" };
     let mut text = format!("{} {done} {}:\n\n{}", data.display(), input.display(), table(&rows));
-    text += "\nKept is what a service alone has changed since the last run.\n";
-    for Difference { pointer, left, right } in changes.iter().flat_map(|changes| &changes.named) {
-        let [left, right] = [left, right].map(|side| side.as_deref().unwrap_or("nothing"));
-        let _ = writeln!(text, "  {pointer}: {left} in the file, {right} in the service");
+    text += "\nKept is what a service alone has changed since the last run; merged, where both have changed other fields.\n";
+    for (collection, changes) in Collection::ALL.into_iter().zip(changes) {
+        describe_alignment(collection, changes, &mut text);
+        if changes.spared > 0 {
+            let (name, ids) = (collection.name(), listed(&changes.named_spared, changes.spared));
+            let _ = writeln!(
+                text,
+                "{} {name} cannot be taken as they are in the file now, and stay as they were: {ids}",
+                changes.spared
+            );
+        }
+        for conflict in &changes.named {
+            for Field { pointer, base, file, service } in conflict.fields() {
+                let [base, file, service] =
+                    [base, file, service].map(|version| version.as_deref().map_or("nothing".to_owned(), cut));
+                let place = &conflict.pointer;
+                let _ = writeln!(
+                    text,
+                    "  {place}{pointer}: {file} in the file, {service} in the service, {base} in the split"
+                );
+            }
+        }
+        let unnamed = changes.conflicts - changes.named.len() as u64;
+        if unnamed > 0 {
+            let _ = writeln!(text, "  and {unnamed} more conflicts of {}; --conflicts FILE has all", collection.name());
+        }
     }
     if dry_run {
         text += "Nothing was changed.\n";
@@ -109,15 +131,78 @@ pub fn updated(input: &Path, data: &Path, changes: &[Changes], rejected: u64, dr
     Report::new(text, json).with_rejects(rejected)
 }
 
+fn updated_json(changes: &Changes) -> Value {
+    let version = |json: &Option<String>| json.clone();
+    let first: Vec<Value> = changes
+        .named
+        .iter()
+        .flat_map(|conflict| conflict.fields().into_iter().map(move |field| (conflict, field)))
+        .map(|(conflict, field)| {
+            json!({
+                "id": conflict.id, "pointer": format!("{}{}", conflict.pointer, field.pointer),
+                "base": version(&field.base), "file": version(&field.file), "service": version(&field.service),
+            })
+        })
+        .collect();
+    let mut json = json!({
+        "added": changes.added, "changed": changes.changed, "removed": changes.removed, "kept": changes.kept,
+        "merged": changes.merged, "conflicts": changes.conflicts, "unresolved": changes.unresolved,
+        "spared": changes.spared, "first": first,
+    });
+    if let Some(Alignment { moved, changed, new, gone, named, .. }) = &changes.alignment {
+        json["without_ids"] = json!({ "moved": moved, "changed": changed, "new": new, "gone": gone, "first": named });
+    }
+    json
+}
+
+/// Which records without ids were taken for which.
+fn describe_alignment(collection: Collection, changes: &Changes, text: &mut String) {
+    let Some(Alignment { moved, changed, new, gone, named, .. }) = &changes.alignment else { return };
+    if moved + changed + new + gone == 0 {
+        return;
+    }
+    let name = collection.name();
+    let _ = writeln!(
+        text,
+        "{name} have no ids in the file; by what they say, {moved} have moved, {changed} are changed, {new} are new, {gone} are gone:"
+    );
+    for Named { index, id, taken_for } in named {
+        let place = index.map_or_else(|| format!("/{name}/-"), |index| format!("/{name}/{index}"));
+        let what = match taken_for {
+            TakenFor::Moved => "moved",
+            TakenFor::Changed => "changed",
+            TakenFor::New => "new",
+            TakenFor::Gone => "gone",
+        };
+        let _ = writeln!(text, "  {place}: id {id}, {what}");
+    }
+}
+
+/// The first of so many ids.
+fn listed(ids: &[Id], count: u64) -> String {
+    let listed: Vec<String> = ids.iter().map(Id::to_string).collect();
+    let more = if count > ids.len() as u64 { ", …" } else { "" };
+    format!("id {}{more}", listed.join(", "))
+}
+
+/// A value as it is printed: whole where it is short.
+fn cut(value: &str) -> String {
+    const LENGTH: usize = 200;
+    match value.char_indices().nth(LENGTH) {
+        Some((at, _)) => format!("{}… ({} bytes)", &value[..at], value.len()),
+        None => value.to_owned(),
+    }
+}
+
 /// Slices alone.
 pub fn sliced(input: &Path, output: &Path, source: &Identity, parts: &[Part]) -> Report {
     let mut rows = vec![["collection", "bytes", "slice"].map(String::from)];
     for (collection, part) in Collection::ALL.into_iter().zip(parts) {
         let slice = output.join(format!("{}.json", collection.name()));
-        rows.push([collection.name().to_owned(), part.slice.bytes.to_string(), slice.display().to_string()]);
+        rows.push([collection.name().to_owned(), part.slice.file.bytes.to_string(), slice.display().to_string()]);
     }
     let text = format!("{} ({} bytes) is sliced:\n\n{}", input.display(), source.bytes, table(&rows));
-    let bytes: Vec<u64> = parts.iter().map(|part| part.slice.bytes).collect();
+    let bytes: Vec<u64> = parts.iter().map(|part| part.slice.file.bytes).collect();
     let json = json!({ "outcome": "sliced", "users": bytes[0], "threads": bytes[1], "posts": bytes[2] });
     Report::new(text, json)
 }
@@ -161,14 +246,31 @@ pub fn served(input: &Path, data: &Path, in_use: &StoreError) -> Report {
 }
 
 /// A file that was joined. Where it went to standard output, nothing else does.
-pub fn joined(output: Option<&Path>) -> Report {
-    match output {
-        Some(path) => Report::new(
-            format!("{} is joined.\n", path.display()),
-            json!({ "outcome": "joined", "output": path.to_string_lossy() }),
-        ),
-        None => Report::new(String::new(), Value::Null),
+pub fn joined(output: Option<&Path>, joined: &Joined) -> Report {
+    let mut note = String::new();
+    for collection in &joined.without_order {
+        let _ = writeln!(
+            note,
+            "{}: the slice is gone or changed, so they stand in the order of their ids.",
+            collection.name()
+        );
     }
+    if joined.ids_left_out {
+        note += "The ids that the split gave are not all positions any more: a split of this gives others. \
+                 --output FILE writes them beside FILE, --ids writes them into the records.\n";
+    }
+    let Some(path) = output else { return Report { note, ..Report::new(String::new(), Value::Null) } };
+    let mut text = format!("{} is joined.\n", path.display());
+    if let Some(beside) = &joined.ids_beside {
+        let _ = writeln!(text, "{} has the ids of its records without ids, for a split of it.", beside.display());
+    }
+    let records: serde_json::Map<String, Value> =
+        joined.records.iter().map(|(collection, records)| (collection.name().to_owned(), json!(records))).collect();
+    let beside = joined.ids_beside.as_ref().map(|path| path.to_string_lossy());
+    let json = json!({
+        "outcome": "joined", "output": path.to_string_lossy(), "ids": beside, "records": records,
+    });
+    Report { note, ..Report::new(text, json) }
 }
 
 /// Databases that are sound: what has become of the split.

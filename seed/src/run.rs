@@ -3,26 +3,33 @@
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::{env, io};
 
 use serde::de::IgnoredAny;
 use shared::model::Collection;
-use shared::store::{Folder, OnDamage, Purpose, Store, StoreError};
+use shared::store::{Folder, OnDamage, Purpose, Store, StoreError, Writer};
 use tempfile::{TempDir, TempPath};
 
+use crate::align::{Alignment, Split as SplitList, align};
 use crate::backup::{Chain, Unpacked, copy_slice, records, slice_path, unpack};
+use crate::checkpoint;
+use crate::conflict::{Merge, Resolutions, Side};
 use crate::error::Error;
 use crate::identity::{Hashed, Identity, identify, part_of, put_in_place};
-use crate::join::write_array;
+use crate::ids::{self, AllIds, Ids};
+use crate::join::{WrittenIds, write_array};
 use crate::manifest::Manifest;
 use crate::orphans::Orphans;
 use crate::progress::{Progress, Total};
 use crate::rejects::Rejects;
 use crate::report::{self, Report};
+use crate::scoped::PerCollection;
+use crate::slice::Sliced;
 use crate::source::Source;
 use crate::split::{Destination, Part, split};
 use crate::target::{Building, Target};
-use crate::update::{Before, Plan, Side, apply, copy_database, plan};
+use crate::update::{Before, Changes, Plan, Planning, Rules, apply, copy_database};
 use crate::verify::{Comparison, Scanned, compare, scan};
 
 /// What may differ between splits.
@@ -39,9 +46,17 @@ pub struct Options {
     /// How many of those there may be; any number where it is not said.
     pub max_rejects: Option<u64>,
     /// Whose version is taken of a record that the file and its service both changed.
-    pub prefer: Option<Side>,
-    /// How many records a newer file may remove; half of those that were split where it is not said.
-    pub max_removed: Option<u64>,
+    pub prefer: PerCollection<Side>,
+    /// What both may change without a conflict.
+    pub merge: Merge,
+    /// Where conflicts go, each as a line.
+    pub conflicts: Option<PathBuf>,
+    /// Such lines, with what to take.
+    pub resolutions: Option<PathBuf>,
+    /// How many records a newer file may remove from a collection; half of those that were split where it is not said.
+    pub max_removed: PerCollection<u64>,
+    /// Takes a list of records without ids for the one that was split, however little they have in common.
+    pub realign: bool,
     /// Finds out what would be done, and changes nothing.
     pub dry_run: bool,
     /// How progress is shown.
@@ -65,15 +80,18 @@ pub fn split_and_verify(input: &Path, data: &Path, options: &Options) -> Result<
         Err(Error::Store(error @ StoreError::InUse { .. })) if !replace => return leave_running(input, data, error),
         target => target?,
     };
-    match Manifest::read(data) {
-        _ if replace => fill(input, data, target, options),
-        Ok(None) if target.is_empty() => fill(input, data, target, options),
-        Ok(None) => Err(Error::occupied(data, "it holds slices or databases without a manifest".to_owned())),
-        Ok(Some(manifest)) if manifest.source == identify(input)? => {
+    let manifest = Manifest::read(data);
+    if replace || matches!(manifest, Ok(None)) && target.is_empty() {
+        return fill(input, data, target, options);
+    }
+    // What an interrupted run has built is for a split of its file alone.
+    target.clear()?;
+    match manifest? {
+        None => Err(Error::occupied(data, "it holds slices or databases without a manifest".to_owned())),
+        Some(manifest) if manifest.source == identify(input)? => {
             check(input, data, &manifest, &target, options.progress)
         }
-        Ok(Some(manifest)) => update(input, data, &manifest, target, options),
-        Err(error) => Err(error),
+        Some(manifest) => update(input, data, &manifest, target, options),
     }
 }
 
@@ -93,6 +111,7 @@ fn keep_stdin() -> Result<TempDir, Error> {
 struct Aside {
     rest: Option<(TempPath, PathBuf)>,
     rejects: Option<(TempPath, PathBuf)>,
+    conflicts: Option<(TempPath, PathBuf)>,
 }
 
 impl Aside {
@@ -105,7 +124,8 @@ impl Aside {
             let part = TempPath::try_from_path(part).map_err(Error::io(path))?;
             Ok::<_, Error>(Some((part, path.to_owned())))
         };
-        Ok(Self { rest: begin(&options.rest)?, rejects: begin(&options.rejects)? })
+        let [rest, rejects, conflicts] = [&options.rest, &options.rejects, &options.conflicts].map(begin);
+        Ok(Self { rest: rest?, rejects: rejects?, conflicts: conflicts? })
     }
 
     /// Where the collections that no service owns go.
@@ -131,42 +151,105 @@ impl Aside {
 
     /// Puts it all into place.
     fn put_in_place(self) -> Result<(), Error> {
-        for (part, path) in [self.rest, self.rejects].into_iter().flatten() {
+        for (part, path) in [self.rest, self.rejects, self.conflicts].into_iter().flatten() {
             put_in_place(&part, &path)?;
         }
         Ok(())
     }
+
+    /// Whether there is nothing to be written.
+    fn is_empty(&self) -> bool {
+        self.rest.is_none() && self.rejects.is_none()
+    }
+
+    /// Puts that into place which says what is in the way: there is nothing else then.
+    fn put_findings_in_place(self) -> Result<(), Error> {
+        Self { rest: None, ..self }.put_in_place()
+    }
+
+    /// What takes the conflicts.
+    fn conflicts(&self) -> Result<Option<Box<dyn Write>>, Error> {
+        let Some((part, _)) = &self.conflicts else { return Ok(None) };
+        Ok(Some(Box::new(BufWriter::new(File::create(part).map_err(Error::io(part))?))))
+    }
 }
 
-/// Splits into a target that is empty or given up.
+/// Splits into a target that is empty or given up, or goes on with what an interrupted run has split.
 fn fill(input: &Path, data: &Path, target: Target, options: &Options) -> Result<Report, Error> {
+    let aside = Aside::begin(options)?;
+    let finished = if aside.is_empty() { checkpoint::read(data) } else { None };
+    if let Some((source, parts)) = finished
+        && identify(input)? == source
+    {
+        let built = Built { source, parts, rejected: 0, ids: Arc::default(), taken_up: true };
+        // What is not as it was noted is split anew.
+        if let Ok(scans) = prove(input, &target.building(), &built, options) {
+            return finish_fill(input, data, target, aside, built, scans, options);
+        }
+    }
     let building = target.build()?;
     let destinations: Vec<Destination> = building
         .iter()
         .map(|part| Destination { collection: part.collection, slice: &part.slice, database: Some(&part.database) })
         .collect();
-    let aside = Aside::begin(options)?;
     let mut rejects = aside.rejects(input, options)?;
-    let split = split(input, &destinations, aside.rest(), &mut rejects, options.progress);
+    let ids = Arc::new(ids::read_beside(input, || identify(input))?);
+    let split = split(input, &ids, &destinations, aside.rest(), &mut rejects, options.progress);
     let (source, parts) = aside.unless_too_many(split, &mut rejects)?;
     let rejected = rejects.finish()?;
     check_rest(input, aside.rest())?;
+    if aside.is_empty() && ids.iter().all(Ids::are_positions) {
+        checkpoint::write(data, &source, &parts)?;
+    }
+    let built = Built { source, parts, rejected, ids, taken_up: false };
+    let scans = prove(input, &building, &built, options)?;
+    finish_fill(input, data, target, aside, built, scans, options)
+}
 
-    let scans = read_back(&building, parts.iter().map(|part| part.digests.exact.count).sum(), options.progress)?;
+/// What was split, and is not in its place yet.
+struct Built {
+    source: Identity,
+    parts: Vec<Part>,
+    rejected: u64,
+    ids: Arc<AllIds>,
+    /// Whether an interrupted run did it.
+    taken_up: bool,
+}
+
+/// Reads back what was built, and compares it with what it should be.
+fn prove(input: &Path, building: &[Building], built: &Built, options: &Options) -> Result<Vec<Scanned>, Error> {
+    let records = built.parts.iter().map(|part| part.digests.exact.count).sum();
+    let scans = read_back(building, records, options.progress)?;
     let mut faults = Vec::new();
-    for ((scanned, building), part) in scans.iter().zip(&building).zip(&parts) {
-        let slice_equal = identify(&building.slice)? == part.slice;
+    for ((scanned, building), part) in scans.iter().zip(building).zip(&built.parts) {
+        let slice_equal = identify(&building.slice)? == part.slice.file;
         let records_equal = scanned.digests == part.digests;
         faults.extend(report::fault(building.collection, records_equal, slice_equal, scanned.indexes_equal));
     }
-    if !faults.is_empty() {
-        let comparisons = compare(input, &Collection::ALL, rejected > 0, &scans.iter().collect::<Vec<_>>())?;
-        faults.extend(comparisons.iter().map(report::differences));
-        return Err(Error::Difference(format!("{}\nNothing was published.", faults.join("\n"))));
+    if faults.is_empty() {
+        return Ok(scans);
     }
-    let manifest = Manifest::new(source, parts, rejected, orphans(scans, options)?);
+    if !built.taken_up {
+        let scanned: Vec<&Scanned> = scans.iter().collect();
+        let comparisons = compare(input, &built.ids, &Collection::ALL, built.rejected > 0, &scanned)?;
+        faults.extend(comparisons.iter().map(report::differences));
+    }
+    Err(Error::Difference(format!("{}\nNothing was published.", faults.join("\n"))))
+}
+
+/// Puts a split into place that was proven.
+fn finish_fill(
+    input: &Path,
+    data: &Path,
+    target: Target,
+    aside: Aside,
+    built: Built,
+    scans: Vec<Scanned>,
+    options: &Options,
+) -> Result<Report, Error> {
+    let manifest = Manifest::new(built.source, built.parts, built.rejected, orphans(scans, options)?);
     publish(target, &manifest, aside, options)?;
-    Ok(report::filled(input, data, &manifest, options.dry_run))
+    Ok(report::filled(input, data, &manifest, built.taken_up, options.dry_run))
 }
 
 /// Applies what a newer file changes to the split that is there.
@@ -177,44 +260,44 @@ fn update(input: &Path, data: &Path, old: &Manifest, target: Target, options: &O
     }
     let (databases, faults) = scan_split(data, old, target.folders(), options.progress)?;
     faults.check()?;
+    let resolutions = options.resolutions.as_deref().map(Resolutions::read).transpose()?.unwrap_or_default();
+    let slices: Vec<PathBuf> = target.folders().map(|(_, folder)| folder.slice()).collect();
+    let stores: Vec<&Store> = databases.iter().map(|scanned| &scanned.store).collect();
+    let passing = options.rejects.is_some();
+    let alignments = align_all(input, old, &slices, &stores, passing, options.progress)?;
+    let ids = Arc::new(ids_of(&alignments));
     let building = target.build()?;
     let aside = Aside::begin(options)?;
     let mut rejects = aside.rejects(input, options)?;
-    let mut source = Source::open(input)?.hashed();
+    let mut source = Source::open(input)?.with_ids(&ids).hashed();
     if let Some(rest) = aside.rest() {
         source = source.passing(Box::new(BufWriter::new(File::create(rest).map_err(Error::io(rest))?)));
     }
-    let slices = Collection::ALL.map(|collection| old.entry(collection).slice.bytes);
-    let stage = options.progress.stage("comparing", Total::Bytes(source.length() + slices.iter().sum::<u64>()));
-    let before: Vec<Before> = (databases.into_iter().zip(target.folders()).zip(&building))
-        .map(|((database, (_, folder)), part)| Before {
-            database,
-            slice: folder.slice(),
-            next_slice: part.slice.clone(),
-        })
+    let sizes = Collection::ALL.map(|collection| old.entry(collection).slice.bytes);
+    let stage = options.progress.stage("comparing", Total::Bytes(source.length() + sizes.iter().sum::<u64>()));
+    let before: Vec<Before> = (databases.into_iter().zip(slices).zip(&building))
+        .map(|((database, slice), part)| Before { database, slice, next_slice: part.slice.clone() })
         .collect();
-    let plan = plan(input, source, &before, options.prefer, &mut rejects, &stage);
+    let rules = Rules { merge: options.merge, resolutions: &resolutions, prefer: &options.prefer };
+    let planning = Planning { input, ids: &ids, alignments, rules, conflicts: aside.conflicts()? };
+    let plan = planning.plan(source, &before, &mut rejects, &stage);
     let Plan { source, parts, changes } = aside.unless_too_many(plan, &mut rejects)?;
     drop(stage);
     let rejected = rejects.finish()?;
     check_rest(input, aside.rest())?;
-    // An older file, or a wholly different one, must not pass for a newer one.
-    let removed = changes.iter().map(|changes| changes.removed).sum::<u64>();
-    let records = Collection::ALL.iter().map(|collection| old.entry(*collection).records).sum::<u64>();
-    if removed > options.max_removed.unwrap_or(records / 2) {
-        let holds = format!(
-            "it holds the split of another file, which has {removed} records of {records} that this one lacks; \
-             --max-removed {removed} lets them be removed"
-        );
+    if let Some(holds) = another_file(&changes, old, options) {
         return Err(Error::occupied(data, holds));
     }
-    if options.prefer.is_none() && changes.iter().any(|changes| changes.conflicts > 0) {
-        return Err(Error::Conflicts(report::updated(input, data, &changes, rejected, true)));
+    if changes.iter().any(|changes| changes.unresolved > 0) {
+        let report = report::updated(input, data, &changes, rejected, true);
+        aside.put_findings_in_place()?;
+        return Err(Error::Conflicts(report));
     }
     let expected: Vec<_> =
         before.iter().zip(&changes).map(|(before, changes)| changes.applied_to(before.database.digests)).collect();
     drop(before);
     if options.dry_run {
+        aside.put_findings_in_place()?;
         return Ok(report::updated(input, data, &changes, rejected, true));
     }
 
@@ -225,11 +308,11 @@ fn update(input: &Path, data: &Path, old: &Manifest, target: Target, options: &O
     }
     let again = if rejected == 0 { Rejects::refuse(input) } else { Rejects::pass_over(input) };
     let stage = options.progress.stage("applying", Total::Bytes(source.bytes));
-    apply(input, again, &changes, &stores, &stage)?;
+    apply(input, &ids, again, &changes, &stores, &stage)?;
     drop((stores, stage));
     let scans = read_back(&building, expected.iter().map(|digests| digests.exact.count).sum(), options.progress)?;
     for ((scanned, expected), part) in scans.iter().zip(&expected).zip(&building) {
-        let slice_equal = identify(&part.slice)? == parts[part.collection as usize].slice;
+        let slice_equal = identify(&part.slice)? == parts[part.collection as usize].slice.file;
         let records_equal = scanned.digests == *expected;
         if let Some(fault) = report::fault(part.collection, records_equal, slice_equal, scanned.indexes_equal) {
             return Err(Error::Difference(format!("{fault}\nNothing was published.")));
@@ -238,6 +321,38 @@ fn update(input: &Path, data: &Path, old: &Manifest, target: Target, options: &O
     let manifest = Manifest::new(source, parts, rejected, orphans(scans, options)?);
     publish(target, &manifest, aside, options)?;
     Ok(report::updated(input, data, &changes, rejected, false))
+}
+
+/// An older file, or a wholly different one, must not pass for a newer one: what speaks against it.
+fn another_file(changes: &[Changes], old: &Manifest, options: &Options) -> Option<String> {
+    let (mut lacking, mut records, mut of_each, mut too_many) = (0, 0, Vec::new(), Vec::new());
+    for (collection, changes) in Collection::ALL.into_iter().zip(changes) {
+        let (removed, all, name) = (changes.removed, old.entry(collection).records, collection.name());
+        (lacking, records) = (lacking + removed, records + all);
+        of_each.push(format!("{removed} of {all} {name}"));
+        if removed > options.max_removed.of(collection).unwrap_or(all / 2) {
+            too_many.push(format!("--max-removed {name}={removed}"));
+        }
+    }
+    if !too_many.is_empty() {
+        return Some(format!(
+            "it holds the split of another file, which has {lacking} records of {records} that this one lacks ({}); {} \
+             lets them be removed",
+            of_each.join(", "),
+            too_many.join(" ")
+        ));
+    }
+    let aligned = Collection::ALL.into_iter().zip(changes);
+    let mut aligned = aligned.filter_map(|(collection, changes)| Some((collection, changes.alignment.as_ref()?)));
+    let (collection, alignment) = aligned.find(|(_, alignment)| !alignment.is_convincing() && !options.realign)?;
+    Some(format!(
+        "it holds the split of another file: of its {} {} without ids this one has {} ({} in all), in the same words or \
+         near ones; --realign takes it for a newer one all the same",
+        alignment.before,
+        collection.name(),
+        alignment.found,
+        alignment.after,
+    ))
 }
 
 /// Scans the databases that were built. They are opened anew: what counts is what a service will find.
@@ -257,7 +372,7 @@ fn orphans(scans: Vec<Scanned>, options: &Options) -> Result<Orphans, Error> {
 /// Puts what was built, and what was put aside, into place.
 fn publish(target: Target, manifest: &Manifest, aside: Aside, options: &Options) -> Result<(), Error> {
     if options.dry_run {
-        return Ok(());
+        return aside.put_findings_in_place();
     }
     aside.put_in_place()?;
     target.publish(manifest)
@@ -286,9 +401,49 @@ fn check(input: &Path, data: &Path, manifest: &Manifest, target: &Target, progre
         let equal = |scanned: &Scanned| Comparison { equal: scanned.digests.exact.count, ..Comparison::default() };
         scans.iter().map(equal).collect()
     } else {
-        compare(input, &Collection::ALL, manifest.rejected > 0, &scans.iter().collect::<Vec<_>>())?
+        let slices: Vec<PathBuf> = target.folders().map(|(_, folder)| folder.slice()).collect();
+        let stores: Vec<&Store> = scans.iter().map(|scanned| &scanned.store).collect();
+        let passing = manifest.rejected > 0;
+        let ids = Arc::new(ids_of(&align_all(input, manifest, &slices, &stores, passing, progress)?));
+        compare(input, &ids, &Collection::ALL, passing, &scans.iter().collect::<Vec<_>>())?
     };
     Ok(report::checked(input, data, &comparisons))
+}
+
+/// Aligns the lists of the file at `input` with the slices of a split, where their records may have no ids. What is split
+/// into, and filled from, comes in the order of [`Collection::ALL`].
+fn align_all(
+    input: &Path,
+    manifest: &Manifest,
+    slices: &[PathBuf],
+    stores: &[&Store],
+    passing: bool,
+    progress: Progress,
+) -> Result<Vec<Option<Alignment>>, Error> {
+    let mut alignments = Vec::new();
+    for ((collection, slice), store) in Collection::ALL.into_iter().zip(slices).zip(stores) {
+        if !collection.may_lack_ids() {
+            alignments.push(None);
+            continue;
+        }
+        let entry = manifest.entry(collection);
+        let length = fs::metadata(input).map_err(Error::io(input))?.len();
+        let stage = progress.stage("aligning", Total::Bytes(length + entry.slice.bytes));
+        let list = SplitList { slice, given: &entry.given, last_id: Writer::new(store)?.last_id() };
+        alignments.push(Some(align(input, collection, &list, passing, &stage)?));
+    }
+    Ok(alignments)
+}
+
+/// The ids that came of alignments.
+fn ids_of(alignments: &[Option<Alignment>]) -> AllIds {
+    let mut ids = AllIds::default();
+    for (ids, alignment) in ids.iter_mut().zip(alignments) {
+        if let Some(alignment) = alignment {
+            ids.clone_from(&alignment.ids);
+        }
+    }
+    ids
 }
 
 /// Writes the slices of the file `input` to `output`, without databases.
@@ -303,7 +458,7 @@ pub fn slices(input: &Path, output: &Path, progress: Progress) -> Result<Report,
     let destinations: Vec<Destination> = (Collection::ALL.into_iter().zip(&paths))
         .map(|(collection, slice)| Destination { collection, slice, database: None })
         .collect();
-    let (source, parts) = split(input, &destinations, None, &mut Rejects::refuse(input), progress)?;
+    let (source, parts) = split(input, &Arc::default(), &destinations, None, &mut Rejects::refuse(input), progress)?;
     for (name, path) in names.iter().zip(&paths) {
         let target = output.join(name);
         put_in_place(path, &target)?;
@@ -321,7 +476,7 @@ pub fn verify(input: Option<&Path>, against: Option<&Chain>, data: &Path, progre
     let (manifest, folders) = open_split(data)?;
     let slices: Vec<PathBuf> = folders.iter().map(Folder::slice).collect();
     let (scans, faults) = scan_split(data, &manifest, Collection::ALL.into_iter().zip(&folders), progress)?;
-    judge(input, against, &data.display().to_string(), Some((&manifest, &slices)), scans, faults)
+    judge(input, against, &data.display().to_string(), Some((&manifest, &slices)), scans, faults, progress)
 }
 
 /// The same of a backup, which is unpacked for it.
@@ -338,7 +493,7 @@ pub fn verify_backup(input: Option<&Path>, chain: &Chain, progress: Progress) ->
         None => Vec::new(),
     };
     let split = split.as_ref().map(|(manifest, _)| (manifest, &slices[..]));
-    judge(input, None, "the backup", split, scans, faults)
+    judge(input, None, "the backup", split, scans, faults, progress)
 }
 
 /// What is to be said of databases that were scanned.
@@ -349,6 +504,7 @@ fn judge(
     split: Option<(&Manifest, &[PathBuf])>,
     scans: Vec<Scanned>,
     faults: Faults,
+    progress: Progress,
 ) -> Result<Report, Error> {
     let mut since_split = Vec::new();
     for (nth, scanned) in scans.iter().enumerate() {
@@ -356,7 +512,7 @@ fn judge(
         since_split.push(match split {
             Some((manifest, slices)) if !is_as_split(scanned, manifest) => {
                 // The slice holds what was split: it shows what a digest only counts.
-                compare(&slices[nth], collection.alone(), false, &[scanned])?.pop()
+                compare(&slices[nth], &Arc::default(), collection.alone(), false, &[scanned])?.pop()
             }
             _ => None,
         });
@@ -372,7 +528,14 @@ fn judge(
             Some((manifest, _)) => manifest.rejected > 0 && identify(input)? == manifest.source,
             None => false,
         };
-        let comparisons = compare(input, &Collection::ALL, passed_over, &scans.iter().collect::<Vec<_>>())?;
+        // Its ids are those of the split, whatever its positions have become since.
+        let stores: Vec<&Store> = scans.iter().map(|scanned| &scanned.store).collect();
+        let ids = match split {
+            Some((manifest, slices)) => ids_of(&align_all(input, manifest, slices, &stores, passed_over, progress)?),
+            None => ids::read_beside(input, || identify(input))?,
+        };
+        let scanned: Vec<&Scanned> = scans.iter().collect();
+        let comparisons = compare(input, &Arc::new(ids), &Collection::ALL, passed_over, &scanned)?;
         different.extend(comparisons.iter().filter(|comparison| comparison.differences() > 0).map(report::differences));
     }
     if let Some(chain) = against {
@@ -434,10 +597,12 @@ fn without_split(building: &[Building], scans: &[Scanned]) -> Result<Manifest, E
     for (part, scanned) in building.iter().zip(scans) {
         let file = File::create_new(&part.slice).map_err(Error::io(&part.slice))?;
         let mut out = Hashed::new(BufWriter::new(file), true);
-        let written = out.write_all(b"{").map_err(Error::io(&part.slice));
-        written.and_then(|()| write_array(&scanned.store, false, &mut out, &part.slice))?;
+        out.write_all(b"{").map_err(Error::io(&part.slice))?;
+        let stage = Progress::Quiet.stage("", Total::Records(0));
+        let given = write_array(&scanned.store, None, WrittenIds::Slice, &mut out, &part.slice, &stage)?.given;
         out.write_all(b"}\n").map_err(Error::io(&part.slice))?;
-        parts.push(Part { digests: scanned.digests, slice: out.finish().map_err(Error::io(&part.slice))? });
+        let slice = Sliced { file: out.finish().map_err(Error::io(&part.slice))?, given };
+        parts.push(Part { digests: scanned.digests, slice });
     }
     let unknown = Identity { sha256: String::new(), bytes: 0 };
     let [users, threads, posts] = scans else { unreachable!("there are three collections") };

@@ -1,18 +1,26 @@
-//! A slice: one collection of the monolith's file, in the same shape, for the service that owns it.
+//! A slice: one collection of the monolith's file, in the same shape and order, for the service that owns it.
 //!
-//! A post whose id is its position in the monolith's file has none here either, while it stands at that position. Where
-//! a record before it was rejected it does not, and then its id is written.
+//! A post that has no id has none here either, while its id is its position. Where that is not so, since records before it
+//! are gone or its place is another, the id that it was given is written, and the manifest notes that it was given.
 
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use shared::id::Id;
-use shared::model::{Collection, Record, Records};
+use roaring::RoaringTreemap;
+use shared::model::{Collection, Records};
 
 use crate::error::Error;
 use crate::identity::{BUFFER, Hashed, Identity};
+
+/// What a slice is.
+pub struct Sliced {
+    /// The file.
+    pub file: Identity,
+    /// Of the ids that stand in it, those that the split gave.
+    pub given: RoaringTreemap,
+}
 
 /// Writes a slice.
 pub struct Slice {
@@ -20,6 +28,7 @@ pub struct Slice {
     file: Hashed<BufWriter<File>>,
     /// How many it holds.
     records: u64,
+    given: RoaringTreemap,
 }
 
 impl Slice {
@@ -27,7 +36,7 @@ impl Slice {
     pub fn create(path: &Path, collection: Collection, hash: bool) -> Result<Self, Error> {
         let file = File::create_new(path).map_err(Error::io(path))?;
         let file = Hashed::new(BufWriter::with_capacity(BUFFER, file), hash);
-        let mut slice = Self { path: path.to_owned(), file, records: 0 };
+        let mut slice = Self { path: path.to_owned(), file, records: 0, given: RoaringTreemap::new() };
         slice.write(&format!("{{\"{}\":[", collection.name()))?;
         Ok(slice)
     }
@@ -39,13 +48,16 @@ impl Slice {
         }
         let begin = self.records;
         self.records += records.iter().count() as u64;
-        let place = |record: Option<Record>| record.and_then(|record| record.position).map(Id::get);
-        if place(records.iter().next()) == Some(begin + 1) && place(records.iter().last()) == Some(self.records) {
+        if (begin + 1..).zip(records.iter()).all(|(place, record)| !record.id_from_position || record.id.get() == place)
+        {
             return self.write_next(begin, records.text());
         }
         for (before, record) in (begin..).zip(records.iter()) {
-            let in_place = record.id.get() == before + 1;
-            let json = if in_place { Cow::Borrowed(record.source) } else { record.json() };
+            let id = record.id.get();
+            let json = if id == before + 1 { Cow::Borrowed(record.source) } else { record.json() };
+            if record.id_from_position && id != before + 1 {
+                self.given.insert(id);
+            }
             self.write_next(before, &json)?;
         }
         Ok(())
@@ -60,9 +72,9 @@ impl Slice {
     }
 
     /// Ends the slice.
-    pub fn finish(mut self) -> Result<Identity, Error> {
+    pub fn finish(mut self) -> Result<Sliced, Error> {
         self.write("]}\n")?;
-        self.file.finish().map_err(Error::io(&self.path))
+        Ok(Sliced { file: self.file.finish().map_err(Error::io(&self.path))?, given: self.given })
     }
 
     fn write(&mut self, text: &str) -> Result<(), Error> {

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use rayon::prelude::*;
@@ -19,6 +20,7 @@ use shared::store::layout::RECORD_BYTES;
 
 use crate::error::Error;
 use crate::identity::{Hashed, Identity};
+use crate::ids::AllIds;
 
 /// How much is read at a time, in bytes.
 const BLOCK: usize = 2 << 20;
@@ -48,6 +50,8 @@ pub struct Source {
     array: Option<Array>,
     rest: Option<Rest>,
     begun: bool,
+    /// The ids of records that have none.
+    ids: Arc<AllIds>,
 }
 
 /// Where the collections go that no service owns.
@@ -83,6 +87,8 @@ pub struct Batch {
     base: u64,
     bytes: Vec<u8>,
     records: Vec<Range<usize>>,
+    /// The ids of records that have none.
+    ids: Arc<AllIds>,
 }
 
 impl Source {
@@ -123,6 +129,7 @@ impl Source {
             array: None,
             rest: None,
             begun: false,
+            ids: Arc::default(),
         }
     }
 
@@ -161,6 +168,12 @@ impl Source {
     /// but for brackets and strings.
     pub fn passing(mut self, rest: Box<dyn Write + Send>) -> Self {
         self.rest = Some(Rest { out: rest, names: Vec::new() });
+        self
+    }
+
+    /// Records that have no ids get these, not their positions.
+    pub fn with_ids(mut self, ids: &Arc<AllIds>) -> Self {
+        self.ids = Arc::clone(ids);
         self
     }
 
@@ -318,7 +331,8 @@ impl Source {
         bytes.extend_from_slice(&self.bytes[self.at..]);
         self.bytes.truncate(self.at);
         let bytes = std::mem::replace(&mut self.bytes, bytes);
-        let batch = Batch { collection, first, base: self.base, bytes, records };
+        let ids = Arc::clone(&self.ids);
+        let batch = Batch { collection, first, base: self.base, bytes, records, ids };
         self.base += self.at as u64;
         self.at = 0;
         Ok(batch)
@@ -440,6 +454,9 @@ pub struct Reject {
     pub offset: u64,
     /// What is wrong there.
     pub reason: String,
+    /// Its place in its array, from 1.
+    #[serde(skip)]
+    pub position: u64,
     /// The record as it stands in the file.
     #[serde(flatten, serialize_with = "raw")]
     pub raw: Vec<u8>,
@@ -485,10 +502,17 @@ impl Batch {
         self.base + self.records[self.nth(record)].start as u64
     }
 
+    /// Where in the file one of its records stands: the offset and the length.
+    pub fn span(&self, record: &Record) -> (u64, u32) {
+        let range = &self.records[self.nth(record)];
+        (self.base + range.start as u64, u32::try_from(range.len()).expect("no record is so long"))
+    }
+
     /// One of its records cannot be taken, though it fits its model.
     pub fn reject(&self, record: &Record, reason: String) -> Reject {
         let raw = self.bytes[self.records[self.nth(record)].clone()].to_vec();
-        Reject { pointer: self.pointer(record), offset: self.offset(record), reason, raw }
+        let position = self.first + self.nth(record) as u64 + 1;
+        Reject { pointer: self.pointer(record), offset: self.offset(record), reason, position, raw }
     }
 
     /// Where in the batch a record stands.
@@ -502,6 +526,7 @@ impl Batch {
         let bytes = part.first().zip(part.last()).map_or(0, |(first, last)| last.end - first.start);
         let mut records = Records::new(self.collection, bytes);
         let mut rejects = Vec::new();
+        let ids = &self.ids[self.collection as usize];
         for (nth, range) in (first..).zip(part) {
             let number = self.first + nth as u64;
             let raw = &self.bytes[range.clone()];
@@ -511,12 +536,13 @@ impl Batch {
                     offset: error.valid_up_to(),
                     reason: "this is not UTF-8".to_owned(),
                 })
-                .and_then(|text| records.push(text, Id::try_from(number + 1).ok()));
+                .and_then(|text| records.push_given(text, Id::try_from(number + 1).ok(), ids.at(number + 1)));
             if let Err(fault) = read {
                 rejects.push(Reject {
                     pointer: pointer_to(self.collection.name(), Some(number)) + &fault.pointer,
                     offset: self.base + (range.start + fault.offset) as u64,
                     reason: fault.reason,
+                    position: number + 1,
                     raw: raw.to_vec(),
                 });
             }

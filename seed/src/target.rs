@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use shared::model::Collection;
 use shared::store::{Folder, sync, sync_tree};
 
+use crate::checkpoint;
 use crate::error::Error;
 use crate::manifest::{MANIFEST, Manifest};
 
@@ -58,8 +59,13 @@ impl Target {
             target.made.splice(..0, missing);
             target.folders.push(Folder::lock(&folder)?);
         }
-        target.settle()?;
+        target.settle(true)?;
         Ok(target)
+    }
+
+    /// Where they lie.
+    pub fn data(&self) -> &Path {
+        &self.data
     }
 
     /// The three services' folders.
@@ -72,15 +78,29 @@ impl Target {
         self.folders.iter().all(|folder| !folder.slice().exists() && !folder.database().exists())
     }
 
-    /// Makes the folders to build a split in.
+    /// Makes the folders to build a split in; what an interrupted run has built goes.
     pub fn build(&self) -> Result<Vec<Building>, Error> {
-        let mut building = Vec::new();
-        for (collection, folder) in self.folders() {
+        self.clear()?;
+        for folder in &self.folders {
             let path = folder.path().join(BUILDING);
             fs::create_dir(&path).map_err(Error::io(&path))?;
-            building.push(Building { collection, slice: path.join("db.json"), database: path.join("db") });
         }
-        Ok(building)
+        Ok(self.building())
+    }
+
+    /// The folders that a split is built in.
+    pub fn building(&self) -> Vec<Building> {
+        let building = |(collection, folder): (Collection, &Folder)| {
+            let path = folder.path().join(BUILDING);
+            Building { collection, slice: path.join("db.json"), database: path.join("db") }
+        };
+        self.folders().map(building).collect()
+    }
+
+    /// Removes what was built and not put into place.
+    pub fn clear(&self) -> Result<(), Error> {
+        self.folders.iter().try_for_each(|folder| remove_folder(&folder.path().join(BUILDING)))?;
+        remove_file(&checkpoint::path_in(&self.data))
     }
 
     /// Puts what was built into place, with its manifest. The databases are closed.
@@ -88,6 +108,7 @@ impl Target {
         for folder in &self.folders {
             sync_tree(&folder.path().join(BUILDING))?;
         }
+        remove_file(&checkpoint::path_in(&self.data))?;
         let next = self.data.join(MANIFEST_NEXT);
         let text = manifest.to_json();
         let written =
@@ -104,12 +125,14 @@ impl Target {
         self.folders.iter().try_for_each(finish)
     }
 
-    /// Takes back an interrupted run, or finishes it.
-    fn settle(&self) -> Result<(), Error> {
+    /// Takes back an interrupted run, or finishes it. What was built by one, and has a checkpoint, may be kept.
+    fn settle(&self, keep_built: bool) -> Result<(), Error> {
         let manifest = self.data.join(MANIFEST_NEXT);
         let uncommitted = manifest.exists();
+        if uncommitted || !keep_built || !checkpoint::path_in(&self.data).exists() {
+            self.clear()?;
+        }
         for folder in &self.folders {
-            remove_folder(&folder.path().join(BUILDING))?;
             if uncommitted {
                 remove_folder(&folder.next())?;
                 sync(folder.path())?;
@@ -151,7 +174,7 @@ impl Drop for Target {
         // Where another process has a folder, what lies about is that one's business.
         if self.folders.len() == Collection::ALL.len() {
             // What cannot be taken back now, the next run takes back.
-            let _ = self.settle();
+            let _ = self.settle(false);
         }
         for folder in &self.folders {
             if self.made.iter().any(|made| made == folder.path()) {
@@ -168,6 +191,13 @@ impl Drop for Target {
 
 fn rename(from: &Path, to: &Path) -> Result<(), Error> {
     fs::rename(from, to).map_err(Error::io(to))
+}
+
+fn remove_file(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(path)(error)),
+        _ => Ok(()),
+    }
 }
 
 fn remove_folder(path: &Path) -> Result<(), Error> {

@@ -8,42 +8,50 @@
 //! | as split | whatever | the service's stays |
 //! | changed | as split | the file's is applied |
 //! | changed | changed alike | nothing to do |
-//! | changed | changed otherwise | a conflict: nothing at all is applied until somebody says whose to prefer |
+//! | changed | changed in other fields | both changes are applied |
+//! | changed | changed otherwise | a [conflict](crate::conflict): nothing at all is applied until somebody says whose to take |
 //!
-//! "Changed" is added and removed, too. The databases are not rebuilt: the changes go into copies of them, which then
-//! take their places as every split does.
+//! "Changed" is added and removed, too. Which record of the file is which of the slice, their ids say, or where they have
+//! none the [alignment](crate::align) does. A record of the file that cannot be taken changes nothing. The databases are
+//! not rebuilt: the changes go into copies of them, which then take their places as every split does.
 
-use std::collections::HashMap;
-use std::fs;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use roaring::RoaringTreemap;
-use sha2::{Digest as _, Sha256};
 use shared::id::Id;
 use shared::model::{Collection, Record, Records};
 use shared::store::{Change, Store, Stored, Writer};
 
+use crate::align::Alignment;
+use crate::conflict::{Conflict, Merge, Resolutions, Side, Take};
 use crate::digest::Digests;
 use crate::error::Error;
 use crate::identity::Identity;
+use crate::ids::AllIds;
 use crate::progress::Stage;
 use crate::rejects::Rejects;
+use crate::scoped::PerCollection;
 use crate::slice::Slice;
 use crate::source::Source;
 use crate::split::{Part, repeated_id};
-use crate::text::{Difference, differences};
 use crate::verify::{NAMED, Scanned};
 
 /// How many changes are applied in one step.
 const STEP: usize = 1024;
 
-/// Whose version of a record is taken where both changed it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Side {
-    /// The file's.
-    Monolith,
-    /// The database's.
-    Service,
+/// What is to become of records that both have changed.
+pub struct Rules<'r> {
+    /// What both may change.
+    pub merge: Merge,
+    /// What somebody has said of single records.
+    pub resolutions: &'r Resolutions,
+    /// Whose version is taken of the others; none is where it is not said.
+    pub prefer: &'r PerCollection<Side>,
 }
 
 /// What a newer file changes in one collection.
@@ -57,23 +65,40 @@ pub struct Changes {
     pub removed: u64,
     /// Records that the service alone has added, changed or removed: they stay.
     pub kept: u64,
-    /// Records that both have changed.
+    /// Records of which each has changed other fields.
+    pub merged: u64,
+    /// Records that both have changed, each in another way.
     pub conflicts: u64,
-    /// The first conflicts: left the file, right the database.
-    pub named: Vec<Difference>,
+    /// Of those, the ones of which nobody has said whose to take.
+    pub unresolved: u64,
+    /// The first conflicts.
+    pub named: Vec<Conflict>,
+    /// Records that are there, and in the file cannot be taken: they stay.
+    pub spared: u64,
+    /// The first of them.
+    pub named_spared: Vec<Id>,
+    /// Which record of the file is which, where they have no ids.
+    pub alignment: Option<Alignment>,
     put: RoaringTreemap,
+    /// Records that are neither the file's nor the service's.
+    own: BTreeMap<Id, String>,
     remove: RoaringTreemap,
     /// The digests of what goes, and of what comes.
     outgoing: Digests,
     incoming: Digests,
 }
 
-impl Changes {
-    /// Whether there is anything to apply.
-    pub fn is_empty(&self) -> bool {
-        self.put.is_empty() && self.remove.is_empty()
-    }
+/// What a record is to be.
+enum Outcome<'r> {
+    /// As the file has it.
+    File(&'r Record<'r>),
+    /// As this says.
+    Own(String),
+    /// Gone.
+    Gone,
+}
 
+impl Changes {
     /// What the database should hold once they are applied to one that holds `before`.
     pub fn applied_to(&self, before: Digests) -> Digests {
         let mut after = before;
@@ -82,39 +107,33 @@ impl Changes {
         after
     }
 
-    /// The file's version of the record `id` is to take the place of `stored`.
-    fn apply(&mut self, id: Id, file: Option<&Record>, stored: Option<&Stored>) {
-        match (file, stored) {
-            (Some(_), Some(_)) => self.changed += 1,
-            (Some(_), None) => self.added += 1,
-            (None, _) => self.removed += 1,
-        }
+    /// The record `id`, now `stored`, is to be something else.
+    fn apply(&mut self, id: Id, outcome: Outcome, stored: Option<&Stored>) {
         if let Some(stored) = stored {
             self.outgoing.add(id, stored.id_from_position, &text_of(stored));
         }
-        match file {
-            Some(record) => {
+        match outcome {
+            Outcome::File(record) => {
                 self.incoming.add(id, record.id_from_position, &record.json());
                 self.put.insert(id.get());
             }
-            None => {
+            Outcome::Own(json) => {
+                self.incoming.add(id, false, &json);
+                self.own.insert(id, json);
+            }
+            Outcome::Gone => {
                 self.remove.insert(id.get());
             }
         }
     }
 
-    /// Both have changed the record, each in another way.
-    fn conflict(&mut self, pointer: &str, file: Option<&Record>, stored: Option<&Stored>) {
-        self.conflicts += 1;
-        let room = NAMED.saturating_sub(self.named.len());
-        let differences = match (file, stored) {
-            (Some(record), Some(stored)) => differences(pointer, &record.json(), &text_of(stored)),
-            _ => {
-                let left = file.map(|record| record.json().into_owned());
-                vec![Difference { pointer: pointer.to_owned(), left, right: stored.map(text_of) }]
-            }
-        };
-        self.named.extend(differences.into_iter().take(room));
+    /// The same, and it is the file that has changed it.
+    fn count(&mut self, file: bool, stored: bool) {
+        match (file, stored) {
+            (true, true) => self.changed += 1,
+            (true, false) => self.added += 1,
+            (false, _) => self.removed += 1,
+        }
     }
 }
 
@@ -123,28 +142,43 @@ struct Known<'d> {
     database: &'d Scanned,
     /// All that was split.
     split: RoaringTreemap,
-    /// Of that, what the service has changed or removed since: what it was.
-    touched: HashMap<Id, [u8; 32]>,
+    /// Of that, what the service has changed or removed since: where it stands in the slice.
+    touched: HashMap<Id, (u64, u32)>,
+    slice: File,
+    path: &'d Path,
 }
 
 impl<'d> Known<'d> {
     /// Compares a database with the slice it was filled from.
-    fn read(database: &'d Scanned, slice: &Path, stage: &Stage) -> Result<Self, Error> {
-        let mut known = Self { database, split: RoaringTreemap::new(), touched: HashMap::new() };
-        let mut source = Source::with(slice, database.store.collection().alone())?;
-        let mut rejects = Rejects::refuse(slice);
+    fn read(database: &'d Scanned, path: &'d Path, stage: &Stage) -> Result<Self, Error> {
+        let slice = File::open(path).map_err(Error::io(path))?;
+        let mut known = Self { database, split: RoaringTreemap::new(), touched: HashMap::new(), slice, path };
+        let mut source = Source::with(path, database.store.collection().alone())?;
+        let mut rejects = Rejects::refuse(path);
         while let Some(batch) = source.next_batch()? {
             for record in rejects.sift(&batch)?.iter().flat_map(Records::iter) {
                 known.split.insert(record.id.get());
                 let json = record.json();
                 if database.store.get(record.id)?.is_none_or(|stored| stored.json() != json.as_bytes()) {
-                    known.touched.insert(record.id, Sha256::digest(json.as_bytes()).into());
+                    known.touched.insert(record.id, batch.span(&record));
                 }
             }
             stage.advance(batch.size().0, batch.size().1);
             source.recycle(batch);
         }
         Ok(known)
+    }
+
+    /// What the record was that the service has changed or removed since, if it was split.
+    fn base(&self, id: Id) -> Result<Option<String>, Error> {
+        let Some((offset, length)) = self.touched.get(&id) else { return Ok(None) };
+        let mut raw = vec![0; *length as usize];
+        self.slice.read_exact_at(&mut raw, *offset).map_err(Error::io(self.path))?;
+        let mut records = Records::new(self.database.store.collection(), raw.len());
+        let read = records.push(&String::from_utf8_lossy(&raw), Some(id));
+        let record = records.iter().next().filter(|_| read.is_ok());
+        let changed = || Error::Difference(format!("{}: it was changed while it was read", self.path.display()));
+        Ok(Some(record.ok_or_else(changed)?.json().into_owned()))
     }
 }
 
@@ -168,102 +202,185 @@ pub struct Before {
     pub next_slice: PathBuf,
 }
 
-/// Compares the newer file at `input`, opened as `source`, with what is there, and writes its slices. `before` comes in
-/// the order of [`Collection::ALL`].
-pub fn plan(
-    input: &Path,
-    mut source: Source,
-    before: &[Before],
-    prefer: Option<Side>,
-    rejects: &mut Rejects,
-    stage: &Stage,
-) -> Result<Plan, Error> {
-    let (mut known, mut writers) = (Vec::new(), Vec::new());
-    for Before { database, slice, next_slice } in before {
-        known.push(Known::read(database, slice, stage)?);
-        writers.push(Slice::create(next_slice, database.store.collection(), true)?);
-    }
-    let mut changes = Collection::ALL.map(|_| Changes::default());
-    let mut digests = Collection::ALL.map(|_| Digests::default());
-    let mut seen = Collection::ALL.map(|_| RoaringTreemap::new());
-    // Records of the service's own that the file has, too.
-    let mut met = Collection::ALL.map(|_| 0);
-    while let Some(batch) = source.next_batch()? {
-        let nth = batch.collection as usize;
-        let (changes, known) = (&mut changes[nth], &known[nth]);
-        let records = rejects.sift(&batch)?;
-        for record in records.iter().flat_map(Records::iter) {
-            let id = record.id;
-            if !seen[nth].insert(id.get()) {
-                return Err(repeated_id(input, batch.collection, id));
-            }
-            let stored = known.database.store.get(id)?;
-            let equal = stored.as_ref().is_some_and(|stored| {
-                stored.json() == record.json().as_bytes() && stored.id_from_position == record.id_from_position
-            });
-            let touched = known.touched.get(&id);
-            let foreign = stored.is_some() && !known.split.contains(id.get());
-            met[nth] += u64::from(foreign);
-            if equal {
-                continue;
-            }
-            match touched {
-                Some(was) if Sha256::digest(record.json().as_bytes())[..] == was[..] => changes.kept += 1,
-                None if !foreign => changes.apply(id, Some(&record), stored.as_ref()),
-                _ => {
-                    changes.conflict(&batch.pointer(&record), Some(&record), stored.as_ref());
-                    if prefer == Some(Side::Monolith) {
-                        changes.apply(id, Some(&record), stored.as_ref());
-                    }
-                }
-            }
-        }
-        digests[nth].merge(&Digests::of(&records));
-        records.iter().try_for_each(|records| writers[nth].put(records))?;
-        stage.advance(batch.size().0, batch.size().1);
-        source.recycle(batch);
-    }
-    for (((changes, known), seen), met) in changes.iter_mut().zip(&known).zip(&seen).zip(met) {
-        let store = &known.database.store;
-        let mut of_the_split = 0;
-        for id in &known.split {
-            let id = Id::try_from(id).expect("it came from an id");
-            let in_file = seen.contains(id.get());
-            let touched = known.touched.contains_key(&id);
-            if in_file && !touched {
-                of_the_split += 1;
-                continue;
-            }
-            let Some(stored) = store.get(id)? else { continue };
-            of_the_split += 1;
-            if in_file {
-                continue;
-            }
-            if touched {
-                let pointer = format!("/{}/- (id {id})", store.collection().name());
-                changes.conflict(&pointer, None, Some(&stored));
-            }
-            if !touched || prefer == Some(Side::Monolith) {
-                changes.apply(id, None, Some(&stored));
-            }
-        }
-        changes.kept += known.database.digests.exact.count - of_the_split - met;
-    }
-    let slices = writers.into_iter().map(Slice::finish).collect::<Result<Vec<_>, _>>()?;
-    let parts = digests.into_iter().zip(slices).map(|(digests, slice)| Part { digests, slice }).collect();
-    Ok(Plan { source: source.identity(), parts, changes: changes.into() })
+/// A newer file that is being compared with what is there.
+pub struct Planning<'p> {
+    /// Where it is.
+    pub input: &'p Path,
+    /// The ids of its records that have none.
+    pub ids: &'p Arc<AllIds>,
+    /// What came of that, in the order of [`Collection::ALL`].
+    pub alignments: Vec<Option<Alignment>>,
+    /// What is to become of records that both have changed.
+    pub rules: Rules<'p>,
+    /// Where each of those goes, as a line.
+    pub conflicts: Option<Box<dyn Write + 'p>>,
 }
 
-/// Applies to `stores` what the file at `input` changes in them; both in the order of [`Collection::ALL`].
+impl Planning<'_> {
+    /// Compares the file, opened as `source`, with what is there, and writes its slices. `before` comes in the order of
+    /// [`Collection::ALL`].
+    pub fn plan(
+        mut self,
+        mut source: Source,
+        before: &[Before],
+        rejects: &mut Rejects,
+        stage: &Stage,
+    ) -> Result<Plan, Error> {
+        let (mut known, mut writers) = (Vec::new(), Vec::new());
+        for Before { database, slice, next_slice } in before {
+            known.push(Known::read(database, slice, stage)?);
+            writers.push(Slice::create(next_slice, database.store.collection(), true)?);
+        }
+        let mut changes = Collection::ALL.map(|_| Changes::default());
+        let mut digests = Collection::ALL.map(|_| Digests::default());
+        let mut seen = Collection::ALL.map(|_| RoaringTreemap::new());
+        // Records of the service's own that the file has, too.
+        let mut met = Collection::ALL.map(|_| 0);
+        while let Some(batch) = source.next_batch()? {
+            let nth = batch.collection as usize;
+            let (changes, known) = (&mut changes[nth], &known[nth]);
+            let records = rejects.sift(&batch)?;
+            for record in records.iter().flat_map(Records::iter) {
+                let id = record.id;
+                if !seen[nth].insert(id.get()) {
+                    return Err(repeated_id(self.input, self.ids, batch.collection, id));
+                }
+                let stored = known.database.store.get(id)?;
+                let is_split = known.split.contains(id.get());
+                met[nth] += u64::from(stored.is_some() && !is_split);
+                let equal = stored.as_ref().is_some_and(|stored| {
+                    stored.json() == record.json().as_bytes() && stored.id_from_position == record.id_from_position
+                });
+                if !equal {
+                    self.settle(changes, known, id, || batch.pointer(&record), Some(&record), stored.as_ref())?;
+                }
+            }
+            digests[nth].merge(&Digests::of(&records));
+            records.iter().try_for_each(|records| writers[nth].put(records))?;
+            stage.advance(batch.size().0, batch.size().1);
+            source.recycle(batch);
+        }
+        for ((nth, known), changes) in known.iter().enumerate().zip(&mut changes) {
+            changes.alignment = self.alignments[nth].take();
+            let spared = changes.alignment.as_ref().map(|alignment| alignment.rejected.clone()).unwrap_or_default();
+            let spared = spared | rejects.ids(known.database.store.collection());
+            let store = &known.database.store;
+            let mut of_the_split = 0;
+            for id in &known.split {
+                let in_file = seen[nth].contains(id);
+                let id = Id::try_from(id).expect("it came from an id");
+                let touched = known.touched.contains_key(&id);
+                if in_file && !touched {
+                    of_the_split += 1;
+                    continue;
+                }
+                let Some(stored) = store.get(id)? else { continue };
+                of_the_split += 1;
+                if in_file {
+                    continue;
+                }
+                if spared.contains(id.get()) {
+                    changes.spared += 1;
+                    if changes.named_spared.len() < NAMED {
+                        changes.named_spared.push(id);
+                    }
+                    continue;
+                }
+                let pointer = || format!("/{}/- (id {id})", store.collection().name());
+                self.settle(changes, known, id, pointer, None, Some(&stored))?;
+            }
+            changes.kept += known.database.digests.exact.count - of_the_split - met[nth];
+        }
+        if let Some(conflicts) = &mut self.conflicts {
+            conflicts.flush().map_err(Error::io(Path::new("the file for --conflicts")))?;
+        }
+        let slices = writers.into_iter().map(Slice::finish).collect::<Result<Vec<_>, _>>()?;
+        let parts = digests.into_iter().zip(slices).map(|(digests, slice)| Part { digests, slice }).collect();
+        Ok(Plan { source: source.identity(), parts, changes: changes.into() })
+    }
+
+    /// The file and the database have different versions of a record, or one of them has none.
+    fn settle(
+        &mut self,
+        changes: &mut Changes,
+        known: &Known,
+        id: Id,
+        pointer: impl FnOnce() -> String,
+        file: Option<&Record>,
+        stored: Option<&Stored>,
+    ) -> Result<(), Error> {
+        let of_file = || file.map_or(Outcome::Gone, Outcome::File);
+        let is_split = known.split.contains(id.get());
+        let is_touched = known.touched.contains_key(&id);
+        if !is_touched && (is_split || stored.is_none()) {
+            changes.count(file.is_some(), stored.is_some());
+            changes.apply(id, of_file(), stored);
+            return Ok(());
+        }
+        let base = known.base(id)?;
+        let text = file.map(|record| record.json().into_owned());
+        if text == base {
+            changes.kept += 1;
+            return Ok(());
+        }
+        let collection = known.database.store.collection();
+        let conflict = Conflict { collection, id, pointer: pointer(), base, file: text, service: stored.map(text_of) };
+        if self.rules.merge == Merge::Fields
+            && let Some(merged) = conflict.merge()
+        {
+            if conflict.service.as_deref() == Some(&merged) {
+                changes.kept += 1;
+            } else {
+                changes.merged += 1;
+                changes.apply(id, Outcome::Own(merged), stored);
+            }
+            return Ok(());
+        }
+        changes.conflicts += 1;
+        let preferred = self.rules.prefer.of(collection).map(|side| match side {
+            Side::Monolith => Take::File,
+            Side::Service => Take::Service,
+        });
+        let take = self.rules.resolutions.take(&conflict)?.cloned().or(preferred);
+        if let Some(out) = &mut self.conflicts {
+            conflict.write(take.as_ref(), out).map_err(Error::io(Path::new("the file for --conflicts")))?;
+        }
+        match take {
+            None => changes.unresolved += 1,
+            Some(Take::Service) => {}
+            Some(Take::File) => {
+                changes.count(file.is_some(), stored.is_some());
+                changes.apply(id, of_file(), stored);
+            }
+            Some(Take::Base) => {
+                let outcome = conflict.base.clone().map_or(Outcome::Gone, Outcome::Own);
+                changes.count(conflict.base.is_some(), stored.is_some());
+                changes.apply(id, outcome, stored);
+            }
+            Some(Take::Own(json)) => {
+                changes.count(true, stored.is_some());
+                changes.apply(id, Outcome::Own(json), stored);
+            }
+        }
+        if changes.named.len() < NAMED {
+            changes.named.push(conflict);
+        }
+        Ok(())
+    }
+}
+
+/// Applies to `stores` what the file at `input`, whose records have `ids` where they have none of their own, changes in
+/// them; both in the order of [`Collection::ALL`].
 pub fn apply(
     input: &Path,
+    ids: &Arc<AllIds>,
     mut rejects: Rejects,
     changes: &[Changes],
     stores: &[Store],
     stage: &Stage,
 ) -> Result<(), Error> {
     let mut writers = stores.iter().map(Writer::new).collect::<Result<Vec<_>, _>>()?;
-    let mut source = Source::open(input)?.passing(Box::new(std::io::sink()));
+    let mut source = Source::open(input)?.with_ids(ids).passing(Box::new(std::io::sink()));
     while let Some(batch) = source.next_batch()? {
         let nth = batch.collection as usize;
         let records = rejects.sift(&batch)?;
@@ -274,7 +391,13 @@ pub fn apply(
         stage.advance(batch.size().0, puts.len() as u64);
         source.recycle(batch);
     }
-    for (writer, changes) in writers.iter_mut().zip(changes) {
+    for ((writer, changes), store) in writers.iter_mut().zip(changes).zip(stores) {
+        let mut own = Records::new(store.collection(), 0);
+        for json in changes.own.values() {
+            own.push(json, None).expect("it was read as such a record");
+        }
+        let puts: Vec<Change> = own.iter().map(|record| Change::Put(record, writer.next_revision())).collect();
+        puts.chunks(STEP).try_for_each(|step| writer.apply(step))?;
         let id = |id| Id::try_from(id).expect("it came from an id");
         let removals: Vec<Change> = changes.remove.iter().map(id).map(Change::Remove).collect();
         removals.chunks(STEP).try_for_each(|step| writer.apply(step))?;

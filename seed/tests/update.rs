@@ -11,31 +11,14 @@ use std::time::Instant;
 use std::{fs, thread};
 
 use proptest::prelude::*;
+use seed::conflict::Side;
 use seed::error::Error;
 use seed::run::{Options, split_and_verify};
-use seed::update::Side;
-use shared::id::Id;
-use shared::model::{Collection, Records};
-use shared::store::{Change, Purpose, Store, Writer};
+use seed::scoped::PerCollection;
+use shared::model::Collection;
+use shared::store::{Purpose, Store};
+use world::changes::{change, joined};
 use world::{Process, program, seed, split, start_service, text};
-
-/// What a service does to its records: each is to be this, or gone.
-fn change(data: &Path, collection: Collection, changes: &[(u64, Option<&str>)]) {
-    let store = Store::open(&data.join(collection.name()).join("db"), collection, Purpose::Serving).unwrap();
-    let mut records = Records::new(collection, 0);
-    let mut gone = Vec::new();
-    for (id, json) in changes {
-        match json {
-            Some(json) => records.push(json, None).unwrap(),
-            None => gone.push(Change::Remove(Id::try_from(*id).unwrap())),
-        }
-    }
-    let mut writer = Writer::new(&store).unwrap();
-    let changes: Vec<Change> =
-        records.iter().map(|record| Change::Put(record, writer.next_revision())).chain(gone).collect();
-    writer.apply(&changes).unwrap();
-    store.sync().unwrap();
-}
 
 /// A file with these users and posts, and one thread.
 fn write(path: &Path, users: &[&str], posts: &[&str]) {
@@ -57,12 +40,6 @@ fn run(input: &Path, data: &Path, more: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), text(&output.stdout) + &text(&output.stderr))
 }
 
-fn joined(data: &Path) -> String {
-    let output = seed(["join", "--data", data.to_str().unwrap()]);
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    text(&output.stdout)
-}
-
 /// A row of the report.
 fn row(report: &str, collection: &str) -> Vec<String> {
     let row = report.lines().find(|line| line.trim_start().starts_with(collection));
@@ -81,15 +58,15 @@ fn a_newer_file_changes_what_it_changes_and_nothing_else() {
 
     let (code, report) = run(&new, &data, &["--dry-run"]);
     assert_eq!(code, Some(0), "{report}");
-    assert_eq!(row(&report, "users"), ["1", "1", "1", "0", "0"], "{report}");
+    assert_eq!(row(&report, "users"), ["1", "1", "1", "0", "0", "0"], "{report}");
     assert!(report.contains("Nothing was changed."), "{report}");
     assert_eq!(joined(&data).trim(), fs::read_to_string(&old).unwrap());
 
     let (code, report) = run(&new, &data, &[]);
     assert_eq!(code, Some(0), "{report}");
-    assert_eq!(row(&report, "users"), ["1", "1", "1", "0", "0"], "{report}");
-    assert_eq!(row(&report, "threads"), ["0", "0", "0", "0", "0"], "{report}");
-    assert_eq!(row(&report, "posts"), ["1", "0", "0", "0", "0"], "{report}");
+    assert_eq!(row(&report, "users"), ["1", "1", "1", "0", "0", "0"], "{report}");
+    assert_eq!(row(&report, "threads"), ["0", "0", "0", "0", "0", "0"], "{report}");
+    assert_eq!(row(&report, "posts"), ["1", "0", "0", "0", "0", "0"], "{report}");
     assert_eq!(joined(&data).trim(), fs::read_to_string(&new).unwrap());
     let verified = seed(["verify", "--data", data.to_str().unwrap(), "--input", new.to_str().unwrap()]);
     assert!(verified.status.success(), "{}", text(&verified.stderr));
@@ -122,7 +99,7 @@ fn what_a_service_changed_alone_stays() {
     write(&new, &[ADA, BOB, CY], &[FIRST, SECOND]);
     let (code, report) = run(&new, &data, &[]);
     assert_eq!(code, Some(0), "{report}");
-    assert_eq!(row(&report, "users"), ["0", "0", "0", "3", "0"], "{report}");
+    assert_eq!(row(&report, "users"), ["0", "0", "0", "3", "0", "0"], "{report}");
     assert!(joined(&data).starts_with(&format!(r#"{{"users":[{ADA},{renamed},{own}],"#)), "{}", joined(&data));
 }
 
@@ -132,14 +109,14 @@ fn a_conflict_is_listed_and_nothing_is_applied_until_a_side_is_preferred() {
     let [old, new] = ["old.json", "new.json"].map(|name| dir.path().join(name));
     let theirs = r#"{"id":2,"username":"bobby"}"#;
     let own = r#"{"id":2,"thread":1,"text":"mine","user":1}"#;
-    for (side, users, posts) in [
-        ("monolith", format!("{ADA},{theirs}"), format!("{FIRST},{SECOND}")),
-        ("service", format!(r#"{ADA},{{"id":2,"username":"robert"}},{CY}"#), format!("{FIRST},{own}")),
-    ] {
+    let posts = format!("{FIRST},{SECOND},{own}");
+    for (side, users) in
+        [("monolith", format!("{ADA},{theirs}")), ("service", format!(r#"{ADA},{{"id":2,"username":"robert"}},{CY}"#))]
+    {
         let data = dir.path().join(side);
         write(&old, &[ADA, BOB, CY], &[FIRST]);
         split(&old, &data);
-        // Bob has two new names, Cy is changed here and gone there, and the second post is two.
+        // Bob has two new names, Cy is changed here and gone there, and there are two second posts.
         let changes = [(2, Some(r#"{"id":2,"username":"robert"}"#)), (3, Some(r#"{"id":3,"username":"cyd"}"#))];
         change(&data, Collection::Users, &changes);
         change(&data, Collection::Posts, &[(2, Some(own))]);
@@ -149,11 +126,11 @@ fn a_conflict_is_listed_and_nothing_is_applied_until_a_side_is_preferred() {
             let (code, report) = run(&new, &data, more);
             assert_eq!(code, Some(5), "{report}");
             assert_eq!(row(&report, "users").last().unwrap(), "2", "{report}");
-            assert_eq!(row(&report, "posts").last().unwrap(), "1", "{report}");
+            // Each has added a post: that is no conflict, and both are there.
+            assert_eq!(row(&report, "posts"), ["1", "0", "0", "1", "0", "0"], "{report}");
             for line in [
-                r#"/users/1/username: "bobby" in the file, "robert" in the service"#,
+                r#"/users/1/username: "bobby" in the file, "robert" in the service, "bob" in the split"#,
                 r#"/users/- (id 3): nothing in the file, {"id":3,"username":"cyd"} in the service"#,
-                r#"/posts/1/text: "second" in the file, "mine" in the service"#,
                 "--prefer",
             ] {
                 assert!(report.contains(line), "{line:?} is not in {report}");
@@ -226,7 +203,9 @@ proptest! {
             let records: Vec<String> = users(versions).into_values().collect();
             write(path, &records.iter().map(String::as_str).collect::<Vec<_>>(), &[]);
         }
-        let options = Options { prefer, max_removed: Some(u64::MAX), ..Options::default() };
+        let prefer_of_all = prefer.map(PerCollection::all).unwrap_or_default();
+        let max_removed = PerCollection::all(u64::MAX);
+        let options = Options { prefer: prefer_of_all, max_removed, ..Options::default() };
         split_and_verify(&old, &data, &options).unwrap();
         let mut now = split.clone();
         for (id, version) in &service {
@@ -266,4 +245,184 @@ proptest! {
         }).collect();
         prop_assert_eq!(found, users(&expected));
     }
+}
+
+#[test]
+fn each_collection_is_guarded_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let [old, new, data] = ["old.json", "new.json", "data"].map(|name| dir.path().join(name));
+    let posts: Vec<String> = (0..40).map(|n| format!(r#"{{"id":{},"thread":1,"text":"t","user":1}}"#, n + 1)).collect();
+    let posts: Vec<&str> = posts.iter().map(String::as_str).collect();
+    write(&old, &[ADA, BOB, CY], &posts);
+    write(&new, &[], &posts);
+    split(&old, &data);
+    let before = joined(&data);
+    for more in [
+        &[][..],
+        &["--max-removed", "2"],
+        &["--max-removed", "posts=40"],
+        &["--max-removed", "9", "--max-removed", "users=1"],
+    ] {
+        let (code, report) = run(&new, &data, more);
+        assert_eq!(code, Some(5), "{report}");
+        assert!(report.contains("3 of 3 users") && report.contains("--max-removed users=3"), "{report}");
+        assert_eq!(joined(&data), before);
+    }
+    assert_eq!(run(&new, &data, &["--max-removed", "cats=3"]).0, Some(2));
+    assert_eq!(run(&new, &data, &["--max-removed", "users=3"]).0, Some(0));
+    assert!(joined(&data).starts_with(r#"{"users":[],"#));
+}
+
+#[test]
+fn different_fields_of_a_record_are_no_conflict() {
+    let dir = tempfile::tempdir().unwrap();
+    let [old, new, data] = ["old.json", "new.json", "data"].map(|name| dir.path().join(name));
+    let user = |name: &str, bio: &str| format!(r#"{{"id":1,"username":"{name}","bio":"{bio}"}}"#);
+    write(&old, &[&user("ada", "b"), BOB], &[]);
+    write(&new, &[&user("countess", "b"), BOB], &[]);
+    split(&old, &data);
+    change(&data, Collection::Users, &[(1, Some(&user("ada", "mathematician")))]);
+    let (code, report) = run(&new, &data, &["--merge", "records"]);
+    assert_eq!(code, Some(5), "{report}");
+    // What is said of it is true: the file has changed the one, the service the other.
+    assert!(!report.contains("/users/0/bio") && report.contains("/users/0: "), "{report}");
+    let (code, report) = run(&new, &data, &[]);
+    assert_eq!(code, Some(0), "{report}");
+    assert_eq!(row(&report, "users"), ["0", "0", "0", "0", "1", "0"], "{report}");
+    let both = user("countess", "mathematician");
+    assert!(joined(&data).starts_with(&format!(r#"{{"users":[{both},{BOB}],"#)), "{}", joined(&data));
+    let verified = seed(["verify", "--data", data.to_str().unwrap()]);
+    assert!(verified.status.success(), "{}", text(&verified.stderr));
+    // The split is what the file has: the same file again changes nothing, and another name goes on from there.
+    let (code, report) = run(&new, &data, &[]);
+    assert!(code == Some(0) && report.contains("already holds"), "{report}");
+    write(&new, &[&user("lovelace", "b"), BOB], &[]);
+    assert_eq!(run(&new, &data, &[]).0, Some(0));
+    assert!(joined(&data).contains(&user("lovelace", "mathematician")), "{}", joined(&data));
+}
+
+#[test]
+fn conflicts_are_written_to_a_file_and_resolved_by_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let [old, new, data, conflicts] = ["old.json", "new.json", "data", "conflicts"].map(|name| dir.path().join(name));
+    let users = |name: &str, count: u64| -> Vec<String> {
+        (1..=count).map(|id| format!(r#"{{"id":{id},"username":"{name}{id}"}}"#)).collect()
+    };
+    let write_users =
+        |path: &Path, users: &[String]| write(path, &users.iter().map(String::as_str).collect::<Vec<_>>(), &[]);
+    write_users(&old, &users("u", 80));
+    write_users(&new, &users("file", 80));
+    split(&old, &data);
+    let own = users("service", 80);
+    let changes: Vec<(u64, Option<&str>)> = (1..).zip(&own).map(|(id, json)| (id, Some(json.as_str()))).collect();
+    change(&data, Collection::Users, &changes);
+    let path = conflicts.to_str().unwrap();
+    for more in [&["--dry-run"][..], &[]] {
+        let _ = fs::remove_file(&conflicts);
+        let (code, report) = run(&new, &data, &[&["--conflicts", path], more].concat());
+        assert_eq!(code, Some(5), "{report}");
+        assert!(report.contains("and 60 more conflicts of users; --conflicts FILE has all"), "{report}");
+    }
+    let lines: Vec<serde_json::Value> =
+        fs::read_to_string(&conflicts).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 80);
+    assert_eq!(lines[2]["base"]["username"], "u3");
+    assert_eq!(lines[2]["file"]["username"], "file3");
+    assert_eq!(lines[2]["service"]["username"], "service3");
+    assert_eq!(lines[2]["fields"], serde_json::json!(["/username"]));
+
+    // Some are worked off; the others stay in the way.
+    let takes = [
+        serde_json::json!("file"),
+        serde_json::json!("service"),
+        serde_json::json!("base"),
+        serde_json::json!({"id": 4, "username": "agreed"}),
+    ];
+    let with_takes = |count: usize| {
+        let mut lines = lines.clone();
+        for (nth, line) in lines.iter_mut().enumerate().take(count) {
+            line["take"] = takes.get(nth).unwrap_or(&takes[1]).clone();
+        }
+        lines.iter().map(|line| format!("{line}\n")).collect::<String>()
+    };
+    let resolved = dir.path().join("resolved");
+    fs::write(&resolved, with_takes(79)).unwrap();
+    let before = joined(&data);
+    let resolutions = ["--resolutions", resolved.to_str().unwrap()];
+    let (code, report) = run(&new, &data, &resolutions);
+    assert_eq!(code, Some(5), "{report}");
+    assert_eq!(joined(&data), before);
+    // A resolution is for the versions that it was made for.
+    fs::write(&resolved, with_takes(80)).unwrap();
+    change(&data, Collection::Users, &[(2, Some(r#"{"id":2,"username":"again"}"#))]);
+    let (code, report) = run(&new, &data, &resolutions);
+    assert_eq!(code, Some(3), "{report}");
+    assert!(report.contains("line 2: users 2 has changed since"), "{report}");
+    change(&data, Collection::Users, &changes[1..2]);
+    let (code, report) = run(&new, &data, &resolutions);
+    assert_eq!(code, Some(0), "{report}");
+    let expected =
+        [r#"{"id":1,"username":"file1"}"#, &own[1], r#"{"id":3,"username":"u3"}"#, r#"{"id":4,"username":"agreed"}"#];
+    assert!(joined(&data).starts_with(&format!("{{\"users\":[{},{}", expected.join(","), own[4])), "{}", joined(&data));
+    let verified = seed(["verify", "--data", data.to_str().unwrap()]);
+    assert!(verified.status.success(), "{}", text(&verified.stderr));
+}
+
+#[test]
+fn a_side_may_be_preferred_for_one_collection() {
+    let dir = tempfile::tempdir().unwrap();
+    let [old, new, data] = ["old.json", "new.json", "data"].map(|name| dir.path().join(name));
+    let post = |text: &str| format!(r#"{{"id":1,"thread":1,"text":"{text}","user":1}}"#);
+    write(&old, &[ADA, BOB], &[&post("split")]);
+    write(&new, &[ADA, r#"{"id":2,"username":"bobby"}"#], &[&post("file")]);
+    split(&old, &data);
+    change(&data, Collection::Users, &[(2, Some(r#"{"id":2,"username":"robert"}"#))]);
+    change(&data, Collection::Posts, &[(1, Some(&post("service")))]);
+    let (code, report) = run(&new, &data, &["--prefer", "users=service"]);
+    assert_eq!(code, Some(5), "{report}");
+    let (code, report) = run(&new, &data, &["--prefer", "monolith", "--prefer", "users=service"]);
+    assert_eq!(code, Some(0), "{report}");
+    assert!(joined(&data).contains("robert") && joined(&data).contains(&post("file")), "{}", joined(&data));
+}
+
+#[test]
+fn join_stays_out_of_data_folders_and_puts_back_what_was_put_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let [old, data, rest, back] = ["old.json", "data", "rest.json", "back.json"].map(|name| dir.path().join(name));
+    write(&old, &[ADA], &[FIRST]);
+    let more = r#","comments" : [ {"id":1,"text":"}{"} ],"profile":{"name":"f"}}"#;
+    let text_of_old = fs::read_to_string(&old).unwrap();
+    fs::write(&old, format!("{}{more}", text_of_old.strip_suffix('}').unwrap())).unwrap();
+    assert_eq!(run(&old, &data, &["--rest", rest.to_str().unwrap()]).0, Some(0));
+    let join = |arguments: &[&str]| {
+        let output = seed(["join", "--data", data.to_str().unwrap()].iter().chain(arguments));
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+    for inside in ["users/db.json", "users/db/x.json", "joined.json", "posts/../joined.json"] {
+        let path = data.join(inside);
+        let before = fs::read(data.join("users/db.json")).unwrap();
+        let (code, report) = join(&["--output", path.to_str().unwrap()]);
+        assert_eq!(code, Some(5), "{inside}: {report}");
+        assert!(report.contains("name a file outside"), "{report}");
+        assert_eq!(fs::read(data.join("users/db.json")).unwrap(), before);
+    }
+    let (code, report) = join(&["--output", back.to_str().unwrap(), "--with", rest.to_str().unwrap()]);
+    assert_eq!(code, Some(0), "{report}");
+    let json = |path: &Path| serde_json::from_slice::<serde_json::Value>(&fs::read(path).unwrap()).unwrap();
+    assert_eq!(json(&back), json(&old));
+    for (wrong, code, reason) in [
+        ("[]", 3, "it is not what --rest writes"),
+        (r#"{"a":1} x"#, 3, "it is not what --rest writes"),
+        (r#"{"users":[]}"#, 3, "/users: a service owns this collection"),
+    ] {
+        fs::write(&rest, wrong).unwrap();
+        let (found, report) = join(&["--output", back.to_str().unwrap(), "--with", rest.to_str().unwrap()]);
+        assert_eq!(found, Some(code), "{report}");
+        assert!(report.contains(reason), "{report}");
+        assert_eq!(json(&back), json(&old));
+    }
+    fs::write(&rest, " { } ").unwrap();
+    let (code, report) = join(&["--with", rest.to_str().unwrap()]);
+    assert_eq!(code, Some(0), "{report}");
+    assert_eq!(report.trim(), text_of_old);
 }

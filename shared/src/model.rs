@@ -108,12 +108,17 @@ impl Collection {
         }
     }
 
-    /// What a record, in canonical form, is found by; nothing where it does not fit its model. `position` is the id of a
+    /// Whether the monolith's records may have no ids, so that the split gives them some.
+    pub fn may_lack_ids(self) -> bool {
+        self == Collection::Posts
+    }
+
+    /// What a record, in canonical form, is found by; nothing where it does not fit its model. `given` is the id of a
     /// post that has none.
     ///
     /// serde could say the same, and does where it has to say why not: but it would read each text once more, and that
     /// would be a fifth of the time of a split. A test holds the two together.
-    fn keys(self, json: &str, members: &[Member], position: Option<Id>) -> Option<Keys> {
+    fn keys(self, json: &str, members: &[Member], given: Option<Id>) -> Option<Keys> {
         let found = |name: &str| {
             let member = members.iter().find(|member| &json[member.key.clone()] == name);
             member.map(|member| &json[member.value.clone()])
@@ -121,7 +126,7 @@ impl Collection {
         let id = |name| found(name).and_then(|value| value.parse::<Id>().ok());
         let text = |name| found(name).filter(|value| value.starts_with('"'));
         let text_or_none = |name| found(name).is_none_or(|value| value.starts_with('"') || value == "null");
-        let keys = |id, terms| Keys { id, id_from_position: false, position, terms };
+        let keys = |id, terms| Keys { id, id_from_position: false, position: None, terms };
         match self {
             Collection::Users => {
                 let username = text("username")?;
@@ -140,7 +145,7 @@ impl Collection {
                 text("text")?;
                 let terms = [(Post::IN_THREAD, Term::Id(id("thread")?)), (Post::BY_USER, Term::Id(id("user")?))];
                 let id_from_position = found("id").is_none();
-                let id = if id_from_position { position? } else { id("id")? };
+                let id = if id_from_position { given? } else { id("id")? };
                 Some(Keys { id_from_position, ..keys(id, terms.map(Some)) })
             }
         }
@@ -212,7 +217,7 @@ struct Keys {
 pub struct Record<'r> {
     /// The record's id.
     pub id: Id,
-    /// Whether the id is the record's position in the file, not its own.
+    /// Whether the split gave the record its id, from its position in the file: it has none of its own.
     pub id_from_position: bool,
     /// Its place among the source's records, from 1, if it comes from one.
     pub position: Option<Id>,
@@ -255,13 +260,22 @@ impl Records {
     /// # Errors
     /// The text is not a JSON object or not such a record; the fault's pointer starts at the record. It is not added.
     pub fn push(&mut self, text: &str, position: Option<Id>) -> Result<(), Fault> {
+        self.push_given(text, position, position)
+    }
+
+    /// The same, where a post that has no id is to have the id `given`, which need not be its position.
+    ///
+    /// # Errors
+    /// See [`push`](Self::push).
+    pub fn push_given(&mut self, text: &str, position: Option<Id>, given: Option<Id>) -> Result<(), Fault> {
         let before = self.text.len();
         if !self.rows.is_empty() {
             self.text.push(',');
         }
         let begin = self.text.len();
         let read = json::canonical_object(text, &mut self.text, &mut self.members).and_then(|()| {
-            let keys = self.collection.keys(&self.text, &self.members, position);
+            let keys = self.collection.keys(&self.text, &self.members, given);
+            let keys = keys.map(|keys| Keys { position, ..keys });
             keys.ok_or_else(|| self.collection.misfit(&self.text, begin, &self.members))
         });
         match read {

@@ -9,6 +9,7 @@ use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
+pub mod changes;
 pub mod compose;
 pub mod file_system;
 pub mod liar;

@@ -1,0 +1,415 @@
+//! A record that the file and its service have both changed: what of it can be merged, what a person has to say, and what
+//! they have said.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use sha2::{Digest as _, Sha256};
+use shared::id::Id;
+use shared::model::{Collection, Records};
+
+use crate::digest::meaning;
+use crate::error::Error;
+use crate::text::each_member;
+
+/// Whose version of a record is taken where both changed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Side {
+    /// The file's.
+    Monolith,
+    /// The database's.
+    Service,
+}
+
+/// What both may change without a conflict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Merge {
+    /// Different fields of a record.
+    #[default]
+    Fields,
+    /// Different records.
+    Records,
+}
+
+/// The versions of a record that both have changed; nothing where there is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// Whose record.
+    pub collection: Collection,
+    /// Its id.
+    pub id: Id,
+    /// Where it stands in the file.
+    pub pointer: String,
+    /// As it was split.
+    pub base: Option<String>,
+    /// As the file has it now.
+    pub file: Option<String>,
+    /// As its service has it now.
+    pub service: Option<String>,
+}
+
+/// A field that both have changed, each in another way.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Field {
+    /// Its place in the record; nothing for the record as a whole.
+    pub pointer: String,
+    /// As it was split.
+    pub base: Option<String>,
+    /// As the file has it now.
+    pub file: Option<String>,
+    /// As its service has it now.
+    pub service: Option<String>,
+}
+
+impl Conflict {
+    /// The record with what both have changed, if each has changed fields that the other has not.
+    pub fn merge(&self) -> Option<String> {
+        let (Some(base), Some(file), Some(service)) = (&self.base, &self.file, &self.service) else { return None };
+        let [base, file] = [members(base), members(file)];
+        let mut merged = members(service);
+        for (key, value) in &file {
+            let was = value_of(&base, key);
+            let now = value_of(&merged, key);
+            if is_same(was, Some(value)) || is_same(now, Some(value)) {
+                continue;
+            }
+            if !is_same(was, now) {
+                return None;
+            }
+            match merged.iter_mut().find(|(other, _)| other == key) {
+                Some((_, now)) => *now = value,
+                None => merged.push((key, value)),
+            }
+        }
+        for (key, was) in &base {
+            if value_of(&file, key).is_some() {
+                continue;
+            }
+            match value_of(&merged, key) {
+                Some(now) if is_same(Some(was), Some(now)) => merged.retain(|(other, _)| other != key),
+                Some(_) => return None,
+                None => {}
+            }
+        }
+        let members: Vec<String> = merged.iter().map(|(key, value)| format!("{key}:{value}")).collect();
+        let merged = format!("{{{}}}", members.join(","));
+        // What each has made is a record; what comes of both need not be.
+        let mut records = Records::new(self.collection, merged.len());
+        records.push(&merged, None).ok()?;
+        let is_itself = records.iter().all(|record| record.id == self.id);
+        is_itself.then_some(merged)
+    }
+
+    /// The fields that it is about.
+    pub fn fields(&self) -> Vec<Field> {
+        let Self { base, file, service, .. } = self;
+        let whole = || {
+            let [base, file, service] = [base, file, service].map(Clone::clone);
+            vec![Field { pointer: String::new(), base, file, service }]
+        };
+        let (Some(left), Some(right)) = (file, service) else { return whole() };
+        let was = base.as_deref().map(members).unwrap_or_default();
+        let [left, right] = [members(left), members(right)];
+        let mut fields = Vec::new();
+        let mut keys: Vec<&str> = left.iter().chain(&right).map(|(key, _)| *key).collect();
+        let mut seen = Vec::new();
+        keys.retain(|key| {
+            !seen.contains(key) && {
+                seen.push(key);
+                true
+            }
+        });
+        for key in keys {
+            let [was, left, right] = [&was, &left, &right].map(|of| value_of(of, key));
+            let both = !is_same(left, right) && (base.is_none() || !is_same(was, left) && !is_same(was, right));
+            if both {
+                let mut pointer = String::new();
+                let name: String = serde_json::from_str(key).expect("a canonical string is JSON");
+                shared::json::push_pointer(&mut pointer, &name);
+                let [base, file, service] = [was, left, right].map(|value| value.map(str::to_owned));
+                fields.push(Field { pointer, base, file, service });
+            }
+        }
+        if fields.is_empty() { whole() } else { fields }
+    }
+
+    /// What it is about, as one number: a resolution is for these versions alone.
+    fn versions(&self) -> String {
+        let mut hash = Sha256::new();
+        for version in [&self.base, &self.file, &self.service] {
+            match version {
+                Some(json) => hash.update(format!("{} {json}", json.len())),
+                None => hash.update("-"),
+            }
+        }
+        hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Writes it as a line of JSON, in which a `take` can be filled in.
+    pub fn write(&self, take: Option<&Take>, out: &mut impl Write) -> std::io::Result<()> {
+        let raw = |json: &Option<String>| {
+            json.as_ref().map(|json| RawValue::from_string(json.clone()).expect("canonical text is JSON"))
+        };
+        let fields = self.fields().into_iter().map(|field| field.pointer).filter(|pointer| !pointer.is_empty());
+        let line = Line {
+            collection: self.collection.name().to_owned(),
+            id: self.id,
+            pointer: self.pointer.clone(),
+            base: raw(&self.base),
+            file: raw(&self.file),
+            service: raw(&self.service),
+            fields: fields.collect(),
+            versions: self.versions(),
+            take: take.map(|take| {
+                let json = match take {
+                    Take::File => r#""file""#,
+                    Take::Service => r#""service""#,
+                    Take::Base => r#""base""#,
+                    Take::Own(json) => json,
+                };
+                RawValue::from_string(json.to_owned()).expect("it is JSON")
+            }),
+        };
+        writeln!(out, "{}", serde_json::to_string(&line).expect("a conflict can be written as JSON"))
+    }
+}
+
+/// The members of an object in canonical text: keys with their quotes, and values.
+fn members(json: &str) -> Vec<(&str, &str)> {
+    let mut members = Vec::new();
+    let text = |part| std::str::from_utf8(part).expect("a part of a text, cut at its brackets, is text");
+    each_member(json.as_bytes(), |key, value| members.push((text(key), text(value))));
+    members
+}
+
+fn value_of<'j>(members: &[(&str, &'j str)], key: &str) -> Option<&'j str> {
+    members.iter().find(|(other, _)| *other == key).map(|(_, value)| *value)
+}
+
+fn is_same(left: Option<&str>, right: Option<&str>) -> bool {
+    match (left, right) {
+        (Some(left), Some(right)) => left == right || meaning(left) == meaning(right),
+        (left, right) => left == right,
+    }
+}
+
+/// A conflict as a line of a file.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    collection: String,
+    id: Id,
+    pointer: String,
+    base: Option<Box<RawValue>>,
+    file: Option<Box<RawValue>>,
+    service: Option<Box<RawValue>>,
+    fields: Vec<String>,
+    versions: String,
+    #[serde(default)]
+    take: Option<Box<RawValue>>,
+}
+
+/// What somebody has said is to become of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Take {
+    /// The file's version.
+    File,
+    /// The service's.
+    Service,
+    /// The one that was split.
+    Base,
+    /// This record.
+    Own(String),
+}
+
+/// What somebody has said of conflicts: the file for --conflicts, with a `take` in its lines.
+#[derive(Debug, Default)]
+pub struct Resolutions {
+    path: PathBuf,
+    /// By collection and id: the line in the file, the versions that it is about, and what to take.
+    of: HashMap<(&'static str, Id), (u64, String, Take)>,
+}
+
+impl Resolutions {
+    /// Reads the file at `path`. A line without a `take` says nothing.
+    ///
+    /// # Errors
+    /// A line is none, or says what cannot be.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let mut resolutions = Self { path: path.to_owned(), of: HashMap::new() };
+        let file = BufReader::new(File::open(path).map_err(Error::io(path))?);
+        for (number, line) in (1..).zip(file.lines()) {
+            let line = match line {
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                    return Err(resolutions.wrong(number, "this is not UTF-8".to_owned()));
+                }
+                line => line.map_err(Error::io(path))?,
+            };
+            if line.trim().is_empty() {
+                continue;
+            }
+            let read: Line = serde_json::from_str(&line)
+                .map_err(|error| resolutions.wrong(number, format!("this is no line of --conflicts: {error}")))?;
+            let collection = Collection::ALL.into_iter().find(|collection| collection.name() == read.collection);
+            let Some(collection) = collection else {
+                return Err(resolutions.wrong(number, format!("there is no collection {:?}", read.collection)));
+            };
+            let Some(take) = read.take.filter(|take| take.get() != "null") else { continue };
+            let take = match take.get() {
+                r#""file""# | r#""monolith""# => Take::File,
+                r#""service""# => Take::Service,
+                r#""base""# => Take::Base,
+                record if record.starts_with('{') => {
+                    let mut records = Records::new(collection, record.len());
+                    let fault = records
+                        .push(record, None)
+                        .err()
+                        .map(|fault| format!("take{}: {}", fault.pointer, fault.reason));
+                    let other = records.iter().find(|record| record.id != read.id);
+                    let fault =
+                        fault
+                            .or(other
+                                .map(|record| format!("the record to take has the id {}, not {}", record.id, read.id)));
+                    match fault {
+                        Some(fault) => return Err(resolutions.wrong(number, fault)),
+                        None => Take::Own(records.text().to_owned()),
+                    }
+                }
+                other => {
+                    let reason = format!(r#"{other} cannot be taken: "file", "service", "base", or a record can"#);
+                    return Err(resolutions.wrong(number, reason));
+                }
+            };
+            let entry = (number, read.versions, take);
+            if resolutions.of.insert((collection.name(), read.id), entry).is_some() {
+                return Err(resolutions.wrong(number, format!("{} {} was resolved before", collection.name(), read.id)));
+            }
+        }
+        Ok(resolutions)
+    }
+
+    /// What was said of `conflict`, if anything was.
+    ///
+    /// # Errors
+    /// It was said of other versions.
+    pub fn take(&self, conflict: &Conflict) -> Result<Option<&Take>, Error> {
+        let Some((line, versions, take)) = self.of.get(&(conflict.collection.name(), conflict.id)) else {
+            return Ok(None);
+        };
+        if *versions != conflict.versions() {
+            let reason = format!(
+                "{} {} has changed since --conflicts wrote this line; have it written anew",
+                conflict.collection.name(),
+                conflict.id
+            );
+            return Err(self.wrong(*line, reason));
+        }
+        Ok(Some(take))
+    }
+
+    fn wrong(&self, line: u64, reason: String) -> Error {
+        Error::Input { file: self.path.clone(), place: format!("line {line}"), reason }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conflict(base: Option<&str>, file: Option<&str>, service: Option<&str>) -> Conflict {
+        let [base, file, service] = [base, file, service]
+            .map(|members| members.map(|members| format!(r#"{{"id":1,"username":"a"{members}}}"#)));
+        Conflict {
+            collection: Collection::Users,
+            id: Id::try_from(1).unwrap(),
+            pointer: "/users/0".to_owned(),
+            base,
+            file,
+            service,
+        }
+    }
+
+    #[test]
+    fn fields_that_one_alone_has_changed_are_merged() {
+        for (base, file, service, merged) in [
+            (r#","bio":"b","x":1"#, r#","bio":"c","x":1"#, r#","bio":"b","x":2"#, Some(r#","bio":"c","x":2"#)),
+            (r#","x":1"#, r#","x":1,"y":2"#, r#","x":1,"z":3"#, Some(r#","x":1,"z":3,"y":2"#)),
+            (r#","x":1,"y":2"#, r#","y":2"#, r#","x":1,"y":3"#, Some(r#","y":3"#)),
+            (r#","x":1,"y":2"#, r#","x":1,"y":4"#, r#","y":2"#, Some(r#","y":4"#)),
+            (r#","x":1"#, r#","x":2"#, r#","x":2.0,"y":1"#, Some(r#","x":2.0,"y":1"#)),
+            (r#","x":1"#, r#","x":2"#, r#","x":3"#, None),
+            (r#","x":1"#, "", r#","x":3"#, None),
+            (r#","x":1"#, r#","x":3"#, "", None),
+            ("", r#","x":1"#, r#","x":2"#, None),
+        ] {
+            let found = conflict(Some(base), Some(file), Some(service)).merge();
+            assert_eq!(
+                found,
+                merged.map(|members| format!(r#"{{"id":1,"username":"a"{members}}}"#)),
+                "{base} {file} {service}"
+            );
+        }
+        assert_eq!(conflict(None, Some(r#","x":1"#), Some(r#","y":1"#)).merge(), None);
+        assert_eq!(conflict(Some(""), None, Some(r#","y":1"#)).merge(), None);
+    }
+
+    #[test]
+    fn what_is_said_of_a_conflict_is_what_both_have_changed() {
+        let pointers =
+            |conflict: Conflict| conflict.fields().into_iter().map(|field| field.pointer).collect::<Vec<_>>();
+        let changed = conflict(Some(r#","bio":"b","x":1"#), Some(r#","bio":"b","x":2"#), Some(r#","bio":"c","x":3"#));
+        assert_eq!(pointers(changed), ["/x"]);
+        assert_eq!(pointers(conflict(None, Some(r#","x":1"#), Some(r#","x":2"#))), ["/x"]);
+        assert_eq!(pointers(conflict(Some(""), None, Some(r#","x":2"#))), [""]);
+        let gone = conflict(Some(r#","x":1"#), Some(""), Some(r#","x":2"#));
+        assert_eq!(
+            gone.fields()[0],
+            Field { pointer: "/x".to_owned(), base: Some("1".to_owned()), file: None, service: Some("2".to_owned()) }
+        );
+    }
+
+    #[test]
+    fn a_line_is_read_back_with_what_it_is_to_take() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("conflicts");
+        let found = conflict(Some(r#","x":1"#), Some(r#","x":2"#), Some(r#","x":3"#));
+        let mut line = Vec::new();
+        found.write(None, &mut line).unwrap();
+        let line = String::from_utf8(line).unwrap();
+        assert!(line.contains(r#""fields":["/x"]"#) && line.contains(r#""take":null"#), "{line}");
+        let with = |take: &str| line.replace(r#""take":null"#, &format!(r#""take":{take}"#));
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            Resolutions::read(&path)
+        };
+        assert_eq!(read(&line).unwrap().take(&found).unwrap(), None);
+        let own = r#"{"id":1,"username":"b"}"#;
+        for (take, taken) in [
+            (r#""file""#, Take::File),
+            (r#""monolith""#, Take::File),
+            (r#""service""#, Take::Service),
+            (r#""base""#, Take::Base),
+            (r#"{ "id": 1, "username": "b" }"#, Take::Own(own.to_owned())),
+        ] {
+            let resolutions = read(&with(take)).unwrap();
+            assert_eq!(resolutions.take(&found).unwrap(), Some(&taken), "{take}");
+            let other = Conflict { service: None, ..found.clone() };
+            assert!(resolutions.take(&other).unwrap_err().to_string().contains("line 1: users 1 has changed since"));
+        }
+        for (text, reason) in [
+            ("{}".to_owned(), "line 1: this is no line of --conflicts"),
+            (with("7"), "7 cannot be taken"),
+            (with(r#"{"id":2,"username":"b"}"#), "has the id 2, not 1"),
+            (with(r#"{"id":1}"#), "missing field `username`"),
+            (with(r#""file""#).repeat(2), "line 2: users 1 was resolved before"),
+            (line.replace("users\"", "cats\""), "there is no collection \"cats\""),
+        ] {
+            let error = read(&text).unwrap_err();
+            assert!(error.to_string().contains(reason), "{error}");
+            assert_eq!(error.exit_code(), 3);
+        }
+    }
+}

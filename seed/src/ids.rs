@@ -1,0 +1,200 @@
+//! Which id each position of a list has, where the records have none of their own.
+//!
+//! At the first split that is the position itself, from 1. Later a list has lost records in the middle, and its order may
+//! have changed, while every record has kept its id: then it is more than one run.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use shared::id::Id;
+use shared::model::Collection;
+
+use crate::error::Error;
+use crate::identity::Identity;
+
+/// The ids that the positions of a list have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Ids {
+    /// Each position is the id.
+    #[default]
+    Positions,
+    /// By position, ascending; a position in no run has no id.
+    Runs(Vec<Run>),
+}
+
+/// So many positions from the first on, which have so many ids from the first on; written as `[position, id, count]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(u64, u64, u64)", into = "(u64, u64, u64)")]
+pub struct Run {
+    position: u64,
+    id: u64,
+    count: u64,
+}
+
+impl From<(u64, u64, u64)> for Run {
+    fn from((position, id, count): (u64, u64, u64)) -> Self {
+        Self { position, id, count }
+    }
+}
+
+impl From<Run> for (u64, u64, u64) {
+    fn from(Run { position, id, count }: Run) -> Self {
+        (position, id, count)
+    }
+}
+
+impl Ids {
+    /// The id of the record at `position`, from 1.
+    pub fn at(&self, position: u64) -> Option<Id> {
+        let id = match self {
+            Ids::Positions => position,
+            Ids::Runs(runs) => {
+                let run = runs[..runs.partition_point(|run| run.position <= position)].last()?;
+                let offset = position - run.position;
+                if offset >= run.count {
+                    return None;
+                }
+                run.id.checked_add(offset)?
+            }
+        };
+        Id::try_from(id).ok()
+    }
+
+    /// The next position that has an id, which lies behind all that have one.
+    pub fn push(&mut self, position: u64, id: Id) {
+        if *self == Ids::Positions {
+            *self = Ids::Runs(Vec::new());
+        }
+        let Ids::Runs(runs) = self else { unreachable!("it was made one") };
+        match runs.last_mut() {
+            Some(run) if run.position + run.count == position && run.id + run.count == id.get() => run.count += 1,
+            _ => runs.push(Run { position, id: id.get(), count: 1 }),
+        }
+    }
+
+    /// No position has an id yet.
+    pub fn none() -> Self {
+        Ids::Runs(Vec::new())
+    }
+
+    /// Whether each position that has an id has its own number.
+    pub fn are_positions(&self) -> bool {
+        match self {
+            Ids::Positions => true,
+            Ids::Runs(runs) => runs.iter().all(|run| run.position == run.id),
+        }
+    }
+}
+
+/// Of each collection, which id each position of its list has.
+pub type AllIds = [Ids; Collection::ALL.len()];
+
+/// `db.ids.json` beside a joined `db.json`: the ids that its records without ids have. Whoever splits that very file gives
+/// them the same again.
+#[derive(Debug, Serialize, Deserialize)]
+struct Beside {
+    version: u32,
+    /// The file it belongs to.
+    file: Identity,
+    /// By collection.
+    ids: BTreeMap<String, Vec<Run>>,
+}
+
+const VERSION: u32 = 1;
+
+/// Where the ids of the file at `path` lie.
+pub fn path_beside(path: &Path) -> PathBuf {
+    path.with_extension("ids.json")
+}
+
+/// What lies beside a file whose positions are not its ids.
+pub fn to_json(file: Identity, ids: &AllIds) -> String {
+    let runs = |ids: &Ids| if let Ids::Runs(runs) = ids { runs.clone() } else { Vec::new() };
+    let of = Collection::ALL.into_iter().zip(ids).filter(|(_, ids)| !ids.are_positions());
+    let ids = of.map(|(collection, ids)| (collection.name().to_owned(), runs(ids))).collect();
+    serde_json::to_string(&Beside { version: VERSION, file, ids }).expect("ids can be written as JSON") + "\n"
+}
+
+/// The ids that lie beside the file at `path`, which `identify` says what it is; positions where nothing of this file's
+/// lies there.
+///
+/// # Errors
+/// What lies there cannot be read.
+pub fn read_beside(path: &Path, identify: impl FnOnce() -> Result<Identity, Error>) -> Result<AllIds, Error> {
+    let beside = path_beside(path);
+    let text = match fs::read(&beside) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(AllIds::default()),
+        Err(error) => return Err(Error::io(&beside)(error)),
+    };
+    let wrong = |reason: String| Error::Input { file: beside.clone(), place: "the file".to_owned(), reason };
+    let read: Beside = serde_json::from_slice(&text)
+        .map_err(|error| wrong(format!("it is not what `seed join` writes beside a file: {error}")))?;
+    if read.version != VERSION {
+        return Err(wrong(format!("it has version {}, and this `seed` reads {VERSION}", read.version)));
+    }
+    if read.file != identify()? {
+        return Err(wrong(format!("it has the ids of another file than {}; remove it", path.display())));
+    }
+    let mut all = AllIds::default();
+    for (collection, ids) in Collection::ALL.into_iter().zip(&mut all) {
+        let Some(runs) = read.ids.get(collection.name()) else { continue };
+        let ascend = runs.iter().zip(runs.iter().skip(1)).all(|(a, b)| {
+            a.position.checked_add(a.count).is_some_and(|end| end <= b.position) && a.id.checked_add(a.count).is_some()
+        });
+        if !ascend {
+            return Err(wrong(format!("the positions of {} do not ascend", collection.name())));
+        }
+        *ids = Ids::Runs(runs.clone());
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_have_the_ids_they_were_given() {
+        assert_eq!(Ids::default().at(7).unwrap().get(), 7);
+        assert_eq!(Ids::default().at(0), None);
+        let mut ids = Ids::none();
+        let given = [(1, 1), (2, 2), (3, 4), (5, 5), (6, 3)];
+        for (position, id) in given {
+            ids.push(position, Id::try_from(id).unwrap());
+        }
+        assert!(matches!(&ids, Ids::Runs(runs) if runs.len() == 4));
+        for (position, id) in given {
+            assert_eq!(ids.at(position).unwrap().get(), id);
+        }
+        assert_eq!([0, 4, 7].map(|position| ids.at(position)), [None; 3]);
+        assert!(!ids.are_positions());
+    }
+
+    #[test]
+    fn ids_beside_a_file_belong_to_that_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db.json");
+        let file = Identity { sha256: "a".to_owned(), bytes: 1 };
+        let other = Identity { sha256: "b".to_owned(), bytes: 1 };
+        let is = |file: &Identity| Ok(file.clone());
+        assert_eq!(read_beside(&path, || is(&file)).unwrap(), AllIds::default());
+        let mut ids = AllIds::default();
+        ids[2].push(1, Id::try_from(7).unwrap());
+        fs::write(dir.path().join("db.ids.json"), to_json(file.clone(), &ids)).unwrap();
+        assert_eq!(read_beside(&path, || is(&file)).unwrap(), ids);
+        assert!(read_beside(&path, || is(&other)).unwrap_err().to_string().contains("of another file"));
+        for wrong in [
+            "",
+            "{}",
+            r#"{"version":2,"file":{"sha256":"a","bytes":1},"ids":{}}"#,
+            r#"{"version":1,"file":{"sha256":"a","bytes":1},"ids":{"posts":[[2,1,1],[1,2,1]]}}"#,
+        ] {
+            fs::write(dir.path().join("db.ids.json"), wrong).unwrap();
+            assert_eq!(read_beside(&path, || is(&file)).unwrap_err().exit_code(), 3, "{wrong}");
+        }
+    }
+}

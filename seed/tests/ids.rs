@@ -1,0 +1,445 @@
+//! Ids that were given stay with their records, whatever becomes of the list that has none.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+mod world;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use fastrand::Rng;
+use seed::conflict::Side;
+use seed::error::Error;
+use seed::join::Joining;
+use seed::progress::Progress;
+use seed::report::Report;
+use seed::run::{Options, split_and_verify};
+use seed::scoped::PerCollection;
+use shared::id::Id;
+use shared::model::Collection;
+use shared::store::{Change, Purpose, Store, Writer};
+use world::changes::{change, joined};
+use world::{seed, split, start_service, text};
+
+/// A post as the monolith has it.
+fn post(text: &str) -> String {
+    format!(r#"{{"thread":1,"text":{},"user":1}}"#, serde_json::to_string(text).unwrap())
+}
+
+/// The same as the service has it.
+fn with_id(id: u64, post: &str) -> String {
+    format!("{{\"id\":{id},{}", &post[1..])
+}
+
+/// A file with these posts.
+fn file(posts: &[String]) -> String {
+    let [user, thread] = [r#"{"id":1,"username":"ada"}"#, r#"{"id":1,"title":"t","createdBy":1}"#];
+    format!("{{\"users\":[{user}],\"threads\":[{thread}],\"posts\":[{}]}}\n", posts.join(","))
+}
+
+fn write(path: &Path, texts: &[&str]) {
+    fs::write(path, file(&texts.iter().map(|text| post(text)).collect::<Vec<_>>())).unwrap();
+}
+
+fn run(input: &Path, data: &Path, more: &[&str]) -> (Option<i32>, String) {
+    let output = seed(["--input", input.to_str().unwrap(), "--data", data.to_str().unwrap()].iter().chain(more));
+    (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+}
+
+/// The posts in the database.
+fn posts(data: &Path) -> BTreeMap<u64, String> {
+    let store = Store::open(&data.join("posts/db"), Collection::Posts, Purpose::Serving).unwrap();
+    let record = |record: Result<(Id, shared::store::Stored), _>| {
+        let (id, stored) = record.unwrap();
+        (id.get(), text(stored.json()))
+    };
+    store.records().map(record).collect()
+}
+
+/// The texts of the posts in the database.
+fn texts(data: &Path) -> Vec<(u64, String)> {
+    let text =
+        |json: &str| serde_json::from_str::<serde_json::Value>(json).unwrap()["text"].as_str().unwrap().to_owned();
+    posts(data).into_iter().map(|(id, json)| (id, text(&json))).collect()
+}
+
+#[test]
+fn whatever_becomes_of_the_list_a_post_keeps_its_id() {
+    let before = ["apple", "bear", "cloud", "dune"];
+    let ids = |ids: &[u64]| ids.to_vec();
+    for (name, after, expected, row) in [
+        ("one is gone", &["apple", "cloud", "dune"][..], ids(&[1, 3, 4]), "0 0 1"),
+        ("one comes in the middle", &["apple", "bear", "new", "cloud", "dune"], ids(&[1, 2, 5, 3, 4]), "1 0 0"),
+        ("another order", &["dune", "cloud", "bear", "apple"], ids(&[4, 3, 2, 1]), "0 0 0"),
+        ("one moves", &["bear", "cloud", "dune", "apple"], ids(&[2, 3, 4, 1]), "0 0 0"),
+        ("one is changed", &["apple", "bear and wolf", "cloud", "dune"], ids(&[1, 2, 3, 4]), "0 1 0"),
+        ("one is another", &["apple", "wolf", "cloud", "dune"], ids(&[1, 5, 3, 4]), "1 0 1"),
+        ("one is gone and its neighbour changed", &["apple", "cloud, again", "dune"], ids(&[1, 3, 4]), "0 1 1"),
+        ("one is there twice", &["apple", "bear", "bear", "cloud", "dune"], ids(&[1, 2, 5, 3, 4]), "1 0 0"),
+        ("the last two are others", &["apple", "bear", "x", "y"], ids(&[1, 2, 5, 6]), "2 0 2"),
+        ("some are added", &["apple", "bear", "cloud", "dune", "x", "y"], ids(&[1, 2, 3, 4, 5, 6]), "2 0 0"),
+        ("a lot at once", &["new", "dune", "apple", "cloud here"], ids(&[5, 4, 1, 3]), "1 1 1"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let [old, new, data, other, back] =
+            ["old.json", "new.json", "data", "other", "back.json"].map(|name| dir.path().join(name));
+        write(&old, &before);
+        write(&new, after);
+        split(&old, &data);
+        let (code, dry) = run(&new, &data, &["--dry-run"]);
+        assert_eq!(code, Some(0), "{name}: {dry}");
+        let (code, report) = run(&new, &data, &[]);
+        assert_eq!(code, Some(0), "{name}: {report}");
+        let found = report.lines().find(|line| line.trim_start().starts_with("posts ")).unwrap();
+        let found: Vec<&str> = found.split_whitespace().skip(1).take(3).collect();
+        assert_eq!(found.join(" "), row, "{name}: {report}");
+        let expected: BTreeMap<u64, String> =
+            expected.into_iter().zip(after.iter().map(|text| (*text).to_owned())).collect();
+        assert_eq!(texts(&data), expected.clone().into_iter().collect::<Vec<_>>(), "{name}: {report}");
+        // The way back is the file, and its split the same again, here and anywhere.
+        assert_eq!(joined(&data), fs::read_to_string(&new).unwrap(), "{name}");
+        let output = seed(["join", "--data", data.to_str().unwrap(), "--output", back.to_str().unwrap()]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert_eq!(fs::read(&back).unwrap(), fs::read(&new).unwrap());
+        let verified = seed(["verify", "--data", data.to_str().unwrap(), "--input", back.to_str().unwrap()]);
+        assert!(verified.status.success(), "{name}: {}", text(&verified.stderr));
+        let (code, report) = run(&back, &data, &[]);
+        assert!(code == Some(0) && report.contains("already holds the split of"), "{name}: {report}");
+        split(&back, &other);
+        assert_eq!(posts(&other), posts(&data), "{name}");
+        // A service that fills itself from its slice names them alike.
+        let mut filled = std::process::Command::new(world::program("posts"));
+        filled.args(["--listen", "127.0.0.1:0"]).arg("--slice").arg(data.join("posts/db.json"));
+        let mut service = world::Process::start(filled.arg("--data").arg(dir.path().join("filled")));
+        let address = service.await_line(" on http://").trim().parse().unwrap();
+        for (id, json) in posts(&data) {
+            assert!(world::get(address, "/api/posts").2.contains(&json), "{name}: {id}");
+        }
+    }
+}
+
+#[test]
+fn what_posts_are_taken_for_is_said_beforehand() {
+    let dir = tempfile::tempdir().unwrap();
+    let [old, new, data] = ["old.json", "new.json", "data"].map(|name| dir.path().join(name));
+    write(&old, &["apple", "bear", "cloud", "dune", "earth"]);
+    write(&new, &["earth", "apple", "bear and wolf", "new", "dune"]);
+    split(&old, &data);
+    let (code, report) = run(&new, &data, &["--dry-run"]);
+    assert_eq!(code, Some(0), "{report}");
+    for line in [
+        "1 have moved, 1 are changed, 1 are new, 1 are gone:",
+        "  /posts/0: id 5, moved",
+        "  /posts/2: id 2, changed",
+        "  /posts/3: id 6, new",
+        "  /posts/-: id 3, gone",
+    ] {
+        assert!(report.contains(line), "{line:?} is not in {report}");
+    }
+    let (_, report) = run(&new, &data, &["--dry-run", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(report.lines().next().unwrap()).unwrap();
+    assert_eq!(report["posts"]["without_ids"]["moved"], 1);
+    assert_eq!(
+        report["posts"]["without_ids"]["first"][0],
+        serde_json::json!({"index": 0, "id": 5, "taken_for": "moved"})
+    );
+    assert_eq!(texts(&data)[4], (5, "earth".to_owned()));
+}
+
+#[test]
+fn a_list_that_has_little_to_do_with_the_one_that_was_split_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let [old, new, data] = ["old.json", "new.json", "data"].map(|name| dir.path().join(name));
+    write(&old, &["apple", "bear", "cloud", "dune", "earth"]);
+    write(&new, &["apple", "bear", "x", "y", "z"]);
+    split(&old, &data);
+    let (code, report) = run(&new, &data, &[]);
+    assert_eq!(code, Some(5), "{report}");
+    assert!(report.contains("3 of 5 posts") && report.contains("--max-removed posts=3"), "{report}");
+    for more in [&["--max-removed", "9"], &["--max-removed", "posts=3"]] {
+        let (code, report) = run(&new, &data, more);
+        assert_eq!(code, Some(5), "{report}");
+        assert!(
+            report.contains("of its 5 posts without ids this one has 2 (5 in all)") && report.contains("--realign"),
+            "{report}"
+        );
+    }
+    assert_eq!(texts(&data)[4], (5, "earth".to_owned()));
+    let (code, report) = run(&new, &data, &["--realign", "--max-removed", "posts=3"]);
+    assert_eq!(code, Some(0), "{report}");
+    let expected = [(1, "apple"), (2, "bear"), (6, "x"), (7, "y"), (8, "z")].map(|(id, text)| (id, text.to_owned()));
+    assert_eq!(texts(&data), expected);
+}
+
+#[test]
+fn what_the_service_did_meanwhile_has_nothing_to_do_with_positions() {
+    let dir = tempfile::tempdir().unwrap();
+    let [old, new, newer, data] = ["old.json", "new.json", "newer.json", "data"].map(|name| dir.path().join(name));
+    write(&old, &["apple", "bear", "cloud"]);
+    split(&old, &data);
+    // It deletes one, adds two, and deletes one of those: 5 was given, and is never given again.
+    let [own, gone] = [with_id(4, &post("of the service")), with_id(5, &post("for a moment"))];
+    change(&data, Collection::Posts, &[(2, None), (4, Some(&own)), (5, Some(&gone))]);
+    change(&data, Collection::Posts, &[(5, None)]);
+    write(&new, &["apple", "bear", "cloud", "of the file"]);
+    let (code, report) = run(&new, &data, &[]);
+    assert_eq!(code, Some(0), "{report}");
+    let expect = |expected: &[(u64, &str)]| {
+        assert_eq!(texts(&data), expected.iter().map(|(id, text)| (*id, (*text).to_owned())).collect::<Vec<_>>());
+    };
+    expect(&[(1, "apple"), (3, "cloud"), (4, "of the service"), (6, "of the file")]);
+    // What the service has deleted does not come back, under no id, and what the file deletes now is nobody else's.
+    write(&newer, &["bear", "cloud", "of the file", "another"]);
+    let (code, report) = run(&newer, &data, &[]);
+    assert_eq!(code, Some(0), "{report}");
+    expect(&[(3, "cloud"), (4, "of the service"), (6, "of the file"), (7, "another")]);
+    let own = format!(",{}]", with_id(4, &post("of the service")));
+    assert!(joined(&data).contains(&own), "{}", joined(&data));
+    let (_posts, address) = start_service("posts", &data.join("posts"));
+    assert_eq!(
+        world::get(address, "/api/posts/in-thread/1").2,
+        format!("[{}]", posts_json(&[(3, "cloud"), (4, "of the service"), (6, "of the file"), (7, "another")]))
+    );
+}
+
+fn posts_json(posts: &[(u64, &str)]) -> String {
+    posts.iter().map(|(id, text)| with_id(*id, &post(text))).collect::<Vec<_>>().join(",")
+}
+
+#[test]
+fn a_post_that_cannot_be_taken_any_more_stays_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let [old, new, data, rejects] = ["old.json", "new.json", "data", "rejects"].map(|name| dir.path().join(name));
+    write(&old, &["apple", "bear", "cloud", "dune"]);
+    split(&old, &data);
+    // The second is spoilt, and so is a user; the third is gone.
+    let spoilt = file(&[post("apple"), r#"{"thread":1,"text":7,"user":1}"#.to_owned(), post("dune")]);
+    fs::write(&new, spoilt.replace(r#""username":"ada""#, r#""username":null"#)).unwrap();
+    let rejects_path = rejects.to_str().unwrap();
+    let (code, report) = run(&new, &data, &["--rejects", rejects_path, "--dry-run"]);
+    assert_eq!(code, Some(7), "{report}");
+    assert_eq!(fs::read_to_string(&rejects).unwrap().lines().count(), 2);
+    for line in [
+        "1 users cannot be taken as they are in the file now, and stay as they were: id 1",
+        "1 posts cannot be taken as they are in the file now, and stay as they were: id 2",
+    ] {
+        assert!(report.contains(line), "{line:?} is not in {report}");
+    }
+    let (code, report) = run(&new, &data, &["--rejects", rejects_path]);
+    assert_eq!(code, Some(7), "{report}");
+    assert_eq!(texts(&data), [(1, "apple"), (2, "bear"), (4, "dune")].map(|(id, text)| (id, text.to_owned())));
+    assert!(joined(&data).starts_with(r#"{"users":[{"id":1,"username":"ada"}]"#));
+}
+
+/// A post of the monolith, which knows which one it is.
+#[derive(Clone, Debug)]
+struct Known {
+    id: u64,
+    text: String,
+}
+
+/// What is to come of a history, by what each side did to which post.
+#[derive(Clone, Debug, Default)]
+struct Model {
+    /// The monolith's list; new posts have the id 0 until they are given one.
+    list: Vec<Known>,
+    /// As it was split.
+    base: BTreeMap<u64, String>,
+    /// As the service has it; and whether the service wrote it, so that the id is its own.
+    service: BTreeMap<u64, (String, bool)>,
+    last_id: u64,
+}
+
+impl Model {
+    /// The monolith's file is split, or applied: how many conflicts there are; nothing is applied if there are any and no
+    /// side is preferred.
+    fn update(&mut self, prefer: Option<Side>) -> usize {
+        let mut next = self.clone();
+        for known in next.list.iter_mut().filter(|known| known.id == 0) {
+            next.last_id += 1;
+            known.id = next.last_id;
+        }
+        let file: BTreeMap<u64, String> = next.list.iter().map(|known| (known.id, known.text.clone())).collect();
+        let ids: Vec<u64> = file.keys().chain(next.base.keys()).copied().collect();
+        let mut conflicts = 0;
+        for id in ids {
+            let (was, theirs) = (next.base.remove(&id), file.get(&id).cloned());
+            let ours = next.service.get(&id).map(|(text, _)| text.clone());
+            let conflict = theirs != was && ours != was && theirs != ours;
+            conflicts += usize::from(conflict);
+            if theirs != was && ours == was || conflict && prefer == Some(Side::Monolith) {
+                match &theirs {
+                    Some(text) => next.service.insert(id, (text.clone(), false)),
+                    None => next.service.remove(&id),
+                };
+            }
+            next.base.extend(theirs.map(|text| (id, text)));
+        }
+        if conflicts == 0 || prefer.is_some() {
+            *self = next;
+        }
+        conflicts
+    }
+
+    /// What the database is to hold.
+    fn expected(&self) -> BTreeMap<u64, String> {
+        self.service.iter().map(|(id, (text, _))| (*id, with_id(*id, &post(text)))).collect()
+    }
+
+    /// What is to be joined: the monolith's order, then what the service added.
+    fn joined(&self) -> String {
+        let in_list = self.list.iter().map(|known| known.id);
+        let added = self.service.keys().copied().filter(|id| self.list.iter().all(|known| known.id != *id));
+        let posts = in_list.chain(added).filter_map(|id| {
+            let (text, is_own) = self.service.get(&id)?;
+            Some(if *is_own { with_id(id, &post(text)) } else { post(text) })
+        });
+        file(&posts.collect::<Vec<_>>())
+    }
+}
+
+/// A text that is like no other.
+fn fresh(rng: &mut Rng) -> String {
+    let word = |rng: &mut Rng| (0..rng.usize(4..9)).map(|_| rng.lowercase()).collect::<String>();
+    (0..rng.usize(2..6)).map(|_| word(rng)).collect::<Vec<_>>().join(" ")
+}
+
+/// What both sides do between two runs.
+fn live(model: &mut Model, rng: &mut Rng, data: &Path, writes: &mut usize) {
+    let list = &mut model.list;
+    // A post that is moved and changed between two runs is another.
+    let (mut moved, mut edited) = (Vec::new(), Vec::new());
+    for _ in 0..rng.usize(0..6) {
+        let place = rng.usize(..=list.len());
+        match rng.u8(0..10) {
+            0..3 => list.push(Known { id: 0, text: fresh(rng) }),
+            3..5 => list.insert(place, Known { id: 0, text: fresh(rng) }),
+            5..7 if list.len() > 4 => drop(list.remove(place.min(list.len() - 1))),
+            7 if !list.is_empty() => {
+                let place = place.min(list.len() - 1);
+                if edited.contains(&list[place].text) {
+                    continue;
+                }
+                let known = list.remove(place);
+                moved.push(known.text.clone());
+                list.insert(rng.usize(..=list.len()), known);
+            }
+            8 if !list.is_empty() => {
+                let place = place.min(list.len() - 1);
+                if moved.contains(&list[place].text) {
+                    continue;
+                }
+                let more = list[place].text.clone() + " " + &fresh(rng)[..3];
+                edited.push(more.clone());
+                list[place].text = more;
+            }
+            _ => {}
+        }
+    }
+    if edited.is_empty() && rng.u8(0..10) == 0 {
+        list.reverse();
+    }
+    for _ in 0..rng.usize(0..4) {
+        *writes += 1;
+        let ids: Vec<u64> = model.service.keys().copied().collect();
+        let some = rng.choice(&ids).copied();
+        match (rng.u8(0..4), some) {
+            (0 | 1, _) => {
+                model.last_id += 1;
+                let (id, text) = (model.last_id, fresh(rng));
+                change(data, Collection::Posts, &[(id, Some(&with_id(id, &post(&text))))]);
+                model.service.insert(id, (text, true));
+            }
+            (2, Some(id)) => {
+                let text = fresh(rng);
+                change(data, Collection::Posts, &[(id, Some(&with_id(id, &post(&text))))]);
+                model.service.insert(id, (text, true));
+            }
+            (3, Some(id)) => {
+                change(data, Collection::Posts, &[(id, None)]);
+                model.service.remove(&id);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Random histories of both sides, `HISTORIES` of them, against a model that knows which post is which.
+#[test]
+fn in_random_histories_no_post_is_lost_and_none_has_another_id() {
+    let histories: u64 = std::env::var("HISTORIES").ok().and_then(|count| count.parse().ok()).unwrap_or(100);
+    let (mut updates, mut with_conflicts, mut writes) = (0, 0, 0);
+    for seed in 0..histories {
+        let mut rng = Rng::with_seed(seed);
+        let dir = tempfile::tempdir().unwrap();
+        let [input, data, back] = ["db.json", "data", "back.json"].map(|name| dir.path().join(name));
+        let list = (0..rng.usize(0..25)).map(|_| Known { id: 0, text: fresh(&mut rng) }).collect();
+        let mut model = Model { list, ..Model::default() };
+        model.update(None);
+        save(&model, &input);
+        apply(&input, &data, None).unwrap();
+        for round in 0..3 {
+            live(&mut model, &mut rng, &data, &mut writes);
+            save(&model, &input);
+            let there = model.expected();
+            let conflicts = model.update(None);
+            match apply(&input, &data, None) {
+                Ok(_) => assert_eq!(conflicts, 0, "history {seed}, round {round}"),
+                Err(Error::Conflicts(report)) => {
+                    assert_eq!(
+                        report.json["posts"]["conflicts"], conflicts,
+                        "history {seed}, round {round}: {}",
+                        report.text
+                    );
+                    assert_eq!(posts(&data), there, "history {seed}, round {round}");
+                    with_conflicts += 1;
+                    let side = if rng.bool() { Side::Monolith } else { Side::Service };
+                    model.update(Some(side));
+                    apply(&input, &data, Some(side)).unwrap();
+                }
+                Err(error) => panic!("history {seed}, round {round}: {error}"),
+            }
+            updates += 1;
+            assert_eq!(posts(&data), model.expected(), "history {seed}, round {round}");
+            let joining = Joining { output: Some(&back), with_ids: false, rest: None, progress: Progress::Quiet };
+            seed::join::join(&data, &joining).unwrap();
+            assert_eq!(fs::read_to_string(&back).unwrap(), model.joined(), "history {seed}, round {round}");
+        }
+        let again = dir.path().join("again");
+        apply(&back, &again, None).unwrap();
+        assert_eq!(posts(&again), posts(&data), "history {seed}");
+    }
+    println!(
+        "{histories} histories: {updates} updates, {with_conflicts} with conflicts, {writes} writes of the service"
+    );
+    assert!(with_conflicts > 0 && writes > 0);
+}
+
+fn save(model: &Model, input: &PathBuf) {
+    fs::write(input, file(&model.list.iter().map(|known| post(&known.text)).collect::<Vec<_>>())).unwrap();
+}
+
+fn apply(input: &Path, data: &Path, prefer: Option<Side>) -> Result<Report, Error> {
+    let prefer = prefer.map(PerCollection::all).unwrap_or_default();
+    let max_removed = PerCollection::all(u64::MAX);
+    split_and_verify(input, data, &Options { prefer, max_removed, ..Options::default() })
+}
+
+/// The service never gives an id that an update gave, nor the other way round.
+#[test]
+fn both_sides_give_ids_from_one_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let [old, new, data] = ["old.json", "new.json", "data"].map(|name| dir.path().join(name));
+    write(&old, &["apple", "bear"]);
+    write(&new, &["apple", "bear", "cloud"]);
+    split(&old, &data);
+    assert_eq!(run(&new, &data, &[]).0, Some(0));
+    write(&new, &["apple", "bear"]);
+    assert_eq!(run(&new, &data, &[]).0, Some(0));
+    let store = Store::open(&data.join("posts/db"), Collection::Posts, Purpose::Serving).unwrap();
+    let mut writer = Writer::new(&store).unwrap();
+    assert_eq!(writer.last_id(), 3);
+    writer.apply(&[Change::Remove(Id::try_from(2).unwrap())]).unwrap();
+    assert_eq!(writer.next_id().unwrap().get(), 4);
+}

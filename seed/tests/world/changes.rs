@@ -1,0 +1,35 @@
+//! What a service has done meanwhile, and what is then there.
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+use std::path::Path;
+
+use shared::id::Id;
+use shared::model::{Collection, Records};
+use shared::store::{Change, Purpose, Store, Writer};
+
+use super::{seed, text};
+
+/// What a service does to its records: each is to be this, or gone.
+pub fn change(data: &Path, collection: Collection, changes: &[(u64, Option<&str>)]) {
+    let store = Store::open(&data.join(collection.name()).join("db"), collection, Purpose::Serving).unwrap();
+    let mut records = Records::new(collection, 0);
+    let mut gone = Vec::new();
+    for (id, json) in changes {
+        match json {
+            Some(json) => records.push(json, None).unwrap(),
+            None => gone.push(Change::Remove(Id::try_from(*id).unwrap())),
+        }
+    }
+    let mut writer = Writer::new(&store).unwrap();
+    let changes: Vec<Change> =
+        records.iter().map(|record| Change::Put(record, writer.next_revision())).chain(gone).collect();
+    writer.apply(&changes).unwrap();
+    store.sync().unwrap();
+}
+
+/// What `seed join` prints.
+pub fn joined(data: &Path) -> String {
+    let output = seed(["join", "--data", data.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout)
+}
