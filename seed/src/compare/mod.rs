@@ -372,13 +372,19 @@ impl Run {
             if under_way == 0 {
                 break;
             }
-            let one = match compared.recv().expect("there is a sender here") {
-                Ok(Answered::Compared(one)) => one,
-                Ok(Answered::NeedsRoom(nth, path)) => {
+            if kept.elapsed() >= CHECKPOINT_EVERY {
+                kept = Instant::now();
+                self.lock().checkpoint(&progressed)?;
+            }
+            let one = match compared.recv_timeout(CHECKPOINT_EVERY) {
+                Ok(Ok(Answered::Compared(one))) => one,
+                Ok(Ok(Answered::NeedsRoom(nth, path))) => {
                     long_work.send((nth, path)).expect("the worker waits for more until the end");
                     continue;
                 }
-                Err(panic) => panic::resume_unwind(panic),
+                Ok(Err(panic)) => panic::resume_unwind(panic),
+                // Nobody answers at the moment: what was found is kept all the same.
+                Err(_) => continue,
             };
             under_way -= 1;
             stage.advance(0, 1);
@@ -391,10 +397,6 @@ impl Run {
             } else if trouble.len() == self.give_up_after {
                 gave_up = Some(self.explain_trouble(&trouble));
                 break;
-            }
-            if kept.elapsed() >= CHECKPOINT_EVERY {
-                kept = Instant::now();
-                self.lock().checkpoint(&progressed)?;
             }
         }
         drop((work, long_work));
