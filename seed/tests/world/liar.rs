@@ -108,8 +108,8 @@ pub enum Ending {
     After(usize),
     /// As if that were all: the length is announced so.
     Announced(usize),
-    /// Never: the last bytes are sent again and again.
-    Never,
+    /// Never: this is sent behind the body, again and again.
+    Never(&'static str),
     /// Not until the other side has had enough: nothing more is sent.
     Hung,
     /// With a reset, before anything is sent.
@@ -153,7 +153,7 @@ impl Answer {
     fn send(&self, stream: &mut (impl Write + ?Sized)) -> std::io::Result<()> {
         let announced = match self.ending {
             Ending::Announced(bytes) => bytes,
-            Ending::Never => usize::MAX >> 1,
+            Ending::Never(_) => usize::MAX >> 1,
             _ => self.body.len(),
         };
         write!(stream, "HTTP/1.1 {} Of Its Own\r\nconnection: close\r\n", self.status)?;
@@ -168,10 +168,11 @@ impl Answer {
             Ending::After(bytes) => stream.write_all(&self.body[..bytes])?,
             _ => stream.write_all(&self.body)?,
         }
-        if self.ending == Ending::Never {
-            let block = self.body.repeat((64 << 10) / self.body.len().max(1) + 1);
+        if let Ending::Never(more) = self.ending {
+            let block = more.repeat((64 << 10) / more.len() + 1);
+            let block = block.as_bytes();
             loop {
-                stream.write_all(&block)?;
+                stream.write_all(block)?;
             }
         }
         stream.flush()
