@@ -17,6 +17,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use imara_diff::{Algorithm, Diff, Token};
 use rayon::prelude::*;
@@ -28,8 +29,9 @@ use shared::model::{Collection, Record, Records};
 use crate::error::Error;
 use crate::ids::Ids;
 use crate::near::{Content, alikeness};
+use crate::node;
 use crate::progress::Stage;
-use crate::source::Source;
+use crate::source::{Reading, Source};
 
 /// Lists that together are no longer than this get the shortest edit script there is.
 const SHORT: usize = 1 << 12;
@@ -117,24 +119,20 @@ pub struct Split<'s> {
     pub last_id: u64,
 }
 
-/// Aligns the list of `collection` in the file at `input` with the slice. Records that cannot be taken are passed over if
+/// Aligns the list of `collection` in the file at `input` with the slice. It is read `as_node` if so told. Records that cannot be taken are passed over if
 /// `passing`, else an error. `named` says which: a record's place in its array, from 0.
 pub fn align(
     input: &Path,
+    as_node: bool,
     collection: Collection,
     split: &Split,
     passing: bool,
     stage: &Stage,
 ) -> Result<Alignment, Error> {
     let mut texts = Texts::default();
-    let newer = List::read(
-        input,
-        &mut Source::open(input)?.passing(Box::new(io::sink())),
-        collection,
-        &mut texts,
-        passing,
-        stage,
-    )?;
+    let reading = Arc::new(Reading { as_node, ..Reading::default() });
+    let mut newer_file = Source::open(input)?.read_as(&reading).passing(Box::new(io::sink()));
+    let newer = List::read(input, &mut newer_file, collection, &mut texts, passing, stage)?;
     let older = List::read(
         split.slice,
         &mut Source::with(split.slice, collection.alone())?,
@@ -153,7 +151,8 @@ pub fn align(
     let anchors = matching.partners.clone();
     matching.find_moved();
     let found_equal = matching.partners.clone();
-    let mut looked_up = Lookup { older: older.open()?, newer: newer.open()?, before: &before, after: &after };
+    let mut looked_up =
+        Lookup { older: older.open(false)?, newer: newer.open(as_node)?, before: &before, after: &after };
     let rejected = matching.find_near(&anchors, &mut looked_up)?;
 
     let mut alignment = Alignment {
@@ -288,8 +287,9 @@ impl<'p> List<'p> {
         Ok(list)
     }
 
-    fn open(&self) -> Result<Reread<'_>, Error> {
+    fn open(&self, as_node: bool) -> Result<Reread<'_>, Error> {
         Ok(Reread {
+            as_node,
             path: self.path,
             collection: self.collection,
             file: File::open(self.path).map_err(Error::io(self.path))?,
@@ -588,6 +588,7 @@ impl Lookup<'_> {
 /// A file, to look at some of its records once more.
 struct Reread<'p> {
     path: &'p Path,
+    as_node: bool,
     collection: Collection,
     file: File,
 }
@@ -597,7 +598,8 @@ impl Reread<'_> {
         let mut raw = vec![0; row.length as usize];
         self.file.read_exact_at(&mut raw, row.offset).map_err(Error::io(self.path))?;
         let mut records = Records::new(self.collection, raw.len());
-        let text = String::from_utf8_lossy(&raw);
+        let text =
+            node::read(&raw).filter(|_| self.as_node).unwrap_or_else(|| String::from_utf8_lossy(&raw).into_owned());
         let read = records.push_given(&text, None, Some(Id::MAX));
         let record = records.iter().next().filter(|_| read.is_ok());
         let changed = || Error::Difference(format!("{}: the file was changed while it was read", self.path.display()));

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde_json::{Value, json};
 use shared::store::StoreError;
 use shared::token::{Name, TokenFileError};
 
@@ -82,7 +83,7 @@ pub enum Error {
     #[error("the system gives no random bytes: {0}. Nothing was changed.")]
     Random(getrandom::Error),
     /// A database or its folder.
-    #[error(transparent)]
+    #[error("{}", describe(.0))]
     Store(#[from] StoreError),
     /// A file.
     #[error("{}: {source}", .path.display())]
@@ -99,6 +100,55 @@ impl Error {
     pub fn io(path: &Path) -> impl FnOnce(io::Error) -> Error {
         let path = path.to_owned();
         move |source| Error::Io { path, source }
+    }
+
+    /// The same of what has another name for people than the file it was read from; `named` says it in a text.
+    pub fn renamed(self, path: &Path, name: &str, named: impl Fn(String) -> String) -> Error {
+        let rename = |file: PathBuf| if file == path { PathBuf::from(name) } else { file };
+        match self {
+            Error::Input { file, place, reason } => Error::Input { file: rename(file), place, reason },
+            Error::Io { path, source } => Error::Io { path: rename(path), source },
+            Error::Difference(text) => Error::Difference(named(text)),
+            Error::Conflicts(report) => Error::Conflicts(Report { text: named(report.text), ..report }),
+            other => other,
+        }
+    }
+
+    /// For scripts: what went wrong, by a name that stays, and what belongs to it.
+    pub fn json(&self) -> Value {
+        let (kind, more) = match self {
+            Error::Input { file, place, reason } => {
+                ("input", json!({ "file": file.to_string_lossy(), "place": place, "reason": reason }))
+            }
+            Error::Orphans(orphans) => ("orphans", json!({ "orphans": orphans })),
+            Error::Difference(_) => ("difference", json!({})),
+            Error::Damaged(_) => ("damaged", json!({})),
+            Error::Backup { path, reason } => ("backup", json!({ "path": path, "reason": reason })),
+            Error::Conflicts(report) => ("conflicts", report.json.clone()),
+            Error::Monolith(_) => ("monolith", json!({})),
+            Error::Compared(report) => ("compared", report.json.clone()),
+            Error::Occupied { data, holds } => ("occupied", json!({ "data": data.to_string_lossy(), "holds": holds })),
+            Error::Output { path, reason } => ("output", json!({ "path": path.to_string_lossy(), "reason": reason })),
+            Error::TokenExists { file, name } => {
+                ("token_exists", json!({ "file": file.to_string_lossy(), "name": name.to_string() }))
+            }
+            Error::Tokens(_) => ("tokens", json!({})),
+            Error::Random(_) => ("random", json!({})),
+            Error::Store(StoreError::InUse { .. }) => ("in_use", json!({})),
+            Error::Store(StoreError::Missing(path)) => ("missing", json!({ "path": path.to_string_lossy() })),
+            Error::Store(_) => ("store", json!({})),
+            Error::Io { path, source } => {
+                ("io", json!({ "path": path.to_string_lossy(), "reason": source.to_string() }))
+            }
+        };
+        let mut json = json!({ "outcome": "failed" });
+        for (key, value) in more.as_object().into_iter().flatten() {
+            json[key] = value.clone();
+        }
+        json["error"] = kind.into();
+        json["message"] = self.to_string().into();
+        json["exit_code"] = self.exit_code().into();
+        json
     }
 
     /// "Something else is here."
@@ -120,5 +170,17 @@ impl Error {
             | Error::Store(StoreError::InUse { .. }) => 5,
             Error::Store(_) | Error::Io { .. } | Error::Monolith(_) | Error::Damaged(_) | Error::Backup { .. } => 6,
         }
+    }
+}
+
+/// What a service's folder has to say, with what whoever runs `seed` can do.
+fn describe(error: &StoreError) -> String {
+    match error {
+        StoreError::Missing(path) => format!(
+            "{}: there is no split here; `seed --input FILE --data DIR` splits a db.json into DIR, and --data DIR names \
+             where one is",
+            path.display()
+        ),
+        other => other.to_string(),
     }
 }

@@ -26,6 +26,7 @@ pub mod ids;
 pub mod join;
 pub mod manifest;
 pub mod near;
+pub mod node;
 pub mod orphans;
 pub mod progress;
 pub mod rejects;

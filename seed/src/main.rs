@@ -3,9 +3,11 @@
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::{env, fs, process};
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
 use seed::backup::{Chain, Origin};
 use seed::compare::CompareArgs;
 use seed::conflict::{Merge, Side};
@@ -15,6 +17,7 @@ use seed::progress::Progress;
 use seed::report::Report;
 use seed::run::Options;
 use seed::scoped::Scoped;
+use serde_json::json;
 use shared::model::Collection;
 use shared::token::Name;
 
@@ -42,13 +45,17 @@ struct Cli {
     #[command(flatten)]
     split: Split,
 
-    /// Prints the report as one JSON object
+    /// Prints the report, or why there is none, as one JSON object
     #[arg(long, global = true)]
     json: bool,
 
     /// Shows no progress
     #[arg(long, global = true)]
     quiet: bool,
+
+    /// Writes what is done, and when, behind what is in FILE
+    #[arg(long, global = true, value_name = "FILE")]
+    log: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -140,6 +147,17 @@ enum Command {
         #[arg(long, value_name = "NAME")]
         name: Option<Name>,
     },
+    /// Writes what a shell needs to complete this command line
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Writes the manual, for `man -l -`; or with --output a page for each command
+    Man {
+        /// The folder to write the pages to
+        #[arg(long, value_name = "DIR")]
+        output: Option<PathBuf>,
+    },
 }
 
 fn collection() -> impl TypedValueParser<Value = Collection> {
@@ -176,6 +194,11 @@ struct Split {
     /// How many of those there may be
     #[arg(long, value_name = "N", requires = "rejects")]
     max_rejects: Option<u64>,
+
+    /// Takes what Node's JSON.parse takes and JSON does not allow, as Node does: of a repeated key the last, and U+FFFD
+    /// for half a surrogate pair or for bytes that are not UTF-8
+    #[arg(long)]
+    as_node: bool,
 
     /// Whose version to take of a record that both the newer file and its service have changed: monolith or service, of
     /// all collections or, given again, of one
@@ -228,10 +251,95 @@ fn verify(
     seed::run::verify(input, against.as_ref(), &data.dir, progress)
 }
 
+/// The command line, in which each option can also come from the environment: `--max-removed` as SEED_MAX_REMOVED. The
+/// split's own say nothing to the other commands, and are left out where it is not `is_split`.
+fn command_line(is_split: bool) -> clap::Command {
+    let from_environment = |arg: clap::Arg| {
+        let name = arg.get_long().map(|long| format!("SEED_{}", long.to_uppercase().replace('-', "_")));
+        let arg = if matches!(arg.get_action(), ArgAction::SetTrue) {
+            arg.value_parser(FalseyValueParser::new())
+        } else {
+            arg
+        };
+        match name {
+            Some(name) => arg.env(name),
+            None => arg,
+        }
+    };
+    let command = Cli::command();
+    let names: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    let command = command.mut_args(|arg| if is_split || arg.is_global_set() { from_environment(arg) } else { arg });
+    names
+        .iter()
+        .fold(command, |command, name| command.mut_subcommand(name, |command| command.mut_args(from_environment)))
+}
+
+/// Reads the command line. Exits with 2 when it cannot be understood.
+fn read_command_line() -> Cli {
+    let names: Vec<String> = Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    let is_split = !env::args().skip(1).any(|argument| names.contains(&argument));
+    let read = command_line(is_split).try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    read.unwrap_or_else(|error| {
+        let is_failure = error.exit_code() != 0;
+        let by_environment = env::var("SEED_JSON").is_ok_and(|value| {
+            FalseyValueParser::new().parse_ref(&Cli::command(), None, value.as_ref()).unwrap_or(false)
+        });
+        if is_failure && (by_environment || env::args().any(|argument| argument == "--json")) {
+            let message = error.render().to_string();
+            println!(
+                "{}",
+                json!({ "outcome": "failed", "error": "usage", "message": message.trim_end(), "exit_code": 2 })
+            );
+            process::exit(2);
+        }
+        error.exit()
+    })
+}
+
+/// The manual: of all commands one after the other, or in a file each.
+fn write_manual(output: Option<&Path>) -> Result<Report, Error> {
+    let mut command = command_line(true);
+    command.build();
+    let mut pages = vec![(command.get_name().to_owned(), command.clone())];
+    for below in command.get_subcommands().filter(|below| below.get_name() != "help") {
+        let name = format!("{}-{}", command.get_name(), below.get_name());
+        pages.push((name.clone(), below.clone().name(name)));
+    }
+    let mut text = Vec::new();
+    for (name, command) in pages {
+        let mut page = Vec::new();
+        let at = Path::new("the manual");
+        clap_mangen::Man::new(command).render(&mut page).map_err(Error::io(at))?;
+        match output {
+            Some(folder) => {
+                let path = folder.join(format!("{name}.1"));
+                fs::create_dir_all(folder).map_err(Error::io(folder))?;
+                fs::write(&path, page).map_err(Error::io(&path))?;
+            }
+            None => text.extend(page),
+        }
+    }
+    Ok(Report::of_text(String::from_utf8_lossy(&text).into_owned()))
+}
+
+/// Writes what the completion of `shell` needs.
+fn write_completions(shell: Shell) -> Report {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "seed", &mut text);
+    Report::of_text(String::from_utf8_lossy(&text).into_owned())
+}
+
 fn main() -> ExitCode {
-    let Cli { command, split, json, quiet } = Cli::parse();
+    let Cli { command, split, json, quiet, log } = read_command_line();
     let progress = if quiet { Progress::Quiet } else { Progress::on_stderr() };
-    let done = match command {
+    let logged = log.as_deref().map_or(Ok(()), seed::progress::log_to);
+    let done = logged.and_then(|()| run(command, split, progress));
+    end(done, json)
+}
+
+/// Does what the command line says.
+fn run(command: Option<Command>, split: Split, progress: Progress) -> Result<Report, Error> {
+    match command {
         None => {
             let Split {
                 input,
@@ -241,6 +349,7 @@ fn main() -> ExitCode {
                 rest,
                 rejects,
                 max_rejects,
+                as_node,
                 prefer,
                 merge,
                 conflicts,
@@ -256,6 +365,7 @@ fn main() -> ExitCode {
                 rest,
                 rejects,
                 max_rejects,
+                as_node,
                 prefer,
                 merge,
                 conflicts,
@@ -292,9 +402,17 @@ fn main() -> ExitCode {
             let file = file.unwrap_or_else(|| seed::token::default_file(collection));
             seed::token::make(collection, &file, name).map(|made| seed::report::token(collection, &made))
         }
-    };
+        Some(Command::Completions { shell }) => Ok(write_completions(shell)),
+        Some(Command::Man { output }) => write_manual(output.as_deref()),
+    }
+}
+
+/// Prints what was done, or why it was not.
+fn end(done: Result<Report, Error>, json: bool) -> ExitCode {
     match done {
         Ok(report) => {
+            let report = report.with_phases(&seed::progress::phases());
+            seed::progress::log(if report.is_secret { &report.note } else { &report.text });
             let (text, note) = if json && !report.json.is_null() {
                 (format!("{}\n", report.json), String::new())
             } else {
@@ -313,11 +431,12 @@ fn main() -> ExitCode {
             ExitCode::from(report.exit_code)
         }
         Err(error) => {
-            if let (Error::Compared(report) | Error::Conflicts(report), true) = (&error, json) {
-                println!("{}", report.json);
-                return ExitCode::from(error.exit_code());
+            seed::progress::log(&error.to_string());
+            if json {
+                println!("{}", error.json());
+            } else {
+                eprintln!("seed: {error}");
             }
-            eprintln!("seed: {error}");
             ExitCode::from(error.exit_code())
         }
     }

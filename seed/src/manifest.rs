@@ -48,6 +48,9 @@ pub struct Manifest {
     /// How many of the file's records were rejected.
     #[serde(default)]
     pub rejected: u64,
+    /// How many of the file's records only Node takes, and were taken as Node takes them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub as_node: u64,
     /// References that lead nowhere.
     pub orphans: Orphans,
     /// Whether this is no split but a backup of which the split is not known.
@@ -67,6 +70,11 @@ pub struct Entry {
     /// Of the ids that stand in the slice, those that the split gave.
     #[serde(default, skip_serializing_if = "RoaringTreemap::is_empty", with = "ranges")]
     pub given: RoaringTreemap,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands it on so")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Ids as rows of the first and the last of those that follow on each other.
@@ -106,7 +114,18 @@ impl Manifest {
         });
         let mut next = || entries.next().expect("there are three collections");
         let (users, threads, posts) = (next(), next(), next());
-        Self { version: VERSION, created, source, users, threads, posts, rejected, orphans, restored: false }
+        Self {
+            version: VERSION,
+            created,
+            source,
+            users,
+            threads,
+            posts,
+            rejected,
+            as_node: 0,
+            orphans,
+            restored: false,
+        }
     }
 
     /// What became of a collection.

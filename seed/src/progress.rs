@@ -1,13 +1,24 @@
-//! How far a stage has come: a bar on a terminal, a line every few seconds elsewhere, nothing if so told.
+//! How far a run has come: a bar on a terminal, a line every few seconds elsewhere, nothing if so told; and the log of it.
+//!
+//! A run has stages, and where it says beforehand which and how long they are beside each other ([`expect`]), each also
+//! says how long the whole still takes.
 
 use std::cell::Cell;
-use std::io::IsTerminal;
-use std::time::{Duration, Instant};
+use std::fs::{File, OpenOptions};
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::{Duration, Instant, SystemTime};
 
 use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 
+use crate::error::Error;
+
 /// How often a line is written where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// A terminal with fewer columns gets a bar without amounts.
+const NARROW: u16 = 72;
 
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,27 +32,6 @@ pub enum Progress {
     Lines,
 }
 
-impl Progress {
-    /// What suits standard error.
-    pub fn on_stderr() -> Self {
-        if std::io::stderr().is_terminal() { Progress::Bars } else { Progress::Lines }
-    }
-
-    /// Begins a stage that is over after so many bytes, or after so many records where bytes are not known.
-    pub fn stage(self, name: &'static str, total: Total) -> Stage {
-        let (Total::Bytes(length) | Total::Records(length) | Total::Paths(length)) = total;
-        let bar = if self == Progress::Bars { ProgressBar::new(length) } else { ProgressBar::hidden() };
-        bar.set_length(length);
-        let amounts =
-            if matches!(total, Total::Bytes(_)) { "{bytes}/{total_bytes}" } else { "{human_pos}/{human_len}" };
-        let template = format!("{{prefix:16}} {{wide_bar}} {amounts} {{msg}} {{eta}} left");
-        bar.set_style(ProgressStyle::with_template(&template).expect("the template is well-formed"));
-        bar.set_prefix(name);
-        let now = Instant::now();
-        Stage { progress: self, name, total, bar, begun: now, last_line: Cell::new(now), records: Cell::new(0) }
-    }
-}
-
 /// When a stage is over.
 #[derive(Clone, Copy, Debug)]
 pub enum Total {
@@ -51,6 +41,101 @@ pub enum Total {
     Records(u64),
     /// After so many paths.
     Paths(u64),
+    /// It cannot be told.
+    Unknown,
+}
+
+/// This process's run.
+struct Run {
+    begun: Option<Instant>,
+    /// The stages to come, and how long they are beside each other.
+    expected: Vec<(&'static str, f64)>,
+    /// How many of them are over.
+    over: usize,
+    /// What the stages took.
+    phases: Vec<(&'static str, Duration)>,
+    log: Option<File>,
+}
+
+static RUN: Mutex<Run> = Mutex::new(Run { begun: None, expected: Vec::new(), over: 0, phases: Vec::new(), log: None });
+
+fn run() -> std::sync::MutexGuard<'static, Run> {
+    RUN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Has the run written to the file at `path`, behind what is there.
+pub fn log_to(path: &Path) -> Result<(), Error> {
+    run().log = Some(OpenOptions::new().create(true).append(true).open(path).map_err(Error::io(path))?);
+    Ok(())
+}
+
+/// Writes to the log, where there is one: each line with the time.
+pub fn log(text: &str) {
+    if let Some(log) = &mut run().log {
+        let now = humantime::format_rfc3339_millis(SystemTime::now());
+        for line in text.lines().filter(|line| !line.is_empty()) {
+            // A log that cannot be written is no reason to stop.
+            let _ = writeln!(log, "{now} {line}");
+        }
+    }
+}
+
+/// The stages of this run to come, in order, and how long each is beside the others.
+pub fn expect(stages: &[(&'static str, u32)]) {
+    let mut run = run();
+    run.begun = Some(Instant::now());
+    run.expected = stages.iter().map(|(name, weight)| (*name, f64::from(*weight))).collect();
+    run.over = 0;
+}
+
+/// The stages that are over, and what they took; those of one name together.
+pub fn phases() -> Vec<(&'static str, Duration)> {
+    let mut phases: Vec<(&'static str, Duration)> = Vec::new();
+    for (name, took) in &run().phases {
+        match phases.iter_mut().find(|(other, _)| other == name) {
+            Some((_, sum)) => *sum += *took,
+            None => phases.push((name, *took)),
+        }
+    }
+    phases
+}
+
+impl Progress {
+    /// What suits standard error.
+    pub fn on_stderr() -> Self {
+        if std::io::stderr().is_terminal() { Progress::Bars } else { Progress::Lines }
+    }
+
+    /// Begins a stage that is over after so much.
+    pub fn stage(self, name: &'static str, total: Total) -> Stage {
+        let bar = match (self, total) {
+            (Progress::Bars, Total::Unknown) => ProgressBar::new_spinner(),
+            (Progress::Bars, _) => ProgressBar::new(0),
+            _ => ProgressBar::hidden(),
+        };
+        if let Total::Bytes(length) | Total::Records(length) | Total::Paths(length) = total {
+            bar.set_length(length);
+        }
+        let columns = console::Term::stderr().size_checked().map_or(u16::MAX, |(_rows, columns)| columns);
+        bar.set_style(ProgressStyle::with_template(template(total, columns)).expect("the template is well-formed"));
+        bar.set_prefix(name);
+        if matches!(total, Total::Unknown) {
+            bar.enable_steady_tick(Duration::from_millis(200));
+        }
+        log(&format!("{name} begins"));
+        let now = Instant::now();
+        Stage { progress: self, name, total, bar, begun: now, last_line: Cell::new(now), records: Cell::new(0) }
+    }
+}
+
+/// What a bar looks like; it is never wider than the terminal.
+fn template(total: Total, columns: u16) -> &'static str {
+    match total {
+        Total::Unknown => "{prefix} {spinner} {wide_msg}",
+        _ if columns < NARROW => "{prefix} {percent:>3}% {wide_msg}",
+        Total::Bytes(_) => "{prefix:16} {wide_bar} {bytes}/{total_bytes} {msg}",
+        Total::Records(_) | Total::Paths(_) => "{prefix:16} {wide_bar} {human_pos}/{human_len} {msg}",
+    }
 }
 
 /// A part of the job.
@@ -67,15 +152,18 @@ pub struct Stage {
 impl Stage {
     /// So many more bytes, with so many records, are done.
     pub fn advance(&self, bytes: u64, records: u64) {
-        if self.progress == Progress::Quiet {
-            return;
-        }
         self.records.set(self.records.get() + records);
         self.bar.inc(if matches!(self.total, Total::Bytes(_)) { bytes } else { records });
-        self.bar.set_message(self.rate());
-        if self.progress == Progress::Lines && self.last_line.get().elapsed() >= LINE_EVERY {
+        if self.progress == Progress::Bars {
+            self.bar.set_message(format!("{} {}", self.rate(), self.left()));
+        }
+        if self.last_line.get().elapsed() >= LINE_EVERY {
             self.last_line.set(Instant::now());
-            eprintln!("{}", self.line());
+            let line = self.line();
+            log(&line);
+            if self.progress == Progress::Lines {
+                eprintln!("{line}");
+            }
         }
     }
 
@@ -85,20 +173,51 @@ impl Stage {
         format!("{} {what}/s", HumanCount((self.records.get() as f64 / seconds) as u64))
     }
 
+    /// How long it still takes, and the whole.
+    fn left(&self) -> String {
+        let this = format!("{} left", HumanDuration(self.bar.eta()));
+        match self.left_of_all() {
+            Some(left) => format!("{this}, {} in all", HumanDuration(left)),
+            None => this,
+        }
+    }
+
+    /// How long the whole run still takes, where its stages are known.
+    fn left_of_all(&self) -> Option<Duration> {
+        let run = run();
+        let begun = run.begun?;
+        let (_, weight) = run.expected.get(run.over).filter(|(name, _)| *name == self.name)?;
+        let done = self.bar.position() as f64 / self.bar.length()?.max(1) as f64;
+        let over: f64 = run.expected[..run.over].iter().map(|(_, weight)| weight).sum();
+        let all: f64 = run.expected.iter().map(|(_, weight)| weight).sum();
+        let share = (over + weight * done) / all;
+        (share > 0.0).then(|| begun.elapsed().mul_f64(((1.0 - share) / share).clamp(0.0, 1e6)))
+    }
+
     /// How far it has come.
     fn line(&self) -> String {
         let done = self.bar.position();
         let amounts = match self.total {
             Total::Bytes(all) => format!("{} of {}", HumanBytes(done), HumanBytes(all)),
             Total::Records(all) | Total::Paths(all) => format!("{} of {}", HumanCount(done), HumanCount(all)),
+            Total::Unknown => return format!("{}: for {}", self.name, HumanDuration(self.begun.elapsed())),
         };
-        format!("{}: {amounts}, {}, {} left", self.name, self.rate(), HumanDuration(self.bar.eta()))
+        format!("{}: {amounts}, {}, {}", self.name, self.rate(), self.left())
     }
 }
 
 impl Drop for Stage {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+        let took = self.begun.elapsed();
+        log(&format!("{} has taken {:.3} s", self.name, took.as_secs_f64()));
+        let mut run = run();
+        run.phases.push((self.name, took));
+        // One that did not come about is over, too.
+        let is_this = |(name, _): &(&str, f64)| *name == self.name;
+        if let Some(nth) = run.expected.iter().skip(run.over).position(is_this) {
+            run.over += nth + 1;
+        }
     }
 }
 

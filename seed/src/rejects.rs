@@ -19,7 +19,21 @@ pub struct Rejects {
     input: PathBuf,
     /// `None` where the first ends the run.
     passed: Option<Passed>,
+    /// Records that were taken as Node takes them: how many, and the first of them.
+    as_node: AsNode,
 }
+
+/// Records that were taken as Node takes them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AsNode {
+    /// How many.
+    pub count: u64,
+    /// The JSON pointers of the first.
+    pub named: Vec<String>,
+}
+
+/// How many of those are named.
+const NAMED: usize = 20;
 
 struct Passed {
     out: Box<dyn Write + Send>,
@@ -33,7 +47,7 @@ struct Passed {
 impl Rejects {
     /// The first ends the run.
     pub fn refuse(input: &Path) -> Self {
-        Self { input: input.to_owned(), passed: None }
+        Self { input: input.to_owned(), passed: None, as_node: AsNode::default() }
     }
 
     /// They are passed over.
@@ -43,10 +57,8 @@ impl Rejects {
 
     /// Each is a line of JSON in `out`; one more than `limit` ends the run.
     pub fn write(input: &Path, out: Box<dyn Write + Send>, limit: u64) -> Self {
-        Self {
-            input: input.to_owned(),
-            passed: Some(Passed { out, limit, count: 0, taken: Default::default(), ids: Default::default() }),
-        }
+        let passed = Passed { out, limit, count: 0, taken: Default::default(), ids: Default::default() };
+        Self { input: input.to_owned(), passed: Some(passed), as_node: AsNode::default() }
     }
 
     /// How many there were.
@@ -68,6 +80,10 @@ impl Rejects {
         batch: &Batch,
         (mut records, mut rejects): (Vec<Records>, Vec<Reject>),
     ) -> Result<Vec<Records>, Error> {
+        let as_node = batch.taken_as_node();
+        self.as_node.count += as_node.len() as u64;
+        let room = NAMED.saturating_sub(self.as_node.named.len());
+        self.as_node.named.extend(as_node.into_iter().take(room));
         let Some(passed) = &mut self.passed else {
             return match rejects.into_iter().next() {
                 Some(reject) => Err(reject.into_error(&self.input)),
@@ -117,10 +133,10 @@ impl Rejects {
         flushed.map_err(Error::io(Path::new("the file for --rejects")))
     }
 
-    /// Writes all of them, and says how many there were.
-    pub fn finish(mut self) -> Result<u64, Error> {
+    /// Writes all of them, and says how many there were, and which records were taken as Node takes them.
+    pub fn finish(mut self) -> Result<(u64, AsNode), Error> {
         self.flush()?;
-        Ok(self.count())
+        Ok((self.count(), self.as_node))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use shared::backup::Head;
@@ -15,6 +16,7 @@ use crate::conflict::Field;
 use crate::identity::Identity;
 use crate::join::Joined;
 use crate::manifest::Manifest;
+use crate::rejects::AsNode;
 use crate::split::Part;
 use crate::text::Difference;
 use crate::token::Made;
@@ -32,6 +34,8 @@ pub struct Report {
     pub note: String,
     /// What the program ends with.
     pub exit_code: u8,
+    /// Whether the text is a secret.
+    pub is_secret: bool,
 }
 
 /// Done, but for the records that were rejected.
@@ -39,7 +43,42 @@ const REJECTED: u8 = 7;
 
 impl Report {
     fn new(text: String, json: Value) -> Self {
-        Self { text, json, note: String::new(), exit_code: 0 }
+        Self { text, json, note: String::new(), exit_code: 0, is_secret: false }
+    }
+
+    /// Adds how many records only Node takes.
+    pub fn with_as_node(mut self, AsNode { count, named }: &AsNode) -> Self {
+        if *count > 0 {
+            let more = if *count > named.len() as u64 { ", …" } else { "" };
+            let _ = writeln!(
+                self.text,
+                "\n{count} records are no JSON, and were taken as Node takes them: {}{more}",
+                named.join(", ")
+            );
+            self.json["as_node"] = json!({ "count": count, "first": named });
+        }
+        self
+    }
+
+    /// A text that is for programs already.
+    pub fn of_text(text: String) -> Self {
+        Self::new(text, Value::Null)
+    }
+
+    /// Adds what the phases have taken, where there is a report for people to read.
+    pub fn with_phases(mut self, phases: &[(&str, Duration)]) -> Self {
+        if phases.is_empty() || self.json.is_null() {
+            return self;
+        }
+        let seconds = |took: &Duration| (took.as_secs_f64() * 1000.0).round() / 1000.0;
+        let of: Vec<Value> =
+            phases.iter().map(|(name, took)| json!({ "name": name, "seconds": seconds(took) })).collect();
+        self.json["phases"] = of.into();
+        let of: Vec<String> = phases.iter().map(|(name, took)| format!("{name} {:.1} s", took.as_secs_f64())).collect();
+        if self.text.contains("\n\n") {
+            let _ = writeln!(self.text, "\nTime taken: {}.", of.join(", "));
+        }
+        self
     }
 
     /// Adds how many records were rejected.
@@ -366,7 +405,7 @@ pub fn token(collection: Collection, made: &Made) -> Report {
          `kill -HUP PID`, in containers `docker compose kill -s HUP {collection}`. Its log says so.\n\
          Clients then send the header `Authorization: Bearer SECRET`.\n"
     );
-    Report { note, ..Report::new(format!("{secret}\n"), json) }
+    Report { note, is_secret: true, ..Report::new(format!("{secret}\n"), json) }
 }
 
 /// How many records differ, and the first places where they do.

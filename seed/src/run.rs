@@ -21,12 +21,12 @@ use crate::ids::{self, AllIds, Ids};
 use crate::join::{WrittenIds, write_array};
 use crate::manifest::Manifest;
 use crate::orphans::Orphans;
-use crate::progress::{Progress, Total};
-use crate::rejects::Rejects;
+use crate::progress::{self, Progress, Total};
+use crate::rejects::{AsNode, Rejects};
 use crate::report::{self, Report};
 use crate::scoped::PerCollection;
 use crate::slice::Sliced;
-use crate::source::Source;
+use crate::source::{Reading, Source};
 use crate::split::{Destination, Part, split};
 use crate::target::{Building, Target};
 use crate::update::{Before, Changes, Plan, Planning, Rules, apply, copy_database};
@@ -45,6 +45,8 @@ pub struct Options {
     pub rejects: Option<PathBuf>,
     /// How many of those there may be; any number where it is not said.
     pub max_rejects: Option<u64>,
+    /// Takes what only Node takes, as Node takes it.
+    pub as_node: bool,
     /// Whose version is taken of a record that the file and its service both changed.
     pub prefer: PerCollection<Side>,
     /// What both may change without a conflict.
@@ -63,17 +65,49 @@ pub struct Options {
     pub progress: Progress,
 }
 
+/// The stages of a split, and how long each is beside the others.
+const FILLING: [(&str, u32); 5] = [
+    ("splitting", 60),
+    ("writing indexes", 8),
+    ("reading back", 26),
+    ("checking references", 3),
+    ("putting into place", 3),
+];
+
+/// Those of an update.
+const UPDATING: [(&str, u32); 8] = [
+    ("reading back", 22),
+    ("aligning", 12),
+    ("comparing", 26),
+    ("copying", 6),
+    ("applying", 6),
+    ("reading back", 22),
+    ("checking references", 3),
+    ("putting into place", 3),
+];
+
 /// Splits the file `input`, or standard input where that is `-`, into the services' folders in `data`; or applies what
 /// it changes to a split that is already there; or, where it is the same file, checks that.
 ///
 /// # Errors
 /// See [`Error`]; what `data` holds is then as it was.
 pub fn split_and_verify(input: &Path, data: &Path, options: &Options) -> Result<Report, Error> {
+    if input == Path::new("-") {
+        // What is read twice has to stay where it is in between.
+        let kept = keep_stdin()?;
+        let kept = kept.path().join(STDIN);
+        let named = |text: String| text.replace(&kept.display().to_string(), "standard input");
+        return match split_file(&kept, data, options) {
+            Ok(report) => Ok(Report { text: named(report.text), ..report }),
+            Err(error) => Err(error.renamed(&kept, "standard input", named)),
+        };
+    }
+    split_file(input, data, options)
+}
+
+/// The same of a file.
+fn split_file(input: &Path, data: &Path, options: &Options) -> Result<Report, Error> {
     let replace = options.replace;
-    // What is read twice has to stay where it is in between.
-    let kept = if input == Path::new("-") { Some(keep_stdin()?) } else { None };
-    let kept = kept.as_ref().map(|folder| folder.path().join(STDIN));
-    let input = kept.as_deref().unwrap_or(input);
     // Before anything is made: is there an input at all?
     drop(Source::open(input)?);
     let target = match Target::lock(data) {
@@ -95,7 +129,7 @@ pub fn split_and_verify(input: &Path, data: &Path, options: &Options) -> Result<
     }
 }
 
-/// The name of standard input, as a file.
+/// The name of what standard input was kept in.
 const STDIN: &str = "standard-input";
 
 /// Writes standard input to a file in a temporary folder.
@@ -176,12 +210,14 @@ impl Aside {
 
 /// Splits into a target that is empty or given up, or goes on with what an interrupted run has split.
 fn fill(input: &Path, data: &Path, target: Target, options: &Options) -> Result<Report, Error> {
+    progress::expect(&FILLING);
     let aside = Aside::begin(options)?;
     let finished = if aside.is_empty() { checkpoint::read(data) } else { None };
     if let Some((source, parts)) = finished
         && identify(input)? == source
     {
-        let built = Built { source, parts, rejected: 0, ids: Arc::default(), taken_up: true };
+        let reading = Arc::default();
+        let built = Built { source, parts, rejected: 0, as_node: AsNode::default(), reading, taken_up: true };
         // What is not as it was noted is split anew.
         if let Ok(scans) = prove(input, &target.building(), &built, options) {
             return finish_fill(input, data, target, aside, built, scans, options);
@@ -193,15 +229,16 @@ fn fill(input: &Path, data: &Path, target: Target, options: &Options) -> Result<
         .map(|part| Destination { collection: part.collection, slice: &part.slice, database: Some(&part.database) })
         .collect();
     let mut rejects = aside.rejects(input, options)?;
-    let ids = Arc::new(ids::read_beside(input, || identify(input))?);
-    let split = split(input, &ids, &destinations, aside.rest(), &mut rejects, options.progress);
+    let ids = ids::read_beside(input, || identify(input))?;
+    let reading = Arc::new(Reading { ids, as_node: options.as_node });
+    let split = split(input, &reading, &destinations, aside.rest(), &mut rejects, options.progress);
     let (source, parts) = aside.unless_too_many(split, &mut rejects)?;
-    let rejected = rejects.finish()?;
+    let (rejected, as_node) = rejects.finish()?;
     check_rest(input, aside.rest())?;
-    if aside.is_empty() && ids.iter().all(Ids::are_positions) {
+    if aside.is_empty() && as_node.count == 0 && reading.ids.iter().all(Ids::are_positions) {
         checkpoint::write(data, &source, &parts)?;
     }
-    let built = Built { source, parts, rejected, ids, taken_up: false };
+    let built = Built { source, parts, rejected, as_node, reading, taken_up: false };
     let scans = prove(input, &building, &built, options)?;
     finish_fill(input, data, target, aside, built, scans, options)
 }
@@ -211,7 +248,8 @@ struct Built {
     source: Identity,
     parts: Vec<Part>,
     rejected: u64,
-    ids: Arc<AllIds>,
+    as_node: AsNode,
+    reading: Arc<Reading>,
     /// Whether an interrupted run did it.
     taken_up: bool,
 }
@@ -231,7 +269,7 @@ fn prove(input: &Path, building: &[Building], built: &Built, options: &Options) 
     }
     if !built.taken_up {
         let scanned: Vec<&Scanned> = scans.iter().collect();
-        let comparisons = compare(input, &built.ids, &Collection::ALL, built.rejected > 0, &scanned)?;
+        let comparisons = compare(input, &built.reading, &Collection::ALL, built.rejected > 0, &scanned)?;
         faults.extend(comparisons.iter().map(report::differences));
     }
     Err(Error::Difference(format!("{}\nNothing was published.", faults.join("\n"))))
@@ -247,9 +285,10 @@ fn finish_fill(
     scans: Vec<Scanned>,
     options: &Options,
 ) -> Result<Report, Error> {
-    let manifest = Manifest::new(built.source, built.parts, built.rejected, orphans(scans, options)?);
+    let mut manifest = Manifest::new(built.source, built.parts, built.rejected, orphans(scans, options)?);
+    manifest.as_node = built.as_node.count;
     publish(target, &manifest, aside, options)?;
-    Ok(report::filled(input, data, &manifest, built.taken_up, options.dry_run))
+    Ok(report::filled(input, data, &manifest, built.taken_up, options.dry_run).with_as_node(&built.as_node))
 }
 
 /// Applies what a newer file changes to the split that is there.
@@ -258,18 +297,19 @@ fn update(input: &Path, data: &Path, old: &Manifest, target: Target, options: &O
         let holds = "it was restored from a backup that has no split in it: what a newer file changes cannot be told";
         return Err(Error::occupied(data, holds.to_owned()));
     }
+    progress::expect(&UPDATING);
     let (databases, faults) = scan_split(data, old, target.folders(), options.progress)?;
     faults.check()?;
     let resolutions = options.resolutions.as_deref().map(Resolutions::read).transpose()?.unwrap_or_default();
     let slices: Vec<PathBuf> = target.folders().map(|(_, folder)| folder.slice()).collect();
     let stores: Vec<&Store> = databases.iter().map(|scanned| &scanned.store).collect();
     let passing = options.rejects.is_some();
-    let alignments = align_all(input, old, &slices, &stores, passing, options.progress)?;
-    let ids = Arc::new(ids_of(&alignments));
+    let alignments = align_all(input, options.as_node, old, &slices, &stores, passing, options.progress)?;
+    let reading = Arc::new(Reading { ids: ids_of(&alignments), as_node: options.as_node });
     let building = target.build()?;
     let aside = Aside::begin(options)?;
     let mut rejects = aside.rejects(input, options)?;
-    let mut source = Source::open(input)?.with_ids(&ids).hashed();
+    let mut source = Source::open(input)?.read_as(&reading).hashed();
     if let Some(rest) = aside.rest() {
         source = source.passing(Box::new(BufWriter::new(File::create(rest).map_err(Error::io(rest))?)));
     }
@@ -279,17 +319,17 @@ fn update(input: &Path, data: &Path, old: &Manifest, target: Target, options: &O
         .map(|((database, slice), part)| Before { database, slice, next_slice: part.slice.clone() })
         .collect();
     let rules = Rules { merge: options.merge, resolutions: &resolutions, prefer: &options.prefer };
-    let planning = Planning { input, ids: &ids, alignments, rules, conflicts: aside.conflicts()? };
+    let planning = Planning { input, reading: &reading, alignments, rules, conflicts: aside.conflicts()? };
     let plan = planning.plan(source, &before, &mut rejects, &stage);
     let Plan { source, parts, changes } = aside.unless_too_many(plan, &mut rejects)?;
     drop(stage);
-    let rejected = rejects.finish()?;
+    let (rejected, as_node) = rejects.finish()?;
     check_rest(input, aside.rest())?;
     if let Some(holds) = another_file(&changes, old, options) {
         return Err(Error::occupied(data, holds));
     }
     if changes.iter().any(|changes| changes.unresolved > 0) {
-        let report = report::updated(input, data, &changes, rejected, true);
+        let report = report::updated(input, data, &changes, rejected, true).with_as_node(&as_node);
         aside.put_findings_in_place()?;
         return Err(Error::Conflicts(report));
     }
@@ -298,17 +338,19 @@ fn update(input: &Path, data: &Path, old: &Manifest, target: Target, options: &O
     drop(before);
     if options.dry_run {
         aside.put_findings_in_place()?;
-        return Ok(report::updated(input, data, &changes, rejected, true));
+        return Ok(report::updated(input, data, &changes, rejected, true).with_as_node(&as_node));
     }
 
     let mut stores = Vec::new();
+    let stage = options.progress.stage("copying", Total::Unknown);
     for (part, (_, folder)) in building.iter().zip(target.folders()) {
         copy_database(&folder.database(), &part.database)?;
         stores.push(Store::open(&part.database, part.collection, Purpose::Passing)?);
     }
+    drop(stage);
     let again = if rejected == 0 { Rejects::refuse(input) } else { Rejects::pass_over(input) };
     let stage = options.progress.stage("applying", Total::Bytes(source.bytes));
-    apply(input, &ids, again, &changes, &stores, &stage)?;
+    apply(input, &reading, again, &changes, &stores, &stage)?;
     drop((stores, stage));
     let scans = read_back(&building, expected.iter().map(|digests| digests.exact.count).sum(), options.progress)?;
     for ((scanned, expected), part) in scans.iter().zip(&expected).zip(&building) {
@@ -318,9 +360,10 @@ fn update(input: &Path, data: &Path, old: &Manifest, target: Target, options: &O
             return Err(Error::Difference(format!("{fault}\nNothing was published.")));
         }
     }
-    let manifest = Manifest::new(source, parts, rejected, orphans(scans, options)?);
+    let mut manifest = Manifest::new(source, parts, rejected, orphans(scans, options)?);
+    manifest.as_node = as_node.count;
     publish(target, &manifest, aside, options)?;
-    Ok(report::updated(input, data, &changes, rejected, false))
+    Ok(report::updated(input, data, &changes, rejected, false).with_as_node(&as_node))
 }
 
 /// An older file, or a wholly different one, must not pass for a newer one: what speaks against it.
@@ -365,6 +408,7 @@ fn read_back(building: &[Building], records: u64, progress: Progress) -> Result<
 /// The orphans in the databases of all collections; an error where there may be none.
 fn orphans(scans: Vec<Scanned>, options: &Options) -> Result<Orphans, Error> {
     let [users, threads, posts] = &scans[..] else { unreachable!("there are three collections") };
+    let _stage = options.progress.stage("checking references", Total::Unknown);
     let orphans = Orphans::find([&users.store, &threads.store, &posts.store])?;
     if options.strict && orphans.count() > 0 { Err(Error::Orphans(orphans)) } else { Ok(orphans) }
 }
@@ -374,6 +418,7 @@ fn publish(target: Target, manifest: &Manifest, aside: Aside, options: &Options)
     if options.dry_run {
         return aside.put_findings_in_place();
     }
+    let _stage = options.progress.stage("putting into place", Total::Unknown);
     aside.put_in_place()?;
     target.publish(manifest)
 }
@@ -404,8 +449,15 @@ fn check(input: &Path, data: &Path, manifest: &Manifest, target: &Target, progre
         let slices: Vec<PathBuf> = target.folders().map(|(_, folder)| folder.slice()).collect();
         let stores: Vec<&Store> = scans.iter().map(|scanned| &scanned.store).collect();
         let passing = manifest.rejected > 0;
-        let ids = Arc::new(ids_of(&align_all(input, manifest, &slices, &stores, passing, progress)?));
-        compare(input, &ids, &Collection::ALL, passing, &scans.iter().collect::<Vec<_>>())?
+        let as_node = manifest.as_node > 0;
+        let ids = ids_of(&align_all(input, as_node, manifest, &slices, &stores, passing, progress)?);
+        compare(
+            input,
+            &Arc::new(Reading { ids, as_node }),
+            &Collection::ALL,
+            passing,
+            &scans.iter().collect::<Vec<_>>(),
+        )?
     };
     Ok(report::checked(input, data, &comparisons))
 }
@@ -414,6 +466,7 @@ fn check(input: &Path, data: &Path, manifest: &Manifest, target: &Target, progre
 /// into, and filled from, comes in the order of [`Collection::ALL`].
 fn align_all(
     input: &Path,
+    as_node: bool,
     manifest: &Manifest,
     slices: &[PathBuf],
     stores: &[&Store],
@@ -430,7 +483,7 @@ fn align_all(
         let length = fs::metadata(input).map_err(Error::io(input))?.len();
         let stage = progress.stage("aligning", Total::Bytes(length + entry.slice.bytes));
         let list = SplitList { slice, given: &entry.given, last_id: Writer::new(store)?.last_id() };
-        alignments.push(Some(align(input, collection, &list, passing, &stage)?));
+        alignments.push(Some(align(input, as_node, collection, &list, passing, &stage)?));
     }
     Ok(alignments)
 }
@@ -524,18 +577,20 @@ fn judge(
     }
     let mut different = faults.different;
     if let Some(input) = input {
-        let passed_over = match split {
-            Some((manifest, _)) => manifest.rejected > 0 && identify(input)? == manifest.source,
-            None => false,
+        let (passed_over, as_node) = match split {
+            Some((manifest, _)) if identify(input)? == manifest.source => (manifest.rejected > 0, manifest.as_node > 0),
+            _ => (false, false),
         };
         // Its ids are those of the split, whatever its positions have become since.
         let stores: Vec<&Store> = scans.iter().map(|scanned| &scanned.store).collect();
         let ids = match split {
-            Some((manifest, slices)) => ids_of(&align_all(input, manifest, slices, &stores, passed_over, progress)?),
+            Some((manifest, slices)) => {
+                ids_of(&align_all(input, as_node, manifest, slices, &stores, passed_over, progress)?)
+            }
             None => ids::read_beside(input, || identify(input))?,
         };
         let scanned: Vec<&Scanned> = scans.iter().collect();
-        let comparisons = compare(input, &Arc::new(ids), &Collection::ALL, passed_over, &scanned)?;
+        let comparisons = compare(input, &Arc::new(Reading { ids, as_node }), &Collection::ALL, passed_over, &scanned)?;
         different.extend(comparisons.iter().filter(|comparison| comparison.differences() > 0).map(report::differences));
     }
     if let Some(chain) = against {
@@ -587,7 +642,9 @@ pub fn restore(chain: &Chain, data: &Path, replace: bool, progress: Progress) ->
         None => without_split(&building, &scans)?,
     };
     drop(scans);
+    let stage = progress.stage("putting into place", Total::Unknown);
     target.publish(&manifest)?;
+    drop(stage);
     Ok(report::restored(data, &heads, manifest.restored))
 }
 

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use rayon::prelude::*;
@@ -21,6 +21,7 @@ use shared::store::layout::RECORD_BYTES;
 use crate::error::Error;
 use crate::identity::{Hashed, Identity};
 use crate::ids::AllIds;
+use crate::node;
 
 /// How much is read at a time, in bytes.
 const BLOCK: usize = 2 << 20;
@@ -50,8 +51,16 @@ pub struct Source {
     array: Option<Array>,
     rest: Option<Rest>,
     begun: bool,
+    reading: Arc<Reading>,
+}
+
+/// How a file is read.
+#[derive(Debug, Default)]
+pub struct Reading {
     /// The ids of records that have none.
-    ids: Arc<AllIds>,
+    pub ids: AllIds,
+    /// Whether what only Node takes is taken, as Node takes it.
+    pub as_node: bool,
 }
 
 /// Where the collections go that no service owns.
@@ -87,8 +96,9 @@ pub struct Batch {
     base: u64,
     bytes: Vec<u8>,
     records: Vec<Range<usize>>,
-    /// The ids of records that have none.
-    ids: Arc<AllIds>,
+    reading: Arc<Reading>,
+    /// The places of records that were taken as Node takes them, from 0.
+    as_node: Mutex<Vec<u64>>,
 }
 
 impl Source {
@@ -103,7 +113,7 @@ impl Source {
         let metadata = file.metadata().map_err(Error::io(path))?;
         let kind = metadata.file_type();
         if !kind.is_file() {
-            let what = if kind.is_dir() { "a folder" } else { "no regular file" };
+            let what = if kind.is_dir() { "a folder" } else { "no regular file (`--input -` reads standard input)" };
             return Err(Error::Input {
                 file: path.to_owned(),
                 place: "the path".to_owned(),
@@ -129,7 +139,7 @@ impl Source {
             array: None,
             rest: None,
             begun: false,
-            ids: Arc::default(),
+            reading: Arc::default(),
         }
     }
 
@@ -171,9 +181,9 @@ impl Source {
         self
     }
 
-    /// Records that have no ids get these, not their positions.
-    pub fn with_ids(mut self, ids: &Arc<AllIds>) -> Self {
-        self.ids = Arc::clone(ids);
+    /// It is read so.
+    pub fn read_as(mut self, reading: &Arc<Reading>) -> Self {
+        self.reading = Arc::clone(reading);
         self
     }
 
@@ -331,8 +341,8 @@ impl Source {
         bytes.extend_from_slice(&self.bytes[self.at..]);
         self.bytes.truncate(self.at);
         let bytes = std::mem::replace(&mut self.bytes, bytes);
-        let ids = Arc::clone(&self.ids);
-        let batch = Batch { collection, first, base: self.base, bytes, records, ids };
+        let reading = Arc::clone(&self.reading);
+        let batch = Batch { collection, first, base: self.base, bytes, records, reading, as_node: Mutex::default() };
         self.base += self.at as u64;
         self.at = 0;
         Ok(batch)
@@ -487,6 +497,14 @@ impl Batch {
         (records, rejects.into_iter().flatten().collect())
     }
 
+    /// The JSON pointers of records that were taken as Node takes them, once they are parsed.
+    pub fn taken_as_node(&self) -> Vec<String> {
+        let mut numbers = self.as_node.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers.into_iter().map(|number| pointer_to(self.collection.name(), Some(number))).collect()
+    }
+
     /// How many bytes of the file, and how many records, the batch is.
     pub fn size(&self) -> (u64, u64) {
         (self.bytes.len() as u64, self.records.len() as u64)
@@ -526,17 +544,28 @@ impl Batch {
         let bytes = part.first().zip(part.last()).map_or(0, |(first, last)| last.end - first.start);
         let mut records = Records::new(self.collection, bytes);
         let mut rejects = Vec::new();
-        let ids = &self.ids[self.collection as usize];
+        let ids = &self.reading.ids[self.collection as usize];
         for (nth, range) in (first..).zip(part) {
             let number = self.first + nth as u64;
             let raw = &self.bytes[range.clone()];
-            let read = simdutf8::compat::from_utf8(raw)
+            let (position, given) = (Id::try_from(number + 1).ok(), ids.at(number + 1));
+            let mut read = simdutf8::compat::from_utf8(raw)
                 .map_err(|error| Fault {
                     pointer: String::new(),
                     offset: error.valid_up_to(),
                     reason: "this is not UTF-8".to_owned(),
                 })
-                .and_then(|text| records.push_given(text, Id::try_from(number + 1).ok(), ids.at(number + 1)));
+                .and_then(|text| records.push_given(text, position, given));
+            if read.is_err()
+                && self.reading.as_node
+                && let Some(text) = node::read(raw)
+            {
+                // What Node takes need not be such a record either: then the first fault is the better one.
+                if records.push_given(&text, position, given).is_ok() {
+                    self.as_node.lock().unwrap_or_else(PoisonError::into_inner).push(number);
+                    read = Ok(());
+                }
+            }
             if let Err(fault) = read {
                 rejects.push(Reject {
                     pointer: pointer_to(self.collection.name(), Some(number)) + &fault.pointer,

@@ -23,11 +23,10 @@ use shared::store::{Load, Store, StoreError};
 use crate::digest::Digests;
 use crate::error::Error;
 use crate::identity::Identity;
-use crate::ids::AllIds;
 use crate::progress::{Progress, Total};
 use crate::rejects::Rejects;
 use crate::slice::{Slice, Sliced};
-use crate::source::Source;
+use crate::source::{Reading, Source};
 
 /// How many batches may wait for a loader. Bounds the memory of the split together with a batch's size.
 const WAITING_BATCHES: usize = 4;
@@ -50,19 +49,19 @@ pub struct Part {
     pub slice: Sliced,
 }
 
-/// Splits the file at `source`, whose records have `ids` where they have none of their own, and puts what no service owns
+/// Splits the file at `source`, read as `reading` says, and puts what no service owns
 /// into the new file `rest`, if there is to be one: what the source was, and what the parts should be, in the
 /// destinations' order. `rejects` takes what can't be a record. What this leaves is complete, but neither verified nor made
 /// durable.
 pub fn split(
     source_path: &Path,
-    ids: &Arc<AllIds>,
+    reading: &Arc<Reading>,
     destinations: &[Destination],
     rest: Option<&Path>,
     rejects: &mut Rejects,
     progress: Progress,
 ) -> Result<(Identity, Vec<Part>), Error> {
-    let mut source = Source::open(source_path)?.with_ids(ids);
+    let mut source = Source::open(source_path)?.read_as(reading);
     if destinations.iter().any(|destination| destination.database.is_some()) {
         source = source.hashed();
     }
@@ -99,7 +98,9 @@ pub fn split(
             next = following?;
         }
         put(parsed)?;
-        sinks.into_iter().map(|sink| sink.finish(source_path, ids)).collect::<Result<Vec<Part>, Error>>()
+        drop(stage);
+        let _stage = progress.stage("writing indexes", Total::Unknown);
+        sinks.into_iter().map(|sink| sink.finish(source_path, reading)).collect::<Result<Vec<Part>, Error>>()
     })?;
     Ok((source.identity(), parts))
 }
@@ -153,13 +154,13 @@ impl<'scope> Sink<'scope> {
         Ok(loader.batches.send((records, digests.exact)).is_ok())
     }
 
-    fn finish(self, source: &Path, ids: &Arc<AllIds>) -> Result<Part, Error> {
+    fn finish(self, source: &Path, reading: &Arc<Reading>) -> Result<Part, Error> {
         let slice = self.slice.finish()?;
         if let Some(Loader { batches, thread }) = self.loader {
             drop(batches);
             thread.join().expect("a loader returns its errors").map_err(|error| match error {
                 LoadError::Store(error) => error.into(),
-                LoadError::RepeatedId(id) => repeated_id(source, ids, self.collection, id),
+                LoadError::RepeatedId(id) => repeated_id(source, reading, self.collection, id),
             })?;
         }
         Ok(Part { digests: self.digests, slice })
@@ -178,9 +179,9 @@ fn load(store: Store, batches: Receiver<(Vec<Records>, RecordSet)>) -> Result<()
 }
 
 /// Reads the source once more to say where `id` stands twice: the database told of the second time alone.
-pub fn repeated_id(path: &Path, ids: &Arc<AllIds>, collection: Collection, id: Id) -> Error {
+pub fn repeated_id(path: &Path, reading: &Arc<Reading>, collection: Collection, id: Id) -> Error {
     let find = || {
-        let mut source = Source::open(path)?.with_ids(ids).passing(Box::new(io::sink()));
+        let mut source = Source::open(path)?.read_as(reading).passing(Box::new(io::sink()));
         let mut first = None;
         while let Some(batch) = source.next_batch()? {
             if batch.collection != collection {

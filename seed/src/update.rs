@@ -32,12 +32,11 @@ use crate::conflict::{Conflict, Merge, Resolutions, Side, Take};
 use crate::digest::Digests;
 use crate::error::Error;
 use crate::identity::Identity;
-use crate::ids::AllIds;
 use crate::progress::Stage;
 use crate::rejects::Rejects;
 use crate::scoped::PerCollection;
 use crate::slice::Slice;
-use crate::source::Source;
+use crate::source::{Reading, Source};
 use crate::split::{Part, repeated_id};
 use crate::verify::{NAMED, Scanned};
 
@@ -206,8 +205,8 @@ pub struct Before {
 pub struct Planning<'p> {
     /// Where it is.
     pub input: &'p Path,
-    /// The ids of its records that have none.
-    pub ids: &'p Arc<AllIds>,
+    /// How it is read.
+    pub reading: &'p Arc<Reading>,
     /// What came of that, in the order of [`Collection::ALL`].
     pub alignments: Vec<Option<Alignment>>,
     /// What is to become of records that both have changed.
@@ -243,7 +242,7 @@ impl Planning<'_> {
             for record in records.iter().flat_map(Records::iter) {
                 let id = record.id;
                 if !seen[nth].insert(id.get()) {
-                    return Err(repeated_id(self.input, self.ids, batch.collection, id));
+                    return Err(repeated_id(self.input, self.reading, batch.collection, id));
                 }
                 let stored = known.database.store.get(id)?;
                 let is_split = known.split.contains(id.get());
@@ -369,18 +368,18 @@ impl Planning<'_> {
     }
 }
 
-/// Applies to `stores` what the file at `input`, whose records have `ids` where they have none of their own, changes in
+/// Applies to `stores` what the file at `input`, read as `reading` says, changes in
 /// them; both in the order of [`Collection::ALL`].
 pub fn apply(
     input: &Path,
-    ids: &Arc<AllIds>,
+    reading: &Arc<Reading>,
     mut rejects: Rejects,
     changes: &[Changes],
     stores: &[Store],
     stage: &Stage,
 ) -> Result<(), Error> {
     let mut writers = stores.iter().map(Writer::new).collect::<Result<Vec<_>, _>>()?;
-    let mut source = Source::open(input)?.with_ids(ids).passing(Box::new(std::io::sink()));
+    let mut source = Source::open(input)?.read_as(reading).passing(Box::new(std::io::sink()));
     while let Some(batch) = source.next_batch()? {
         let nth = batch.collection as usize;
         let records = rejects.sift(&batch)?;

@@ -14,10 +14,9 @@ use shared::store::{Store, StoreError, Stored};
 
 use crate::digest::Digests;
 use crate::error::Error;
-use crate::ids::AllIds;
 use crate::progress::Stage;
 use crate::rejects::Rejects;
-use crate::source::Source;
+use crate::source::{Reading, Source};
 use crate::text::{Difference, differences};
 
 /// How many records are looked at as one piece of work.
@@ -153,12 +152,11 @@ impl Comparison {
     }
 }
 
-/// Compares the file at `path`, which holds the collections `wanted`, with their databases; its records have `ids` where
-/// they have none of their own. Records that can't be taken are an error, unless they are `passed_over`. The comparisons
+/// Compares the file at `path`, which holds the collections `wanted`, with their databases; it is read as `reading` says. Records that can't be taken are an error, unless they are `passed_over`. The comparisons
 /// come in the databases' order.
 pub fn compare(
     path: &Path,
-    ids: &Arc<AllIds>,
+    reading: &Arc<Reading>,
     wanted: &'static [Collection],
     passed_over: bool,
     databases: &[&Scanned],
@@ -166,7 +164,7 @@ pub fn compare(
     let again = || if passed_over { Rejects::pass_over(path) } else { Rejects::refuse(path) };
     let mut rejects = again();
     let mut comparisons: Vec<Comparison> = databases.iter().map(|_| Comparison::default()).collect();
-    let mut source = Source::with(path, wanted)?.with_ids(ids).passing(Box::new(io::sink()));
+    let mut source = Source::with(path, wanted)?.read_as(reading).passing(Box::new(io::sink()));
     while let Some(batch) = source.next_batch()? {
         let Some(nth) = databases.iter().position(|scanned| scanned.store.collection() == batch.collection) else {
             continue;
@@ -197,7 +195,7 @@ pub fn compare(
     for (comparison, scanned) in comparisons.iter_mut().zip(databases) {
         comparison.added = scanned.digests.exact.count - comparison.equal - comparison.changed;
         if comparison.added > 0 && comparison.named.len() < NAMED {
-            name_added(path, ids, wanted, again(), &scanned.store, comparison)?;
+            name_added(path, reading, wanted, again(), &scanned.store, comparison)?;
         }
     }
     Ok(comparisons)
@@ -206,14 +204,14 @@ pub fn compare(
 /// Names records that are in the database alone, by their ids: they have no place in the file.
 fn name_added(
     path: &Path,
-    ids: &Arc<AllIds>,
+    reading: &Arc<Reading>,
     wanted: &'static [Collection],
     mut rejects: Rejects,
     store: &Store,
     comparison: &mut Comparison,
 ) -> Result<(), Error> {
     let mut in_file = RoaringTreemap::new();
-    let mut source = Source::with(path, wanted)?.with_ids(ids).passing(Box::new(io::sink()));
+    let mut source = Source::with(path, wanted)?.read_as(reading).passing(Box::new(io::sink()));
     while let Some(batch) = source.next_batch()? {
         if batch.collection == store.collection() {
             in_file.extend(rejects.sift(&batch)?.iter().flat_map(Records::iter).map(|record| record.id.get()));

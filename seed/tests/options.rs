@@ -100,7 +100,7 @@ fn standard_input_is_a_source() {
     assert!(split(&sample(), &dir.path().join("data")).contains("already holds the split of"));
     let output = run(Path::new("/dev/null"), &dir.path().join("none"));
     assert_eq!(output.status.code(), Some(3));
-    assert!(text(&output.stderr).contains("standard-input: byte 0: the file is empty"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("standard input: byte 0: the file is empty"), "{}", text(&output.stderr));
 }
 
 #[test]
@@ -163,4 +163,196 @@ fn a_large_split_stays_within_half_a_gibibyte() {
     let resident: u64 = text(&output.stdout).lines().last().unwrap().parse().unwrap();
     let size = fs::metadata(&input).unwrap().len() >> 20;
     assert!(size > 120 && resident < 512, "{resident} MiB for a file of {size} MiB");
+}
+
+#[test]
+fn what_went_wrong_is_json_too_with_a_name_that_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let [data, bad, beside] = ["data", "bad.json", "beside"].map(|name| dir.path().join(name));
+    split(&sample(), &data);
+    fs::write(&bad, r#"{"users":[{"id":0}],"threads":[],"posts":[]}"#).unwrap();
+    let [data, bad, beside] = [&data, &bad, &beside].map(|path| path.to_str().unwrap());
+    let inside = format!("{data}/users/db.json");
+    for (arguments, error, code) in [
+        (&["--input", bad, "--data", beside][..], "input", 3),
+        (&["--input", bad, "--data", data], "input", 3),
+        (&["--input", beside, "--data", data], "io", 6),
+        (&["verify", "--data", beside], "missing", 6),
+        (&["verify", "--data", data, "--input", bad], "input", 3),
+        (&["join", "--data", data, "--output", &inside], "output", 5),
+        (&["join", "--data", data, "--backup", beside], "io", 6),
+        (&["--nothing"], "usage", 2),
+        (&["verify", "--input"], "usage", 2),
+    ] {
+        let output = seed(arguments.iter().chain(&["--json"]));
+        assert!(output.stderr.is_empty(), "{arguments:?}: {}", text(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+        let report = json(&output.stdout);
+        assert_eq!(
+            (&report["outcome"], &report["error"]),
+            (&"failed".into(), &error.into()),
+            "{arguments:?}: {report}"
+        );
+        assert_eq!(report["exit_code"], code, "{report}");
+        assert!(report["message"].as_str().unwrap().len() > 10, "{report}");
+    }
+    let output = seed(["--input", bad, "--data", beside, "--json"]);
+    assert_eq!(json(&output.stdout)["place"], "/users/0/id (byte 16)");
+    let output = seed(["verify", "--data", beside]);
+    assert!(text(&output.stderr).contains("`seed --input FILE --data DIR`"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn each_option_can_come_from_the_environment() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let run = |arguments: &[&str], environment: &[(&str, &str)]| {
+        let mut command = Command::new(program("seed"));
+        command.args(arguments).current_dir(world::root()).envs(environment.iter().copied());
+        command.output().unwrap()
+    };
+    let given = [("SEED_DATA", data.to_str().unwrap()), ("SEED_JSON", "true"), ("SEED_QUIET", "1")];
+    let output = run(&[], &given);
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
+    assert_eq!(json(&output.stdout)["outcome"], "split");
+    // The split's own settings are none of the other commands'.
+    let input = [("SEED_INPUT", "seed/db.json"), ("SEED_PREFER", "service"), ("SEED_MAX_REMOVED", "posts=3")];
+    let output = run(&["verify"], &[&given[..], &input].concat());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(output.stdout.starts_with(b"{"), "{}", text(&output.stdout));
+    // What the command line says counts.
+    let output = run(&["verify", "--data", "nowhere"], &given);
+    assert_eq!(json(&output.stdout)["error"], "missing");
+    assert_eq!(run(&[], &[("SEED_DATA", "nowhere"), ("SEED_PREFER", "both")]).status.code(), Some(2));
+    assert_eq!(json(&run(&["--nothing"], &given).stdout)["error"], "usage");
+    assert!(!run(&["verify"], &[given[0], ("SEED_JSON", "0")]).stdout.starts_with(b"{"));
+}
+
+#[test]
+fn the_command_line_completes_and_explains_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    for (shell, sign) in [("bash", "_seed()"), ("zsh", "#compdef seed"), ("fish", "complete -c seed")] {
+        let output = seed(["completions", shell]);
+        assert!(output.status.success() && text(&output.stdout).contains(sign), "{shell}");
+    }
+    assert_eq!(seed(["completions", "sh"]).status.code(), Some(2));
+    let manual = text(&seed(["man"]).stdout);
+    for word in [".TH seed 1", ".TH seed-verify 1", "max\\-removed", "SEED_MAX_REMOVED", "Exit codes"] {
+        assert!(manual.contains(word), "{word}");
+    }
+    let pages = dir.path().join("man1");
+    assert!(seed(["man", "--output", pages.to_str().unwrap()]).status.success());
+    let page = fs::read_to_string(pages.join("seed-join.1")).unwrap();
+    assert!(page.contains("SEED_OUTPUT") && !page.contains(".TH seed 1"), "{page}");
+}
+
+#[test]
+fn what_was_done_is_in_the_log_and_its_phases_in_the_report() {
+    let dir = tempfile::tempdir().unwrap();
+    let [data, log, tokens] = ["data", "log", "tokens"].map(|name| dir.path().join(name));
+    let [data, log, tokens] = [&data, &log, &tokens].map(|path| path.to_str().unwrap());
+    let output = seed(["--data", data, "--log", log, "--json"]);
+    let report = json(&output.stdout);
+    let phases: Vec<&str> =
+        report["phases"].as_array().unwrap().iter().map(|phase| phase["name"].as_str().unwrap()).collect();
+    assert_eq!(phases, ["splitting", "writing indexes", "reading back", "checking references", "putting into place"]);
+    assert!(report["phases"][0]["seconds"].is_number());
+    assert_eq!(seed(["verify", "--data", "nowhere", "--log", log]).status.code(), Some(6));
+    let secret = text(&seed(["token", "posts", "--file", tokens, "--log", log]).stdout);
+    let lines = fs::read_to_string(log).unwrap();
+    for line in
+        ["Z splitting begins", "Z reading back has taken 0.", " is split:", "nowhere/users: there is no split here"]
+    {
+        assert!(lines.contains(line), "{line:?} is not in {lines}");
+    }
+    assert!(secret.trim().len() > 20 && !lines.contains(secret.trim()), "a secret is in the log");
+    let nowhere = format!("{data}/no/log");
+    assert_eq!(seed(["verify", "--data", data, "--log", &nowhere]).status.code(), Some(6));
+}
+
+/// Bars are drawn on a real terminal of 40 columns: none is wider, so none leaves anything behind.
+#[test]
+fn on_a_narrow_terminal_nothing_breaks() {
+    let dir = tempfile::tempdir().unwrap();
+    let [input, data, typed] = ["in.json", "data", "typescript"].map(|name| dir.path().join(name));
+    let posts: Vec<String> =
+        (0..60_000).map(|n| format!(r#"{{"thread":{},"text":"post {n}","user":1}}"#, n % 7 + 1)).collect();
+    fs::write(&input, format!(r#"{{"users":[],"threads":[],"posts":[{}]}}"#, posts.join(","))).unwrap();
+    let run = format!(
+        "stty cols 40 rows 10; {} --input {} --data {}",
+        program("seed").display(),
+        input.display(),
+        data.display()
+    );
+    let output = Command::new("script").args(["-q", "-e", "-c", &run]).arg(&typed).stdin(Stdio::null()).output();
+    let Ok(output) = output else { return world::skip("there is no `script`") };
+    assert!(output.status.success(), "{}", text(&output.stdout));
+    let typed = fs::read_to_string(&typed).unwrap();
+    let drawn: Vec<String> = typed.split(['\r', '\n']).map(without_escapes).collect();
+    let bars: Vec<&String> = drawn.iter().filter(|line| line.contains('%') && !line.contains("COLUMNS")).collect();
+    assert!(bars.iter().any(|line| line.starts_with("splitting") || line.starts_with("reading back")), "{typed}");
+    for line in bars {
+        assert!(line.chars().count() <= 40, "{} columns: {line:?}", line.chars().count());
+    }
+}
+
+/// A text without what moves the cursor.
+fn without_escapes(text: &str) -> String {
+    let mut out = String::new();
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        if letter == '\u{1b}' {
+            letters.by_ref().take_while(|letter| !letter.is_ascii_alphabetic()).for_each(drop);
+        } else {
+            out.push(letter);
+        }
+    }
+    out
+}
+
+#[test]
+fn what_only_node_takes_is_refused_rejected_or_taken_as_node_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let [input, data, rejects, back] = ["in.json", "data", "rejects", "back.json"].map(|name| dir.path().join(name));
+    let users: [&[u8]; 4] = [
+        br#"{"id":1,"username":"a","username":"ada"}"#,
+        br#"{"id":2,"username":"half \ud83c"}"#,
+        b"{\"id\":3,\"username\":\"caf\xe9\"}",
+        br#"{"id":4,"username":"d"}"#,
+    ];
+    let post = br#"{"thread":1,"text":"x","text":"the last counts","user":1}"#;
+    let file = |users: &[&[u8]]| {
+        [&br#"{"users":["#[..], &users.join(&b","[..]), br#"],"threads":[],"posts":["#, post, b"]}"].concat()
+    };
+    fs::write(&input, file(&users)).unwrap();
+    let [input_path, data_path, rejects_path] = [&input, &data, &rejects].map(|path| path.to_str().unwrap());
+    let run = |more: &[&str]| seed(["--input", input_path, "--data", data_path, "--json"].iter().chain(more));
+    assert_eq!(run(&[]).status.code(), Some(3));
+    let rejected = run(&["--rejects", rejects_path, "--dry-run"]);
+    assert_eq!(rejected.status.code(), Some(7), "{}", text(&rejected.stdout));
+    assert_eq!(fs::read_to_string(&rejects).unwrap().lines().count(), 4);
+    let taken = run(&["--as-node"]);
+    assert!(taken.status.success(), "{}", text(&taken.stdout));
+    let taken = json(&taken.stdout);
+    assert_eq!(taken["as_node"]["count"], 4);
+    assert_eq!(taken["as_node"]["first"], serde_json::json!(["/users/0", "/users/1", "/users/2", "/posts/0"]));
+    let joined = || seed(["join", "--data", data_path]);
+    let expected = "{\"users\":[{\"id\":1,\"username\":\"ada\"},{\"id\":2,\"username\":\"half \u{fffd}\"},\
+                    {\"id\":3,\"username\":\"caf\u{fffd}\"},{\"id\":4,\"username\":\"d\"}],\"threads\":[],\
+                    \"posts\":[{\"thread\":1,\"text\":\"the last counts\",\"user\":1}]}\n";
+    assert_eq!(text(&joined().stdout), expected);
+    // The same file is known again, and verified; and a newer one is read in the same way.
+    assert_eq!(json(&run(&[]).stdout)["outcome"], "checked");
+    let verified = seed(["verify", "--data", data_path, "--input", input_path]);
+    assert!(verified.status.success(), "{}", text(&verified.stderr));
+    fs::write(&input, file(&users[..3])).unwrap();
+    assert_eq!(run(&[]).status.code(), Some(3));
+    let newer = json(&run(&["--as-node"]).stdout);
+    assert_eq!(
+        (&newer["users"]["removed"], &newer["users"]["changed"], &newer["posts"]["without_ids"]["moved"]),
+        (&1.into(), &0.into(), &0.into()),
+        "{newer}"
+    );
+    fs::write(&back, joined().stdout).unwrap();
+    split(&back, &dir.path().join("again"));
 }

@@ -161,7 +161,7 @@ pub fn compare(args: &CompareArgs, progress: Progress) -> Result<Report, Error> 
     };
     let text = secrets.hide(&message).into_owned();
     let json = json!({ "outcome": "failed", "kind": kind, "message": text, "exit_code": exit_code });
-    Err(Error::Compared(Report { text, json, note: String::new(), exit_code }))
+    Err(Error::Compared(Report { text, json, note: String::new(), exit_code, is_secret: false }))
 }
 
 /// The key of an error in the report for programs.

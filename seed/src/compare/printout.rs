@@ -194,7 +194,7 @@ impl Printout<'_> {
         }
         let mut json = self.to_json();
         json["differences"] = json!(self.tally.differences);
-        Report { text, json, note: String::new(), exit_code: self.conclusion().exit_code() }
+        Report { text, json, note: String::new(), exit_code: self.conclusion().exit_code(), is_secret: false }
     }
 
     /// The report for programs, without the differences.

@@ -127,7 +127,7 @@ impl Reference {
         let name = collection.name();
         let object = io::Cursor::new(format!("{{\"{name}\":")).chain(reply.body).chain(io::Cursor::new("}"));
         let mut source = Source::new(Path::new(name), collection.alone(), Box::new(object));
-        self.read_all(&mut source, progress, Total::Bytes(0)).map_err(|error| match error {
+        self.read_all(&mut source, progress, Total::Unknown).map_err(|error| match error {
             Error::Input { place, reason, .. } => unusable(format!("no list of records: {place}: {reason}")),
             Error::Io { source, .. } => unusable(source.to_string()),
             error => error,
