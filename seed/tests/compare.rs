@@ -872,6 +872,14 @@ fn headers_are_sent_and_no_secret_is_printed() {
     assert!(sent.iter().all(|request| request.headers.contains(&"x-other: other-sesame".to_owned())));
     assert!(!sent.iter().any(|request| request.headers.iter().any(|header| header.contains("key-sesame"))));
 
+    // Options can come from the environment, of which the help says the names alone.
+    let mut help = Command::new(program("seed"));
+    ["SEED_HEADER", "SEED_SERVICES_HEADER", "SEED_MONOLITH", "SEED_SERVICES"]
+        .iter()
+        .for_each(|name| drop(help.env(name, "sesame").get_args()));
+    let help = text(&help.args(["compare", "--help"]).output().unwrap().stdout);
+    assert!(help.contains("SEED_HEADER") && !help.contains("sesame"), "{help}");
+
     // Where the comparison does not even begin.
     let nobody = format!("http://me:sesame-too@127.0.0.1:{}/?token=sesame-too", world::free_port());
     for more in [

@@ -61,10 +61,10 @@ const VERSION: u32 = 1;
 #[derive(Args)]
 pub struct CompareArgs {
     /// Where the monolith runs, such as http://127.0.0.1:3000; a user, a password and a query are sent along
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", hide_env_values = true)]
     monolith: String,
     /// Where the services' entrance is, such as http://127.0.0.1:8080
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", hide_env_values = true)]
     services: String,
     /// Takes ids and digits from the split in DIR, while its services run; else they come from the monolith's own lists
     #[arg(long, value_name = "DIR", conflicts_with = "input")]
@@ -76,10 +76,10 @@ pub struct CompareArgs {
     #[arg(long, value_name = "FILE")]
     paths: Option<PathBuf>,
     /// Sends the monolith a header, `Name: value`, or those in a file, `@FILE`. Can be repeated
-    #[arg(long, value_name = "HEADER", visible_alias = "monolith-header")]
+    #[arg(long, value_name = "HEADER", visible_alias = "monolith-header", hide_env_values = true)]
     header: Vec<String>,
     /// Sends the services a header
-    #[arg(long, value_name = "HEADER")]
+    #[arg(long, value_name = "HEADER", hide_env_values = true)]
     services_header: Vec<String>,
     /// Trusts the certificates in this file, in PEM, instead of the system's
     #[arg(long, value_name = "FILE")]
