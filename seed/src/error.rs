@@ -49,7 +49,7 @@ pub enum Error {
     /// The monolith does not answer as one.
     #[error("{0}; is this the monolith?")]
     Monolith(String),
-    /// What the services answer is not what the monolith does.
+    /// What the services answer is not what the monolith does, or that cannot be told; the report has the exit code.
     #[error("{}", .0.text.trim_end())]
     Compared(Report),
     /// The target holds something that is not to be overwritten.
@@ -161,7 +161,8 @@ impl Error {
         match self {
             Error::Tokens(TokenFileError::Io { .. }) | Error::Random(_) => 6,
             Error::Input { .. } | Error::Orphans(_) | Error::Tokens(_) => 3,
-            Error::Difference(_) | Error::Compared(_) => 4,
+            Error::Compared(report) => report.exit_code,
+            Error::Difference(_) => 4,
             Error::Occupied { .. }
             | Error::Output { .. }
             | Error::Conflicts(_)

@@ -9,7 +9,7 @@ use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use seed::backup::{Chain, Origin};
-use seed::compare::Paths;
+use seed::compare::CompareArgs;
 use seed::conflict::{Merge, Side};
 use seed::error::Error;
 use seed::join::Joining;
@@ -32,9 +32,9 @@ keeps what the services have changed meanwhile.
 
 Exit codes:
   0  done
-  2  the command line is wrong
+  2  the command line is wrong, or nothing was compared
   3  the input is wrong; the message says where
-  4  a difference was found
+  4  a difference was found, or of too much it is unknown whether there is one
   5  the target is in use, or holds something else, or what a service has changed otherwise than the file
   6  a file, a database, a backup or the monolith could not be read or written, or is damaged
   7  done, but some records were rejected"
@@ -113,26 +113,10 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         output: PathBuf,
     },
-    /// Asks a running monolith and the services for the same paths, and compares what they answer. A post's added id,
-    /// the order of a list and 404 for 204 are expected; anything else is a difference. Each request is given 30 s;
-    /// one that gets no answer is sent again, twice
-    Compare {
-        /// Where the monolith runs, such as http://127.0.0.1:3000
-        #[arg(long, value_name = "URL")]
-        monolith: String,
-        /// Where the services' entrance is, such as http://127.0.0.1:8080
-        #[arg(long, value_name = "URL")]
-        services: String,
-        /// Takes the ids from this db.json; else they come from the monolith's own lists
-        #[arg(long, value_name = "FILE", conflicts_with = "paths")]
-        input: Option<PathBuf>,
-        /// Asks for the paths in this file, one a line, or an access log's
-        #[arg(long, value_name = "FILE")]
-        paths: Option<PathBuf>,
-        /// How many requests may be under way at once
-        #[arg(long, value_name = "N", default_value_t = 8)]
-        at_once: usize,
-    },
+    /// Asks a running monolith and the services for the same paths, and compares what they answer. A post's added id, the
+    /// order of a list, 404 for 204 and the source's own digits are expected; anything else is a difference, and an answer
+    /// of the monolith that proves nothing is counted as unknown. A request that gets no answer is sent again, twice
+    Compare(Box<CompareArgs>),
     /// Writes one db.json from the three databases, or from a backup: the way back to the monolith
     Join {
         /// Where to; standard output where it is not given
@@ -418,17 +402,7 @@ fn run(command: Option<Command>, split: Split, progress: Progress) -> Result<Rep
         Some(Command::Restore { backup, replace, data }) => {
             Chain::open(&backup).and_then(|chain| seed::run::restore(&chain, &data.dir, replace, progress))
         }
-        Some(Command::Compare { monolith, services, input, paths, at_once }) => {
-            let paths = match (&input, &paths) {
-                (Some(file), _) => Paths::FromInput(file),
-                (None, Some(file)) => Paths::FromFile(file),
-                (None, None) => Paths::FromTheMonolith,
-            };
-            seed::compare::compare(&monolith, &services, &paths, at_once, progress).and_then(|comparison| {
-                let report = seed::report::compared(&comparison);
-                if comparison.different == 0 { Ok(report) } else { Err(Error::Compared(report)) }
-            })
-        }
+        Some(Command::Compare(args)) => seed::compare::compare(&args, progress),
         Some(Command::Slices { input, output }) => seed::run::slices(&input, &output, progress),
         Some(Command::Join { output, ids, with, backup, data }) => {
             let output = output.as_deref();

@@ -12,7 +12,6 @@ use shared::store::StoreError;
 
 use crate::align::{Alignment, Named, TakenFor};
 use crate::backup::{Contents, Entry};
-use crate::compare;
 use crate::conflict::Field;
 use crate::identity::Identity;
 use crate::join::Joined;
@@ -394,24 +393,6 @@ pub fn restored(data: &Path, heads: &[Head], without_split: bool) -> Report {
     Report::new(text, json!({ "outcome": "restored", "sections": heads, "without_split": without_split }))
 }
 
-/// The monolith and the services, compared over HTTP.
-pub fn compared(comparison: &compare::Comparison) -> Report {
-    let compare::Comparison { paths, equal, expected, different, named } = comparison;
-    let mut text = format!("{paths} paths asked for: {equal} answered alike, {different} differ.\n");
-    for (kind, count) in expected {
-        let _ = writeln!(text, "As expected, {count} differ in {kind}.");
-    }
-    for difference in named {
-        let _ = writeln!(text, "  {difference}");
-    }
-    let expected: serde_json::Map<String, Value> =
-        expected.iter().map(|(kind, count)| (kind.to_string(), json!(count))).collect();
-    let json = json!({
-        "outcome": "compared", "paths": paths, "equal": equal, "expected": expected, "different": different, "first": named,
-    });
-    Report::new(text, json)
-}
-
 /// A token that was made: the only time that its secret is shown.
 pub fn token(collection: Collection, made: &Made) -> Report {
     let Made { name, secret, file } = made;
@@ -476,7 +457,7 @@ pub fn fault(collection: Collection, records_equal: bool, slice_equal: bool, ind
 }
 
 /// Columns as wide as they need to be: numbers to the right, words to the left.
-fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
+pub(crate) fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or_default();
     let is_number = |column: usize| rows.iter().skip(1).all(|row| row[column].parse::<u64>().is_ok());
     let mut table = String::new();

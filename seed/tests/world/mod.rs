@@ -12,6 +12,7 @@ use std::{env, fs, thread};
 pub mod changes;
 pub mod compose;
 pub mod file_system;
+pub mod liar;
 pub mod posts;
 
 /// How long anything may take before a test gives up waiting.

@@ -1,0 +1,239 @@
+//! What differs, for people and for programs.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::address::Secrets;
+use super::client::FailureKind;
+use super::route::Route;
+
+/// How much of a value is printed, in characters; a report has all of it.
+const PRINTED: usize = 160;
+
+/// A difference that is there on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Expected {
+    /// A post has the id that the split gave it, as first member.
+    PostId,
+    /// A list is in id order.
+    Order,
+    /// 404 where the monolith sends 204.
+    NotFound,
+    /// A number has the source's digits, which JavaScript rounds or rewrites.
+    Digits,
+    /// Members whose keys are array indexes stand where the source has them; JavaScript sends them first.
+    IntegerKeys,
+    /// 400 for an id that the monolith parses as far as it goes.
+    NotAnId,
+    /// 404 for a path that is right but for upper and lower case.
+    PathCase,
+    /// A route that the monolith does not have.
+    AddedRoute,
+}
+
+impl Expected {
+    /// The key in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Expected::PostId => "post_id",
+            Expected::Order => "order",
+            Expected::NotFound => "not_found",
+            Expected::Digits => "digits",
+            Expected::IntegerKeys => "integer_keys",
+            Expected::NotAnId => "not_an_id",
+            Expected::PathCase => "path_case",
+            Expected::AddedRoute => "added_route",
+        }
+    }
+
+    /// The same for people: "as expected, 3 differ in …".
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Expected::PostId => "a post's added id",
+            Expected::Order => "the order of a list",
+            Expected::NotFound => "404 for 204",
+            Expected::Digits => "a number's digits, which are the source's own",
+            Expected::IntegerKeys => "the place of keys that are array indexes, which is the source's own",
+            Expected::NotAnId => "400 for an id that is none",
+            Expected::PathCase => "404 for another case of a path",
+            Expected::AddedRoute => "a route that the monolith does not have",
+        }
+    }
+}
+
+/// In what two answers differ though they should not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// The statuses.
+    Status,
+    /// What the bodies say they are.
+    ContentType,
+    /// The services' body is not encoded as it says, or as nobody asked for.
+    ContentEncoding,
+    /// The services do not answer.
+    NoAnswer,
+    /// They do not in time.
+    TimedOut,
+    /// Their body ends too early.
+    Truncated,
+    /// It goes on for too long.
+    TooLong,
+    /// It is not the JSON that it begins as.
+    Malformed,
+    /// One side sends a list, the other does not.
+    Shape,
+    /// The services' list is not in id order.
+    Order,
+    /// A record that the monolith has is missing.
+    Missing,
+    /// The services have a record that the monolith has not.
+    Added,
+    /// The services have a record more than once.
+    Repeated,
+    /// A record has another id than it should.
+    Id,
+    /// A record has no id.
+    NoId,
+    /// A value.
+    Value,
+    /// The values mean the same and are spelled in different ways.
+    Spelling,
+    /// A number has other digits than in the source.
+    Digits,
+}
+
+impl From<FailureKind> for Kind {
+    fn from(kind: FailureKind) -> Self {
+        match kind {
+            FailureKind::NoAnswer => Kind::NoAnswer,
+            FailureKind::TimedOut => Kind::TimedOut,
+            FailureKind::Truncated => Kind::Truncated,
+            FailureKind::TooLong | FailureKind::NeedsRoom => Kind::TooLong,
+            FailureKind::ContentEncoding => Kind::ContentEncoding,
+            FailureKind::Malformed => Kind::Malformed,
+        }
+    }
+}
+
+/// One difference, with both sides.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding<'f> {
+    /// The route of the path.
+    pub route: Route,
+    /// The path, without its query's values.
+    pub path: Cow<'f, str>,
+    /// What kind of difference.
+    pub kind: Kind,
+    /// The record that differs.
+    pub id: Option<u64>,
+    /// Where in the record, as a JSON pointer.
+    pub pointer: Option<Cow<'f, str>>,
+    /// What the monolith has there.
+    pub monolith: Option<Cow<'f, str>>,
+    /// What the services have there.
+    pub services: Option<Cow<'f, str>>,
+    /// What else there is to say.
+    pub note: Option<Cow<'f, str>>,
+}
+
+impl<'f> Finding<'f> {
+    /// A difference with no more to it than this.
+    pub fn new(route: Route, path: &'f str, kind: Kind) -> Self {
+        let path = Cow::Borrowed(path);
+        Self { route, path, kind, id: None, pointer: None, monolith: None, services: None, note: None }
+    }
+
+    /// The same as [`cut`](Self::cut) of what `json` says, without copies of its values.
+    ///
+    /// # Errors
+    /// It is no finding.
+    pub fn read_cut(json: &[u8]) -> serde_json::Result<Finding<'static>> {
+        #[derive(Deserialize)]
+        struct Line<'j> {
+            route: Route,
+            path: String,
+            kind: Kind,
+            id: Option<u64>,
+            pointer: Option<String>,
+            #[serde(borrow)]
+            monolith: Option<&'j RawValue>,
+            #[serde(borrow)]
+            services: Option<&'j RawValue>,
+            note: Option<String>,
+        }
+        let Line { route, path, kind, id, pointer, monolith, services, note } = serde_json::from_slice(json)?;
+        let [monolith, services] = [monolith, services].map(|value| {
+            let value = value?.get();
+            // Of a long one, the beginning of how it is spelled in JSON does.
+            let is_short = value.len() < 8 * PRINTED;
+            let text = if is_short { serde_json::from_str::<String>(value).ok() } else { None };
+            Some(Cow::Owned(cut(text.as_deref().unwrap_or(value))))
+        });
+        let (path, pointer, note) = (Cow::Owned(path), pointer.map(Cow::Owned), note.map(Cow::Owned));
+        Ok(Finding { route, path, kind, id, pointer, monolith, services, note })
+    }
+
+    /// Takes the secrets out.
+    pub fn hide(&mut self, secrets: &Secrets) {
+        let texts = [&mut self.pointer, &mut self.monolith, &mut self.services, &mut self.note];
+        for text in texts.into_iter().flatten().chain([&mut self.path]) {
+            if let Cow::Owned(hidden) = secrets.hide(text) {
+                *text = Cow::Owned(hidden);
+            }
+        }
+    }
+
+    /// The same with its values cut, to be printed and kept.
+    pub fn cut(&self) -> Finding<'static> {
+        let cut = |text: &Option<Cow<str>>| text.as_ref().map(|text| Cow::Owned(cut(text)));
+        Finding {
+            route: self.route,
+            path: Cow::Owned(cut_at(&self.path, 4 * PRINTED)),
+            kind: self.kind,
+            id: self.id,
+            pointer: self.pointer.as_ref().map(|pointer| Cow::Owned(cut_at(pointer, 4 * PRINTED))),
+            monolith: cut(&self.monolith),
+            services: cut(&self.services),
+            note: self.note.as_ref().map(|note| Cow::Owned(cut_at(note, 4 * PRINTED))),
+        }
+    }
+
+    /// What differs, in a line.
+    pub fn text(&self) -> String {
+        let mut text = self.id.map(|id| format!("id {id}: ")).unwrap_or_default();
+        if let Some(note) = &self.note {
+            text += note;
+        }
+        if self.monolith.is_none() && self.services.is_none() && self.note.is_some() {
+            return text;
+        }
+        if self.note.is_some() {
+            text += ": ";
+        }
+        let what = match self.kind {
+            Kind::Status => "status ".to_owned(),
+            Kind::ContentType => "content type ".to_owned(),
+            _ => self.pointer.as_ref().filter(|at| !at.is_empty()).map(|at| format!("at {at}: ")).unwrap_or_default(),
+        };
+        let [monolith, services] = [&self.monolith, &self.services].map(|side| side.as_deref().unwrap_or("nothing"));
+        text + &format!("{what}{monolith} from the monolith, {services} from the services")
+    }
+}
+
+/// The beginning of a value.
+fn cut(text: &str) -> String {
+    cut_at(text, PRINTED)
+}
+
+fn cut_at(text: &str, length: usize) -> String {
+    // Control characters would write elsewhere on a terminal.
+    let clean = |part: &str| part.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect::<String>();
+    match text.char_indices().nth(length) {
+        None => clean(text),
+        Some((end, _)) => format!("{}… ({} bytes)", clean(&text[..end]), text.len()),
+    }
+}

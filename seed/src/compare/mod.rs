@@ -1,0 +1,468 @@
+//! The monolith and the services side by side, over HTTP: what a client gets from the one, it should get from the other.
+//!
+//! - [`address`], [`client`]: where the sides are, and how they are asked: so much and so often as told, no secret printed
+//! - [`reference`](mod@reference): the ids that posts should have, and the source's digits
+//! - [`route`], [`plan`]: what is asked for
+//! - [`elements`], [`javascript`], [`summary`]: an answer of any length, as sums of its records
+//! - [`verdict`], [`finding`]: what two answers prove, and in what they differ
+//! - [`tally`]: what that adds up to, and the bound on what was not asked for
+//! - [`journal`]: what an interrupted comparison goes on from
+//! - [`printout`], [`page`]: what people and programs are told
+
+pub mod address;
+pub mod client;
+pub mod elements;
+pub mod finding;
+pub mod javascript;
+pub mod journal;
+pub mod page;
+pub mod plan;
+pub mod printout;
+pub mod reference;
+pub mod route;
+pub mod summary;
+pub mod tally;
+pub mod verdict;
+
+use std::any::Any;
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use clap::Args;
+use serde_json::json;
+use shared::model::Collection;
+use ureq::http::HeaderMap;
+
+use self::address::{Address, Secrets};
+use self::client::{Endpoint, Limits, Sides};
+use self::finding::Finding;
+use self::journal::{Binding, Journal, Progressed};
+use self::page::ReportFile;
+use self::plan::Plan;
+use self::printout::Printout;
+use self::reference::{Origin, Reference};
+use self::verdict::{Context, NeedsRoom, Outcome};
+use crate::error::Error;
+use crate::progress::{Progress, Total};
+use crate::report::Report;
+
+/// How often progress is kept, with `--resume`.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(2);
+
+/// The layout of what `--resume` keeps.
+const VERSION: u32 = 1;
+
+/// What `seed compare` takes.
+#[derive(Args)]
+pub struct CompareArgs {
+    /// Where the monolith runs, such as http://127.0.0.1:3000; a user, a password and a query are sent along
+    #[arg(long, value_name = "URL", hide_env_values = true)]
+    monolith: String,
+    /// Where the services' entrance is, such as http://127.0.0.1:8080
+    #[arg(long, value_name = "URL", hide_env_values = true)]
+    services: String,
+    /// Takes ids and digits from the split in DIR, while its services run; else they come from the monolith's own lists
+    #[arg(long, value_name = "DIR", conflicts_with = "input")]
+    data: Option<PathBuf>,
+    /// Takes them from this db.json
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Asks for the paths in this file, one a line, or an access log's
+    #[arg(long, value_name = "FILE")]
+    paths: Option<PathBuf>,
+    /// Sends the monolith a header, `Name: value`, or those in a file, `@FILE`. Can be repeated
+    #[arg(long, value_name = "HEADER", visible_alias = "monolith-header", hide_env_values = true)]
+    header: Vec<String>,
+    /// Sends the services a header
+    #[arg(long, value_name = "HEADER", hide_env_values = true)]
+    services_header: Vec<String>,
+    /// Trusts the certificates in this file, in PEM, instead of the system's
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// How many paths may be asked for at once
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    at_once: usize,
+    /// How many requests a second each side gets at most [default: as many as it answers]
+    #[arg(long, value_name = "N", value_parser = parse_positive)]
+    rate: Option<f64>,
+    /// How many seconds an answer may take, to its last byte
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = parse_positive)]
+    timeout: f64,
+    /// How long an answer may be, in bytes, or with K, M or G
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
+    max_answer: u64,
+    /// Gives up after so many paths in a row without a whole answer; 0 is never
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    give_up_after: usize,
+    /// Of how many paths nothing may be known, because the monolith's answer proves nothing
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    max_unknown: u64,
+    /// Asks for N paths only, by chance, from every route
+    #[arg(long, value_name = "N")]
+    sample: Option<u64>,
+    /// Chooses the sample that this number chose before [default: another one each time]
+    #[arg(long, value_name = "N", requires = "sample")]
+    sample_seed: Option<u64>,
+    /// Keeps progress in FILE, and goes on from there if it is of the same comparison; removed at the end
+    #[arg(long, value_name = "FILE")]
+    resume: Option<PathBuf>,
+    /// Writes a report with whole values to FILE, whose name ends in .html or .json. Can be repeated
+    #[arg(long, value_name = "FILE")]
+    report: Vec<PathBuf>,
+}
+
+fn parse_positive(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "it is not a number".to_owned())?;
+    let is_duration = number > 0.0 && number.recip() <= 1e9 && number <= 1e9;
+    if is_duration { Ok(number) } else { Err("it is not between 1e-9 and 1e9".to_owned()) }
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.strip_suffix(['K', 'M', 'G']) {
+        Some(digits) if text.ends_with('K') => (digits, 10),
+        Some(digits) if text.ends_with('M') => (digits, 20),
+        Some(digits) => (digits, 30),
+        None => (text, 0),
+    };
+    let number: u64 = digits.parse().map_err(|_| "it is not a number of bytes, such as 500M".to_owned())?;
+    number.checked_mul(1 << shift).ok_or_else(|| "it is too large".to_owned())
+}
+
+/// Why nothing was compared.
+enum Stop {
+    /// The command line is wrong.
+    Usage(String),
+    Error(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Stop::Error(error)
+    }
+}
+
+/// Asks both sides for the same paths, and compares what they answer.
+///
+/// # Errors
+/// Always [`Error::Compared`], whose report says what and has the exit code: something differs, of too much nothing is
+/// known, there was nothing to compare, or it could not be asked for.
+pub fn compare(args: &CompareArgs, progress: Progress) -> Result<Report, Error> {
+    let mut secrets = Secrets::default();
+    let (kind, message, exit_code) = match try_compare(args, progress, &mut secrets) {
+        Ok(report) if report.exit_code == 0 => return Ok(report),
+        Ok(report) => return Err(Error::Compared(report)),
+        Err(Stop::Usage(message)) => ("usage", message, 2),
+        Err(Stop::Error(error)) => (kind_of(&error), error.to_string(), error.exit_code()),
+    };
+    let text = secrets.hide(&message).into_owned();
+    let json = json!({ "outcome": "failed", "kind": kind, "message": text, "exit_code": exit_code });
+    Err(Error::Compared(Report { text, json, note: String::new(), exit_code, is_secret: false }))
+}
+
+/// The key of an error in the report for programs.
+fn kind_of(error: &Error) -> &'static str {
+    match error {
+        Error::Input { .. } => "input_invalid",
+        Error::Monolith(_) => "monolith_unusable",
+        Error::Backup { .. } | Error::Occupied { .. } => "split_unusable",
+        Error::Io { .. } => "file_unusable",
+        _ => "failed",
+    }
+}
+
+fn try_compare(args: &CompareArgs, progress: Progress, secrets: &mut Secrets) -> Result<Report, Stop> {
+    // What is in memory is to be what is used: with pages of two megabytes a thread takes several times as much. Where
+    // the system does not let it be so, it is only more.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
+    let (mut sides, limits) = open_sides(args)?;
+    *secrets = std::mem::take(&mut sides.secrets);
+    sides.secrets = secrets.clone();
+    if let Some(path) = args.report.iter().find(|path| !ReportFile::is_known(path)) {
+        return Err(Stop::Usage(format!("--report {}: its name ends neither in .html nor in .json", path.display())));
+    }
+    let saved = args.resume.as_deref().map(Journal::binding_of).transpose()?.flatten();
+    let (origin, source) = match (&args.data, &args.input) {
+        (Some(data), _) => (Origin::Data(data), "data"),
+        (None, Some(input)) => (Origin::Input(input), "input"),
+        (None, None) => (Origin::Monolith(&sides.monolith), "monolith"),
+    };
+    let (mut plan, reference) = make_plan(args.paths.as_deref(), origin, progress)?;
+    let seed = args.sample_seed.or(saved.as_ref().map(|saved| saved.seed));
+    let seed = seed.unwrap_or_else(|| u64::from(fastrand::u32(..)));
+    if let Some(count) = args.sample {
+        plan.sample(count, seed);
+    }
+    let binding = Binding {
+        version: VERSION,
+        monolith: sides.monolith.address.place(),
+        services: sides.services.address.place(),
+        source: source.to_owned(),
+        sample: args.sample,
+        seed: if args.sample.is_some() { seed } else { 0 },
+        paths: plan.digest(),
+    };
+    if let (Some(saved), Some(path)) = (&saved, &args.resume) {
+        check_binding(saved, &binding, path)?;
+    }
+    let reports = args.report.iter().map(|path| ReportFile::create(path)).collect::<Result<Vec<_>, _>>()?;
+    let (journal, progressed) = Journal::open(args.resume.as_deref(), &binding, !reports.is_empty())?;
+    let names = [&sides.monolith, &sides.services].map(|side| side.address.to_string());
+    let is_known = args.paths.is_none() || source != "monolith";
+    let (records_of, rejected) = (is_known.then(|| reference.records.iter().sum()), reference.rejected);
+
+    let context = Arc::new(Context { sides, reference });
+    let journal = Arc::new(Mutex::new(journal));
+    let run = Run { context, journal, limits, give_up_after: args.give_up_after };
+    let mut ran = run.ask_all(&plan, progressed, progress)?;
+    let [monolith, services] = names;
+    let printout = Printout {
+        monolith,
+        services,
+        source,
+        finished: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        plan: &plan,
+        tally: &ran.progressed.tally,
+        records_of,
+        rejected,
+        seed,
+        gave_up: ran.gave_up.take(),
+        max_unknown: args.max_unknown,
+    };
+    let report = printout.report();
+    let mut journal = ran.journal;
+    for file in reports {
+        file.write(&printout, &mut journal, &ran.progressed.done)?;
+    }
+    if printout.gave_up.is_none() {
+        journal.remove()?;
+    }
+    Ok(report)
+}
+
+/// Reads where the sides are and how they are asked.
+fn open_sides(args: &CompareArgs) -> Result<(Sides, Limits), Stop> {
+    let address =
+        |option: &str, url: &str| url.parse::<Address>().map_err(|error| Stop::Usage(format!("{option}: {error}")));
+    let monolith = address("--monolith", &args.monolith)?;
+    let services = address("--services", &args.services)?;
+    if monolith.is_same_place(&services) {
+        let text =
+            format!("--monolith {monolith} and --services {services} are the same, so comparing them proves nothing");
+        return Err(Stop::Usage(text));
+    }
+    let limits = Limits {
+        time: Duration::from_secs_f64(args.timeout),
+        bytes: args.max_answer,
+        interval: args.rate.map(|rate| Duration::from_secs_f64(rate.recip())),
+        at_once: args.at_once.max(1),
+    };
+    let agent = client::agent(limits, args.ca.as_deref()).map_err(|error| Stop::Usage(format!("--ca {error}")))?;
+    let headers = |option: &str, given: &[String]| {
+        client::read_headers(given).map_err(|error| Stop::Usage(format!("{option}: {error}")))
+    };
+    let of_monolith: HeaderMap = headers("--header", &args.header)?;
+    let of_services: HeaderMap = headers("--services-header", &args.services_header)?;
+    let secrets =
+        [monolith.secrets(), services.secrets(), client::secrets_of(&of_monolith), client::secrets_of(&of_services)];
+    let secrets = Secrets::new(secrets.into_iter().flatten());
+    let monolith = Endpoint::new("the monolith", monolith, of_monolith, agent.clone(), limits);
+    let services = Endpoint::new("the services", services, of_services, agent, limits);
+    Ok((Sides { monolith, services, secrets }, limits))
+}
+
+fn make_plan(paths: Option<&Path>, origin: Origin, progress: Progress) -> Result<(Plan, Reference), Error> {
+    let Some(file) = paths else {
+        let reference = Reference::read(origin, &Collection::ALL, progress)?;
+        return Ok((Plan::of_records(&reference), reference));
+    };
+    let plan = Plan::of_file(file)?;
+    let has_posts = plan.strata.iter().any(|stratum| stratum.route.collection() == Some(Collection::Posts));
+    let collections: &[Collection] = match origin {
+        Origin::Monolith(_) if has_posts => &[Collection::Posts],
+        Origin::Monolith(_) => &[],
+        _ => &Collection::ALL,
+    };
+    Ok((plan, Reference::read(origin, collections, progress)?))
+}
+
+fn check_binding(saved: &Binding, binding: &Binding, path: &Path) -> Result<(), Stop> {
+    let parts = [
+        (saved.version == binding.version, "the layout"),
+        (saved.monolith == binding.monolith, "the monolith"),
+        (saved.services == binding.services, "the services"),
+        (saved.source == binding.source, "the source of ids and digits"),
+        ((saved.sample, saved.seed) == (binding.sample, binding.seed), "the sample"),
+        (saved.paths == binding.paths, "the paths"),
+    ];
+    let others: Vec<&str> = parts.into_iter().filter(|(same, _)| !same).map(|(_, part)| part).collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    let text = format!(
+        "--resume {}: it is of another comparison: {} changed. Another FILE begins anew",
+        path.display(),
+        others.join(", ")
+    );
+    Err(Stop::Usage(text))
+}
+
+/// A path that was compared.
+struct Compared {
+    nth: u64,
+    path: String,
+    outcome: Outcome,
+    findings: Vec<Finding<'static>>,
+    /// Whether the differences could be written.
+    written: io::Result<()>,
+}
+
+/// What becomes of a path that a worker was given.
+enum Answered {
+    Compared(Compared),
+    /// It has to be compared again, by the one worker that has the memory for it.
+    NeedsRoom(u64, String),
+}
+
+/// What a worker sends: a panic is passed on to whoever waits.
+type Sent = Result<Answered, Box<dyn Any + Send>>;
+
+/// Everything needed to ask.
+struct Run {
+    context: Arc<Context>,
+    journal: Arc<Mutex<Journal>>,
+    limits: Limits,
+    give_up_after: usize,
+}
+
+/// What came of it.
+struct Ran {
+    progressed: Progressed,
+    gave_up: Option<String>,
+    journal: Journal,
+}
+
+impl Run {
+    /// Asks for all paths that are not done.
+    fn ask_all(self, plan: &Plan, mut progressed: Progressed, progress: Progress) -> Result<Ran, Error> {
+        let done = progressed.done.clone();
+        let stage = progress.stage("comparing", Total::Paths(plan.asked() - done.len()));
+        let mut paths = (0..).zip(plan.paths()).filter(|(nth, _)| !done.contains(*nth));
+        let (work, jobs) = mpsc::channel();
+        let (results, compared) = mpsc::channel();
+        let jobs = Arc::new(Mutex::new(jobs));
+        for _ in 0..self.limits.at_once {
+            self.start_worker(Arc::clone(&jobs), results.clone(), false);
+        }
+        let (long_work, jobs) = mpsc::channel();
+        self.start_worker(Arc::new(Mutex::new(jobs)), results.clone(), true);
+        let (mut under_way, mut trouble, mut gave_up) = (0, Vec::new(), None);
+        let mut kept = Instant::now();
+        loop {
+            // A few more than are asked for, so that nobody waits.
+            while under_way < 2 * self.limits.at_once {
+                let Some(job) = paths.next() else { break };
+                work.send(job).expect("the workers wait for more until the end");
+                under_way += 1;
+            }
+            if under_way == 0 {
+                break;
+            }
+            if kept.elapsed() >= CHECKPOINT_EVERY {
+                kept = Instant::now();
+                self.lock().checkpoint(&progressed)?;
+            }
+            let one = match compared.recv_timeout(CHECKPOINT_EVERY) {
+                Ok(Ok(Answered::Compared(one))) => one,
+                Ok(Ok(Answered::NeedsRoom(nth, path))) => {
+                    long_work.send((nth, path)).expect("the worker waits for more until the end");
+                    continue;
+                }
+                Ok(Err(panic)) => panic::resume_unwind(panic),
+                // Nobody answers at the moment: what was found is kept all the same.
+                Err(_) => continue,
+            };
+            under_way -= 1;
+            stage.advance(0, 1);
+            let is_trouble = one.outcome.trouble;
+            trouble.push(one);
+            if !is_trouble {
+                for one in trouble.drain(..) {
+                    commit(&mut progressed, one)?;
+                }
+            } else if trouble.len() == self.give_up_after {
+                gave_up = Some(self.explain_trouble(&trouble));
+                break;
+            }
+        }
+        drop((work, long_work));
+        // What was in trouble when it gave up is reported, and asked for again when it goes on.
+        if gave_up.is_some() {
+            self.lock().checkpoint(&progressed)?;
+        }
+        for one in trouble {
+            commit(&mut progressed, one)?;
+        }
+        // Workers may still wait for a server that does not answer; the journal is not theirs any more.
+        let none = Journal::open(None, &Binding::default(), false)?.0;
+        let journal = std::mem::replace(&mut *self.lock(), none);
+        Ok(Ran { progressed, gave_up, journal })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a thread that compares paths until there are no more. Nobody waits for it: a request may hang.
+    fn start_worker(&self, jobs: Arc<Mutex<Receiver<(u64, String)>>>, results: Sender<Sent>, is_alone: bool) {
+        let (context, journal) = (Arc::clone(&self.context), Arc::clone(&self.journal));
+        thread::spawn(move || {
+            loop {
+                let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                let Ok((nth, path)) = job else { return };
+                let sent =
+                    panic::catch_unwind(AssertUnwindSafe(|| compare_one(&context, &journal, nth, path, is_alone)));
+                if results.send(sent).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    fn explain_trouble(&self, trouble: &[Compared]) -> String {
+        let last = trouble.last().map(|one| match &one.outcome.verdict {
+            verdict::Verdict::Unknown(why) => why.clone(),
+            _ => one.findings.first().map(Finding::text).unwrap_or_default(),
+        });
+        let last = last.unwrap_or_default();
+        let go_on = if self.lock().is_kept() { " The same command goes on from here." } else { "" };
+        format!("Gave up after {} paths in a row without a whole answer; the last: {last}.{go_on}", trouble.len())
+    }
+}
+
+fn compare_one(context: &Context, journal: &Mutex<Journal>, nth: u64, path: String, is_alone: bool) -> Answered {
+    let (mut findings, mut written) = (Vec::new(), Ok(()));
+    let outcome = context.compare_path(&path, is_alone, &mut |finding: Finding| {
+        findings.push(finding.cut());
+        let mut journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = journal.finding(nth, &finding) {
+            written = Err(error);
+        }
+    });
+    match outcome {
+        Ok(outcome) => Answered::Compared(Compared { nth, path, outcome, findings, written }),
+        Err(NeedsRoom) => Answered::NeedsRoom(nth, path),
+    }
+}
+
+/// Adds what became of a path to what was found.
+fn commit(progressed: &mut Progressed, one: Compared) -> Result<(), Error> {
+    one.written.map_err(Error::io(Path::new("the differences")))?;
+    progressed.done.insert(one.nth);
+    progressed.tally.add(&one.path, one.outcome, one.findings);
+    Ok(())
+}

@@ -1,0 +1,253 @@
+//! The report as a page of HTML and as JSON, to be kept or attached to a change request: with whole values.
+//!
+//! The page stands alone: no script, nothing from elsewhere; and everything from outside is escaped.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use roaring::RoaringTreemap;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::finding::Finding;
+use super::journal::{Journal, Json};
+use super::printout::Printout;
+use super::route::Route;
+use crate::error::Error;
+use crate::identity::{part_of, put_in_place};
+
+/// A report that is being written.
+pub struct ReportFile {
+    path: PathBuf,
+    is_html: bool,
+    /// Made before anything is asked for: hours later is too late to find that it can't be written.
+    part: File,
+}
+
+impl ReportFile {
+    /// Whether a report can be of the kind that the file's name ends in.
+    pub fn is_known(path: &Path) -> bool {
+        path.extension().is_some_and(|extension| extension == "html" || extension == "json")
+    }
+
+    /// Begins a report at `path`.
+    ///
+    /// # Errors
+    /// It cannot be written there.
+    pub fn create(path: &Path) -> Result<Self, Error> {
+        let part = part_of(path);
+        let file = File::create(&part).map_err(Error::io(&part))?;
+        let is_html = path.extension().is_some_and(|extension| extension == "html");
+        Ok(Self { path: path.to_owned(), is_html, part: file })
+    }
+
+    /// Writes it and puts it into its place.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write(self, printout: &Printout, journal: &mut Journal, done: &RoaringTreemap) -> Result<(), Error> {
+        let mut out = BufWriter::new(&self.part);
+        let written = if self.is_html {
+            write_html(&mut out, printout, journal, done)
+        } else {
+            write_json(&mut out, printout, journal, done)
+        };
+        written.and_then(|()| out.flush()).map_err(Error::io(&self.path))?;
+        put_in_place(&part_of(&self.path), &self.path)
+    }
+}
+
+/// Leaves nothing half-written.
+impl Drop for ReportFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(part_of(&self.path));
+    }
+}
+
+fn write_json(
+    out: &mut impl Write,
+    printout: &Printout,
+    journal: &mut Journal,
+    done: &RoaringTreemap,
+) -> io::Result<()> {
+    let summary = printout.to_json().to_string();
+    // The lines are JSON already, and may be long: they pass as they are.
+    write!(out, "{},\"differences\":[", &summary[..summary.len() - 1])?;
+    let mut separator = "";
+    journal.each_finding(done, |json| {
+        writeln!(out, "{separator}")?;
+        separator = ",";
+        io::copy(json, out).map(drop)
+    })?;
+    writeln!(out, "]}}")
+}
+
+const STYLE: &str = "\
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem;
+  color: CanvasText; background: Canvas; }
+table { border-collapse: collapse; }
+th, td { border-bottom: 1px solid color-mix(in srgb, CanvasText 25%, Canvas); padding: .25rem .75rem; text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: .5rem .75rem; margin: .25rem 0 1rem; max-height: 30rem;
+  overflow: auto; border: 1px solid color-mix(in srgb, CanvasText 25%, Canvas); }
+summary { cursor: pointer; overflow-wrap: anywhere; }
+.verdict { font-size: 1.25rem; font-weight: 600; border-left: .5rem solid; padding-left: .75rem; }
+.alike { border-color: #2a7a3a; } .different, .unknown, .gave_up, .nothing_compared { border-color: #c0392b; }
+";
+
+fn write_html(
+    out: &mut impl Write,
+    printout: &Printout,
+    journal: &mut Journal,
+    done: &RoaringTreemap,
+) -> io::Result<()> {
+    let result = printout.conclusion().name();
+    writeln!(out, "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">")?;
+    writeln!(
+        out,
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+    )?;
+    writeln!(out, "<meta name=\"viewport\" content=\"width=device-width\">")?;
+    writeln!(out, "<title>The monolith and the services: {result}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>")?;
+    writeln!(out, "<h1>The monolith and the services</h1>")?;
+    paragraph(out, &format!("verdict {result}"), &printout.sentence())?;
+    paragraph(out, "", &printout.extent())?;
+    for remark in printout.gave_up.iter().chain(&printout.sample()).chain(&printout.remark()) {
+        paragraph(out, "", remark)?;
+    }
+    writeln!(out, "<h2>What was compared</h2>")?;
+    let source = format!("Ids and digits are from: {}", printout.source);
+    for line in [
+        format!("Monolith: {}", printout.monolith),
+        format!("Services: {}", printout.services),
+        source,
+        format!("Finished: {}", printout.finished),
+    ] {
+        paragraph(out, "", &line)?;
+    }
+    table(out, &printout.rows())?;
+    paragraph(
+        out,
+        "",
+        "“May differ” is how many of a route's paths may be answered differently, with 95 % confidence.",
+    )?;
+    if !printout.tally.expected.is_empty() {
+        writeln!(out, "<h2>Expected differences</h2>\n<ul>")?;
+        for (kind, count) in &printout.tally.expected {
+            writeln!(out, "<li>{count} in {}</li>", escape(kind.meaning()))?;
+        }
+        writeln!(out, "</ul>")?;
+    }
+    if !printout.tally.unknown.is_empty() {
+        writeln!(out, "<h2>Unknown</h2>\n<ul>")?;
+        for [path, why] in &printout.tally.unknown {
+            writeln!(out, "<li><code>{}</code>: {}</li>", escape(path), escape(why))?;
+        }
+        writeln!(out, "</ul>")?;
+    }
+    write_findings(out, journal, done)?;
+    writeln!(out, "</body>\n</html>")
+}
+
+/// A line of the journal. Its values may be long, and stay as they are in it.
+#[derive(Deserialize)]
+struct Line<'j> {
+    route: Route,
+    #[serde(borrow)]
+    monolith: Option<&'j RawValue>,
+    #[serde(borrow)]
+    services: Option<&'j RawValue>,
+}
+
+fn write_findings(out: &mut impl Write, journal: &mut Journal, done: &RoaringTreemap) -> io::Result<()> {
+    let mut routes = BTreeSet::new();
+    journal.each_finding(done, |json| {
+        routes.insert(serde_json::from_slice::<Line>(&read_whole(json)?)?.route);
+        Ok(())
+    })?;
+    for route in routes {
+        writeln!(out, "<h2>Differences on {}</h2>", escape(route.name()))?;
+        journal.each_finding(done, |json| {
+            let json = read_whole(json)?;
+            let line: Line = serde_json::from_slice(&json)?;
+            if line.route == route { write_finding(out, &line, &json) } else { Ok(()) }
+        })?;
+    }
+    Ok(())
+}
+
+fn read_whole(json: &mut Json) -> io::Result<Vec<u8>> {
+    // As much as it takes and no more: it may be long.
+    let mut whole = vec![0; usize::try_from(json.limit()).map_err(io::Error::other)?];
+    json.read_exact(&mut whole)?;
+    Ok(whole)
+}
+
+fn write_finding(out: &mut impl Write, line: &Line, json: &[u8]) -> io::Result<()> {
+    let cut = Finding::read_cut(json)?;
+    writeln!(out, "<details><summary><code>{}</code>: {}</summary>", escape(&cut.path), escape(&cut.text()))?;
+    for (name, side) in [("Monolith", line.monolith), ("Services", line.services)] {
+        write!(out, "<p>{name}</p><pre>")?;
+        match side {
+            Some(value) => write_string(out, value.get())?,
+            None => write_escaped(out, "nothing")?,
+        }
+        writeln!(out, "</pre>")?;
+    }
+    writeln!(out, "</details>")
+}
+
+/// Writes the text that a JSON string is, piece by piece.
+fn write_string(out: &mut impl Write, json: &str) -> io::Result<()> {
+    let mut rest = json.strip_prefix('"').and_then(|json| json.strip_suffix('"')).unwrap_or(json);
+    while let Some(at) = rest.find('\\') {
+        write_escaped(out, &rest[..at])?;
+        let length = if rest[at..].starts_with("\\u") { 6 } else { 2 };
+        let end = rest.len().min(at + length);
+        let piece: String = serde_json::from_str(&format!("\"{}\"", &rest[at..end]))?;
+        write_escaped(out, &piece)?;
+        rest = &rest[end..];
+    }
+    write_escaped(out, rest)
+}
+
+fn paragraph(out: &mut impl Write, class: &str, text: &str) -> io::Result<()> {
+    let class = if class.is_empty() { String::new() } else { format!(" class=\"{class}\"") };
+    writeln!(out, "<p{class}>{}</p>", escape(text))
+}
+
+fn table<const COLUMNS: usize>(out: &mut impl Write, rows: &[[String; COLUMNS]]) -> io::Result<()> {
+    writeln!(out, "<table>")?;
+    for (nth, row) in rows.iter().enumerate() {
+        let tag = if nth == 0 { "th" } else { "td" };
+        let cells: String = row.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();
+        writeln!(out, "<tr>{cells}</tr>")?;
+    }
+    writeln!(out, "</table>")
+}
+
+fn escape(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    write_escaped(&mut out, text).expect("memory takes all of it");
+    String::from_utf8(out).expect("it is made of texts")
+}
+
+fn write_escaped(out: &mut impl Write, text: &str) -> io::Result<()> {
+    let mut rest = text;
+    while let Some(at) = rest.find(['&', '<', '>', '"', '\'']) {
+        out.write_all(&rest.as_bytes()[..at])?;
+        let escaped = match rest.as_bytes()[at] {
+            b'&' => "&amp;",
+            b'<' => "&lt;",
+            b'>' => "&gt;",
+            b'"' => "&quot;",
+            _ => "&#39;",
+        };
+        out.write_all(escaped.as_bytes())?;
+        rest = &rest[at + 1..];
+    }
+    out.write_all(rest.as_bytes())
+}

@@ -1,0 +1,239 @@
+//! What people and programs are told of a comparison.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use super::plan::Plan;
+use super::tally::{Counts, Tally};
+use crate::report::{Report, table};
+
+/// A comparison that is over.
+pub struct Printout<'p> {
+    /// The monolith's URL, without secrets.
+    pub monolith: String,
+    /// The services' URL, without secrets.
+    pub services: String,
+    /// Where ids and digits came from: `data`, `input` or `monolith`.
+    pub source: &'static str,
+    /// When it was over, RFC 3339.
+    pub finished: String,
+    /// What was asked for.
+    pub plan: &'p Plan,
+    /// What was found.
+    pub tally: &'p Tally,
+    /// How many records there are, if that is known.
+    pub records_of: Option<u64>,
+    /// How many records of the source nobody takes.
+    pub rejected: u64,
+    /// What chose the sample.
+    pub seed: u64,
+    /// Why it did not go on to its end, if so.
+    pub gave_up: Option<String>,
+    /// Of how many paths nothing may be known.
+    pub max_unknown: u64,
+}
+
+/// What a comparison comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conclusion {
+    /// Nothing differs.
+    Alike,
+    /// Something does.
+    Different,
+    /// Of too much nothing is known.
+    Unknown,
+    /// A side was in trouble.
+    GaveUp,
+    /// There was nothing to compare.
+    NothingCompared,
+}
+
+impl Conclusion {
+    /// The key in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Conclusion::Alike => "alike",
+            Conclusion::Different => "different",
+            Conclusion::Unknown => "unknown",
+            Conclusion::GaveUp => "gave_up",
+            Conclusion::NothingCompared => "nothing_compared",
+        }
+    }
+
+    /// The exit code.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Conclusion::Alike => 0,
+            Conclusion::NothingCompared => 2,
+            Conclusion::Different | Conclusion::Unknown => 4,
+            Conclusion::GaveUp => 6,
+        }
+    }
+}
+
+impl Printout<'_> {
+    /// What the comparison comes to.
+    pub fn conclusion(&self) -> Conclusion {
+        let total = self.tally.total();
+        if total.different > 0 {
+            Conclusion::Different
+        } else if self.gave_up.is_some() {
+            Conclusion::GaveUp
+        } else if total.unknown > self.max_unknown {
+            Conclusion::Unknown
+        } else if total.records == 0 {
+            Conclusion::NothingCompared
+        } else {
+            Conclusion::Alike
+        }
+    }
+
+    /// The same as a sentence.
+    pub fn sentence(&self) -> String {
+        let Counts { different, unknown, .. } = self.tally.total();
+        match self.conclusion() {
+            Conclusion::Alike => "The services answer as the monolith does, but for what is expected.".to_owned(),
+            Conclusion::Different => format!("{different} paths are answered differently."),
+            Conclusion::Unknown => {
+                format!("Of {unknown} paths nothing is known; --max-unknown N lets that pass.")
+            }
+            Conclusion::GaveUp => "The comparison gave up before its end.".to_owned(),
+            Conclusion::NothingCompared => "No record was compared, so this proves nothing.".to_owned(),
+        }
+    }
+
+    /// How much of what there is was compared.
+    pub fn extent(&self) -> String {
+        let total = self.tally.total();
+        let of = self.records_of.map(|of| format!(" of {of}")).unwrap_or_default();
+        let routes = self.tally.routes.values().filter(|counts| counts.records > 0).count();
+        let mut extent = format!(
+            "{}{of} records were compared, on {routes} routes: {} in the answers to {} of {} paths.",
+            self.tally.records(),
+            total.records,
+            total.paths,
+            self.paths_of(),
+        );
+        if total.paths - total.unknown < self.paths_of() && total.different == 0 {
+            let _ = write!(
+                extent,
+                " With 95 % confidence, no more than {} of these paths are answered differently.",
+                self.tally.bound(self.plan)
+            );
+        }
+        extent
+    }
+
+    /// The sample, if it is one.
+    pub fn sample(&self) -> Option<String> {
+        let is_sample = self.plan.is_sample();
+        is_sample
+            .then(|| format!("The paths are a sample of each route's; --sample-seed {} chooses it again.", self.seed))
+    }
+
+    /// What is wrong with the source.
+    pub fn remark(&self) -> Option<String> {
+        (self.rejected > 0).then(|| {
+            format!(
+                "{} records of the source were rejected: the services do not have them, and where they come before posts \
+                 without ids, those may be taken for others.",
+                self.rejected
+            )
+        })
+    }
+
+    fn paths_of(&self) -> u64 {
+        self.plan.strata.iter().map(|stratum| stratum.of).sum()
+    }
+
+    /// The table of routes, with a line of titles.
+    pub fn rows(&self) -> Vec<[String; 9]> {
+        let titles = ["route", "paths", "of", "records", "alike", "expected", "different", "unknown", "may differ"];
+        let mut rows = vec![titles.map(String::from)];
+        for stratum in &self.plan.strata {
+            let counts = self.tally.routes.get(&stratum.route).copied().unwrap_or_default();
+            let Counts { paths, records, equal, expected, different, unknown } = counts;
+            let bound = self.tally.bound_of(stratum.route, stratum.of);
+            let numbers = [paths, stratum.of, records, equal, expected, different, unknown, bound];
+            let mut row = [const { String::new() }; 9];
+            row[0] = stratum.route.to_string();
+            for (cell, number) in row[1..].iter_mut().zip(numbers) {
+                *cell = number.to_string();
+            }
+            rows.push(row);
+        }
+        rows
+    }
+
+    /// What is printed.
+    pub fn report(&self) -> Report {
+        let total = self.tally.total();
+        let mut text = format!(
+            "{} paths asked for: {} answered alike, {} as expected, {} differ, {} unknown.\n{}\n{}\n",
+            total.paths,
+            total.equal,
+            total.expected,
+            total.different,
+            total.unknown,
+            self.extent(),
+            self.sentence()
+        );
+        for remark in self.gave_up.iter().chain(&self.sample()).chain(&self.remark()) {
+            let _ = writeln!(text, "{remark}");
+        }
+        let _ = writeln!(text, "\n{}", table(&self.rows()));
+        for (kind, count) in &self.tally.expected {
+            let _ = writeln!(text, "As expected, {count} differ in {}.", kind.meaning());
+        }
+        for difference in &self.tally.differences {
+            let _ = writeln!(text, "  {}: {}", difference.path, difference.text());
+        }
+        for [path, why] in &self.tally.unknown {
+            let _ = writeln!(text, "  unknown: {path}: {why}");
+        }
+        let mut json = self.to_json();
+        json["differences"] = json!(self.tally.differences);
+        Report { text, json, note: String::new(), exit_code: self.conclusion().exit_code(), is_secret: false }
+    }
+
+    /// The report for programs, without the differences.
+    pub fn to_json(&self) -> Value {
+        let total = self.tally.total();
+        let expected: serde_json::Map<String, Value> =
+            self.tally.expected.iter().map(|(kind, count)| (kind.name().to_owned(), json!(count))).collect();
+        let routes = self.plan.strata.iter().map(|stratum| {
+            let counts = self.tally.routes.get(&stratum.route).copied().unwrap_or_default();
+            let mut json = json!(counts);
+            json["route"] = json!(stratum.route);
+            json["of"] = json!(stratum.of);
+            json["may_differ"] = json!(self.tally.bound_of(stratum.route, stratum.of));
+            json
+        });
+        let unknown = self.tally.unknown.iter().map(|[path, why]| json!({ "path": path, "reason": why }));
+        let first = self.tally.differences.iter().map(|found| format!("{}: {}", found.path, found.text()));
+        json!({
+            "outcome": "compared",
+            "result": self.conclusion().name(),
+            "exit_code": self.conclusion().exit_code(),
+            "monolith": self.monolith,
+            "services": self.services,
+            "source": self.source,
+            "finished": self.finished,
+            "paths": total.paths,
+            "paths_of": self.paths_of(),
+            "equal": total.equal,
+            "expected": expected,
+            "different": total.different,
+            "unknown": total.unknown,
+            "records": { "compared": self.tally.records(), "of": self.records_of, "in_answers": total.records },
+            "may_differ": self.tally.bound(self.plan),
+            "sample_seed": self.plan.is_sample().then_some(self.seed),
+            "rejected": self.rejected,
+            "gave_up": self.gave_up,
+            "routes": routes.collect::<Vec<_>>(),
+            "first": first.collect::<Vec<_>>(),
+            "unknown_paths": unknown.collect::<Vec<_>>(),
+        })
+    }
+}

@@ -1,0 +1,337 @@
+//! An answer as sums of its records: constant memory for an answer of any length.
+//!
+//! Each record is one element of a set, by its id and the bytes that follow on it, and the sets are kept by the ids'
+//! remainders, so that whoever finds two answers different knows where to look. Each set is there twice: of the records
+//! as they were sent, and of what JavaScript makes of them.
+
+use std::collections::BTreeMap;
+
+use roaring::RoaringTreemap;
+use sha2::{Digest, Sha256};
+use shared::id::Id;
+use shared::model::Collection;
+use shared::record_set::RecordSet;
+
+use super::client::{Body, Failure};
+use super::elements::{Elements, Shape};
+use super::javascript::respell;
+use super::reference::{Ids, Reference, Spelling};
+
+/// How many sets an answer is kept in.
+pub const BUCKETS: u64 = 1024;
+
+/// How much of an answer is kept as it is while it is summed up, in bytes: most are shorter, and are asked for once.
+pub const WINDOW: usize = 128 << 10;
+
+/// How many bytes of the records that differ are kept where an answer is asked for again to name them.
+pub const SECOND_WINDOW: usize = 4 << 20;
+
+/// What a record that is kept takes beside its text, in bytes.
+const OVERHEAD: usize = 96;
+
+/// What to look for in an answer.
+pub struct Lens<'r> {
+    /// Whose records it has; without one, its bytes alone count.
+    pub collection: Option<Collection>,
+    /// For the monolith's answer: the ids that its posts should have.
+    pub given: Option<Ids<'r>>,
+    /// The source.
+    pub reference: &'r Reference,
+    /// How long a record may be, in bytes.
+    pub room: usize,
+    /// Which records to keep.
+    pub keep: Keep,
+}
+
+/// Which records of an answer to keep.
+pub enum Keep {
+    /// All, while they fit into [`WINDOW`].
+    Window,
+    /// Those of these buckets, while they fit into so many bytes.
+    Buckets(Vec<bool>, usize),
+}
+
+/// The sets of one bucket.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Sums {
+    sent: RecordSet,
+    javascript: RecordSet,
+}
+
+/// A record that was kept.
+pub struct Kept {
+    /// The record, with the id that it should have.
+    pub json: Vec<u8>,
+    /// Whether this spelling is the source's own, if JavaScript has another.
+    pub spelling: Option<Spelling>,
+}
+
+/// What an answer holds.
+pub struct Summary {
+    /// A list, a record or something else.
+    pub shape: Shape,
+    /// How many records.
+    pub count: u64,
+    /// How many bytes.
+    pub bytes: u64,
+    buckets: Vec<Sums>,
+    /// The first two neighbours that are not in ascending order of their ids.
+    pub disorder: Option<(u64, u64)>,
+    /// How many have no id.
+    pub without_id: u64,
+    /// How many posts were given the id that they should have.
+    pub given_ids: u64,
+    /// How many JavaScript spells otherwise: their numbers, and their keys' order.
+    pub digits: u64,
+    /// See `digits`.
+    pub keys: u64,
+    /// How many of those are not spelled as in the source, and of how many that is not known.
+    pub other_spelling: u64,
+    /// See `other_spelling`.
+    pub unknown_spelling: u64,
+    /// The records by their ids, in the order they came in; `None` if there were too many.
+    pub kept: Option<BTreeMap<u64, Vec<Kept>>>,
+    /// The ids that were seen.
+    pub ids: RoaringTreemap,
+}
+
+impl Summary {
+    /// Sums up a body.
+    ///
+    /// # Errors
+    /// The body cannot be read to its end, or is not the JSON that it begins as.
+    pub fn of(body: Body, lens: Lens) -> Result<Self, Failure> {
+        let mut elements = Elements::new(body, lens.room)?;
+        let shape = if lens.collection.is_some() { elements.shape() } else { Shape::Opaque };
+        let mut summary = Self {
+            shape,
+            count: 0,
+            bytes: 0,
+            buckets: vec![Sums::default(); if shape == Shape::List { BUCKETS as usize } else { 1 }],
+            disorder: None,
+            without_id: 0,
+            given_ids: 0,
+            digits: 0,
+            keys: 0,
+            other_spelling: 0,
+            unknown_spelling: 0,
+            kept: Some(BTreeMap::new()),
+            ids: RoaringTreemap::new(),
+        };
+        if shape == Shape::Opaque {
+            summary.add_opaque(&mut elements)?;
+            return Ok(summary);
+        }
+        let mut adder = Adder { lens, last: None, kept_bytes: 0 };
+        while let Some(json) = elements.read_next()? {
+            adder.add(json, &mut summary);
+        }
+        Ok(summary)
+    }
+
+    /// Takes a body as bytes alone.
+    fn add_opaque(&mut self, elements: &mut Elements) -> Result<(), Failure> {
+        let (mut hash, mut begin) = (Sha256::new(), Vec::new());
+        elements.take_as_bytes();
+        while let Some(piece) = elements.read_next()? {
+            self.bytes += piece.len() as u64;
+            hash.update(piece);
+            begin.extend_from_slice(&piece[..piece.len().min(WINDOW - begin.len())]);
+        }
+        self.count = 1;
+        self.buckets[0].sent.add(hash.clone());
+        self.buckets[0].javascript.add(hash);
+        self.kept = Some(BTreeMap::from([(0, vec![Kept { json: begin, spelling: None }])]));
+        Ok(())
+    }
+
+    /// Whether both have the same records, byte for byte.
+    pub fn is_equal_to(&self, other: &Self) -> bool {
+        self.shape == other.shape
+            && self.buckets.iter().zip(&other.buckets).all(|(left, right)| left.sent == right.sent)
+    }
+
+    /// Whether both have the same records once JavaScript has rewritten them.
+    pub fn is_equal_in_javascript(&self, other: &Self) -> bool {
+        self.shape == other.shape
+            && self.buckets.iter().zip(&other.buckets).all(|(left, right)| left.javascript == right.javascript)
+    }
+
+    /// In which buckets two lists differ.
+    pub fn different_buckets(&self, other: &Self) -> Vec<bool> {
+        self.buckets.iter().zip(&other.buckets).map(|(left, right)| left.sent != right.sent).collect()
+    }
+}
+
+/// Adds records to a summary.
+struct Adder<'r> {
+    lens: Lens<'r>,
+    /// The id before.
+    last: Option<u64>,
+    kept_bytes: usize,
+}
+
+impl Adder<'_> {
+    fn add(&mut self, json: &[u8], summary: &mut Summary) {
+        let own = respell(json);
+        let record = Record::read(json);
+        let expected = self.lens.given.as_mut().map(|given| given.next().unwrap_or_default());
+        let (id, form) = match (record.id, expected) {
+            (None, Some(expected)) if expected > 0 && record.form == OBJECT => {
+                summary.given_ids += 1;
+                (expected, WITH_FIRST_ID)
+            }
+            (id, _) => (id.unwrap_or_default(), record.form),
+        };
+        summary.count += 1;
+        summary.bytes += json.len() as u64;
+        if id == 0 {
+            summary.without_id += 1;
+        } else {
+            summary.ids.insert(id);
+        }
+        if let Some(last) = self.last.filter(|last| id <= *last) {
+            summary.disorder.get_or_insert((last, id));
+        }
+        self.last = Some(id);
+
+        let bucket = (id % summary.buckets.len() as u64) as usize;
+        let sums = &mut summary.buckets[bucket];
+        let mut one = RecordSet::default();
+        one.add(hash(id, form, record.tail));
+        sums.sent.merge(&one);
+        let mut spelling = None;
+        match &own {
+            // JavaScript puts an array index before the id that the record should have.
+            None if form == record.form || !record.begins_with_index() => sums.javascript.merge(&one),
+            None => sums.javascript.add(javascript_hash(&whole(id, form, record.tail))),
+            Some(own) => {
+                summary.digits += u64::from(own.digits);
+                summary.keys += u64::from(own.keys);
+                sums.javascript.add(javascript_hash(&whole(id, form, record.tail)));
+                if let (Some(collection), None) = (self.lens.collection, &self.lens.given) {
+                    let found = self.lens.reference.spelling_of(collection, id, json);
+                    spelling = Some(found);
+                    summary.other_spelling += u64::from(found == Spelling::Other);
+                    summary.unknown_spelling += u64::from(found == Spelling::Unknown);
+                }
+            }
+        }
+        self.keep(bucket, id, form, record.tail, spelling, summary);
+    }
+
+    fn keep(
+        &mut self,
+        bucket: usize,
+        id: u64,
+        form: u8,
+        tail: &[u8],
+        spelling: Option<Spelling>,
+        summary: &mut Summary,
+    ) {
+        let Some(kept) = &mut summary.kept else { return };
+        let bytes = tail.len() + OVERHEAD;
+        match &mut self.lens.keep {
+            Keep::Window => {
+                self.kept_bytes += bytes;
+                if self.kept_bytes > WINDOW {
+                    summary.kept = None;
+                    return;
+                }
+            }
+            Keep::Buckets(wanted, budget) => {
+                if !wanted[bucket] {
+                    return;
+                }
+                while self.kept_bytes + bytes > *budget && wanted.iter().filter(|wanted| **wanted).count() > 1 {
+                    // The last of them has to go, with all that is in it.
+                    let last = wanted.iter().rposition(|wanted| *wanted).unwrap_or_default();
+                    wanted[last] = false;
+                    kept.retain(|id, records| {
+                        let gone = id % BUCKETS == last as u64;
+                        let size = |record: &Kept| tail_of(&record.json).len() + OVERHEAD;
+                        self.kept_bytes -= if gone { records.iter().map(size).sum() } else { 0 };
+                        !gone
+                    });
+                }
+                if !wanted[bucket] || self.kept_bytes + bytes > *budget {
+                    return;
+                }
+                self.kept_bytes += bytes;
+            }
+        }
+        kept.entry(id).or_default().push(Kept { json: whole(id, form, tail), spelling });
+    }
+}
+
+/// An object whose id, if any, is not its first member.
+const OBJECT: u8 = 0;
+/// An object whose first member is its id.
+const WITH_FIRST_ID: u8 = 1;
+/// No object.
+const NO_OBJECT: u8 = 2;
+
+/// A record, taken apart at its id.
+struct Record<'j> {
+    id: Option<u64>,
+    form: u8,
+    /// What follows on the brace, or on the id that is the first member and its comma.
+    tail: &'j [u8],
+}
+
+impl<'j> Record<'j> {
+    fn read(json: &'j [u8]) -> Self {
+        let Some(tail) = json.strip_prefix(b"{") else { return Self { id: None, form: NO_OBJECT, tail: json } };
+        let first = tail.strip_prefix(b"\"id\":").and_then(|value| {
+            let digits = value.iter().position(|byte| !byte.is_ascii_digit())?;
+            let id = std::str::from_utf8(&value[..digits]).ok()?.parse::<Id>().ok()?;
+            let tail =
+                value[digits..].strip_prefix(b",").or_else(|| Some(&value[digits..]).filter(|rest| *rest == b"}"))?;
+            Some((id.get(), tail))
+        });
+        if let Some((id, tail)) = first {
+            return Self { id: Some(id), form: WITH_FIRST_ID, tail };
+        }
+        let id = memchr::memmem::find(json, b"\"id\":").and_then(|_| {
+            let (_, value) = shared::json::members(std::str::from_utf8(json).ok()?).find(|(key, _)| *key == "id")?;
+            value.parse::<Id>().ok().map(Id::get)
+        });
+        Self { id, form: OBJECT, tail }
+    }
+
+    /// Whether the first member may be an array index.
+    fn begins_with_index(&self) -> bool {
+        self.tail.get(1).is_some_and(u8::is_ascii_digit)
+    }
+}
+
+/// A record without the id that is its first member.
+pub fn tail_of(json: &[u8]) -> &[u8] {
+    Record::read(json).tail
+}
+
+/// The record as it is sent, with its id in its place.
+fn whole(id: u64, form: u8, tail: &[u8]) -> Vec<u8> {
+    let begin = match form {
+        NO_OBJECT => String::new(),
+        WITH_FIRST_ID if tail == b"}" => format!("{{\"id\":{id}"),
+        WITH_FIRST_ID => format!("{{\"id\":{id},"),
+        _ => "{".to_owned(),
+    };
+    // Exactly as much as it takes: it may be long.
+    let mut json = Vec::with_capacity(begin.len() + tail.len());
+    json.extend_from_slice(begin.as_bytes());
+    json.extend_from_slice(tail);
+    json
+}
+
+fn hash(id: u64, form: u8, tail: &[u8]) -> Sha256 {
+    Sha256::new().chain_update(id.to_be_bytes()).chain_update([form]).chain_update(tail)
+}
+
+/// The hash of what JavaScript makes of a record.
+fn javascript_hash(json: &[u8]) -> Sha256 {
+    let own = respell(json);
+    let record = Record::read(own.as_ref().map_or(json, |own| &own.text));
+    hash(record.id.unwrap_or_default(), record.form, record.tail)
+}

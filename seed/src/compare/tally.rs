@@ -1,0 +1,233 @@
+//! What the answers add up to, and what may still differ where not all were asked for.
+
+use std::collections::BTreeMap;
+
+use roaring::RoaringTreemap;
+use serde::{Deserialize, Serialize};
+
+use super::finding::{Expected, Finding};
+use super::plan::Plan;
+use super::reference::number_of;
+use super::route::Route;
+use super::verdict::{Outcome, Verdict};
+
+/// How many differences are printed, and how many paths of which nothing is known.
+pub const PRINTED: usize = 20;
+
+/// What chance there may be that more differs than the bound says.
+const RISK: f64 = 0.05;
+
+/// The counts of one route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// How many of its paths were asked for.
+    pub paths: u64,
+    /// How many records their answers have.
+    pub records: u64,
+    /// How many were answered alike, byte for byte.
+    pub equal: u64,
+    /// How many differ as they should.
+    pub expected: u64,
+    /// How many differ as they should not.
+    pub different: u64,
+    /// Of how many that cannot be told.
+    pub unknown: u64,
+}
+
+impl Counts {
+    fn add(&mut self, other: &Self) {
+        self.paths += other.paths;
+        self.records += other.records;
+        self.equal += other.equal;
+        self.expected += other.expected;
+        self.different += other.different;
+        self.unknown += other.unknown;
+    }
+
+    /// How many paths something is known of.
+    fn known(&self) -> u64 {
+        self.paths - self.unknown
+    }
+}
+
+/// What was found so far.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Tally {
+    /// By route.
+    pub routes: BTreeMap<Route, Counts>,
+    /// How many answers differ as they should, by how.
+    pub expected: BTreeMap<Expected, u64>,
+    /// The first differences, cut.
+    pub differences: Vec<Finding<'static>>,
+    /// The first paths of which nothing is known, with the reason.
+    pub unknown: Vec<[String; 2]>,
+    /// The ids that were compared, in the order of the collections.
+    #[serde(with = "super::journal::bitmaps")]
+    pub ids: [RoaringTreemap; 3],
+}
+
+impl Tally {
+    /// Adds what became of a path, with what differs there.
+    pub fn add(&mut self, path: &str, outcome: Outcome, findings: Vec<Finding<'static>>) {
+        let (route, _) = Route::of(path);
+        let counts = self.routes.entry(route).or_default();
+        counts.paths += 1;
+        counts.records += outcome.records;
+        match outcome.verdict {
+            Verdict::Alike(expected) if expected.is_empty() => counts.equal += 1,
+            Verdict::Alike(expected) => {
+                counts.expected += 1;
+                expected.into_iter().for_each(|kind| *self.expected.entry(kind).or_default() += 1);
+            }
+            Verdict::Different => counts.different += 1,
+            Verdict::Unknown(why) => {
+                counts.unknown += 1;
+                if self.unknown.len() < PRINTED {
+                    self.unknown.push([super::address::redact_query(path).into_owned(), why]);
+                }
+            }
+        }
+        let room = PRINTED.saturating_sub(self.differences.len());
+        self.differences.extend(findings.into_iter().take(room));
+        if let Some(collection) = route.collection() {
+            self.ids[number_of(collection)] |= outcome.ids;
+        }
+    }
+
+    /// The sum of all routes.
+    pub fn total(&self) -> Counts {
+        let mut total = Counts::default();
+        self.routes.values().for_each(|counts| total.add(counts));
+        total
+    }
+
+    /// How many different records were compared.
+    pub fn records(&self) -> u64 {
+        self.ids.iter().map(RoaringTreemap::len).sum()
+    }
+
+    /// How many paths of a route may differ, with 95 % confidence, of all that it has.
+    pub fn bound_of(&self, route: Route, of: u64) -> u64 {
+        let counts = self.routes.get(&route).copied().unwrap_or_default();
+        bound(of, counts.known(), counts.different, RISK)
+    }
+
+    /// How many paths of all routes may differ, with 95 % confidence.
+    pub fn bound(&self, plan: &Plan) -> u64 {
+        let strata = plan.strata.iter().map(|stratum| {
+            let counts = self.routes.get(&stratum.route).copied().unwrap_or_default();
+            (stratum.of, counts.known(), counts.different)
+        });
+        bound_of_all(&strata.collect::<Vec<_>>())
+    }
+}
+
+/// The largest number of differing ones among `of` with which `known` random ones would show no more than `found`
+/// with a chance of more than `risk`: the exact bound, for a sample without repetition.
+fn bound(of: u64, known: u64, found: u64, risk: f64) -> u64 {
+    if known >= of {
+        return found;
+    }
+    let (mut low, mut high) = (found, of - (known - found));
+    while low < high {
+        let middle = low + (high - low).div_ceil(2);
+        if chance(of, known, middle, found) > risk { low = middle } else { high = middle - 1 }
+    }
+    low
+}
+
+/// The chance that `known` random ones of `of`, of which `differing` differ, show no more than `found`.
+fn chance(of: u64, known: u64, differing: u64, found: u64) -> f64 {
+    let alike = of - differing;
+    let fewest = known.saturating_sub(alike);
+    let ways = |seen: u64| logarithm_of_choices(differing, seen) + logarithm_of_choices(alike, known - seen);
+    let all = logarithm_of_choices(of, known);
+    (fewest..=found.min(differing).min(known)).map(|seen| (ways(seen) - all).exp()).sum()
+}
+
+/// The natural logarithm of the number of ways to choose `some` of `of`.
+fn logarithm_of_choices(of: u64, some: u64) -> f64 {
+    logarithm_of_factorial(of) - logarithm_of_factorial(some) - logarithm_of_factorial(of - some)
+}
+
+fn logarithm_of_factorial(number: u64) -> f64 {
+    if number < 32 {
+        return (1..=number).map(|factor| (factor as f64).ln()).sum();
+    }
+    // Stirling's series: what it leaves out is less than 1e-11 from here on.
+    let number = number as f64;
+    number * number.ln() - number + (std::f64::consts::TAU * number).ln() / 2.0 + 1.0 / (12.0 * number)
+        - 1.0 / (360.0 * number.powi(3))
+        + 1.0 / (1260.0 * number.powi(5))
+}
+
+/// The same for several routes, each of so many, of which so many are known and so many differ.
+fn bound_of_all(routes: &[(u64, u64, u64)]) -> u64 {
+    let open: Vec<_> = routes.iter().copied().filter(|(of, known, _)| known < of).collect();
+    let closed: u64 = routes.iter().filter(|(of, known, _)| known >= of).map(|(.., found)| found).sum();
+    if open.iter().any(|(.., found)| *found > 0) {
+        // Each with its part of the risk: more than the exact bound, and never less.
+        let risk = RISK / open.len() as f64;
+        return closed + open.iter().map(|&(of, known, found)| bound(of, known, found, risk)).sum::<u64>();
+    }
+    // None was seen. The chance of that is the product of the routes' own, and the most differ where they were the least
+    // likely to be seen: each more is put into the route where it costs the least chance.
+    let mut differing = vec![0_u64; open.len()];
+    let (mut logarithm, mut total) = (0.0, 0);
+    loop {
+        let cost = |nth: usize| {
+            let (of, known, _) = open[nth];
+            let left = (of - differing[nth]) as f64;
+            if of - differing[nth] <= known { f64::NEG_INFINITY } else { ((left - known as f64) / left).ln() }
+        };
+        let Some(nth) = (0..open.len()).max_by(|&left, &right| cost(left).total_cmp(&cost(right))) else { break };
+        logarithm += cost(nth);
+        if logarithm <= RISK.ln() {
+            break;
+        }
+        differing[nth] += 1;
+        total += 1;
+    }
+    closed + total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bound_is_the_exact_one() {
+        // All known; the rule of three in a large population; small ones by hand.
+        assert_eq!(bound(100, 100, 0, RISK), 0);
+        assert_eq!(bound(100, 100, 7, RISK), 7);
+        let of_many = bound(1_000_000, 300, 0, RISK);
+        assert!((9_900..=10_000).contains(&of_many), "{of_many}: about 3 of 300");
+        assert_eq!(bound(10, 0, 0, RISK), 10, "nothing is known");
+        // 9 of 10 known: the tenth differs unseen with a chance of 0.1.
+        assert_eq!(bound(10, 9, 0, RISK), 1);
+        // 99 of 100: with a chance of 0.01, which is less than 0.05.
+        assert_eq!(bound(100, 99, 0, RISK), 0);
+        // By counting: the chance to see at most one of D among 5 of 20.
+        let at_most_one = |differing: u64| chance(20, 5, differing, 1);
+        // C(17,5)/C(20,5) + 3·C(17,4)/C(20,5) = 6188/15504 + 7140/15504
+        assert!((at_most_one(3) - 13_328.0 / 15_504.0).abs() < 1e-9);
+        assert_eq!(bound(20, 5, 1, RISK), (1..=16).filter(|d| at_most_one(*d) > RISK).max().unwrap());
+    }
+
+    #[test]
+    fn the_bound_of_all_routes_is_that_of_the_worst_case() {
+        assert_eq!(bound_of_all(&[]), 0);
+        assert_eq!(bound_of_all(&[(100, 100, 0), (1, 1, 0)]), 0);
+        assert_eq!(bound_of_all(&[(1_000, 50, 0)]), bound(1_000, 50, 0, RISK));
+        // By trying every split of D over two routes.
+        let (left, right) = ((60, 20), (30, 5));
+        let worst = (0..=40_u64)
+            .flat_map(|a| (0..=25_u64).map(move |b| (a, b)))
+            .filter(|&(a, b)| chance(left.0, left.1, a, 0) * chance(right.0, right.1, b, 0) > RISK)
+            .map(|(a, b)| a + b)
+            .max()
+            .unwrap();
+        assert_eq!(bound_of_all(&[(60, 20, 0), (30, 5, 0), (5, 5, 0)]), worst);
+        assert!(bound_of_all(&[(60, 20, 1), (30, 5, 0)]) >= worst);
+    }
+}
