@@ -135,10 +135,7 @@ pub fn align(older: &Rows, newer: &Rows, last_id: u64) -> Result<Alignment, Erro
     // An id that stands in the newer file is its record's own now.
     let before: Vec<&Row> = older.rows.iter().filter(|row| row.given && !newer.own.contains(row.id)).collect();
     let after: Vec<&Row> = newer.rows.iter().filter(|row| row.given && !row.rejected).collect();
-    let mut texts = Texts::default();
-    let mut tokens = |rows: &[&Row]| -> Vec<Token> { rows.iter().map(|row| texts.token(row.hash)).collect() };
-    let (of_before, of_after) = (tokens(&before), tokens(&after));
-    let mut matching = Matching::new(of_before, of_after, texts.len());
+    let mut matching = Matching::of(&before, &after, |row| row.hash);
     matching.find_anchors();
     let anchors = matching.partners.clone();
     matching.find_moved();
@@ -236,6 +233,11 @@ impl Hasher for Half {
     fn write_u128(&mut self, number: u128) {
         self.0 = number as u64;
     }
+
+    fn write_u32(&mut self, number: u32) {
+        // Numbers in a row are no good hash: each bit is to count.
+        self.0 = u64::from(number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
 }
 
 /// Who is who: records by their places in the two lists.
@@ -249,24 +251,37 @@ struct Matching {
 }
 
 impl Matching {
-    fn new(before: Vec<Token>, after: Vec<Token>, texts: u32) -> Self {
-        let partners = vec![None; after.len()];
-        Self { before, after, texts, partners }
+    /// Pairs what is equal at both ends, and in lists of one length what is equal at the same place; only the texts of
+    /// others get numbers, which is most of the work.
+    fn of<T>(before: &[T], after: &[T], hash: impl Fn(&T) -> u128) -> Self {
+        let mut partners = vec![None; after.len()];
+        let is_equal = |(a, b): &(&T, &T)| hash(a) == hash(b);
+        let head = before.iter().zip(after).take_while(is_equal).count();
+        let rest = before.len().min(after.len()) - head;
+        let tail = before.iter().rev().zip(after.iter().rev()).take(rest).take_while(is_equal).count();
+        (0..head).for_each(|nth| partners[nth] = Some(nth as u32));
+        (1..=tail).for_each(|nth| partners[after.len() - nth] = Some((before.len() - nth) as u32));
+        if before.len() == after.len() {
+            for nth in (head..after.len() - tail).filter(|nth| hash(&before[*nth]) == hash(&after[*nth])) {
+                partners[nth] = Some(nth as u32);
+            }
+        }
+        let mut is_taken = vec![false; before.len()];
+        partners.iter().flatten().for_each(|partner| is_taken[*partner as usize] = true);
+        let mut texts = Texts::default();
+        let mut token = |value: &T, is_paired: bool| if is_paired { Token(0) } else { texts.token(hash(value)) };
+        let before = before.iter().zip(&is_taken).map(|(value, is_taken)| token(value, *is_taken)).collect();
+        let after = after.iter().zip(&partners).map(|(value, partner)| token(value, partner.is_some())).collect();
+        Self { before, after, texts: texts.len().max(1), partners }
     }
 
     /// Equal ones in the same order: those that stand once on either side, in the longest row that is in order on both;
     /// and between these the others.
     fn find_anchors(&mut self) {
-        let (before, after) = (self.before.len(), self.after.len());
-        let head = self.before.iter().zip(&self.after).take_while(|(a, b)| a == b).count();
-        let rest = before.min(after) - head;
-        let tail = self.before.iter().rev().zip(self.after.iter().rev()).take(rest).take_while(|(a, b)| a == b).count();
-        (0..head).for_each(|nth| self.partners[nth] = Some(nth as u32));
-        (1..=tail).for_each(|nth| self.partners[after - nth] = Some((before - nth) as u32));
-        for (before, after) in
-            once_in_order(&self.before[head..before - tail], &self.after[head..after - tail], self.texts)
-        {
-            self.partners[head + after] = Some((head + before) as u32);
+        for (a, b) in self.gaps(&self.partners.clone()) {
+            for (before, after) in once_in_order(&self.before[a.clone()], &self.after[b.clone()]) {
+                self.partners[b.start + after] = Some((a.start + before) as u32);
+            }
         }
         for (a, b) in self.gaps(&self.partners.clone()) {
             if a.len() + b.len() > LONG {
@@ -315,7 +330,7 @@ impl Matching {
             list.windows(IN_A_ROW).map(|row| texts.token(hash(row))).collect()
         };
         let (left, right) = (rows(&self.before[a.clone()]), rows(&self.after[b.clone()]));
-        for (before, after) in once_in_order(&left, &right, texts.len()) {
+        for (before, after) in once_in_order(&left, &right) {
             for nth in 0..IN_A_ROW {
                 let (before, after) = (a.start + before + nth, b.start + after + nth);
                 // A row that overlaps the one before it may lead elsewhere: the first counts.
@@ -449,12 +464,11 @@ fn pair(left: &[usize], right: &[usize], texts: &Lookup) -> Result<Vec<(usize, u
         return pair_all(left, right, texts);
     }
     // Most have the same texts, and other fields are changed in all of them.
-    let mut numbers = Texts::default();
-    let of_left = left.iter().map(|nth| Ok(numbers.token(u128::from(texts.before(*nth)?.hash()))));
-    let of_left = of_left.collect::<Result<Vec<_>, Error>>()?;
-    let of_right = right.iter().map(|nth| Ok(numbers.token(u128::from(texts.after(*nth)?.hash()))));
-    let of_right = of_right.collect::<Result<Vec<_>, Error>>()?;
-    let mut matching = Matching::new(of_left, of_right, numbers.len());
+    let of_left =
+        left.iter().map(|nth| Ok(u128::from(texts.before(*nth)?.hash()))).collect::<Result<Vec<_>, Error>>()?;
+    let of_right =
+        right.iter().map(|nth| Ok(u128::from(texts.after(*nth)?.hash()))).collect::<Result<Vec<_>, Error>>()?;
+    let mut matching = Matching::of(&of_left, &of_right, |hash| *hash);
     matching.find_anchors();
     let anchors = matching.partners.clone();
     let mut pairs: Vec<(usize, usize)> = (right.iter().zip(&anchors))
@@ -507,24 +521,32 @@ fn pair_by_words(left: &[usize], right: &[usize], texts: &Lookup) -> Result<Vec<
 }
 
 /// The places of tokens that stand once in each of two lists, in the longest row that is in order in both.
-fn once_in_order(left: &[Token], right: &[Token], texts: u32) -> Vec<(usize, usize)> {
-    const NONE: u32 = u32::MAX;
-    const OFTEN: u32 = u32::MAX - 1;
-    let place = |list: &[Token]| {
-        let mut places = vec![NONE; texts as usize];
+fn once_in_order(left: &[Token], right: &[Token]) -> Vec<(usize, usize)> {
+    // Where each stands in the left list, and in the right one; nothing where it stands there often.
+    let mut places: HashMap<u32, [Place; 2], BuildHasherDefault<Half>> = HashMap::default();
+    for (side, list) in [left, right].into_iter().enumerate() {
         for (place, token) in (0..).zip(list) {
-            let known = &mut places[token.0 as usize];
-            *known = if *known == NONE { place } else { OFTEN };
+            let known = &mut places.entry(token.0).or_default()[side];
+            *known = if *known == Place::Nowhere { Place::Once(place) } else { Place::Often };
         }
-        places
+    }
+    let pair = |(place, token): (u32, &Token)| match places[&token.0] {
+        [Place::Once(left), Place::Once(_)] => Some((left, place)),
+        _ => None,
     };
-    let (of_left, of_right) = (place(left), place(right));
-    let once = (0..).zip(right).filter(|(place, token)| of_right[token.0 as usize] == *place);
-    let pairs: Vec<(u32, u32)> =
-        once.map(|(place, token)| (of_left[token.0 as usize], place)).filter(|(left, _)| *left < OFTEN).collect();
+    let pairs: Vec<(u32, u32)> = (0..).zip(right).filter_map(pair).collect();
     let lefts: Vec<u32> = pairs.iter().map(|(left, _)| *left).collect();
     let in_order = longest_ascent(&lefts).into_iter().map(|nth| pairs[nth]);
     in_order.map(|(left, right)| (left as usize, right as usize)).collect()
+}
+
+/// Where in a list something stands.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Place {
+    #[default]
+    Nowhere,
+    Once(u32),
+    Often,
 }
 
 /// Which of `numbers` make the longest row that ascends.

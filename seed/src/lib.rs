@@ -1,18 +1,21 @@
 //! `seed`: splits a monolith's db.json into a slice and a database for each service, and proves that nothing was lost.
 //!
-//! - [`source`]: the combined file, as a stream of records; [`rejects`]: those that can't be taken
+//! - [`source`]: the combined file, as a stream of records; [`rejects`]: those that can't be taken; [`node`]: what only
+//!   Node takes
 //! - [`mod@split`]: into [slices](mod@slice) and databases, beside what is there
 //! - [`digest`]: what a set of records is, whatever its order
 //! - [`mod@verify`]: everything read back and compared with the source
 //! - [`orphans`]: references that lead nowhere
 //! - [`manifest`]: what was split, and into what
-//! - [`target`]: the services' folders, and the one commit point at which the result takes its place
-//! - [`update`]: what a newer file changes, applied to a split that is there
+//! - [`target`]: the services' folders, and the one commit point at which the result takes its place; [`checkpoint`]: what
+//!   an interrupted run had finished before
+//! - [`update`]: what a newer file changes, applied to a split that is there. [`rows`]: records as hashes; [`mod@align`],
+//!   [`near`]: which is which where they have no ids; [`ids`]: the ids they were given; [`conflict`]: what both have changed
 //! - [`run`]: all of that, in order
 //! - [`join`]: the way back; [`backup`]: taken from running services, and put back
 //! - [`compare`]: the monolith and the services, over HTTP
 //! - [`mod@token`]: who may write to a service
-//! - [`progress`], [`report`]: what people are told
+//! - [`progress`], [`report`]: what people are told; [`scoped`]: settings for one collection
 
 pub mod align;
 pub mod backup;

@@ -86,10 +86,10 @@ impl Rows {
         source: &mut Source,
         given: &(impl Fn(u64) -> bool + Sync),
         passing: bool,
-        stage: &Stage,
+        stage: Option<&Stage>,
     ) -> Result<(), Error> {
         while let Some(batch) = source.next_batch()? {
-            stage.advance(batch.size().0, batch.size().1);
+            stage.iter().for_each(|stage| stage.advance(batch.size().0, batch.size().1));
             if batch.collection == self.collection {
                 let (records, rejects) = batch.parse();
                 let rejected: Vec<Rejected> = rejects.iter().map(Rejected::of).collect();

@@ -547,11 +547,11 @@ fn align_all(
         let mut older = Rows::new(slice, collection, false)?;
         let all_given = are_all_given(entry, manifest.rejected > 0, store)?;
         let given = |id| all_given || entry.given.contains(id);
-        older.read(&mut Source::with(slice, collection.alone())?, &given, false, &stage)?;
+        older.read(&mut Source::with(slice, collection.alone())?, &given, false, Some(&stage))?;
         let mut newer = Rows::new(input, collection, as_node)?;
         let reading = Arc::new(Reading { as_node, ..Reading::default() });
         let mut source = Source::open(input)?.read_as(&reading).passing(Box::new(io::sink()));
-        newer.read(&mut source, &|_| false, passing, &stage)?;
+        newer.read(&mut source, &|_| false, passing, Some(&stage))?;
         let known = known.as_ref().map(|known| &known[collection as usize]).filter(|ids| !ids.are_positions());
         let alignment = match known.and_then(|ids| Alignment::of_known_ids(ids, &older, &newer)) {
             Some(alignment) => alignment,

@@ -20,6 +20,7 @@ use std::fs::{self, File};
 use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 
 use roaring::RoaringTreemap;
 use shared::id::Id;
@@ -217,36 +218,32 @@ impl Planning<'_> {
     /// Compares the file, opened as `source`, with what is there, and writes its slices. `before` comes in the order of
     /// [`Collection::ALL`].
     pub fn plan(mut self, mut source: Source, before: &[Before], rejects: &mut Rejects) -> Result<Plan, Error> {
-        let sizes = before.iter().map(|before| before.entry.slice.bytes).sum::<u64>();
-        let stage = self.progress.stage("comparing", Total::Bytes(source.length() + sizes));
-        let mut older = Vec::new();
-        for Before { store, slice, entry, .. } in before {
-            let collection = store.collection();
-            let mut rows = Rows::new(slice, collection, false)?;
-            let mut source = Source::with(slice, collection.alone())?.hashed();
-            let all_given = are_all_given(entry, self.rejected_before, store)?;
-            rows.read(&mut source, &|id| all_given || entry.given.contains(id), false, &stage)?;
-            if source.identity() != entry.slice {
-                let fault = report::fault(collection, true, false, true).unwrap_or_default();
-                return Err(Error::Difference(format!("{fault}\n`seed --replace` splits the file anew.")));
-            }
-            older.push(rows);
-        }
+        let stage = self.progress.stage("comparing", Total::Bytes(source.length()));
         // The texts as the file has them, which are the slices unless ids have to be written into them.
         let (mut newer, mut slices) = (Vec::new(), Vec::new());
         for Before { store, next_slice, .. } in before {
             slices.push(Slice::create(next_slice, store.collection(), true)?);
             newer.push(Rows::new(next_slice, store.collection(), false)?);
         }
-        while let Some(batch) = source.next_batch()? {
-            let nth = batch.collection as usize;
-            let records = rejects.sift(&batch)?;
-            let mut spans = spans_from(slices[nth].next_offset());
-            newer[nth].add(&records, rejects.last(), &|_| false, &mut spans);
-            records.iter().try_for_each(|records| slices[nth].put_sources(records))?;
-            stage.advance(batch.size().0, batch.size().1);
-            source.recycle(batch);
-        }
+        // Beside each other: what the one does alone, the other fills.
+        let rejected_before = self.rejected_before;
+        let older = thread::scope(|scope| {
+            let older = scope.spawn(move || before.iter().map(|before| read_older(before, rejected_before)).collect());
+            let read = (|| {
+                while let Some(batch) = source.next_batch()? {
+                    let nth = batch.collection as usize;
+                    let records = rejects.sift(&batch)?;
+                    let mut spans = spans_from(slices[nth].next_offset());
+                    newer[nth].add(&records, rejects.last(), &|_| false, &mut spans);
+                    records.iter().try_for_each(|records| slices[nth].put_sources(records))?;
+                    stage.advance(batch.size().0, batch.size().1);
+                    source.recycle(batch);
+                }
+                Ok::<(), Error>(())
+            })();
+            let older: Result<Vec<Rows>, Error> = older.join().expect("a reader returns its errors");
+            read.and(older)
+        })?;
         drop(stage);
         let identity = source.identity();
         let known = ids::known(self.input, || Ok(identity.clone()));
@@ -502,6 +499,21 @@ impl Touched {
         }
         self.removed += u64::from(is_as_split.is_none());
     }
+}
+
+/// Reads the slice of what is there.
+fn read_older(before: &Before, rejected_before: bool) -> Result<Rows, Error> {
+    let Before { store, slice, entry, .. } = before;
+    let collection = store.collection();
+    let mut rows = Rows::new(slice, collection, false)?;
+    let mut source = Source::with(slice, collection.alone())?.hashed();
+    let all_given = are_all_given(entry, rejected_before, store)?;
+    rows.read(&mut source, &|id| all_given || entry.given.contains(id), false, None)?;
+    if source.identity() == entry.slice {
+        return Ok(rows);
+    }
+    let fault = report::fault(collection, true, false, true).unwrap_or_default();
+    Err(Error::Difference(format!("{fault}\n`seed --replace` splits the file anew.")))
 }
 
 /// Whether all ids that stand in a slice are given. A `seed` before this one did not note them, and wrote them where
