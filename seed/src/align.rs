@@ -10,7 +10,7 @@
 //! 4. Whatever is left of the newer list is new, and gets an id that nobody ever had; what is left of the slice is gone.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 
 use imara_diff::{Algorithm, Diff, Token};
@@ -234,6 +234,10 @@ impl Hasher for Half {
         self.0 = number as u64;
     }
 
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+
     fn write_u32(&mut self, number: u32) {
         // Numbers in a row are no good hash: each bit is to count.
         self.0 = u64::from(number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -388,20 +392,27 @@ impl Matching {
                 is_taken[before] = true;
             }
         }
-        self.find_near_neighbours(&mut is_taken, texts)
+        self.find_near_neighbours(anchors, &mut is_taken, texts)
     }
 
     /// Near ones beside the same records, where those have moved.
-    fn find_near_neighbours(&mut self, is_taken: &mut [bool], texts: &Lookup) -> Result<(), Error> {
+    fn find_near_neighbours(
+        &mut self,
+        anchors: &[Option<u32>],
+        is_taken: &mut [bool],
+        texts: &Lookup,
+    ) -> Result<(), Error> {
         let mut places: HashMap<usize, usize> = HashMap::new();
         for (after, partner) in self.partners.iter().enumerate() {
             places.extend(partner.map(|before| (before as usize, after)));
         }
         let left: Vec<usize> = (0..self.before.len()).filter(|nth| !is_taken[*nth]).collect();
         for nth in left {
-            let matched = |nth: &usize| places.get(nth).copied();
-            let before = (0..nth).rev().take(NEIGHBOURS).find_map(|nth| matched(&nth));
-            let behind = (nth + 1..self.before.len()).take(NEIGHBOURS).find_map(|nth| matched(&nth));
+            let matched = |nth: usize| places.get(&nth).copied();
+            // Beside an anchor everything has been looked at.
+            let has_moved = |after: &usize| anchors[*after].is_none();
+            let before = (0..nth).rev().take(NEIGHBOURS).find_map(matched).filter(has_moved);
+            let behind = (nth + 1..self.before.len()).take(NEIGHBOURS).find_map(matched).filter(has_moved);
             let is_free = |nth: &usize| self.partners[*nth].is_none();
             let mut beside = Vec::new();
             for place in [before, behind].into_iter().flatten() {
@@ -487,10 +498,15 @@ fn pair(left: &[usize], right: &[usize], texts: &Lookup) -> Result<Vec<(usize, u
 
 /// The same of too many to look at each pair: those that share rare words.
 fn pair_by_words(left: &[usize], right: &[usize], texts: &Lookup) -> Result<Vec<(usize, usize)>, Error> {
-    let mut places: HashMap<String, Vec<u32>> = HashMap::new();
+    let mut places: HashMap<u64, Vec<u32>, BuildHasherDefault<Half>> = HashMap::default();
+    let key = |word: &String| {
+        let mut hasher = DefaultHasher::new();
+        word.hash(&mut hasher);
+        hasher.finish()
+    };
     for (place, nth) in (0..).zip(left) {
         for word in texts.before(*nth)?.words() {
-            let places = places.entry(word.clone()).or_default();
+            let places = places.entry(key(word)).or_default();
             if places.len() <= RARE && places.last() != Some(&place) {
                 places.push(place);
             }
@@ -500,7 +516,9 @@ fn pair_by_words(left: &[usize], right: &[usize], texts: &Lookup) -> Result<Vec<
     for (nth, found) in right.iter().zip(&mut found) {
         let content = texts.after(*nth)?;
         let mut candidates: HashMap<u32, usize> = HashMap::new();
-        for places in content.words().iter().filter_map(|word| places.get(word)).filter(|places| places.len() <= RARE) {
+        for places in
+            content.words().iter().filter_map(|word| places.get(&key(word))).filter(|places| places.len() <= RARE)
+        {
             places.iter().for_each(|place| *candidates.entry(*place).or_default() += 1);
         }
         let mut candidates: Vec<(u32, usize)> = candidates.into_iter().collect();
@@ -589,5 +607,65 @@ impl Lookup<'_> {
 
     fn after(&self, nth: usize) -> Result<Content, Error> {
         self.newer.with_record(self.after[nth], Id::MAX, |record| Content::of(record.source))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn tokens(list: &[u8]) -> Vec<u128> {
+        list.iter().map(|token| u128::from(*token)).collect()
+    }
+
+    #[test]
+    fn the_longest_ascent_is_found() {
+        for (numbers, row) in [
+            (&[][..], &[][..]),
+            (&[5], &[0]),
+            (&[3, 2, 1], &[2]),
+            (&[4, 1, 2, 9, 3], &[1, 2, 4]),
+            (&[2, 2, 3], &[1, 2]),
+        ] {
+            let found = longest_ascent(numbers);
+            assert_eq!(found.len(), row.len(), "{numbers:?}: {found:?}");
+            assert!(found.windows(2).all(|pair| numbers[pair[0]] < numbers[pair[1]]), "{numbers:?}: {found:?}");
+        }
+    }
+
+    proptest! {
+        /// Whatever the lists: anchors are equal and in order, no record is two, and as many equal ones are found as there
+        /// are.
+        #[test]
+        fn equal_records_are_each_found_once(
+            before in prop::collection::vec(0_u8..20, 0..40),
+            after in prop::collection::vec(0_u8..20, 0..40),
+            copied in prop::collection::vec(any::<bool>(), 40),
+        ) {
+            // Half of the time the one comes of the other.
+            let kept = before.iter().zip(&copied).filter(|(_, kept)| **kept).map(|(token, _)| *token);
+            let after: Vec<u8> = if copied[0] { kept.chain(after.iter().take(3).copied()).collect() } else { after };
+            let mut matching = Matching::of(&tokens(&before), &tokens(&after), |token| *token);
+            matching.find_anchors();
+            let anchors: Vec<u32> = matching.partners.iter().flatten().copied().collect();
+            prop_assert!(anchors.windows(2).all(|pair| pair[0] < pair[1]), "{:?}", anchors);
+            matching.find_moved();
+            let mut partners: Vec<u32> = matching.partners.iter().flatten().copied().collect();
+            for (after, partner) in after.iter().zip(&matching.partners) {
+                prop_assert!(partner.is_none_or(|partner| before[partner as usize] == *after));
+            }
+            let common: usize = (0..20)
+                .map(|token| {
+                    let count = |list: &[u8]| list.iter().filter(|other| **other == token).count();
+                    count(&before).min(count(&after))
+                })
+                .sum();
+            prop_assert_eq!(partners.len(), common);
+            partners.sort_unstable();
+            partners.dedup();
+            prop_assert_eq!(partners.len(), common);
+        }
     }
 }

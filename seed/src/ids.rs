@@ -92,6 +92,15 @@ impl Ids {
 /// Of each collection, which id each position of its list has.
 pub type AllIds = [Ids; Collection::ALL.len()];
 
+/// What a file's records have for ids, and have had.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Given {
+    /// The ids of records that have none of their own.
+    pub ids: AllIds,
+    /// The highest id of each collection that any record ever had; 0 where that is not known.
+    pub last_ids: [u64; Collection::ALL.len()],
+}
+
 /// `db.json.ids` beside a joined `db.json`: the ids that its records without ids have. Whoever splits that very file gives
 /// them the same again.
 #[derive(Debug, Serialize, Deserialize)]
@@ -99,8 +108,10 @@ struct Beside {
     version: u32,
     /// The file it belongs to.
     file: Identity,
-    /// By collection.
+    /// By collection; none where they are the positions.
     ids: BTreeMap<String, Vec<Run>>,
+    /// The highest that any record ever had, by collection.
+    last_ids: BTreeMap<String, u64>,
 }
 
 const VERSION: u32 = 1;
@@ -119,15 +130,17 @@ pub fn is_one(path: &Path) -> bool {
 
 /// The ids that lie beside the file at `path`, where they are those of this very file.
 pub fn known(path: &Path, identify: impl FnOnce() -> Result<Identity, Error>) -> Option<AllIds> {
-    if path_beside(path).exists() { read_beside(path, identify).ok() } else { None }
+    if path_beside(path).exists() { read_beside(path, identify).ok().map(|given| given.ids) } else { None }
 }
 
-/// What lies beside a file whose positions are not its ids.
-pub fn to_json(file: Identity, ids: &AllIds) -> String {
+/// What lies beside a file whose positions do not say all of its ids.
+pub fn to_json(file: Identity, Given { ids, last_ids }: &Given) -> String {
     let runs = |ids: &Ids| if let Ids::Runs(runs) = ids { runs.clone() } else { Vec::new() };
-    let of = Collection::ALL.into_iter().zip(ids).filter(|(_, ids)| !ids.are_positions());
-    let ids = of.map(|(collection, ids)| (collection.name().to_owned(), runs(ids))).collect();
-    serde_json::to_string(&Beside { version: VERSION, file, ids }).expect("ids can be written as JSON") + "\n"
+    let names = Collection::ALL.map(|collection| collection.name().to_owned());
+    let of = names.iter().cloned().zip(ids).filter(|(_, ids)| !ids.are_positions());
+    let ids = of.map(|(name, ids)| (name, runs(ids))).collect();
+    let last_ids = names.into_iter().zip(*last_ids).collect();
+    serde_json::to_string(&Beside { version: VERSION, file, ids, last_ids }).expect("ids can be written as JSON") + "\n"
 }
 
 /// The ids that lie beside the file at `path`, which `identify` says what it is; positions where nothing of this file's
@@ -135,11 +148,11 @@ pub fn to_json(file: Identity, ids: &AllIds) -> String {
 ///
 /// # Errors
 /// What lies there cannot be read.
-pub fn read_beside(path: &Path, identify: impl FnOnce() -> Result<Identity, Error>) -> Result<AllIds, Error> {
+pub fn read_beside(path: &Path, identify: impl FnOnce() -> Result<Identity, Error>) -> Result<Given, Error> {
     let beside = path_beside(path);
     let text = match fs::read(&beside) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(AllIds::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Given::default()),
         Err(error) => return Err(Error::io(&beside)(error)),
     };
     let wrong = |reason: String| Error::Input { file: beside.clone(), place: "the file".to_owned(), reason };
@@ -155,8 +168,10 @@ pub fn read_beside(path: &Path, identify: impl FnOnce() -> Result<Identity, Erro
             path.display()
         )));
     }
-    let mut all = AllIds::default();
-    for (collection, ids) in Collection::ALL.into_iter().zip(&mut all) {
+    let mut given = Given::default();
+    let places = Collection::ALL.into_iter().zip(&mut given.ids).zip(&mut given.last_ids);
+    for ((collection, ids), last_id) in places {
+        *last_id = read.last_ids.get(collection.name()).copied().unwrap_or_default().min(Id::MAX.get());
         let Some(runs) = read.ids.get(collection.name()) else { continue };
         let ascend = runs.iter().zip(runs.iter().skip(1)).all(|(a, b)| {
             a.position.checked_add(a.count).is_some_and(|end| end <= b.position) && a.id.checked_add(a.count).is_some()
@@ -166,7 +181,7 @@ pub fn read_beside(path: &Path, identify: impl FnOnce() -> Result<Identity, Erro
         }
         *ids = Ids::Runs(runs.clone());
     }
-    Ok(all)
+    Ok(given)
 }
 
 #[cfg(test)]
@@ -197,17 +212,17 @@ mod tests {
         let file = Identity { sha256: "a".to_owned(), bytes: 1 };
         let other = Identity { sha256: "b".to_owned(), bytes: 1 };
         let is = |file: &Identity| Ok(file.clone());
-        assert_eq!(read_beside(&path, || is(&file)).unwrap(), AllIds::default());
-        let mut ids = AllIds::default();
-        ids[2].push(1, Id::try_from(7).unwrap());
-        fs::write(dir.path().join("db.json.ids"), to_json(file.clone(), &ids)).unwrap();
-        assert_eq!(read_beside(&path, || is(&file)).unwrap(), ids);
+        assert_eq!(read_beside(&path, || is(&file)).unwrap(), Given::default());
+        let mut given = Given { last_ids: [3, 0, 9], ..Given::default() };
+        given.ids[2].push(1, Id::try_from(7).unwrap());
+        fs::write(dir.path().join("db.json.ids"), to_json(file.clone(), &given)).unwrap();
+        assert_eq!(read_beside(&path, || is(&file)).unwrap(), given);
         assert!(read_beside(&path, || is(&other)).unwrap_err().to_string().contains("of another file"));
         for wrong in [
             "",
             "{}",
-            r#"{"version":2,"file":{"sha256":"a","bytes":1},"ids":{}}"#,
-            r#"{"version":1,"file":{"sha256":"a","bytes":1},"ids":{"posts":[[2,1,1],[1,2,1]]}}"#,
+            r#"{"version":2,"file":{"sha256":"a","bytes":1},"ids":{},"last_ids":{}}"#,
+            r#"{"version":1,"file":{"sha256":"a","bytes":1},"ids":{"posts":[[2,1,1],[1,2,1]]},"last_ids":{}}"#,
         ] {
             fs::write(dir.path().join("db.json.ids"), wrong).unwrap();
             assert_eq!(read_beside(&path, || is(&file)).unwrap_err().exit_code(), 3, "{wrong}");

@@ -12,12 +12,12 @@ use roaring::RoaringTreemap;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use shared::id::Id;
 use shared::model::{Collection, Records};
-use shared::store::{OnDamage, Purpose, Store, Stored};
+use shared::store::{OnDamage, Purpose, Store, Stored, Writer};
 
 use crate::backup::{Chain, slice_path, unpack};
 use crate::error::Error;
 use crate::identity::{BUFFER, Hashed, folder_of, identify, part_of, put_in_place};
-use crate::ids::{self, AllIds, Ids};
+use crate::ids::{self, Given, Ids};
 use crate::manifest::Manifest;
 use crate::progress::{Progress, Stage, Total};
 use crate::run::open_split;
@@ -80,6 +80,12 @@ fn join_stores(stores: &[Store], split: Option<(&Manifest, &[PathBuf])>, joining
         return write(stores, split, rest, joining, out, Path::new("standard output")).map(|(_, _, joined)| joined);
     };
     keep_out_of_data(path)?;
+    if let Some(rest) = joining.rest
+        && fs::canonicalize(path).ok() == fs::canonicalize(rest).ok()
+    {
+        let reason = "it is what --with reads; name another file".to_owned();
+        return Err(Error::Output { path: path.to_owned(), reason });
+    }
     let part = part_of(path);
     let beside = ids::path_beside(path);
     let file = create_anew(&part)?;
@@ -140,10 +146,10 @@ fn write<W: Write>(
     joining: &Joining,
     mut out: W,
     path: &Path,
-) -> Result<(W, AllIds, Joined), Error> {
+) -> Result<(W, Given, Joined), Error> {
     let io = || Error::io(path);
     let mut joined = Joined { records: Vec::new(), ids_beside: None, ids_left_out: false, without_order: Vec::new() };
-    let mut all_ids = AllIds::default();
+    let mut given = Given::default();
     let mut counts = Vec::new();
     for store in stores {
         counts.push(store.counted()?.count);
@@ -164,14 +170,17 @@ fn write<W: Write>(
         let written_ids = if joining.with_ids { WrittenIds::All } else { WrittenIds::Own };
         let array = write_array(store, slice.map(|slice| &**slice), written_ids, &mut out, path, &stage)?;
         joined.records.push((collection, array.records));
-        joined.ids_left_out |= !array.left_out.are_positions();
-        all_ids[collection as usize] = array.left_out;
+        let last_id = Writer::new(store)?.last_id();
+        // Whoever splits the file must not give an id again that one has had which is gone.
+        joined.ids_left_out |= !array.left_out.are_positions() || last_id > array.highest_id;
+        given.ids[collection as usize] = array.left_out;
+        given.last_ids[collection as usize] = last_id;
     }
     if let Some(rest) = rest {
         rest.write(&mut out, path)?;
     }
     out.write_all(b"}\n").and_then(|()| out.flush()).map_err(io())?;
-    Ok((out, all_ids, joined))
+    Ok((out, given, joined))
 }
 
 /// Which records' ids are written.
@@ -189,6 +198,8 @@ pub enum WrittenIds {
 pub struct Array {
     /// How many records.
     pub records: u64,
+    /// The highest id of any of them.
+    pub highest_id: u64,
     /// The ids that were left out, by position.
     pub left_out: Ids,
     /// Ids that were written and are given by the split.
@@ -205,11 +216,12 @@ pub fn write_array(
     stage: &Stage,
 ) -> Result<Array, Error> {
     write!(out, "\"{}\":[", store.collection().name()).map_err(Error::io(path))?;
-    let mut array = Array { records: 0, left_out: Ids::none(), given: RoaringTreemap::new() };
+    let mut array = Array { records: 0, highest_id: 0, left_out: Ids::none(), given: RoaringTreemap::new() };
     let mut in_slice = RoaringTreemap::new();
     let mut put = |id: Id, stored: &Stored| {
         let position = array.records + 1;
         array.records = position;
+        array.highest_id = array.highest_id.max(id.get());
         stage.advance(0, 1);
         let leaves_out = match ids {
             WrittenIds::Own => true,

@@ -296,13 +296,13 @@ pub fn joined(output: Option<&Path>, joined: &Joined) -> Report {
         );
     }
     if joined.ids_left_out {
-        note += "The ids that the split gave are not all positions any more: a split of this gives others. \
+        note += "Positions do not say all ids any more: a split of this in another folder gives others. \
                  --output FILE writes them beside FILE, --ids writes them into the records.\n";
     }
     let Some(path) = output else { return Report { note, ..Report::new(String::new(), Value::Null) } };
     let mut text = format!("{} is joined.\n", path.display());
     if let Some(beside) = &joined.ids_beside {
-        let _ = writeln!(text, "{} has the ids of its records without ids, for a split of it.", beside.display());
+        let _ = writeln!(text, "{} has the ids that its positions do not say, for a split of it.", beside.display());
     }
     let records: serde_json::Map<String, Value> =
         joined.records.iter().map(|(collection, records)| (collection.name().to_owned(), json!(records))).collect();

@@ -17,7 +17,7 @@ use crate::checkpoint;
 use crate::conflict::{Merge, Resolutions, Side};
 use crate::error::Error;
 use crate::identity::{Hashed, Identity, folder_of, identify, part_of, put_in_place};
-use crate::ids::{self, AllIds, Ids};
+use crate::ids::{self, AllIds, Given, Ids};
 use crate::join::{WrittenIds, keep_out_of_data, write_array};
 use crate::manifest::{Manifest, Moment};
 use crate::orphans::Orphans;
@@ -258,13 +258,17 @@ fn fill(input: &Path, data: &Path, target: Target, options: &Options) -> Result<
         .map(|part| Destination { collection: part.collection, slice: &part.slice, database: Some(&part.database) })
         .collect();
     let mut rejects = aside.rejects(input, options)?;
-    let ids = ids::read_beside(input, || identify(input))?;
-    let reading = Arc::new(Reading { ids, as_node: options.as_node });
+    let Given { ids, last_ids } = ids::read_beside(input, || identify(input))?;
+    let reading = Arc::new(Reading { ids, last_ids, as_node: options.as_node });
     let split = split(input, &reading, &destinations, aside.rest(), &mut rejects, options.progress);
     let (source, parts) = aside.unless_too_many(split, &mut rejects)?;
     let (rejected, as_node) = rejects.finish()?;
     check_rest(input, aside.rest())?;
-    if aside.is_empty() && as_node.count == 0 && reading.ids.iter().all(Ids::are_positions) {
+    if aside.is_empty()
+        && as_node.count == 0
+        && reading.last_ids == Reading::default().last_ids
+        && reading.ids.iter().all(Ids::are_positions)
+    {
         checkpoint::write(data, &source, &parts)?;
     }
     let built = Built { source, parts, rejected, as_node, reading, taken_up: false };
@@ -338,7 +342,7 @@ fn update(input: &Path, data: &Path, old: &Manifest, target: Target, options: &O
     let building = target.build()?;
     let aside = Aside::begin(options)?;
     let mut rejects = aside.rejects(input, options)?.of_own_ids_alone();
-    let reading = Arc::new(Reading { ids: AllIds::default(), as_node: options.as_node });
+    let reading = Arc::new(Reading { as_node: options.as_node, ..Reading::default() });
     let mut source = Source::open(input)?.read_as(&reading).hashed();
     if let Some(rest) = aside.rest() {
         source = source.passing(Box::new(BufWriter::new(File::create(rest).map_err(Error::io(rest))?)));
@@ -515,7 +519,7 @@ fn check(input: &Path, data: &Path, manifest: &Manifest, target: &Target, progre
         let ids = align_all(input, as_node, manifest, &slices, &stores, passing, progress)?;
         compare(
             input,
-            &Arc::new(Reading { ids, as_node }),
+            &Arc::new(Reading { ids, as_node, ..Reading::default() }),
             &Collection::ALL,
             passing,
             &scans.iter().collect::<Vec<_>>(),
@@ -648,10 +652,16 @@ fn judge(
         let stores: Vec<&Store> = scans.iter().map(|scanned| &scanned.store).collect();
         let ids = match split {
             Some((manifest, slices)) => align_all(input, as_node, manifest, slices, &stores, passed_over, progress)?,
-            None => ids::read_beside(input, || identify(input))?,
+            None => ids::read_beside(input, || identify(input))?.ids,
         };
         let scanned: Vec<&Scanned> = scans.iter().collect();
-        let comparisons = compare(input, &Arc::new(Reading { ids, as_node }), &Collection::ALL, passed_over, &scanned)?;
+        let comparisons = compare(
+            input,
+            &Arc::new(Reading { ids, as_node, ..Reading::default() }),
+            &Collection::ALL,
+            passed_over,
+            &scanned,
+        )?;
         different.extend(comparisons.iter().filter(|comparison| comparison.differences() > 0).map(report::differences));
     }
     if let Some(chain) = against {

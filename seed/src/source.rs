@@ -3,9 +3,10 @@
 //! A file of any size passes through in bounded memory. This module finds where each record begins and ends, and
 //! checks what is around the records; what is inside one is [`Records::push`]'s business.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read, Write};
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -52,6 +53,15 @@ pub struct Source {
     rest: Option<Rest>,
     begun: bool,
     reading: Arc<Reading>,
+    /// The file and its state when it was opened.
+    opened: Option<(File, State)>,
+}
+
+/// What changes when somebody writes to a file: its length, and when it was written. Another one in its place is no matter.
+type State = (u64, i64, i64);
+
+fn state(metadata: &Metadata) -> State {
+    (metadata.len(), metadata.mtime(), metadata.mtime_nsec())
 }
 
 /// How a file is read.
@@ -59,6 +69,8 @@ pub struct Source {
 pub struct Reading {
     /// The ids of records that have none.
     pub ids: AllIds,
+    /// The highest id that any record of a collection has had; 0 where that is not known.
+    pub last_ids: [u64; Collection::ALL.len()],
     /// Whether what only Node takes is taken, as Node takes it.
     pub as_node: bool,
 }
@@ -120,7 +132,9 @@ impl Source {
                 reason: format!("it is {what}, not a db.json"),
             });
         }
-        Ok(Self { length: metadata.len(), ..Self::new(path, wanted, Box::new(file)) })
+        let same = file.try_clone().map_err(Error::io(path))?;
+        let opened = Some((same, state(&metadata)));
+        Ok(Self { length: metadata.len(), opened, ..Self::new(path, wanted, Box::new(file)) })
     }
 
     /// Reads from `input`, which messages call `path`.
@@ -140,6 +154,7 @@ impl Source {
             rest: None,
             begun: false,
             reading: Arc::default(),
+            opened: None,
         }
     }
 
@@ -292,9 +307,24 @@ impl Source {
         }
         self.at += 1;
         match self.token()? {
-            None => self.rest.take().map_or(Ok(()), Rest::finish),
+            None => {
+                self.check_unchanged()?;
+                self.rest.take().map_or(Ok(()), Rest::finish)
+            }
             Some(_) => Err(self.wrong("", "there is more after the end of the object")),
         }
+    }
+
+    /// Who writes a file anew in its place makes a mixture of what is read meanwhile.
+    fn check_unchanged(&self) -> Result<(), Error> {
+        let Some((file, before)) = &self.opened else { return Ok(()) };
+        if state(&file.metadata().map_err(Error::io(&self.path))?) == *before {
+            return Ok(());
+        }
+        let file = self.path.display();
+        Err(Error::Difference(format!(
+            "{file}: the file was changed while it was read. Nothing was changed; run `seed` again."
+        )))
     }
 
     fn name(&mut self) -> Result<(String, u64), Error> {

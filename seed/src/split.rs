@@ -72,7 +72,8 @@ pub fn split(
     let parts = thread::scope(|scope| {
         let mut sinks = Vec::new();
         for destination in destinations {
-            sinks.push(Sink::start(destination, scope)?);
+            let last_id = reading.last_ids[destination.collection as usize];
+            sinks.push(Sink::start(destination, last_id, scope)?);
         }
         let mut next = source.next_batch()?;
         let mut parsed: Option<(Collection, Vec<Records>)> = None;
@@ -131,7 +132,7 @@ impl From<StoreError> for LoadError {
 }
 
 impl<'scope> Sink<'scope> {
-    fn start(destination: &Destination, scope: &'scope thread::Scope<'scope, '_>) -> Result<Self, Error> {
+    fn start(destination: &Destination, last_id: u64, scope: &'scope thread::Scope<'scope, '_>) -> Result<Self, Error> {
         let collection = destination.collection;
         let slice = Slice::create(destination.slice, collection, destination.database.is_some())?;
         let loader = match destination.database {
@@ -139,7 +140,7 @@ impl<'scope> Sink<'scope> {
             Some(path) => {
                 let store = Store::create(path, collection)?;
                 let (batches, incoming) = sync_channel(WAITING_BATCHES);
-                Some(Loader { batches, thread: scope.spawn(move || load(store, incoming)) })
+                Some(Loader { batches, thread: scope.spawn(move || load(store, last_id, incoming)) })
             }
         };
         Ok(Self { collection, slice, digests: Digests::default(), loader })
@@ -167,8 +168,9 @@ impl<'scope> Sink<'scope> {
     }
 }
 
-fn load(store: Store, batches: Receiver<(Vec<Records>, RecordSet)>) -> Result<(), LoadError> {
+fn load(store: Store, last_id: u64, batches: Receiver<(Vec<Records>, RecordSet)>) -> Result<(), LoadError> {
     let mut load = Load::new(store);
+    load.give_no_id_up_to(last_id);
     for (records, set) in batches {
         if let Some(taken) = load.put(records.iter().flat_map(Records::iter), &set)? {
             return Err(LoadError::RepeatedId(taken));

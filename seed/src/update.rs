@@ -49,8 +49,11 @@ use crate::verify::NAMED;
 /// How many changes are applied in one step.
 const STEP: usize = 1024;
 
-/// How many records of the split are held against one that cannot be taken.
+/// How many records of the split are held against one that cannot be taken,
 const MANY: usize = 10_000;
+
+/// and of how many such they are looked for beyond their places.
+const FEW: usize = 100;
 
 /// How long their texts are, together, in bytes.
 const STEP_BYTES: usize = 256 << 10;
@@ -416,7 +419,8 @@ impl Planning<'_> {
             Some(Take::Base) => {
                 let outcome = match base.clone() {
                     None => Outcome::Gone,
-                    Some(base) if given => Outcome::Given(base),
+                    // Where the file has none, nothing else says that the id was given.
+                    Some(base) if given && file.is_some() => Outcome::Given(base),
                     Some(base) => Outcome::Own(base),
                 };
                 changes.count(base.is_some(), stored.is_some());
@@ -569,6 +573,7 @@ impl Spared {
             let id = Id::try_from(older.rows[nth].id).unwrap_or(Id::MAX);
             older.with_record(&older.rows[nth], id, |record| Content::of(record.source))
         };
+        let are_few = untold.len() <= FEW;
         for (nth, rejected) in untold {
             let matched = |row: &Row| if row.rejected { None } else { split.get(row.id).map(place) };
             let before = newer.rows[..nth].iter().rev().find_map(matched);
@@ -581,7 +586,7 @@ impl Spared {
             here.dedup();
             let mut best: Option<(usize, f64)> = None;
             if let Some(said) = &rejected.content {
-                for places in [&here, &left] {
+                for places in [Some(&here), Some(&left).filter(|_| are_few)].into_iter().flatten() {
                     for place in places.iter().filter(|place| is_left(&spared, **place)).take(MANY) {
                         let alike = alikeness(said, &content(*place)?);
                         if let Some(alike) = alike.filter(|alike| best.is_none_or(|(_, so_far)| *alike > so_far)) {
@@ -595,7 +600,11 @@ impl Spared {
             }
             match best {
                 Some((place, _)) => spared.add(older, rejected.position, place),
-                None => here.into_iter().for_each(|place| spared.add(older, rejected.position, place)),
+                None => {
+                    let may_be = if here.is_empty() { left.clone() } else { here };
+                    let may_be: Vec<usize> = may_be.into_iter().filter(|place| is_left(&spared, *place)).collect();
+                    may_be.into_iter().for_each(|place| spared.add(older, rejected.position, place));
+                }
             }
         }
         Ok(spared)

@@ -57,6 +57,12 @@ fn posts(data: &Path) -> BTreeMap<u64, String> {
     store.records().map(record).collect()
 }
 
+/// The highest id that a post ever had.
+fn last_id(data: &Path) -> u64 {
+    let store = Store::open(&data.join("posts/db"), Collection::Posts, Purpose::Serving).unwrap();
+    Writer::new(&store).unwrap().last_id()
+}
+
 /// The texts of the posts in the database.
 fn texts(data: &Path) -> Vec<(u64, String)> {
     let text =
@@ -108,6 +114,8 @@ fn whatever_becomes_of_the_list_a_post_keeps_its_id() {
         assert!(code == Some(0) && report.contains("already holds the split of"), "{name}: {report}");
         split(&back, &other);
         assert_eq!(posts(&other), posts(&data), "{name}");
+        // Nor is an id given there again.
+        assert_eq!(last_id(&other), last_id(&data), "{name}");
         // A service that fills itself from its slice names them alike.
         let mut filled = std::process::Command::new(world::program("posts"));
         filled.args(["--listen", "127.0.0.1:0"]).arg("--slice").arg(data.join("posts/db.json"));
@@ -532,6 +540,11 @@ fn which_record_cannot_be_taken_is_told_by_what_it_says() {
             ]
             .concat(),
             vec![1, 2, 3, 5],
+        ),
+        (
+            "nothing can be told, and it stands elsewhere",
+            [good(&["apple pie", "cloud nine", "dune sea", "earth worm"]), vec!["7".to_owned()]].concat(),
+            vec![1, 2, 3, 4, 5],
         ),
         (
             "nothing can be told",

@@ -421,6 +421,9 @@ fn join_stays_out_of_data_folders_and_puts_back_what_was_put_aside() {
         assert!(report.contains(reason), "{report}");
         assert_eq!(json(&back), json(&old));
     }
+    fs::write(&rest, "{}").unwrap();
+    let (code, report) = join(&["--output", rest.to_str().unwrap(), "--with", rest.to_str().unwrap()]);
+    assert!(code == Some(5) && report.contains("it is what --with reads"), "{report}");
     fs::write(&rest, " { } ").unwrap();
     let (code, report) = join(&["--with", rest.to_str().unwrap()]);
     assert_eq!(code, Some(0), "{report}");
@@ -489,4 +492,34 @@ fn what_somebody_has_said_of_a_record_counts_before_all_else() {
         code == Some(5) && report.contains("/users/0/x: 2.0 in the file, 5 in the service, 2 in the split"),
         "{report}"
     );
+}
+
+/// A monolith saves by writing its file anew in its place: what is read meanwhile is a mixture, and is refused.
+#[test]
+fn a_file_that_is_written_while_it_is_read_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let [live, data] = ["live.json", "data"].map(|name| dir.path().join(name));
+    let posts: Vec<String> =
+        (0..40_000).map(|n| format!(r#"{{"id":{},"thread":1,"text":"post {n}","user":1}}"#, n + 1)).collect();
+    write(&live, &[ADA], &posts.iter().map(String::as_str).collect::<Vec<_>>());
+    let whole = fs::read(&live).unwrap();
+    let mut refused = 0;
+    for _ in 0..20 {
+        let mut process =
+            Process::start(Command::new(program("seed")).arg("--input").arg(&live).arg("--data").arg(&data));
+        let begun = data.join("posts/building/db.json");
+        world::wait_for("reading to begin", || begun.exists() || data.join("manifest.json").exists());
+        // The same length and the same text: only that it was written tells.
+        fs::write(&live, &whole).unwrap();
+        let output = process.wait();
+        let message = process.log();
+        if message.contains("the file was changed while it was read") {
+            assert_eq!(output.code(), Some(4), "{message}");
+            assert!(!data.join("manifest.json").exists());
+            refused += 1;
+            break;
+        }
+        let _ = fs::remove_dir_all(&data);
+    }
+    assert!(refused > 0, "it was never written in time");
 }

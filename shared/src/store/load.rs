@@ -79,6 +79,11 @@ impl Load {
         Ok(None)
     }
 
+    /// No id up to `last_id` is given to a new record.
+    pub fn give_no_id_up_to(&mut self, last_id: u64) {
+        self.count_up_to(Counters { last_id, ..Counters::default() });
+    }
+
     /// Sees to it that the counters are no lower than these, which a record of the database may have had.
     pub(super) fn count_up_to(&mut self, counters: Counters) {
         self.counters.revision = self.counters.revision.max(counters.revision);
