@@ -41,6 +41,9 @@ const RARE: usize = 8;
 /// and so many of them are looked at.
 const CANDIDATES: usize = 8;
 
+/// Of so many records all neighbours are looked at.
+const FEW: usize = 10_000;
+
 /// How many records lie between a record and its neighbour, at most.
 const NEIGHBOURS: usize = 8;
 
@@ -407,10 +410,11 @@ impl Matching {
             places.extend(partner.map(|before| (before as usize, after)));
         }
         let left: Vec<usize> = (0..self.before.len()).filter(|nth| !is_taken[*nth]).collect();
+        let are_few = left.len() <= FEW;
         for nth in left {
             let matched = |nth: usize| places.get(&nth).copied();
-            // Beside an anchor everything has been looked at.
-            let has_moved = |after: &usize| anchors[*after].is_none();
+            // Beside an anchor nearly everything has been looked at: what stood on its one side stands on the other.
+            let has_moved = |after: &usize| are_few || anchors[*after].is_none();
             let before = (0..nth).rev().take(NEIGHBOURS).find_map(matched).filter(has_moved);
             let behind = (nth + 1..self.before.len()).take(NEIGHBOURS).find_map(matched).filter(has_moved);
             let is_free = |nth: &usize| self.partners[*nth].is_none();
