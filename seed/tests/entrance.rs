@@ -422,6 +422,14 @@ impl Entrance {
         self.reload();
     }
 
+    /// The same, and waits until the worker with the rules before takes no connections any more: until then it may.
+    fn route_at_once(&self, rules: &str) {
+        let stopped = || self.log().matches("Proxy entrance stopped").count();
+        let before = stopped();
+        self.route(rules);
+        wait_for("the worker before to stop", || stopped() > before);
+    }
+
     fn reload(&self) {
         let reloads = || self.log().matches("Reloading HAProxy").count();
         let before = reloads();
@@ -581,7 +589,7 @@ fn the_longest_prefix_decides_and_the_monolith_gets_the_rest() {
     assert!(users.asked().contains(&"GET /api/%75sers/1".to_owned()), "{:?}", users.asked());
 
     // A part of a collection; the order of the lines does not matter.
-    entrance.route("/api/posts/ posts\n/api/posts/by-user/ monolith\n/api/users/ users\n");
+    entrance.route_at_once("/api/posts/ posts\n/api/posts/by-user/ monolith\n/api/users/ users\n");
     wait_for("the other rules", || entrance.ask("GET", "/api/posts/by-user/1").body == "monolith");
     check(&[("/api/posts/1", "posts"), ("/api/posts/by-user", "monolith"), ("/api/threads/1", "monolith")]);
 }
@@ -593,7 +601,7 @@ fn without_a_monolith_what_fits_no_rule_is_404() {
         entrance.ask("GET", path).is_problem(404);
     }
     // Rules for a monolith that there is not, and for a group that nobody knows.
-    entrance.route("/api/users/ monolith\n/api/threads/ thread\n");
+    entrance.route_at_once("/api/users/ monolith\n/api/threads/ thread\n");
     wait_for("the other rules", || entrance.ask("GET", "/api/posts").status == 404);
     entrance.ask("GET", "/api/users").is_problem(503);
     entrance.ask("GET", "/api/threads").is_problem(500);
