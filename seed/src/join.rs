@@ -127,8 +127,14 @@ pub fn keep_out_of_data(path: &Path) -> Result<(), Error> {
     let folder = folder_of(path);
     let folder = fs::canonicalize(folder).map_err(Error::io(folder))?;
     for above in folder.ancestors() {
-        // A damaged manifest is one, too.
-        let is_split = !matches!(Manifest::read(above), Ok(None));
+        let has_slices =
+            || Collection::ALL.iter().any(|collection| above.join(collection.name()).join("db.json").exists());
+        // A damaged manifest is one, too; another program's is none.
+        let is_split = match Manifest::read(above) {
+            Ok(manifest) => manifest.is_some(),
+            Err(Error::Occupied { .. }) => has_slices(),
+            Err(_) => false,
+        };
         let is_service = above.join("db/db").exists() || above.join("lock").exists() && above.join("db").is_dir();
         if is_split || is_service {
             let reason = format!("it lies in {}, where services have their data; name a file outside", above.display());
