@@ -30,7 +30,9 @@ use crate::slice::Sliced;
 use crate::source::{Reading, Source};
 use crate::split::{Destination, Part, split};
 use crate::target::{Building, Target};
-use crate::update::{Before, Changes, Plan, Planning, Rules, apply, are_all_given, copy_database, holds};
+use crate::update::{
+    Before, Changes, Places, Plan, Planning, Rules, apply, are_all_given, copy_database, holds, places,
+};
 use crate::verify::{Comparison, Scanned, compare, scan};
 
 /// What may differ between splits.
@@ -396,13 +398,18 @@ fn update(input: &Path, data: &Path, old: &Manifest, target: Target, options: &O
     }
     drop(stage);
     let applied: u64 = changes.iter().map(Changes::count_applied).sum();
+    let records: u64 = expected.iter().map(|expected| expected.count).sum();
+    let reads_all = options.verify_all || applied > records / 16;
+    let mut stood = Vec::new();
+    for (changes, store) in changes.iter().zip(&stores) {
+        stood.push(if reads_all { Places::new() } else { places(changes, store)? });
+    }
     let stage = options.progress.stage("applying", Total::Records(applied));
     apply(&changes, &stores, &stage)?;
     drop((stores, stage));
     // Opened anew: what counts is what a service will find.
-    let records: u64 = expected.iter().map(|expected| expected.count).sum();
     let mut stores = Vec::new();
-    if options.verify_all || applied > records / 16 {
+    if reads_all {
         for (scanned, expected) in read_back(&building, records, options.progress)?.into_iter().zip(&expected) {
             let equal = scanned.digests.exact == *expected && scanned.counted;
             if let Some(fault) = report::fault(scanned.store.collection(), equal, true, scanned.indexes_equal) {
@@ -412,9 +419,9 @@ fn update(input: &Path, data: &Path, old: &Manifest, target: Target, options: &O
         }
     } else {
         let _stage = options.progress.stage("reading back", Total::Unknown);
-        for ((part, changes), expected) in building.iter().zip(&changes).zip(&expected) {
+        for (((part, changes), expected), stood) in building.iter().zip(&changes).zip(&expected).zip(stood) {
             let store = Store::open(&part.database, part.collection, Purpose::Passing)?;
-            let equal = store.counted()? == *expected && holds(changes, &store)?;
+            let equal = store.counted()? == *expected && holds(changes, stood, &store)?;
             if let Some(fault) = report::fault(part.collection, equal, true, true) {
                 return Err(Error::Difference(format!("{fault}\nNothing was published.")));
             }

@@ -444,7 +444,7 @@ impl Source {
 
 /// Looks for the end of a value, in as many pieces as it comes in.
 #[derive(Default)]
-struct Scan {
+pub struct Scan {
     depth: usize,
     in_string: bool,
     escaped: bool,
@@ -452,7 +452,7 @@ struct Scan {
 
 impl Scan {
     /// Where in `bytes`, the next piece, the value ends; `None` where it goes on.
-    fn end_in(&mut self, bytes: &[u8]) -> Option<usize> {
+    pub fn end_in(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;
         while at < bytes.len() {
             if self.in_string {

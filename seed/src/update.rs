@@ -24,7 +24,7 @@ use std::thread;
 
 use roaring::RoaringTreemap;
 use shared::id::Id;
-use shared::model::{Collection, Record, Records};
+use shared::model::{Collection, Index, Record, Records, Term};
 use shared::record_set::RecordSet;
 use shared::store::{Change, Store, Stored, Writer};
 
@@ -683,9 +683,33 @@ pub fn apply(changes: &[Changes], stores: &[Store], stage: &Stage) -> Result<(),
     Ok(())
 }
 
+/// Where in the indexes records are to stand, or to stand no more.
+pub type Places = BTreeMap<(Index, Term), BTreeMap<Id, bool>>;
+
+/// Where the records stand in the indexes of `store` that `changes` will change or remove there.
+pub fn places(changes: &Changes, store: &Store) -> Result<Places, Error> {
+    let mut places = Places::new();
+    for id in changes.puts.keys().chain(&changes.removes) {
+        let Some(stored) = store.get(*id)? else { continue };
+        let mut records = Records::new(store.collection(), 0);
+        if records.push(&text_of(&stored), None).is_ok() {
+            note_places(&records, false, &mut places);
+        }
+    }
+    Ok(places)
+}
+
+fn note_places(records: &Records, are_listed: bool, places: &mut Places) {
+    for record in records.iter() {
+        for (index, term) in record.terms.iter().flatten() {
+            places.entry((*index, term.clone())).or_default().insert(record.id, are_listed);
+        }
+    }
+}
+
 /// Whether `store`, opened anew, holds what was applied to it, in its records and its indexes; each that was touched is
-/// read.
-pub fn holds(changes: &Changes, store: &Store) -> Result<bool, Error> {
+/// read. In `places` it stood before, and stands no more unless it is to.
+pub fn holds(changes: &Changes, mut places: Places, store: &Store) -> Result<bool, Error> {
     for (id, put) in &changes.puts {
         let mut records = Records::new(store.collection(), 0);
         let read = match put {
@@ -694,22 +718,29 @@ pub fn holds(changes: &Changes, store: &Store) -> Result<bool, Error> {
         };
         read.expect("it was read as such a record");
         let stored = store.get(*id)?;
-        for record in records.iter() {
-            let is_there = stored.as_ref().is_some_and(|stored| {
+        let is_there = |record: Record| {
+            stored.as_ref().is_some_and(|stored| {
                 stored.json() == record.json().as_bytes() && stored.id_from_position == record.id_from_position
-            });
-            if !is_there {
-                return Ok(false);
-            }
-            for (index, term) in record.terms.iter().flatten() {
-                if !store.lists(*index, term, *id)? {
-                    return Ok(false);
-                }
-            }
+            })
+        };
+        if !records.iter().all(is_there) {
+            return Ok(false);
         }
+        note_places(&records, true, &mut places);
     }
     for id in &changes.removes {
         if store.get(*id)?.is_some() {
+            return Ok(false);
+        }
+    }
+    // Each list once, however many of its records were touched.
+    for ((index, term), mut ids) in places {
+        for listed in store.ids(index, &term) {
+            if ids.remove(&listed?) == Some(false) {
+                return Ok(false);
+            }
+        }
+        if ids.values().any(|is_listed| *is_listed) {
             return Ok(false);
         }
     }

@@ -523,3 +523,60 @@ fn a_file_that_is_written_while_it_is_read_is_refused() {
     }
     assert!(refused > 0, "it was never written in time");
 }
+
+#[test]
+fn an_update_looks_at_what_it_touches_and_at_all_if_so_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let [old, new, data] = ["old.json", "new.json", "data"].map(|name| dir.path().join(name));
+    // So many that one is few.
+    let others: Vec<String> = (4..60).map(|id| format!(r#"{{"id":{id},"username":"user {id}"}}"#)).collect();
+    let users = |third| [ADA, BOB, third].into_iter().chain(others.iter().map(String::as_str)).collect::<Vec<_>>();
+    write(&old, &users(CY), &[FIRST]);
+    write(&new, &users(r#"{"id":3,"username":"cyd"}"#), &[FIRST]);
+    split(&old, &data);
+    // Bob stands in no index any more, which no service does.
+    let db = sled::Config::new().segment_size(shared::store::SEGMENT).path(data.join("users/db")).open().unwrap();
+    let bobs: Vec<_> = db
+        .iter()
+        .keys()
+        .map(|key| key.unwrap())
+        .filter(|key| key.first() == Some(&INDEX) && key.windows(3).any(|part| part == b"bob"))
+        .collect();
+    assert_eq!(bobs.len(), 1);
+    db.remove(&bobs[0]).unwrap();
+    drop(db);
+    let before = joined(&data);
+    let (code, report) = run(&new, &data, &["--verify", "all"]);
+    assert_eq!(code, Some(6), "{report}");
+    assert!(report.contains("an index is not what a scan of the records says"), "{report}");
+    assert_eq!(joined(&data), before);
+    let (code, report) = run(&new, &data, &[]);
+    assert_eq!(code, Some(0), "{report}");
+}
+
+/// The first byte of an index's keys.
+const INDEX: u8 = 2;
+
+#[test]
+fn what_the_file_has_removed_comes_back_with_an_id_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let [old, new, data, conflicts, back] =
+        ["old.json", "new.json", "data", "conflicts", "back.json"].map(|name| dir.path().join(name));
+    let third = r#"{"thread":1,"text":"third","user":1}"#;
+    write(&old, &[ADA], &[FIRST, SECOND, third]);
+    write(&new, &[ADA], &[FIRST, third]);
+    split(&old, &data);
+    change(&data, Collection::Posts, &[(2, Some(r#"{"id":2,"thread":1,"text":"mine","user":2}"#))]);
+    let path = conflicts.to_str().unwrap();
+    assert_eq!(run(&new, &data, &["--conflicts", path]).0, Some(5));
+    let line = fs::read_to_string(&conflicts).unwrap();
+    fs::write(&conflicts, line.replace(r#""take":null"#, r#""take":"base""#)).unwrap();
+    assert_eq!(run(&new, &data, &["--resolutions", path]).0, Some(0));
+    let there = joined(&data);
+    assert!(there.contains(r#"{"id":2,"thread":1,"text":"second","user":2}"#), "{there}");
+    let output = seed(["join", "--data", data.to_str().unwrap(), "--output", back.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let (code, report) = run(&back, &data, &[]);
+    assert_eq!(code, Some(0), "{report}");
+    assert_eq!(joined(&data), there, "{report}");
+}

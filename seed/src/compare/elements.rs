@@ -6,6 +6,7 @@
 use std::cell::Cell;
 
 use super::client::{Body, Failure, FailureKind};
+use crate::source::Scan;
 
 /// How much is read at a time, in bytes.
 const BLOCK: usize = 32 << 10;
@@ -116,7 +117,7 @@ impl Elements {
     }
 
     fn next_record(&mut self) -> Result<Option<&[u8]>, Failure> {
-        let mut length = Length::default();
+        let mut length = Scan::default();
         let mut seen = 0;
         let length = loop {
             let end = length.end_in(&self.buffer[self.begin + seen..self.end]);
@@ -187,43 +188,5 @@ impl Elements {
 impl Drop for Elements {
     fn drop(&mut self) {
         BUFFER.set(std::mem::take(&mut self.buffer));
-    }
-}
-
-/// Looks for the end of a JSON value, in as many pieces as it comes in.
-#[derive(Default)]
-struct Length {
-    depth: usize,
-    in_string: bool,
-    escaped: bool,
-}
-
-impl Length {
-    /// Where in `bytes`, the next piece, the value ends; `None` where it goes on.
-    fn end_in(&mut self, bytes: &[u8]) -> Option<usize> {
-        let mut at = 0;
-        while at < bytes.len() {
-            if self.in_string {
-                at += usize::from(std::mem::take(&mut self.escaped));
-                let skip = memchr::memchr2(b'"', b'\\', bytes.get(at..).unwrap_or_default())?;
-                at += skip + 1;
-                self.escaped = bytes[at - 1] == b'\\';
-                self.in_string = self.escaped;
-                if !self.in_string && self.depth == 0 {
-                    return Some(at);
-                }
-                continue;
-            }
-            match bytes[at] {
-                b'"' => self.in_string = true,
-                b'{' | b'[' => self.depth += 1,
-                b'}' | b']' if self.depth > 1 => self.depth -= 1,
-                b'}' | b']' if self.depth == 1 => return Some(at + 1),
-                b',' | b']' | b'}' | b' ' | b'\n' if self.depth == 0 => return Some(at),
-                _ => {}
-            }
-            at += 1;
-        }
-        None
     }
 }

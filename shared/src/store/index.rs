@@ -14,16 +14,6 @@ impl Store {
         Ids { store: self.clone(), runs, run: Vec::new().into_iter(), last: None }
     }
 
-    /// Whether `index` lists `id` under `term`.
-    pub fn lists(&self, index: Index, term: &Term, id: Id) -> Result<bool, StoreError> {
-        for listed in self.ids(index, term) {
-            if listed? == id {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
     /// Every entry of every index, as the run's key without its first id, and an id.
     pub fn entries(&self) -> Entries {
         Entries {
