@@ -20,15 +20,17 @@ pub fn routes(posts: Store) -> Routes {
 /// `GET /api/posts/in-thread/7`
 fn in_thread(posts: &Store) -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + use<> {
     let posts = posts.clone();
-    warp::path!("in-thread" / IdInPath / ..)
-        .and(read())
-        .map(move |thread: IdInPath| api::list(posts.find(Post::IN_THREAD, &Term::Id(thread.id()?))))
+    warp::path!("in-thread" / IdInPath / ..).and(read()).map(move |thread: IdInPath| {
+        let thread = Term::Id(thread.id()?);
+        api::list(&posts, || posts.find(Post::IN_THREAD, &thread))
+    })
 }
 
 /// `GET /api/posts/by-user/7`
 fn by_user(posts: &Store) -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + use<> {
     let posts = posts.clone();
-    warp::path!("by-user" / IdInPath / ..)
-        .and(read())
-        .map(move |user: IdInPath| api::list(posts.find(Post::BY_USER, &Term::Id(user.id()?))))
+    warp::path!("by-user" / IdInPath / ..).and(read()).map(move |user: IdInPath| {
+        let user = Term::Id(user.id()?);
+        api::list(&posts, || posts.find(Post::BY_USER, &user))
+    })
 }

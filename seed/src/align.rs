@@ -130,11 +130,16 @@ impl Alignment {
     }
 }
 
-/// Aligns the `newer` list with the `older` one, which was split. No id up to `last_id` is given anew.
+/// Aligns the `newer` list with the `older` one, which was split. How many ids are new, and which they are all above, is
+/// told to `reserve`, which returns the last before them.
 ///
 /// # Errors
 /// A text cannot be read again, or there are no more ids.
-pub fn align(older: &Rows, newer: &Rows, last_id: u64) -> Result<Alignment, Error> {
+pub fn align(
+    older: &Rows,
+    newer: &Rows,
+    reserve: impl FnOnce(u64, u64) -> Result<u64, Error>,
+) -> Result<Alignment, Error> {
     // An id that stands in the newer file is its record's own now.
     let before: Vec<&Row> = older.rows.iter().filter(|row| row.given && !newer.own.contains(row.id)).collect();
     let after: Vec<&Row> = newer.rows.iter().filter(|row| row.given && !row.rejected).collect();
@@ -150,7 +155,8 @@ pub fn align(older: &Rows, newer: &Rows, last_id: u64) -> Result<Alignment, Erro
         Alignment { ids: Ids::none(), before: before.len() as u64, after: after.len() as u64, ..Alignment::default() };
     let highest = |rows: &Rows| rows.rows.iter().filter(|row| !row.given).map(|row| row.id).max().unwrap_or(0);
     let given = older.rows.iter().map(|row| row.id).max().unwrap_or(0);
-    let mut last_id = last_id.max(highest(newer)).max(given);
+    let count = matching.partners.iter().filter(|partner| partner.is_none()).count() as u64;
+    let mut last_id = reserve(count, highest(newer).max(given))?;
     for (nth, row) in after.iter().enumerate() {
         let (id, taken_for) = match matching.partners[nth] {
             Some(partner) => {

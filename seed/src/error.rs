@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use shared::desk::DeskError;
 use shared::store::StoreError;
 use shared::token::{Name, TokenFileError};
 
@@ -82,6 +83,17 @@ pub enum Error {
     /// There is no randomness for a secret.
     #[error("the system gives no random bytes: {0}. Nothing was changed.")]
     Random(getrandom::Error),
+    /// A service that was asked for something, or a database's committer.
+    #[error("{0}")]
+    Service(DeskError),
+    /// A run committed, and did not come to its end.
+    #[error(
+        "{0}\nThe newer file is taken, but a part of what it changes is not applied yet: run the same command again, it finishes the job."
+    )]
+    Unfinished(Box<Error>),
+    /// A service changes the same records again and again.
+    #[error("{}: its services change the same records meanwhile, again and again. Nothing was changed. Try again.", .0.display())]
+    Overtaken(PathBuf),
     /// A database or its folder.
     #[error("{}", describe(.0))]
     Store(#[from] StoreError),
@@ -137,6 +149,9 @@ impl Error {
             Error::Store(StoreError::InUse { .. }) => ("in_use", json!({})),
             Error::Store(StoreError::Missing(path)) => ("missing", json!({ "path": path.to_string_lossy() })),
             Error::Store(_) => ("store", json!({})),
+            Error::Service(_) => ("service", json!({})),
+            Error::Unfinished(_) => ("unfinished", json!({})),
+            Error::Overtaken(_) => ("overtaken", json!({})),
             Error::Io { path, source } => {
                 ("io", json!({ "path": path.to_string_lossy(), "reason": source.to_string() }))
             }
@@ -167,7 +182,9 @@ impl Error {
             | Error::Output { .. }
             | Error::Conflicts(_)
             | Error::TokenExists { .. }
+            | Error::Overtaken(_)
             | Error::Store(StoreError::InUse { .. }) => 5,
+            Error::Service(_) | Error::Unfinished(_) => 6,
             Error::Store(_) | Error::Io { .. } | Error::Monolith(_) | Error::Damaged(_) | Error::Backup { .. } => 6,
         }
     }

@@ -9,7 +9,8 @@
 //! - [`manifest`]: what was split, and into what
 //! - [`target`]: the services' folders, and the one commit point at which the result takes its place; [`checkpoint`]: what
 //!   an interrupted run had finished before
-//! - [`update`]: what a newer file changes, applied to a split that is there. [`rows`]: records as hashes; [`mod@align`],
+//! - [`update`]: what a newer file changes, applied to a split that is there; [`database`]: which services may run on.
+//!   [`rows`]: records as hashes; [`mod@align`],
 //!   [`near`]: which is which where they have no ids; [`ids`]: the ids they were given; [`conflict`]: what both have changed
 //! - [`run`]: all of that, in order
 //! - [`join`]: the way back; [`backup`]: taken from running services, and put back
@@ -22,6 +23,7 @@ pub mod backup;
 pub mod checkpoint;
 pub mod compare;
 pub mod conflict;
+pub mod database;
 pub mod digest;
 pub mod error;
 pub mod identity;

@@ -22,6 +22,7 @@ use std::{fs, io};
 
 use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
+use shared::desk::Look;
 use shared::model::Collection;
 use shared::record_set::RecordSet;
 use shared::store::Store;
@@ -98,6 +99,12 @@ impl Moment {
         let history = format!("{:016x}", store.history());
         let exact = store.counted()?.to_string();
         Ok(Self { history, revision: store.revision()?, exact, differs: RoaringTreemap::new() })
+    }
+
+    /// The same of a database that was looked at.
+    pub fn at(look: &Look, differs: RoaringTreemap) -> Self {
+        let history = format!("{:016x}", look.history);
+        Self { history, revision: look.revision, exact: look.records.to_string(), differs }
     }
 }
 

@@ -124,7 +124,14 @@ pub fn filled(input: &Path, data: &Path, manifest: &Manifest, taken_up: bool, dr
 }
 
 /// A split that a newer file was applied to, or would be: what that changes.
-pub fn updated(input: &Path, data: &Path, changes: &[Changes], rejected: u64, dry_run: bool) -> Report {
+pub fn updated(
+    input: &Path,
+    data: &Path,
+    changes: &[Changes],
+    rejected: u64,
+    running: &[Collection],
+    dry_run: bool,
+) -> Report {
     let titles = ["collection", "added", "changed", "removed", "kept", "merged", "conflicts"];
     let mut rows = vec![titles.map(String::from)];
     let mut json = json!({ "outcome": "updated", "dry_run": dry_run, "rejected": rejected });
@@ -163,6 +170,11 @@ pub fn updated(input: &Path, data: &Path, changes: &[Changes], rejected: u64, dr
         if unnamed > 0 {
             let _ = writeln!(text, "  and {unnamed} more conflicts of {}; --conflicts FILE has all", collection.name());
         }
+    }
+    if !running.is_empty() {
+        let names: Vec<&str> = running.iter().map(|collection| collection.name()).collect();
+        let _ = writeln!(text, "Running meanwhile, and changed by their own services: {}.", names.join(", "));
+        json["running"] = names.into();
     }
     // An error says so itself.
     if dry_run && changes.iter().all(|changes| changes.unresolved == 0) {

@@ -8,13 +8,14 @@ use std::{env, io};
 
 use serde::de::IgnoredAny;
 use shared::model::Collection;
-use shared::store::{Folder, OnDamage, Purpose, Store, StoreError, Writer};
+use shared::store::{Folder, OnDamage, Purpose, Store, StoreError};
 use tempfile::{TempDir, TempPath};
 
 use crate::align::{Alignment, align};
 use crate::backup::{Chain, Unpacked, copy_slice, records, slice_path, unpack};
 use crate::checkpoint;
 use crate::conflict::{Merge, Resolutions, Side};
+use crate::database::Database;
 use crate::error::Error;
 use crate::identity::{Hashed, Identity, folder_of, identify, part_of, put_in_place};
 use crate::ids::{self, AllIds, Given, Ids};
@@ -30,9 +31,7 @@ use crate::slice::Sliced;
 use crate::source::{Reading, Source};
 use crate::split::{Destination, Part, split};
 use crate::target::{Building, Target};
-use crate::update::{
-    Before, Changes, Places, Plan, Planning, Rules, apply, are_all_given, copy_database, holds, places,
-};
+use crate::update::{Before, Changes, Plan, Planning, Rules, are_all_given};
 use crate::verify::{Comparison, Scanned, compare, scan};
 
 /// What may differ between splits.
@@ -80,13 +79,10 @@ const FILLING: [(&str, u32); 5] = [
 ];
 
 /// Those of an update.
-const UPDATING: [(&str, u32); 8] = [
-    ("comparing", 55),
+const UPDATING: [(&str, u32); 5] = [
+    ("comparing", 65),
     ("aligning", 10),
     ("looking at changes", 10),
-    ("copying", 10),
-    ("applying", 2),
-    ("reading back", 3),
     ("checking references", 5),
     ("putting into place", 5),
 ];
@@ -141,7 +137,10 @@ fn split_file(input: &Path, data: &Path, options: &Options) -> Result<Report, Er
     let replace = options.replace;
     // Before anything is made: is there an input at all?
     drop(Source::open(input)?);
-    let target = match Target::lock(data) {
+    // A first split, or another in its place, is not for services that run.
+    let is_newer = !replace && Manifest::read(data)?.is_some();
+    let target = if is_newer { Target::reach(data) } else { Target::lock(data) };
+    let mut target = match target {
         Err(Error::Store(error @ StoreError::InUse { .. })) if !replace => return leave_running(input, data, error),
         target => target?,
     };
@@ -153,11 +152,29 @@ fn split_file(input: &Path, data: &Path, options: &Options) -> Result<Report, Er
     target.clear()?;
     match manifest? {
         None => Err(Error::occupied(data, "it holds slices or databases without a manifest".to_owned())),
-        Some(manifest) if manifest.source == identify(input)? => {
-            check(input, data, &manifest, &target, options.progress)
+        Some(manifest) if manifest.source == identify(input)? => match target.served().first() {
+            Some(served) => Ok(report::served(input, data, &in_use(data, *served))),
+            None => check(input, data, &manifest, &target, options.progress),
+        },
+        Some(manifest) => {
+            for _ in 0..ATTEMPTS {
+                if let Some(report) = update(input, data, &manifest, &mut target, options)? {
+                    return Ok(report);
+                }
+            }
+            Err(Error::Overtaken(data.to_owned()))
         }
-        Some(manifest) => update(input, data, &manifest, target, options),
     }
+}
+
+/// How often a newer file is compared with what is there, where services change that meanwhile.
+const ATTEMPTS: usize = 3;
+
+/// The service of `collection` runs.
+fn in_use(data: &Path, collection: Collection) -> StoreError {
+    let path = data.join(collection.name());
+    let holder = fs::read_to_string(path.join("lock")).unwrap_or_default();
+    StoreError::InUse { path, holder: holder.trim_end().to_owned() }
 }
 
 /// The name of what standard input was kept in.
@@ -330,15 +347,22 @@ fn finish_fill(
     Ok(report::filled(input, data, &manifest, built.taken_up, options.dry_run).with_as_node(&built.as_node))
 }
 
-/// Applies what a newer file changes to the split that is there.
-fn update(input: &Path, data: &Path, old: &Manifest, target: Target, options: &Options) -> Result<Report, Error> {
+/// Applies what a newer file changes to the split that is there. Returns nothing where its services have overtaken it: then
+/// nothing is changed.
+fn update(
+    input: &Path,
+    data: &Path,
+    old: &Manifest,
+    target: &mut Target,
+    options: &Options,
+) -> Result<Option<Report>, Error> {
     if old.restored {
         let holds = "it was restored from a backup that has no split in it: what a newer file changes cannot be told";
         return Err(Error::occupied(data, holds.to_owned()));
     }
     progress::expect(&UPDATING);
     if options.verify_all {
-        scan_split(data, old, target.folders(), options.progress)?.1.check()?;
+        verify_all(data, old, target, options.progress)?;
     }
     let resolutions = options.resolutions.as_deref().map(Resolutions::read).transpose()?.unwrap_or_default();
     let building = target.build()?;
@@ -350,13 +374,15 @@ fn update(input: &Path, data: &Path, old: &Manifest, target: Target, options: &O
         source = source.passing(Box::new(BufWriter::new(File::create(rest).map_err(Error::io(rest))?)));
     }
     let mut before = Vec::new();
-    for ((collection, folder), part) in target.folders().zip(&building) {
-        look_for_parts(data, folder)?;
+    for (place, part) in target.places().iter_mut().zip(&building) {
+        look_for_parts(data, place.path())?;
         before.push(Before {
-            store: folder.open(collection, Purpose::Passing, OnDamage::Refuse)?,
-            slice: folder.slice(),
-            entry: old.entry(collection),
+            collection: place.collection,
+            slice: place.slice(),
+            database: place.database()?,
+            entry: old.entry(part.collection),
             next_slice: part.slice.clone(),
+            next_changes: part.changes.clone(),
         });
     }
     let rules = Rules { merge: options.merge, resolutions: &resolutions, prefer: &options.prefer };
@@ -366,77 +392,77 @@ fn update(input: &Path, data: &Path, old: &Manifest, target: Target, options: &O
         rejected_before: old.rejected > 0,
         rules,
         conflicts: aside.conflicts()?,
+        dry_run: options.dry_run,
         progress: options.progress,
     };
-    let plan = planning.plan(source, &before, &mut rejects);
-    let Plan { source, parts, changes } = aside.unless_too_many(plan, &mut rejects)?;
+    let plan = planning.plan(source, &mut before, &mut rejects);
+    let Plan { source, parts, changes, looks } = aside.unless_too_many(plan, &mut rejects)?;
     let (rejected, as_node) = rejects.finish()?;
     check_rest(input, aside.rest())?;
     if let Some(holds) = another_file(&changes, old, options) {
         return Err(Error::occupied(data, holds));
     }
+    let report = |running: &[Collection], is_done: bool| {
+        let report = report::updated(input, data, &changes, rejected, running, !is_done);
+        report.with_as_node(&as_node)
+    };
     if changes.iter().any(|changes| changes.unresolved > 0) {
-        let report = report::updated(input, data, &changes, rejected, true).with_as_node(&as_node);
         aside.put_findings_in_place()?;
-        return Err(Error::Conflicts(report));
+        return Err(Error::Conflicts(report(&[], false)));
     }
-    let mut expected = Vec::new();
-    for (before, changes) in before.iter().zip(&changes) {
-        expected.push(changes.applied_to(before.store.counted()?));
-    }
-    drop(before);
     if options.dry_run {
         aside.put_findings_in_place()?;
-        return Ok(report::updated(input, data, &changes, rejected, true).with_as_node(&as_node));
+        return Ok(Some(report(&[], false)));
     }
-
-    let mut stores = Vec::new();
-    let stage = options.progress.stage("copying", Total::Unknown);
-    for (part, (_, folder)) in building.iter().zip(target.folders()) {
-        copy_database(&folder.database(), &part.database)?;
-        stores.push(Store::open(&part.database, part.collection, Purpose::Passing)?);
-    }
-    drop(stage);
-    let applied: u64 = changes.iter().map(Changes::count_applied).sum();
-    let records: u64 = expected.iter().map(|expected| expected.count).sum();
-    let reads_all = options.verify_all || applied > records / 16;
-    let mut stood = Vec::new();
-    for (changes, store) in changes.iter().zip(&stores) {
-        stood.push(if reads_all { Places::new() } else { places(changes, store)? });
-    }
-    let stage = options.progress.stage("applying", Total::Records(applied));
-    apply(&changes, &stores, &stage)?;
-    drop((stores, stage));
-    // Opened anew: what counts is what a service will find.
-    let mut stores = Vec::new();
-    if reads_all {
-        for (scanned, expected) in read_back(&building, records, options.progress)?.into_iter().zip(&expected) {
-            let equal = scanned.digests.exact == *expected && scanned.counted;
-            if let Some(fault) = report::fault(scanned.store.collection(), equal, true, scanned.indexes_equal) {
-                return Err(Error::Difference(format!("{fault}\nNothing was published.")));
-            }
-            stores.push(scanned.store);
+    let orphans = {
+        let _stage = options.progress.stage("checking references", Total::Unknown);
+        let [users, threads, posts] = &changes[..] else { unreachable!("there are three collections") };
+        let mut databases: Vec<&mut Database> = before.into_iter().map(|before| before.database).collect();
+        let orphans = Orphans::find_edited(&mut databases, [&users.edited, &threads.edited, &posts.edited])?;
+        if options.strict && orphans.count() > 0 {
+            return Err(Error::Orphans(orphans));
         }
-    } else {
-        let _stage = options.progress.stage("reading back", Total::Unknown);
-        for (((part, changes), expected), stood) in building.iter().zip(&changes).zip(&expected).zip(stood) {
-            let store = Store::open(&part.database, part.collection, Purpose::Passing)?;
-            let equal = store.counted()? == *expected && holds(changes, stood, &store)?;
-            if let Some(fault) = report::fault(part.collection, equal, true, true) {
-                return Err(Error::Difference(format!("{fault}\nNothing was published.")));
-            }
-            stores.push(store);
-        }
-    }
-    let mut moments = stores.iter().map(Moment::of).collect::<Result<Vec<_>, _>>()?;
-    for (moment, changes) in moments.iter_mut().zip(&changes) {
-        moment.differs.clone_from(&changes.differs);
-    }
-    let mut manifest = Manifest::new(source, parts, rejected, orphans(&stores, options)?).with_databases(moments);
+        orphans
+    };
+    let differs = |changes: &Changes| changes.differs.clone();
+    let moments = looks.iter().zip(&changes).map(|(look, changes)| Moment::at(look, differs(changes))).collect();
+    let mut manifest = Manifest::new(source, parts, rejected, orphans).with_databases(moments);
     manifest.as_node = as_node.count;
-    drop(stores);
-    publish(target, &manifest, aside, options)?;
-    Ok(report::updated(input, data, &changes, rejected, false).with_as_node(&as_node))
+    let running = target.served();
+    let stage = options.progress.stage("putting into place", Total::Unknown);
+    if !target.publish(&manifest, || aside.put_in_place())? {
+        return Ok(None);
+    }
+    // Of a database to which nobody else has written, the manifest can say what it is: that spares the next run a look.
+    let mut moments = Vec::new();
+    for ((place, look), changes) in target.places().iter_mut().zip(&looks).zip(&changes) {
+        let (now, expected) = (place.database()?.look()?, changes.applied_to(look.records));
+        let is_alone = now.revision == look.revision + changes.applied;
+        if is_alone && now.records != expected {
+            let fault = report::fault(place.collection, false, true, true).unwrap_or_default();
+            return Err(Error::Damaged(fault));
+        }
+        moments.push(Moment::at(if is_alone { &now } else { look }, differs(changes)));
+    }
+    let manifest = manifest.with_databases(moments);
+    target.replace_manifest(&manifest)?;
+    drop(stage);
+    if options.verify_all {
+        verify_all(data, &manifest, target, options.progress)?;
+    }
+    Ok(Some(report(&running, true)))
+}
+
+/// Reads and checks all databases: by their services, where they run.
+fn verify_all(data: &Path, manifest: &Manifest, target: &mut Target, progress: Progress) -> Result<(), Error> {
+    for place in target.places() {
+        if place.folder().is_none() {
+            let _stage = progress.stage("reading back", Total::Unknown);
+            place.database()?.scrub()?;
+        }
+        place.close_database();
+    }
+    scan_split(data, manifest, target.folders(), progress)?.1.check()
 }
 
 /// An older file, or a wholly different one, must not pass for a newer one: what speaks against it.
@@ -480,20 +506,18 @@ fn read_back(building: &[Building], records: u64, progress: Progress) -> Result<
 
 /// The orphans in the databases of all collections; an error where there may be none.
 fn orphans(stores: &[Store], options: &Options) -> Result<Orphans, Error> {
-    let [users, threads, posts] = stores else { unreachable!("there are three collections") };
     let _stage = options.progress.stage("checking references", Total::Unknown);
-    let orphans = Orphans::find([users, threads, posts])?;
+    let orphans = Orphans::find(stores)?;
     if options.strict && orphans.count() > 0 { Err(Error::Orphans(orphans)) } else { Ok(orphans) }
 }
 
 /// Puts what was built, and what was put aside, into place.
-fn publish(target: Target, manifest: &Manifest, aside: Aside, options: &Options) -> Result<(), Error> {
+fn publish(mut target: Target, manifest: &Manifest, aside: Aside, options: &Options) -> Result<(), Error> {
     if options.dry_run {
         return aside.put_findings_in_place();
     }
     let _stage = options.progress.stage("putting into place", Total::Unknown);
-    aside.put_in_place()?;
-    target.publish(manifest)
+    target.publish(manifest, || aside.put_in_place()).map(drop)
 }
 
 /// Whether what was put aside, of which only brackets and strings were looked at, is JSON.
@@ -556,7 +580,8 @@ fn align_all(
         let length = fs::metadata(input).map_err(Error::io(input))?.len();
         let stage = progress.stage("aligning", Total::Bytes(length + entry.slice.bytes));
         let mut older = Rows::new(slice, collection, false)?;
-        let all_given = are_all_given(entry, manifest.rejected > 0, store)?;
+        let mut database = Database::of(store);
+        let all_given = are_all_given(entry, manifest.rejected > 0, collection, &mut database)?;
         let given = |id| all_given || entry.given.contains(id);
         older.read(&mut Source::with(slice, collection.alone())?, &given, false, Some(&stage))?;
         let mut newer = Rows::new(input, collection, as_node)?;
@@ -566,7 +591,7 @@ fn align_all(
         let known = known.as_ref().map(|known| &known[collection as usize]).filter(|ids| !ids.are_positions());
         let alignment = match known.and_then(|ids| Alignment::of_known_ids(ids, &older, &newer)) {
             Some(alignment) => alignment,
-            None => align(&older, &newer, Writer::new(store)?.last_id())?,
+            None => align(&older, &newer, |_, above| Ok(above.max(database.look()?.last_id)))?,
         };
         ids[collection as usize] = alignment.ids;
     }
@@ -690,7 +715,7 @@ fn judge(
 /// # Errors
 /// See [`Error`]; what `data` holds is then as it was.
 pub fn restore(chain: &Chain, data: &Path, replace: bool, progress: Progress) -> Result<Report, Error> {
-    let target = Target::lock(data)?;
+    let mut target = Target::lock(data)?;
     if !replace && !target.is_empty() {
         return Err(Error::occupied(data, "it holds slices or databases".to_owned()));
     }
@@ -721,7 +746,7 @@ pub fn restore(chain: &Chain, data: &Path, replace: bool, progress: Progress) ->
     };
     drop(scans);
     let stage = progress.stage("putting into place", Total::Unknown);
-    target.publish(&manifest)?;
+    target.publish(&manifest, || Ok(()))?;
     drop(stage);
     Ok(report::restored(data, &heads, manifest.restored))
 }
@@ -740,8 +765,8 @@ fn without_split(building: &[Building], scans: &[Scanned]) -> Result<Manifest, E
         parts.push(Part { digests: scanned.digests, slice });
     }
     let unknown = Identity { sha256: String::new(), bytes: 0 };
-    let [users, threads, posts] = scans else { unreachable!("there are three collections") };
-    let orphans = Orphans::find([&users.store, &threads.store, &posts.store])?;
+    let stores: Vec<Store> = scans.iter().map(|scanned| scanned.store.clone()).collect();
+    let orphans = Orphans::find(&stores)?;
     let mut manifest = Manifest::new(unknown, parts, 0, orphans);
     manifest.restored = true;
     Ok(manifest)
@@ -798,7 +823,7 @@ fn scan_split<'f>(
     let records = Collection::ALL.map(|collection| manifest.entry(collection).records);
     let stage = progress.stage("reading back", Total::Records(records.iter().sum()));
     for (collection, folder) in folders {
-        look_for_parts(data, folder)?;
+        look_for_parts(data, folder.path())?;
         let scanned = scan(folder.open(collection, Purpose::Passing, OnDamage::Refuse)?, &stage)?;
         faults.look_at(&scanned);
         let slice_equal = identify(&folder.slice())? == manifest.entry(collection).slice;
@@ -809,8 +834,8 @@ fn scan_split<'f>(
 }
 
 /// An error where a slice or a database is gone.
-fn look_for_parts(data: &Path, folder: &Folder) -> Result<(), Error> {
-    match [folder.slice(), folder.database()].into_iter().find(|path| !path.exists()) {
+fn look_for_parts(data: &Path, folder: &Path) -> Result<(), Error> {
+    match [folder.join("db.json"), folder.join("db")].into_iter().find(|path| !path.exists()) {
         Some(gone) => Err(Error::occupied(data, format!("its manifest is there, but {} is gone", gone.display()))),
         None => Ok(()),
     }

@@ -1,7 +1,7 @@
-//! The target: three services' folders, and how a verified split gets into them.
+//! The target: three services' folders, and how a verified split, or what a newer file changes, gets into them.
 //!
-//! A split is built beside what is there, in `building/`, and put into place only when all of it is verified and
-//! durable. The renames that put it there cannot all happen at once, so they have one commit point:
+//! It is built beside what is there, in `building/`, and put into place only when all of it is verified and durable. What
+//! puts it there cannot all happen at once, so it has one commit point:
 //!
 //! ```text
 //! 1  DIR/manifest.next.json is written
@@ -10,17 +10,24 @@
 //! 4  in each folder: db/ becomes old/, next/db/ becomes db/, next/db.json becomes db.json, next/ and old/ go
 //! ```
 //!
+//! A newer file has no `next/db/` but `next/changes`: before 3 its records are held, in 4 they are changed, by this process
+//! or by the service that runs ([`Database`]).
+//!
 //! Whatever interrupts this, the next run of `seed` first takes it back (before 3) or finishes it (after 3):
 //! [`Target::lock`] does that. Each step is on the disk before the next begins.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use shared::desk::{Connection, staged_at};
 use shared::model::Collection;
-use shared::store::{Folder, sync, sync_tree};
+use shared::store::{Folder, Hold, OnDamage, Purpose, StoreError, sync, sync_tree};
 
 use crate::checkpoint;
+use crate::database::Database;
 use crate::error::Error;
 use crate::manifest::{MANIFEST, Manifest};
 
@@ -28,13 +35,32 @@ const MANIFEST_NEXT: &str = "manifest.next.json";
 const BUILDING: &str = "building";
 const OLD: &str = "old";
 
-/// The three folders, held by this process.
+/// How often a database is asked again to make its changes, where its service went away meanwhile.
+const ATTEMPTS: u32 = 3;
+
+/// How long to wait until such a folder can be had.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often to try.
+const POLL: Duration = Duration::from_millis(100);
+
+/// The three folders.
 pub struct Target {
     data: PathBuf,
-    folders: Vec<Folder>,
+    places: Vec<Place>,
     /// The folders that were not there before.
     made: Vec<PathBuf>,
     keep: bool,
+}
+
+/// One service's folder.
+pub struct Place {
+    /// The service's collection.
+    pub collection: Collection,
+    path: PathBuf,
+    /// Held by this process; nothing where the service runs.
+    folder: Option<Folder>,
+    database: Option<Database>,
 }
 
 /// Where a split is built, for one collection.
@@ -43,21 +69,146 @@ pub struct Building {
     pub collection: Collection,
     /// The slice.
     pub slice: PathBuf,
-    /// The database.
+    /// The database, of a split.
     pub database: PathBuf,
+    /// What becomes of the database that is there, of a newer file.
+    pub changes: PathBuf,
+}
+
+impl Place {
+    /// The folder of `collection`'s service: this process takes it, or asks the service that runs there, if it may.
+    fn take(path: &Path, collection: Collection, ask_service: bool) -> Result<Self, Error> {
+        let (mut place, path) = (Self { collection, path: path.to_owned(), folder: None, database: None }, path);
+        if ask_service && let Ok(connection) = Connection::open(path) {
+            place.database = Some(Database::Served(connection));
+        } else {
+            place.folder = Some(Folder::lock(path)?);
+        }
+        Ok(place)
+    }
+
+    /// The folder, where this process has it.
+    pub fn folder(&self) -> Option<&Folder> {
+        self.folder.as_ref()
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the slice lies.
+    pub fn slice(&self) -> PathBuf {
+        self.path.join("db.json")
+    }
+
+    /// The database, which is opened if it has to be.
+    pub fn database(&mut self) -> Result<&mut Database, Error> {
+        if self.database.is_none() {
+            let folder = self.folder.as_ref().expect("who has neither was not taken");
+            let store = folder.open_unsettled(self.collection, Purpose::Passing, OnDamage::Refuse)?;
+            self.database = Some(Database::here(&self.path, store));
+        }
+        Ok(self.database.as_mut().expect("it is open"))
+    }
+
+    /// Lets go of the database, if this process has opened it.
+    pub fn close_database(&mut self) {
+        if self.folder.is_some()
+            && let Some(database) = self.database.take()
+        {
+            database.close();
+        }
+    }
+
+    /// Has the staged changes made, if need be by another process than before.
+    fn apply(&mut self) -> Result<(), Error> {
+        let mut attempt = 1;
+        loop {
+            match self.database()?.apply() {
+                Err(Error::Service(error)) if attempt < ATTEMPTS => {
+                    attempt += 1;
+                    self.close_database();
+                    (self.folder, self.database) = (None, None);
+                    self.take_again(&error.to_string())?;
+                }
+                applied => return applied,
+            }
+        }
+    }
+
+    fn take_again(&mut self, why: &str) -> Result<(), Error> {
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            match Self::take(&self.path, self.collection, true) {
+                Ok(place) => *self = place,
+                Err(Error::Store(StoreError::InUse { .. })) if Instant::now() < give_up => {
+                    thread::sleep(POLL);
+                    continue;
+                }
+                Err(error) => return Err(Error::Difference(format!("{why}; and then: {error}"))),
+            }
+            return Ok(());
+        }
+    }
+
+    /// Step 4, from wherever it was interrupted.
+    fn finish(&mut self) -> Result<(), Error> {
+        let (next, old) = (self.path.join("next"), self.path.join(OLD));
+        if next.join("db").exists() {
+            if !old.exists() && self.path.join("db").exists() {
+                rename(&self.path.join("db"), &old)?;
+            }
+            rename(&next.join("db"), &self.path.join("db"))?;
+        }
+        if staged_at(&self.path).exists() {
+            self.apply()?;
+        }
+        if next.join("db.json").exists() {
+            rename(&next.join("db.json"), &self.slice())?;
+        }
+        sync(&self.path)?;
+        remove_folder(&next)?;
+        remove_folder(&old)
+    }
+
+    /// Takes steps 2 and 1 back.
+    fn take_back(&mut self) -> Result<(), Error> {
+        remove_folder(&self.path.join("next"))?;
+        sync(&self.path)?;
+        match &mut self.database {
+            Some(database) if database.is_served() => database.release(),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Target {
     /// Takes the three folders in `data`, makes what is not there, and settles what an interrupted run left.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] where a service runs.
     pub fn lock(data: &Path) -> Result<Self, Error> {
-        let mut target = Self { data: data.to_owned(), folders: Vec::new(), made: Vec::new(), keep: false };
+        Self::take(data, false)
+    }
+
+    /// The same, and services may run.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] where one runs that cannot be asked.
+    pub fn reach(data: &Path) -> Result<Self, Error> {
+        Self::take(data, true)
+    }
+
+    fn take(data: &Path, ask_services: bool) -> Result<Self, Error> {
+        let mut target = Self { data: data.to_owned(), places: Vec::new(), made: Vec::new(), keep: false };
         for collection in Collection::ALL {
-            let folder = data.join(collection.name());
-            let missing = folder.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists());
+            let path = data.join(collection.name());
+            let missing = path.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists());
             let missing: Vec<PathBuf> = missing.map(Path::to_owned).collect();
-            fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+            fs::create_dir_all(&path).map_err(Error::io(&path))?;
             target.made.splice(..0, missing);
-            target.folders.push(Folder::lock(&folder)?);
+            target.places.push(Place::take(&path, collection, ask_services)?);
         }
         target.settle(true)?;
         Ok(target)
@@ -69,20 +220,30 @@ impl Target {
     }
 
     /// The three services' folders.
+    pub fn places(&mut self) -> &mut [Place] {
+        &mut self.places
+    }
+
+    /// The collections whose services run.
+    pub fn served(&self) -> Vec<Collection> {
+        self.places.iter().filter(|place| place.folder.is_none()).map(|place| place.collection).collect()
+    }
+
+    /// The three services' folders, which this process has.
     pub fn folders(&self) -> impl Iterator<Item = (Collection, &Folder)> {
-        Collection::ALL.into_iter().zip(&self.folders)
+        self.places.iter().filter_map(|place| Some((place.collection, place.folder()?)))
     }
 
     /// Whether there is neither a slice nor a database in any folder.
     pub fn is_empty(&self) -> bool {
-        self.folders.iter().all(|folder| !folder.slice().exists() && !folder.database().exists())
+        self.places.iter().all(|place| !place.slice().exists() && !place.path.join("db").exists())
     }
 
     /// Makes the folders to build a split in; what an interrupted run has built goes.
     pub fn build(&self) -> Result<Vec<Building>, Error> {
         self.clear()?;
-        for folder in &self.folders {
-            let path = folder.path().join(BUILDING);
+        for place in &self.places {
+            let path = place.path.join(BUILDING);
             fs::create_dir(&path).map_err(Error::io(&path))?;
         }
         Ok(self.building())
@@ -90,55 +251,71 @@ impl Target {
 
     /// The folders that a split is built in.
     pub fn building(&self) -> Vec<Building> {
-        let building = |(collection, folder): (Collection, &Folder)| {
-            let path = folder.path().join(BUILDING);
-            Building { collection, slice: path.join("db.json"), database: path.join("db") }
+        let building = |place: &Place| {
+            let path = place.path.join(BUILDING);
+            let [slice, database, changes] = ["db.json", "db", "changes"].map(|name| path.join(name));
+            Building { collection: place.collection, slice, database, changes }
         };
-        self.folders().map(building).collect()
+        self.places.iter().map(building).collect()
     }
 
     /// Removes what was built and not put into place.
     pub fn clear(&self) -> Result<(), Error> {
-        self.folders.iter().try_for_each(|folder| remove_folder(&folder.path().join(BUILDING)))?;
+        self.places.iter().try_for_each(|place| remove_folder(&place.path.join(BUILDING)))?;
         remove_file(&checkpoint::path_in(&self.data))
     }
 
-    /// Puts what was built into place, with its manifest. The databases are closed.
-    pub fn publish(mut self, manifest: &Manifest) -> Result<(), Error> {
-        for folder in &self.folders {
-            sync_tree(&folder.path().join(BUILDING))?;
+    /// Puts what was built into place, with its manifest. The databases that were built are closed. `commits` is called
+    /// right before the commit point.
+    ///
+    /// Returns whether it did: where a service has changed what a newer file changes since that was looked at, nothing is
+    /// changed.
+    pub fn publish(&mut self, manifest: &Manifest, commits: impl FnOnce() -> Result<(), Error>) -> Result<bool, Error> {
+        for place in &self.places {
+            sync_tree(&place.path.join(BUILDING))?;
         }
         remove_file(&checkpoint::path_in(&self.data))?;
         let next = self.data.join(MANIFEST_NEXT);
-        let text = manifest.to_json();
-        let written =
-            File::create(&next).and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
-        written.map_err(Error::io(&next))?;
+        write_durably(&next, manifest)?;
         sync(&self.data)?;
-        for folder in &self.folders {
-            rename(&folder.path().join(BUILDING), &folder.next())?;
-            sync(folder.path())?;
+        for place in &self.places {
+            rename(&place.path.join(BUILDING), &place.path.join("next"))?;
+            sync(&place.path)?;
         }
+        for place in &mut self.places {
+            if staged_at(&place.path).exists()
+                && let Hold::Overtaken(_) = place.database()?.hold()?
+            {
+                self.settle(false)?;
+                return Ok(false);
+            }
+        }
+        commits()?;
         rename(&next, &self.data.join(MANIFEST))?;
         self.keep = true;
         sync(&self.data)?;
-        self.folders.iter().try_for_each(finish)
+        let finished = self.places.iter_mut().try_for_each(Place::finish);
+        finished.map_err(|error| Error::Unfinished(Box::new(error)))?;
+        Ok(true)
+    }
+
+    /// Writes the manifest of what is in place anew.
+    pub fn replace_manifest(&self, manifest: &Manifest) -> Result<(), Error> {
+        let part = self.data.join("manifest.part.json");
+        write_durably(&part, manifest)?;
+        rename(&part, &self.data.join(MANIFEST))?;
+        Ok(sync(&self.data)?)
     }
 
     /// Takes back an interrupted run, or finishes it. What was built by one, and has a checkpoint, may be kept.
-    fn settle(&self, keep_built: bool) -> Result<(), Error> {
+    fn settle(&mut self, keep_built: bool) -> Result<(), Error> {
         let manifest = self.data.join(MANIFEST_NEXT);
         let uncommitted = manifest.exists();
         if uncommitted || !keep_built || !checkpoint::path_in(&self.data).exists() {
             self.clear()?;
         }
-        for folder in &self.folders {
-            if uncommitted {
-                remove_folder(&folder.next())?;
-                sync(folder.path())?;
-            } else {
-                finish(folder)?;
-            }
+        for place in &mut self.places {
+            if uncommitted { place.take_back()? } else { place.finish()? }
         }
         if uncommitted {
             fs::remove_file(&manifest).map_err(Error::io(&manifest))?;
@@ -148,37 +325,21 @@ impl Target {
     }
 }
 
-/// Step 4 in one folder, from wherever it was interrupted.
-fn finish(folder: &Folder) -> Result<(), Error> {
-    let (next, old) = (folder.next(), folder.path().join(OLD));
-    if next.join("db").exists() {
-        if !old.exists() && folder.database().exists() {
-            rename(&folder.database(), &old)?;
-        }
-        rename(&next.join("db"), &folder.database())?;
-    }
-    if next.join("db.json").exists() {
-        rename(&next.join("db.json"), &folder.slice())?;
-    }
-    sync(folder.path())?;
-    remove_folder(&next)?;
-    remove_folder(&old)
-}
-
 /// A run that did not publish leaves nothing behind, where it can.
 impl Drop for Target {
     fn drop(&mut self) {
+        self.places.iter_mut().for_each(Place::close_database);
         if self.keep {
             return;
         }
         // Where another process has a folder, what lies about is that one's business.
-        if self.folders.len() == Collection::ALL.len() {
+        if self.places.len() == Collection::ALL.len() {
             // What cannot be taken back now, the next run takes back.
             let _ = self.settle(false);
         }
-        for folder in &self.folders {
-            if self.made.iter().any(|made| made == folder.path()) {
-                let _ = fs::remove_file(folder.path().join("lock"));
+        for place in &self.places {
+            if self.made.iter().any(|made| *made == place.path) {
+                let _ = fs::remove_file(place.path.join("lock"));
             }
         }
         // The deepest first; one that is not empty stays.
@@ -187,6 +348,13 @@ impl Drop for Target {
             let _ = fs::remove_dir(path);
         }
     }
+}
+
+fn write_durably(path: &Path, manifest: &Manifest) -> Result<(), Error> {
+    let text = manifest.to_json();
+    let written =
+        File::create(path).and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
+    written.map_err(Error::io(path))
 }
 
 fn rename(from: &Path, to: &Path) -> Result<(), Error> {

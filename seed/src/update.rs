@@ -12,10 +12,11 @@
 //! | changed | changed otherwise | a [conflict](crate::conflict): nothing at all is applied until somebody says whose to take |
 //!
 //! "Changed" is added and removed, too. Which record of the file is which of the slice, their ids say, or where they have
-//! none the [alignment](crate::align) does. A record of the file that cannot be taken changes nothing. The databases are
-//! not rebuilt: the changes go into copies of them, which then take their places as every split does.
+//! none the [alignment](crate::align) does. A record of the file that cannot be taken changes nothing. The changes are
+//! staged as a file beside each new slice; [`target`](crate::target) has the databases make them, whether their services
+//! run or not.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -23,20 +24,23 @@ use std::sync::Arc;
 use std::thread;
 
 use roaring::RoaringTreemap;
+use shared::desk::{Look, Seen};
 use shared::id::Id;
-use shared::model::{Collection, Index, Record, Records, Term};
+use shared::model::{Collection, Record, Records};
 use shared::record_set::RecordSet;
-use shared::store::{Change, Store, Stored, Writer};
+use shared::store::{Edit, Staging, Text};
 
 use crate::align::{Alignment, align};
 use crate::conflict::{Conflict, Merge, Resolutions, Side, Take};
+use crate::database::{AT_ONCE, Database};
 use crate::digest::Digests;
 use crate::error::Error;
 use crate::identity::{BUFFER, Identity, part_of};
 use crate::ids;
 use crate::manifest::{Entry, Moment};
 use crate::near::{Content, alikeness};
-use crate::progress::{Progress, Stage, Total};
+use crate::orphans::Edited;
+use crate::progress::{Progress, Total};
 use crate::rejects::Rejects;
 use crate::report;
 use crate::rows::{ById, Row, Rows, spans_from};
@@ -46,17 +50,11 @@ use crate::source::{Reading, Source};
 use crate::split::{Part, repeated_id};
 use crate::verify::NAMED;
 
-/// How many changes are applied in one step.
-const STEP: usize = 1024;
-
 /// How many records of the split are held against one that cannot be taken,
 const MANY: usize = 10_000;
 
 /// and of how many such they are looked for beyond their places.
 const FEW: usize = 100;
-
-/// How long their texts are, together, in bytes.
-const STEP_BYTES: usize = 256 << 10;
 
 /// What is to become of records that both have changed.
 pub struct Rules<'r> {
@@ -95,9 +93,12 @@ pub struct Changes {
     pub alignment: Option<Alignment>,
     /// Records of the new slice that may be something else in the database, once this is applied.
     pub differs: RoaringTreemap,
-    /// What is written, and what goes.
-    puts: BTreeMap<Id, Put>,
-    removes: BTreeSet<Id>,
+    /// How many records are written or go.
+    pub applied: u64,
+    /// Which, and whom they refer to.
+    pub edited: Edited,
+    /// What becomes of them, until it is staged; with the revisions that were seen, 0 where there was no record.
+    edits: BTreeMap<Id, (u64, Becomes)>,
     /// The digests of what goes out of the database, and of what comes.
     outgoing: RecordSet,
     incoming: RecordSet,
@@ -106,13 +107,17 @@ pub struct Changes {
     split_incoming: Digests,
 }
 
-/// A record that is written.
+/// What a record is to be, without a text that the file has.
 #[derive(Debug)]
-enum Put {
+enum Becomes {
+    /// As the file has it.
+    File,
     /// Without an id of its own.
     Given(String),
     /// With one.
     Own(String),
+    /// Gone.
+    Gone,
 }
 
 /// What a record is to be.
@@ -136,37 +141,65 @@ impl Changes {
         after
     }
 
-    /// How many records are written or removed.
-    pub fn count_applied(&self) -> u64 {
-        (self.puts.len() + self.removes.len()) as u64
-    }
-
     /// The record `id`, now `stored`, is to be something else.
-    fn apply(&mut self, id: Id, outcome: Outcome, stored: Option<&Stored>) {
+    fn apply(&mut self, id: Id, outcome: Outcome, stored: Option<&Seen>) {
         if let Some(stored) = stored {
-            self.outgoing.add_record(id, stored.id_from_position, stored.json());
+            self.outgoing.add_record(id, stored.id_from_position, stored.json.as_bytes());
         }
-        match outcome {
+        let becomes = match outcome {
             Outcome::File(record) => {
                 self.incoming.add_record(id, record.id_from_position, record.json().as_bytes());
-                let text = record.source.to_owned();
-                self.puts.insert(id, if record.id_from_position { Put::Given(text) } else { Put::Own(text) });
+                Becomes::File
             }
             Outcome::Own(json) => {
                 self.incoming.add_record(id, false, json.as_bytes());
-                self.puts.insert(id, Put::Own(json));
                 self.differs.insert(id.get());
+                Becomes::Own(json)
             }
             Outcome::Given(json) => {
                 self.incoming.add_record(id, true, json.as_bytes());
                 let text = json.strip_prefix(&format!("{{\"id\":{id},")).map(|rest| format!("{{{rest}"));
-                self.puts.insert(id, Put::Given(text.expect("a given id is the first member")));
                 self.differs.insert(id.get());
+                Becomes::Given(text.expect("a given id is the first member"))
             }
-            Outcome::Gone => {
-                self.removes.insert(id);
+            Outcome::Gone => Becomes::Gone,
+        };
+        self.edits.insert(id, (stored.map_or(0, |stored| stored.revision), becomes));
+    }
+
+    /// Writes into the new file `path` what becomes of the database's records, as a part of `run`.
+    fn stage(&mut self, path: &Path, run: u64, newer: &Rows) -> Result<(), Error> {
+        let mut staging = Staging::create(path, run)?;
+        let by_id = newer.by_id();
+        self.applied = self.edits.len() as u64;
+        for (id, (seen, becomes)) in std::mem::take(&mut self.edits) {
+            let text = match becomes {
+                Becomes::File => {
+                    let row = by_id.get(id.get()).expect("it was met in the file");
+                    Some(newer.with_record(row, id, |record| {
+                        self.edited.note(&record);
+                        Text { given: record.id_from_position, json: record.source.to_owned() }
+                    })?)
+                }
+                Becomes::Own(json) => Some(self.note_own(newer.collection, id, false, json)),
+                Becomes::Given(json) => Some(self.note_own(newer.collection, id, true, json)),
+                Becomes::Gone => None,
+            };
+            self.edited.ids.insert(id.get());
+            if text.is_none() {
+                self.edited.gone.insert(id.get());
             }
+            staging.put(Edit { id: id.get(), seen, becomes: text })?;
         }
+        Ok(staging.finish()?)
+    }
+
+    /// Notes whom a record refers to that the file has otherwise.
+    fn note_own(&mut self, collection: Collection, id: Id, given: bool, json: String) -> Text {
+        let mut records = Records::new(collection, json.len());
+        records.push_given(&json, None, given.then_some(id)).expect("it was read as such a record");
+        records.iter().for_each(|record| self.edited.note(&record));
+        Text { given, json }
     }
 
     /// The same, and it is the file that has changed it.
@@ -181,14 +214,18 @@ impl Changes {
 
 /// What is there of one collection, and where its new slice goes.
 pub struct Before<'b> {
+    /// Whose records.
+    pub collection: Collection,
     /// The database.
-    pub store: Store,
+    pub database: &'b mut Database,
     /// What it was filled from.
     pub slice: PathBuf,
     /// What the manifest says of both.
     pub entry: &'b Entry,
     /// The new slice, which is not there yet.
     pub next_slice: PathBuf,
+    /// What becomes of the database, which is not there yet either.
+    pub next_changes: PathBuf,
 }
 
 /// What a newer file is, and what it changes.
@@ -199,6 +236,8 @@ pub struct Plan {
     pub parts: Vec<Part>,
     /// What it changes in them, in their order.
     pub changes: Vec<Changes>,
+    /// What their databases were, in their order: nothing that was written later was seen.
+    pub looks: Vec<Look>,
 }
 
 /// How a newer file is compared with what is there.
@@ -213,6 +252,8 @@ pub struct Planning<'p> {
     pub rules: Rules<'p>,
     /// Where each of those goes, as a line.
     pub conflicts: Option<Box<dyn Write + 'p>>,
+    /// Whether nothing is to be changed: then no ids are taken.
+    pub dry_run: bool,
     /// How progress is shown.
     pub progress: Progress,
 }
@@ -220,18 +261,28 @@ pub struct Planning<'p> {
 impl Planning<'_> {
     /// Compares the file, opened as `source`, with what is there, and writes its slices. `before` comes in the order of
     /// [`Collection::ALL`].
-    pub fn plan(mut self, mut source: Source, before: &[Before], rejects: &mut Rejects) -> Result<Plan, Error> {
+    pub fn plan(mut self, mut source: Source, before: &mut [Before], rejects: &mut Rejects) -> Result<Plan, Error> {
+        let (mut looks, mut older) = (Vec::new(), Vec::new());
+        for before in &mut *before {
+            looks.push(before.database.look()?);
+            let all_given = are_all_given(before.entry, self.rejected_before, before.collection, before.database)?;
+            older.push((before.collection, before.slice.clone(), before.entry, all_given));
+        }
         let stage = self.progress.stage("comparing", Total::Bytes(source.length()));
         // The texts as the file has them, which are the slices unless ids have to be written into them.
         let (mut newer, mut slices) = (Vec::new(), Vec::new());
-        for Before { store, next_slice, .. } in before {
-            slices.push(Slice::create(next_slice, store.collection(), true)?);
-            newer.push(Rows::new(next_slice, store.collection(), false)?);
+        for Before { collection, next_slice, .. } in &*before {
+            slices.push(Slice::create(next_slice, *collection, true)?);
+            newer.push(Rows::new(next_slice, *collection, false)?);
         }
         // Beside each other: what the one does alone, the other fills.
-        let rejected_before = self.rejected_before;
         let older = thread::scope(|scope| {
-            let older = scope.spawn(move || before.iter().map(|before| read_older(before, rejected_before)).collect());
+            let older = scope.spawn(move || {
+                let read = older
+                    .into_iter()
+                    .map(|(collection, slice, entry, all_given)| read_older(collection, &slice, entry, all_given));
+                read.collect()
+            });
             let read = (|| {
                 while let Some(batch) = source.next_batch()? {
                     let nth = batch.collection as usize;
@@ -251,15 +302,22 @@ impl Planning<'_> {
         let identity = source.identity();
         let known = ids::known(self.input, || Ok(identity.clone()));
         let (mut parts, mut changes) = (Vec::new(), Vec::new());
-        for (((before, older), mut newer), slice) in before.iter().zip(&older).zip(newer).zip(slices) {
-            let collection = before.store.collection();
+        // Told apart from every run that was interrupted.
+        let run = getrandom::u64().map_err(Error::Random)?;
+        for ((((before, look), older), mut newer), slice) in
+            before.iter_mut().zip(&looks).zip(&older).zip(newer).zip(slices)
+        {
+            let collection = before.collection;
             let written = slice.finish()?;
             let stage = self.progress.stage("aligning", Total::Unknown);
             let mut alignment = if collection.may_lack_ids() {
                 let known = known.as_ref().map(|known| &known[collection as usize]).filter(|ids| !ids.are_positions());
                 Some(match known.and_then(|ids| Alignment::of_known_ids(ids, older, &newer)) {
                     Some(alignment) => alignment,
-                    None => align(older, &newer, Writer::new(&before.store)?.last_id())?,
+                    None => align(older, &newer, |count, above| {
+                        let is_needed = count > 0 && !self.dry_run;
+                        if is_needed { before.database.reserve(count, above) } else { Ok(above.max(look.last_id)) }
+                    })?,
                 })
             } else {
                 None
@@ -273,7 +331,8 @@ impl Planning<'_> {
             let slice = rewrite(&before.next_slice, &newer, older, &spared, written)?;
             drop(stage);
             let _stage = self.progress.stage("looking at changes", Total::Unknown);
-            let of_collection = self.compare(before, older, &split, &newer, alignment, &spared)?;
+            let mut of_collection = self.compare(before, look, older, &split, &newer, alignment, &spared)?;
+            of_collection.stage(&before.next_changes, run, &newer)?;
             let mut digests = Digests { canonical: before.entry.canonical().unwrap_or_default(), ..Digests::default() };
             digests.canonical.unmerge(&of_collection.split_outgoing.canonical);
             digests.canonical.merge(&of_collection.split_incoming.canonical);
@@ -284,83 +343,96 @@ impl Planning<'_> {
         if let Some(conflicts) = &mut self.conflicts {
             conflicts.flush().map_err(Error::io(Path::new("the file for --conflicts")))?;
         }
-        Ok(Plan { source: identity, parts, changes })
+        Ok(Plan { source: identity, parts, changes, looks })
     }
 
     /// What the file changes in one collection. The newer rows have their ids.
+    #[allow(clippy::too_many_arguments, reason = "each is another version of the records, or says which is which")]
     fn compare(
         &mut self,
-        before: &Before,
+        before: &mut Before,
+        look: &Look,
         older: &Rows,
         split: &ById,
         newer: &Rows,
         alignment: Option<Alignment>,
         spared: &Spared,
     ) -> Result<Changes, Error> {
-        let store = &before.store;
+        let collection = before.collection;
         let mut changes = Changes::default();
-        let touched = Touched::find(before, older, split)?;
+        let touched = Touched::find(before, look, older, split)?;
         let mut seen = RoaringTreemap::new();
-        // Records of the service's own that the file has, too.
-        let mut met = 0;
+        let mut different = Vec::new();
         for row in newer.rows.iter().filter(|row| !row.rejected) {
             if !seen.insert(row.id) {
                 let id = Id::try_from(row.id).expect("it came from an id");
                 let mut reading = Reading { as_node: self.as_node, ..Reading::default() };
                 if let Some(alignment) = alignment {
-                    reading.ids[store.collection() as usize] = alignment.ids;
+                    reading.ids[collection as usize] = alignment.ids;
                 }
-                return Err(repeated_id(self.input, &Arc::new(reading), store.collection(), id));
+                return Err(repeated_id(self.input, &Arc::new(reading), collection, id));
             }
             let was = split.get(row.id);
             if was.is_some_and(|was| was.hash == row.hash && was.given == row.given) {
                 changes.kept += u64::from(touched.has(row.id));
-                continue;
+            } else {
+                different.push((row.id, Some(row)));
             }
-            let id = Id::try_from(row.id).expect("it came from an id");
-            let stored = store.get(id)?;
-            met += u64::from(stored.is_some() && was.is_none());
-            let base = was.map(|was| older.with_record(was, id, |record| record.json().into_owned())).transpose()?;
-            newer.with_record(row, id, |record| {
-                if let Some(base) = &base {
-                    changes.split_outgoing.add(id, false, base);
-                }
-                changes.split_incoming.add(id, false, &record.json());
-                let equal = stored.as_ref().is_some_and(|stored| {
-                    stored.json() == record.json().as_bytes() && stored.id_from_position == record.id_from_position
-                });
-                if equal {
-                    return Ok(());
-                }
-                let file = Some(&record);
-                let given = was.is_some_and(|was| was.given);
-                let stored = stored.as_ref();
-                let versions = Versions { collection: store.collection(), id, base, given, file, stored };
-                self.settle(&mut changes, &versions, touched.has(row.id), || newer.pointer(row))
-            })??;
         }
         changes.alignment = alignment;
         for row in older.rows.iter().filter(|row| !seen.contains(row.id)) {
-            let id = Id::try_from(row.id).expect("it came from an id");
-            if spared.ids.contains(row.id) {
-                changes.spared += 1;
-                changes.kept += u64::from(touched.has(row.id));
-                if changes.named_spared.len() < NAMED {
-                    changes.named_spared.push(id);
-                }
+            if !spared.ids.contains(row.id) {
+                different.push((row.id, None));
                 continue;
             }
-            let base = older.with_record(row, id, |record| record.json().into_owned())?;
-            changes.split_outgoing.add(id, false, &base);
-            let Some(stored) = store.get(id)? else { continue };
-            let pointer = || format!("/{}/- (id {id})", store.collection().name());
-            let (base, stored) = (Some(base), Some(&stored));
-            let versions = Versions { collection: store.collection(), id, base, given: row.given, file: None, stored };
-            self.settle(&mut changes, &versions, touched.has(row.id), pointer)?;
+            changes.spared += 1;
+            changes.kept += u64::from(touched.has(row.id));
+            if changes.named_spared.len() < NAMED {
+                changes.named_spared.push(Id::try_from(row.id).expect("it came from an id"));
+            }
+        }
+        // Records of the service's own that the file has, too.
+        let mut met = 0;
+        for part in different.chunks(AT_ONCE) {
+            let ids: Vec<u64> = part.iter().map(|(id, _)| *id).collect();
+            let stored = before.database.records(&ids)?;
+            for (number, row) in part {
+                let id = Id::try_from(*number).expect("it came from an id");
+                let (was, stored) = (split.get(*number), stored.get(number));
+                met += u64::from(stored.is_some() && was.is_none());
+                let base =
+                    was.map(|was| older.with_record(was, id, |record| record.json().into_owned())).transpose()?;
+                if let Some(base) = &base {
+                    changes.split_outgoing.add(id, false, base);
+                }
+                // Whatever a service does while this goes on shows as well.
+                let is_touched =
+                    touched.has(*number) || stored.map_or(was.is_some(), |stored| stored.revision > look.revision);
+                let given = was.is_some_and(|was| was.given);
+                let versions = Versions { collection, id, base, given, file: None, stored };
+                let Some(row) = row else {
+                    if stored.is_some() {
+                        let pointer = || format!("/{}/- (id {id})", collection.name());
+                        self.settle(&mut changes, &versions, is_touched, pointer)?;
+                    }
+                    continue;
+                };
+                newer.with_record(row, id, |record| {
+                    changes.split_incoming.add(id, false, &record.json());
+                    let equal = stored.is_some_and(|stored| {
+                        stored.json == record.json() && stored.id_from_position == record.id_from_position
+                    });
+                    if equal {
+                        return Ok(());
+                    }
+                    let versions = Versions { file: Some(&record), ..versions };
+                    self.settle(&mut changes, &versions, is_touched, || newer.pointer(row))
+                })??;
+            }
         }
         changes.differs |= &touched.ids;
         let of_the_split = older.rows.len() as u64 - touched.removed;
-        changes.kept += store.counted()?.count - of_the_split - met;
+        changes.kept += look.records.count.saturating_sub(of_the_split + met);
         Ok(changes)
     }
 
@@ -384,7 +456,7 @@ impl Planning<'_> {
             changes.kept += 1;
             return Ok(());
         }
-        let service = stored.map(text_of);
+        let service = stored.map(|stored| stored.json.clone());
         let conflict = Conflict { collection, id, pointer: pointer(), base: base.clone(), file: text, service };
         let resolved = self.rules.resolutions.take(&conflict)?.cloned();
         if self.rules.merge == Merge::Fields
@@ -449,7 +521,7 @@ struct Versions<'v> {
     /// As the file has it.
     file: Option<&'v Record<'v>>,
     /// As the database has it.
-    stored: Option<&'v Stored>,
+    stored: Option<&'v Seen>,
 }
 
 /// Records of the split that their service has changed or removed since.
@@ -466,52 +538,44 @@ impl Touched {
     }
 
     /// Finds them by their revisions, where the manifest knows the database's when it was as split; else by their texts.
-    fn find(before: &Before, older: &Rows, split: &ById) -> Result<Self, Error> {
-        let store = &before.store;
-        let mut touched = Self { ids: RoaringTreemap::new(), removed: 0 };
-        let now = Moment::of(store)?;
-        let since = before.entry.database.as_ref();
+    fn find(before: &mut Before, look: &Look, older: &Rows, split: &ById) -> Result<Self, Error> {
+        let Before { database, entry, .. } = before;
+        let now = Moment::at(look, RoaringTreemap::new());
+        let since = entry.database.as_ref();
         let since = since.filter(|then| then.history == now.history && then.revision <= now.revision);
-        let is_as_split = |row: &Row, stored: &Stored| {
-            let id = Id::try_from(row.id).expect("it came from an id");
-            older.with_record(row, id, |record| record.json().as_bytes() == stored.json())
-        };
-        if let Some(then) = since.filter(|then| then.revision == now.revision && then.exact == now.exact) {
-            for row in then.differs.iter().filter_map(|id| split.get(id)) {
-                let stored = store.get(Id::try_from(row.id).expect("it came from an id"))?;
-                touched.note(row, stored.as_ref().map(|stored| is_as_split(row, stored)).transpose()?);
-            }
-            return Ok(touched);
+        let nothing_written = since.is_some_and(|then| then.revision == now.revision && then.exact == now.exact);
+        let mut suspects = since.map(|then| then.differs.clone()).unwrap_or_default();
+        let mut absent = RoaringTreemap::new();
+        if !nothing_written {
+            let (there, written) = database.written(since.map_or(0, |then| then.revision))?;
+            suspects |= written;
+            absent.extend(older.rows.iter().map(|row| row.id).filter(|id| !there.contains(*id)));
         }
-        let mut there = RoaringTreemap::new();
-        for entry in store.records() {
-            let (id, stored) = entry?;
-            let Some(row) = split.get(id.get()) else { continue };
-            there.insert(id.get());
-            if since.is_none_or(|then| stored.revision > then.revision || then.differs.contains(id.get())) {
-                touched.note(row, Some(is_as_split(row, &stored)?));
+        let mut touched = Self { ids: RoaringTreemap::new(), removed: 0 };
+        let suspects: Vec<&Row> = suspects.iter().filter_map(|id| split.get(id)).collect();
+        for part in suspects.chunks(AT_ONCE) {
+            let records = database.records(&part.iter().map(|row| row.id).collect::<Vec<_>>())?;
+            for row in part {
+                let Some(stored) = records.get(&row.id) else {
+                    absent.insert(row.id);
+                    continue;
+                };
+                let id = Id::try_from(row.id).expect("it came from an id");
+                if !older.with_record(row, id, |record| record.json() == stored.json)? {
+                    touched.ids.insert(row.id);
+                }
             }
         }
-        older.rows.iter().filter(|row| !there.contains(row.id)).for_each(|row| touched.note(row, None));
+        touched.removed = absent.len();
+        touched.ids |= absent;
         Ok(touched)
-    }
-
-    /// A record of the split is as it was, or not, or not there.
-    fn note(&mut self, row: &Row, is_as_split: Option<bool>) {
-        if is_as_split != Some(true) {
-            self.ids.insert(row.id);
-        }
-        self.removed += u64::from(is_as_split.is_none());
     }
 }
 
 /// Reads the slice of what is there.
-fn read_older(before: &Before, rejected_before: bool) -> Result<Rows, Error> {
-    let Before { store, slice, entry, .. } = before;
-    let collection = store.collection();
+fn read_older(collection: Collection, slice: &Path, entry: &Entry, all_given: bool) -> Result<Rows, Error> {
     let mut rows = Rows::new(slice, collection, false)?;
     let mut source = Source::with(slice, collection.alone())?.hashed();
-    let all_given = are_all_given(entry, rejected_before, store)?;
     rows.read(&mut source, &|id| all_given || entry.given.contains(id), false, None)?;
     if source.identity() == entry.slice {
         return Ok(rows);
@@ -522,12 +586,18 @@ fn read_older(before: &Before, rejected_before: bool) -> Result<Rows, Error> {
 
 /// Whether all ids that stand in a slice are given. A `seed` before this one did not note them, and wrote them where
 /// records had been rejected, which the monolith's list had without ids.
-pub fn are_all_given(entry: &Entry, rejected: bool, store: &Store) -> Result<bool, Error> {
-    if entry.database.is_some() || !rejected || !store.collection().may_lack_ids() {
+pub fn are_all_given(
+    entry: &Entry,
+    rejected: bool,
+    collection: Collection,
+    database: &mut Database,
+) -> Result<bool, Error> {
+    if entry.database.is_some() || !rejected || !collection.may_lack_ids() {
         return Ok(false);
     }
-    for record in store.records() {
-        if record?.1.id_from_position {
+    let ids: Vec<u64> = database.written(u64::MAX)?.0.iter().collect();
+    for ids in ids.chunks(AT_ONCE) {
+        if database.records(ids)?.values().any(|record| record.id_from_position) {
             return Ok(true);
         }
     }
@@ -647,121 +717,4 @@ fn rewrite(path: &Path, newer: &Rows, older: &Rows, spared: &Spared, written: Sl
     // Whoever has the file open goes on reading the texts without ids.
     fs::rename(&part, path).map_err(Error::io(path))?;
     Ok(sliced)
-}
-
-/// Applies to `stores` what the newer file, whose slices were written, changes in them; both in the order of
-/// [`Collection::ALL`].
-pub fn apply(changes: &[Changes], stores: &[Store], stage: &Stage) -> Result<(), Error> {
-    for (changes, store) in changes.iter().zip(stores) {
-        let mut writer = Writer::new(store)?;
-        let mut step = Records::new(store.collection(), 0);
-        let mut write = |step: &mut Records| {
-            let puts: Vec<Change> = step.iter().map(|record| Change::Put(record, writer.next_revision())).collect();
-            stage.advance(0, puts.len() as u64);
-            writer.apply(&puts)?;
-            *step = Records::new(store.collection(), 0);
-            Ok::<(), Error>(())
-        };
-        let misfit = "it was read as such a record";
-        for (id, put) in &changes.puts {
-            match put {
-                Put::Given(source) => step.push_given(source, None, Some(*id)).expect(misfit),
-                Put::Own(json) => step.push(json, None).expect(misfit),
-            }
-            if step.text().len() >= STEP_BYTES {
-                write(&mut step)?;
-            }
-        }
-        write(&mut step)?;
-        let removals: Vec<Change> = changes.removes.iter().map(|id| Change::Remove(*id)).collect();
-        for step in removals.chunks(STEP) {
-            writer.apply(step)?;
-            stage.advance(0, step.len() as u64);
-        }
-        store.sync()?;
-    }
-    Ok(())
-}
-
-/// Where in the indexes records are to stand, or to stand no more.
-pub type Places = BTreeMap<(Index, Term), BTreeMap<Id, bool>>;
-
-/// Where the records stand in the indexes of `store` that `changes` will change or remove there.
-pub fn places(changes: &Changes, store: &Store) -> Result<Places, Error> {
-    let mut places = Places::new();
-    for id in changes.puts.keys().chain(&changes.removes) {
-        let Some(stored) = store.get(*id)? else { continue };
-        let mut records = Records::new(store.collection(), 0);
-        if records.push(&text_of(&stored), None).is_ok() {
-            note_places(&records, false, &mut places);
-        }
-    }
-    Ok(places)
-}
-
-fn note_places(records: &Records, are_listed: bool, places: &mut Places) {
-    for record in records.iter() {
-        for (index, term) in record.terms.iter().flatten() {
-            places.entry((*index, term.clone())).or_default().insert(record.id, are_listed);
-        }
-    }
-}
-
-/// Whether `store`, opened anew, holds what was applied to it, in its records and its indexes; each that was touched is
-/// read. In `places` it stood before, and stands no more unless it is to.
-pub fn holds(changes: &Changes, mut places: Places, store: &Store) -> Result<bool, Error> {
-    for (id, put) in &changes.puts {
-        let mut records = Records::new(store.collection(), 0);
-        let read = match put {
-            Put::Given(source) => records.push_given(source, None, Some(*id)),
-            Put::Own(json) => records.push(json, None),
-        };
-        read.expect("it was read as such a record");
-        let stored = store.get(*id)?;
-        let is_there = |record: Record| {
-            stored.as_ref().is_some_and(|stored| {
-                stored.json() == record.json().as_bytes() && stored.id_from_position == record.id_from_position
-            })
-        };
-        if !records.iter().all(is_there) {
-            return Ok(false);
-        }
-        note_places(&records, true, &mut places);
-    }
-    for id in &changes.removes {
-        if store.get(*id)?.is_some() {
-            return Ok(false);
-        }
-    }
-    // Each list once, however many of its records were touched.
-    for ((index, term), mut ids) in places {
-        for listed in store.ids(index, &term) {
-            if ids.remove(&listed?) == Some(false) {
-                return Ok(false);
-            }
-        }
-        if ids.values().any(|is_listed| *is_listed) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-/// Copies the folder `from`, of a closed database, to `to`, where nothing is yet.
-pub fn copy_database(from: &Path, to: &Path) -> Result<(), Error> {
-    fs::create_dir(to).map_err(Error::io(to))?;
-    for entry in fs::read_dir(from).map_err(Error::io(from))? {
-        let entry = entry.map_err(Error::io(from))?;
-        let (path, copy) = (entry.path(), to.join(entry.file_name()));
-        if entry.file_type().map_err(Error::io(&path))?.is_dir() {
-            copy_database(&path, &copy)?;
-        } else {
-            fs::copy(&path, &copy).map_err(Error::io(&copy))?;
-        }
-    }
-    Ok(())
-}
-
-fn text_of(stored: &Stored) -> String {
-    String::from_utf8_lossy(stored.json()).into_owned()
 }

@@ -16,7 +16,8 @@ use std::{env, iter};
 
 use rustix::fs::{Advice, fadvise};
 use rustix::io::{ReadWriteFlags, preadv2};
-use seed::update::copy_database;
+
+use world::changes::copy_database;
 use world::file_system::{DiskCopy, FailingDisk};
 use world::posts::{Client, Posts, arguments, kill, start};
 use world::{Process, program, sample, skip, split, tool};

@@ -19,9 +19,10 @@ use std::process::Command;
 use std::{env, thread};
 
 use fastrand::Rng;
-use seed::update::copy_database;
+
 use shared::model::{Collection, Post, Term};
 use shared::store::{Purpose, Store};
+use world::changes::copy_database;
 use world::posts::{Answer, Client, Posts, SECRET, arguments, kill, start};
 use world::{Process, program, sample, split, tool};
 

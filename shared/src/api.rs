@@ -122,13 +122,16 @@ pub fn read() -> impl Filter<Extract = (), Error = Rejection> + Clone {
 /// `GET /api/{collection}/7`
 fn one(store: &Store) -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + use<> {
     let store = store.clone();
-    warp::path::param().and(read()).map(move |id: IdInPath| record(store.get(id.id()?)?))
+    warp::path::param().and(read()).map(move |id: IdInPath| {
+        let id = id.id()?;
+        record(&store, || store.get(id))
+    })
 }
 
 /// `GET /api/{collection}`
 fn all(store: &Store) -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + use<> {
     let store = store.clone();
-    read().map(move || list(store.records().map(|record| Ok(record?.1))))
+    read().map(move || list(&store, || store.records().map(|record| Ok(record?.1))))
 }
 
 /// `GET /` and `GET /api/`, in the monolith's words.
@@ -155,9 +158,9 @@ fn health(store: &Store) -> impl Filter<Extract = (Answer,), Error = Rejection> 
     live.or(ready).unify()
 }
 
-/// Answers with a record, straight from the store's memory.
-pub fn record(stored: Option<Stored>) -> Answer {
-    let stored = stored.ok_or(Problem::NoSuchRecord)?;
+/// Answers with the record that `find` finds in `store`, straight from the store's memory.
+pub fn record(store: &Store, find: impl Fn() -> Result<Option<Stored>, StoreError>) -> Answer {
+    let stored = store.read_whole(find)?.ok_or(Problem::NoSuchRecord)?;
     let tag = entity_tag(stored.revision, stored.json());
     let mut response = json(Response::new(stored.into_json().into()));
     response.headers_mut().insert(ETAG, tag);
@@ -166,12 +169,19 @@ pub fn record(stored: Option<Stored>) -> Answer {
 
 /// Answers with a JSON array of records. A list of any length is sent in bounded memory; if the store fails in its
 /// midst, the connection is cut, so that no client takes the part for the whole.
-pub fn list<I>(records: I) -> Answer
+///
+/// A list that fits into one chunk has all of a group of an update's changes, or nothing of it; a longer one is sent as it
+/// is read, while others write.
+pub fn list<I>(store: &Store, records: impl Fn() -> I) -> Answer
 where
     I: Iterator<Item = Result<Stored, StoreError>> + Send + Sync + 'static,
 {
-    let mut list = List { records, begun: false, done: false };
-    let first = list.next().unwrap_or_else(|| Ok(Bytes::new()))?;
+    let (list, first) = store.read_whole(|| {
+        let mut list = List { records: records(), begun: false, done: false };
+        let first = list.next().unwrap_or_else(|| Ok(Bytes::new()));
+        (list, first)
+    });
+    let first = first?;
     if list.done {
         return Ok(json(Response::new(first.into())));
     }

@@ -7,6 +7,7 @@
 //! - [`api`], [`problem`]: the routes every service has, and its errors
 //! - [`mod@write`], [`condition`], [`token`]: those that write, when, and who may
 //! - [`operate`], [`backup`]: what operators ask for; the records at one revision, as lines of JSON
+//! - [`desk`]: what `seed` asks of a database when a newer file changes it, here or in a service that runs
 //! - [`serve`], [`workers`], [`drain`]: from a listener to the last request's end
 //! - [`fill`], [`sandbox`], [`broker`], [`check`], [`offline`], [`service`]: a process that fills its folder, locks
 //!   itself in, is told of new tokens, is asked how it is, and does what can be done without serving
@@ -16,6 +17,7 @@ pub mod backup;
 pub mod broker;
 pub mod check;
 pub mod condition;
+pub mod desk;
 pub mod drain;
 pub mod edit;
 pub mod fill;

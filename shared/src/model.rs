@@ -177,6 +177,13 @@ impl Collection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Index(pub(crate) u8);
 
+impl Index {
+    /// Its number.
+    pub fn number(self) -> u8 {
+        self.0
+    }
+}
+
 /// What an index is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Term {

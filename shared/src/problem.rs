@@ -72,6 +72,8 @@ pub enum Problem {
     NoIdsLeft,
     /// There is no room for another write just now.
     Busy,
+    /// A newer file of the monolith's is about to change the record.
+    Held,
     /// As many backups as may be are being read.
     BackupsBusy,
     /// A scrub is under way.
@@ -110,6 +112,7 @@ impl From<CommitError> for Problem {
     fn from(error: CommitError) -> Self {
         match error {
             CommitError::Busy => Problem::Busy,
+            CommitError::Held => Problem::Held,
             CommitError::Panicked => Problem::Panicked,
             // The committer has logged why.
             CommitError::Failed(_) | CommitError::Broken => Problem::WritesFailed,
@@ -207,6 +210,7 @@ impl Problem {
                 (StatusCode::INSUFFICIENT_STORAGE, "There are no ids left.".into())
             }
             Problem::Busy => (StatusCode::SERVICE_UNAVAILABLE, "Too many writes wait; try again later.".into()),
+            Problem::Held => (StatusCode::SERVICE_UNAVAILABLE, "A newer file of the monolith's is about to change this record; try again.".into()),
             Problem::BackupsBusy => {
                 (StatusCode::SERVICE_UNAVAILABLE, "Enough backups are being read; try again later.".into())
             }

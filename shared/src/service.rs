@@ -18,6 +18,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::api::Routes;
 use crate::broker::{self, Broker};
+use crate::desk::Counter;
 use crate::drain::Drain;
 use crate::fill::{FillError, Slice};
 use crate::model::Collection;
@@ -221,6 +222,7 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
         None => (folder, None),
     };
     let tokens = Arc::new(tokens(service.collection, config)?);
+    let counter = if aside.is_none() { open_counter(&folder) } else { None };
     let broker = config.write_token_file.as_deref().map(Broker::start).transpose()?;
     let cannot_listen =
         |error| format!("{}: cannot listen here: {error}; --listen names another address", config.listen);
@@ -251,6 +253,9 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
         let drain = Drain::default();
         let commit = Commit::start(&store, config.durability)?;
         let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&tokens));
+        if let Some(counter) = &counter {
+            counter.serve(store.clone(), commit.clone())?;
+        }
         let read_only = store.is_read_only();
         let writes = Writes { collection: service.collection, commit: commit.clone(), tokens, read_only };
         let routes = drain.over(operator.over(writes.over((service.routes)(store.clone()))));
@@ -264,6 +269,9 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
         };
         serve::serve(listener, routes, Workers::start(threads)?, end).await;
         operator.end();
+        if let Some(counter) = counter {
+            tokio::task::spawn_blocking(move || counter.close()).await?;
+        }
         scrubs.abort();
         let _ = scrubs.await;
         let synced: Result<(), Box<dyn Error>> = if restart {
@@ -305,6 +313,18 @@ async fn scrubs(operator: Operator, every: Duration) {
     if !every.is_zero() {
         operator.scrub_every(every).await;
     }
+}
+
+/// Where `seed` brings newer files while the service runs; without it, they have to wait until it does not.
+fn open_counter(folder: &Folder) -> Option<Counter> {
+    let opened = Counter::open(folder.path());
+    if let Err(error) = &opened {
+        let path = folder.path().display();
+        log::warn!(
+            "{path}: no socket for `seed`: {error}; a newer file can be brought only while the service is stopped"
+        );
+    }
+    opened.ok()
 }
 
 /// Makes a folder for a copy of what lies on a file system that can only be read.

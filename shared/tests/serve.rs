@@ -79,11 +79,14 @@ fn routes(posts: Store) -> Routes {
     let at_once = warp::path("at-once").and(read()).map(|| -> Answer { panic!("no record\nINFO access > forged") });
     let store = posts.clone();
     let midway = warp::path("midway").and(read()).map(move || {
-        let store = store.clone();
-        api::list((0..).map(move |number| {
-            assert!(number < 50_000, "the list broke at {number}");
-            Ok(store.get("1".parse().unwrap())?.unwrap())
-        }))
+        let (records, store) = (store.clone(), store.clone());
+        api::list(&store, move || {
+            let store = records.clone();
+            (0..).map(move |number| {
+                assert!(number < 50_000, "the list broke at {number}");
+                Ok(store.get("1".parse().unwrap())?.unwrap())
+            })
+        })
     });
     let writes = write("write", tokens()).or(write("closed", Tokens::none(Collection::Posts))).unify();
     api::routes(&posts, at_once.or(midway).unify().or(writes).unify())

@@ -19,7 +19,8 @@ pub fn routes(threads: Store) -> Routes {
 /// `GET /api/threads/by-user/7`
 fn by_user(threads: &Store) -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + use<> {
     let threads = threads.clone();
-    warp::path!("by-user" / IdInPath / ..)
-        .and(read())
-        .map(move |user: IdInPath| api::list(threads.find(Thread::BY_USER, &Term::Id(user.id()?))))
+    warp::path!("by-user" / IdInPath / ..).and(read()).map(move |user: IdInPath| {
+        let user = Term::Id(user.id()?);
+        api::list(&threads, || threads.find(Thread::BY_USER, &user))
+    })
 }

@@ -20,7 +20,7 @@ pub fn routes(users: Store) -> Routes {
 fn by_username(users: &Store) -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + use<> {
     let users = users.clone();
     warp::path!("by-username" / NameInPath / ..).and(read()).map(move |name: NameInPath| {
-        let mut named = users.find(User::BY_USERNAME, &Term::from(name.name()?.as_str()));
-        api::record(named.next().transpose()?)
+        let name = Term::from(name.name()?.as_str());
+        api::record(&users, || users.find(User::BY_USERNAME, &name).next().transpose())
     })
 }

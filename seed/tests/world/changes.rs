@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 use std::path::Path;
+use std::{fs, io};
 
 use shared::id::Id;
 use shared::model::{Collection, Records};
@@ -32,4 +33,19 @@ pub fn joined(data: &Path) -> String {
     let output = seed(["join", "--data", data.to_str().unwrap()]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     text(&output.stdout)
+}
+
+/// Copies the folder `from`, of a closed database, to `to`, where nothing is yet.
+pub fn copy_database(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let copy = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_database(&entry.path(), &copy)?;
+        } else {
+            fs::copy(entry.path(), copy)?;
+        }
+    }
+    Ok(())
 }

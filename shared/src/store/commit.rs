@@ -11,6 +11,7 @@
 //! A single thread has no contention and needs no transaction, and what waits while one group is being synced is the
 //! next group. An answer is given, and a read sees what was written, only when it is as durable as [`Durability`] asks.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,9 +23,10 @@ use tokio::sync::{Notify, oneshot};
 
 use super::group::{self, Group, KeptRecord, Now};
 use super::journal::Journal;
-use super::layout::Step;
+use super::layout::{Counters, Step};
 use super::pace::Pace;
-use super::{Snapshot, Store, StoreError, Writer, layout};
+use super::update::Held;
+use super::{Edit, Hold, Snapshot, Store, StoreError, Writer, layout};
 use crate::id::Id;
 use crate::model::{Index, Term};
 
@@ -78,6 +80,9 @@ pub enum CommitError {
     /// What decides it panicked.
     #[error("the write's decision panicked")]
     Panicked,
+    /// A newer file is about to change the record.
+    #[error("a newer file is about to change the record")]
+    Held,
 }
 
 /// Where writes are handed in. Clones hand in to the same committer, which ends with the last of them.
@@ -97,13 +102,15 @@ struct State {
 enum Job {
     /// A write that is to be decided.
     Write(Decision),
-    /// Somebody wants to read what there is between two groups.
-    Snapshot(oneshot::Sender<Snapshot>),
+    /// What is done between two groups.
+    Between(Work),
 }
 
 /// Decides a write, and returns what answers it.
 type Decision = Box<dyn FnOnce(&mut Transaction) -> Answer + Send>;
 type Answer = Box<dyn FnOnce(Result<(), CommitError>)>;
+/// What has the committer to itself.
+type Work = Box<dyn FnOnce(&mut Committer) + Send>;
 
 impl Commit {
     /// Starts the committer of `store`, which was opened for it: there is one, and it has no successor before the store is
@@ -121,6 +128,7 @@ impl Commit {
             journal,
             pace: Pace::new(),
             sound: true,
+            held: None,
             state: Arc::clone(&state),
         };
         let thread = thread::Builder::new().name("committer".to_owned());
@@ -151,8 +159,61 @@ impl Commit {
     /// The records as they are between two groups of writes. Writes go on while it is read.
     pub async fn snapshot(&self) -> Result<Snapshot, CommitError> {
         let (answer, answered) = oneshot::channel();
-        self.hand_in(Job::Snapshot(answer))?;
+        self.hand_in(Job::Between(Box::new(|committer| {
+            // Whoever does not wait any more wants none.
+            let _ = answer.send(Snapshot::begin(&committer.store, committer.writer.counters()));
+        })))?;
         answered.await.map_err(|_dropped| CommitError::Broken)
+    }
+
+    /// Holds records for an update, which are given by ascending ids with the revisions that were seen of them: whoever
+    /// else writes to one is told [`CommitError::Held`]. Waits, as do the other parts of an update: not for a runtime's
+    /// threads.
+    pub fn hold(&self, seen: Vec<(u64, u64)>) -> Result<Result<Hold, StoreError>, CommitError> {
+        self.between(move |committer| committer.hold(&seen))
+    }
+
+    /// Makes the changes of group `nth` of an update, and then lets others change those records again. Returns when it is
+    /// as durable as every write.
+    pub fn apply(&self, run: u64, nth: u64, edits: Vec<Edit>) -> Result<Result<(), StoreError>, CommitError> {
+        self.between(move |committer| {
+            let counted = committer.writer.counters();
+            let applied = committer.apply_group(run, nth, &edits);
+            if let Err(error) = &applied {
+                committer.give_up(error, counted);
+            }
+            applied
+        })
+    }
+
+    /// Lets others change all records again.
+    pub fn release(&self) -> Result<(), CommitError> {
+        self.between(Committer::release)
+    }
+
+    /// Gives `count` ids away, higher than `above`, which no record gets but by an update. Returns the last one before them.
+    pub fn reserve_ids(&self, count: u64, above: u64) -> Result<u64, CommitError> {
+        self.between(move |committer| {
+            let last_id = committer.writer.last_id().max(above);
+            committer.writer.give_no_id_up_to(last_id.saturating_add(count).min(Id::MAX.get()));
+            last_id
+        })
+    }
+
+    /// Has the committer to itself for `work`.
+    fn between<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Committer) -> T + Send + 'static,
+    ) -> Result<T, CommitError> {
+        let (answer, answered) = oneshot::channel();
+        let work: Work = Box::new(move |committer| drop(answer.send(work(committer))));
+        self.jobs.send(Job::Between(work)).map_err(|_ended| CommitError::Broken)?;
+        answered.blocking_recv().map_err(|_dropped| CommitError::Broken)
+    }
+
+    /// The same, for threads that may wait.
+    pub fn snapshot_now(&self) -> Result<Snapshot, CommitError> {
+        self.between(|committer| Snapshot::begin(&committer.store, committer.writer.counters()))
     }
 
     fn hand_in(&self, job: Job) -> Result<(), CommitError> {
@@ -174,14 +235,16 @@ impl Commit {
 }
 
 /// The thread that decides and commits.
-struct Committer {
-    store: Store,
-    writer: Writer,
+pub(super) struct Committer {
+    pub(super) store: Store,
+    pub(super) writer: Writer,
     kept: Kept,
-    journal: Journal,
+    pub(super) journal: Journal,
     pace: Pace,
     /// Whether the store can take writes again without being opened anew.
     sound: bool,
+    /// What only an update changes for now.
+    pub(super) held: Option<Held>,
     state: Arc<State>,
 }
 
@@ -192,9 +255,11 @@ impl Committer {
             while let Some(job) = next.take() {
                 let first = match job {
                     Job::Write(first) => first,
-                    Job::Snapshot(wanted) => {
-                        // Whoever does not wait any more wants none.
-                        let _ = wanted.send(Snapshot::begin(&self.store, self.writer.counters()));
+                    Job::Between(work) => {
+                        work(self);
+                        if self.state.broken.load(Ordering::Relaxed) && !self.recover(waiting) {
+                            return;
+                        }
                         continue;
                     }
                 };
@@ -235,11 +300,7 @@ impl Committer {
             None => self.commit(group),
         };
         if let Err(error) = &committed {
-            log::error!("no writes for now, since this one could not be made durable: {error}");
-            self.sound = matches!(error, StoreError::NoRoom(_));
-            // Of the group nothing is there.
-            self.writer.take_back(counted);
-            self.state.broken.store(true, Ordering::Relaxed);
+            self.give_up(error, counted);
         }
         let outcome = committed.as_ref().map(drop).map_err(|error| CommitError::Failed(Arc::new(error.to_string())));
         let writes = answers.len();
@@ -254,6 +315,14 @@ impl Committer {
         outcome.is_ok()
     }
 
+    /// A group could not be made durable: nothing of it is there, as it was `counted` before.
+    fn give_up(&mut self, error: &StoreError, counted: Counters) {
+        log::error!("no writes for now, since this one could not be made durable: {error}");
+        self.sound = matches!(error, StoreError::NoRoom(_));
+        self.writer.take_back(counted);
+        self.state.broken.store(true, Ordering::Relaxed);
+    }
+
     /// Has a group of writes decided: the first, and those that wait. Returns what waits behind it and is no write.
     fn decide(&mut self, first: Decision, waiting: &Receiver<Job>) -> (Group, Vec<Answer>, Option<Job>) {
         let (mut group, mut answers) = (Group::default(), Vec::new());
@@ -262,8 +331,12 @@ impl Committer {
             let mut transaction = Transaction { committer: self, group: &mut group, own: Own::default() };
             // One decision that panics is one request's failure; the panic hook has logged it.
             if let Ok(answer) = catch_unwind(AssertUnwindSafe(|| decide(&mut transaction))) {
-                transaction.keep();
-                answers.push(answer);
+                if transaction.own.is_held.get() {
+                    answer(Err(CommitError::Held));
+                } else {
+                    transaction.keep();
+                    answers.push(answer);
+                }
             }
             if group.bytes >= GROUP_BYTES {
                 break;
@@ -284,13 +357,14 @@ impl Committer {
         self.journal.append(&self.store, &step)?;
         let waited = begin.elapsed();
         fail_point!("before the step");
-        if self.journal.is_durable() {
-            self.store.apply_in_parts(&step)?;
-        } else {
-            self.store.apply(&step)?;
-        }
+        self.do_step(&step)?;
         fail_point!("before the answer");
         Ok(waited)
+    }
+
+    /// Has the database do what the journal has.
+    pub(super) fn do_step(&self, step: &Step) -> Result<(), StoreError> {
+        if self.journal.is_durable() { self.store.apply_in_parts(step) } else { self.store.apply(step) }
     }
 
     /// Waits until there can be writes again: here, if the store is sound, or else after a new start, since sled takes
@@ -342,6 +416,8 @@ pub struct Transaction<'g> {
 struct Own {
     record: Option<(Id, Now)>,
     kept: Option<(String, KeptRecord)>,
+    /// Whether it concerns what only an update changes for now.
+    is_held: Cell<bool>,
 }
 
 /// A record as a write finds it.
@@ -356,6 +432,7 @@ pub struct Found {
 impl Transaction<'_> {
     /// The record, with the writes before this one.
     pub fn get(&self, id: Id) -> Result<Option<Found>, StoreError> {
+        self.look_whether_held(id);
         match self.group.records.get(&id) {
             Some(Now::Gone) => Ok(None),
             Some(Now::There { revision, record }) => {
@@ -402,6 +479,7 @@ impl Transaction<'_> {
     /// # Panics
     /// `json` does not fit the model.
     pub fn put(&mut self, id: Id, json: &str) -> u64 {
+        self.look_whether_held(id);
         self.group.bytes += json.len();
         let revision = self.committer.writer.next_revision();
         let now = Now::put(self.committer.store.collection(), revision, json);
@@ -411,6 +489,7 @@ impl Transaction<'_> {
 
     /// The record `id` is to be gone.
     pub fn remove(&mut self, id: Id) {
+        self.look_whether_held(id);
         // So that no two groups end at the same.
         self.committer.writer.next_revision();
         self.own.record = Some((id, Now::Gone));
@@ -435,6 +514,12 @@ impl Transaction<'_> {
     pub fn keep_answer(&mut self, key: String, kept: KeptRecord) {
         self.group.bytes += kept.json.len();
         self.own.kept = Some((key, kept));
+    }
+
+    fn look_whether_held(&self, id: Id) {
+        if self.committer.held.as_ref().is_some_and(|held| held.has(id)) {
+            self.own.is_held.set(true);
+        }
     }
 
     /// Once sled has failed it takes no writes any more.

@@ -19,6 +19,7 @@ use crate::model::Collection;
 /// data/posts/db.part/   only while a database is made: from a slice, or from what is in db/
 /// data/posts/db.new/    only while one that was made from db/ takes its place
 /// data/posts/db.old/    only until the one that it replaced is removed
+/// data/posts/seed.*     where `seed` reaches the service that runs: a socket and its key
 /// data/posts/next/      only while a split puts its result into place: the service keeps out
 /// ```
 pub struct Folder {
@@ -146,7 +147,18 @@ impl Folder {
     /// # Errors
     /// [`StoreError::Lost`] when answered writes are gone or damaged, unless `on_damage` goes on without them.
     pub fn open(&self, collection: Collection, purpose: Purpose, on_damage: OnDamage) -> Result<Store, StoreError> {
-        let path = self.settled_database()?;
+        self.settled_database()?;
+        self.open_unsettled(collection, purpose, on_damage)
+    }
+
+    /// The same for whoever finishes what a split has begun to put into place.
+    pub fn open_unsettled(
+        &self,
+        collection: Collection,
+        purpose: Purpose,
+        on_damage: OnDamage,
+    ) -> Result<Store, StoreError> {
+        let path = self.database();
         if !path.is_dir() {
             return Err(StoreError::Missing(path));
         }

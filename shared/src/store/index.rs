@@ -26,8 +26,27 @@ impl Store {
 
     /// Each entry of an index of ids: the id that is referred to, and a record that does; in that order.
     pub fn references(&self, index: Index) -> impl Iterator<Item = Result<(Id, Id), StoreError>> + use<> {
+        self.read_references(self.db.scan_prefix([layout::INDEX, index.0]))
+    }
+
+    /// The same, behind the entry `after`.
+    pub fn references_after(
+        &self,
+        index: Index,
+        after: (Id, Id),
+    ) -> impl Iterator<Item = Result<(Id, Id), StoreError>> + use<> {
+        let prefix = layout::term_prefix(index, &Term::Id(after.0));
+        let key = layout::run_key(&prefix, after.1.get());
+        // Its run, or where that would be.
+        let run = self.db.range(&prefix[..]..=&key[..]).next_back().and_then(Result::ok);
+        let first = run.map_or(key, |(key, _)| key.to_vec());
+        let references = self.read_references(self.db.range(&first[..]..&[layout::INDEX, index.0 + 1]));
+        references.filter(move |pair| pair.as_ref().map_or(true, |pair| *pair > after))
+    }
+
+    fn read_references(&self, runs: sled::Iter) -> impl Iterator<Item = Result<(Id, Id), StoreError>> + use<> {
         let store = self.clone();
-        self.scan(&[layout::INDEX, index.0]).flat_map(move |run| {
+        self.checked(runs).flat_map(move |run| {
             let run = run.and_then(|(key, value)| {
                 let referred = layout::referred_id(&key).ok_or_else(|| store.damaged(&key, "it holds no id"))?;
                 Ok((referred, store.decode_run(&key, &value)?))
@@ -42,6 +61,15 @@ impl Store {
     /// The key prefix under which [`entries`](Self::entries) shows `term`.
     pub fn entry_prefix(index: Index, term: &Term) -> Vec<u8> {
         layout::term_prefix(index, term)
+    }
+
+    /// Whether `index` lists `id` under `term`.
+    pub(super) fn lists(&self, index: Index, term: &Term, id: Id) -> Result<bool, StoreError> {
+        let prefix = layout::term_prefix(index, term);
+        let run = self.db.range(&prefix[..]..=&layout::run_key(&prefix, id.get())).next_back();
+        let Some((key, value)) = run.transpose().map_err(|source| self.sled(source))? else { return Ok(false) };
+        self.verify(&key, &value)?;
+        Ok(self.decode_run(&key, &value)?.binary_search(&id).is_ok())
     }
 
     /// Whether nothing is listed in `index`.

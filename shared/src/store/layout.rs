@@ -4,6 +4,7 @@
 //! key    00 "database"                        body  name history          which collection this is, and which database
 //!        00 "counters"                              revision last-id set  behind what the journal has
 //!        00 "lap"                                   lap                   how often the journal has begun anew
+//!        00 "applied"                               run groups            how much of a newer file's changes is there
 //!        01 page                                    table entry entry …   up to 16 records
 //!        02 index term first-id                     gaps                  a run of an index
 //!        03 id revision part                        json                  a part of a record too long for its page
@@ -24,6 +25,7 @@
 //! revision       in a value: the highest that a record of this database ever had
 //! last-id        the highest that a record of this database ever had
 //! set            count: u64, sum: [u64; 4]: the [`RecordSet`] of all records
+//! run, groups    bincode of two u64: which run of `seed`, and how many of its groups of changes
 //! kept           bincode of request: [u8; 32], id: u64, revision: u64, json: bytes, until: time as u64
 //! time           8 bytes, big-endian: seconds since 1970
 //! gaps           bincode of a list of u64: what to add to first-id for the second id, to that for the third, …
@@ -60,13 +62,15 @@ pub(super) const DATABASE_KEY: &[u8] = b"\0database";
 pub(super) const COUNTERS_KEY: &[u8] = b"\0counters";
 /// The key under which the journal's lap lies.
 pub(super) const LAP_KEY: &[u8] = b"\0lap";
+/// The key that says how much of a newer file's changes is there.
+pub(super) const APPLIED_KEY: &[u8] = b"\0applied";
 /// The first byte of every value.
 const VERSION: u8 = 2;
 /// Where in a value its body begins: behind the version and the checksum.
 pub(super) const BODY: usize = 5;
 
 /// How many ids share a page: two to this power.
-const PAGE_BITS: u32 = 4;
+pub(super) const PAGE_BITS: u32 = 4;
 
 /// The highest slot of a page.
 pub(super) const LAST_SLOT: u8 = (1 << PAGE_BITS) - 1;

@@ -29,6 +29,7 @@ use rustix::io::Errno;
 use self::damage::Damage;
 use self::layout::{Counters, Identity, Page, Step};
 use self::snapshot::Snapshots;
+use self::update::Gate;
 use crate::id::Id;
 use crate::model::{Collection, Index, Term};
 use crate::record_set::RecordSet;
@@ -55,6 +56,7 @@ mod rebuild;
 mod scrub;
 mod sled_files;
 mod snapshot;
+mod update;
 mod v1;
 mod write;
 
@@ -69,6 +71,7 @@ pub use load::Load;
 pub use rebuild::Restore;
 pub use scrub::{Scrub, ScrubError};
 pub use snapshot::{Snapshot, SnapshotRecord};
+pub use update::{Edit, Hold, Staged, Staging, Text};
 pub use write::{Change, Writer};
 
 /// What a database is opened for.
@@ -197,6 +200,7 @@ struct Shared {
     failed: AtomicBool,
     read_only: AtomicBool,
     snapshots: Snapshots,
+    gate: Gate,
 }
 
 /// A record as it lies in the database.
@@ -252,8 +256,9 @@ impl Store {
     fn with(db: sled::Db, path: &Path, collection: Collection, history: u64) -> Result<Self, StoreError> {
         let file = OpenOptions::new().write(true).open(path.join("db"));
         let file = file.map_err(|source| StoreError::Io { path: path.join("db"), source })?;
-        let (damage, failed, read_only, snapshots) = Default::default();
-        let shared = Arc::new(Shared { file, path: path.to_owned(), history, damage, failed, read_only, snapshots });
+        let (damage, failed, read_only, snapshots, gate) = Default::default();
+        let shared = Shared { file, path: path.to_owned(), history, damage, failed, read_only, snapshots, gate };
+        let shared = Arc::new(shared);
         Ok(Self { db, collection, shared })
     }
 
@@ -359,6 +364,30 @@ impl Store {
         })
     }
 
+    /// The ids of all records from `from` on, with their revisions.
+    pub fn revisions(&self, from: Id) -> impl Iterator<Item = Result<(Id, u64), StoreError>> + use<> {
+        let store = self.clone();
+        let pages = self.checked(self.db.range(&layout::page_key(layout::place(from).0)[..]..&[layout::PAGE + 1]));
+        let revisions =
+            pages.flat_map(move |page| match page.and_then(|(key, value)| store.revisions_in(&key, &value)) {
+                Ok(revisions) => revisions.into_iter().map(Ok).collect(),
+                Err(error) => vec![Err(error)],
+            });
+        revisions.filter(move |revision| revision.as_ref().map_or(true, |(id, _)| *id >= from))
+    }
+
+    /// The ids and revisions of the records of a page.
+    fn revisions_in(&self, key: &[u8], value: &[u8]) -> Result<Vec<(Id, u64)>, StoreError> {
+        let page = layout::page_of(key).ok_or_else(|| self.damaged(key, "it is no page's key"))?;
+        let entries = Page::read(key, value).map_err(|what| self.damaged(key, &what))?;
+        let revision = |entry: Result<layout::Entry, String>| {
+            let entry = entry.map_err(|what| self.damaged(key, &what))?;
+            let id = layout::id_at(page, entry.slot).ok_or_else(|| self.damaged(key, "it holds what is no id"))?;
+            Ok((id, entry.revision))
+        };
+        entries.iter().map(revision).collect()
+    }
+
     /// The records of a page.
     fn page(&self, key: &[u8], value: &sled::IVec) -> Result<Vec<(Id, Stored)>, StoreError> {
         let page = layout::page_of(key).ok_or_else(|| self.damaged(key, "it is no page's key"))?;
@@ -452,8 +481,13 @@ impl Store {
     /// sled gives memory back only when it has noted 64 accesses in the same of its 256 queues, and a scan notes one for
     /// each leaf: up to 16,384 leaves would pile up beyond the cache. So each key notes one more.
     fn scan(&self, prefix: &[u8]) -> Scan {
+        self.checked(self.db.scan_prefix(prefix))
+    }
+
+    /// The same of any keys.
+    fn checked(&self, pairs: sled::Iter) -> Scan {
         let store = self.clone();
-        Box::new(self.db.scan_prefix(prefix).map(move |pair| {
+        Box::new(pairs.map(move |pair| {
             let (key, value) = pair.map_err(|source| store.sled(source))?;
             // What it says does not matter, and an error shows again at the next key.
             let _ = store.db.contains_key(&key);

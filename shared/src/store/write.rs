@@ -141,7 +141,7 @@ impl Writer {
             if let (Some(entry), Some(page)) = (entries.remove(&slot), &there) {
                 let gone = || self.store.damaged(&key, &format!("a part of record {id} is gone"));
                 let stored = self.store.stored(page, id, &entry)?.ok_or_else(gone)?;
-                for (index, term) in self.terms(stored.json())?.into_iter().flatten() {
+                for (index, term) in self.store.terms_of(stored.json())?.into_iter().flatten() {
                     indexes.entry((index, term)).or_default().insert(id, false);
                 }
                 if entry.json.is_none() {
@@ -175,10 +175,17 @@ impl Writer {
         Ok(())
     }
 
+    /// No id up to `last_id` is given to a new record.
+    pub(super) fn give_no_id_up_to(&mut self, last_id: u64) {
+        self.counters.last_id = self.counters.last_id.max(last_id);
+    }
+}
+
+impl Store {
     /// What a stored record is found by.
-    fn terms(&self, json: &[u8]) -> Result<Terms, StoreError> {
-        let collection = self.store.collection();
-        let misfit = |what: String| self.store.corrupt(&format!("a record of {} is none: {what}", collection.name()));
+    pub(super) fn terms_of(&self, json: &[u8]) -> Result<Terms, StoreError> {
+        let collection = self.collection();
+        let misfit = |what: String| self.corrupt(&format!("a record of {} is none: {what}", collection.name()));
         let json = std::str::from_utf8(json).map_err(|error| misfit(error.to_string()))?;
         let mut records = Records::new(collection, json.len());
         records.push(json, None).map_err(|fault| misfit(fault.to_string()))?;

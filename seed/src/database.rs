@@ -1,0 +1,165 @@
+//! A service's database, as an update sees it: opened here, or asked of the service that runs on it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use roaring::RoaringTreemap;
+use shared::desk::{Answer, Ask, Connection, Desk, DeskError, Look, Seen};
+use shared::model::Index;
+use shared::store::{Hold, Store};
+
+use crate::error::Error;
+
+/// How many records are asked for at once.
+pub const AT_ONCE: usize = 1024;
+
+/// A database.
+pub enum Database {
+    /// Opened by this process.
+    Here(Box<Desk>),
+    /// Its service runs.
+    Served(Connection),
+}
+
+impl Database {
+    /// The database `store`, in the service's folder.
+    pub fn here(folder: &Path, store: Store) -> Self {
+        Self::Here(Box::new(Desk::new(folder, store)))
+    }
+
+    /// The database `store`, which is only looked at.
+    pub fn of(store: &Store) -> Self {
+        Self::here(store.path(), store.clone())
+    }
+
+    /// Whether its service runs.
+    pub fn is_served(&self) -> bool {
+        matches!(self, Self::Served(_))
+    }
+
+    fn ask(&mut self, ask: Ask) -> Result<Answer, Error> {
+        let answered = match self {
+            Self::Here(desk) => desk.answer(ask),
+            Self::Served(connection) => connection.ask(&ask),
+        };
+        Ok(answered?)
+    }
+
+    /// What is there.
+    pub fn look(&mut self) -> Result<Look, Error> {
+        match self.ask(Ask::Look)? {
+            Answer::Looked(look) => Ok(look),
+            other => Err(other_answer(&other)),
+        }
+    }
+
+    /// The ids there are, and those of them that were written later than as revision `since`.
+    pub fn written(&mut self, since: u64) -> Result<(RoaringTreemap, RoaringTreemap), Error> {
+        let (mut there, mut written) = (RoaringTreemap::new(), RoaringTreemap::new());
+        let mut next = Some(1);
+        while let Some(from) = next {
+            let part = match self.ask(Ask::Written { since, from })? {
+                Answer::Written(part) => part,
+                other => return Err(other_answer(&other)),
+            };
+            for (first, last) in part.there {
+                there.insert_range(first..=last);
+            }
+            written.extend(part.written);
+            next = part.next;
+        }
+        Ok((there, written))
+    }
+
+    /// Those of the records `ids` that are there: at most [`AT_ONCE`] should be asked for.
+    pub fn records(&mut self, ids: &[u64]) -> Result<BTreeMap<u64, Seen>, Error> {
+        let mut records = BTreeMap::new();
+        let mut left = ids;
+        while !left.is_empty() {
+            let part = match self.ask(Ask::Records(left.to_vec()))? {
+                Answer::Records(part) => part,
+                other => return Err(other_answer(&other)),
+            };
+            // It ends where it gets long; what is behind its last was not looked at.
+            let last = part.last().map_or(0, |last| last.id);
+            let behind = left.iter().position(|id| *id == last).map_or(left.len(), |place| place + 1);
+            left = &left[behind..];
+            records.extend(part.into_iter().map(|record| (record.id, record)));
+        }
+        Ok(records)
+    }
+
+    /// Calls `with` with each entry of an index of ids: the id that is referred to, and that of a record that does.
+    pub fn for_each_reference(&mut self, index: Index, mut with: impl FnMut(u64, u64)) -> Result<(), Error> {
+        let mut after = (0, 0);
+        loop {
+            let part = match self.ask(Ask::References { index: index.number(), after })? {
+                Answer::References(part) => part,
+                other => return Err(other_answer(&other)),
+            };
+            let Some(last) = part.last() else { return Ok(()) };
+            after = *last;
+            part.into_iter().for_each(|(referred, by)| with(referred, by));
+        }
+    }
+
+    /// Takes `count` ids for new records, all higher than `above`. Returns the last one before them.
+    pub fn reserve(&mut self, count: u64, above: u64) -> Result<u64, Error> {
+        match self.ask(Ask::Reserve { count, above })? {
+            Answer::Reserved(last) => Ok(last),
+            other => Err(other_answer(&other)),
+        }
+    }
+
+    /// Has nobody else change what the staged changes concern, if nobody has since it was seen.
+    pub fn hold(&mut self) -> Result<Hold, Error> {
+        match self.ask(Ask::Hold)? {
+            Answer::Held(hold) => Ok(hold),
+            other => Err(other_answer(&other)),
+        }
+    }
+
+    /// Has the staged changes made: they are then durable, and have been read back.
+    pub fn apply(&mut self) -> Result<(), Error> {
+        self.ask(Ask::Apply).map(drop)
+    }
+
+    /// Lets others change everything again.
+    pub fn release(&mut self) -> Result<(), Error> {
+        self.ask(Ask::Release).map(drop)
+    }
+
+    /// Has everything read and checked; an error where something is damaged.
+    pub fn scrub(&mut self) -> Result<(), Error> {
+        match self.ask(Ask::Scrub)? {
+            Answer::Scrubbed(_, true) => Ok(()),
+            Answer::Scrubbed(found, false) => Err(Error::Damaged(found.trim_end().to_owned())),
+            other => Err(other_answer(&other)),
+        }
+    }
+
+    /// Lets go of it.
+    pub fn close(self) {
+        if let Self::Here(desk) = self {
+            desk.close();
+        }
+    }
+}
+
+/// A service of another version than this program.
+fn other_answer(answer: &Answer) -> Error {
+    let kind = format!("{answer:?}");
+    let kind = kind.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+    Error::Difference(format!(
+        "a service answered something else than it was asked ({kind}): is it of another version?"
+    ))
+}
+
+impl From<DeskError> for Error {
+    fn from(error: DeskError) -> Self {
+        match error {
+            DeskError::Store(error) => Error::Store(error),
+            error => Error::Service(error),
+        }
+    }
+}
