@@ -436,9 +436,13 @@ fn update(
     // Of a database to which nobody else has written, the manifest can say what it is: that spares the next run a look.
     let mut moments = Vec::new();
     for ((place, look), changes) in target.places().iter_mut().zip(&looks).zip(&changes) {
-        let (now, expected) = (place.database()?.look()?, changes.applied_to(look.records));
+        let now = match place.database()?.look() {
+            // A service that has ended since: its changes are made.
+            Err(Error::Service(_)) => *look,
+            now => now?,
+        };
         let is_alone = now.revision == look.revision + changes.applied;
-        if is_alone && now.records != expected {
+        if is_alone && now.records != changes.applied_to(look.records) {
             let fault = report::fault(place.collection, false, true, true).unwrap_or_default();
             return Err(Error::Damaged(fault));
         }

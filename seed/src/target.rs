@@ -41,8 +41,11 @@ const ATTEMPTS: u32 = 3;
 /// How long to wait until such a folder can be had.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long to wait for another run that asks the same service.
+const BUSY_PATIENCE: Duration = Duration::from_secs(2);
+
 /// How often to try.
-const POLL: Duration = Duration::from_millis(100);
+const POLL: Duration = Duration::from_millis(20);
 
 /// The three folders.
 pub struct Target {
@@ -79,11 +82,22 @@ impl Place {
     /// The folder of `collection`'s service: this process takes it, or asks the service that runs there, if it may.
     fn take(path: &Path, collection: Collection, ask_service: bool) -> Result<Self, Error> {
         let (mut place, path) = (Self { collection, path: path.to_owned(), folder: None, database: None }, path);
-        if ask_service && let Ok(connection) = Connection::open(path) {
-            place.database = Some(Database::Served(connection));
-        } else {
-            place.folder = Some(Folder::lock(path)?);
+        let give_up = Instant::now() + BUSY_PATIENCE;
+        loop {
+            let connection = if ask_service { Connection::open(path) } else { break };
+            match connection {
+                Ok(connection) => {
+                    place.database = Some(Database::Served(connection));
+                    return Ok(place);
+                }
+                // A run that has just ended, or one that goes on.
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < give_up => {
+                    thread::sleep(POLL);
+                }
+                Err(_) => break,
+            }
         }
+        place.folder = Some(Folder::lock(path)?);
         Ok(place)
     }
 
@@ -338,7 +352,7 @@ impl Drop for Target {
             let _ = self.settle(false);
         }
         for place in &self.places {
-            if self.made.iter().any(|made| *made == place.path) {
+            if self.made.contains(&place.path) {
                 let _ = fs::remove_file(place.path.join("lock"));
             }
         }

@@ -493,14 +493,14 @@ impl Connection {
     /// Connects to the service that runs in `folder`.
     ///
     /// # Errors
-    /// None runs there, or it cannot be reached, or another `seed` is at work.
+    /// None runs there, or it cannot be reached; [`ErrorKind::ResourceBusy`] where another `seed` is at work.
     pub fn open(folder: &Path) -> io::Result<Self> {
         let mut key = [0; KEY_BYTES];
         File::open(folder.join(KEY))?.read_exact(&mut key)?;
         let mut stream = with_short_path(folder, |path| UnixStream::connect(path))?;
         stream.write_all(&key)?;
         match read_message(&mut stream)? {
-            Answer::Failed(reason) => Err(io::Error::other(reason)),
+            Answer::Failed(reason) => Err(io::Error::new(ErrorKind::ResourceBusy, reason)),
             _ => Ok(Self { folder: folder.to_owned(), stream }),
         }
     }

@@ -8,9 +8,10 @@ use std::path::Path;
 use std::process::{Command, abort};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use shared::desk::{Ask, Desk, staged_at};
 use shared::id::Id;
-use shared::model::{Collection, Post, Term};
-use shared::store::{Commit, Durability, KeptRecord, Purpose, Store, Transaction};
+use shared::model::{Collection, Post, Records, Term};
+use shared::store::{Change, Commit, Durability, Edit, KeptRecord, Purpose, Staging, Store, Text, Transaction, Writer};
 
 const POINTS: [&str; 8] = [
     "before the lap's mark",
@@ -147,4 +148,96 @@ fn check(path: &Path, answered: &BTreeMap<u64, u64>, what: &str) {
     // An id that was given, though its write is absent, may come again: nobody was told of it. One that is there may not.
     let next = runtime.block_on(commit.write(|now: &mut Transaction| now.next_id())).unwrap().unwrap();
     assert!(!found.contains_key(&next.get()), "{what}");
+}
+
+/// How many records a newer file changes, below; as many are there before.
+const EDITED: u64 = 900;
+
+/// What becomes of record `id`: every fifth goes, others are changed, and some are new.
+fn edit(id: u64, revision: u64) -> Edit {
+    let json = format!(r#"{{"id":{id},"thread":{},"text":"newer","user":1}}"#, id % 2 + 4);
+    Edit { id, seen: revision, becomes: (id % 5 != 0).then_some(Text { given: false, json }) }
+}
+
+/// Makes a newer file's changes until the point of the environment is passed often enough. Run by the test below.
+#[test]
+#[ignore = "the process of another test"]
+fn applies_until_it_ends() {
+    let Some(folder) = env::var_os("FOLDER") else { return };
+    let passes = env::var("PASSES").unwrap().parse::<usize>().unwrap();
+    static PASSED: AtomicUsize = AtomicUsize::new(0);
+    let end = move || {
+        if PASSED.fetch_add(1, Ordering::Relaxed) + 1 == passes {
+            abort();
+        }
+    };
+    let folder = Path::new(&folder);
+    let store = Store::open(&folder.join("db"), Collection::Posts, Purpose::Serving).unwrap();
+    let mut desk = Desk::new(folder, store);
+    desk.answer(Ask::Hold).unwrap();
+    fail::cfg_callback(env::var("POINT").unwrap(), end).unwrap();
+    desk.answer(Ask::Apply).unwrap();
+    abort();
+}
+
+#[test]
+fn a_crash_amid_an_update_leaves_whole_groups_and_the_next_to_apply_it_does_the_rest() {
+    for point in POINTS {
+        for passes in [1, 2, 5, 11] {
+            let dir = tempfile::tempdir().unwrap();
+            let folder = dir.path();
+            let store = Store::create(&folder.join("db"), Collection::Posts).unwrap();
+            let mut records = Records::new(Collection::Posts, 0);
+            for id in 1..=EDITED / 2 {
+                records.push(&record(id.try_into().unwrap(), id % 3).replace(&" ".repeat(20_000), ""), None).unwrap();
+            }
+            let mut writer = Writer::new(&store).unwrap();
+            let puts: Vec<Change> = records.iter().map(|record| Change::Put(record, writer.next_revision())).collect();
+            writer.apply(&puts).unwrap();
+            let revision = |id: u64| store.get(id.try_into().unwrap()).unwrap().map_or(0, |stored| stored.revision);
+            std::fs::create_dir(folder.join("next")).unwrap();
+            let mut staging = Staging::create(&staged_at(folder), 7).unwrap();
+            (1..=EDITED)
+                .filter(|id| id % 5 != 0 || *id <= EDITED / 2)
+                .for_each(|id| staging.put(edit(id, revision(id))).unwrap());
+            staging.finish().unwrap();
+            drop((store, writer));
+
+            let mut child = Command::new(env::current_exe().unwrap());
+            child.args(["applies_until_it_ends", "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
+            let child = child.env("FOLDER", folder).env("POINT", point).env("PASSES", passes.to_string());
+            assert!(!child.output().unwrap().status.success());
+
+            let what = format!("{point}, {passes}");
+            let store = Store::open(&folder.join("db"), Collection::Posts, Purpose::Serving).unwrap();
+            let texts = |store: &Store| {
+                let text = |found: Result<(Id, shared::store::Stored), _>| {
+                    let (id, stored) = found.unwrap();
+                    (id.get(), String::from_utf8(stored.json().to_vec()).unwrap())
+                };
+                store.records().map(text).collect::<BTreeMap<u64, String>>()
+            };
+            // A group is whole or absent: they were made in order, so what is changed comes before what is not.
+            let now = texts(&store);
+            let is_made = |id: &u64| match edit(*id, 0).becomes {
+                Some(text) => now.get(id) == Some(&text.json),
+                None => !now.contains_key(id),
+            };
+            let made = (1..=EDITED).take_while(is_made).count() as u64;
+            assert!((made + 1..=EDITED).filter(|id| *id <= EDITED / 2).all(|id| !is_made(&id)), "{what}: {made}");
+            let mut desk = Desk::new(folder, store);
+            desk.answer(Ask::Apply).unwrap();
+            let expected: BTreeMap<u64, String> =
+                (1..=EDITED).filter_map(|id| Some((id, edit(id, 0).becomes?.json))).collect();
+            assert_eq!(texts(desk.store()), expected, "{what}");
+            desk.answer(Ask::Apply).unwrap();
+            assert_eq!(texts(desk.store()), expected, "{what}");
+            let listed = |thread: u64| {
+                let ids = desk.store().ids(Post::IN_THREAD, &Term::Id(thread.try_into().unwrap()));
+                ids.map(|id| id.unwrap().get()).collect::<Vec<_>>()
+            };
+            let of = |thread: u64| expected.keys().copied().filter(|id| id % 2 + 4 == thread).collect::<Vec<_>>();
+            assert_eq!([1, 2, 3, 4, 5].map(listed), [vec![], vec![], vec![], of(4), of(5)], "{what}");
+        }
+    }
 }
