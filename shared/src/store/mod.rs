@@ -55,6 +55,7 @@ mod rebuild;
 mod scrub;
 mod sled_files;
 mod snapshot;
+mod sorter;
 mod v1;
 mod write;
 
