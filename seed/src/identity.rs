@@ -35,6 +35,11 @@ impl<W: Write> Hashed<W> {
         Self { inner, sha256: hash.then(Sha256::new), bytes: 0 }
     }
 
+    /// The SHA-256 of what was written so far; zeros where it was not asked for.
+    pub fn digest(&self) -> [u8; 32] {
+        self.sha256.as_ref().map_or([0; 32], |sha256| sha256.clone().finalize().into())
+    }
+
     /// What was written, once all of it has been flushed.
     pub fn finish(mut self) -> io::Result<Identity> {
         self.inner.flush()?;

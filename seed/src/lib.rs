@@ -10,7 +10,7 @@
 //! - [`target`]: the services' folders, and the one commit point at which the result takes its place; [`checkpoint`]: what
 //!   an interrupted run had finished before
 //! - [`update`]: what a newer file changes, applied to a split that is there; [`database`]: which services may run on.
-//!   [`rows`]: records as hashes; [`mod@align`],
+//!   [`mod@patch`]: its slices; [`rows`]: records as hashes; [`mod@align`],
 //!   [`near`]: which is which where they have no ids; [`ids`]: the ids they were given; [`conflict`]: what both have changed
 //! - [`run`]: all of that, in order
 //! - [`join`]: the way back; [`backup`]: taken from running services, and put back
@@ -33,6 +33,7 @@ pub mod manifest;
 pub mod near;
 pub mod node;
 pub mod orphans;
+pub mod patch;
 pub mod progress;
 pub mod rejects;
 pub mod report;

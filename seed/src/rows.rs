@@ -156,6 +156,7 @@ impl Rows {
         let mut records = Records::new(self.collection, text.len());
         let read = records.push_given(&text, None, Some(id));
         let record = records.iter().next().filter(|_| read.is_ok());
+        let record = record.filter(|record| hash_of(record, record.id_from_position || row.given) == row.hash);
         let changed = || Error::Difference(format!("{}: the file was changed while it was read", self.path.display()));
         Ok(with(record.ok_or_else(changed)?))
     }
@@ -188,17 +189,6 @@ impl<'r> ById<'r> {
             &self.rows[self.places[found] as usize]
         };
         Some(row)
-    }
-}
-
-/// Where the records of a batch stand in a file that has their canonical texts, one behind the other and separated by
-/// one byte, from `begin` on.
-pub fn spans_from(begin: u64) -> impl FnMut(&Record) -> (u64, u32) {
-    let mut next = begin;
-    move |record| {
-        let span = (next, u32::try_from(record.source.len()).expect("no record is so long"));
-        next += record.source.len() as u64 + 1;
-        span
     }
 }
 

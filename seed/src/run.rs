@@ -381,7 +381,7 @@ fn update(
             slice: place.slice(),
             database: place.database()?,
             entry: old.entry(part.collection),
-            next_slice: part.slice.clone(),
+            next_patch: part.patch.clone(),
             next_changes: part.changes.clone(),
         });
     }

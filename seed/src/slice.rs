@@ -63,32 +63,6 @@ impl Slice {
         Ok(())
     }
 
-    /// Adds a record by its canonical text, which has no id in it where that is `given`.
-    pub fn put_text(&mut self, id: u64, given: bool, text: &str) -> Result<(), Error> {
-        let before = self.records;
-        self.records += 1;
-        if !given || id == before + 1 {
-            return self.write_next(before, text);
-        }
-        self.given.insert(id);
-        self.write_next(before, &format!("{{\"id\":{id},{}", &text[1..]))
-    }
-
-    /// Where the next record's text will stand.
-    pub fn next_offset(&self) -> u64 {
-        self.file.bytes() + u64::from(self.records > 0)
-    }
-
-    /// Adds records as they stand in their source, whatever their ids.
-    pub fn put_sources(&mut self, records: &Records) -> Result<(), Error> {
-        if records.text().is_empty() {
-            return Ok(());
-        }
-        let before = self.records;
-        self.records += records.iter().count() as u64;
-        self.write_next(before, records.text())
-    }
-
     /// Writes what follows on `before` records.
     fn write_next(&mut self, before: u64, text: &str) -> Result<(), Error> {
         if before > 0 {

@@ -10,8 +10,8 @@
 //! 4  in each folder: db/ becomes old/, next/db/ becomes db/, next/db.json becomes db.json, next/ and old/ go
 //! ```
 //!
-//! A newer file has no `next/db/` but `next/changes`: before 3 its records are held, in 4 they are changed, by this process
-//! or by the service that runs ([`Database`]).
+//! A newer file has neither `next/db/` nor `next/db.json` but `next/changes` and `next/slice.patch`: before 3 its records are
+//! held, in 4 they are changed, by this process or by the service that runs ([`Database`]), and then the slice is.
 //!
 //! Whatever interrupts this, the next run of `seed` first takes it back (before 3) or finishes it (after 3):
 //! [`Target::lock`] does that. Each step is on the disk before the next begins.
@@ -30,6 +30,7 @@ use crate::checkpoint;
 use crate::database::Database;
 use crate::error::Error;
 use crate::manifest::{MANIFEST, Manifest};
+use crate::patch::{self, patch_in};
 
 const MANIFEST_NEXT: &str = "manifest.next.json";
 const BUILDING: &str = "building";
@@ -76,6 +77,8 @@ pub struct Building {
     pub database: PathBuf,
     /// What becomes of the database that is there, of a newer file.
     pub changes: PathBuf,
+    /// What becomes of the slice that is there.
+    pub patch: PathBuf,
 }
 
 impl Place {
@@ -178,9 +181,7 @@ impl Place {
         if staged_at(&self.path).exists() {
             self.apply()?;
         }
-        if next.join("db.json").exists() {
-            rename(&next.join("db.json"), &self.slice())?;
-        }
+        patch::apply(&next, &self.slice())?;
         sync(&self.path)?;
         remove_folder(&next)?;
         remove_folder(&old)
@@ -268,7 +269,7 @@ impl Target {
         let building = |place: &Place| {
             let path = place.path.join(BUILDING);
             let [slice, database, changes] = ["db.json", "db", "changes"].map(|name| path.join(name));
-            Building { collection: place.collection, slice, database, changes }
+            Building { collection: place.collection, slice, database, changes, patch: patch_in(&path) }
         };
         self.places.iter().map(building).collect()
     }

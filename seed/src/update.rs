@@ -13,12 +13,12 @@
 //!
 //! "Changed" is added and removed, too. Which record of the file is which of the slice, their ids say, or where they have
 //! none the [alignment](crate::align) does. A record of the file that cannot be taken changes nothing. The changes are
-//! staged as a file beside each new slice; [`target`](crate::target) has the databases make them, whether their services
+//! staged as a file beside the patch of each slice; [`target`](crate::target) has the databases make them, whether their services
 //! run or not.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{BufReader, Read, Write};
+use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -35,17 +35,18 @@ use crate::conflict::{Conflict, Merge, Resolutions, Side, Take};
 use crate::database::{AT_ONCE, Database};
 use crate::digest::Digests;
 use crate::error::Error;
-use crate::identity::{BUFFER, Identity, part_of};
+use crate::identity::Identity;
 use crate::ids;
 use crate::manifest::{Entry, Moment};
 use crate::near::{Content, alikeness};
 use crate::orphans::Edited;
+use crate::patch::Patch;
 use crate::progress::{Progress, Total};
 use crate::rejects::Rejects;
 use crate::report;
-use crate::rows::{ById, Row, Rows, spans_from};
+use crate::rows::{ById, Row, Rows};
 use crate::scoped::PerCollection;
-use crate::slice::{Slice, Sliced};
+use crate::slice::Sliced;
 use crate::source::{Reading, Source};
 use crate::split::{Part, repeated_id};
 use crate::verify::NAMED;
@@ -222,8 +223,8 @@ pub struct Before<'b> {
     pub slice: PathBuf,
     /// What the manifest says of both.
     pub entry: &'b Entry,
-    /// The new slice, which is not there yet.
-    pub next_slice: PathBuf,
+    /// The patch that makes the new slice, which is not there yet.
+    pub next_patch: PathBuf,
     /// What becomes of the database, which is not there yet either.
     pub next_changes: PathBuf,
 }
@@ -259,21 +260,20 @@ pub struct Planning<'p> {
 }
 
 impl Planning<'_> {
-    /// Compares the file, opened as `source`, with what is there, and writes its slices. `before` comes in the order of
+    /// Compares the file, opened as `source`, with what is there, and writes patches. `before` comes in the order of
     /// [`Collection::ALL`].
     pub fn plan(mut self, mut source: Source, before: &mut [Before], rejects: &mut Rejects) -> Result<Plan, Error> {
-        let (mut looks, mut older) = (Vec::new(), Vec::new());
+        let (mut looks, mut older, mut all_are_given) = (Vec::new(), Vec::new(), Vec::new());
         for before in &mut *before {
             looks.push(before.database.look()?);
             let all_given = are_all_given(before.entry, self.rejected_before, before.collection, before.database)?;
+            all_are_given.push(all_given);
             older.push((before.collection, before.slice.clone(), before.entry, all_given));
         }
         let stage = self.progress.stage("comparing", Total::Bytes(source.length()));
-        // The texts as the file has them, which are the slices unless ids have to be written into them.
-        let (mut newer, mut slices) = (Vec::new(), Vec::new());
-        for Before { collection, next_slice, .. } in &*before {
-            slices.push(Slice::create(next_slice, *collection, true)?);
-            newer.push(Rows::new(next_slice, *collection, false)?);
+        let mut newer = Vec::new();
+        for Before { collection, .. } in &*before {
+            newer.push(Rows::new(self.input, *collection, self.as_node)?);
         }
         // Beside each other: what the one does alone, the other fills.
         let older = thread::scope(|scope| {
@@ -287,9 +287,7 @@ impl Planning<'_> {
                 while let Some(batch) = source.next_batch()? {
                     let nth = batch.collection as usize;
                     let records = rejects.sift(&batch)?;
-                    let mut spans = spans_from(slices[nth].next_offset());
-                    newer[nth].add(&records, rejects.last(), &|_| false, &mut spans);
-                    records.iter().try_for_each(|records| slices[nth].put_sources(records))?;
+                    newer[nth].add(&records, rejects.last(), &|_| false, |record| batch.span(record));
                     stage.advance(batch.size().0, batch.size().1);
                     source.recycle(batch);
                 }
@@ -304,11 +302,10 @@ impl Planning<'_> {
         let (mut parts, mut changes) = (Vec::new(), Vec::new());
         // Told apart from every run that was interrupted.
         let run = getrandom::u64().map_err(Error::Random)?;
-        for ((((before, look), older), mut newer), slice) in
-            before.iter_mut().zip(&looks).zip(&older).zip(newer).zip(slices)
+        for ((((before, look), older), mut newer), all_given) in
+            before.iter_mut().zip(&looks).zip(&older).zip(newer).zip(all_are_given)
         {
             let collection = before.collection;
-            let written = slice.finish()?;
             let stage = self.progress.stage("aligning", Total::Unknown);
             let mut alignment = if collection.may_lack_ids() {
                 let known = known.as_ref().map(|known| &known[collection as usize]).filter(|ids| !ids.are_positions());
@@ -328,7 +325,7 @@ impl Planning<'_> {
             let split = older.by_id();
             let spared = Spared::find(older, &split, &newer)?;
             alignment.iter_mut().for_each(|alignment| alignment.spare(&spared.ids, older));
-            let slice = rewrite(&before.next_slice, &newer, older, &spared, written)?;
+            let slice = write_patch(before, &newer, older, &split, &spared, all_given)?;
             drop(stage);
             let _stage = self.progress.stage("looking at changes", Total::Unknown);
             let mut of_collection = self.compare(before, look, older, &split, &newer, alignment, &spared)?;
@@ -686,35 +683,42 @@ impl Spared {
     }
 }
 
-/// Writes the slice of the newer rows anew where more has to stand in it than their texts: ids that are not their own and
-/// not their places, and the records that stay.
-fn rewrite(path: &Path, newer: &Rows, older: &Rows, spared: &Spared, written: Sliced) -> Result<Sliced, Error> {
-    let rows = newer.rows.iter().filter(|row| !row.rejected);
-    if spared.at.is_empty() && (1..).zip(rows).all(|(place, row)| !row.given || row.id == place) {
-        return Ok(written);
-    }
-    let part = part_of(path);
-    let mut slice = Slice::create(&part, newer.collection, true)?;
-    let mut texts = BufReader::with_capacity(BUFFER, File::open(path).map_err(Error::io(path))?);
-    let (mut at, mut text) = (0, Vec::new());
+/// Writes the patch that makes the new slice of the one that is there, and says what that will be. Whatever stands there as it
+/// will stand is taken from there, unless an earlier `seed` wrote it, as `all_given` says.
+fn write_patch(
+    before: &Before,
+    newer: &Rows,
+    older: &Rows,
+    split: &ById,
+    spared: &Spared,
+    all_given: bool,
+) -> Result<Sliced, Error> {
+    let mut patch = Patch::create(&before.next_patch, &before.slice, before.collection)?;
+    let put_old = |patch: &mut Patch, row: &Row| {
+        let has_id = row.given && row.id != row.position;
+        if all_given || has_id != (row.given && row.id != patch.next_place()) {
+            return patch.put_text(row.id, row.given, &older.text_without_given_id(row)?);
+        }
+        patch.put_old(row.offset, row.length, has_id.then_some(row.id))
+    };
     for row in &newer.rows {
         if row.rejected {
             for place in spared.at.get(&row.position).into_iter().flatten() {
-                let stays = &older.rows[*place];
-                slice.put_text(stays.id, stays.given, &older.text_without_given_id(stays)?)?;
+                put_old(&mut patch, &older.rows[*place])?;
             }
             continue;
         }
-        let skipped = i64::try_from(row.offset - at).expect("a file is not so long");
-        texts.seek_relative(skipped).map_err(Error::io(path))?;
-        text.resize(row.length as usize, 0);
-        texts.read_exact(&mut text).map_err(Error::io(path))?;
-        at = row.offset + u64::from(row.length);
-        let json = std::str::from_utf8(&text).expect("a slice is text");
-        slice.put_text(row.id, row.given, json)?;
+        match split.get(row.id).filter(|was| was.hash == row.hash && was.given == row.given) {
+            Some(was) => put_old(&mut patch, was)?,
+            None => {
+                let id = Id::try_from(row.id).unwrap_or(Id::MAX);
+                newer.with_record(row, id, |record| patch.put_text(row.id, row.given, record.source))??;
+            }
+        }
     }
-    let sliced = slice.finish()?;
-    // Whoever has the file open goes on reading the texts without ids.
-    fs::rename(&part, path).map_err(Error::io(path))?;
+    let sliced = patch.finish()?;
+    if sliced.file == before.entry.slice {
+        fs::remove_file(&before.next_patch).map_err(Error::io(&before.next_patch))?;
+    }
     Ok(sliced)
 }

@@ -72,22 +72,14 @@ impl Store {
         Ok(self.decode_run(&key, &value)?.binary_search(&id).is_ok())
     }
 
-    /// Whether nothing is listed in `index`.
-    pub(super) fn is_unused(&self, index: Index) -> Result<bool, StoreError> {
-        let first = self.db.scan_prefix([layout::INDEX, index.0]).next();
-        Ok(first.transpose().map_err(|source| self.sled(source))?.is_none())
-    }
-
-    /// Lists `ids`, which ascend, under `term`, which has none yet.
-    pub(super) fn list_first(&self, index: Index, term: &Term, ids: &[Id]) -> Result<(), StoreError> {
+    /// Lists `ids`, which ascend and are one run, under `term`.
+    pub(super) fn put_run(&self, index: Index, term: &Term, ids: &[Id]) -> Result<(), StoreError> {
         let prefix = layout::term_prefix(index, term);
-        for run in ids.chunks(layout::RUN_IDS) {
-            self.put(&layout::run_key(&prefix, run[0].get()), &layout::encode_run(run))?;
-        }
-        Ok(())
+        self.put(&layout::run_key(&prefix, ids[0].get()), &layout::encode_run(ids))
     }
 
     /// Lists `ids`, which ascend, under `term`.
+    #[cfg(test)]
     pub(super) fn list(&self, index: Index, term: &Term, ids: &[Id]) -> Result<(), StoreError> {
         let ids: Vec<(Id, bool)> = ids.iter().map(|id| (*id, true)).collect();
         let mut step = Step::default();

@@ -4,13 +4,11 @@ use std::borrow::Cow;
 use std::thread;
 
 use super::layout::{Counters, Page};
-use super::{Store, StoreError, layout};
+use super::sorter::Sorter;
+use super::{Store, StoreError, at, layout};
 use crate::id::Id;
 use crate::model::{INDEXES, Index, Record, Term, Terms};
 use crate::record_set::RecordSet;
-
-/// How many records' index entries are collected, and sorted, before they are written: 24 MiB for each index.
-const PENDING_RECORDS: usize = 1 << 20;
 
 /// The revision of every record that is loaded.
 pub(super) const FIRST_REVISION: u64 = 1;
@@ -24,12 +22,11 @@ pub(super) struct Loaded<'r> {
     pub(super) terms: &'r Terms,
 }
 
-/// A bulk load. Records go in as they come, in id order if they may choose; their index entries are collected, so that
-/// each run is written once. Nothing is durable before [`Store::sync`].
+/// A bulk load. Records go in as they come, in id order if they may choose; their index entries are collected and
+/// sorted, so that each run is written once. Nothing is durable before [`Store::sync`].
 pub struct Load {
     store: Store,
-    pending: [Vec<(Term, Id)>; INDEXES],
-    records: usize,
+    pending: [Sorter; INDEXES],
     counters: Counters,
 }
 
@@ -37,7 +34,7 @@ impl Load {
     /// Begins to load `store`.
     pub fn new(store: Store) -> Self {
         let counters = Counters { revision: FIRST_REVISION, ..Counters::default() };
-        Self { store, pending: Default::default(), records: 0, counters }
+        Self { store, pending: Default::default(), counters }
     }
 
     /// Adds records, which are `set`. Returns an id that is taken, if there is one: the database is then of no use.
@@ -65,17 +62,16 @@ impl Load {
                 return Ok(Some(taken));
             }
         }
+        // Where the database lies, there is room for its index entries, too.
+        let folder = self.store.path().parent().expect("a database has a name").to_owned();
         for record in &records {
             self.count_up_to(Counters { revision: record.revision, last_id: record.id.get(), ..Counters::default() });
             for (index, term) in record.terms.iter().flatten() {
-                self.pending[usize::from(index.0) - 1].push((term.clone(), record.id));
+                let pending = &mut self.pending[usize::from(index.0) - 1];
+                pending.push((term.clone(), record.id), &folder).map_err(|error| at(&folder)(error))?;
             }
         }
         self.counters.records.merge(set);
-        self.records += records.len();
-        if self.records >= PENDING_RECORDS {
-            self.write_pending()?;
-        }
         Ok(None)
     }
 
@@ -126,36 +122,32 @@ impl Load {
         Ok(None)
     }
 
-    /// Writes the rest of the indexes, and the counters.
-    pub fn finish(mut self) -> Result<Store, StoreError> {
-        self.write_pending()?;
-        self.store.put_counters(self.counters)?;
-        Ok(self.store)
-    }
-
-    fn write_pending(&mut self) -> Result<(), StoreError> {
-        self.records = 0;
+    /// Writes the indexes, and the counters.
+    pub fn finish(self) -> Result<Store, StoreError> {
         let store = &self.store;
         thread::scope(|scope| {
             let write = |(number, entries)| scope.spawn(move || write_index(store, Index(number), entries));
-            let writers: Vec<_> = (1..).zip(&mut self.pending).map(write).collect();
+            let writers: Vec<_> = (1..).zip(self.pending).map(write).collect();
             writers.into_iter().try_for_each(|writer| writer.join().expect("a writer returns its errors"))
-        })
+        })?;
+        self.store.put_counters(self.counters)?;
+        Ok(self.store)
     }
 }
 
-/// Lists `entries`, and forgets them.
-fn write_index(store: &Store, index: Index, entries: &mut Vec<(Term, Id)>) -> Result<(), StoreError> {
-    entries.sort_unstable();
-    let fresh = store.is_unused(index)?;
-    for group in entries.chunk_by(|a, b| a.0 == b.0) {
-        let ids: Vec<Id> = group.iter().map(|entry| entry.1).collect();
-        if fresh {
-            store.list_first(index, &group[0].0, &ids)?;
-        } else {
-            store.list(index, &group[0].0, &ids)?;
+/// Lists `entries`, in the order of their keys: sled then has each leaf in hand once.
+fn write_index(store: &Store, index: Index, entries: Sorter) -> Result<(), StoreError> {
+    let mut run: Option<(Term, Vec<Id>)> = None;
+    for entry in entries.sorted().map_err(at(store.path()))? {
+        let (term, id) = entry.map_err(|error| at(store.path())(error))?;
+        match &mut run {
+            Some((of, ids)) if *of == term && ids.len() < layout::RUN_IDS => ids.push(id),
+            _ => {
+                if let Some((term, ids)) = run.replace((term, vec![id])) {
+                    store.put_run(index, &term, &ids)?;
+                }
+            }
         }
     }
-    entries.clear();
-    Ok(())
+    run.map_or(Ok(()), |(term, ids)| store.put_run(index, &term, &ids))
 }

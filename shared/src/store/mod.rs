@@ -56,6 +56,7 @@ mod rebuild;
 mod scrub;
 mod sled_files;
 mod snapshot;
+mod sorter;
 mod update;
 mod v1;
 mod write;

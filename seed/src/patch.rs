@@ -1,0 +1,386 @@
+//! A newer slice as a patch of the one that is there, so that the disk never has to hold both.
+//!
+//! The patch is written before the commit point, and is short where little has changed. Behind it, [`apply`] writes the new
+//! slice from the old one and the patch; once a stride of it is durable, the old slice's part that nothing later needs is
+//! given back to the file system. How far that is lies in a file of its own: whatever interrupts it, the next run goes on
+//! there.
+//!
+//! ```text
+//! patch   pieces, and then the SHA-256 of them all
+//! piece   offset, length: 8 bytes each, little-endian: so many bytes of the old slice from there on
+//!         or, where the offset is all ones, the bytes themselves behind that
+//! ```
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufReader, BufWriter, ErrorKind, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use roaring::RoaringTreemap;
+use shared::model::Collection;
+use shared::store::sync;
+
+use crate::error::Error;
+use crate::identity::{BUFFER, Hashed};
+use crate::slice::Sliced;
+
+/// The patch's name, beside the place of the new slice.
+const PATCH: &str = "slice.patch";
+
+/// Where it says how much of the new slice is durable.
+const DONE: &str = "slice.done";
+
+/// How much is written before it is made durable, in bytes.
+const STRIDE: u64 = 16 << 20;
+
+/// What file systems give back as a whole, in bytes.
+const BLOCK: u64 = 4 << 10;
+
+/// The offset of a piece that the patch has itself.
+const NEW: u64 = u64::MAX;
+
+/// How many bytes the patch's own hash takes at its end.
+const HASH: u64 = 32;
+
+/// Where the patch lies that makes the new slice, in the folder where that is built.
+pub fn patch_in(folder: &Path) -> PathBuf {
+    folder.join(PATCH)
+}
+
+/// Writes a patch, and finds out what the new slice will be.
+pub struct Patch {
+    path: PathBuf,
+    out: Hashed<BufWriter<File>>,
+    old: (PathBuf, File),
+    /// The piece of the old slice to which the next may belong: offset and length.
+    piece: (u64, u64),
+    slice: Hashed<std::io::Sink>,
+    records: u64,
+    given: RoaringTreemap,
+}
+
+impl Patch {
+    /// Begins the patch at `path`, a new file, of the slice `old` of `collection`.
+    pub fn create(path: &Path, old: &Path, collection: Collection) -> Result<Self, Error> {
+        let out = BufWriter::new(File::create_new(path).map_err(Error::io(path))?);
+        let head = format!("{{\"{}\":[", collection.name());
+        Ok(Self {
+            path: path.to_owned(),
+            out: Hashed::new(out, true),
+            old: (old.to_owned(), File::open(old).map_err(Error::io(old))?),
+            piece: (0, head.len() as u64),
+            slice: Hashed::new(std::io::sink(), true),
+            records: 0,
+            given: RoaringTreemap::new(),
+        })
+    }
+
+    /// The place of the next record, from 1.
+    pub fn next_place(&self) -> u64 {
+        self.records + 1
+    }
+
+    /// Adds a record that stands in the old slice as it will in the new one. `given` is its id where that stands there, and
+    /// is not the record's own.
+    pub fn put_old(&mut self, offset: u64, length: u32, given: Option<u64>) -> Result<(), Error> {
+        self.given.extend(given);
+        // The comma between them comes along.
+        let comma = u64::from(self.records > 0);
+        if self.piece.1 > 0 && self.piece.0 + self.piece.1 + comma == offset {
+            self.piece.1 += comma + u64::from(length);
+        } else {
+            if comma > 0 {
+                self.put_new(b",")?;
+            }
+            self.end_piece()?;
+            self.piece = (offset, u64::from(length));
+        }
+        self.records += 1;
+        Ok(())
+    }
+
+    /// Adds a record by its canonical text, which has no id in it where that is `given`.
+    pub fn put_text(&mut self, id: u64, given: bool, text: &str) -> Result<(), Error> {
+        if self.records > 0 {
+            self.put_new(b",")?;
+        }
+        self.records += 1;
+        if !given || id == self.records {
+            return self.put_new(text.as_bytes());
+        }
+        self.given.insert(id);
+        self.put_new(format!("{{\"id\":{id},{}", &text[1..]).as_bytes())
+    }
+
+    /// Ends the patch, and says what the new slice will be.
+    pub fn finish(mut self) -> Result<Sliced, Error> {
+        self.put_new(b"]}\n")?;
+        let hash = self.out.digest();
+        let written = self.out.write_all(&hash).and_then(|()| self.out.flush());
+        written.map_err(Error::io(&self.path))?;
+        Ok(Sliced { file: self.slice.finish().map_err(Error::io(&self.path))?, given: self.given })
+    }
+
+    fn put_new(&mut self, text: &[u8]) -> Result<(), Error> {
+        self.end_piece()?;
+        self.write_head(NEW, text.len() as u64)?;
+        let written = self.out.write_all(text).and_then(|()| self.slice.write_all(text));
+        written.map_err(Error::io(&self.path))
+    }
+
+    /// Writes the piece of the old slice at hand, if there is one.
+    fn end_piece(&mut self) -> Result<(), Error> {
+        let (mut offset, mut length) = std::mem::take(&mut self.piece);
+        if length == 0 {
+            return Ok(());
+        }
+        self.write_head(offset, length)?;
+        let mut bytes = vec![0; length.min(BUFFER as u64) as usize];
+        while length > 0 {
+            let part = &mut bytes[..length.min(BUFFER as u64) as usize];
+            self.old.1.read_exact_at(part, offset).map_err(Error::io(&self.old.0))?;
+            self.slice.write_all(part).map_err(Error::io(&self.path))?;
+            (offset, length) = (offset + part.len() as u64, length - part.len() as u64);
+        }
+        Ok(())
+    }
+
+    fn write_head(&mut self, offset: u64, length: u64) -> Result<(), Error> {
+        let head = [offset, length].map(u64::to_le_bytes);
+        self.out.write_all(head.as_flattened()).map_err(Error::io(&self.path))
+    }
+}
+
+/// A piece of the new slice: where it stands, in the old one or in the patch.
+#[derive(Clone, Copy)]
+struct Piece {
+    is_old: bool,
+    offset: u64,
+    length: u64,
+}
+
+/// Writes the new slice in `next`, where its patch is, and puts it into the place of `slice`. Where there is no patch, the
+/// new slice is there already, or there is none.
+pub fn apply(next: &Path, slice: &Path) -> Result<(), Error> {
+    let (patch, new) = (patch_in(next), next.join("db.json"));
+    if patch.exists() {
+        write_slice(next, slice, STRIDE, || Ok(()))?;
+        // From here on there is nothing to patch any more.
+        for path in [&patch, &next.join(DONE)] {
+            fs::remove_file(path).map_err(Error::io(path))?;
+        }
+        sync(next)?;
+    }
+    if new.exists() {
+        fs::rename(&new, slice).map_err(Error::io(slice))?;
+    }
+    Ok(())
+}
+
+/// Writes the new slice in `next`, a `stride` of so many bytes at a time; `after_stride` may end it.
+fn write_slice(
+    next: &Path,
+    old_path: &Path,
+    stride: u64,
+    mut after_stride: impl FnMut() -> Result<(), Error>,
+) -> Result<(), Error> {
+    let (patch_path, new_path) = (&patch_in(next), &next.join("db.json"));
+    let pieces = read_pieces(patch_path)?;
+    // Of what lies before this nothing later is needed.
+    let mut needed = vec![u64::MAX; pieces.len() + 1];
+    for (nth, piece) in pieces.iter().enumerate().rev() {
+        needed[nth] = if piece.is_old { needed[nth + 1].min(piece.offset) } else { needed[nth + 1] };
+    }
+    let open = |path: &Path| {
+        let file = OpenOptions::new().read(true).write(true).create(path != old_path).truncate(false).open(path);
+        file.map_err(Error::io(path))
+    };
+    let (old, new, done_path) = (open(old_path)?, open(new_path)?, next.join(DONE));
+    let done_file = open(&done_path)?;
+    let patch = File::open(patch_path).map_err(Error::io(patch_path))?;
+    let mut number = [0; 8];
+    let done = done_file.read_exact_at(&mut number, 0).map_or(0, |()| u64::from_le_bytes(number));
+    let make_durable = |at: u64| {
+        new.sync_data().map_err(Error::io(new_path))?;
+        let noted = done_file.write_all_at(&at.to_le_bytes(), 0).and_then(|()| done_file.sync_data());
+        noted.map_err(Error::io(&done_path))
+    };
+    make_durable(done)?;
+    // What a power loss left behind it counts for nothing.
+    new.set_len(done).map_err(Error::io(new_path))?;
+    sync(next)?;
+    let (mut at, mut durable, mut buffer) = (0, done, vec![0; BUFFER]);
+    for (nth, piece) in pieces.iter().enumerate() {
+        let (source, path) = if piece.is_old { (&old, old_path) } else { (&patch, &**patch_path) };
+        let mut skipped = done.saturating_sub(at).min(piece.length);
+        at += skipped;
+        while skipped < piece.length {
+            let part = &mut buffer[..(piece.length - skipped).min(BUFFER as u64) as usize];
+            source.read_exact_at(part, piece.offset + skipped).map_err(Error::io(path))?;
+            new.write_all_at(part, at).map_err(Error::io(new_path))?;
+            (at, skipped) = (at + part.len() as u64, skipped + part.len() as u64);
+            if at - durable >= stride {
+                make_durable(at)?;
+                durable = at;
+                let here = if piece.is_old { piece.offset + skipped } else { u64::MAX };
+                give_back(&old, needed[nth + 1].min(here));
+                after_stride()?;
+            }
+        }
+    }
+    new.sync_all().map_err(Error::io(new_path))
+}
+
+/// The pieces of a patch that is whole.
+fn read_pieces(path: &Path) -> Result<Vec<Piece>, Error> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    let end = file.metadata().map_err(Error::io(path))?.len().saturating_sub(HASH);
+    let mut input = BufReader::with_capacity(BUFFER, file);
+    let mut hash = Hashed::new(std::io::sink(), true);
+    let (mut pieces, mut at) = (Vec::new(), 0);
+    let mut read = || {
+        while at < end {
+            let mut head = [0; 16];
+            input.read_exact(&mut head)?;
+            hash.write_all(&head)?;
+            let (numbers, _) = head.as_chunks();
+            let (offset, length) = (u64::from_le_bytes(numbers[0]), u64::from_le_bytes(numbers[1]));
+            at += head.len() as u64;
+            let is_old = offset != NEW;
+            pieces.push(Piece { is_old, offset: if is_old { offset } else { at }, length });
+            if !is_old {
+                let copied = std::io::copy(&mut input.by_ref().take(length), &mut hash)?;
+                if copied < length {
+                    return Err(ErrorKind::UnexpectedEof.into());
+                }
+                at += length;
+            }
+        }
+        let mut expected = [0; HASH as usize];
+        input.read_exact(&mut expected)?;
+        if at == end && hash.digest() == expected { Ok(()) } else { Err(ErrorKind::InvalidData.into()) }
+    };
+    read().map_err(Error::io(path))?;
+    Ok(pieces)
+}
+
+/// Gives back what stands in `file` before `end`, where the file system can do that.
+fn give_back(file: &File, end: u64) {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{FallocateFlags, fallocate};
+        let end = if end == u64::MAX { file.metadata().map_or(0, |metadata| metadata.len()) } else { end };
+        if end >= BLOCK {
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            let _ = fallocate(file, flags, 0, end / BLOCK * BLOCK);
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (file, end);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: usize = 100;
+
+    /// A slice of posts with these texts, and where each stands in it.
+    fn slice_of(texts: &[String]) -> (String, Vec<(u64, u32)>) {
+        let (mut slice, mut spans) = ("{\"posts\":[".to_owned(), Vec::new());
+        for text in texts {
+            if !spans.is_empty() {
+                slice.push(',');
+            }
+            spans.push((slice.len() as u64, u32::try_from(text.len()).unwrap()));
+            slice.push_str(text);
+        }
+        (slice + "]}\n", spans)
+    }
+
+    fn record(nth: usize) -> String {
+        format!("{{\"text\":\"{nth}{}\"}}", "x".repeat(LINE * (nth % 7)))
+    }
+
+    /// Some of the old slice's records in some order (by their places), and others between them.
+    fn edits() -> Vec<Vec<Result<usize, usize>>> {
+        let all = |count| (0..count).map(Ok);
+        vec![
+            all(300).collect(),
+            vec![],
+            all(300).rev().collect(),
+            all(300).skip(1).collect(),
+            all(150).chain([Err(1)]).chain((150..300).map(Ok)).collect(),
+            [Err(7)].into_iter().chain(all(299)).collect(),
+            all(300).filter(|nth| nth.unwrap() % 3 > 0).chain([Err(2), Err(3)]).collect(),
+            (0..40).map(Err).collect(),
+            all(300).flat_map(|nth| [nth, Err(nth.unwrap())]).collect(),
+            (150..300).map(Ok).chain(all(150)).collect(),
+        ]
+    }
+
+    #[test]
+    fn whatever_interrupts_it_the_new_slice_is_what_was_said() {
+        let old: Vec<String> = (0..300).map(record).collect();
+        let (old_slice, spans) = slice_of(&old);
+        for (case, edit) in edits().into_iter().enumerate() {
+            let texts: Vec<String> =
+                edit.iter().map(|edit| edit.map_or_else(|new| record(new + 1000), |nth| old[nth].clone())).collect();
+            let expected = slice_of(&texts).0;
+            for interrupted in [0, 1, 2, 5, 17] {
+                let dir = tempfile::tempdir().unwrap();
+                let (slice, next) = (dir.path().join("db.json"), dir.path().join("next"));
+                fs::create_dir(&next).unwrap();
+                fs::write(&slice, &old_slice).unwrap();
+                let mut patch = Patch::create(&patch_in(&next), &slice, Collection::Posts).unwrap();
+                for (edit, text) in edit.iter().zip(&texts) {
+                    match edit {
+                        Ok(nth) => patch.put_old(spans[*nth].0, spans[*nth].1, None).unwrap(),
+                        Err(_) => patch.put_text(1, false, text).unwrap(),
+                    }
+                }
+                let sliced = patch.finish().unwrap();
+                assert_eq!(sliced.file.bytes, expected.len() as u64);
+                // Whatever stood behind what was durable may be anything.
+                for _ in 0..interrupted {
+                    let _ = write_slice(&next, &slice, 5_000, || Err(Error::Difference(String::new())));
+                    let mut new = OpenOptions::new().append(true).open(next.join("db.json")).unwrap();
+                    new.write_all(&[0; 3000]).unwrap();
+                }
+                apply(&next, &slice).unwrap();
+                assert_eq!(
+                    fs::read_to_string(&slice).unwrap(),
+                    expected,
+                    "case {case}, interrupted {interrupted} times"
+                );
+                assert_eq!(crate::identity::identify(&slice).unwrap(), sliced.file);
+                // Once more there is nothing to do.
+                apply(&next, &slice).unwrap();
+                assert_eq!(fs::read_to_string(&slice).unwrap(), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn a_patch_that_is_not_whole_is_an_error_and_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (slice, next) = (dir.path().join("db.json"), dir.path().join("next"));
+        fs::create_dir(&next).unwrap();
+        let (old, spans) = slice_of(&[record(1), record(2)]);
+        fs::write(&slice, &old).unwrap();
+        let mut patch = Patch::create(&patch_in(&next), &slice, Collection::Posts).unwrap();
+        patch.put_old(spans[1].0, spans[1].1, None).unwrap();
+        patch.put_text(1, false, "{}").unwrap();
+        patch.finish().unwrap();
+        let whole = fs::read(patch_in(&next)).unwrap();
+        for cut in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[cut] ^= 1;
+            for bytes in [&whole[..cut], &damaged] {
+                fs::write(patch_in(&next), bytes).unwrap();
+                assert!(apply(&next, &slice).is_err(), "{cut}");
+                assert_eq!(fs::read_to_string(&slice).unwrap(), old);
+            }
+        }
+    }
+}
