@@ -12,7 +12,7 @@
 //! ```
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufReader, BufWriter, ErrorKind, Read, Write};
+use std::io::{BufReader, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -51,9 +51,11 @@ pub fn patch_in(folder: &Path) -> PathBuf {
 pub struct Patch {
     path: PathBuf,
     out: Hashed<BufWriter<File>>,
-    old: (PathBuf, File),
+    old: Window,
     /// The piece of the old slice to which the next may belong: offset and length.
     piece: (u64, u64),
+    /// New text at hand; while there is some, there is no such piece.
+    new: Vec<u8>,
     slice: Hashed<std::io::Sink>,
     records: u64,
     given: RoaringTreemap,
@@ -67,8 +69,9 @@ impl Patch {
         Ok(Self {
             path: path.to_owned(),
             out: Hashed::new(out, true),
-            old: (old.to_owned(), File::open(old).map_err(Error::io(old))?),
+            old: Window::new(old, File::open(old).map_err(Error::io(old))?),
             piece: (0, head.len() as u64),
+            new: Vec::new(),
             slice: Hashed::new(std::io::sink(), true),
             records: 0,
             given: RoaringTreemap::new(),
@@ -80,20 +83,36 @@ impl Patch {
         self.records + 1
     }
 
-    /// Adds a record that stands in the old slice as it will in the new one. `given` is its id where that stands there, and
-    /// is not the record's own.
-    pub fn put_old(&mut self, offset: u64, length: u32, given: Option<u64>) -> Result<(), Error> {
-        self.given.extend(given);
+    /// Adds a record of the old slice, where it stands in so many bytes from `offset` on. A `given` id stands there too, or
+    /// not, as `has_id` says.
+    pub fn put_old(&mut self, id: u64, given: bool, has_id: bool, offset: u64, length: u32) -> Result<(), Error> {
+        let (mut begin, length) = (offset, u64::from(length));
+        let end = begin + length;
         // The comma between them comes along.
         let comma = u64::from(self.records > 0);
-        if self.piece.1 > 0 && self.piece.0 + self.piece.1 + comma == offset {
-            self.piece.1 += comma + u64::from(length);
-        } else {
-            if comma > 0 {
-                self.put_new(b",")?;
+        let is_to_have = given && id != self.next_place();
+        let is_next = self.piece.1 > 0 && self.piece.0 + self.piece.1 + comma == begin;
+        if has_id != is_to_have || !is_next {
+            let mut new = if comma > 0 { ",".to_owned() } else { String::new() };
+            let member = format!("{{\"id\":{id},");
+            match (has_id, is_to_have) {
+                (false, true) => {
+                    new += &member;
+                    begin += 1;
+                }
+                (true, false) => {
+                    new.push('{');
+                    begin += member.len() as u64;
+                }
+                _ => {}
             }
-            self.end_piece()?;
-            self.piece = (offset, u64::from(length));
+            self.put_new(new.as_bytes())?;
+            self.end_new()?;
+            self.piece = (begin, 0);
+        }
+        self.piece.1 = end - self.piece.0;
+        if is_to_have {
+            self.given.insert(id);
         }
         self.records += 1;
         Ok(())
@@ -115,6 +134,7 @@ impl Patch {
     /// Ends the patch, and says what the new slice will be.
     pub fn finish(mut self) -> Result<Sliced, Error> {
         self.put_new(b"]}\n")?;
+        self.end_new()?;
         let hash = self.out.digest();
         let written = self.out.write_all(&hash).and_then(|()| self.out.flush());
         written.map_err(Error::io(&self.path))?;
@@ -122,27 +142,32 @@ impl Patch {
     }
 
     fn put_new(&mut self, text: &[u8]) -> Result<(), Error> {
-        self.end_piece()?;
+        self.end_old()?;
+        self.new.extend_from_slice(text);
+        if self.new.len() >= BUFFER { self.end_new() } else { Ok(()) }
+    }
+
+    /// Writes the new text at hand, if there is some.
+    fn end_new(&mut self) -> Result<(), Error> {
+        if self.new.is_empty() {
+            return Ok(());
+        }
+        let text = std::mem::take(&mut self.new);
         self.write_head(NEW, text.len() as u64)?;
-        let written = self.out.write_all(text).and_then(|()| self.slice.write_all(text));
+        let written = self.out.write_all(&text).and_then(|()| self.slice.write_all(&text));
+        self.new = text;
+        self.new.clear();
         written.map_err(Error::io(&self.path))
     }
 
     /// Writes the piece of the old slice at hand, if there is one.
-    fn end_piece(&mut self) -> Result<(), Error> {
-        let (mut offset, mut length) = std::mem::take(&mut self.piece);
+    fn end_old(&mut self) -> Result<(), Error> {
+        let (offset, length) = std::mem::take(&mut self.piece);
         if length == 0 {
             return Ok(());
         }
         self.write_head(offset, length)?;
-        let mut bytes = vec![0; length.min(BUFFER as u64) as usize];
-        while length > 0 {
-            let part = &mut bytes[..length.min(BUFFER as u64) as usize];
-            self.old.1.read_exact_at(part, offset).map_err(Error::io(&self.old.0))?;
-            self.slice.write_all(part).map_err(Error::io(&self.path))?;
-            (offset, length) = (offset + part.len() as u64, length - part.len() as u64);
-        }
-        Ok(())
+        self.old.read(offset, length, |part| self.slice.write_all(part).map_err(Error::io(&self.path)))
     }
 
     fn write_head(&mut self, offset: u64, length: u64) -> Result<(), Error> {
@@ -196,8 +221,10 @@ fn write_slice(
         file.map_err(Error::io(path))
     };
     let (old, new, done_path) = (open(old_path)?, open(new_path)?, next.join(DONE));
+    let punched = old.try_clone().map_err(Error::io(old_path))?;
     let done_file = open(&done_path)?;
     let patch = File::open(patch_path).map_err(Error::io(patch_path))?;
+    let (mut old, mut patch) = (Window::new(old_path, old), Window::new(patch_path, patch));
     let mut number = [0; 8];
     let done = done_file.read_exact_at(&mut number, 0).map_or(0, |()| u64::from_le_bytes(number));
     let make_durable = |at: u64| {
@@ -209,25 +236,29 @@ fn write_slice(
     // What a power loss left behind it counts for nothing.
     new.set_len(done).map_err(Error::io(new_path))?;
     sync(next)?;
-    let (mut at, mut durable, mut buffer) = (0, done, vec![0; BUFFER]);
+    // Small pieces are written together.
+    let mut out = BufWriter::with_capacity(BUFFER, &new);
+    out.seek(SeekFrom::Start(done)).map_err(Error::io(new_path))?;
+    let (mut at, mut durable) = (0, done);
     for (nth, piece) in pieces.iter().enumerate() {
-        let (source, path) = if piece.is_old { (&old, old_path) } else { (&patch, &**patch_path) };
-        let mut skipped = done.saturating_sub(at).min(piece.length);
-        at += skipped;
-        while skipped < piece.length {
-            let part = &mut buffer[..(piece.length - skipped).min(BUFFER as u64) as usize];
-            source.read_exact_at(part, piece.offset + skipped).map_err(Error::io(path))?;
-            new.write_all_at(part, at).map_err(Error::io(new_path))?;
-            (at, skipped) = (at + part.len() as u64, skipped + part.len() as u64);
+        let source = if piece.is_old { &mut old } else { &mut patch };
+        let mut copied = done.saturating_sub(at).min(piece.length);
+        at += copied;
+        while copied < piece.length {
+            let length = (piece.length - copied).min(stride);
+            source.read(piece.offset + copied, length, |part| out.write_all(part).map_err(Error::io(new_path)))?;
+            (at, copied) = (at + length, copied + length);
             if at - durable >= stride {
+                out.flush().map_err(Error::io(new_path))?;
                 make_durable(at)?;
                 durable = at;
-                let here = if piece.is_old { piece.offset + skipped } else { u64::MAX };
-                give_back(&old, needed[nth + 1].min(here));
+                let here = if piece.is_old { piece.offset + copied } else { u64::MAX };
+                give_back(&punched, needed[nth + 1].min(here));
                 after_stride()?;
             }
         }
     }
+    out.flush().map_err(Error::io(new_path))?;
     new.sync_all().map_err(Error::io(new_path))
 }
 
@@ -262,6 +293,49 @@ fn read_pieces(path: &Path) -> Result<Vec<Piece>, Error> {
     };
     read().map_err(Error::io(path))?;
     Ok(pieces)
+}
+
+/// A file that is read mostly onwards, in small pieces.
+struct Window {
+    path: PathBuf,
+    file: File,
+    begin: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window {
+    fn new(path: &Path, file: File) -> Self {
+        Self { path: path.to_owned(), file, begin: 0, bytes: Vec::new() }
+    }
+
+    /// Calls `with` with `length` bytes from `offset` on, part by part.
+    fn read(
+        &mut self,
+        mut offset: u64,
+        mut length: u64,
+        mut with: impl FnMut(&[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        while length > 0 {
+            let end = self.begin + self.bytes.len() as u64;
+            if !(self.begin..end).contains(&offset) {
+                // Whoever goes on is read ahead for; whoever goes elsewhere gets what is wanted.
+                let goes_on = (end..end + BUFFER as u64).contains(&offset);
+                let wanted = if goes_on { BUFFER as u64 } else { length.min(BUFFER as u64) };
+                self.bytes.resize(wanted as usize, 0);
+                let read = self.file.read_at(&mut self.bytes, offset).map_err(Error::io(&self.path))?;
+                self.bytes.truncate(read);
+                self.begin = offset;
+                if read == 0 {
+                    return Err(Error::io(&self.path)(ErrorKind::UnexpectedEof.into()));
+                }
+            }
+            let from = (offset - self.begin) as usize;
+            let part = &self.bytes[from..self.bytes.len().min(from.saturating_add(length as usize))];
+            with(part)?;
+            (offset, length) = (offset + part.len() as u64, length - part.len() as u64);
+        }
+        Ok(())
+    }
 }
 
 /// Gives back what stands in `file` before `end`, where the file system can do that.
@@ -335,7 +409,7 @@ mod tests {
                 let mut patch = Patch::create(&patch_in(&next), &slice, Collection::Posts).unwrap();
                 for (edit, text) in edit.iter().zip(&texts) {
                     match edit {
-                        Ok(nth) => patch.put_old(spans[*nth].0, spans[*nth].1, None).unwrap(),
+                        Ok(nth) => patch.put_old(1, false, false, spans[*nth].0, spans[*nth].1).unwrap(),
                         Err(_) => patch.put_text(1, false, text).unwrap(),
                     }
                 }
@@ -369,7 +443,7 @@ mod tests {
         let (old, spans) = slice_of(&[record(1), record(2)]);
         fs::write(&slice, &old).unwrap();
         let mut patch = Patch::create(&patch_in(&next), &slice, Collection::Posts).unwrap();
-        patch.put_old(spans[1].0, spans[1].1, None).unwrap();
+        patch.put_old(1, false, false, spans[1].0, spans[1].1).unwrap();
         patch.put_text(1, false, "{}").unwrap();
         patch.finish().unwrap();
         let whole = fs::read(patch_in(&next)).unwrap();

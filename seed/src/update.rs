@@ -683,8 +683,8 @@ impl Spared {
     }
 }
 
-/// Writes the patch that makes the new slice of the one that is there, and says what that will be. Whatever stands there as it
-/// will stand is taken from there, unless an earlier `seed` wrote it, as `all_given` says.
+/// Writes the patch that makes the new slice of the one that is there, and says what that will be. Whatever stands there is
+/// taken from there, unless an earlier `seed` wrote it, as `all_given` says.
 fn write_patch(
     before: &Before,
     newer: &Rows,
@@ -696,10 +696,10 @@ fn write_patch(
     let mut patch = Patch::create(&before.next_patch, &before.slice, before.collection)?;
     let put_old = |patch: &mut Patch, row: &Row| {
         let has_id = row.given && row.id != row.position;
-        if all_given || has_id != (row.given && row.id != patch.next_place()) {
+        if all_given {
             return patch.put_text(row.id, row.given, &older.text_without_given_id(row)?);
         }
-        patch.put_old(row.offset, row.length, has_id.then_some(row.id))
+        patch.put_old(row.id, row.given, has_id, row.offset, row.length)
     };
     for row in &newer.rows {
         if row.rejected {
