@@ -603,6 +603,55 @@ fn ids_and_digits_are_those_of_the_split() {
     assert_eq!(compared.code, Some(6), "{}", compared.printed());
 }
 
+#[test]
+fn a_rejected_post_shifts_no_ids() {
+    let post = |thread, text: &str, user| format!(r#"{{"thread":{thread},"text":{text},"user":{user}}}"#);
+    let forum = Forum {
+        posts: vec![
+            post(1, r#""first""#, 1),
+            post(1, "7", 1),
+            post(1, r#""third""#, 1),
+            post(2, r#""fourth""#, 2),
+            post(1, r#""third""#, 1),
+        ],
+        ..Forum::with_posts(0)
+    };
+    let (dir, input) = write_source(&forum);
+    let [data, rejects] = ["data", "rejects"].map(|name| dir.path().join(name).to_str().unwrap().to_owned());
+    let split = seed(["--input", &input, "--data", &data, "--rejects", &rejects]);
+    assert_eq!(split.status.code(), Some(7), "{}", text(&split.stderr));
+    // The services have all but the second.
+    let mut taken = forum.split();
+    taken.posts.remove(1);
+    let monolith = honest_monolith(&forum);
+    let services = Server::start(move |path| taken.as_services(path));
+    for source in [["--data", &data], ["--input", &input]] {
+        let compared = compare(&monolith.url(), &services.url(), &source);
+        assert_eq!((compared.code, compared.kinds()), (Some(4), vec!["missing".to_owned()]), "{}", compared.printed());
+        // Only the lists that the monolith serves it in, and in these nothing else.
+        let found = compared.report["differences"].as_array().unwrap();
+        let paths: Vec<&str> = found.iter().map(|found| found["path"].as_str().unwrap()).collect();
+        assert_eq!(paths, ["/api/posts", "/api/posts/by-user/1", "/api/posts/in-thread/1"]);
+        assert!(found.iter().all(|found| found["monolith"] == post(1, "7", 1)), "{found:?}");
+        assert_eq!(compared.report["rejected"], 1);
+    }
+    // The monolith goes on: one post fewer, another one changed, all others where they were not.
+    let newer = Forum { posts: forum.posts[2..].to_vec(), ..forum.clone() };
+    let newer =
+        Forum { posts: newer.posts.iter().map(|post| post.replace("fourth", "fourth, changed")).collect(), ..newer };
+    let changed = dir.path().join("newer.json");
+    fs::write(&changed, newer.source()).unwrap();
+    let mut taken = newer.split();
+    for (post, id) in taken.posts.iter_mut().zip([3, 4, 5]) {
+        *post = format!("{{\"id\":{id},{}", post.split_once(',').unwrap().1);
+    }
+    let update = seed(["--input", changed.to_str().unwrap(), "--data", &data, "--max-removed", "2"]);
+    assert!(update.status.success(), "{}", text(&update.stderr));
+    let (monolith, services) = (honest_monolith(&newer), Server::start(move |path| taken.as_services(path)));
+    let compared = compare(&monolith.url(), &services.url(), &["--data", &data]);
+    assert_eq!(compared.code, Some(0), "{}", compared.printed());
+}
+
 /// Runs a comparison and returns it with how much memory it had at most, in MiB.
 fn measure(monolith: &str, services: &str, more: &[&str]) -> Option<(Compared, u64)> {
     let mut timed = Command::new("python3");

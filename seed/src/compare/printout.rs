@@ -136,8 +136,7 @@ impl Printout<'_> {
     pub fn remark(&self) -> Option<String> {
         (self.rejected > 0).then(|| {
             format!(
-                "{} records of the source were rejected: the services do not have them, and where they come before posts \
-                 without ids, those may be taken for others.",
+                "{} records of the source were rejected: the services do not have them, so that the lists with them differ.",
                 self.rejected
             )
         })

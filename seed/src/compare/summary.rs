@@ -4,7 +4,7 @@
 //! remainders, so that whoever finds two answers different knows where to look. Each set is there twice: of the records
 //! as they were sent, and of what JavaScript makes of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use roaring::RoaringTreemap;
 use sha2::{Digest, Sha256};
@@ -15,7 +15,7 @@ use shared::record_set::RecordSet;
 use super::client::{Body, Failure};
 use super::elements::{Elements, Shape};
 use super::javascript::respell;
-use super::reference::{Ids, Reference, Spelling};
+use super::reference::{Reference, Spelling};
 
 /// How many sets an answer is kept in.
 pub const BUCKETS: u64 = 1024;
@@ -33,8 +33,8 @@ const OVERHEAD: usize = 96;
 pub struct Lens<'r> {
     /// Whose records it has; without one, its bytes alone count.
     pub collection: Option<Collection>,
-    /// For the monolith's answer: the ids that its posts should have.
-    pub given: Option<Ids<'r>>,
+    /// Whether it is the monolith's: its posts get the ids that they should have.
+    pub is_monolith: bool,
     /// The source.
     pub reference: &'r Reference,
     /// How long a record may be, in bytes.
@@ -91,6 +91,8 @@ pub struct Summary {
     pub unknown_spelling: u64,
     /// The records by their ids, in the order they came in; `None` if there were too many.
     pub kept: Option<BTreeMap<u64, Vec<Kept>>>,
+    /// Of which buckets the records that were asked for had room.
+    pub kept_buckets: Vec<bool>,
     /// The ids that were seen.
     pub ids: RoaringTreemap,
 }
@@ -116,15 +118,19 @@ impl Summary {
             other_spelling: 0,
             unknown_spelling: 0,
             kept: Some(BTreeMap::new()),
+            kept_buckets: Vec::new(),
             ids: RoaringTreemap::new(),
         };
         if shape == Shape::Opaque {
             summary.add_opaque(&mut elements)?;
             return Ok(summary);
         }
-        let mut adder = Adder { lens, last: None, kept_bytes: 0 };
+        let mut adder = Adder { lens, repeated: HashMap::new(), last: None, kept_bytes: 0 };
         while let Some(json) = elements.read_next()? {
             adder.add(json, &mut summary);
+        }
+        if let Keep::Buckets(kept, _) = adder.lens.keep {
+            summary.kept_buckets = kept;
         }
         Ok(summary)
     }
@@ -166,6 +172,8 @@ impl Summary {
 /// Adds records to a summary.
 struct Adder<'r> {
     lens: Lens<'r>,
+    /// How often each post came that others say the same as, by the first of their ids.
+    repeated: HashMap<u64, usize>,
     /// The id before.
     last: Option<u64>,
     kept_bytes: usize,
@@ -175,13 +183,13 @@ impl Adder<'_> {
     fn add(&mut self, json: &[u8], summary: &mut Summary) {
         let own = respell(json);
         let record = Record::read(json);
-        let expected = self.lens.given.as_mut().map(|given| given.next().unwrap_or_default());
-        let (id, form) = match (record.id, expected) {
-            (None, Some(expected)) if expected > 0 && record.form == OBJECT => {
+        let sent = own.as_ref().map_or(json, |own| &own.text);
+        let (id, form) = match record.id.or_else(|| self.id_given_to(sent)) {
+            Some(given) if record.id.is_none() => {
                 summary.given_ids += 1;
-                (expected, WITH_FIRST_ID)
+                (given, WITH_FIRST_ID)
             }
-            (id, _) => (id.unwrap_or_default(), record.form),
+            id => (id.unwrap_or_default(), record.form),
         };
         summary.count += 1;
         summary.bytes += json.len() as u64;
@@ -209,7 +217,7 @@ impl Adder<'_> {
                 summary.digits += u64::from(own.digits);
                 summary.keys += u64::from(own.keys);
                 sums.javascript.add(javascript_hash(&whole(id, form, record.tail)));
-                if let (Some(collection), None) = (self.lens.collection, &self.lens.given) {
+                if let (Some(collection), false) = (self.lens.collection, self.lens.is_monolith) {
                     let found = self.lens.reference.spelling_of(collection, id, json);
                     spelling = Some(found);
                     summary.other_spelling += u64::from(found == Spelling::Other);
@@ -218,6 +226,22 @@ impl Adder<'_> {
             }
         }
         self.keep(bucket, id, form, record.tail, spelling, summary);
+    }
+
+    /// The id that the split gave to a post of the monolith, which `sent` it without one.
+    fn id_given_to(&mut self, sent: &[u8]) -> Option<u64> {
+        if !self.lens.is_monolith || self.lens.collection != Some(Collection::Posts) {
+            return None;
+        }
+        match self.lens.reference.given_ids(sent) {
+            [] => None,
+            [(_, id)] => Some(*id),
+            many => {
+                let nth = self.repeated.entry(many[0].1).or_default();
+                *nth += 1;
+                many.get(*nth - 1).map(|(_, id)| *id)
+            }
+        }
     }
 
     fn keep(
@@ -243,19 +267,23 @@ impl Adder<'_> {
                 if !wanted[bucket] {
                     return;
                 }
-                while self.kept_bytes + bytes > *budget && wanted.iter().filter(|wanted| **wanted).count() > 1 {
-                    // The last of them has to go, with all that is in it.
-                    let last = wanted.iter().rposition(|wanted| *wanted).unwrap_or_default();
+                // Where there is no room, whole buckets go, the last of them first; the only one stays as far as it came.
+                while self.kept_bytes + bytes > *budget {
+                    let filled = |id: &u64| (*id % BUCKETS) as usize;
+                    let last = kept.keys().map(filled).max().unwrap_or_default().max(bucket);
+                    if kept.keys().all(|id| filled(id) == bucket) {
+                        return;
+                    }
                     wanted[last] = false;
                     kept.retain(|id, records| {
-                        let gone = id % BUCKETS == last as u64;
+                        let gone = filled(id) == last;
                         let size = |record: &Kept| tail_of(&record.json).len() + OVERHEAD;
                         self.kept_bytes -= if gone { records.iter().map(size).sum() } else { 0 };
                         !gone
                     });
-                }
-                if !wanted[bucket] || self.kept_bytes + bytes > *budget {
-                    return;
+                    if last == bucket {
+                        return;
+                    }
                 }
                 self.kept_bytes += bytes;
             }

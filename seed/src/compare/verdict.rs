@@ -26,7 +26,7 @@ use super::finding::{Expected, Finding, Kind};
 use super::javascript::respell;
 use super::reference::{Reference, Spelling};
 use super::route::Route;
-use super::summary::{Keep, Kept, Lens, SECOND_WINDOW, Summary, tail_of};
+use super::summary::{BUCKETS, Keep, Kept, Lens, SECOND_WINDOW, Summary, tail_of};
 
 /// How long a record may be while others are compared too, in bytes; longer ones wait for each other.
 const ROOM: usize = 128 << 10;
@@ -182,8 +182,7 @@ impl Comparison<'_> {
         let (head, body) = Head::split(reply);
         let reference = &self.context.reference;
         let is_monolith = std::ptr::eq(side, &raw const self.context.sides.monolith);
-        let given = is_monolith.then(|| reference.ids_of(self.route, self.id));
-        let lens = Lens { collection: self.route.collection(), given, reference, room: self.room, keep };
+        let lens = Lens { collection: self.route.collection(), is_monolith, reference, room: self.room, keep };
         Ok((head, Some(Summary::of(body, lens)?)))
     }
 
@@ -313,13 +312,18 @@ impl Comparison<'_> {
     fn ask_again(&self, buckets: &[bool]) -> Result<[Summary; 2], Failure> {
         let budget = SECOND_WINDOW.max(if self.room > ROOM { self.room + ROOM } else { 0 });
         let Sides { monolith, services, .. } = &self.context.sides;
-        let ask = |side: &Endpoint| {
+        let ask = |side: &Endpoint, buckets: Vec<bool>| {
             let reply = side.get(self.path)?;
             let status = reply.status;
-            let (_, summary) = self.read_keeping(side, reply, Keep::Buckets(buckets.to_vec(), budget))?;
+            let (_, summary) = self.read_keeping(side, reply, Keep::Buckets(buckets, budget))?;
             summary.ok_or_else(|| Failure::new(FailureKind::NoAnswer, format!("status {status} from {}", side.name)))
         };
-        Ok([ask(monolith)?, ask(services)?])
+        let mut left = ask(monolith, buckets.to_vec())?;
+        let right = ask(services, left.kept_buckets.clone())?;
+        // What the one had no room for is no difference of the other.
+        let both = |id: &u64| right.kept_buckets.get((id % BUCKETS) as usize).is_none_or(|kept| *kept);
+        left.kept.iter_mut().for_each(|kept| kept.retain(|id, _| both(id)));
+        Ok([left, right])
     }
 
     fn name_kept(&self, left: &BTreeMap<u64, Vec<Kept>>, right: &BTreeMap<u64, Vec<Kept>>, sink: &mut Sink) -> Naming {
@@ -340,32 +344,33 @@ impl Comparison<'_> {
             }
         }
         // A record under another id is one difference, not two.
-        let mut moved: HashMap<&[u8], u64> = HashMap::new();
-        for pair in &pairs {
+        let mut moved: HashMap<&[u8], usize> = HashMap::new();
+        for (nth, pair) in pairs.iter().enumerate() {
             if let Some(theirs) = pair.right.filter(|record| record.json.starts_with(b"{")) {
-                moved.entry(tail_of(&theirs.json)).or_insert(pair.id);
+                moved.entry(tail_of(&theirs.json)).or_insert(nth);
             }
         }
         let (mut named, mut arrived) = (0, BTreeSet::new());
-        for pair in &pairs {
-            let to = pair.left.and_then(|ours| moved.get(tail_of(&ours.json))).copied().filter(|to| *to != pair.id);
-            let Some(to) = to.filter(|_| pair.left.is_some()) else { continue };
-            arrived.insert(to);
-            arrived.insert(pair.id);
+        for (nth, pair) in pairs.iter().enumerate() {
+            let to = pair.left.and_then(|ours| moved.get(tail_of(&ours.json))).copied();
+            let Some(to) = to.filter(|to| pairs[*to].id != pair.id) else { continue };
+            arrived.extend([nth, to]);
             named += 1;
             if named <= NAMED {
-                let note = match to {
+                let note = match pairs[to].id {
                     0 => "the services give the record no id".to_owned(),
-                    to => format!("the services give the record the id {to}"),
+                    id => format!("the services give the record the id {id}"),
                 };
-                let theirs = pairs.iter().find(|other| other.id == to).and_then(|other| other.right);
                 let [monolith, services] =
-                    [pair.left, theirs].map(|side| side.map(|kept| String::from_utf8_lossy(&kept.json)));
-                let (id, note) = (Some(pair.id), Some(Cow::Owned(note)));
+                    [pair.left, pairs[to].right].map(|side| side.map(|kept| String::from_utf8_lossy(&kept.json)));
+                let (id, note) = (Some(pair.id).filter(|id| *id > 0), Some(Cow::Owned(note)));
                 sink(Finding { id, note, monolith, services, ..self.finding(Kind::Id) });
             }
         }
-        for pair in pairs.iter().filter(|pair| !arrived.contains(&pair.id)) {
+        let mut nth = 0..;
+        pairs.retain(|_| !nth.next().is_some_and(|nth| arrived.contains(&nth)));
+        join_changed(&mut pairs);
+        for pair in &pairs {
             named += 1;
             if named <= NAMED {
                 pair.name(self, sink);
@@ -382,6 +387,17 @@ struct Naming {
     proven: u64,
     /// How many do of which that is not known.
     unproven: u64,
+}
+
+/// Records of the monolith that say nothing which the source does have no ids here. Where the services have as many that
+/// the monolith has not, each is taken for one of those, changed.
+fn join_changed(pairs: &mut Vec<Pair>) {
+    let is_changed = |pair: &Pair| pair.id == 0 && pair.right.is_none();
+    let changed: Vec<Option<&Kept>> = pairs.iter().filter(|pair| is_changed(pair)).map(|pair| pair.left).collect();
+    if changed.len() == pairs.iter().filter(|pair| pair.left.is_none()).count() {
+        pairs.retain(|pair| !is_changed(pair));
+        pairs.iter_mut().filter(|pair| pair.left.is_none()).zip(changed).for_each(|(pair, left)| pair.left = left);
+    }
 }
 
 /// What both sides have under one id.
