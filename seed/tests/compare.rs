@@ -854,6 +854,31 @@ fn a_sample_says_how_much_may_still_differ() {
 }
 
 #[test]
+fn a_sample_asks_for_no_long_list() {
+    let users: Vec<String> = (1..=10_001).map(|id| format!(r#"{{"id":{id},"username":"u{id}"}}"#)).collect();
+    let forum = Forum { users, ..Forum::with_posts(20) };
+    let (_dir, input) = write_source(&forum);
+    let (monolith, services) = (honest_monolith(&forum), honest_services(&forum));
+    let sampled = compare(&monolith.url(), &services.url(), &["--input", &input, "--sample", "40"]);
+    assert_eq!(sampled.code, Some(0), "{}", sampled.printed());
+    for side in [&monolith, &services] {
+        let paths = side.take_paths();
+        assert!(paths.contains(&"/api/posts".to_owned()) && !paths.contains(&"/api/users".to_owned()), "{paths:?}");
+    }
+    // It counts as not known, and is named.
+    let routes = sampled.report["routes"].as_array().unwrap();
+    let users = routes.iter().find(|route| route["route"] == "/api/users").unwrap();
+    assert_eq!([&users["paths"], &users["of"], &users["may_differ"]], [0, 1, 1]);
+    let printed = |more: &[&str]| {
+        let arguments = ["compare", "--monolith", &monolith.url(), "--services", &services.url(), "--sample", "40"];
+        text(&seed(arguments.into_iter().chain(more.iter().copied())).stdout)
+    };
+    let said = "No sample has lists as long as /api/users (10001 records): a whole comparison does.";
+    assert!(printed(&["--input", &input]).contains(said));
+    assert!(printed(&[]).contains("--data DIR or --input FILE spares that"));
+}
+
+#[test]
 fn headers_are_sent_and_no_secret_is_printed() {
     let forum = Forum::with_posts(20);
     let (dir, input) = write_source(&forum);

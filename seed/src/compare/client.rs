@@ -3,9 +3,11 @@
 //! What is wrong with an answer is told apart by [`FailureKind`]: a body that ends too early is another thing than one
 //! that never ends. gzip is decoded here and not by the library, which would hide whether it was gzip at all.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::fs;
 use std::io::{self, ErrorKind, Read};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -13,9 +15,13 @@ use std::time::{Duration, Instant};
 
 use flate2::read::MultiGzDecoder;
 use serde::{Deserialize, Serialize};
+use ureq::config::Config;
 use ureq::http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
-use ureq::http::{HeaderMap, HeaderName, HeaderValue, Request};
+use ureq::http::uri::Authority;
+use ureq::http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 use super::address::{Address, Secrets, redact_url};
 
@@ -24,6 +30,9 @@ pub const RETRIES: u32 = 2;
 
 /// How long to wait before that.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
+
+/// For how long a host's addresses are used before it is looked up again.
+const RESOLVED_FOR: Duration = Duration::from_secs(10);
 
 /// How much is read from a connection at a time, in bytes.
 const BUFFER: usize = 32 << 10;
@@ -351,7 +360,33 @@ pub fn agent(limits: Limits, ca: Option<&Path>) -> Result<ureq::Agent, String> {
     let config = config.max_idle_connections(2 * limits.at_once).max_idle_connections_per_host(limits.at_once);
     // Each connection has both buffers for as long as it lives.
     let config = config.input_buffer_size(BUFFER).output_buffer_size(BUFFER / 4);
-    Ok(config.tls_config(TlsConfig::builder().root_certs(roots).build()).build().into())
+    let config = config.tls_config(TlsConfig::builder().root_certs(roots).build()).build();
+    Ok(ureq::Agent::with_parts(config, DefaultConnector::new(), RememberingResolver::default()))
+}
+
+/// Looks a host up once in a while. The library's own does it for each request, even on a connection that is open, and
+/// begins a thread each time, which costs more than the request.
+#[derive(Debug, Default)]
+struct RememberingResolver {
+    resolver: DefaultResolver,
+    known: Mutex<HashMap<Authority, (Instant, Vec<SocketAddr>)>>,
+}
+
+impl Resolver for RememberingResolver {
+    fn resolve(&self, uri: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let Some(host) = uri.authority() else { return self.resolver.resolve(uri, config, timeout) };
+        let lock = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((since, addresses)) = lock().get(host)
+            && since.elapsed() < RESOLVED_FOR
+        {
+            let mut known = self.empty();
+            addresses.iter().for_each(|address| known.push(*address));
+            return Ok(known);
+        }
+        let addresses = self.resolver.resolve(uri, config, timeout)?;
+        lock().insert(host.clone(), (Instant::now(), addresses.to_vec()));
+        Ok(addresses)
+    }
 }
 
 fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>, String> {

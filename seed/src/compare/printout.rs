@@ -127,9 +127,22 @@ impl Printout<'_> {
 
     /// The sample, if it is one.
     pub fn sample(&self) -> Option<String> {
-        let is_sample = self.plan.is_sample();
-        is_sample
-            .then(|| format!("The paths are a sample of each route's; --sample-seed {} chooses it again.", self.seed))
+        if !self.plan.is_sample() {
+            return None;
+        }
+        let mut sample =
+            format!("The paths are a sample of each route's; --sample-seed {} chooses it again.", self.seed);
+        let left_out = self.plan.strata.iter().filter(|stratum| stratum.asked() == 0);
+        let left_out: Vec<String> =
+            left_out.map(|stratum| format!("{} ({} records)", stratum.route, stratum.records)).collect();
+        if !left_out.is_empty() {
+            let _ = write!(sample, " No sample has lists as long as {}: a whole comparison does.", left_out.join(", "));
+            if self.source == "monolith" {
+                sample +=
+                    " The ids came from the monolith's own lists, sent once; --data DIR or --input FILE spares that.";
+            }
+        }
+        Some(sample)
     }
 
     /// What is wrong with the source.

@@ -74,7 +74,8 @@ pub struct Summary {
     pub count: u64,
     /// How many bytes.
     pub bytes: u64,
-    buckets: Vec<Sums>,
+    /// Those that have records: most answers are short.
+    buckets: BTreeMap<u64, Sums>,
     /// The first two neighbours that are not in ascending order of their ids.
     pub disorder: Option<(u64, u64)>,
     /// How many have no id.
@@ -109,7 +110,7 @@ impl Summary {
             shape,
             count: 0,
             bytes: 0,
-            buckets: vec![Sums::default(); if shape == Shape::List { BUCKETS as usize } else { 1 }],
+            buckets: BTreeMap::new(),
             disorder: None,
             without_id: 0,
             given_ids: 0,
@@ -145,27 +146,32 @@ impl Summary {
             begin.extend_from_slice(&piece[..piece.len().min(WINDOW - begin.len())]);
         }
         self.count = 1;
-        self.buckets[0].sent.add(hash.clone());
-        self.buckets[0].javascript.add(hash);
+        let sums = self.buckets.entry(0).or_default();
+        sums.sent.add(hash.clone());
+        sums.javascript.add(hash);
         self.kept = Some(BTreeMap::from([(0, vec![Kept { json: begin, spelling: None }])]));
         Ok(())
     }
 
     /// Whether both have the same records, byte for byte.
     pub fn is_equal_to(&self, other: &Self) -> bool {
-        self.shape == other.shape
-            && self.buckets.iter().zip(&other.buckets).all(|(left, right)| left.sent == right.sent)
+        self.is_equal_in(other, |sums| sums.sent)
     }
 
     /// Whether both have the same records once JavaScript has rewritten them.
     pub fn is_equal_in_javascript(&self, other: &Self) -> bool {
-        self.shape == other.shape
-            && self.buckets.iter().zip(&other.buckets).all(|(left, right)| left.javascript == right.javascript)
+        self.is_equal_in(other, |sums| sums.javascript)
+    }
+
+    fn is_equal_in(&self, other: &Self, set: fn(&Sums) -> RecordSet) -> bool {
+        let sets = |side: &Self| side.buckets.iter().map(|(bucket, sums)| (*bucket, set(sums))).collect::<Vec<_>>();
+        self.shape == other.shape && sets(self) == sets(other)
     }
 
     /// In which buckets two lists differ.
     pub fn different_buckets(&self, other: &Self) -> Vec<bool> {
-        self.buckets.iter().zip(&other.buckets).map(|(left, right)| left.sent != right.sent).collect()
+        let sent = |side: &Self, bucket| side.buckets.get(&bucket).map(|sums| sums.sent);
+        (0..BUCKETS).map(|bucket| sent(self, bucket) != sent(other, bucket)).collect()
     }
 }
 
@@ -203,8 +209,8 @@ impl Adder<'_> {
         }
         self.last = Some(id);
 
-        let bucket = (id % summary.buckets.len() as u64) as usize;
-        let sums = &mut summary.buckets[bucket];
+        let bucket = id % BUCKETS;
+        let sums = summary.buckets.entry(bucket).or_default();
         let mut one = RecordSet::default();
         one.add(hash(id, form, record.tail));
         sums.sent.merge(&one);
@@ -225,7 +231,7 @@ impl Adder<'_> {
                 }
             }
         }
-        self.keep(bucket, id, form, record.tail, spelling, summary);
+        self.keep(bucket as usize, id, form, record.tail, spelling, summary);
     }
 
     /// The id that the split gave to a post of the monolith, which `sent` it without one.
