@@ -45,7 +45,7 @@ const DRAINED: u64 = 64 << 10;
 pub struct Limits {
     /// From the connection to the body's last byte.
     pub time: Duration,
-    /// Of a body, as sent and decoded, in bytes.
+    /// Of a body, decoded, in bytes.
     pub bytes: u64,
     /// Between two requests to one side.
     pub interval: Option<Duration>,
@@ -168,7 +168,6 @@ impl Endpoint {
         let encoding = header(CONTENT_ENCODING).trim().to_ascii_lowercase();
         let announced = header(CONTENT_LENGTH).parse().ok();
         let raw = body.into_with_config().limit(u64::MAX).reader();
-        let raw = Counted { inner: Box::new(raw), bytes: 0, limit: self.limits.bytes };
         let inner: Box<dyn Read + Send> = match encoding.as_str() {
             "gzip" | "x-gzip" => Box::new(MultiGzDecoder::new(raw)),
             _ => Box::new(raw),
@@ -202,10 +201,7 @@ impl Endpoint {
     /// An error of the library, of which some repeat the URL.
     fn explain(&self, error: &ureq::Error) -> Failure {
         match error {
-            ureq::Error::Timeout(_) => {
-                self.failed(FailureKind::TimedOut, &format!("none within {} s", self.limits.time.as_secs_f64()))
-            }
-            ureq::Error::Io(error) if error.kind() == ErrorKind::TimedOut => {
+            error if is_timeout(error) => {
                 self.failed(FailureKind::TimedOut, &format!("none within {} s", self.limits.time.as_secs_f64()))
             }
             ureq::Error::Io(error) => self.failed(FailureKind::NoAnswer, &error.to_string()),
@@ -215,6 +211,14 @@ impl Endpoint {
             ureq::Error::HostNotFound => self.failed(FailureKind::NoAnswer, "no such host"),
             error => self.failed(FailureKind::NoAnswer, &error.to_string()),
         }
+    }
+}
+
+fn is_timeout(error: &ureq::Error) -> bool {
+    match error {
+        ureq::Error::Timeout(_) => true,
+        ureq::Error::Io(error) => error.kind() == ErrorKind::TimedOut,
+        _ => false,
     }
 }
 
@@ -276,7 +280,9 @@ impl Body {
         let read = read.map_err(|error| self.explain(error))?;
         self.bytes += read as u64;
         if self.bytes > self.limit.bytes {
-            return Err(self.too_long());
+            let (side, limit) = (self.side, self.limit.bytes);
+            let text = format!("the body from {side} is longer than {limit} bytes; --max-answer allows more");
+            return Err(Failure::new(FailureKind::TooLong, text));
         }
         Ok(read)
     }
@@ -287,22 +293,10 @@ impl Body {
         while self.bytes < DRAINED && self.read_some(&mut buffer).is_ok_and(|read| read > 0) {}
     }
 
-    fn too_long(&self) -> Failure {
-        let text =
-            format!("the body from {} is longer than {} bytes; --max-answer allows more", self.side, self.limit.bytes);
-        Failure::new(FailureKind::TooLong, text)
-    }
-
     fn explain(&self, error: io::Error) -> Failure {
         let side = self.side;
-        let is_timeout = |error: &io::Error| {
-            let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>());
-            error.kind() == ErrorKind::TimedOut || matches!(inner, Some(ureq::Error::Timeout(_)))
-        };
-        if error.get_ref().is_some_and(|inner| inner.is::<TooManyBytes>()) {
-            return self.too_long();
-        }
-        if is_timeout(&error) {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>());
+        if error.kind() == ErrorKind::TimedOut || inner.is_some_and(is_timeout) {
             let (seconds, bytes) = (self.limit.time.as_secs_f64(), self.bytes);
             let text = format!("the body from {side} did not end within {seconds} s; {bytes} bytes came");
             return Failure::new(FailureKind::TimedOut, text);
@@ -321,28 +315,6 @@ impl Body {
 impl Read for Body {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.read_some(buffer).map_err(io::Error::other)
-    }
-}
-
-/// A body as it is sent, of so many bytes at most.
-struct Counted {
-    inner: Box<dyn Read + Send>,
-    bytes: u64,
-    limit: u64,
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("there are too many bytes")]
-struct TooManyBytes;
-
-impl Read for Counted {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.bytes > self.limit {
-            return Err(io::Error::other(TooManyBytes));
-        }
-        let read = self.inner.read(buffer)?;
-        self.bytes += read as u64;
-        Ok(read)
     }
 }
 

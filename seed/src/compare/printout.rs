@@ -212,8 +212,6 @@ impl Printout<'_> {
     /// The report for programs, without the differences.
     pub fn to_json(&self) -> Value {
         let total = self.tally.total();
-        let expected: serde_json::Map<String, Value> =
-            self.tally.expected.iter().map(|(kind, count)| (kind.name().to_owned(), json!(count))).collect();
         let routes = self.plan.strata.iter().map(|stratum| {
             let counts = self.tally.routes.get(&stratum.route).copied().unwrap_or_default();
             let mut json = json!(counts);
@@ -235,7 +233,7 @@ impl Printout<'_> {
             "paths": total.paths,
             "paths_of": self.paths_of(),
             "equal": total.equal,
-            "expected": expected,
+            "expected": self.tally.expected,
             "different": total.different,
             "unknown": total.unknown,
             "records": { "compared": self.tally.records(), "of": self.records_of, "in_answers": total.records },

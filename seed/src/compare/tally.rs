@@ -62,7 +62,6 @@ pub struct Tally {
     /// The first paths of which nothing is known, with the reason.
     pub unknown: Vec<[String; 2]>,
     /// The ids that were compared, in the order of the collections.
-    #[serde(with = "super::journal::bitmaps")]
     pub ids: [RoaringTreemap; 3],
 }
 
