@@ -373,6 +373,27 @@ const LIES: &[Lie] = &[
     ("another charset", &["content_type"], "\"application/json; charset=latin1\" from the services", |path, answer| {
         if path == "/api/users" { answer.with("content-type", "application/json; charset=latin1") } else { answer }
     }),
+    (
+        "two content types",
+        &["content_type"],
+        "\"application/json; charset=utf-8, text/html\" from the services",
+        |path, answer| {
+            let both = "application/json; charset=utf-8\r\ncontent-type: text/html";
+            if path == "/api/users" { answer.with("content-type", both) } else { answer }
+        },
+    ),
+    (
+        "an encoding within another",
+        &["content_encoding"],
+        "\"identity, br\", which was not asked for",
+        |path, answer| {
+            if path == "/api/users" {
+                answer.with("content-encoding", "identity\r\ncontent-encoding: br")
+            } else {
+                answer
+            }
+        },
+    ),
     ("no charset", &["content_type"], "\"application/json\" from the services", |path, answer| {
         if path == "/api/users" { answer.with("content-type", "application/json") } else { answer }
     }),
@@ -397,6 +418,82 @@ fn every_lie_is_named() {
         assert_eq!(compared.kinds(), *kinds, "{name}: {}", compared.report["first"]);
         let first: Vec<&str> = compared.report["first"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
         assert!(first.iter().any(|found| found.contains(said)), "{name}: {said:?} is not in {first:?}");
+    }
+}
+
+#[test]
+fn what_both_sides_get_wrong_is_not_alike() {
+    let forum = Forum::with_posts(30);
+    let (_dir, input) = write_source(&forum);
+    let list = |body: &str| Answer::new(200, "application/json; charset=utf-8", body);
+    let page = |end: &str| Answer::new(200, "text/plain", &("x".repeat(200_000) + end));
+    // The name, a path, what the monolith and the services answer to it, the result, and what is said.
+    let cases = [
+        (
+            "404",
+            "/api/users/3",
+            Answer::new(404, "", ""),
+            Answer::new(404, "", ""),
+            "unknown",
+            "the source has some here",
+        ),
+        (
+            "204 and 404",
+            "/api/threads/3",
+            Answer::new(204, "", ""),
+            Answer::new(404, "application/problem+json", "{}"),
+            "unknown",
+            "the source has some here",
+        ),
+        ("no posts", "/api/posts", list("[]"), list("[]"), "unknown", "the source has some here"),
+        (
+            "no posts of a thread",
+            "/api/posts/in-thread/3",
+            list("[]"),
+            list("[]"),
+            "unknown",
+            "the source has some here",
+        ),
+        (
+            "another user",
+            "/api/users/1",
+            forum.as_monolith("/api/users/2"),
+            forum.as_monolith("/api/users/2"),
+            "unknown",
+            "both sides send records of another path: 1 of 1",
+        ),
+        (
+            "another user's posts",
+            "/api/posts/by-user/1",
+            forum.as_monolith("/api/posts/by-user/2"),
+            forum.split().as_services("/api/posts/by-user/2"),
+            "unknown",
+            "both sides send records of another path: 6 of 6",
+        ),
+        ("a long text's end", "/", page("a"), page("b"), "different", "the bodies differ behind their beginning"),
+        (
+            "a comma before no member",
+            "/api/users/1",
+            list(r#"{"id":1}"#),
+            list(r#"{"id":1,}"#),
+            "different",
+            r#"{\"id\":1,} from the services"#,
+        ),
+    ];
+    for (name, path, left, right, result, said) in cases {
+        let (own, split) = (forum.clone(), forum.split());
+        let monolith = Server::start(move |asked| if asked == path { left.clone() } else { own.as_monolith(asked) });
+        let services = Server::start(move |asked| if asked == path { right.clone() } else { split.as_services(asked) });
+        let compared = compare(&monolith.url(), &services.url(), &["--input", &input]);
+        assert_eq!(
+            (compared.code, &compared.report["result"]),
+            (Some(4), &result.into()),
+            "{name}: {}",
+            compared.error
+        );
+        assert_eq!(compared.report[result], 1, "{name}: {}", compared.report);
+        let found = format!("{}{}", compared.report["first"], compared.report["unknown_paths"]);
+        assert!(found.contains(said), "{name}: {said:?} is not in {found}");
     }
 }
 

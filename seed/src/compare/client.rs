@@ -161,9 +161,10 @@ impl Endpoint {
         let request = request.body(()).map_err(|_| self.failed(FailureKind::Malformed, "the path fits in no URL"))?;
         let response = self.agent.run(request).map_err(|error| self.explain(&error))?;
         let (head, body) = response.into_parts();
+        // A header that is there twice is another one than either.
         let header = |name: HeaderName| {
-            let value = head.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-            value.unwrap_or_default()
+            let values = head.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+            values.collect::<Vec<_>>().join(", ")
         };
         let encoding = header(CONTENT_ENCODING).trim().to_ascii_lowercase();
         let announced = header(CONTENT_LENGTH).parse().ok();

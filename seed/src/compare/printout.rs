@@ -80,10 +80,12 @@ impl Printout<'_> {
             Conclusion::Different
         } else if self.gave_up.is_some() {
             Conclusion::GaveUp
-        } else if total.unknown > self.max_unknown {
+        } else if total.unknown - self.tally.contradictions > self.max_unknown {
             Conclusion::Unknown
         } else if total.records == 0 {
             Conclusion::NothingCompared
+        } else if total.unknown > self.max_unknown {
+            Conclusion::Unknown
         } else {
             Conclusion::Alike
         }

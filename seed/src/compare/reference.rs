@@ -19,6 +19,7 @@ use shared::model::{Collection, Post, Record, Records, Term, Thread};
 
 use super::client::Endpoint;
 use super::javascript::respell;
+use super::route::Route;
 use crate::error::Error;
 use crate::identity::identify;
 use crate::ids;
@@ -42,6 +43,10 @@ pub enum Origin<'p> {
 pub struct Reference {
     /// The ids that there are, and those that others refer to, in the order of [`Collection::ALL`].
     pub ids: [RoaringTreemap; 3],
+    /// The records' own ids, and those of threads and users that have posts: of what an answer must not be empty.
+    own: [RoaringTreemap; 3],
+    threads_with_posts: RoaringTreemap,
+    users_with_posts: RoaringTreemap,
     /// How many records each collection has.
     pub records: [u64; 3],
     /// How many records of the source nobody takes.
@@ -168,18 +173,27 @@ impl Reference {
         for record in records.iter() {
             let id = record.id.get();
             self.ids[number_of(collection)].insert(id);
+            self.own[number_of(collection)].insert(id);
             self.records[number_of(collection)] += 1;
             if collection.may_lack_ids() && (record.id_from_position || is_given(id)) {
                 self.given.push((digest_of_sent(&record), id));
             }
             for (index, term) in record.terms.iter().flatten() {
                 let Term::Id(other) = term else { continue };
+                let other = other.get();
                 let referred = match (collection, *index) {
-                    (Collection::Threads, Thread::BY_USER) | (Collection::Posts, Post::BY_USER) => Collection::Users,
-                    (Collection::Posts, Post::IN_THREAD) => Collection::Threads,
+                    (Collection::Threads, Thread::BY_USER) => Collection::Users,
+                    (Collection::Posts, Post::BY_USER) => {
+                        self.users_with_posts.insert(other);
+                        Collection::Users
+                    }
+                    (Collection::Posts, Post::IN_THREAD) => {
+                        self.threads_with_posts.insert(other);
+                        Collection::Threads
+                    }
                     _ => continue,
                 };
-                self.ids[number_of(referred)].insert(other.get());
+                self.ids[number_of(referred)].insert(other);
             }
             self.remember_spelling(collection, &record);
         }
@@ -206,6 +220,18 @@ impl Reference {
                 Spelling::OfTheSource
             }
             Some(_) => Spelling::Other,
+        }
+    }
+
+    /// Whether the source has a record that this path should send.
+    pub fn has_records(&self, route: Route, id: Option<u64>) -> bool {
+        let has = |ids: &RoaringTreemap| id.is_some_and(|id| ids.contains(id));
+        match (route, route.collection()) {
+            (Route::PostsInThread, _) => has(&self.threads_with_posts),
+            (Route::PostsByUser, _) => has(&self.users_with_posts),
+            (Route::User | Route::Thread, Some(collection)) => has(&self.own[number_of(collection)]),
+            (_, Some(collection)) => self.records[number_of(collection)] > 0,
+            (_, None) => false,
         }
     }
 

@@ -16,6 +16,7 @@ use super::client::{Body, Failure};
 use super::elements::{Elements, Shape};
 use super::javascript::respell;
 use super::reference::{Reference, Spelling};
+use super::route::Route;
 
 /// How many sets an answer is kept in.
 pub const BUCKETS: u64 = 1024;
@@ -31,8 +32,10 @@ const OVERHEAD: usize = 96;
 
 /// What to look for in an answer.
 pub struct Lens<'r> {
-    /// Whose records it has; without one, its bytes alone count.
-    pub collection: Option<Collection>,
+    /// What was asked for; where it sends no records, the answer's bytes alone count.
+    pub route: Route,
+    /// The id in the path.
+    pub id: Option<u64>,
     /// Whether it is the monolith's: its posts get the ids that they should have.
     pub is_monolith: bool,
     /// The source.
@@ -80,6 +83,8 @@ pub struct Summary {
     pub disorder: Option<(u64, u64)>,
     /// How many have no id.
     pub without_id: u64,
+    /// How many records are not of the path that was asked for.
+    pub strangers: u64,
     /// How many posts were given the id that they should have.
     pub given_ids: u64,
     /// How many JavaScript spells otherwise: their numbers, and their keys' order.
@@ -105,7 +110,7 @@ impl Summary {
     /// The body cannot be read to its end, or is not the JSON that it begins as.
     pub fn of(body: Body, lens: Lens) -> Result<Self, Failure> {
         let mut elements = Elements::new(body, lens.room)?;
-        let shape = if lens.collection.is_some() { elements.shape() } else { Shape::Opaque };
+        let shape = if lens.route.collection().is_some() { elements.shape() } else { Shape::Opaque };
         let mut summary = Self {
             shape,
             count: 0,
@@ -113,6 +118,7 @@ impl Summary {
             buckets: BTreeMap::new(),
             disorder: None,
             without_id: 0,
+            strangers: 0,
             given_ids: 0,
             digits: 0,
             keys: 0,
@@ -199,6 +205,7 @@ impl Adder<'_> {
         };
         summary.count += 1;
         summary.bytes += json.len() as u64;
+        summary.strangers += u64::from(self.lens.is_monolith && !self.belongs(id, json));
         if id == 0 {
             summary.without_id += 1;
         } else {
@@ -223,7 +230,7 @@ impl Adder<'_> {
                 summary.digits += u64::from(own.digits);
                 summary.keys += u64::from(own.keys);
                 sums.javascript.add(javascript_hash(&whole(id, form, record.tail)));
-                if let (Some(collection), false) = (self.lens.collection, self.lens.is_monolith) {
+                if let (Some(collection), false) = (self.lens.route.collection(), self.lens.is_monolith) {
                     let found = self.lens.reference.spelling_of(collection, id, json);
                     spelling = Some(found);
                     summary.other_spelling += u64::from(found == Spelling::Other);
@@ -234,9 +241,22 @@ impl Adder<'_> {
         self.keep(bucket as usize, id, form, record.tail, spelling, summary);
     }
 
+    /// Whether a record is one that the path asks for.
+    fn belongs(&self, id: u64, json: &[u8]) -> bool {
+        let Some(wanted) = self.lens.id else { return true };
+        let key = match self.lens.route {
+            Route::User | Route::Thread => return id == wanted,
+            Route::PostsInThread => "thread",
+            Route::PostsByUser => "user",
+            _ => return true,
+        };
+        let mut members = std::str::from_utf8(json).into_iter().flat_map(shared::json::members);
+        members.any(|(other, value)| other == key && value.parse() == Ok(wanted))
+    }
+
     /// The id that the split gave to a post of the monolith, which `sent` it without one.
     fn id_given_to(&mut self, sent: &[u8]) -> Option<u64> {
-        if !self.lens.is_monolith || self.lens.collection != Some(Collection::Posts) {
+        if !self.lens.is_monolith || self.lens.route.collection() != Some(Collection::Posts) {
             return None;
         }
         match self.lens.reference.given_ids(sent) {
@@ -319,9 +339,10 @@ impl<'j> Record<'j> {
         let first = tail.strip_prefix(b"\"id\":").and_then(|value| {
             let digits = value.iter().position(|byte| !byte.is_ascii_digit())?;
             let id = std::str::from_utf8(&value[..digits]).ok()?.parse::<Id>().ok()?;
-            let tail =
-                value[digits..].strip_prefix(b",").or_else(|| Some(&value[digits..]).filter(|rest| *rest == b"}"))?;
-            Some((id.get(), tail))
+            let rest = &value[digits..];
+            // What is no member is not taken for one: `{"id":1,}` is not `{"id":1}`.
+            let tail = rest.strip_prefix(b",").filter(|tail| tail.starts_with(b"\""));
+            Some((id.get(), tail.or_else(|| Some(rest).filter(|rest| *rest == b"}"))?))
         });
         if let Some((id, tail)) = first {
             return Self { id: Some(id), form: WITH_FIRST_ID, tail };

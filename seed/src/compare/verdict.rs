@@ -6,6 +6,7 @@
 //! | 204 | 404 as a problem document | expected |
 //! | 404 for a route that only the services have | 2xx | expected |
 //! | 2xx for an id that is none, or for another case of a path | 400, 404 | expected |
+//! | 4xx, 204, `[]` where the source has records; records of another path | the same | unknown: both may be wrong |
 //! | 4xx | the same | alike, and no record was compared |
 //! | 2xx | the same, with the same records | alike |
 //! | anything else | | different |
@@ -63,11 +64,13 @@ pub struct Outcome {
     pub ids: RoaringTreemap,
     /// Whether many of these in a row mean that a server is in trouble.
     pub trouble: bool,
+    /// Whether both sides agree, against the source.
+    pub contradicts: bool,
 }
 
 impl Outcome {
     fn without_records(verdict: Verdict) -> Self {
-        Self { verdict, records: 0, ids: RoaringTreemap::new(), trouble: false }
+        Self { verdict, records: 0, ids: RoaringTreemap::new(), trouble: false, contradicts: false }
     }
 
     fn unknown(why: impl Into<String>) -> Self {
@@ -140,7 +143,12 @@ impl Comparison<'_> {
             }
             Ok(read) => read,
         };
-        if let Some(verdict) = self.compare_heads(&left_head, &right_head, sink) {
+        let verdict = self.compare_heads(&left_head, &right_head, sink);
+        let is_alike = verdict.as_ref().is_none_or(|verdict| matches!(verdict, Verdict::Alike(_)));
+        if is_alike && let Some(why) = self.contradiction(left.as_ref(), right.as_ref()) {
+            return Ok(Outcome { contradicts: true, ..Outcome::unknown(why) });
+        }
+        if let Some(verdict) = verdict {
             return Ok(Outcome::without_records(verdict));
         }
         let (Some(left), Some(right)) = (left, right) else {
@@ -159,7 +167,18 @@ impl Comparison<'_> {
         let is_compared = self.route.collection().is_some() && !matches!(verdict, Verdict::Unknown(_));
         let records = if is_compared { left.count } else { 0 };
         let ids = if records > 0 { left.ids } else { RoaringTreemap::new() };
-        Ok(Outcome { verdict, records, ids, trouble: false })
+        Ok(Outcome { records, ids, ..Outcome::without_records(verdict) })
+    }
+
+    /// What both sides send though it cannot be right.
+    fn contradiction(&self, left: Option<&Summary>, right: Option<&Summary>) -> Option<String> {
+        let count = |side: Option<&Summary>| side.map_or(0, |side| side.count);
+        if count(left) + count(right) == 0 && self.context.reference.has_records(self.route, self.id) {
+            return Some("neither side sends a record, and the source has some here".to_owned());
+        }
+        let (left, right) = (left?, right?);
+        let is_wrong = left.strangers > 0 && left.shape == right.shape && left.is_equal_to(right);
+        is_wrong.then(|| format!("both sides send records of another path: {} of {}", left.strangers, left.count))
     }
 
     fn needs_room(&self, failure: &Failure) -> bool {
@@ -182,7 +201,7 @@ impl Comparison<'_> {
         let (head, body) = Head::split(reply);
         let reference = &self.context.reference;
         let is_monolith = std::ptr::eq(side, &raw const self.context.sides.monolith);
-        let lens = Lens { collection: self.route.collection(), is_monolith, reference, room: self.room, keep };
+        let lens = Lens { route: self.route, id: self.id, is_monolith, reference, room: self.room, keep };
         Ok((head, Some(Summary::of(body, lens)?)))
     }
 
@@ -284,7 +303,17 @@ impl Comparison<'_> {
     /// Names the records that differ, which are asked for again where there were too many to keep.
     fn name_differences(&self, left: &Summary, right: &Summary, sink: &mut Sink) -> Naming {
         if let (Some(left), Some(right)) = (&left.kept, &right.kept) {
-            return self.name_kept(left, right, sink);
+            let mut named = 0;
+            let naming = self.name_kept(left, right, &mut |finding| {
+                named += 1;
+                sink(finding);
+            });
+            if named + naming.proven + naming.unproven == 0 {
+                // Of a long text only the beginning was kept.
+                let note = Some(Cow::Borrowed("the bodies differ behind their beginning"));
+                sink(Finding { note, ..self.finding(Kind::Value) });
+            }
+            return naming;
         }
         let again = self.ask_again(&left.different_buckets(right));
         let note = match again {
