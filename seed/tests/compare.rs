@@ -373,6 +373,27 @@ const LIES: &[Lie] = &[
     ("another charset", &["content_type"], "\"application/json; charset=latin1\" from the services", |path, answer| {
         if path == "/api/users" { answer.with("content-type", "application/json; charset=latin1") } else { answer }
     }),
+    (
+        "two content types",
+        &["content_type"],
+        "\"application/json; charset=utf-8, text/html\" from the services",
+        |path, answer| {
+            let both = "application/json; charset=utf-8\r\ncontent-type: text/html";
+            if path == "/api/users" { answer.with("content-type", both) } else { answer }
+        },
+    ),
+    (
+        "an encoding within another",
+        &["content_encoding"],
+        "\"identity, br\", which was not asked for",
+        |path, answer| {
+            if path == "/api/users" {
+                answer.with("content-encoding", "identity\r\ncontent-encoding: br")
+            } else {
+                answer
+            }
+        },
+    ),
     ("no charset", &["content_type"], "\"application/json\" from the services", |path, answer| {
         if path == "/api/users" { answer.with("content-type", "application/json") } else { answer }
     }),
@@ -397,6 +418,82 @@ fn every_lie_is_named() {
         assert_eq!(compared.kinds(), *kinds, "{name}: {}", compared.report["first"]);
         let first: Vec<&str> = compared.report["first"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
         assert!(first.iter().any(|found| found.contains(said)), "{name}: {said:?} is not in {first:?}");
+    }
+}
+
+#[test]
+fn what_both_sides_get_wrong_is_not_alike() {
+    let forum = Forum::with_posts(30);
+    let (_dir, input) = write_source(&forum);
+    let list = |body: &str| Answer::new(200, "application/json; charset=utf-8", body);
+    let page = |end: &str| Answer::new(200, "text/plain", &("x".repeat(200_000) + end));
+    // The name, a path, what the monolith and the services answer to it, the result, and what is said.
+    let cases = [
+        (
+            "404",
+            "/api/users/3",
+            Answer::new(404, "", ""),
+            Answer::new(404, "", ""),
+            "unknown",
+            "the source has some here",
+        ),
+        (
+            "204 and 404",
+            "/api/threads/3",
+            Answer::new(204, "", ""),
+            Answer::new(404, "application/problem+json", "{}"),
+            "unknown",
+            "the source has some here",
+        ),
+        ("no posts", "/api/posts", list("[]"), list("[]"), "unknown", "the source has some here"),
+        (
+            "no posts of a thread",
+            "/api/posts/in-thread/3",
+            list("[]"),
+            list("[]"),
+            "unknown",
+            "the source has some here",
+        ),
+        (
+            "another user",
+            "/api/users/1",
+            forum.as_monolith("/api/users/2"),
+            forum.as_monolith("/api/users/2"),
+            "unknown",
+            "both sides send records of another path: 1 of 1",
+        ),
+        (
+            "another user's posts",
+            "/api/posts/by-user/1",
+            forum.as_monolith("/api/posts/by-user/2"),
+            forum.split().as_services("/api/posts/by-user/2"),
+            "unknown",
+            "both sides send records of another path: 6 of 6",
+        ),
+        ("a long text's end", "/", page("a"), page("b"), "different", "the bodies differ behind their beginning"),
+        (
+            "a comma before no member",
+            "/api/users/1",
+            list(r#"{"id":1}"#),
+            list(r#"{"id":1,}"#),
+            "different",
+            r#"{\"id\":1,} from the services"#,
+        ),
+    ];
+    for (name, path, left, right, result, said) in cases {
+        let (own, split) = (forum.clone(), forum.split());
+        let monolith = Server::start(move |asked| if asked == path { left.clone() } else { own.as_monolith(asked) });
+        let services = Server::start(move |asked| if asked == path { right.clone() } else { split.as_services(asked) });
+        let compared = compare(&monolith.url(), &services.url(), &["--input", &input]);
+        assert_eq!(
+            (compared.code, &compared.report["result"]),
+            (Some(4), &result.into()),
+            "{name}: {}",
+            compared.error
+        );
+        assert_eq!(compared.report[result], 1, "{name}: {}", compared.report);
+        let found = format!("{}{}", compared.report["first"], compared.report["unknown_paths"]);
+        assert!(found.contains(said), "{name}: {said:?} is not in {found}");
     }
 }
 
@@ -603,6 +700,55 @@ fn ids_and_digits_are_those_of_the_split() {
     assert_eq!(compared.code, Some(6), "{}", compared.printed());
 }
 
+#[test]
+fn a_rejected_post_shifts_no_ids() {
+    let post = |thread, text: &str, user| format!(r#"{{"thread":{thread},"text":{text},"user":{user}}}"#);
+    let forum = Forum {
+        posts: vec![
+            post(1, r#""first""#, 1),
+            post(1, "7", 1),
+            post(1, r#""third""#, 1),
+            post(2, r#""fourth""#, 2),
+            post(1, r#""third""#, 1),
+        ],
+        ..Forum::with_posts(0)
+    };
+    let (dir, input) = write_source(&forum);
+    let [data, rejects] = ["data", "rejects"].map(|name| dir.path().join(name).to_str().unwrap().to_owned());
+    let split = seed(["--input", &input, "--data", &data, "--rejects", &rejects]);
+    assert_eq!(split.status.code(), Some(7), "{}", text(&split.stderr));
+    // The services have all but the second.
+    let mut taken = forum.split();
+    taken.posts.remove(1);
+    let monolith = honest_monolith(&forum);
+    let services = Server::start(move |path| taken.as_services(path));
+    for source in [["--data", &data], ["--input", &input]] {
+        let compared = compare(&monolith.url(), &services.url(), &source);
+        assert_eq!((compared.code, compared.kinds()), (Some(4), vec!["missing".to_owned()]), "{}", compared.printed());
+        // Only the lists that the monolith serves it in, and in these nothing else.
+        let found = compared.report["differences"].as_array().unwrap();
+        let paths: Vec<&str> = found.iter().map(|found| found["path"].as_str().unwrap()).collect();
+        assert_eq!(paths, ["/api/posts", "/api/posts/by-user/1", "/api/posts/in-thread/1"]);
+        assert!(found.iter().all(|found| found["monolith"] == post(1, "7", 1)), "{found:?}");
+        assert_eq!(compared.report["rejected"], 1);
+    }
+    // The monolith goes on: one post fewer, another one changed, all others where they were not.
+    let newer = Forum { posts: forum.posts[2..].to_vec(), ..forum.clone() };
+    let newer =
+        Forum { posts: newer.posts.iter().map(|post| post.replace("fourth", "fourth, changed")).collect(), ..newer };
+    let changed = dir.path().join("newer.json");
+    fs::write(&changed, newer.source()).unwrap();
+    let mut taken = newer.split();
+    for (post, id) in taken.posts.iter_mut().zip([3, 4, 5]) {
+        *post = format!("{{\"id\":{id},{}", post.split_once(',').unwrap().1);
+    }
+    let update = seed(["--input", changed.to_str().unwrap(), "--data", &data, "--max-removed", "2"]);
+    assert!(update.status.success(), "{}", text(&update.stderr));
+    let (monolith, services) = (honest_monolith(&newer), Server::start(move |path| taken.as_services(path)));
+    let compared = compare(&monolith.url(), &services.url(), &["--data", &data]);
+    assert_eq!(compared.code, Some(0), "{}", compared.printed());
+}
+
 /// Runs a comparison and returns it with how much memory it had at most, in MiB.
 fn measure(monolith: &str, services: &str, more: &[&str]) -> Option<(Compared, u64)> {
     let mut timed = Command::new("python3");
@@ -802,6 +948,31 @@ fn a_sample_says_how_much_may_still_differ() {
     ] {
         assert!(printed.contains(expected), "{expected:?} is not in {printed}");
     }
+}
+
+#[test]
+fn a_sample_asks_for_no_long_list() {
+    let users: Vec<String> = (1..=10_001).map(|id| format!(r#"{{"id":{id},"username":"u{id}"}}"#)).collect();
+    let forum = Forum { users, ..Forum::with_posts(20) };
+    let (_dir, input) = write_source(&forum);
+    let (monolith, services) = (honest_monolith(&forum), honest_services(&forum));
+    let sampled = compare(&monolith.url(), &services.url(), &["--input", &input, "--sample", "40"]);
+    assert_eq!(sampled.code, Some(0), "{}", sampled.printed());
+    for side in [&monolith, &services] {
+        let paths = side.take_paths();
+        assert!(paths.contains(&"/api/posts".to_owned()) && !paths.contains(&"/api/users".to_owned()), "{paths:?}");
+    }
+    // It counts as not known, and is named.
+    let routes = sampled.report["routes"].as_array().unwrap();
+    let users = routes.iter().find(|route| route["route"] == "/api/users").unwrap();
+    assert_eq!([&users["paths"], &users["of"], &users["may_differ"]], [0, 1, 1]);
+    let printed = |more: &[&str]| {
+        let arguments = ["compare", "--monolith", &monolith.url(), "--services", &services.url(), "--sample", "40"];
+        text(&seed(arguments.into_iter().chain(more.iter().copied())).stdout)
+    };
+    let said = "No sample has lists as long as /api/users (10001 records): a whole comparison does.";
+    assert!(printed(&["--input", &input]).contains(said));
+    assert!(printed(&[]).contains("--data DIR or --input FILE spares that"));
 }
 
 #[test]

@@ -3,9 +3,11 @@
 //! What is wrong with an answer is told apart by [`FailureKind`]: a body that ends too early is another thing than one
 //! that never ends. gzip is decoded here and not by the library, which would hide whether it was gzip at all.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::fs;
 use std::io::{self, ErrorKind, Read};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -13,9 +15,13 @@ use std::time::{Duration, Instant};
 
 use flate2::read::MultiGzDecoder;
 use serde::{Deserialize, Serialize};
+use ureq::config::Config;
 use ureq::http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
-use ureq::http::{HeaderMap, HeaderName, HeaderValue, Request};
+use ureq::http::uri::Authority;
+use ureq::http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 use super::address::{Address, Secrets, redact_url};
 
@@ -24,6 +30,9 @@ pub const RETRIES: u32 = 2;
 
 /// How long to wait before that.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
+
+/// For how long a host's addresses are used before it is looked up again.
+const RESOLVED_FOR: Duration = Duration::from_secs(10);
 
 /// How much is read from a connection at a time, in bytes.
 const BUFFER: usize = 32 << 10;
@@ -36,7 +45,7 @@ const DRAINED: u64 = 64 << 10;
 pub struct Limits {
     /// From the connection to the body's last byte.
     pub time: Duration,
-    /// Of a body, as sent and decoded, in bytes.
+    /// Of a body, decoded, in bytes.
     pub bytes: u64,
     /// Between two requests to one side.
     pub interval: Option<Duration>,
@@ -152,14 +161,14 @@ impl Endpoint {
         let request = request.body(()).map_err(|_| self.failed(FailureKind::Malformed, "the path fits in no URL"))?;
         let response = self.agent.run(request).map_err(|error| self.explain(&error))?;
         let (head, body) = response.into_parts();
+        // A header that is there twice is another one than either.
         let header = |name: HeaderName| {
-            let value = head.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-            value.unwrap_or_default()
+            let values = head.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+            values.collect::<Vec<_>>().join(", ")
         };
         let encoding = header(CONTENT_ENCODING).trim().to_ascii_lowercase();
         let announced = header(CONTENT_LENGTH).parse().ok();
         let raw = body.into_with_config().limit(u64::MAX).reader();
-        let raw = Counted { inner: Box::new(raw), bytes: 0, limit: self.limits.bytes };
         let inner: Box<dyn Read + Send> = match encoding.as_str() {
             "gzip" | "x-gzip" => Box::new(MultiGzDecoder::new(raw)),
             _ => Box::new(raw),
@@ -193,10 +202,7 @@ impl Endpoint {
     /// An error of the library, of which some repeat the URL.
     fn explain(&self, error: &ureq::Error) -> Failure {
         match error {
-            ureq::Error::Timeout(_) => {
-                self.failed(FailureKind::TimedOut, &format!("none within {} s", self.limits.time.as_secs_f64()))
-            }
-            ureq::Error::Io(error) if error.kind() == ErrorKind::TimedOut => {
+            error if is_timeout(error) => {
                 self.failed(FailureKind::TimedOut, &format!("none within {} s", self.limits.time.as_secs_f64()))
             }
             ureq::Error::Io(error) => self.failed(FailureKind::NoAnswer, &error.to_string()),
@@ -206,6 +212,14 @@ impl Endpoint {
             ureq::Error::HostNotFound => self.failed(FailureKind::NoAnswer, "no such host"),
             error => self.failed(FailureKind::NoAnswer, &error.to_string()),
         }
+    }
+}
+
+fn is_timeout(error: &ureq::Error) -> bool {
+    match error {
+        ureq::Error::Timeout(_) => true,
+        ureq::Error::Io(error) => error.kind() == ErrorKind::TimedOut,
+        _ => false,
     }
 }
 
@@ -267,7 +281,9 @@ impl Body {
         let read = read.map_err(|error| self.explain(error))?;
         self.bytes += read as u64;
         if self.bytes > self.limit.bytes {
-            return Err(self.too_long());
+            let (side, limit) = (self.side, self.limit.bytes);
+            let text = format!("the body from {side} is longer than {limit} bytes; --max-answer allows more");
+            return Err(Failure::new(FailureKind::TooLong, text));
         }
         Ok(read)
     }
@@ -278,22 +294,10 @@ impl Body {
         while self.bytes < DRAINED && self.read_some(&mut buffer).is_ok_and(|read| read > 0) {}
     }
 
-    fn too_long(&self) -> Failure {
-        let text =
-            format!("the body from {} is longer than {} bytes; --max-answer allows more", self.side, self.limit.bytes);
-        Failure::new(FailureKind::TooLong, text)
-    }
-
     fn explain(&self, error: io::Error) -> Failure {
         let side = self.side;
-        let is_timeout = |error: &io::Error| {
-            let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>());
-            error.kind() == ErrorKind::TimedOut || matches!(inner, Some(ureq::Error::Timeout(_)))
-        };
-        if error.get_ref().is_some_and(|inner| inner.is::<TooManyBytes>()) {
-            return self.too_long();
-        }
-        if is_timeout(&error) {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>());
+        if error.kind() == ErrorKind::TimedOut || inner.is_some_and(is_timeout) {
             let (seconds, bytes) = (self.limit.time.as_secs_f64(), self.bytes);
             let text = format!("the body from {side} did not end within {seconds} s; {bytes} bytes came");
             return Failure::new(FailureKind::TimedOut, text);
@@ -315,28 +319,6 @@ impl Read for Body {
     }
 }
 
-/// A body as it is sent, of so many bytes at most.
-struct Counted {
-    inner: Box<dyn Read + Send>,
-    bytes: u64,
-    limit: u64,
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("there are too many bytes")]
-struct TooManyBytes;
-
-impl Read for Counted {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.bytes > self.limit {
-            return Err(io::Error::other(TooManyBytes));
-        }
-        let read = self.inner.read(buffer)?;
-        self.bytes += read as u64;
-        Ok(read)
-    }
-}
-
 /// A client with these limits; `ca` has certificates to trust instead of the system's.
 ///
 /// # Errors
@@ -351,7 +333,33 @@ pub fn agent(limits: Limits, ca: Option<&Path>) -> Result<ureq::Agent, String> {
     let config = config.max_idle_connections(2 * limits.at_once).max_idle_connections_per_host(limits.at_once);
     // Each connection has both buffers for as long as it lives.
     let config = config.input_buffer_size(BUFFER).output_buffer_size(BUFFER / 4);
-    Ok(config.tls_config(TlsConfig::builder().root_certs(roots).build()).build().into())
+    let config = config.tls_config(TlsConfig::builder().root_certs(roots).build()).build();
+    Ok(ureq::Agent::with_parts(config, DefaultConnector::new(), RememberingResolver::default()))
+}
+
+/// Looks a host up once in a while. The library's own does it for each request, even on a connection that is open, and
+/// begins a thread each time, which costs more than the request.
+#[derive(Debug, Default)]
+struct RememberingResolver {
+    resolver: DefaultResolver,
+    known: Mutex<HashMap<Authority, (Instant, Vec<SocketAddr>)>>,
+}
+
+impl Resolver for RememberingResolver {
+    fn resolve(&self, uri: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let Some(host) = uri.authority() else { return self.resolver.resolve(uri, config, timeout) };
+        let lock = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((since, addresses)) = lock().get(host)
+            && since.elapsed() < RESOLVED_FOR
+        {
+            let mut known = self.empty();
+            addresses.iter().for_each(|address| known.push(*address));
+            return Ok(known);
+        }
+        let addresses = self.resolver.resolve(uri, config, timeout)?;
+        lock().insert(host.clone(), (Instant::now(), addresses.to_vec()));
+        Ok(addresses)
+    }
 }
 
 fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>, String> {

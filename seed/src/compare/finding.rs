@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 use super::address::Secrets;
 use super::client::FailureKind;
@@ -35,21 +34,7 @@ pub enum Expected {
 }
 
 impl Expected {
-    /// The key in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Expected::PostId => "post_id",
-            Expected::Order => "order",
-            Expected::NotFound => "not_found",
-            Expected::Digits => "digits",
-            Expected::IntegerKeys => "integer_keys",
-            Expected::NotAnId => "not_an_id",
-            Expected::PathCase => "path_case",
-            Expected::AddedRoute => "added_route",
-        }
-    }
-
-    /// The same for people: "as expected, 3 differ in …".
+    /// For people: "as expected, 3 differ in …".
     pub fn meaning(self) -> &'static str {
         match self {
             Expected::PostId => "a post's added id",
@@ -145,36 +130,6 @@ impl<'f> Finding<'f> {
     pub fn new(route: Route, path: &'f str, kind: Kind) -> Self {
         let path = Cow::Borrowed(path);
         Self { route, path, kind, id: None, pointer: None, monolith: None, services: None, note: None }
-    }
-
-    /// The same as [`cut`](Self::cut) of what `json` says, without copies of its values.
-    ///
-    /// # Errors
-    /// It is no finding.
-    pub fn read_cut(json: &[u8]) -> serde_json::Result<Finding<'static>> {
-        #[derive(Deserialize)]
-        struct Line<'j> {
-            route: Route,
-            path: String,
-            kind: Kind,
-            id: Option<u64>,
-            pointer: Option<String>,
-            #[serde(borrow)]
-            monolith: Option<&'j RawValue>,
-            #[serde(borrow)]
-            services: Option<&'j RawValue>,
-            note: Option<String>,
-        }
-        let Line { route, path, kind, id, pointer, monolith, services, note } = serde_json::from_slice(json)?;
-        let [monolith, services] = [monolith, services].map(|value| {
-            let value = value?.get();
-            // Of a long one, the beginning of how it is spelled in JSON does.
-            let is_short = value.len() < 8 * PRINTED;
-            let text = if is_short { serde_json::from_str::<String>(value).ok() } else { None };
-            Some(Cow::Owned(cut(text.as_deref().unwrap_or(value))))
-        });
-        let (path, pointer, note) = (Cow::Owned(path), pointer.map(Cow::Owned), note.map(Cow::Owned));
-        Ok(Finding { route, path, kind, id, pointer, monolith, services, note })
     }
 
     /// Takes the secrets out.

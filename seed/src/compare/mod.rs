@@ -55,7 +55,7 @@ use crate::report::Report;
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(2);
 
 /// The layout of what `--resume` keeps.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What `seed compare` takes.
 #[derive(Args)]

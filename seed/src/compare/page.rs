@@ -4,17 +4,15 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use roaring::RoaringTreemap;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::finding::Finding;
-use super::journal::{Journal, Json};
+use super::journal::Journal;
 use super::printout::Printout;
-use super::route::Route;
 use crate::error::Error;
 use crate::identity::{part_of, put_in_place};
 
@@ -77,9 +75,9 @@ fn write_json(
     write!(out, "{},\"differences\":[", &summary[..summary.len() - 1])?;
     let mut separator = "";
     journal.each_finding(done, |json| {
-        writeln!(out, "{separator}")?;
+        write!(out, "{separator}\n{json}")?;
         separator = ",";
-        io::copy(json, out).map(drop)
+        Ok(())
     })?;
     writeln!(out, "]}}")
 }
@@ -152,66 +150,30 @@ fn write_html(
     writeln!(out, "</body>\n</html>")
 }
 
-/// A line of the journal. Its values may be long, and stay as they are in it.
-#[derive(Deserialize)]
-struct Line<'j> {
-    route: Route,
-    #[serde(borrow)]
-    monolith: Option<&'j RawValue>,
-    #[serde(borrow)]
-    services: Option<&'j RawValue>,
-}
-
 fn write_findings(out: &mut impl Write, journal: &mut Journal, done: &RoaringTreemap) -> io::Result<()> {
+    let read = |json: &RawValue| serde_json::from_str::<Finding>(json.get());
     let mut routes = BTreeSet::new();
     journal.each_finding(done, |json| {
-        routes.insert(serde_json::from_slice::<Line>(&read_whole(json)?)?.route);
+        routes.insert(read(json)?.route);
         Ok(())
     })?;
     for route in routes {
         writeln!(out, "<h2>Differences on {}</h2>", escape(route.name()))?;
         journal.each_finding(done, |json| {
-            let json = read_whole(json)?;
-            let line: Line = serde_json::from_slice(&json)?;
-            if line.route == route { write_finding(out, &line, &json) } else { Ok(()) }
+            let finding = read(json)?;
+            if finding.route == route { write_finding(out, &finding) } else { Ok(()) }
         })?;
     }
     Ok(())
 }
 
-fn read_whole(json: &mut Json) -> io::Result<Vec<u8>> {
-    // As much as it takes and no more: it may be long.
-    let mut whole = vec![0; usize::try_from(json.limit()).map_err(io::Error::other)?];
-    json.read_exact(&mut whole)?;
-    Ok(whole)
-}
-
-fn write_finding(out: &mut impl Write, line: &Line, json: &[u8]) -> io::Result<()> {
-    let cut = Finding::read_cut(json)?;
+fn write_finding(out: &mut impl Write, finding: &Finding) -> io::Result<()> {
+    let cut = finding.cut();
     writeln!(out, "<details><summary><code>{}</code>: {}</summary>", escape(&cut.path), escape(&cut.text()))?;
-    for (name, side) in [("Monolith", line.monolith), ("Services", line.services)] {
-        write!(out, "<p>{name}</p><pre>")?;
-        match side {
-            Some(value) => write_string(out, value.get())?,
-            None => write_escaped(out, "nothing")?,
-        }
-        writeln!(out, "</pre>")?;
+    for (name, side) in [("Monolith", &finding.monolith), ("Services", &finding.services)] {
+        writeln!(out, "<p>{name}</p><pre>{}</pre>", escape(side.as_deref().unwrap_or("nothing")))?;
     }
     writeln!(out, "</details>")
-}
-
-/// Writes the text that a JSON string is, piece by piece.
-fn write_string(out: &mut impl Write, json: &str) -> io::Result<()> {
-    let mut rest = json.strip_prefix('"').and_then(|json| json.strip_suffix('"')).unwrap_or(json);
-    while let Some(at) = rest.find('\\') {
-        write_escaped(out, &rest[..at])?;
-        let length = if rest[at..].starts_with("\\u") { 6 } else { 2 };
-        let end = rest.len().min(at + length);
-        let piece: String = serde_json::from_str(&format!("\"{}\"", &rest[at..end]))?;
-        write_escaped(out, &piece)?;
-        rest = &rest[end..];
-    }
-    write_escaped(out, rest)
 }
 
 fn paragraph(out: &mut impl Write, class: &str, text: &str) -> io::Result<()> {
@@ -230,24 +192,16 @@ fn table<const COLUMNS: usize>(out: &mut impl Write, rows: &[[String; COLUMNS]])
 }
 
 fn escape(text: &str) -> String {
-    let mut out = Vec::with_capacity(text.len());
-    write_escaped(&mut out, text).expect("memory takes all of it");
-    String::from_utf8(out).expect("it is made of texts")
-}
-
-fn write_escaped(out: &mut impl Write, text: &str) -> io::Result<()> {
-    let mut rest = text;
-    while let Some(at) = rest.find(['&', '<', '>', '"', '\'']) {
-        out.write_all(&rest.as_bytes()[..at])?;
-        let escaped = match rest.as_bytes()[at] {
-            b'&' => "&amp;",
-            b'<' => "&lt;",
-            b'>' => "&gt;",
-            b'"' => "&quot;",
-            _ => "&#39;",
-        };
-        out.write_all(escaped.as_bytes())?;
-        rest = &rest[at + 1..];
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => escaped += "&amp;",
+            '<' => escaped += "&lt;",
+            '>' => escaped += "&gt;",
+            '"' => escaped += "&quot;",
+            '\'' => escaped += "&#39;",
+            other => escaped.push(other),
+        }
     }
-    out.write_all(rest.as_bytes())
+    escaped
 }

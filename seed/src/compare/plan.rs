@@ -17,6 +17,9 @@ use crate::error::Error;
 /// How long a line of a file with paths may be, in bytes: what is longer is no line of an access log.
 const LINE: usize = 64 << 10;
 
+/// A list of more records than this is not in a sample, unless the sample is larger.
+const LONG_LIST: u64 = 10_000;
+
 /// The paths to ask for, route by route.
 pub struct Plan {
     /// In the order in which they are asked for.
@@ -29,6 +32,8 @@ pub struct Stratum {
     pub route: Route,
     /// How many it has; those that are asked for may be fewer.
     pub of: u64,
+    /// How many records a whole collection's list has.
+    pub records: u64,
     paths: Paths,
 }
 
@@ -76,16 +81,15 @@ impl Plan {
     /// Every route of every record.
     pub fn of_records(reference: &Reference) -> Self {
         let strata = Route::OF_THE_MONOLITH.into_iter().map(|route| {
-            let ids = match route {
-                Route::User | Route::PostsByUser => Some(Collection::Users),
-                Route::Thread | Route::PostsInThread => Some(Collection::Threads),
-                _ => None,
+            let ids = |collection| Paths::Ids(reference.ids[number_of(collection)].clone());
+            let paths = match route {
+                Route::User | Route::PostsByUser => ids(Collection::Users),
+                Route::Thread | Route::PostsInThread => ids(Collection::Threads),
+                _ => Paths::Texts(vec![route.name().to_owned()]),
             };
-            let paths = match ids {
-                Some(collection) => Paths::Ids(reference.ids[number_of(collection)].clone()),
-                None => Paths::Texts(vec![route.name().to_owned()]),
-            };
-            let mut stratum = Stratum { route, of: 0, paths };
+            let collection = route.collection().filter(|_| !route.takes_id());
+            let records = collection.map_or(0, |collection| reference.records[number_of(collection)]);
+            let mut stratum = Stratum { route, of: 0, records, paths };
             stratum.of = stratum.asked();
             stratum
         });
@@ -115,19 +119,25 @@ impl Plan {
         let strata = routes.into_iter().map(|(route, mut texts)| {
             texts.sort_unstable();
             texts.dedup();
-            Stratum { route, of: texts.len() as u64, paths: Paths::Texts(texts) }
+            Stratum { route, of: texts.len() as u64, records: 0, paths: Paths::Texts(texts) }
         });
         Ok(Self { strata: strata.collect() })
     }
 
     /// Leaves `count` paths. Each route gets an equal share, and what one route has not is shared by the others, so that
-    /// as much is known of each as can be.
+    /// as much is known of each as can be. The lists of whole collections are left out where they are long: a sample is
+    /// to spare a monolith from sending them.
     pub fn sample(&mut self, count: u64, seed: u64) {
-        let mut order: Vec<usize> = (0..self.strata.len()).collect();
+        let is_long = |stratum: &Stratum| stratum.records > LONG_LIST.max(count);
+        self.strata
+            .iter_mut()
+            .filter(|stratum| is_long(stratum))
+            .for_each(|list| list.paths = Paths::Texts(Vec::new()));
+        let mut order: Vec<usize> = (0..self.strata.len()).filter(|&nth| !is_long(&self.strata[nth])).collect();
         order.sort_by_key(|&nth| self.strata[nth].of);
         let (mut left, mut random) = (count, Rng::with_seed(seed));
         for (before, nth) in order.iter().enumerate() {
-            let routes_left = (self.strata.len() - before) as u64;
+            let routes_left = (order.len() - before) as u64;
             // Every route is asked, however few paths that leaves to the others.
             let share = (left / routes_left).max(1).min(self.strata[*nth].of);
             self.strata[*nth].choose(share, &mut random);
@@ -172,7 +182,7 @@ mod tests {
         let routes = [Route::Root, Route::User, Route::Thread, Route::PostsInThread];
         let strata = routes.into_iter().zip(sizes).map(|(route, &of)| {
             let paths = Paths::Ids((1..=of).collect());
-            Stratum { route, of, paths }
+            Stratum { route, of, records: 0, paths }
         });
         Plan { strata: strata.collect() }
     }
@@ -200,6 +210,18 @@ mod tests {
             plan.digest()
         };
         assert_ne!(sampled(1), sampled(2));
+    }
+
+    #[test]
+    fn a_sample_has_no_long_list_unless_it_is_larger() {
+        let mut lists = plan(&[1, 100]);
+        lists.strata[0].records = 20_000;
+        lists.sample(10, 7);
+        assert_eq!([0, 1].map(|nth| lists.strata[nth].asked()), [0, 10]);
+        let mut lists = plan(&[1, 30_000]);
+        lists.strata[0].records = 20_000;
+        lists.sample(20_000, 7);
+        assert_eq!([0, 1].map(|nth| lists.strata[nth].asked()), [1, 19_999]);
     }
 
     #[test]

@@ -80,10 +80,12 @@ impl Printout<'_> {
             Conclusion::Different
         } else if self.gave_up.is_some() {
             Conclusion::GaveUp
-        } else if total.unknown > self.max_unknown {
+        } else if total.unknown - self.tally.contradictions > self.max_unknown {
             Conclusion::Unknown
         } else if total.records == 0 {
             Conclusion::NothingCompared
+        } else if total.unknown > self.max_unknown {
+            Conclusion::Unknown
         } else {
             Conclusion::Alike
         }
@@ -127,17 +129,29 @@ impl Printout<'_> {
 
     /// The sample, if it is one.
     pub fn sample(&self) -> Option<String> {
-        let is_sample = self.plan.is_sample();
-        is_sample
-            .then(|| format!("The paths are a sample of each route's; --sample-seed {} chooses it again.", self.seed))
+        if !self.plan.is_sample() {
+            return None;
+        }
+        let mut sample =
+            format!("The paths are a sample of each route's; --sample-seed {} chooses it again.", self.seed);
+        let left_out = self.plan.strata.iter().filter(|stratum| stratum.asked() == 0);
+        let left_out: Vec<String> =
+            left_out.map(|stratum| format!("{} ({} records)", stratum.route, stratum.records)).collect();
+        if !left_out.is_empty() {
+            let _ = write!(sample, " No sample has lists as long as {}: a whole comparison does.", left_out.join(", "));
+            if self.source == "monolith" {
+                sample +=
+                    " The ids came from the monolith's own lists, sent once; --data DIR or --input FILE spares that.";
+            }
+        }
+        Some(sample)
     }
 
     /// What is wrong with the source.
     pub fn remark(&self) -> Option<String> {
         (self.rejected > 0).then(|| {
             format!(
-                "{} records of the source were rejected: the services do not have them, and where they come before posts \
-                 without ids, those may be taken for others.",
+                "{} records of the source were rejected: the services do not have them, so that the lists with them differ.",
                 self.rejected
             )
         })
@@ -200,8 +214,6 @@ impl Printout<'_> {
     /// The report for programs, without the differences.
     pub fn to_json(&self) -> Value {
         let total = self.tally.total();
-        let expected: serde_json::Map<String, Value> =
-            self.tally.expected.iter().map(|(kind, count)| (kind.name().to_owned(), json!(count))).collect();
         let routes = self.plan.strata.iter().map(|stratum| {
             let counts = self.tally.routes.get(&stratum.route).copied().unwrap_or_default();
             let mut json = json!(counts);
@@ -223,7 +235,7 @@ impl Printout<'_> {
             "paths": total.paths,
             "paths_of": self.paths_of(),
             "equal": total.equal,
-            "expected": expected,
+            "expected": self.tally.expected,
             "different": total.different,
             "unknown": total.unknown,
             "records": { "compared": self.tally.records(), "of": self.records_of, "in_answers": total.records },

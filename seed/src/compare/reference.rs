@@ -1,17 +1,18 @@
 //! What both sides should have: the ids of posts that have none at the monolith, and the source's own digits.
 //!
-//! The ids are those of the sequence of records that was split: the nth record of the posts' slice (or of the file, or
-//! of the monolith's own list) stands for the monolith's nth post, and its id is its `id`, or else n. The posts of a
-//! thread or of a user stand in that order too.
+//! A post without an id is found by what it says, as the monolith sends it: places do not tell, since the monolith still
+//! serves records that the split has rejected. Posts that say the same stand in the same lists, in the source's order: the
+//! nth of them in a list has the nth of their ids.
 //!
-//! **Memory**: a sequence holds the differences between its ids, 1 to 3 bytes each mostly. Three million posts in 300,000
-//! threads by 60,000 users: the process had 108 MiB at most, reading the file included. Sets of ids are bitmaps. Of the records, only those that JavaScript spells
-//! otherwise are remembered, with 16 bytes each.
+//! **Memory**: 16 bytes for each post without an id of its own. Sets of ids are bitmaps. Of the records, only those that
+//! JavaScript spells otherwise are remembered, with 16 bytes each.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::Arc;
 
+use rayon::prelude::*;
 use roaring::RoaringTreemap;
 use sha2::{Digest, Sha256};
 use shared::model::{Collection, Post, Record, Records, Term, Thread};
@@ -20,9 +21,11 @@ use super::client::Endpoint;
 use super::javascript::respell;
 use super::route::Route;
 use crate::error::Error;
+use crate::identity::identify;
+use crate::ids;
 use crate::manifest::Manifest;
 use crate::progress::{Progress, Total};
-use crate::source::Source;
+use crate::source::{Reading, Source};
 
 /// Where the ids and digits come from.
 #[derive(Clone, Copy)]
@@ -40,13 +43,16 @@ pub enum Origin<'p> {
 pub struct Reference {
     /// The ids that there are, and those that others refer to, in the order of [`Collection::ALL`].
     pub ids: [RoaringTreemap; 3],
+    /// The records' own ids, and those of threads and users that have posts: of what an answer must not be empty.
+    own: [RoaringTreemap; 3],
+    threads_with_posts: RoaringTreemap,
+    users_with_posts: RoaringTreemap,
     /// How many records each collection has.
     pub records: [u64; 3],
     /// How many records of the source nobody takes.
     pub rejected: u64,
-    posts: Sequence,
-    in_thread: HashMap<u64, Sequence>,
-    by_user: HashMap<u64, Sequence>,
+    /// What each post without an id of its own says, as a digest, with the id that it was given; sorted once all are read.
+    given: Vec<(u64, u64)>,
     /// The digests of records that JavaScript spells otherwise; `None` where the source's spelling is not known.
     spelled: Option<HashMap<(u8, u64), u64>>,
 }
@@ -83,9 +89,11 @@ impl Reference {
             }
             Origin::Input(file) => {
                 reference.spelled = Some(HashMap::new());
-                let mut source = Source::open(file)?.passing(Box::new(io::sink()));
+                let ids = ids::read_beside(file, || identify(file))?.ids;
+                let reading = Arc::new(Reading { ids, ..Reading::default() });
+                let mut source = Source::open(file)?.read_as(&reading).passing(Box::new(io::sink()));
                 let length = source.length();
-                reference.read_all(&mut source, progress, Total::Bytes(length))?;
+                reference.read_all(&mut source, &|_| false, progress, Total::Bytes(length))?;
             }
             Origin::Monolith(monolith) => {
                 for &collection in collections {
@@ -93,6 +101,8 @@ impl Reference {
                 }
             }
         }
+        // Stable: posts that say the same stay in the source's order.
+        reference.given.par_sort_by_key(|(digest, _)| *digest);
         Ok(reference)
     }
 
@@ -106,8 +116,12 @@ impl Reference {
         let path = data.join(collection.name()).join("db.json");
         let mut source = Source::with(&path, collection.alone())?.hashed();
         let length = source.length();
-        self.read_all(&mut source, progress, Total::Bytes(length))?;
-        let (found, expected) = (source.identity(), &manifest.entry(collection).slice);
+        let entry = manifest.entry(collection);
+        // A `seed` before this one did not note which ids it gave.
+        let all_given = entry.database.is_none() && manifest.rejected > 0;
+        let is_given = |id| all_given || entry.given.contains(id);
+        self.read_all(&mut source, &is_given, progress, Total::Bytes(length))?;
+        let (found, expected) = (source.identity(), &entry.slice);
         if !expected.sha256.is_empty() && found != *expected {
             let reason =
                 "it is not the slice that manifest.json names; has another run of `seed` changed it meanwhile?";
@@ -127,18 +141,25 @@ impl Reference {
         let name = collection.name();
         let object = io::Cursor::new(format!("{{\"{name}\":")).chain(reply.body).chain(io::Cursor::new("}"));
         let mut source = Source::new(Path::new(name), collection.alone(), Box::new(object));
-        self.read_all(&mut source, progress, Total::Unknown).map_err(|error| match error {
+        self.read_all(&mut source, &|_| false, progress, Total::Unknown).map_err(|error| match error {
             Error::Input { place, reason, .. } => unusable(format!("no list of records: {place}: {reason}")),
             Error::Io { source, .. } => unusable(source.to_string()),
             error => error,
         })
     }
 
-    fn read_all(&mut self, source: &mut Source, progress: Progress, total: Total) -> Result<(), Error> {
+    /// Reads a source of which the ids that `is_given` names are not the records' own.
+    fn read_all(
+        &mut self,
+        source: &mut Source,
+        is_given: &dyn Fn(u64) -> bool,
+        progress: Progress,
+        total: Total,
+    ) -> Result<(), Error> {
         let stage = progress.stage("reading ids", total);
         while let Some(batch) = source.next_batch()? {
             let (records, rejects) = batch.parse();
-            records.iter().for_each(|records| self.add_all(records));
+            records.iter().for_each(|records| self.add_all(records, is_given));
             self.rejected += rejects.len() as u64;
             let (bytes, count) = batch.size();
             stage.advance(bytes, count);
@@ -147,32 +168,32 @@ impl Reference {
         Ok(())
     }
 
-    fn add_all(&mut self, records: &Records) {
+    fn add_all(&mut self, records: &Records, is_given: &dyn Fn(u64) -> bool) {
         let collection = records.collection();
         for record in records.iter() {
             let id = record.id.get();
             self.ids[number_of(collection)].insert(id);
+            self.own[number_of(collection)].insert(id);
             self.records[number_of(collection)] += 1;
-            if collection == Collection::Posts {
-                let position = record.position.map_or(u64::MAX, |position| position.get());
-                // A record that was rejected has its place too.
-                while self.posts.length + 1 < position {
-                    self.posts.push(self.posts.length + 1);
-                }
-                self.posts.push(id);
+            if collection.may_lack_ids() && (record.id_from_position || is_given(id)) {
+                self.given.push((digest_of_sent(&record), id));
             }
             for (index, term) in record.terms.iter().flatten() {
                 let Term::Id(other) = term else { continue };
                 let other = other.get();
-                if collection == Collection::Threads && *index == Thread::BY_USER {
-                    self.ids[number_of(Collection::Users)].insert(other);
-                } else if *index == Post::IN_THREAD {
-                    self.ids[number_of(Collection::Threads)].insert(other);
-                    self.in_thread.entry(other).or_default().push(id);
-                } else if *index == Post::BY_USER {
-                    self.ids[number_of(Collection::Users)].insert(other);
-                    self.by_user.entry(other).or_default().push(id);
-                }
+                let referred = match (collection, *index) {
+                    (Collection::Threads, Thread::BY_USER) => Collection::Users,
+                    (Collection::Posts, Post::BY_USER) => {
+                        self.users_with_posts.insert(other);
+                        Collection::Users
+                    }
+                    (Collection::Posts, Post::IN_THREAD) => {
+                        self.threads_with_posts.insert(other);
+                        Collection::Threads
+                    }
+                    _ => continue,
+                };
+                self.ids[number_of(referred)].insert(other);
             }
             self.remember_spelling(collection, &record);
         }
@@ -202,15 +223,24 @@ impl Reference {
         }
     }
 
-    /// The ids of the posts that `route` lists, in the monolith's order.
-    pub fn ids_of(&self, route: Route, id: Option<u64>) -> Ids<'_> {
-        let sequence = match route {
-            Route::Posts => Some(&self.posts),
-            Route::PostsInThread => id.and_then(|id| self.in_thread.get(&id)),
-            Route::PostsByUser => id.and_then(|id| self.by_user.get(&id)),
-            _ => None,
-        };
-        Ids { bytes: sequence.map_or(&[], |sequence| &sequence.bytes), last: 0 }
+    /// Whether the source has a record that this path should send.
+    pub fn has_records(&self, route: Route, id: Option<u64>) -> bool {
+        let has = |ids: &RoaringTreemap| id.is_some_and(|id| ids.contains(id));
+        match (route, route.collection()) {
+            (Route::PostsInThread, _) => has(&self.threads_with_posts),
+            (Route::PostsByUser, _) => has(&self.users_with_posts),
+            (Route::User | Route::Thread, Some(collection)) => has(&self.own[number_of(collection)]),
+            (_, Some(collection)) => self.records[number_of(collection)] > 0,
+            (_, None) => false,
+        }
+    }
+
+    /// The ids of the posts that say what `sent` does, a post without an id as the monolith sends it, in their order.
+    pub fn given_ids(&self, sent: &[u8]) -> &[(u64, u64)] {
+        let digest = digest(sent);
+        let begin = self.given.partition_point(|(other, _)| *other < digest);
+        let count = self.given[begin..].iter().take_while(|(other, _)| *other == digest).count();
+        &self.given[begin..begin + count]
     }
 }
 
@@ -223,72 +253,15 @@ pub fn number_of(collection: Collection) -> usize {
     }
 }
 
+/// What a post says as the monolith sends it, without the id that it was given.
+fn digest_of_sent(record: &Record) -> u64 {
+    let given = (!record.id_from_position).then(|| format!("{{\"id\":{},", record.id.get()));
+    let own = given.and_then(|given| record.source.strip_prefix(&given)).map(|rest| format!("{{{rest}"));
+    let source = own.as_deref().unwrap_or(record.source).as_bytes();
+    respell(source).map_or_else(|| digest(source), |sent| digest(&sent.text))
+}
+
 fn digest(json: &[u8]) -> u64 {
     let hash = Sha256::digest(json);
     u64::from_le_bytes(*hash.first_chunk().expect("a SHA-256 has 32 bytes"))
-}
-
-/// Ids in an order: the differences between them, each as many bytes as it needs, seven bits a byte.
-#[derive(Default)]
-struct Sequence {
-    length: u64,
-    last: u64,
-    bytes: Vec<u8>,
-}
-
-impl Sequence {
-    fn push(&mut self, id: u64) {
-        let difference = id.wrapping_sub(self.last).cast_signed();
-        // The sign is the lowest bit, so that small differences of either sign are short.
-        let mut rest = ((difference << 1) ^ (difference >> 63)).cast_unsigned();
-        while rest >= 0x80 {
-            self.bytes.push(rest as u8 | 0x80);
-            rest >>= 7;
-        }
-        self.bytes.push(rest as u8);
-        (self.last, self.length) = (id, self.length + 1);
-    }
-}
-
-/// The ids of a list of posts.
-pub struct Ids<'r> {
-    bytes: &'r [u8],
-    last: u64,
-}
-
-impl Iterator for Ids<'_> {
-    type Item = u64;
-
-    fn next(&mut self) -> Option<u64> {
-        let (mut value, mut shift) = (0_u64, 0);
-        loop {
-            let (&byte, rest) = self.bytes.split_first()?;
-            self.bytes = rest;
-            value |= u64::from(byte & 0x7F) << shift;
-            shift += 7;
-            if byte < 0x80 {
-                break;
-            }
-        }
-        let difference = (value >> 1).cast_signed() ^ -(value & 1).cast_signed();
-        self.last = self.last.wrapping_add(difference.cast_unsigned());
-        Some(self.last)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sequence_gives_its_ids_back_in_their_order() {
-        let ids = [1, 2, 3, 300, 299, 1, i64::MAX as u64, 1, u64::MAX, 0, 7, 7];
-        let mut sequence = Sequence::default();
-        ids.iter().for_each(|&id| sequence.push(id));
-        let found: Vec<u64> = Ids { bytes: &sequence.bytes, last: 0 }.collect();
-        assert_eq!(found, ids);
-        let mut positions = Sequence::default();
-        (1..=1000).for_each(|id| positions.push(id));
-        assert_eq!(positions.bytes.len(), 1000);
-    }
 }

@@ -4,7 +4,7 @@
 //! remainders, so that whoever finds two answers different knows where to look. Each set is there twice: of the records
 //! as they were sent, and of what JavaScript makes of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use roaring::RoaringTreemap;
 use sha2::{Digest, Sha256};
@@ -15,7 +15,8 @@ use shared::record_set::RecordSet;
 use super::client::{Body, Failure};
 use super::elements::{Elements, Shape};
 use super::javascript::respell;
-use super::reference::{Ids, Reference, Spelling};
+use super::reference::{Reference, Spelling};
+use super::route::Route;
 
 /// How many sets an answer is kept in.
 pub const BUCKETS: u64 = 1024;
@@ -31,10 +32,12 @@ const OVERHEAD: usize = 96;
 
 /// What to look for in an answer.
 pub struct Lens<'r> {
-    /// Whose records it has; without one, its bytes alone count.
-    pub collection: Option<Collection>,
-    /// For the monolith's answer: the ids that its posts should have.
-    pub given: Option<Ids<'r>>,
+    /// What was asked for; where it sends no records, the answer's bytes alone count.
+    pub route: Route,
+    /// The id in the path.
+    pub id: Option<u64>,
+    /// Whether it is the monolith's: its posts get the ids that they should have.
+    pub is_monolith: bool,
     /// The source.
     pub reference: &'r Reference,
     /// How long a record may be, in bytes.
@@ -74,11 +77,14 @@ pub struct Summary {
     pub count: u64,
     /// How many bytes.
     pub bytes: u64,
-    buckets: Vec<Sums>,
+    /// Those that have records: most answers are short.
+    buckets: BTreeMap<u64, Sums>,
     /// The first two neighbours that are not in ascending order of their ids.
     pub disorder: Option<(u64, u64)>,
     /// How many have no id.
     pub without_id: u64,
+    /// How many records are not of the path that was asked for.
+    pub strangers: u64,
     /// How many posts were given the id that they should have.
     pub given_ids: u64,
     /// How many JavaScript spells otherwise: their numbers, and their keys' order.
@@ -91,6 +97,8 @@ pub struct Summary {
     pub unknown_spelling: u64,
     /// The records by their ids, in the order they came in; `None` if there were too many.
     pub kept: Option<BTreeMap<u64, Vec<Kept>>>,
+    /// Of which buckets the records that were asked for had room.
+    pub kept_buckets: Vec<bool>,
     /// The ids that were seen.
     pub ids: RoaringTreemap,
 }
@@ -102,29 +110,34 @@ impl Summary {
     /// The body cannot be read to its end, or is not the JSON that it begins as.
     pub fn of(body: Body, lens: Lens) -> Result<Self, Failure> {
         let mut elements = Elements::new(body, lens.room)?;
-        let shape = if lens.collection.is_some() { elements.shape() } else { Shape::Opaque };
+        let shape = if lens.route.collection().is_some() { elements.shape() } else { Shape::Opaque };
         let mut summary = Self {
             shape,
             count: 0,
             bytes: 0,
-            buckets: vec![Sums::default(); if shape == Shape::List { BUCKETS as usize } else { 1 }],
+            buckets: BTreeMap::new(),
             disorder: None,
             without_id: 0,
+            strangers: 0,
             given_ids: 0,
             digits: 0,
             keys: 0,
             other_spelling: 0,
             unknown_spelling: 0,
             kept: Some(BTreeMap::new()),
+            kept_buckets: Vec::new(),
             ids: RoaringTreemap::new(),
         };
         if shape == Shape::Opaque {
             summary.add_opaque(&mut elements)?;
             return Ok(summary);
         }
-        let mut adder = Adder { lens, last: None, kept_bytes: 0 };
+        let mut adder = Adder { lens, repeated: HashMap::new(), last: None, kept_bytes: 0 };
         while let Some(json) = elements.read_next()? {
             adder.add(json, &mut summary);
+        }
+        if let Keep::Buckets(kept, _) = adder.lens.keep {
+            summary.kept_buckets = kept;
         }
         Ok(summary)
     }
@@ -139,33 +152,40 @@ impl Summary {
             begin.extend_from_slice(&piece[..piece.len().min(WINDOW - begin.len())]);
         }
         self.count = 1;
-        self.buckets[0].sent.add(hash.clone());
-        self.buckets[0].javascript.add(hash);
+        let sums = self.buckets.entry(0).or_default();
+        sums.sent.add(hash.clone());
+        sums.javascript.add(hash);
         self.kept = Some(BTreeMap::from([(0, vec![Kept { json: begin, spelling: None }])]));
         Ok(())
     }
 
     /// Whether both have the same records, byte for byte.
     pub fn is_equal_to(&self, other: &Self) -> bool {
-        self.shape == other.shape
-            && self.buckets.iter().zip(&other.buckets).all(|(left, right)| left.sent == right.sent)
+        self.is_equal_in(other, |sums| sums.sent)
     }
 
     /// Whether both have the same records once JavaScript has rewritten them.
     pub fn is_equal_in_javascript(&self, other: &Self) -> bool {
-        self.shape == other.shape
-            && self.buckets.iter().zip(&other.buckets).all(|(left, right)| left.javascript == right.javascript)
+        self.is_equal_in(other, |sums| sums.javascript)
+    }
+
+    fn is_equal_in(&self, other: &Self, set: fn(&Sums) -> RecordSet) -> bool {
+        let sets = |side: &Self| side.buckets.iter().map(|(bucket, sums)| (*bucket, set(sums))).collect::<Vec<_>>();
+        self.shape == other.shape && sets(self) == sets(other)
     }
 
     /// In which buckets two lists differ.
     pub fn different_buckets(&self, other: &Self) -> Vec<bool> {
-        self.buckets.iter().zip(&other.buckets).map(|(left, right)| left.sent != right.sent).collect()
+        let sent = |side: &Self, bucket| side.buckets.get(&bucket).map(|sums| sums.sent);
+        (0..BUCKETS).map(|bucket| sent(self, bucket) != sent(other, bucket)).collect()
     }
 }
 
 /// Adds records to a summary.
 struct Adder<'r> {
     lens: Lens<'r>,
+    /// How often each post came that others say the same as, by the first of their ids.
+    repeated: HashMap<u64, usize>,
     /// The id before.
     last: Option<u64>,
     kept_bytes: usize,
@@ -175,16 +195,17 @@ impl Adder<'_> {
     fn add(&mut self, json: &[u8], summary: &mut Summary) {
         let own = respell(json);
         let record = Record::read(json);
-        let expected = self.lens.given.as_mut().map(|given| given.next().unwrap_or_default());
-        let (id, form) = match (record.id, expected) {
-            (None, Some(expected)) if expected > 0 && record.form == OBJECT => {
+        let sent = own.as_ref().map_or(json, |own| &own.text);
+        let (id, form) = match record.id.or_else(|| self.id_given_to(sent)) {
+            Some(given) if record.id.is_none() => {
                 summary.given_ids += 1;
-                (expected, WITH_FIRST_ID)
+                (given, WITH_FIRST_ID)
             }
-            (id, _) => (id.unwrap_or_default(), record.form),
+            id => (id.unwrap_or_default(), record.form),
         };
         summary.count += 1;
         summary.bytes += json.len() as u64;
+        summary.strangers += u64::from(self.lens.is_monolith && !self.belongs(id, json));
         if id == 0 {
             summary.without_id += 1;
         } else {
@@ -195,8 +216,8 @@ impl Adder<'_> {
         }
         self.last = Some(id);
 
-        let bucket = (id % summary.buckets.len() as u64) as usize;
-        let sums = &mut summary.buckets[bucket];
+        let bucket = id % BUCKETS;
+        let sums = summary.buckets.entry(bucket).or_default();
         let mut one = RecordSet::default();
         one.add(hash(id, form, record.tail));
         sums.sent.merge(&one);
@@ -209,7 +230,7 @@ impl Adder<'_> {
                 summary.digits += u64::from(own.digits);
                 summary.keys += u64::from(own.keys);
                 sums.javascript.add(javascript_hash(&whole(id, form, record.tail)));
-                if let (Some(collection), None) = (self.lens.collection, &self.lens.given) {
+                if let (Some(collection), false) = (self.lens.route.collection(), self.lens.is_monolith) {
                     let found = self.lens.reference.spelling_of(collection, id, json);
                     spelling = Some(found);
                     summary.other_spelling += u64::from(found == Spelling::Other);
@@ -217,7 +238,36 @@ impl Adder<'_> {
                 }
             }
         }
-        self.keep(bucket, id, form, record.tail, spelling, summary);
+        self.keep(bucket as usize, id, form, record.tail, spelling, summary);
+    }
+
+    /// Whether a record is one that the path asks for.
+    fn belongs(&self, id: u64, json: &[u8]) -> bool {
+        let Some(wanted) = self.lens.id else { return true };
+        let key = match self.lens.route {
+            Route::User | Route::Thread => return id == wanted,
+            Route::PostsInThread => "thread",
+            Route::PostsByUser => "user",
+            _ => return true,
+        };
+        let mut members = std::str::from_utf8(json).into_iter().flat_map(shared::json::members);
+        members.any(|(other, value)| other == key && value.parse() == Ok(wanted))
+    }
+
+    /// The id that the split gave to a post of the monolith, which `sent` it without one.
+    fn id_given_to(&mut self, sent: &[u8]) -> Option<u64> {
+        if !self.lens.is_monolith || self.lens.route.collection() != Some(Collection::Posts) {
+            return None;
+        }
+        match self.lens.reference.given_ids(sent) {
+            [] => None,
+            [(_, id)] => Some(*id),
+            many => {
+                let nth = self.repeated.entry(many[0].1).or_default();
+                *nth += 1;
+                many.get(*nth - 1).map(|(_, id)| *id)
+            }
+        }
     }
 
     fn keep(
@@ -243,19 +293,23 @@ impl Adder<'_> {
                 if !wanted[bucket] {
                     return;
                 }
-                while self.kept_bytes + bytes > *budget && wanted.iter().filter(|wanted| **wanted).count() > 1 {
-                    // The last of them has to go, with all that is in it.
-                    let last = wanted.iter().rposition(|wanted| *wanted).unwrap_or_default();
+                // Where there is no room, whole buckets go, the last of them first; the only one stays as far as it came.
+                while self.kept_bytes + bytes > *budget {
+                    let filled = |id: &u64| (*id % BUCKETS) as usize;
+                    let last = kept.keys().map(filled).max().unwrap_or_default().max(bucket);
+                    if kept.keys().all(|id| filled(id) == bucket) {
+                        return;
+                    }
                     wanted[last] = false;
                     kept.retain(|id, records| {
-                        let gone = id % BUCKETS == last as u64;
+                        let gone = filled(id) == last;
                         let size = |record: &Kept| tail_of(&record.json).len() + OVERHEAD;
                         self.kept_bytes -= if gone { records.iter().map(size).sum() } else { 0 };
                         !gone
                     });
-                }
-                if !wanted[bucket] || self.kept_bytes + bytes > *budget {
-                    return;
+                    if last == bucket {
+                        return;
+                    }
                 }
                 self.kept_bytes += bytes;
             }
@@ -285,9 +339,10 @@ impl<'j> Record<'j> {
         let first = tail.strip_prefix(b"\"id\":").and_then(|value| {
             let digits = value.iter().position(|byte| !byte.is_ascii_digit())?;
             let id = std::str::from_utf8(&value[..digits]).ok()?.parse::<Id>().ok()?;
-            let tail =
-                value[digits..].strip_prefix(b",").or_else(|| Some(&value[digits..]).filter(|rest| *rest == b"}"))?;
-            Some((id.get(), tail))
+            let rest = &value[digits..];
+            // What is no member is not taken for one: `{"id":1,}` is not `{"id":1}`.
+            let tail = rest.strip_prefix(b",").filter(|tail| tail.starts_with(b"\""));
+            Some((id.get(), tail.or_else(|| Some(rest).filter(|rest| *rest == b"}"))?))
         });
         if let Some((id, tail)) = first {
             return Self { id: Some(id), form: WITH_FIRST_ID, tail };

@@ -59,10 +59,11 @@ pub struct Tally {
     pub expected: BTreeMap<Expected, u64>,
     /// The first differences, cut.
     pub differences: Vec<Finding<'static>>,
+    /// On how many of the unknown paths both sides agree, against the source.
+    pub contradictions: u64,
     /// The first paths of which nothing is known, with the reason.
     pub unknown: Vec<[String; 2]>,
     /// The ids that were compared, in the order of the collections.
-    #[serde(with = "super::journal::bitmaps")]
     pub ids: [RoaringTreemap; 3],
 }
 
@@ -70,6 +71,7 @@ impl Tally {
     /// Adds what became of a path, with what differs there.
     pub fn add(&mut self, path: &str, outcome: Outcome, findings: Vec<Finding<'static>>) {
         let (route, _) = Route::of(path);
+        self.contradictions += u64::from(outcome.contradicts);
         let counts = self.routes.entry(route).or_default();
         counts.paths += 1;
         counts.records += outcome.records;

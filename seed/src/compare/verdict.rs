@@ -6,6 +6,7 @@
 //! | 204 | 404 as a problem document | expected |
 //! | 404 for a route that only the services have | 2xx | expected |
 //! | 2xx for an id that is none, or for another case of a path | 400, 404 | expected |
+//! | 4xx, 204, `[]` where the source has records; records of another path | the same | unknown: both may be wrong |
 //! | 4xx | the same | alike, and no record was compared |
 //! | 2xx | the same, with the same records | alike |
 //! | anything else | | different |
@@ -26,7 +27,7 @@ use super::finding::{Expected, Finding, Kind};
 use super::javascript::respell;
 use super::reference::{Reference, Spelling};
 use super::route::Route;
-use super::summary::{Keep, Kept, Lens, SECOND_WINDOW, Summary, tail_of};
+use super::summary::{BUCKETS, Keep, Kept, Lens, SECOND_WINDOW, Summary, tail_of};
 
 /// How long a record may be while others are compared too, in bytes; longer ones wait for each other.
 const ROOM: usize = 128 << 10;
@@ -63,11 +64,13 @@ pub struct Outcome {
     pub ids: RoaringTreemap,
     /// Whether many of these in a row mean that a server is in trouble.
     pub trouble: bool,
+    /// Whether both sides agree, against the source.
+    pub contradicts: bool,
 }
 
 impl Outcome {
     fn without_records(verdict: Verdict) -> Self {
-        Self { verdict, records: 0, ids: RoaringTreemap::new(), trouble: false }
+        Self { verdict, records: 0, ids: RoaringTreemap::new(), trouble: false, contradicts: false }
     }
 
     fn unknown(why: impl Into<String>) -> Self {
@@ -140,7 +143,12 @@ impl Comparison<'_> {
             }
             Ok(read) => read,
         };
-        if let Some(verdict) = self.compare_heads(&left_head, &right_head, sink) {
+        let verdict = self.compare_heads(&left_head, &right_head, sink);
+        let is_alike = verdict.as_ref().is_none_or(|verdict| matches!(verdict, Verdict::Alike(_)));
+        if is_alike && let Some(why) = self.contradiction(left.as_ref(), right.as_ref()) {
+            return Ok(Outcome { contradicts: true, ..Outcome::unknown(why) });
+        }
+        if let Some(verdict) = verdict {
             return Ok(Outcome::without_records(verdict));
         }
         let (Some(left), Some(right)) = (left, right) else {
@@ -159,7 +167,18 @@ impl Comparison<'_> {
         let is_compared = self.route.collection().is_some() && !matches!(verdict, Verdict::Unknown(_));
         let records = if is_compared { left.count } else { 0 };
         let ids = if records > 0 { left.ids } else { RoaringTreemap::new() };
-        Ok(Outcome { verdict, records, ids, trouble: false })
+        Ok(Outcome { records, ids, ..Outcome::without_records(verdict) })
+    }
+
+    /// What both sides send though it cannot be right.
+    fn contradiction(&self, left: Option<&Summary>, right: Option<&Summary>) -> Option<String> {
+        let count = |side: Option<&Summary>| side.map_or(0, |side| side.count);
+        if count(left) + count(right) == 0 && self.context.reference.has_records(self.route, self.id) {
+            return Some("neither side sends a record, and the source has some here".to_owned());
+        }
+        let (left, right) = (left?, right?);
+        let is_wrong = left.strangers > 0 && left.shape == right.shape && left.is_equal_to(right);
+        is_wrong.then(|| format!("both sides send records of another path: {} of {}", left.strangers, left.count))
     }
 
     fn needs_room(&self, failure: &Failure) -> bool {
@@ -182,8 +201,7 @@ impl Comparison<'_> {
         let (head, body) = Head::split(reply);
         let reference = &self.context.reference;
         let is_monolith = std::ptr::eq(side, &raw const self.context.sides.monolith);
-        let given = is_monolith.then(|| reference.ids_of(self.route, self.id));
-        let lens = Lens { collection: self.route.collection(), given, reference, room: self.room, keep };
+        let lens = Lens { route: self.route, id: self.id, is_monolith, reference, room: self.room, keep };
         Ok((head, Some(Summary::of(body, lens)?)))
     }
 
@@ -285,7 +303,17 @@ impl Comparison<'_> {
     /// Names the records that differ, which are asked for again where there were too many to keep.
     fn name_differences(&self, left: &Summary, right: &Summary, sink: &mut Sink) -> Naming {
         if let (Some(left), Some(right)) = (&left.kept, &right.kept) {
-            return self.name_kept(left, right, sink);
+            let mut named = 0;
+            let naming = self.name_kept(left, right, &mut |finding| {
+                named += 1;
+                sink(finding);
+            });
+            if named + naming.proven + naming.unproven == 0 {
+                // Of a long text only the beginning was kept.
+                let note = Some(Cow::Borrowed("the bodies differ behind their beginning"));
+                sink(Finding { note, ..self.finding(Kind::Value) });
+            }
+            return naming;
         }
         let again = self.ask_again(&left.different_buckets(right));
         let note = match again {
@@ -313,13 +341,18 @@ impl Comparison<'_> {
     fn ask_again(&self, buckets: &[bool]) -> Result<[Summary; 2], Failure> {
         let budget = SECOND_WINDOW.max(if self.room > ROOM { self.room + ROOM } else { 0 });
         let Sides { monolith, services, .. } = &self.context.sides;
-        let ask = |side: &Endpoint| {
+        let ask = |side: &Endpoint, buckets: Vec<bool>| {
             let reply = side.get(self.path)?;
             let status = reply.status;
-            let (_, summary) = self.read_keeping(side, reply, Keep::Buckets(buckets.to_vec(), budget))?;
+            let (_, summary) = self.read_keeping(side, reply, Keep::Buckets(buckets, budget))?;
             summary.ok_or_else(|| Failure::new(FailureKind::NoAnswer, format!("status {status} from {}", side.name)))
         };
-        Ok([ask(monolith)?, ask(services)?])
+        let mut left = ask(monolith, buckets.to_vec())?;
+        let right = ask(services, left.kept_buckets.clone())?;
+        // What the one had no room for is no difference of the other.
+        let both = |id: &u64| right.kept_buckets.get((id % BUCKETS) as usize).is_none_or(|kept| *kept);
+        left.kept.iter_mut().for_each(|kept| kept.retain(|id, _| both(id)));
+        Ok([left, right])
     }
 
     fn name_kept(&self, left: &BTreeMap<u64, Vec<Kept>>, right: &BTreeMap<u64, Vec<Kept>>, sink: &mut Sink) -> Naming {
@@ -340,32 +373,33 @@ impl Comparison<'_> {
             }
         }
         // A record under another id is one difference, not two.
-        let mut moved: HashMap<&[u8], u64> = HashMap::new();
-        for pair in &pairs {
+        let mut moved: HashMap<&[u8], usize> = HashMap::new();
+        for (nth, pair) in pairs.iter().enumerate() {
             if let Some(theirs) = pair.right.filter(|record| record.json.starts_with(b"{")) {
-                moved.entry(tail_of(&theirs.json)).or_insert(pair.id);
+                moved.entry(tail_of(&theirs.json)).or_insert(nth);
             }
         }
         let (mut named, mut arrived) = (0, BTreeSet::new());
-        for pair in &pairs {
-            let to = pair.left.and_then(|ours| moved.get(tail_of(&ours.json))).copied().filter(|to| *to != pair.id);
-            let Some(to) = to.filter(|_| pair.left.is_some()) else { continue };
-            arrived.insert(to);
-            arrived.insert(pair.id);
+        for (nth, pair) in pairs.iter().enumerate() {
+            let to = pair.left.and_then(|ours| moved.get(tail_of(&ours.json))).copied();
+            let Some(to) = to.filter(|to| pairs[*to].id != pair.id) else { continue };
+            arrived.extend([nth, to]);
             named += 1;
             if named <= NAMED {
-                let note = match to {
+                let note = match pairs[to].id {
                     0 => "the services give the record no id".to_owned(),
-                    to => format!("the services give the record the id {to}"),
+                    id => format!("the services give the record the id {id}"),
                 };
-                let theirs = pairs.iter().find(|other| other.id == to).and_then(|other| other.right);
                 let [monolith, services] =
-                    [pair.left, theirs].map(|side| side.map(|kept| String::from_utf8_lossy(&kept.json)));
-                let (id, note) = (Some(pair.id), Some(Cow::Owned(note)));
+                    [pair.left, pairs[to].right].map(|side| side.map(|kept| String::from_utf8_lossy(&kept.json)));
+                let (id, note) = (Some(pair.id).filter(|id| *id > 0), Some(Cow::Owned(note)));
                 sink(Finding { id, note, monolith, services, ..self.finding(Kind::Id) });
             }
         }
-        for pair in pairs.iter().filter(|pair| !arrived.contains(&pair.id)) {
+        let mut nth = 0..;
+        pairs.retain(|_| !nth.next().is_some_and(|nth| arrived.contains(&nth)));
+        join_changed(&mut pairs);
+        for pair in &pairs {
             named += 1;
             if named <= NAMED {
                 pair.name(self, sink);
@@ -382,6 +416,17 @@ struct Naming {
     proven: u64,
     /// How many do of which that is not known.
     unproven: u64,
+}
+
+/// Records of the monolith that say nothing which the source does have no ids here. Where the services have as many that
+/// the monolith has not, each is taken for one of those, changed.
+fn join_changed(pairs: &mut Vec<Pair>) {
+    let is_changed = |pair: &Pair| pair.id == 0 && pair.right.is_none();
+    let changed: Vec<Option<&Kept>> = pairs.iter().filter(|pair| is_changed(pair)).map(|pair| pair.left).collect();
+    if changed.len() == pairs.iter().filter(|pair| pair.left.is_none()).count() {
+        pairs.retain(|pair| !is_changed(pair));
+        pairs.iter_mut().filter(|pair| pair.left.is_none()).zip(changed).for_each(|(pair, left)| pair.left = left);
+    }
 }
 
 /// What both sides have under one id.
