@@ -4,6 +4,7 @@
 
 mod world;
 
+use std::fs;
 use std::net::SocketAddr;
 use std::process::Command;
 
@@ -27,6 +28,15 @@ fn the_containers_serve_and_a_second_up_leaves_them_be() {
     assert_eq!(inspect(&project.container("users"), "{{.State.StartedAt}}"), users);
     let logs = project.ok(&["logs", "--no-color", "seed"]);
     assert!(logs.contains("is split:") && logs.contains("already holds the split of"), "{logs}");
+
+    // Up with a newer file: the services take it as they run.
+    let newer = fs::read_to_string(project.input()).unwrap().replace("Keeps bees on a roof", "Keeps bees on two roofs");
+    fs::write(project.input(), newer).unwrap();
+    project.ok(&["up", "--detach"]);
+    assert!(get(entrance, "/api/users/1").2.contains("two roofs"));
+    assert_eq!(inspect(&project.container("users"), "{{.State.StartedAt}}"), users);
+    let logs = project.ok(&["logs", "--no-color", "seed"]);
+    assert!(logs.contains("changed by their own services: users, threads, posts."), "{logs}");
 }
 
 #[test]

@@ -43,6 +43,9 @@ const KEY_BYTES: usize = 32;
 /// How long whoever connects may take to show the key.
 const KEY_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long a service may take to greet. It greets one after the other.
+const GREETING_PATIENCE: Duration = Duration::from_secs(10);
+
 /// How many ids, or ranges of them, an answer has at most.
 const IDS: usize = 1 << 16;
 
@@ -499,10 +502,13 @@ impl Connection {
         File::open(folder.join(KEY))?.read_exact(&mut key)?;
         let mut stream = with_short_path(folder, |path| UnixStream::connect(path))?;
         stream.write_all(&key)?;
-        match read_message(&mut stream)? {
-            Answer::Failed(reason) => Err(io::Error::new(ErrorKind::ResourceBusy, reason)),
-            _ => Ok(Self { folder: folder.to_owned(), stream }),
+        stream.set_read_timeout(Some(GREETING_PATIENCE))?;
+        if let Answer::Failed(reason) = read_message(&mut stream)? {
+            return Err(io::Error::new(ErrorKind::ResourceBusy, reason));
         }
+        // An answer may take as long as its work.
+        stream.set_read_timeout(None)?;
+        Ok(Self { folder: folder.to_owned(), stream })
     }
 
     /// The service's answer to `ask`.

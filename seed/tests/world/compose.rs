@@ -53,6 +53,11 @@ impl Project {
         }
     }
 
+    /// Where the file is that the split reads. It is bound into the container: who changes it must not replace it.
+    pub fn input(&self) -> PathBuf {
+        self.input.path().join("db.json")
+    }
+
     /// Where clients go.
     pub fn entrance(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.port))
