@@ -91,7 +91,10 @@ impl Place {
                     return Ok(place);
                 }
                 // A run that has just ended, or one that goes on.
-                Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < give_up => {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                    if Instant::now() >= give_up {
+                        return Err(in_use_by_a_run(path));
+                    }
                     thread::sleep(POLL);
                 }
                 Err(_) => break,
@@ -228,6 +231,12 @@ impl Target {
         Ok(target)
     }
 
+    /// Whether an interrupted run, or one that goes on, has left something in `data` to be settled.
+    pub fn is_unsettled(data: &Path) -> bool {
+        let next = |collection: Collection| data.join(collection.name()).join("next");
+        data.join(MANIFEST_NEXT).exists() || Collection::ALL.into_iter().any(|collection| next(collection).exists())
+    }
+
     /// Where they lie.
     pub fn data(&self) -> &Path {
         &self.data
@@ -362,6 +371,10 @@ impl Drop for Target {
             let _ = fs::remove_dir(path);
         }
     }
+}
+
+fn in_use_by_a_run(path: &Path) -> Error {
+    StoreError::InUse { path: path.to_owned(), holder: "another run of `seed`".to_owned() }.into()
 }
 
 fn write_durably(path: &Path, manifest: &Manifest) -> Result<(), Error> {

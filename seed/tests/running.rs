@@ -364,3 +364,31 @@ fn whoever_cannot_open_the_folders_files_gets_nothing_from_its_socket() {
     }
     assert_eq!(get(address, "/ready").0, 200);
 }
+
+/// The connection of a run to the service in `folder`, behind its greeting.
+fn connect(folder: &Path) -> UnixStream {
+    let mut stream = UnixStream::connect(folder.join("seed.socket")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(&fs::read(folder.join("seed.key")).unwrap()).unwrap();
+    stream.read_exact(&mut [0; 5]).unwrap();
+    stream
+}
+
+#[test]
+fn a_run_that_has_committed_passes_for_done_only_once_its_changes_are_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let (newer, data) = begin(dir.path(), ["a".to_owned()]);
+    let (_posts, _) = start_service("posts", &data.join("posts"));
+    write(&newer, ["a", "b"].map(String::from));
+    apply(&newer, &data);
+    // The service is still at work for a run that was killed.
+    let at_work = connect(&data.join("posts"));
+    let next = data.join("posts/next");
+    fs::create_dir(&next).unwrap();
+    let (code, report) = run(&newer, &data, &[]);
+    assert_eq!(code, Some(5), "{report}");
+    assert!(report.contains("posts: in use by another run of `seed`"), "{report}");
+    drop(at_work);
+    assert!(apply(&newer, &data).contains("already holds the split of"));
+    assert!(!next.exists());
+}
