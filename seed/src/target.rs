@@ -339,6 +339,8 @@ impl Target {
         }
         for place in &mut self.places {
             if uncommitted { place.take_back()? } else { place.finish()? }
+            // Who opens it next may want it as a service would.
+            place.close_database();
         }
         if uncommitted {
             fs::remove_file(&manifest).map_err(Error::io(&manifest))?;

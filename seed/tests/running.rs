@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use serde_json::{Value, json};
+use shared::store::Staging;
 use world::changes::joined;
 use world::posts::{self, Client};
 use world::{PATIENCE, Process, get, program, seed, split, start_service, text};
@@ -391,4 +392,20 @@ fn a_run_that_has_committed_passes_for_done_only_once_its_changes_are_made() {
     drop(at_work);
     assert!(apply(&newer, &data).contains("already holds the split of"));
     assert!(!next.exists());
+}
+
+#[test]
+fn what_an_interrupted_run_left_is_settled_once_though_its_services_have_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let (newer, data) = begin(dir.path(), ["a".to_owned()]);
+    write(&newer, ["a", "b"].map(String::from));
+    apply(&newer, &data);
+    for name in ["users", "posts"] {
+        let next = data.join(name).join("next");
+        fs::create_dir(&next).unwrap();
+        Staging::create(&next.join("changes"), 1).unwrap().finish().unwrap();
+    }
+    let (code, report) = run(&newer, &data, &[]);
+    assert_eq!(code, Some(0), "{report}");
+    assert!(!data.join("posts/next").exists());
 }
