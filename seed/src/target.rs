@@ -189,14 +189,20 @@ impl Place {
         remove_folder(&old)
     }
 
-    /// Takes steps 2 and 1 back.
+    /// Takes step 2 back.
     fn take_back(&mut self) -> Result<(), Error> {
         remove_folder(&self.path.join("next"))?;
         sync(&self.path)?;
-        match &mut self.database {
-            Some(database) if database.is_served() => database.release(),
-            _ => Ok(()),
+        if let Some(database) = &mut self.database
+            && database.is_served()
+        {
+            return match database.release() {
+                // It is gone, and holds nothing any more; or it finds no `next/` when this process goes.
+                Err(Error::Service(_)) => Ok(()),
+                released => released,
+            };
         }
+        Ok(())
     }
 }
 
@@ -317,7 +323,11 @@ impl Target {
         rename(&next, &self.data.join(MANIFEST))?;
         self.keep = true;
         sync(&self.data)?;
-        let finished = self.places.iter_mut().try_for_each(Place::finish);
+        let finished = self.places.iter_mut().fold(Ok(()), |finished, place| {
+            // Each, whatever becomes of the others.
+            let one = place.finish();
+            finished.and(one)
+        });
         finished.map_err(|error| Error::Unfinished(Box::new(error)))?;
         Ok(true)
     }
@@ -337,11 +347,15 @@ impl Target {
         if uncommitted || !keep_built || !checkpoint::path_in(&self.data).exists() {
             self.clear()?;
         }
+        // Each, whatever becomes of the others: a service whose folder is settled can be started.
+        let mut settled = Ok(());
         for place in &mut self.places {
-            if uncommitted { place.take_back()? } else { place.finish()? }
+            let one = if uncommitted { place.take_back() } else { place.finish() };
             // Who opens it next may want it as a service would.
             place.close_database();
+            settled = settled.and(one);
         }
+        settled?;
         if uncommitted {
             fs::remove_file(&manifest).map_err(Error::io(&manifest))?;
             sync(&self.data)?;

@@ -7,7 +7,7 @@ mod world;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -408,4 +408,31 @@ fn what_an_interrupted_run_left_is_settled_once_though_its_services_have_ended()
     let (code, report) = run(&newer, &data, &[]);
     assert_eq!(code, Some(0), "{report}");
     assert!(!data.join("posts/next").exists());
+}
+
+#[test]
+fn a_service_that_is_gone_keeps_no_other_from_being_settled() {
+    let dir = tempfile::tempdir().unwrap();
+    let (newer, data) = begin(dir.path(), ["a".to_owned()]);
+    write(&newer, ["a", "b"].map(String::from));
+    // A run has not committed; and the users' service ends right after the greeting of the next run.
+    fs::write(data.join("manifest.next.json"), "").unwrap();
+    for name in ["users", "threads", "posts"] {
+        fs::create_dir(data.join(name).join("next")).unwrap();
+    }
+    let users = data.join("users");
+    fs::write(users.join("seed.key"), [0; 32]).unwrap();
+    let listener = UnixListener::bind(users.join("seed.socket")).unwrap();
+    let ends = thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        stream.read_exact(&mut [0; 32]).unwrap();
+        stream.write_all(&[1, 0, 0, 0, 6]).unwrap();
+    });
+    let (code, report) = run(&newer, &data, &[]);
+    ends.join().unwrap();
+    assert_eq!(code, Some(6), "{report}");
+    for name in ["users", "threads", "posts"] {
+        assert!(!data.join(name).join("next").exists(), "{name}");
+    }
+    apply(&newer, &data);
 }
