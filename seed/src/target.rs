@@ -16,7 +16,7 @@
 //! Whatever interrupts this, the next run of `seed` first takes it back (before 3) or finishes it (after 3):
 //! [`Target::lock`] does that. Each step is on the disk before the next begins.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -54,6 +54,8 @@ pub struct Target {
     /// The folders that were not there before.
     made: Vec<PathBuf>,
     keep: bool,
+    /// Keeps other runs out, where the file system can.
+    _runs: Option<File>,
 }
 
 /// One service's folder.
@@ -224,7 +226,7 @@ impl Target {
     }
 
     fn take(data: &Path, ask_services: bool) -> Result<Self, Error> {
-        let mut target = Self { data: data.to_owned(), places: Vec::new(), made: Vec::new(), keep: false };
+        let mut target = Self { data: data.to_owned(), places: Vec::new(), made: Vec::new(), keep: false, _runs: None };
         for collection in Collection::ALL {
             let path = data.join(collection.name());
             let missing = path.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists());
@@ -232,6 +234,14 @@ impl Target {
             fs::create_dir_all(&path).map_err(Error::io(&path))?;
             target.made.splice(..0, missing);
             target.places.push(Place::take(&path, collection, ask_services)?);
+        }
+        match keep_runs_out(data) {
+            Ok(runs) => target._runs = runs,
+            Err(error) => {
+                // What lies about is the other run's business.
+                target.places.clear();
+                return Err(error);
+            }
         }
         target.settle(true)?;
         Ok(target)
@@ -385,6 +395,22 @@ impl Drop for Target {
         self.made.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
         for path in &self.made {
             let _ = fs::remove_dir(path);
+        }
+    }
+}
+
+/// Keeps other runs out of `data` until this is dropped. The services' folders alone do not: where one that runs is ended
+/// in the middle of a run, another run could take its folder.
+fn keep_runs_out(data: &Path) -> Result<Option<File>, Error> {
+    let folder = File::open(data).map_err(Error::io(data))?;
+    let give_up = Instant::now() + BUSY_PATIENCE;
+    loop {
+        match folder.try_lock() {
+            Ok(()) => return Ok(Some(folder)),
+            Err(TryLockError::WouldBlock) if Instant::now() < give_up => thread::sleep(POLL),
+            Err(TryLockError::WouldBlock) => return Err(in_use_by_a_run(data)),
+            // Not every file system locks folders.
+            Err(TryLockError::Error(_)) => return Ok(None),
         }
     }
 }

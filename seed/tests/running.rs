@@ -5,6 +5,7 @@
 mod world;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -434,5 +435,25 @@ fn a_service_that_is_gone_keeps_no_other_from_being_settled() {
     for name in ["users", "threads", "posts"] {
         assert!(!data.join(name).join("next").exists(), "{name}");
     }
+    apply(&newer, &data);
+}
+
+#[test]
+fn runs_exclude_each_other_whoever_has_the_folders() {
+    let dir = tempfile::tempdir().unwrap();
+    let (newer, data) = begin(dir.path(), ["a".to_owned()]);
+    write(&newer, ["a", "b"].map(String::from));
+    // A run that goes on, of which the services have ended.
+    let other = File::open(&data).unwrap();
+    other.try_lock().unwrap();
+    let building = data.join("posts/building");
+    fs::create_dir(&building).unwrap();
+    for more in [&[][..], &["--replace"]] {
+        let (code, report) = run(&newer, &data, more);
+        assert_eq!(code, Some(5), "{report}");
+        assert!(report.contains("data: in use by another run of `seed`"), "{report}");
+        assert!(building.exists());
+    }
+    drop(other);
     apply(&newer, &data);
 }
