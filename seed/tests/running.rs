@@ -457,3 +457,25 @@ fn runs_exclude_each_other_whoever_has_the_folders() {
     drop(other);
     apply(&newer, &data);
 }
+
+#[test]
+fn a_dry_run_meets_nothing_in_what_clients_add_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let original = |number: usize| (0..100 + number).map(move |nth| post(nth, number));
+    let (newer, data) = begin(dir.path(), original(0));
+    let (posts, address) = posts::start(&data);
+    let done = AtomicBool::new(false);
+    write(&newer, original(50));
+    thread::scope(|scope| {
+        (0..2).for_each(|name| {
+            let done = &done;
+            scope.spawn(move || write_beside(address, name, done));
+        });
+        let _ends = Ends(&done);
+        for _ in 0..10 {
+            let (code, report) = run(&newer, &data, &["--dry-run"]);
+            assert_eq!(code, Some(0), "{report}");
+        }
+    });
+    posts::kill(posts);
+}
