@@ -854,7 +854,10 @@ fn is_as_split(scanned: &Scanned, manifest: &Manifest) -> bool {
 /// A service has its folder. That is no obstacle where there is nothing to do: containers run the split at every start.
 fn leave_running(input: &Path, data: &Path, in_use: StoreError) -> Result<Report, Error> {
     match Manifest::read(data)? {
-        Some(manifest) if manifest.source == identify(input)? => Ok(report::served(input, data, &in_use)),
+        // A run that has committed may not have finished.
+        Some(manifest) if manifest.source == identify(input)? && !Target::is_unsettled(data) => {
+            Ok(report::served(input, data, &in_use))
+        }
         _ => Err(in_use.into()),
     }
 }

@@ -16,7 +16,7 @@
 //! Whatever interrupts this, the next run of `seed` first takes it back (before 3) or finishes it (after 3):
 //! [`Target::lock`] does that. Each step is on the disk before the next begins.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -55,6 +55,8 @@ pub struct Target {
     /// The folders that were not there before.
     made: Vec<PathBuf>,
     keep: bool,
+    /// Keeps other runs out, where the file system can.
+    _runs: Option<File>,
 }
 
 /// One service's folder.
@@ -94,7 +96,10 @@ impl Place {
                     return Ok(place);
                 }
                 // A run that has just ended, or one that goes on.
-                Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < give_up => {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                    if Instant::now() >= give_up {
+                        return Err(in_use_by_a_run(path));
+                    }
                     thread::sleep(POLL);
                 }
                 Err(_) => break,
@@ -187,14 +192,20 @@ impl Place {
         remove_folder(&old)
     }
 
-    /// Takes steps 2 and 1 back.
+    /// Takes step 2 back.
     fn take_back(&mut self) -> Result<(), Error> {
         remove_folder(&self.path.join("next"))?;
         sync(&self.path)?;
-        match &mut self.database {
-            Some(database) if database.is_served() => database.release(),
-            _ => Ok(()),
+        if let Some(database) = &mut self.database
+            && database.is_served()
+        {
+            return match database.release() {
+                // It is gone, and holds nothing any more; or it finds no `next/` when this process goes.
+                Err(Error::Service(_)) => Ok(()),
+                released => released,
+            };
         }
+        Ok(())
     }
 }
 
@@ -216,7 +227,7 @@ impl Target {
     }
 
     fn take(data: &Path, ask_services: bool) -> Result<Self, Error> {
-        let mut target = Self { data: data.to_owned(), places: Vec::new(), made: Vec::new(), keep: false };
+        let mut target = Self { data: data.to_owned(), places: Vec::new(), made: Vec::new(), keep: false, _runs: None };
         for collection in Collection::ALL {
             let path = data.join(collection.name());
             let missing = path.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists());
@@ -225,8 +236,22 @@ impl Target {
             target.made.splice(..0, missing);
             target.places.push(Place::take(&path, collection, ask_services)?);
         }
+        match keep_runs_out(data) {
+            Ok(runs) => target._runs = runs,
+            Err(error) => {
+                // What lies about is the other run's business.
+                target.places.clear();
+                return Err(error);
+            }
+        }
         target.settle(true)?;
         Ok(target)
+    }
+
+    /// Whether an interrupted run, or one that goes on, has left something in `data` to be settled.
+    pub fn is_unsettled(data: &Path) -> bool {
+        let next = |collection: Collection| data.join(collection.name()).join("next");
+        data.join(MANIFEST_NEXT).exists() || Collection::ALL.into_iter().any(|collection| next(collection).exists())
     }
 
     /// Where they lie.
@@ -309,7 +334,11 @@ impl Target {
         rename(&next, &self.data.join(MANIFEST))?;
         self.keep = true;
         sync(&self.data)?;
-        let finished = self.places.iter_mut().try_for_each(Place::finish);
+        let finished = self.places.iter_mut().fold(Ok(()), |finished, place| {
+            // Each, whatever becomes of the others.
+            let one = place.finish();
+            finished.and(one)
+        });
         finished.map_err(|error| Error::Unfinished(Box::new(error)))?;
         Ok(true)
     }
@@ -329,9 +358,15 @@ impl Target {
         if uncommitted || !keep_built || !checkpoint::path_in(&self.data).exists() {
             self.clear()?;
         }
+        // Each, whatever becomes of the others: a service whose folder is settled can be started.
+        let mut settled = Ok(());
         for place in &mut self.places {
-            if uncommitted { place.take_back()? } else { place.finish()? }
+            let one = if uncommitted { place.take_back() } else { place.finish() };
+            // Who opens it next may want it as a service would.
+            place.close_database();
+            settled = settled.and(one);
         }
+        settled?;
         if uncommitted {
             fs::remove_file(&manifest).map_err(Error::io(&manifest))?;
             sync(&self.data)?;
@@ -363,6 +398,26 @@ impl Drop for Target {
             let _ = fs::remove_dir(path);
         }
     }
+}
+
+/// Keeps other runs out of `data` until this is dropped. The services' folders alone do not: where one that runs is ended
+/// in the middle of a run, another run could take its folder.
+fn keep_runs_out(data: &Path) -> Result<Option<File>, Error> {
+    let folder = File::open(data).map_err(Error::io(data))?;
+    let give_up = Instant::now() + BUSY_PATIENCE;
+    loop {
+        match folder.try_lock() {
+            Ok(()) => return Ok(Some(folder)),
+            Err(TryLockError::WouldBlock) if Instant::now() < give_up => thread::sleep(POLL),
+            Err(TryLockError::WouldBlock) => return Err(in_use_by_a_run(data)),
+            // Not every file system locks folders.
+            Err(TryLockError::Error(_)) => return Ok(None),
+        }
+    }
+}
+
+fn in_use_by_a_run(path: &Path) -> Error {
+    StoreError::InUse { path: path.to_owned(), holder: "another run of `seed`".to_owned() }.into()
 }
 
 fn write_durably(path: &Path, manifest: &Manifest) -> Result<(), Error> {

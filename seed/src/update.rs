@@ -395,7 +395,9 @@ impl Planning<'_> {
             let stored = before.database.records(&ids)?;
             for (number, row) in part {
                 let id = Id::try_from(*number).expect("it came from an id");
-                let (was, stored) = (split.get(*number), stored.get(number));
+                // No id was taken for what is new: where it has got to somebody else's record meanwhile, that is not met.
+                let is_not_taken = self.dry_run && *number > look.last_id && row.is_some_and(|row| row.given);
+                let (was, stored) = (split.get(*number), stored.get(number).filter(|_| !is_not_taken));
                 met += u64::from(stored.is_some() && was.is_none());
                 let base =
                     was.map(|was| older.with_record(was, id, |record| record.json().into_owned())).transpose()?;

@@ -5,9 +5,10 @@
 mod world;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use serde_json::{Value, json};
+use shared::store::Staging;
 use world::changes::joined;
 use world::posts::{self, Client};
 use world::{PATIENCE, Process, get, program, seed, split, start_service, text};
@@ -363,4 +365,117 @@ fn whoever_cannot_open_the_folders_files_gets_nothing_from_its_socket() {
         assert_eq!(stream.read(&mut [0; 8]).unwrap_or_default(), 0);
     }
     assert_eq!(get(address, "/ready").0, 200);
+}
+
+/// The connection of a run to the service in `folder`, behind its greeting.
+fn connect(folder: &Path) -> UnixStream {
+    let mut stream = UnixStream::connect(folder.join("seed.socket")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(&fs::read(folder.join("seed.key")).unwrap()).unwrap();
+    stream.read_exact(&mut [0; 5]).unwrap();
+    stream
+}
+
+#[test]
+fn a_run_that_has_committed_passes_for_done_only_once_its_changes_are_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let (newer, data) = begin(dir.path(), ["a".to_owned()]);
+    let (_posts, _) = start_service("posts", &data.join("posts"));
+    write(&newer, ["a", "b"].map(String::from));
+    apply(&newer, &data);
+    // The service is still at work for a run that was killed.
+    let at_work = connect(&data.join("posts"));
+    let next = data.join("posts/next");
+    fs::create_dir(&next).unwrap();
+    let (code, report) = run(&newer, &data, &[]);
+    assert_eq!(code, Some(5), "{report}");
+    assert!(report.contains("posts: in use by another run of `seed`"), "{report}");
+    drop(at_work);
+    assert!(apply(&newer, &data).contains("already holds the split of"));
+    assert!(!next.exists());
+}
+
+#[test]
+fn what_an_interrupted_run_left_is_settled_once_though_its_services_have_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let (newer, data) = begin(dir.path(), ["a".to_owned()]);
+    write(&newer, ["a", "b"].map(String::from));
+    apply(&newer, &data);
+    for name in ["users", "posts"] {
+        let next = data.join(name).join("next");
+        fs::create_dir(&next).unwrap();
+        Staging::create(&next.join("changes"), 1).unwrap().finish().unwrap();
+    }
+    let (code, report) = run(&newer, &data, &[]);
+    assert_eq!(code, Some(0), "{report}");
+    assert!(!data.join("posts/next").exists());
+}
+
+#[test]
+fn a_service_that_is_gone_keeps_no_other_from_being_settled() {
+    let dir = tempfile::tempdir().unwrap();
+    let (newer, data) = begin(dir.path(), ["a".to_owned()]);
+    write(&newer, ["a", "b"].map(String::from));
+    // A run has not committed; and the users' service ends right after the greeting of the next run.
+    fs::write(data.join("manifest.next.json"), "").unwrap();
+    for name in ["users", "threads", "posts"] {
+        fs::create_dir(data.join(name).join("next")).unwrap();
+    }
+    let users = data.join("users");
+    fs::write(users.join("seed.key"), [0; 32]).unwrap();
+    let listener = UnixListener::bind(users.join("seed.socket")).unwrap();
+    let ends = thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        stream.read_exact(&mut [0; 32]).unwrap();
+        stream.write_all(&[1, 0, 0, 0, 6]).unwrap();
+    });
+    let (code, report) = run(&newer, &data, &[]);
+    ends.join().unwrap();
+    assert_eq!(code, Some(6), "{report}");
+    for name in ["users", "threads", "posts"] {
+        assert!(!data.join(name).join("next").exists(), "{name}");
+    }
+    apply(&newer, &data);
+}
+
+#[test]
+fn runs_exclude_each_other_whoever_has_the_folders() {
+    let dir = tempfile::tempdir().unwrap();
+    let (newer, data) = begin(dir.path(), ["a".to_owned()]);
+    write(&newer, ["a", "b"].map(String::from));
+    // A run that goes on, of which the services have ended.
+    let other = File::open(&data).unwrap();
+    other.try_lock().unwrap();
+    let building = data.join("posts/building");
+    fs::create_dir(&building).unwrap();
+    for more in [&[][..], &["--replace"]] {
+        let (code, report) = run(&newer, &data, more);
+        assert_eq!(code, Some(5), "{report}");
+        assert!(report.contains("data: in use by another run of `seed`"), "{report}");
+        assert!(building.exists());
+    }
+    drop(other);
+    apply(&newer, &data);
+}
+
+#[test]
+fn a_dry_run_meets_nothing_in_what_clients_add_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let original = |number: usize| (0..100 + number).map(move |nth| post(nth, number));
+    let (newer, data) = begin(dir.path(), original(0));
+    let (posts, address) = posts::start(&data);
+    let done = AtomicBool::new(false);
+    write(&newer, original(50));
+    thread::scope(|scope| {
+        (0..2).for_each(|name| {
+            let done = &done;
+            scope.spawn(move || write_beside(address, name, done));
+        });
+        let _ends = Ends(&done);
+        for _ in 0..10 {
+            let (code, report) = run(&newer, &data, &["--dry-run"]);
+            assert_eq!(code, Some(0), "{report}");
+        }
+    });
+    posts::kill(posts);
 }
