@@ -334,11 +334,12 @@ impl Target {
         rename(&next, &self.data.join(MANIFEST))?;
         self.keep = true;
         sync(&self.data)?;
-        let finished = self.places.iter_mut().fold(Ok(()), |finished, place| {
-            // Each, whatever becomes of the others.
+        // Each, whatever becomes of the others.
+        let mut finished = Ok(());
+        for place in &mut self.places {
             let one = place.finish();
-            finished.and(one)
-        });
+            finished = finished.and(one);
+        }
         finished.map_err(|error| Error::Unfinished(Box::new(error)))?;
         Ok(true)
     }
