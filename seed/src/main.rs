@@ -6,17 +6,15 @@ use std::process::ExitCode;
 use std::{env, fs, process};
 
 use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
-use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use seed::backup::{Chain, Origin};
 use seed::compare::CompareArgs;
-use seed::conflict::{Merge, Side};
 use seed::error::Error;
 use seed::join::Joining;
 use seed::progress::Progress;
 use seed::report::Report;
 use seed::run::Options;
-use seed::scoped::Scoped;
 use serde_json::json;
 use shared::model::Collection;
 use shared::token::Name;
@@ -175,72 +173,8 @@ struct Split {
     #[command(flatten)]
     data: Data,
 
-    /// Replaces what is in DIR, once the new split is verified
-    #[arg(long)]
-    replace: bool,
-
-    /// Refuses threads and posts that refer to users or threads which are not there
-    #[arg(long)]
-    strict: bool,
-
-    /// Writes the collections that no service owns to FILE, for the monolith to keep, instead of refusing them
-    #[arg(long, value_name = "FILE")]
-    rest: Option<PathBuf>,
-
-    /// Writes records that can't be taken to FILE, each as a line of JSON, and goes on without them
-    #[arg(long, value_name = "FILE")]
-    rejects: Option<PathBuf>,
-
-    /// How many of those there may be
-    #[arg(long, value_name = "N", requires = "rejects")]
-    max_rejects: Option<u64>,
-
-    /// Takes what Node's JSON.parse takes and JSON does not allow, as Node does: of a repeated key the last, and U+FFFD
-    /// for half a surrogate pair or for bytes that are not UTF-8
-    #[arg(long)]
-    as_node: bool,
-
-    /// Whose version to take of a record that both the newer file and its service have changed: monolith or service, of
-    /// all collections or, given again, of one
-    #[arg(long, value_name = "[COLLECTION=]SIDE")]
-    prefer: Vec<Scoped<Side>>,
-
-    /// What both may change without a conflict
-    #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
-    merge: Merge,
-
-    /// Writes every conflict to FILE, each as a line of JSON with all three versions and room for what to `take`
-    #[arg(long, value_name = "FILE")]
-    conflicts: Option<PathBuf>,
-
-    /// Takes what the `take` of each line says: "file", "service", "base", or a record
-    #[arg(long, value_name = "FILE")]
-    resolutions: Option<PathBuf>,
-
-    /// How many records a newer file may remove from each collection [default: half of those that were split]
-    #[arg(long, value_name = "[COLLECTION=]N")]
-    max_removed: Vec<Scoped<u64>>,
-
-    /// At an update, how much is read and checked: what it touches, or all
-    #[arg(long, value_enum, value_name = "WHAT", default_value = "touched")]
-    verify: Verified,
-
-    /// Takes a list of records without ids for a newer one, however little of it is in the one that was split
-    #[arg(long)]
-    realign: bool,
-
-    /// Finds out and prints what would be done, and changes nothing
-    #[arg(long)]
-    dry_run: bool,
-}
-
-/// What an update reads and checks.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Verified {
-    /// The records that it touches, and their places in the indexes.
-    Touched,
-    /// Everything, before and afterwards.
-    All,
+    #[command(flatten)]
+    options: Options,
 }
 
 #[derive(Args)]
@@ -354,42 +288,8 @@ fn main() -> ExitCode {
 fn run(command: Option<Command>, split: Split, progress: Progress) -> Result<Report, Error> {
     match command {
         None => {
-            let Split {
-                input,
-                data,
-                replace,
-                strict,
-                rest,
-                rejects,
-                max_rejects,
-                as_node,
-                prefer,
-                merge,
-                conflicts,
-                resolutions,
-                max_removed,
-                verify,
-                realign,
-                dry_run,
-            } = split;
-            let (prefer, max_removed) = (prefer.into(), max_removed.into());
-            let options = Options {
-                replace,
-                strict,
-                rest,
-                rejects,
-                max_rejects,
-                as_node,
-                prefer,
-                merge,
-                conflicts,
-                resolutions,
-                max_removed,
-                verify_all: verify == Verified::All,
-                realign,
-                dry_run,
-                progress,
-            };
+            let Split { input, data, mut options } = split;
+            options.progress = progress;
             seed::run::split_and_verify(&input, &data.dir, &options)
         }
         Some(Command::Verify { input, against, backup, data }) => {

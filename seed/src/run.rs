@@ -9,7 +9,7 @@ use std::{env, io};
 use serde::de::IgnoredAny;
 use shared::model::Collection;
 use shared::store::{Folder, OnDamage, Purpose, Store, StoreError};
-use tempfile::{TempDir, TempPath};
+use tempfile::{NamedTempFile, TempDir, TempPath};
 
 use crate::align::{Alignment, align};
 use crate::backup::{Chain, Unpacked, copy_slice, records, slice_path, unpack};
@@ -17,7 +17,7 @@ use crate::checkpoint;
 use crate::conflict::{Merge, Resolutions, Side};
 use crate::database::Database;
 use crate::error::Error;
-use crate::identity::{Hashed, Identity, folder_of, identify, part_of, put_in_place};
+use crate::identity::{Hashed, Identity, folder_of, identify, is_device, part_of, put_in_place};
 use crate::ids::{self, AllIds, Given, Ids};
 use crate::join::{WrittenIds, keep_out_of_data, write_array};
 use crate::manifest::{Manifest, Moment};
@@ -26,7 +26,7 @@ use crate::progress::{self, Progress, Total};
 use crate::rejects::{AsNode, Rejects};
 use crate::report::{self, Report};
 use crate::rows::Rows;
-use crate::scoped::PerCollection;
+use crate::scoped::{self, Scoped};
 use crate::slice::Sliced;
 use crate::source::{Reading, Source};
 use crate::split::{Destination, Part, split};
@@ -34,39 +34,80 @@ use crate::target::{Building, Target};
 use crate::update::{Before, Changes, Plan, Planning, Rules, are_all_given};
 use crate::verify::{Comparison, Scanned, compare, scan};
 
-/// What may differ between splits.
-#[derive(Clone, Debug, Default)]
+/// What may differ between splits, as the command line has it.
+#[derive(Clone, Debug, Default, clap::Args)]
 pub struct Options {
-    /// Gives up what is in the target.
+    /// Replaces what is in DIR, once the new split is verified
+    #[arg(long)]
     pub replace: bool,
-    /// Refuses references that lead nowhere.
+
+    /// Refuses threads and posts that refer to users or threads which are not there
+    #[arg(long)]
     pub strict: bool,
-    /// Where the collections go that no service owns, instead of being refused.
+
+    /// Writes the collections that no service owns to FILE, for the monolith to keep, instead of refusing them
+    #[arg(long, value_name = "FILE")]
     pub rest: Option<PathBuf>,
-    /// Where records go that can't be taken, instead of the first ending the run.
+
+    /// Writes records that can't be taken to FILE, each as a line of JSON, and goes on without them
+    #[arg(long, value_name = "FILE")]
     pub rejects: Option<PathBuf>,
-    /// How many of those there may be; any number where it is not said.
+
+    /// How many of those there may be
+    #[arg(long, value_name = "N", requires = "rejects")]
     pub max_rejects: Option<u64>,
-    /// Takes what only Node takes, as Node takes it.
+
+    /// Takes what Node's JSON.parse takes and JSON does not allow, as Node does: of a repeated key the last, and U+FFFD
+    /// for half a surrogate pair or for bytes that are not UTF-8
+    #[arg(long)]
     pub as_node: bool,
-    /// Whose version is taken of a record that the file and its service both changed.
-    pub prefer: PerCollection<Side>,
-    /// What both may change without a conflict.
+
+    /// Whose version to take of a record that both the newer file and its service have changed: monolith or service, of
+    /// all collections or, given again, of one
+    #[arg(long, value_name = "[COLLECTION=]SIDE")]
+    pub prefer: Vec<Scoped<Side>>,
+
+    /// What both may change without a conflict
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
     pub merge: Merge,
-    /// Where conflicts go, each as a line.
+
+    /// Writes every conflict to FILE, each as a line of JSON with all three versions and room for what to `take`
+    #[arg(long, value_name = "FILE")]
     pub conflicts: Option<PathBuf>,
-    /// Such lines, with what to take.
+
+    /// Takes what the `take` of each line says: "file", "service", "base", or a record
+    #[arg(long, value_name = "FILE")]
     pub resolutions: Option<PathBuf>,
-    /// How many records a newer file may remove from a collection; half of those that were split where it is not said.
-    pub max_removed: PerCollection<u64>,
-    /// Reads and checks everything at an update, not only what it touches.
-    pub verify_all: bool,
-    /// Takes a list of records without ids for the one that was split, however little they have in common.
+
+    /// How many records a newer file may remove from each collection [default: half of those that were split]
+    #[arg(long, value_name = "[COLLECTION=]N")]
+    pub max_removed: Vec<Scoped<u64>>,
+
+    /// At an update, how much is read and checked: what it touches, or all
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "touched")]
+    pub verify: Verified,
+
+    /// Takes a list of records without ids for a newer one, however little of it is in the one that was split
+    #[arg(long)]
     pub realign: bool,
-    /// Finds out what would be done, and changes nothing.
+
+    /// Finds out and prints what would be done, and changes nothing
+    #[arg(long)]
     pub dry_run: bool,
+
     /// How progress is shown.
+    #[arg(skip)]
     pub progress: Progress,
+}
+
+/// What an update reads and checks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Verified {
+    /// The records that it touches, and their places in the indexes.
+    #[default]
+    Touched,
+    /// Everything, before and afterwards.
+    All,
 }
 
 /// The stages of a split, and how long each is beside the others.
@@ -201,9 +242,13 @@ impl Aside {
         // Gone again unless it is put into its place.
         let begin = |path: &Option<PathBuf>| {
             let Some(path) = path else { return Ok(None) };
-            let part = part_of(path);
-            File::create(&part).map_err(Error::io(&part))?;
-            let part = TempPath::try_from_path(part).map_err(Error::io(path))?;
+            let part = if is_device(path) {
+                NamedTempFile::new().map_err(Error::io(&env::temp_dir()))?.into_temp_path()
+            } else {
+                let part = part_of(path);
+                File::create(&part).map_err(Error::io(&part))?;
+                TempPath::try_from_path(part).map_err(Error::io(path))?
+            };
             Ok::<_, Error>(Some((part, path.to_owned())))
         };
         let [rest, rejects, conflicts] = [&options.rest, &options.rejects, &options.conflicts].map(begin);
@@ -361,7 +406,7 @@ fn update(
         return Err(Error::occupied(data, holds.to_owned()));
     }
     progress::expect(&UPDATING);
-    if options.verify_all {
+    if options.verify == Verified::All {
         verify_all(data, old, target, options.progress)?;
     }
     let resolutions = options.resolutions.as_deref().map(Resolutions::read).transpose()?.unwrap_or_default();
@@ -451,7 +496,7 @@ fn update(
     let manifest = manifest.with_databases(moments);
     target.replace_manifest(&manifest)?;
     drop(stage);
-    if options.verify_all {
+    if options.verify == Verified::All {
         verify_all(data, &manifest, target, options.progress)?;
     }
     Ok(Some(report(&running, true)))
@@ -476,7 +521,7 @@ fn another_file(changes: &[Changes], old: &Manifest, options: &Options) -> Optio
         let (removed, all, name) = (changes.removed, old.entry(collection).records, collection.name());
         (lacking, records) = (lacking + removed, records + all);
         of_each.push(format!("{removed} of {all} {name}"));
-        if removed > options.max_removed.of(collection).unwrap_or(all / 2) {
+        if removed > scoped::of(&options.max_removed, collection).unwrap_or(all / 2) {
             too_many.push(format!("--max-removed {name}={removed}"));
         }
     }

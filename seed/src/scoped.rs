@@ -14,33 +14,17 @@ pub struct Scoped<T> {
     value: T,
 }
 
-/// All that were given: for a collection the last of its own counts, else the last for all.
-#[derive(Clone, Debug)]
-pub struct PerCollection<T>(Vec<Scoped<T>>);
-
-impl<T> Default for PerCollection<T> {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
-}
-
-impl<T> From<Vec<Scoped<T>>> for PerCollection<T> {
-    fn from(given: Vec<Scoped<T>>) -> Self {
-        Self(given)
-    }
-}
-
-impl<T: Copy> PerCollection<T> {
+impl<T> Scoped<T> {
     /// The same for all.
     pub fn all(value: T) -> Self {
-        Self(vec![Scoped { collection: None, value }])
+        Self { collection: None, value }
     }
+}
 
-    /// What holds for a collection.
-    pub fn of(&self, collection: Collection) -> Option<T> {
-        let last = |scope| self.0.iter().rev().find(|given| given.collection == scope).map(|given| given.value);
-        last(Some(collection)).or_else(|| last(None))
-    }
+/// What holds for a collection: the last that was `given` for it, else the last for all.
+pub fn of<T: Copy>(given: &[Scoped<T>], collection: Collection) -> Option<T> {
+    let last = |scope| given.iter().rev().find(|given| given.collection == scope).map(|given| given.value);
+    last(Some(collection)).or_else(|| last(None))
 }
 
 /// Reads `VALUE` or `COLLECTION=VALUE`.
@@ -76,9 +60,8 @@ mod tests {
     #[test]
     fn the_last_setting_of_a_collection_counts_and_else_the_last_for_all() {
         let given: Vec<Scoped<u64>> = ["1", "posts=7", "2", "posts=8"].map(|text| text.parse().unwrap()).into();
-        let given = PerCollection::from(given);
-        assert_eq!(Collection::ALL.map(|collection| given.of(collection)), [Some(2), Some(2), Some(8)]);
-        assert_eq!(PerCollection::<u64>::default().of(Collection::Users), None);
+        assert_eq!(Collection::ALL.map(|collection| of(&given, collection)), [Some(2), Some(2), Some(8)]);
+        assert_eq!(of::<u64>(&[], Collection::Users), None);
         assert_eq!("users=service".parse::<Scoped<Side>>().unwrap().value, Side::Service);
         for wrong in ["cats=service", "posts=", "posts=theirs", "=service", "both"] {
             wrong.parse::<Scoped<Side>>().unwrap_err();

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use shared::desk::{Connection, staged_at};
+use shared::desk::{Connection, DeskError, staged_at};
 use shared::model::Collection;
 use shared::store::{Folder, Hold, OnDamage, Purpose, StoreError, sync, sync_tree};
 
@@ -148,7 +148,7 @@ impl Place {
         let mut attempt = 1;
         loop {
             match self.database()?.apply() {
-                Err(Error::Service(error)) if attempt < ATTEMPTS => {
+                Err(Error::Service(error @ DeskError::Gone { .. })) if attempt < ATTEMPTS => {
                     attempt += 1;
                     self.close_database();
                     (self.folder, self.database) = (None, None);

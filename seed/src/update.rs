@@ -45,7 +45,7 @@ use crate::progress::{Progress, Total};
 use crate::rejects::Rejects;
 use crate::report;
 use crate::rows::{ById, Row, Rows};
-use crate::scoped::PerCollection;
+use crate::scoped::{self, Scoped};
 use crate::slice::Sliced;
 use crate::source::{Reading, Source};
 use crate::split::{Part, repeated_id};
@@ -64,7 +64,7 @@ pub struct Rules<'r> {
     /// What somebody has said of single records.
     pub resolutions: &'r Resolutions,
     /// Whose version is taken of the others; none is where it is not said.
-    pub prefer: &'r PerCollection<Side>,
+    pub prefer: &'r [Scoped<Side>],
 }
 
 /// What a newer file changes in one collection.
@@ -472,7 +472,7 @@ impl Planning<'_> {
         }
         changes.conflicts += 1;
         changes.differs.insert(id.get());
-        let preferred = self.rules.prefer.of(collection).map(|side| match side {
+        let preferred = scoped::of(self.rules.prefer, collection).map(|side| match side {
             Side::Monolith => Take::File,
             Side::Service => Take::Service,
         });

@@ -15,7 +15,7 @@ use seed::join::Joining;
 use seed::progress::Progress;
 use seed::report::Report;
 use seed::run::{Options, split_and_verify};
-use seed::scoped::PerCollection;
+use seed::scoped::Scoped;
 use shared::id::Id;
 use shared::model::Collection;
 use shared::store::{Change, Purpose, Store, Writer};
@@ -432,8 +432,8 @@ fn save(model: &Model, input: &PathBuf) {
 }
 
 fn apply(input: &Path, data: &Path, prefer: Option<Side>) -> Result<Report, Error> {
-    let prefer = prefer.map(PerCollection::all).unwrap_or_default();
-    let max_removed = PerCollection::all(u64::MAX);
+    let prefer = prefer.map(Scoped::all).into_iter().collect();
+    let max_removed = vec![Scoped::all(u64::MAX)];
     split_and_verify(input, data, &Options { prefer, max_removed, ..Options::default() })
 }
 

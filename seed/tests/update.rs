@@ -5,6 +5,7 @@
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
@@ -14,7 +15,7 @@ use proptest::prelude::*;
 use seed::conflict::Side;
 use seed::error::Error;
 use seed::run::{Options, split_and_verify};
-use seed::scoped::PerCollection;
+use seed::scoped::Scoped;
 use shared::model::Collection;
 use shared::store::{Purpose, Store};
 use world::changes::{change, joined};
@@ -201,8 +202,8 @@ proptest! {
             let records: Vec<String> = users(versions).into_values().collect();
             write(path, &records.iter().map(String::as_str).collect::<Vec<_>>(), &[]);
         }
-        let prefer_of_all = prefer.map(PerCollection::all).unwrap_or_default();
-        let max_removed = PerCollection::all(u64::MAX);
+        let prefer_of_all = prefer.map(Scoped::all).into_iter().collect();
+        let max_removed = vec![Scoped::all(u64::MAX)];
         let options = Options { prefer: prefer_of_all, max_removed, ..Options::default() };
         split_and_verify(&old, &data, &options).unwrap();
         let mut now = split.clone();
@@ -456,6 +457,18 @@ fn what_is_written_beside_the_split_goes_over_nothing() {
         }
     }
     assert_eq!(run(&new, &data, &["--conflicts", out_path]).0, Some(0));
+
+    // What is no file, such as a pipe or /dev/null, stays what it is.
+    let pipe = dir.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let reader = thread::spawn({
+        let pipe = pipe.clone();
+        move || fs::read_to_string(pipe).unwrap()
+    });
+    write(&new, &[ADA, BOB, r#"{"id":7}"#], &[FIRST]);
+    assert_eq!(run(&new, &data, &["--rejects", pipe.to_str().unwrap()]).0, Some(7));
+    assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
+    assert!(reader.join().unwrap().contains("missing field `username`"));
 }
 
 #[test]

@@ -21,7 +21,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -43,7 +43,13 @@ const KEY_BYTES: usize = 32;
 /// How long whoever connects may take to show the key.
 const KEY_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long a service may take to greet. It greets one after the other.
+/// How many may connect at once without having shown it.
+const STRANGERS: usize = 16;
+
+/// How long to wait before records are released again that could not be.
+const RELEASE_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long a service may take to greet.
 const GREETING_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How many ids, or ranges of them, an answer has at most.
@@ -260,7 +266,8 @@ impl Desk {
         let mut nth = 0;
         while let Some(group) = staged.next_group()? {
             if self.ends.load(Ordering::Relaxed) {
-                return Err(self.refused("it is about to end"));
+                let source = io::Error::other("it is about to end");
+                return Err(DeskError::Gone { folder: self.folder.clone(), source });
             }
             self.commit(|commit| commit.apply(staged.run, nth, group))??;
             nth += 1;
@@ -385,32 +392,18 @@ impl Counter {
         let desk = Desk { store, commit: Some(commit), folder: self.folder.clone(), ends: Arc::clone(&self.ends) };
         *lock(&self.desk) = Some(desk);
         let (listener, key, desk) = (self.listener.try_clone()?, self.key, Arc::clone(&self.desk));
-        let folder = self.folder.clone();
+        let (folder, busy, strangers) = (self.folder.clone(), Arc::default(), Arc::new(AtomicUsize::new(0)));
         let accept = move || {
-            let busy = Arc::new(AtomicBool::new(false));
             for stream in listener.incoming() {
                 let Ok(stream) = stream else { continue };
-                let mut caller = Caller { stream, desk: Arc::clone(&desk), folder: folder.clone() };
-                if !caller.shows(&key) {
-                    log::warn!("somebody asked for what only `seed` may, without the key");
+                let caller =
+                    Caller { stream, desk: Arc::clone(&desk), folder: folder.clone(), busy: Arc::clone(&busy) };
+                let strangers = Leave(Arc::clone(&strangers));
+                if strangers.0.fetch_add(1, Ordering::AcqRel) >= STRANGERS {
                     continue;
                 }
-                if busy.swap(true, Ordering::AcqRel) {
-                    let _ = caller.say(&Answer::Failed("another `seed` is at work".to_owned()));
-                    continue;
-                }
-                if caller.say(&Answer::Done).is_err() {
-                    busy.store(false, Ordering::Release);
-                    continue;
-                }
-                let free = Arc::clone(&busy);
-                let spawned = thread::Builder::new().name("seed".to_owned()).spawn(move || {
-                    caller.serve();
-                    free.store(false, Ordering::Release);
-                });
-                if spawned.is_err() {
-                    busy.store(false, Ordering::Release);
-                }
+                // Where there is no thread for it, it is hung up on.
+                let _ = thread::Builder::new().name("seed".to_owned()).spawn(move || caller.serve(&key, strangers));
             }
         };
         thread::Builder::new().name("seed".to_owned()).spawn(accept).map(drop)
@@ -436,6 +429,8 @@ struct Caller {
     stream: UnixStream,
     desk: Arc<Mutex<Option<Desk>>>,
     folder: PathBuf,
+    /// How many are being answered: one, or this one too many.
+    busy: Arc<AtomicUsize>,
 }
 
 impl Caller {
@@ -450,7 +445,22 @@ impl Caller {
         write_message(&mut self.stream, answer)
     }
 
-    fn serve(&mut self) {
+    fn serve(mut self, key: &[u8; KEY_BYTES], stranger: Leave) {
+        if !self.shows(key) {
+            log::warn!("somebody asked for what only `seed` may, without the key");
+            return;
+        }
+        drop(stranger);
+        let place = Leave(Arc::clone(&self.busy));
+        let is_first = place.0.fetch_add(1, Ordering::AcqRel) == 0;
+        let greeting = if is_first { Answer::Done } else { Answer::Failed("another `seed` is at work".to_owned()) };
+        if self.say(&greeting).is_ok() && is_first {
+            self.answer();
+        }
+    }
+
+    /// Answers until the other end is gone, and then sees to what it holds.
+    fn answer(&mut self) {
         let mut holds = false;
         while let Ok(ask) = read_message::<Ask>(&mut self.stream) {
             let (is_hold, ends_hold) = (matches!(ask, Ask::Hold), matches!(ask, Ask::Apply | Ask::Release));
@@ -462,10 +472,16 @@ impl Caller {
             if ends_hold && answer.is_ok() {
                 holds = false;
             }
-            let answer = answer.unwrap_or_else(|error| {
-                log::error!("a newer file: {error}");
-                Answer::Failed(error.to_string())
-            });
+            let answer = match answer {
+                Ok(answer) => answer,
+                Err(error) => {
+                    log::error!("a newer file: {error}");
+                    if let DeskError::Gone { .. } = error {
+                        return;
+                    }
+                    Answer::Failed(error.to_string())
+                }
+            };
             if self.say(&answer).is_err() {
                 break;
             }
@@ -473,16 +489,27 @@ impl Caller {
         if !holds {
             return;
         }
-        match fs::exists(self.folder.join("next")) {
-            Ok(false) => {
-                log::warn!("`seed` was interrupted before it changed anything");
-                let _ = lock(&self.desk).as_mut().map(|desk| desk.answer(Ask::Release));
-            }
-            _ => log::warn!(
+        if !matches!(fs::exists(self.folder.join("next")), Ok(false)) {
+            log::warn!(
                 "`seed` was interrupted, and may have committed: what it was about to change can only be read until the same \
                  `seed` command is run again, which finishes the job"
-            ),
+            );
+            return;
         }
+        log::warn!("`seed` was interrupted before it changed anything");
+        // While writes fail, nothing can be released either.
+        while let Some(Err(_)) = lock(&self.desk).as_mut().map(|desk| desk.answer(Ask::Release)) {
+            thread::sleep(RELEASE_AGAIN);
+        }
+    }
+}
+
+/// Somebody who counts among others until this is dropped.
+struct Leave(Arc<AtomicUsize>);
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
