@@ -202,12 +202,14 @@ pub struct Desk {
     folder: PathBuf,
     /// Whether this process is about to end.
     ends: Arc<AtomicBool>,
+    /// Whether it has changed the database.
+    has_applied: bool,
 }
 
 impl Desk {
     /// A desk for `store`, in the service's folder `folder`.
     pub fn new(folder: &Path, store: Store) -> Self {
-        Self { store, commit: None, folder: folder.to_owned(), ends: Arc::default() }
+        Self { store, commit: None, folder: folder.to_owned(), ends: Arc::default(), has_applied: false }
     }
 
     /// The database.
@@ -263,6 +265,7 @@ impl Desk {
 
     fn apply(&mut self) -> Result<(), DeskError> {
         let mut staged = self.staged()?;
+        self.has_applied = true;
         let mut nth = 0;
         while let Some(group) = staged.next_group()? {
             if self.ends.load(Ordering::Relaxed) {
@@ -294,10 +297,12 @@ impl Desk {
         DeskError::Refused { folder: self.folder.clone(), reason: reason.to_owned() }
     }
 
-    /// Closes the database, in order where that can be.
+    /// Closes the database. One that was changed is closed in order, where that can be; of another no file changes.
     pub fn close(self) {
         drop(self.commit);
-        if let Err(error) = self.store.close().mark_clean() {
+        if self.has_applied
+            && let Err(error) = self.store.close().mark_clean()
+        {
             log::debug!("{}: the next start will read the files anew: {error}", self.folder.display());
         }
     }
@@ -389,7 +394,8 @@ impl Counter {
 
     /// Answers from now on, for `store`, to which `commit` writes.
     pub fn serve(&self, store: Store, commit: Commit) -> io::Result<()> {
-        let desk = Desk { store, commit: Some(commit), folder: self.folder.clone(), ends: Arc::clone(&self.ends) };
+        let mut desk = Desk::new(&self.folder, store);
+        (desk.commit, desk.ends) = (Some(commit), Arc::clone(&self.ends));
         *lock(&self.desk) = Some(desk);
         let (listener, key, desk) = (self.listener.try_clone()?, self.key, Arc::clone(&self.desk));
         let (folder, busy, strangers) = (self.folder.clone(), Arc::default(), Arc::new(AtomicUsize::new(0)));
