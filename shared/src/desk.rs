@@ -52,6 +52,9 @@ const RELEASE_AGAIN: Duration = Duration::from_secs(1);
 /// How long a service may take to greet.
 const GREETING_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long it may take to answer what is no work.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
+
 /// How many ids, or ranges of them, an answer has at most.
 const IDS: usize = 1 << 16;
 
@@ -523,6 +526,7 @@ impl Drop for Leave {
 pub struct Connection {
     folder: PathBuf,
     stream: UnixStream,
+    is_gone: bool,
 }
 
 impl Connection {
@@ -539,14 +543,29 @@ impl Connection {
         if let Answer::Failed(reason) = read_message(&mut stream)? {
             return Err(io::Error::new(ErrorKind::ResourceBusy, reason));
         }
-        // An answer may take as long as its work.
-        stream.set_read_timeout(None)?;
-        Ok(Self { folder: folder.to_owned(), stream })
+        Ok(Self { folder: folder.to_owned(), stream, is_gone: false })
     }
 
     /// The service's answer to `ask`.
+    ///
+    /// # Errors
+    /// [`DeskError::Gone`] where there is none in time, and from then on: what a service that hangs says later answers
+    /// something else.
     pub fn ask(&mut self, ask: &Ask) -> Result<Answer, DeskError> {
-        let answered = write_message(&mut self.stream, ask).and_then(|()| read_message(&mut self.stream));
+        let patience = match ask {
+            // As long as its work.
+            Ask::Apply | Ask::Scrub => None,
+            // Others are held until this is answered.
+            _ => Some(ANSWER_PATIENCE),
+        };
+        let answered = if self.is_gone {
+            Err(ErrorKind::NotConnected.into())
+        } else {
+            let timeout = self.stream.set_read_timeout(patience);
+            let asked = timeout.and_then(|()| write_message(&mut self.stream, ask));
+            asked.and_then(|()| read_message(&mut self.stream))
+        };
+        self.is_gone = answered.is_err();
         match answered {
             Ok(Answer::Failed(reason)) => Err(DeskError::Refused { folder: self.folder.clone(), reason }),
             Ok(answer) => Ok(answer),
