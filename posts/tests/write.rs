@@ -5,18 +5,17 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use shared::model::Collection;
 use shared::testing::{Answer, App, bearer};
 
 const FIRST: &str = r#"{"thread":1,"text":"first","user":1}"#;
 const JSON: (&str, &str) = ("content-type", "application/json");
 
 fn app() -> App {
-    App::spawn_writable(Collection::Posts, posts::routes, [FIRST])
+    App::spawn_writable(posts::collection(), posts::routes, [FIRST])
 }
 
 fn send(app: &App, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-    let bearer = bearer(Collection::Posts);
+    let bearer = bearer(posts::collection());
     app.send(method, path, &[&[("authorization", &*bearer), JSON], headers].concat(), body)
 }
 
@@ -156,7 +155,7 @@ fn what_cannot_be_written_says_why_and_changes_nothing() {
         ("POST", "/api/posts/1", &[], FIRST, 405, ""),
         ("POST", "/api/posts/in-thread/1", &[], FIRST, 405, ""),
     ] {
-        let bearer = bearer(Collection::Posts);
+        let bearer = bearer(posts::collection());
         let kind = if headers.is_empty() { &[JSON][..] } else { headers };
         let answer = app.send(method, path, &[&[("authorization", &*bearer)], kind].concat(), body);
         assert_eq!(answer.status, status, "{method} {path} {answer:?}");
@@ -173,14 +172,14 @@ fn nobody_writes_without_a_token_and_a_body_may_come_in_chunks() {
     let app = app();
     let missing = app.send("POST", "/api/posts", &[JSON], FIRST);
     assert_eq!((missing.status, missing.header("www-authenticate").is_empty()), (401, false));
-    let read_only = App::spawn(Collection::Posts, posts::routes, [FIRST]);
+    let read_only = App::spawn(posts::collection(), posts::routes, [FIRST]);
     let refused = send(&read_only, "POST", "/api/posts", &[], FIRST);
     assert_eq!(refused.status, 403);
     assert!(refused.body.contains("--write-token-file"), "{refused:?}");
     let head = format!(
         "POST /api/posts HTTP/1.1\r\nHost: x\r\nAuthorization: {}\r\nContent-Type: application/json\r\n\
          Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n",
-        bearer(Collection::Posts)
+        bearer(posts::collection())
     );
     let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
     let (begin, end) = FIRST.split_at(9);

@@ -27,6 +27,7 @@ use tempfile::TempDir;
 use crate::error::Error;
 use crate::identity::{BUFFER, Hashed, Identity, folder_of, identify, put_in_place};
 use crate::manifest::{MANIFEST, Manifest};
+use crate::plan::Plan;
 use crate::progress::{Progress, Stage, Total};
 
 /// The name of a backup's own manifest.
@@ -96,9 +97,10 @@ pub fn take(origin: &Origin, output: &Path, progress: Progress) -> Result<Conten
     let part = tempfile::tempdir_in(into).map_err(Error::io(into))?;
     let follows = Chain::open(origin.since)?;
     let secrets = origin.secrets.map(read_secrets).transpose()?.unwrap_or_default();
-    let folders = if origin.urls.is_empty() { lock_all(origin.data)? } else { Vec::new() };
+    let plan = Manifest::read(origin.data)?.map_or_else(Plan::workspace, |manifest| manifest.plan());
+    let folders = if origin.urls.is_empty() { lock_all(origin.data, &plan)? } else { Vec::new() };
     let mut sections = Vec::new();
-    for (nth, collection) in Collection::ALL.into_iter().enumerate() {
+    for (nth, collection) in plan.iter().enumerate() {
         let since = if origin.since.is_empty() { None } else { Some(follows.head(collection)?) };
         let since = since.map(|head| Since { history: head.history, revision: head.revision });
         let path = section_path(part.path(), collection);
@@ -117,10 +119,10 @@ pub fn take(origin: &Origin, output: &Path, progress: Progress) -> Result<Conten
     drop(folders);
     let created = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
     let contents = Contents { version: 1, created, sections };
-    prove(part.path(), origin.since, &contents, progress)?;
+    prove(part.path(), &plan, origin.since, &contents, progress)?;
     if output.extension().is_some_and(|extension| extension == ONE_FILE) {
         let whole = part.path().join("whole");
-        concatenate(part.path(), &whole)?;
+        concatenate(part.path(), &plan, &whole)?;
         put_in_place(&whole, output)?;
         return Ok(contents);
     }
@@ -134,11 +136,11 @@ pub fn take(origin: &Origin, output: &Path, progress: Progress) -> Result<Conten
 }
 
 /// Reads a new backup from end to end: an increment with the backup that it goes on from.
-fn prove(part: &Path, since: &[PathBuf], contents: &Contents, progress: Progress) -> Result<(), Error> {
+fn prove(part: &Path, plan: &Plan, since: &[PathBuf], contents: &Contents, progress: Progress) -> Result<(), Error> {
     let stage =
         progress.stage("reading back", Total::Records(contents.sections.iter().map(|entry| entry.head.records).sum()));
     for Entry { head, .. } in &contents.sections {
-        let collection = named(&head.collection);
+        let collection = plan.named(&head.collection).expect("a section is of a collection");
         let before = if head.since.is_some() { since } else { &[] };
         let paths = [before, &[section_path(part, collection)]].concat();
         Chain::open(&paths)?.read(collection, |_| {
@@ -149,18 +151,13 @@ fn prove(part: &Path, since: &[PathBuf], contents: &Contents, progress: Progress
     Ok(())
 }
 
-fn named(name: &str) -> Collection {
-    let found = Collection::ALL.into_iter().find(|collection| collection.name() == name);
-    found.expect("a section is of a collection")
-}
-
 fn section_path(folder: &Path, collection: Collection) -> PathBuf {
     folder.join(format!("{}.{ONE_FILE}", collection.name()))
 }
 
-fn lock_all(data: &Path) -> Result<Vec<Folder>, Error> {
+fn lock_all(data: &Path, plan: &Plan) -> Result<Vec<Folder>, Error> {
     let lock = |collection: Collection| Folder::lock(&data.join(collection.name()));
-    let folders: Result<Vec<Folder>, _> = Collection::ALL.into_iter().map(lock).collect();
+    let folders: Result<Vec<Folder>, _> = plan.iter().map(lock).collect();
     folders.map_err(|error| match error {
         shared::store::StoreError::InUse { .. } => Error::Backup {
             path: data.display().to_string(),
@@ -266,7 +263,7 @@ fn read_secrets(path: &Path) -> Result<Vec<String>, Error> {
 /// Copies manifest and slices of the split in `data`, where they are.
 fn copy_split(data: &Path, to: &Path) -> Result<(), Error> {
     let Some(manifest) = Manifest::read(data)? else { return Ok(()) };
-    for collection in Collection::ALL {
+    for collection in manifest.collections() {
         let (slice, copy) = (data.join(collection.name()).join("db.json"), slice_path(to, collection));
         fs::copy(&slice, &copy).map_err(Error::io(&slice))?;
         if identify(&copy)? != manifest.entry(collection).slice {
@@ -283,9 +280,9 @@ pub fn slice_path(folder: &Path, collection: Collection) -> PathBuf {
     folder.join(format!("{}.json", collection.name()))
 }
 
-fn concatenate(folder: &Path, to: &Path) -> Result<(), Error> {
+fn concatenate(folder: &Path, plan: &Plan, to: &Path) -> Result<(), Error> {
     let mut whole = File::create_new(to).map_err(Error::io(to))?;
-    for collection in Collection::ALL {
+    for collection in plan.iter() {
         let path = section_path(folder, collection);
         let mut section = File::open(&path).map_err(Error::io(&path))?;
         std::io::copy(&mut section, &mut whole).map_err(Error::io(to))?;
@@ -296,6 +293,7 @@ fn concatenate(folder: &Path, to: &Path) -> Result<(), Error> {
 /// A backup, and the increments on it in their order.
 pub struct Chain {
     paths: Vec<PathBuf>,
+    plan: Plan,
 }
 
 type Input = Section<Box<dyn BufRead + Send>>;
@@ -317,7 +315,47 @@ impl Chain {
                 }
             }
         }
-        Ok(Self { paths: paths.to_vec() })
+        let mut chain = Self { paths: paths.to_vec(), plan: Plan::workspace() };
+        if let Some(last) = paths.last() {
+            chain.plan = chain.find_plan(last)?;
+        }
+        Ok(chain)
+    }
+
+    /// Which collections the backup is of.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Finds that out by the split that is in it, else by its sections, which say it since backups have declarations.
+    fn find_plan(&self, last: &Path) -> Result<Plan, Error> {
+        if let Some((manifest, _)) = self.split()? {
+            return Ok(manifest.plan());
+        }
+        let mut found = Vec::new();
+        let mut files = vec![last.to_owned()];
+        if last.is_dir() {
+            let inside = fs::read_dir(last).map_err(Error::io(last))?;
+            files = inside
+                .map(|entry| entry.map(|entry| entry.path()))
+                .collect::<Result<_, _>>()
+                .map_err(Error::io(last))?;
+            files.retain(|path| path.extension().is_some_and(|extension| extension == ONE_FILE));
+            files.sort();
+        }
+        for file in files {
+            let mut input = open_sections(&file)?;
+            while let Some(section) =
+                Section::open(input, &known()).map_err(|error| broken(&file, error.to_string()))?
+            {
+                found.push(section.collection());
+                input = section.finish().map_err(|error| broken(&file, error.to_string()))?.1;
+            }
+        }
+        let workspace = Plan::workspace();
+        // A part of a backup is none.
+        let is_of_workspace = found.iter().all(|collection| workspace.named(collection.name()).is_some());
+        Ok(if is_of_workspace { workspace } else { found.into_iter().collect() })
     }
 
     /// The first line of the last section of a collection.
@@ -434,17 +472,27 @@ fn advance(section: &mut Input, path: &Path) -> Result<Option<SnapshotRecord>, E
 /// Opens a collection's section of the backup at `path`: a folder, a file of all sections, or a section's file.
 fn section(path: &Path, collection: Collection) -> Result<Input, Error> {
     let path = if path.is_dir() { section_path(path, collection) } else { path.to_owned() };
-    let file = File::open(&path).map_err(Error::io(&path))?;
-    let mut input: Box<dyn BufRead + Send> = Box::new(BufReader::with_capacity(BUFFER, file));
+    let mut input = open_sections(&path)?;
     let failed = |error: BackupError| broken(&path, error.to_string());
     loop {
-        let section = Section::open(input).map_err(failed)?;
+        let section = Section::open(input, &known()).map_err(failed)?;
         let section = section.ok_or_else(|| broken(&path, format!("there are no {} in it", collection.name())))?;
         if section.collection() == collection {
             return Ok(section);
         }
         input = section.finish().map_err(failed)?.1;
     }
+}
+
+/// A file of sections, one after the other.
+fn open_sections(path: &Path) -> Result<Box<dyn BufRead + Send>, Error> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    Ok(Box::new(BufReader::with_capacity(BUFFER, file)))
+}
+
+/// The collections of backups that do not say what they are of.
+fn known() -> Vec<Collection> {
+    Plan::workspace().iter().collect()
 }
 
 fn broken(path: &Path, reason: String) -> Error {
@@ -455,7 +503,7 @@ fn broken(path: &Path, reason: String) -> Error {
 pub struct Unpacked {
     /// Where they are.
     pub _dir: TempDir,
-    /// In the order of [`Collection::ALL`].
+    /// In the plan's order.
     pub stores: Vec<Store>,
 }
 
@@ -464,7 +512,7 @@ pub fn unpack(chain: &Chain, progress: Progress) -> Result<Unpacked, Error> {
     let dir = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir()))?;
     let stage = progress.stage("unpacking", Total::Records(records(chain)?));
     let mut stores = Vec::new();
-    for collection in Collection::ALL {
+    for collection in chain.plan().iter() {
         let path = dir.path().join(collection.name());
         chain.restore(collection, &path, &stage)?;
         stores.push(Store::open(&path, collection, Purpose::Passing)?);
@@ -474,7 +522,7 @@ pub fn unpack(chain: &Chain, progress: Progress) -> Result<Unpacked, Error> {
 
 /// How many records a backup has.
 pub fn records(chain: &Chain) -> Result<u64, Error> {
-    Collection::ALL.into_iter().map(|collection| Ok(chain.head(collection)?.records)).sum()
+    chain.plan().iter().map(|collection| Ok(chain.head(collection)?.records)).sum()
 }
 
 /// Copies the slice of a collection out of the backup in `folder`.

@@ -9,14 +9,16 @@ use std::path::{Path, PathBuf};
 
 use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
+use shared::declaration::Declaration;
 use shared::record_set::RecordSet;
 use shared::store::sync;
 
 use crate::digest::Digests;
 use crate::error::Error;
 use crate::identity::Identity;
+use crate::plan::Plan;
 use crate::slice::Sliced;
-use crate::split::Part;
+use crate::split::{Part, Splitted};
 
 const CHECKPOINT: &str = "building.json";
 
@@ -27,11 +29,14 @@ struct Checkpoint {
     version: String,
     source: Identity,
     parts: Vec<Finished>,
+    absent: Vec<String>,
 }
 
 /// A collection's part.
 #[derive(Serialize, Deserialize)]
 struct Finished {
+    /// Another declaration may find other records' faults.
+    declaration: Declaration,
     records: u64,
     exact: String,
     canonical: String,
@@ -45,8 +50,9 @@ pub fn path_in(data: &Path) -> PathBuf {
 }
 
 /// Notes that `source` is split into `parts`, in `data`.
-pub fn write(data: &Path, source: &Identity, parts: &[Part]) -> Result<(), Error> {
+pub fn write(data: &Path, Splitted { source, parts, absent }: &Splitted) -> Result<(), Error> {
     let finished = |part: &Part| Finished {
+        declaration: part.collection.declaration().clone(),
         records: part.digests.exact.count,
         exact: part.digests.exact.to_string(),
         canonical: part.digests.canonical.to_string(),
@@ -54,7 +60,9 @@ pub fn write(data: &Path, source: &Identity, parts: &[Part]) -> Result<(), Error
         given: part.slice.given.iter().collect(),
     };
     let parts = parts.iter().map(finished).collect();
-    let checkpoint = Checkpoint { version: env!("CARGO_PKG_VERSION").to_owned(), source: source.clone(), parts };
+    let absent = absent.iter().map(|collection| collection.name().to_owned()).collect();
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let checkpoint = Checkpoint { version, source: source.clone(), parts, absent };
     let text = serde_json::to_string(&checkpoint).expect("a checkpoint can be written as JSON");
     let path = path_in(data);
     File::create(&path).and_then(|mut file| file.write_all(text.as_bytes())).map_err(Error::io(&path))?;
@@ -62,7 +70,7 @@ pub fn write(data: &Path, source: &Identity, parts: &[Part]) -> Result<(), Error
 }
 
 /// What is finished in `data`: of which file, and what the parts should be. Nothing where it cannot be told.
-pub fn read(data: &Path) -> Option<(Identity, Vec<Part>)> {
+pub fn read(data: &Path, plan: &Plan) -> Option<Splitted> {
     let read: Checkpoint = serde_json::from_slice(&fs::read(path_in(data)).ok()?).ok()?;
     if read.version != env!("CARGO_PKG_VERSION") {
         return None;
@@ -73,9 +81,18 @@ pub fn read(data: &Path) -> Option<(Identity, Vec<Part>)> {
         Some(set)
     };
     let mut parts = Vec::new();
-    for Finished { records, exact, canonical, slice, given } in read.parts {
+    for Finished { declaration, records, exact, canonical, slice, given } in read.parts {
+        let collection = plan.named(&declaration.name)?;
+        if *collection.declaration() != declaration {
+            return None;
+        }
         let digests = Digests { exact: set(&exact, records)?, canonical: set(&canonical, records)? };
-        parts.push(Part { digests, slice: Sliced { file: slice, given: RoaringTreemap::from_iter(given) } });
+        parts.push(Part {
+            collection,
+            digests,
+            slice: Sliced { file: slice, given: RoaringTreemap::from_iter(given) },
+        });
     }
-    Some((read.source, parts))
+    let absent = read.absent.iter().map(|name| plan.named(name)).collect::<Option<_>>()?;
+    (parts.len() == plan.count()).then_some(Splitted { source: read.source, parts, absent })
 }

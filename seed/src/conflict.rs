@@ -14,6 +14,7 @@ use shared::id::Id;
 use shared::model::{Collection, Records};
 
 use crate::error::Error;
+use crate::plan::Plan;
 use crate::text::each_member;
 
 /// Whose version of a record is taken where both changed it.
@@ -99,7 +100,7 @@ impl Conflict {
         let merged = format!("{{{}}}", members.join(","));
         // What each has made is a record; what comes of both need not be.
         let mut records = Records::new(self.collection, merged.len());
-        records.push(&merged, None).ok()?;
+        records.push_stored(&merged, self.id).ok()?;
         let is_itself = records.iter().all(|record| record.id == self.id);
         is_itself.then_some(merged)
     }
@@ -233,7 +234,7 @@ impl Resolutions {
     ///
     /// # Errors
     /// A line is none, or says what cannot be.
-    pub fn read(path: &Path) -> Result<Self, Error> {
+    pub fn read(path: &Path, plan: &Plan) -> Result<Self, Error> {
         let mut resolutions = Self { path: path.to_owned(), ..Self::default() };
         let file = BufReader::new(File::open(path).map_err(Error::io(path))?);
         for (number, line) in (1..).zip(file.lines()) {
@@ -248,8 +249,7 @@ impl Resolutions {
             }
             let read: Line = serde_json::from_str(&line)
                 .map_err(|error| resolutions.wrong(number, format!("this is no line of --conflicts: {error}")))?;
-            let collection = Collection::ALL.into_iter().find(|collection| collection.name() == read.collection);
-            let Some(collection) = collection else {
+            let Some(collection) = plan.named(&read.collection) else {
                 return Err(resolutions.wrong(number, format!("there is no collection {:?}", read.collection)));
             };
             let Some(take) = read.take.filter(|take| take.get() != "null") else { continue };
@@ -260,7 +260,7 @@ impl Resolutions {
                 record if record.starts_with('{') => {
                     let mut records = Records::new(collection, record.len());
                     let fault = records
-                        .push(record, None)
+                        .push_stored(record, read.id)
                         .err()
                         .map(|fault| format!("take{}: {}", fault.pointer, fault.reason));
                     let other = records.iter().find(|record| record.id != read.id);
@@ -334,7 +334,7 @@ mod tests {
         let [base, file, service] = [base, file, service]
             .map(|members| members.map(|members| format!(r#"{{"id":1,"username":"a"{members}}}"#)));
         Conflict {
-            collection: Collection::Users,
+            collection: Plan::workspace().named("users").unwrap(),
             id: Id::try_from(1).unwrap(),
             pointer: "/users/0".to_owned(),
             base,
@@ -395,7 +395,7 @@ mod tests {
         let with = |take: &str| line.replace(r#""take":null"#, &format!(r#""take":{take}"#));
         let read = |text: &str| {
             std::fs::write(&path, text).unwrap();
-            Resolutions::read(&path)
+            Resolutions::read(&path, &Plan::workspace())
         };
         assert_eq!(read(&line).unwrap().take(&found).unwrap(), None);
         let own = r#"{"id":1,"username":"b"}"#;

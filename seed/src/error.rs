@@ -24,6 +24,22 @@ pub enum Error {
         /// What is wrong there.
         reason: String,
     },
+    /// A plan or a declaration is none.
+    #[error("{}: {reason}\nNothing was changed.", .path.display())]
+    Plan {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The command line names a collection that there is not.
+    #[error("there is no collection {name:?}: there are {known}")]
+    NoCollection {
+        /// The name.
+        name: String,
+        /// Those that there are.
+        known: String,
+    },
     /// References lead nowhere, and that was not to be.
     #[error("{0} --strict refuses them. Nothing was changed.")]
     Orphans(Orphans),
@@ -132,6 +148,8 @@ impl Error {
             Error::Input { file, place, reason } => {
                 ("input", json!({ "file": file.to_string_lossy(), "place": place, "reason": reason }))
             }
+            Error::Plan { path, reason } => ("plan", json!({ "file": path.to_string_lossy(), "reason": reason })),
+            Error::NoCollection { .. } => ("usage", json!({})),
             Error::Orphans(orphans) => ("orphans", json!({ "orphans": orphans })),
             Error::Difference(_) => ("difference", json!({})),
             Error::Damaged(_) => ("damaged", json!({})),
@@ -175,7 +193,8 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Tokens(TokenFileError::Io { .. }) | Error::Random(_) => 6,
-            Error::Input { .. } | Error::Orphans(_) | Error::Tokens(_) => 3,
+            Error::Input { .. } | Error::Plan { .. } | Error::Orphans(_) | Error::Tokens(_) => 3,
+            Error::NoCollection { .. } => 2,
             Error::Compared(report) => report.exit_code,
             Error::Difference(_) => 4,
             Error::Occupied { .. }

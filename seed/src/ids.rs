@@ -14,6 +14,7 @@ use shared::model::Collection;
 
 use crate::error::Error;
 use crate::identity::Identity;
+use crate::plan::Plan;
 
 /// The ids that the positions of a list have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,16 +90,35 @@ impl Ids {
     }
 }
 
-/// Of each collection, which id each position of its list has.
-pub type AllIds = [Ids; Collection::ALL.len()];
-
-/// What a file's records have for ids, and have had.
+/// What the records of one collection have for ids, and have had.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Given {
     /// The ids of records that have none of their own.
-    pub ids: AllIds,
-    /// The highest id of each collection that any record ever had; 0 where that is not known.
-    pub last_ids: [u64; Collection::ALL.len()],
+    pub ids: Ids,
+    /// The highest id that any record ever had; 0 where that is not known.
+    pub last_id: u64,
+}
+
+/// The same of a file's collections; of one that is not in it, positions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AllGiven(BTreeMap<Collection, Given>);
+
+impl AllGiven {
+    /// What the records of `collection` have.
+    pub fn of(&self, collection: Collection) -> &Given {
+        const POSITIONS: &Given = &Given { ids: Ids::Positions, last_id: 0 };
+        self.0.get(&collection).unwrap_or(POSITIONS)
+    }
+
+    /// Notes what the records of `collection` have.
+    pub fn set(&mut self, collection: Collection, given: Given) {
+        self.0.insert(collection, given);
+    }
+
+    /// Whether the positions say all that there is to know.
+    pub fn are_positions(&self) -> bool {
+        self.0.values().all(|given| given.ids.are_positions() && given.last_id == 0)
+    }
 }
 
 /// `db.json.ids` beside a joined `db.json`: the ids that its records without ids have. Whoever splits that very file gives
@@ -129,17 +149,17 @@ pub fn is_one(path: &Path) -> bool {
 }
 
 /// The ids that lie beside the file at `path`, where they are those of this very file.
-pub fn known(path: &Path, identify: impl FnOnce() -> Result<Identity, Error>) -> Option<AllIds> {
-    if path_beside(path).exists() { read_beside(path, identify).ok().map(|given| given.ids) } else { None }
+pub fn known(path: &Path, plan: &Plan, identify: impl FnOnce() -> Result<Identity, Error>) -> Option<AllGiven> {
+    if path_beside(path).exists() { read_beside(path, plan, identify).ok() } else { None }
 }
 
 /// What lies beside a file whose positions do not say all of its ids.
-pub fn to_json(file: Identity, Given { ids, last_ids }: &Given) -> String {
+pub fn to_json(file: Identity, AllGiven(given): &AllGiven) -> String {
     let runs = |ids: &Ids| if let Ids::Runs(runs) = ids { runs.clone() } else { Vec::new() };
-    let names = Collection::ALL.map(|collection| collection.name().to_owned());
-    let of = names.iter().cloned().zip(ids).filter(|(_, ids)| !ids.are_positions());
-    let ids = of.map(|(name, ids)| (name, runs(ids))).collect();
-    let last_ids = names.into_iter().zip(*last_ids).collect();
+    let name = |collection: &Collection| collection.name().to_owned();
+    let moved = given.iter().filter(|(_, given)| !given.ids.are_positions());
+    let ids = moved.map(|(collection, given)| (name(collection), runs(&given.ids))).collect();
+    let last_ids = given.iter().map(|(collection, given)| (name(collection), given.last_id)).collect();
     serde_json::to_string(&Beside { version: VERSION, file, ids, last_ids }).expect("ids can be written as JSON") + "\n"
 }
 
@@ -148,11 +168,15 @@ pub fn to_json(file: Identity, Given { ids, last_ids }: &Given) -> String {
 ///
 /// # Errors
 /// What lies there cannot be read.
-pub fn read_beside(path: &Path, identify: impl FnOnce() -> Result<Identity, Error>) -> Result<Given, Error> {
+pub fn read_beside(
+    path: &Path,
+    plan: &Plan,
+    identify: impl FnOnce() -> Result<Identity, Error>,
+) -> Result<AllGiven, Error> {
     let beside = path_beside(path);
     let text = match fs::read(&beside) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Given::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(AllGiven::default()),
         Err(error) => return Err(Error::io(&beside)(error)),
     };
     let wrong = |reason: String| Error::Input { file: beside.clone(), place: "the file".to_owned(), reason };
@@ -168,18 +192,20 @@ pub fn read_beside(path: &Path, identify: impl FnOnce() -> Result<Identity, Erro
             path.display()
         )));
     }
-    let mut given = Given::default();
-    let places = Collection::ALL.into_iter().zip(&mut given.ids).zip(&mut given.last_ids);
-    for ((collection, ids), last_id) in places {
-        *last_id = read.last_ids.get(collection.name()).copied().unwrap_or_default().min(Id::MAX.get());
-        let Some(runs) = read.ids.get(collection.name()) else { continue };
+    let mut given = AllGiven::default();
+    for collection in plan.iter() {
+        let last_id = read.last_ids.get(collection.name()).copied().unwrap_or_default().min(Id::MAX.get());
+        let Some(runs) = read.ids.get(collection.name()) else {
+            given.set(collection, Given { last_id, ..Given::default() });
+            continue;
+        };
         let ascend = runs.iter().zip(runs.iter().skip(1)).all(|(a, b)| {
             a.position.checked_add(a.count).is_some_and(|end| end <= b.position) && a.id.checked_add(a.count).is_some()
         });
         if !ascend {
             return Err(wrong(format!("the positions of {} do not ascend", collection.name())));
         }
-        *ids = Ids::Runs(runs.clone());
+        given.set(collection, Given { ids: Ids::Runs(runs.clone()), last_id });
     }
     Ok(given)
 }
@@ -212,12 +238,18 @@ mod tests {
         let file = Identity { sha256: "a".to_owned(), bytes: 1 };
         let other = Identity { sha256: "b".to_owned(), bytes: 1 };
         let is = |file: &Identity| Ok(file.clone());
-        assert_eq!(read_beside(&path, || is(&file)).unwrap(), Given::default());
-        let mut given = Given { last_ids: [3, 0, 9], ..Given::default() };
-        given.ids[2].push(1, Id::try_from(7).unwrap());
+        let plan = &Plan::workspace();
+        assert_eq!(read_beside(&path, plan, || is(&file)).unwrap(), AllGiven::default());
+        let mut given = AllGiven::default();
+        for (collection, last_id) in plan.iter().zip([3, 0, 9]) {
+            given.set(collection, Given { last_id, ..Given::default() });
+        }
+        let mut ids = Ids::none();
+        ids.push(1, Id::try_from(7).unwrap());
+        given.set(plan.named("posts").unwrap(), Given { ids, last_id: 9 });
         fs::write(dir.path().join("db.json.ids"), to_json(file.clone(), &given)).unwrap();
-        assert_eq!(read_beside(&path, || is(&file)).unwrap(), given);
-        assert!(read_beside(&path, || is(&other)).unwrap_err().to_string().contains("of another file"));
+        assert_eq!(read_beside(&path, plan, || is(&file)).unwrap(), given);
+        assert!(read_beside(&path, plan, || is(&other)).unwrap_err().to_string().contains("of another file"));
         for wrong in [
             "",
             "{}",
@@ -225,7 +257,7 @@ mod tests {
             r#"{"version":1,"file":{"sha256":"a","bytes":1},"ids":{"posts":[[2,1,1],[1,2,1]]},"last_ids":{}}"#,
         ] {
             fs::write(dir.path().join("db.json.ids"), wrong).unwrap();
-            assert_eq!(read_beside(&path, || is(&file)).unwrap_err().exit_code(), 3, "{wrong}");
+            assert_eq!(read_beside(&path, plan, || is(&file)).unwrap_err().exit_code(), 3, "{wrong}");
         }
     }
 }

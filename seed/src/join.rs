@@ -11,14 +11,15 @@ use std::path::{Path, PathBuf};
 use roaring::RoaringTreemap;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use shared::id::Id;
-use shared::model::{Collection, Records};
+use shared::model::{Collection, Records, without_id};
 use shared::store::{OnDamage, Purpose, Store, Stored, Writer};
 
 use crate::backup::{Chain, slice_path, unpack};
 use crate::error::Error;
 use crate::identity::{BUFFER, Hashed, folder_of, identify, part_of, put_in_place};
-use crate::ids::{self, Given, Ids};
+use crate::ids::{self, AllGiven, Given, Ids};
 use crate::manifest::Manifest;
+use crate::plan::Plan;
 use crate::progress::{Progress, Stage, Total};
 use crate::run::open_split;
 use crate::source::Source;
@@ -55,8 +56,8 @@ pub fn join(data: &Path, joining: &Joining) -> Result<Joined, Error> {
     let (manifest, folders) = open_split(data)?;
     let mut stores = Vec::new();
     let mut slices = Vec::new();
-    for (collection, folder) in Collection::ALL.into_iter().zip(&folders) {
-        stores.push(folder.open(collection, Purpose::Passing, OnDamage::Refuse)?);
+    for (collection, folder) in &folders {
+        stores.push(folder.open(*collection, Purpose::Passing, OnDamage::Refuse)?);
         slices.push(folder.slice());
     }
     join_stores(&stores, Some((&manifest, &slices)), joining)
@@ -67,14 +68,14 @@ pub fn join_backup(chain: &Chain, joining: &Joining) -> Result<Joined, Error> {
     let unpacked = unpack(chain, joining.progress)?;
     let split = chain.split()?;
     let slices: Vec<PathBuf> = match &split {
-        Some((_, folder)) => Collection::ALL.map(|collection| slice_path(folder, collection)).into(),
+        Some((manifest, folder)) => manifest.collections().map(|collection| slice_path(folder, collection)).collect(),
         None => Vec::new(),
     };
     join_stores(&unpacked.stores, split.as_ref().map(|(manifest, _)| (manifest, &slices[..])), joining)
 }
 
 fn join_stores(stores: &[Store], split: Option<(&Manifest, &[PathBuf])>, joining: &Joining) -> Result<Joined, Error> {
-    let rest = joining.rest.map(Rest::open).transpose()?;
+    let rest = joining.rest.map(|path| Rest::open(path, stores)).transpose()?;
     let Some(path) = joining.output else {
         let out = BufWriter::with_capacity(BUFFER, io::stdout().lock());
         return write(stores, split, rest, joining, out, Path::new("standard output")).map(|(_, _, joined)| joined);
@@ -127,8 +128,10 @@ pub fn keep_out_of_data(path: &Path) -> Result<(), Error> {
     let folder = folder_of(path);
     let folder = fs::canonicalize(folder).map_err(Error::io(folder))?;
     for above in folder.ancestors() {
-        let has_slices =
-            || Collection::ALL.iter().any(|collection| above.join(collection.name()).join("db.json").exists());
+        let has_slices = || {
+            let inside = fs::read_dir(above).into_iter().flatten().flatten();
+            inside.map(|entry| entry.path()).any(|folder| folder.join("db.json").exists() && folder.join("db").is_dir())
+        };
         // A damaged manifest is one, too; another program's is none.
         let is_split = match Manifest::read(above) {
             Ok(manifest) => manifest.is_some(),
@@ -152,10 +155,10 @@ fn write<W: Write>(
     joining: &Joining,
     mut out: W,
     path: &Path,
-) -> Result<(W, Given, Joined), Error> {
+) -> Result<(W, AllGiven, Joined), Error> {
     let io = || Error::io(path);
     let mut joined = Joined { records: Vec::new(), ids_beside: None, ids_left_out: false, without_order: Vec::new() };
-    let mut given = Given::default();
+    let mut given = AllGiven::default();
     let mut counts = Vec::new();
     for store in stores {
         counts.push(store.counted()?.count);
@@ -179,8 +182,7 @@ fn write<W: Write>(
         let last_id = Writer::new(store)?.last_id();
         // Whoever splits the file must not give an id again that one has had which is gone.
         joined.ids_left_out |= !array.left_out.are_positions() || last_id > array.highest_id;
-        given.ids[collection as usize] = array.left_out;
-        given.last_ids[collection as usize] = last_id;
+        given.set(collection, Given { ids: array.left_out, last_id });
     }
     if let Some(rest) = rest {
         rest.write(&mut out, path)?;
@@ -244,7 +246,7 @@ pub fn write_array(
         [comma, begin, rest].into_iter().try_for_each(|piece| out.write_all(piece)).map_err(Error::io(path))
     };
     if let Some(slice) = slice {
-        let mut source = Source::with(slice, store.collection().alone())?;
+        let mut source = Source::open(slice, &Plan::of(store.collection()))?;
         // A slice is mostly in the order of its ids, and then one scan of the database has all of it.
         let mut scan = store.records().peekable();
         let mut scanned = 0;
@@ -287,12 +289,7 @@ pub fn write_array(
 /// The record as the source had it, in two pieces: without an id that the split gave, where that is left out.
 fn source_json(id: Id, stored: &Stored, leaves_out: bool) -> [&[u8]; 2] {
     let json = stored.json();
-    if stored.id_from_position && leaves_out {
-        // The split put it there as the first member, before others.
-        [b"{", &json[format!("{{\"id\":{id},").len()..]]
-    } else {
-        [b"", json]
-    }
+    if stored.id_from_position && leaves_out { [b"{", without_id(json, id)] } else { [b"", json] }
 }
 
 /// The collections that were put aside at the split.
@@ -303,7 +300,7 @@ struct Rest {
 
 impl Rest {
     /// Looks at all of it: it is to be an object, without the services' collections.
-    fn open(path: &Path) -> Result<Self, Error> {
+    fn open(path: &Path, stores: &[Store]) -> Result<Self, Error> {
         let file = File::open(path).map_err(Error::io(path))?;
         let mut deserializer = serde_json::Deserializer::from_reader(BufReader::with_capacity(BUFFER, file));
         let names = deserializer.deserialize_map(Names).and_then(|names| deserializer.end().map(|()| names));
@@ -312,7 +309,7 @@ impl Rest {
             true => Error::io(path)(error.into()),
             false => wrong("the file".to_owned(), format!("it is not what --rest writes: {error}")),
         })?;
-        let owned = |name: &&String| Collection::ALL.iter().any(|collection| collection.name() == **name);
+        let owned = |name: &&String| stores.iter().any(|store| store.collection().name() == **name);
         if let Some(name) = names.iter().find(owned) {
             return Err(wrong(format!("/{name}"), "a service owns this collection".to_owned()));
         }

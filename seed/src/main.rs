@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::{env, fs, process};
 
-use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
+use clap::builder::{FalseyValueParser, TypedValueParser};
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use seed::backup::{Chain, Origin};
 use seed::compare::CompareArgs;
 use seed::error::Error;
 use seed::join::Joining;
+use seed::plan::Plan;
 use seed::progress::Progress;
 use seed::report::Report;
 use seed::run::Options;
 use serde_json::json;
-use shared::model::Collection;
 use shared::token::Name;
 
 /// Splits a monolith's db.json into one slice and one database per service, and proves that nothing was lost
@@ -110,6 +110,8 @@ enum Command {
         /// The folder to write users.json, threads.json and posts.json to
         #[arg(long, value_name = "DIR")]
         output: PathBuf,
+        #[command(flatten)]
+        plan: PlanFolder,
     },
     /// Asks a running monolith and the services for the same paths, and compares what they answer. A post's added id, the
     /// order of a list, 404 for 204 and the source's own digits are expected; anything else is a difference, and an answer
@@ -135,8 +137,7 @@ enum Command {
     /// Makes a token for writing to one service: prints its secret, this once, and adds its digest to a token file
     Token {
         /// The service
-        #[arg(value_parser = collection())]
-        collection: Collection,
+        collection: String,
         /// The token file, which the service is given as --write-token-file. Not in the service's own folder: whoever
         /// breaks into it writes there [default: tokens/COLLECTION]
         #[arg(long, value_name = "FILE")]
@@ -144,6 +145,8 @@ enum Command {
         /// What the service's log calls whoever has the token [default: the next token-N]
         #[arg(long, value_name = "NAME")]
         name: Option<Name>,
+        #[command(flatten)]
+        plan: PlanFolder,
     },
     /// Writes what a shell needs to complete this command line
     Completions {
@@ -158,10 +161,17 @@ enum Command {
     },
 }
 
-fn collection() -> impl TypedValueParser<Value = Collection> {
-    let named = |name: String| Collection::ALL.into_iter().find(|collection| collection.name() == name);
-    PossibleValuesParser::new(Collection::ALL.map(Collection::name))
-        .map(move |name| named(name).expect("it is one of the possible values"))
+#[derive(Args)]
+struct PlanFolder {
+    /// The folder whose file `plan` lists the collections [default: the workspace's own]
+    #[arg(long, value_name = "FOLDER")]
+    plan: Option<PathBuf>,
+}
+
+impl PlanFolder {
+    fn read(&self) -> Result<Plan, Error> {
+        self.plan.as_deref().map_or_else(|| Ok(Plan::workspace()), Plan::read)
+    }
 }
 
 #[derive(Args)]
@@ -303,7 +313,7 @@ fn run(command: Option<Command>, split: Split, progress: Progress) -> Result<Rep
             Chain::open(&backup).and_then(|chain| seed::run::restore(&chain, &data.dir, replace, progress))
         }
         Some(Command::Compare(args)) => seed::compare::compare(&args, progress),
-        Some(Command::Slices { input, output }) => seed::run::slices(&input, &output, progress),
+        Some(Command::Slices { input, output, plan }) => seed::run::slices(&input, &plan.read()?, &output, progress),
         Some(Command::Join { output, ids, with, backup, data }) => {
             let output = output.as_deref();
             let joining = Joining { output, with_ids: ids, rest: with.as_deref(), progress };
@@ -313,7 +323,8 @@ fn run(command: Option<Command>, split: Split, progress: Progress) -> Result<Rep
             };
             joined.map(|joined| seed::report::joined(output, &joined))
         }
-        Some(Command::Token { collection, file, name }) => {
+        Some(Command::Token { collection, file, name, plan }) => {
+            let collection = plan.read()?.find(&collection)?;
             let file = file.unwrap_or_else(|| seed::token::default_file(collection));
             seed::token::make(collection, &file, name).map(|made| seed::report::token(collection, &made))
         }

@@ -2,12 +2,13 @@
 //!
 //! ```json
 //! {
-//!   "version": 1,
+//!   "version": 2,
 //!   "created": "2026-11-23T00:00:00Z",
 //!   "source": { "sha256": "…", "bytes": 1585 },
-//!   "users": { "records": 4, "digest": "…", "slice": { "sha256": "…", "bytes": 471 } },
-//!   "threads": …,
-//!   "posts": …,
+//!   "collections": {
+//!     "users": { "declaration": …, "records": 4, "digest": "…", "slice": { "sha256": "…", "bytes": 471 } },
+//!     …
+//!   },
 //!   "rejected": 0,
 //!   "orphans": { "threads_by_user": 0, "posts_in_thread": 0, "posts_by_user": 0 }
 //! }
@@ -15,13 +16,18 @@
 //!
 //! `digest` is the canonical one of [`Digests`](crate::digest::Digests). Where a slice has ids in it that the split gave,
 //! `"given": [[4, 9], [12, 12]]` is beside it: from the first to the last of each row.
+//!
+//! Version 1 had the members of `collections` beside `source`, without declarations: those of the workspace.
 
 use std::path::Path;
 use std::time::SystemTime;
 use std::{fs, io};
 
 use roaring::RoaringTreemap;
+use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use shared::declaration::Declaration;
 use shared::desk::Look;
 use shared::model::Collection;
 use shared::record_set::RecordSet;
@@ -30,12 +36,13 @@ use shared::store::Store;
 use crate::error::Error;
 use crate::identity::{Identity, folder_of};
 use crate::orphans::Orphans;
+use crate::plan::Plan;
 use crate::split::Part;
 
 /// The manifest's name.
 pub const MANIFEST: &str = "manifest.json";
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What was split, and into what.
 #[derive(Debug, Serialize, Deserialize)]
@@ -45,9 +52,11 @@ pub struct Manifest {
     pub created: String,
     /// The file that was split.
     pub source: Identity,
-    users: Entry,
-    threads: Entry,
-    posts: Entry,
+    /// Whether the plan was given, and is not the workspace's own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub plan_given: bool,
+    #[serde(with = "by_name")]
+    collections: Vec<Entry>,
     /// How many of the file's records were rejected.
     #[serde(default)]
     pub rejected: u64,
@@ -64,6 +73,8 @@ pub struct Manifest {
 /// What a collection was split into.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Entry {
+    /// What the collection was when it was split.
+    pub declaration: Declaration,
     /// How many.
     pub records: u64,
     /// What they mean.
@@ -109,6 +120,11 @@ impl Moment {
 }
 
 impl Entry {
+    /// The collection.
+    pub fn collection(&self) -> Collection {
+        Collection::of(self.declaration.clone())
+    }
+
     /// What the records mean, as a set.
     pub fn canonical(&self) -> Option<RecordSet> {
         let mut set: RecordSet = self.digest.parse().ok()?;
@@ -120,6 +136,46 @@ impl Entry {
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands it on so")]
 fn is_zero(count: &u64) -> bool {
     *count == 0
+}
+
+/// Entries by their collections' names, in the plan's order.
+mod by_name {
+    use std::fmt;
+
+    use serde::de::{Deserializer, Error, MapAccess, Visitor};
+    use serde::ser::Serializer;
+
+    use super::Entry;
+
+    pub(super) fn serialize<S: Serializer>(entries: &[Entry], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(entries.iter().map(|entry| (&entry.declaration.name, entry)))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Entry>, D::Error> {
+        struct Entries;
+
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Vec<Entry>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("collections by their names")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<Entry>, A::Error> {
+                let mut entries: Vec<Entry> = Vec::new();
+                while let Some((name, entry)) = map.next_entry::<String, Entry>()? {
+                    entry.declaration.check().map_err(A::Error::custom)?;
+                    if *entry.declaration.name != *name {
+                        return Err(A::Error::custom(format!("{name:?} is declared as {:?}", entry.declaration.name)));
+                    }
+                    entries.push(entry);
+                }
+                Ok(entries)
+            }
+        }
+
+        deserializer.deserialize_map(Entries)
+    }
 }
 
 /// Ids as rows of the first and the last of those that follow on each other.
@@ -148,25 +204,23 @@ mod ranges {
 }
 
 impl Manifest {
-    /// The manifest of a split of `source` into `parts`, in the order of [`Collection::ALL`].
+    /// The manifest of a split of `source` into `parts`.
     pub fn new(source: Identity, parts: Vec<Part>, rejected: u64, orphans: Orphans) -> Self {
         let created = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-        let mut entries = parts.into_iter().map(|Part { digests, slice }| Entry {
+        let collections = parts.into_iter().map(|Part { collection, digests, slice }| Entry {
+            declaration: collection.declaration().clone(),
             records: digests.canonical.count,
             digest: digests.canonical.to_string(),
             slice: slice.file,
             given: slice.given,
             database: None,
         });
-        let mut next = || entries.next().expect("there are three collections");
-        let (users, threads, posts) = (next(), next(), next());
         Self {
             version: VERSION,
             created,
             source,
-            users,
-            threads,
-            posts,
+            plan_given: false,
+            collections: collections.collect(),
             rejected,
             as_node: 0,
             orphans,
@@ -175,19 +229,39 @@ impl Manifest {
     }
 
     /// What became of a collection.
+    ///
+    /// # Panics
+    /// It is not in the split's plan.
     pub fn entry(&self, collection: Collection) -> &Entry {
-        match collection {
-            Collection::Users => &self.users,
-            Collection::Threads => &self.threads,
-            Collection::Posts => &self.posts,
-        }
+        let found = self.collections.iter().find(|entry| *entry.declaration.name == *collection.name());
+        found.expect("the collection is one of the split's")
     }
 
-    /// Notes the databases as they are now, in the order of [`Collection::ALL`].
+    /// What was split, in the plan's order.
+    pub fn collections(&self) -> impl Iterator<Item = Collection> {
+        self.collections.iter().map(Entry::collection)
+    }
+
+    /// The plan that was split by.
+    pub fn plan(&self) -> Plan {
+        self.collections().collect()
+    }
+
+    /// Notes the databases as they are now, in the plan's order.
     pub fn with_databases(mut self, moments: Vec<Moment>) -> Self {
-        for (entry, moment) in [&mut self.users, &mut self.threads, &mut self.posts].into_iter().zip(moments) {
+        for (entry, moment) in self.collections.iter_mut().zip(moments) {
             entry.database = Some(moment);
         }
+        self
+    }
+
+    /// The same with collections that were added, in the order of `plan`.
+    pub fn with_added(mut self, parts: Vec<Part>, moments: Vec<Moment>, orphans: Orphans, plan: &Plan) -> Self {
+        let source = self.source.clone();
+        let added = Self::new(source, parts, self.rejected, orphans).with_databases(moments);
+        self.collections.extend(added.collections);
+        self.collections.sort_by_key(|entry| plan.iter().position(|collection| collection == entry.collection()));
+        self.orphans = added.orphans;
         self
     }
 
@@ -204,10 +278,13 @@ impl Manifest {
             Err(error) => return Err(Error::io(path)(error)),
         };
         let data = folder_of(path);
-        match serde_json::from_slice::<Self>(&text) {
-            Ok(manifest) if manifest.version == VERSION => Ok(Some(manifest)),
-            Ok(manifest) => Err(Error::occupied(data, format!("its manifest has version {}", manifest.version))),
-            Err(error) => Err(Error::occupied(data, format!("its {MANIFEST} is not one of ours: {error}"))),
+        let wrong =
+            |error: serde_json::Error| Error::occupied(data, format!("its {MANIFEST} is not one of ours: {error}"));
+        let Version { version } = serde_json::from_slice(&text).map_err(wrong)?;
+        match version {
+            VERSION => serde_json::from_slice(&text).map(Some).map_err(wrong),
+            1 => read_first_version(&text).map(Some).map_err(wrong),
+            _ => Err(Error::occupied(data, format!("its manifest has version {version}"))),
         }
     }
 
@@ -215,4 +292,32 @@ impl Manifest {
     pub fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).expect("a manifest can be written as JSON") + "\n"
     }
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
+/// Reads a manifest of version 1, as one of today's: its collections are the workspace's.
+fn read_first_version(text: &[u8]) -> Result<Manifest, serde_json::Error> {
+    let mut manifest: Map<String, Value> = serde_json::from_slice(text)?;
+    let plan = Plan::workspace();
+    let mut collections = Map::new();
+    for collection in plan.iter() {
+        if let Some(Value::Object(mut entry)) = manifest.remove(collection.name()) {
+            entry.insert("declaration".to_owned(), serde_json::to_value(collection.declaration())?);
+            collections.insert(collection.name().to_owned(), entry.into());
+        }
+    }
+    manifest.insert("version".to_owned(), VERSION.into());
+    manifest.insert("collections".to_owned(), collections.into());
+    let mut manifest: Manifest = serde_json::from_value(manifest.into())?;
+    manifest.collections.sort_by_key(|entry| plan.iter().position(|collection| collection == entry.collection()));
+    for name in ["users", "threads", "posts"] {
+        if manifest.collections.iter().all(|entry| *entry.declaration.name != *name) {
+            return Err(serde_json::Error::custom(format!("missing field `{name}`")));
+        }
+    }
+    Ok(manifest)
 }

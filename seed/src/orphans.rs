@@ -2,11 +2,13 @@
 //!
 //! The monolith serves such records, so they are kept. Once each collection is on its own, nobody can look across.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use roaring::RoaringTreemap;
-use serde::{Deserialize, Serialize};
-use shared::model::{Collection, Index, Post, Record, Term, Thread};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use shared::declaration::Reference;
+use shared::model::{Collection, Index, Record, Term};
 use shared::store::Store;
 
 use crate::database::Database;
@@ -15,25 +17,48 @@ use crate::error::Error;
 /// How many orphans are named; the others are counted.
 const NAMED: usize = 20;
 
-/// Who refers to whom.
-const REFERENCES: [(Collection, Index, &str, Collection); 3] = [
-    (Collection::Threads, Thread::BY_USER, "createdBy", Collection::Users),
-    (Collection::Posts, Post::IN_THREAD, "thread", Collection::Threads),
-    (Collection::Posts, Post::BY_USER, "user", Collection::Users),
-];
-
-/// The orphans of a split, by what they refer to in vain.
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// References that lead nowhere, by field.
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Orphans {
-    /// Threads by no known user.
-    pub threads_by_user: u64,
-    /// Posts in no known thread.
-    pub posts_in_thread: u64,
-    /// Posts by no known user.
-    pub posts_by_user: u64,
+    counts: Vec<Count>,
     /// The first of them.
-    #[serde(skip)]
     named: Vec<String>,
+}
+
+/// How many references of one field lead nowhere.
+#[derive(Debug, PartialEq, Eq)]
+struct Count {
+    /// Which, for programs: `posts_in_thread`.
+    label: String,
+    /// For people: "posts in no known thread".
+    phrase: String,
+    count: u64,
+}
+
+impl Count {
+    fn of(reference: &Reference) -> Self {
+        let (from, route) = (reference.from.name(), &reference.index.route);
+        let phrase = match route.split_once('-') {
+            Some((preposition, noun)) => format!("{from} {preposition} no known {noun}"),
+            None => format!("{from} whose {} is not among {}", reference.field, reference.to),
+        };
+        Self { label: format!("{from}_{}", route.replace('-', "_")), phrase, count: 0 }
+    }
+}
+
+/// By their labels.
+impl Serialize for Orphans {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.counts.iter().map(|count| (&count.label, count.count)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Orphans {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let counts = BTreeMap::<String, u64>::deserialize(deserializer)?;
+        let count = |(label, count): (String, u64)| Count { phrase: label.clone(), label, count };
+        Ok(Self { counts: counts.into_iter().map(count).collect(), named: Vec::new() })
+    }
 }
 
 /// What becomes of a collection's records and references, and is not in its database yet.
@@ -50,7 +75,7 @@ pub struct Edited {
 impl Edited {
     /// Notes whom a record that is written refers to.
     pub fn note(&mut self, record: &Record) {
-        for (index, term) in record.terms.iter().flatten() {
+        for (index, term) in record.terms.iter() {
             if let Term::Id(referred) = term {
                 self.references.push((*index, referred.get(), record.id.get()));
             }
@@ -58,33 +83,52 @@ impl Edited {
     }
 }
 
+/// A database that is looked at, and what becomes of it.
+pub struct Edits<'e> {
+    /// Whose records.
+    pub collection: Collection,
+    /// The database.
+    pub database: &'e mut Database,
+    /// What is not in it yet.
+    pub edited: &'e Edited,
+}
+
 impl Orphans {
     /// How many references lead nowhere.
     pub fn count(&self) -> u64 {
-        self.threads_by_user + self.posts_in_thread + self.posts_by_user
+        self.counts.iter().map(|count| count.count).sum()
     }
 
-    /// Looks for them in `stores`, which come in the order of [`Collection::ALL`].
+    /// Looks for them in `stores`.
     pub fn find(stores: &[Store]) -> Result<Self, Error> {
         let mut databases: Vec<Database> = stores.iter().map(Database::of).collect();
-        Self::find_edited(&mut databases.iter_mut().collect::<Vec<_>>(), [&Edited::default(); 3])
+        let edited = &Edited::default();
+        let of = |(store, database)| Edits { collection: Store::collection(store), database, edited };
+        Self::find_edited(&mut stores.iter().zip(&mut databases).map(of).collect::<Vec<_>>())
     }
 
-    /// Looks for those that there will be in `databases` once they are edited; both come in the order of
-    /// [`Collection::ALL`].
-    pub fn find_edited(databases: &mut [&mut Database], edited: [&Edited; 3]) -> Result<Self, Error> {
-        let mut known: [Option<RoaringTreemap>; 3] = Default::default();
-        for collection in REFERENCES.map(|(.., to)| to) {
-            let nth = collection as usize;
-            if known[nth].is_none() {
-                let (there, _) = databases[nth].written(u64::MAX)?;
-                known[nth] = Some((there | &edited[nth].ids) - &edited[nth].gone);
-            }
-        }
+    /// Looks for those that there will be in `databases` once they are edited.
+    pub fn find_edited(databases: &mut [Edits]) -> Result<Self, Error> {
         let mut orphans = Self::default();
-        let mut counts = [0; 3];
-        for (count, (from, index, field, to)) in counts.iter_mut().zip(REFERENCES) {
-            let (known, edited) = (known[to as usize].as_ref().expect("all were looked at"), edited[from as usize]);
+        let mut known: BTreeMap<&str, RoaringTreemap> = BTreeMap::new();
+        let references: Vec<Reference> = databases.iter().flat_map(|edits| edits.collection.references()).collect();
+        for reference in references {
+            let to = reference.to;
+            if !known.contains_key(to) {
+                let edits = databases.iter_mut().find(|edits| edits.collection.name() == to);
+                let ids = match edits {
+                    Some(Edits { database, edited, .. }) => {
+                        (database.written(u64::MAX)?.0 | &edited.ids) - &edited.gone
+                    }
+                    None => RoaringTreemap::new(),
+                };
+                known.insert(to, ids);
+            }
+            let from = databases.iter_mut().find(|edits| edits.collection == reference.from);
+            let Edits { database, edited, .. } = from.expect("it is one of the databases'");
+            let (index, field, known) = (reference.index.number, reference.field, &known[to]);
+            let mut count = Count::of(&reference);
+            let named = &mut orphans.named;
             // Those that refer to the same record follow on each other.
             let mut last = (0, false);
             let mut look = |referred: u64, by: u64| {
@@ -92,22 +136,22 @@ impl Orphans {
                     last = (referred, known.contains(referred));
                 }
                 if !last.1 {
-                    *count += 1;
-                    if orphans.named.len() < NAMED {
-                        let (name, to) = (from.name(), to.name());
-                        orphans.named.push(format!("{name}: id {by}: {field} is {referred}, which is not among {to}"));
+                    count.count += 1;
+                    if named.len() < NAMED {
+                        let name = reference.from.name();
+                        named.push(format!("{name}: id {by}: {field} is {referred}, which is not among {to}"));
                     }
                 }
             };
-            databases[from as usize].for_each_reference(index, |referred, by| {
+            database.for_each_reference(index, |referred, by| {
                 if !edited.ids.contains(by) {
                     look(referred, by);
                 }
             })?;
             let new = edited.references.iter().filter(|(by_index, ..)| *by_index == index);
             new.for_each(|(_, referred, by)| look(*referred, *by));
+            orphans.counts.push(count);
         }
-        [orphans.threads_by_user, orphans.posts_in_thread, orphans.posts_by_user] = counts;
         Ok(orphans)
     }
 }
@@ -115,15 +159,11 @@ impl Orphans {
 /// A sentence that counts them, and a line for each of the first.
 impl fmt::Display for Orphans {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { threads_by_user, posts_in_thread, posts_by_user, named } = self;
-        for line in named {
+        for line in &self.named {
             writeln!(f, "  {line}")?;
         }
-        write!(
-            f,
-            "{} references lead nowhere: {threads_by_user} threads by no known user, {posts_in_thread} posts in no \
-             known thread, {posts_by_user} posts by no known user.",
-            self.count()
-        )
+        let of: Vec<String> =
+            self.counts.iter().map(|Count { phrase, count, .. }| format!("{count} {phrase}")).collect();
+        write!(f, "{} references lead nowhere: {}.", self.count(), of.join(", "))
     }
 }

@@ -359,6 +359,10 @@ mod tests {
 
     const LINE: usize = 100;
 
+    fn posts() -> Collection {
+        crate::plan::Plan::workspace().named("posts").unwrap()
+    }
+
     /// A slice of posts with these texts, and where each stands in it.
     fn slice_of(texts: &[String]) -> (String, Vec<(u64, u32)>) {
         let (mut slice, mut spans) = ("{\"posts\":[".to_owned(), Vec::new());
@@ -406,7 +410,7 @@ mod tests {
                 let (slice, next) = (dir.path().join("db.json"), dir.path().join("next"));
                 fs::create_dir(&next).unwrap();
                 fs::write(&slice, &old_slice).unwrap();
-                let mut patch = Patch::create(&patch_in(&next), &slice, Collection::Posts).unwrap();
+                let mut patch = Patch::create(&patch_in(&next), &slice, posts()).unwrap();
                 for (edit, text) in edit.iter().zip(&texts) {
                     match edit {
                         Ok(nth) => patch.put_old(1, false, false, spans[*nth].0, spans[*nth].1).unwrap(),
@@ -442,7 +446,7 @@ mod tests {
         fs::create_dir(&next).unwrap();
         let (old, spans) = slice_of(&[record(1), record(2)]);
         fs::write(&slice, &old).unwrap();
-        let mut patch = Patch::create(&patch_in(&next), &slice, Collection::Posts).unwrap();
+        let mut patch = Patch::create(&patch_in(&next), &slice, posts()).unwrap();
         patch.put_old(1, false, false, spans[1].0, spans[1].1).unwrap();
         patch.put_text(1, false, "{}").unwrap();
         patch.finish().unwrap();

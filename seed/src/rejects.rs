@@ -1,5 +1,6 @@
 //! Records that cannot be taken: what becomes of them, and how many there may be.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -77,7 +78,7 @@ struct Passed {
     out: Box<dyn Write + Send>,
     limit: u64,
     count: u64,
-    taken: [RoaringTreemap; Collection::ALL.len()],
+    taken: BTreeMap<Collection, RoaringTreemap>,
 }
 
 impl Rejects {
@@ -99,7 +100,7 @@ impl Rejects {
 
     /// Each is a line of JSON in `out`; one more than `limit` ends the run.
     pub fn write(input: &Path, out: Box<dyn Write + Send>, limit: u64) -> Self {
-        let passed = Passed { out, limit, count: 0, taken: Default::default() };
+        let passed = Passed { out, limit, count: 0, taken: BTreeMap::new() };
         Self {
             input: input.to_owned(),
             passed: Some(passed),
@@ -149,7 +150,7 @@ impl Rejects {
                 None => Ok(records),
             };
         };
-        let (taken, own_ids_alone) = (&mut passed.taken[batch.collection as usize], self.own_ids_alone);
+        let (taken, own_ids_alone) = (passed.taken.entry(batch.collection).or_default(), self.own_ids_alone);
         for records in &mut records {
             records.retain(|record| {
                 let fresh = own_ids_alone && record.id_from_position || taken.insert(record.id.get());

@@ -81,6 +81,34 @@ impl Report {
         self
     }
 
+    /// Adds which collections the file does not have.
+    pub fn with_absent(mut self, absent: &[Collection]) -> Self {
+        if !absent.is_empty() {
+            let names: Vec<&str> = absent.iter().map(|collection| collection.name()).collect();
+            let _ = writeln!(
+                self.text,
+                "\nNot in the file, and therefore empty: {}. --require refuses such a file.",
+                names.join(", ")
+            );
+            self.json["absent"] = names.into();
+        }
+        self
+    }
+
+    /// Adds which collections were added to a split, or would be, with how many records.
+    pub fn with_added(mut self, added: &[(Collection, u64)], dry_run: bool) -> Self {
+        if !added.is_empty() {
+            let each =
+                added.iter().map(|(collection, records)| format!("{} with {records} records", collection.name()));
+            let each: Vec<String> = each.collect();
+            let what = if dry_run { "Would be added" } else { "Added" };
+            let _ = writeln!(self.text, "\n{what} to the split: {}. What was there stays as it is.", each.join(", "));
+            let of = added.iter().map(|(collection, records)| (collection.name().to_owned(), json!(records)));
+            self.json["added"] = of.collect::<serde_json::Map<String, Value>>().into();
+        }
+        self
+    }
+
     /// Adds how many records were rejected.
     fn with_rejects(mut self, rejected: u64) -> Self {
         if rejected > 0 {
@@ -97,7 +125,7 @@ impl Report {
 /// A split that was made, or would be: what went where.
 pub fn filled(input: &Path, data: &Path, manifest: &Manifest, taken_up: bool, dry_run: bool) -> Report {
     let mut rows = vec![["collection", "records", "bytes", "slice", "database"].map(String::from)];
-    for collection in Collection::ALL {
+    for collection in manifest.collections() {
         let folder = data.join(collection.name());
         let entry = manifest.entry(collection);
         rows.push([
@@ -135,8 +163,8 @@ pub fn updated(
     let titles = ["collection", "added", "changed", "removed", "kept", "merged", "conflicts"];
     let mut rows = vec![titles.map(String::from)];
     let mut json = json!({ "outcome": "updated", "dry_run": dry_run, "rejected": rejected });
-    for (collection, changes) in Collection::ALL.into_iter().zip(changes) {
-        let Changes { added, changed, removed, kept, merged, conflicts, .. } = changes;
+    for changes in changes {
+        let Changes { collection, added, changed, removed, kept, merged, conflicts, .. } = changes;
         let [added, changed, removed, kept, merged, conflicts] =
             [added, changed, removed, kept, merged, conflicts].map(u64::to_string);
         rows.push([collection.name().to_owned(), added, changed, removed, kept, merged, conflicts]);
@@ -145,7 +173,8 @@ pub fn updated(
     let done = if dry_run { "would be brought up to date with" } else { "is brought up to date with" };
     let mut text = format!("{} {done} {}:\n\n{}", data.display(), input.display(), table(&rows));
     text += "\nKept is what a service alone has changed since the last run; merged, where both have changed other fields.\n";
-    for (collection, changes) in Collection::ALL.into_iter().zip(changes) {
+    for changes in changes {
+        let collection = changes.collection;
         describe_alignment(collection, changes, &mut text);
         if changes.spared > 0 {
             let (name, ids) = (collection.name(), listed(&changes.named_spared, changes.spared));
@@ -249,21 +278,21 @@ fn cut(value: &str) -> String {
 /// Slices alone.
 pub fn sliced(input: &Path, output: &Path, source: &Identity, parts: &[Part]) -> Report {
     let mut rows = vec![["collection", "bytes", "slice"].map(String::from)];
-    for (collection, part) in Collection::ALL.into_iter().zip(parts) {
+    let mut json = json!({ "outcome": "sliced" });
+    for Part { collection, slice: sliced, .. } in parts {
         let slice = output.join(format!("{}.json", collection.name()));
-        rows.push([collection.name().to_owned(), part.slice.file.bytes.to_string(), slice.display().to_string()]);
+        rows.push([collection.name().to_owned(), sliced.file.bytes.to_string(), slice.display().to_string()]);
+        json[collection.name()] = sliced.file.bytes.into();
     }
     let text = format!("{} ({} bytes) is sliced:\n\n{}", input.display(), source.bytes, table(&rows));
-    let bytes: Vec<u64> = parts.iter().map(|part| part.slice.file.bytes).collect();
-    let json = json!({ "outcome": "sliced", "users": bytes[0], "threads": bytes[1], "posts": bytes[2] });
     Report::new(text, json)
 }
 
 /// A split that was there: what has become of it.
-pub fn checked(input: &Path, data: &Path, comparisons: &[Comparison]) -> Report {
+pub fn checked(input: &Path, data: &Path, comparisons: &[(Collection, Comparison)]) -> Report {
     let titles = ["collection", "as split", "changed since", "removed since", "added since"];
     let mut rows = vec![titles.map(String::from)];
-    for (collection, comparison) in Collection::ALL.into_iter().zip(comparisons) {
+    for (collection, comparison) in comparisons {
         rows.push([
             collection.name().to_owned(),
             comparison.equal.to_string(),
@@ -280,7 +309,7 @@ pub fn checked(input: &Path, data: &Path, comparisons: &[Comparison]) -> Report 
         table(&rows),
     );
     let mut json = json!({ "outcome": "checked" });
-    for (collection, comparison) in Collection::ALL.into_iter().zip(comparisons) {
+    for (collection, comparison) in comparisons {
         let Comparison { equal, changed, removed, added, .. } = comparison;
         json[collection.name()] = json!({ "as_split": equal, "changed": changed, "removed": removed, "added": added });
     }

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use roaring::RoaringTreemap;
 use sha2::{Digest as _, Sha256};
 use shared::id::Id;
-use shared::model::{Collection, Record, Records};
+use shared::model::{Collection, Record, Records, strip_id};
 
 use crate::error::Error;
 use crate::node;
@@ -141,8 +141,8 @@ impl Rows {
     /// A record's text without an id that is not its own.
     pub fn text_without_given_id(&self, row: &Row) -> Result<String, Error> {
         let id = Id::try_from(row.id).unwrap_or(Id::MAX);
-        self.with_record(row, id, |record| match record.source.strip_prefix(&format!("{{\"id\":{id},")) {
-            Some(rest) if row.given => format!("{{{rest}"),
+        self.with_record(row, id, |record| match strip_id(record.source, id) {
+            Some(source) if row.given => source,
             _ => record.source.to_owned(),
         })
     }

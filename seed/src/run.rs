@@ -18,10 +18,11 @@ use crate::conflict::{Merge, Resolutions, Side};
 use crate::database::Database;
 use crate::error::Error;
 use crate::identity::{Hashed, Identity, folder_of, identify, is_device, part_of, put_in_place};
-use crate::ids::{self, AllIds, Given, Ids};
+use crate::ids::{self, AllGiven, Given};
 use crate::join::{WrittenIds, keep_out_of_data, write_array};
 use crate::manifest::{Manifest, Moment};
-use crate::orphans::Orphans;
+use crate::orphans::{Edited, Edits, Orphans};
+use crate::plan::Plan;
 use crate::progress::{self, Progress, Total};
 use crate::rejects::{AsNode, Rejects};
 use crate::report::{self, Report};
@@ -29,17 +30,26 @@ use crate::rows::Rows;
 use crate::scoped::{self, Scoped};
 use crate::slice::Sliced;
 use crate::source::{Reading, Source};
-use crate::split::{Destination, Part, split};
-use crate::target::{Building, Target};
-use crate::update::{Before, Changes, Plan, Planning, Rules, are_all_given};
+use crate::split::{Destination, Part, Splitted, Splitting};
+use crate::target::{Building, Place, Target};
+use crate::update::{Before, Changes, Planned, Planning, Rules, are_all_given};
 use crate::verify::{Comparison, Scanned, compare, scan};
 
 /// What may differ between splits, as the command line has it.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Options {
+    /// The folder whose file `plan` lists the collections, each in a folder with its collection.json [default: the
+    /// workspace's own]
+    #[arg(long, value_name = "FOLDER")]
+    pub plan: Option<PathBuf>,
+
     /// Replaces what is in DIR, once the new split is verified
     #[arg(long)]
     pub replace: bool,
+
+    /// Refuses a file that lacks a collection which the monolith has. Without it, such a collection is empty
+    #[arg(long)]
+    pub require: bool,
 
     /// Refuses threads and posts that refer to users or threads which are not there
     #[arg(long)]
@@ -98,6 +108,21 @@ pub struct Options {
     /// How progress is shown.
     #[arg(skip)]
     pub progress: Progress,
+}
+
+impl Options {
+    /// The plan to split by, with all that is `there`. What was split by a plan that was given is not the workspace's.
+    fn plan_for(&self, there: Option<&Manifest>) -> Result<Plan, Error> {
+        let plan = match (&self.plan, there) {
+            (Some(folder), _) => Plan::read(folder)?,
+            (None, Some(there)) if there.plan_given => there.plan(),
+            (None, _) => Plan::workspace(),
+        };
+        let plan = there.map_or_else(|| plan.clone(), |there| plan.and(&there.plan()));
+        scoped::check(&self.prefer, &plan)?;
+        scoped::check(&self.max_removed, &plan)?;
+        Ok(plan)
+    }
 }
 
 /// What an update reads and checks.
@@ -175,37 +200,138 @@ fn resolve(path: &Path) -> PathBuf {
 
 /// The same of a file.
 fn split_file(input: &Path, data: &Path, options: &Options) -> Result<Report, Error> {
-    let replace = options.replace;
     // Before anything is made: is there an input at all?
-    drop(Source::open(input)?);
+    drop(Source::open(input, &Plan::workspace())?);
+    let there = if options.replace { None } else { Manifest::read(data)? };
+    let plan = &options.plan_for(there.as_ref())?;
     // A first split, or another in its place, is not for services that run.
-    let is_newer = !replace && Manifest::read(data)?.is_some();
-    let target = if is_newer { Target::reach(data) } else { Target::lock(data) };
+    let target = if there.is_some() { Target::reach(data, plan) } else { Target::lock(data, plan) };
     let mut target = match target {
-        Err(Error::Store(error @ StoreError::InUse { .. })) if !replace => return leave_running(input, data, error),
+        Err(Error::Store(error @ StoreError::InUse { .. })) if !options.replace => {
+            return leave_running(input, data, plan, error);
+        }
         target => target?,
     };
     let manifest = Manifest::read(data);
-    if replace || matches!(manifest, Ok(None)) && target.is_empty() {
-        return fill(input, data, target, options);
+    if options.replace || matches!(manifest, Ok(None)) && target.is_empty(plan) {
+        return fill(input, data, plan, target, options);
     }
     // What an interrupted run has built is for a split of its file alone.
     target.clear()?;
-    match manifest? {
-        None => Err(Error::occupied(data, "it holds slices or databases without a manifest".to_owned())),
-        Some(manifest) if manifest.source == identify(input)? => match target.served().first() {
-            Some(served) => Ok(report::served(input, data, &in_use(data, *served))),
-            None => check(input, data, &manifest, &target, options.progress),
-        },
-        Some(manifest) => {
-            for _ in 0..ATTEMPTS {
-                if let Some(report) = update(input, data, &manifest, &mut target, options)? {
-                    return Ok(report);
-                }
-            }
-            Err(Error::Overtaken(data.to_owned()))
+    let Some(manifest) = manifest? else {
+        return Err(Error::occupied(data, "it holds slices or databases without a manifest".to_owned()));
+    };
+    let (manifest, added) = extend(input, data, plan, manifest, &mut target, options)?;
+    let report = if manifest.source == identify(input)? {
+        match target.served().first() {
+            Some(served) => report::served(input, data, &in_use(data, *served)),
+            None => check(input, data, &manifest, &target, options.progress)?,
+        }
+    } else {
+        bring_up_to_date(input, data, plan, &manifest, &mut target, options)?
+    };
+    Ok(report.with_added(&added, options.dry_run))
+}
+
+/// Applies what a newer file changes, again where services change the same meanwhile.
+fn bring_up_to_date(
+    input: &Path,
+    data: &Path,
+    plan: &Plan,
+    manifest: &Manifest,
+    target: &mut Target,
+    options: &Options,
+) -> Result<Report, Error> {
+    for _ in 0..ATTEMPTS {
+        if let Some(report) = update(input, data, plan, manifest, target, options)? {
+            return Ok(report);
         }
     }
+    Err(Error::Overtaken(data.to_owned()))
+}
+
+/// Adds the collections of `plan` that a split does not have, as the file has them. What is there is not touched, and goes
+/// on being served. Returns the manifest, and how many records each has that was added.
+fn extend(
+    input: &Path,
+    data: &Path,
+    plan: &Plan,
+    manifest: Manifest,
+    target: &mut Target,
+    options: &Options,
+) -> Result<(Manifest, Vec<(Collection, u64)>), Error> {
+    let fresh = plan.without(&manifest.plan());
+    if fresh.count() == 0 {
+        return Ok((manifest, Vec::new()));
+    }
+    if !target.is_empty(&fresh) {
+        let names: Vec<&str> = fresh.iter().map(Collection::name).collect();
+        let holds = format!("it holds slices or databases of {} without a manifest of them", names.join(", "));
+        return Err(Error::occupied(data, holds));
+    }
+    let building = target.build(&fresh)?;
+    let given = ids::read_beside(input, plan, || identify(input))?;
+    let reading = Arc::new(Reading { given, as_node: options.as_node || manifest.as_node > 0 });
+    let passes = options.rejects.is_some() || manifest.rejected > 0;
+    let mut rejects = if passes { Rejects::pass_over(input) } else { Rejects::refuse(input) };
+    let splitting = Splitting {
+        path: input,
+        plan,
+        reading: &reading,
+        requires_all: options.require,
+        // What no service owns was put aside at the split, or will be at the update.
+        rest: Some(Box::new(io::sink())),
+        progress: options.progress,
+    };
+    let split = splitting.split(&destinations(&building), &mut rejects)?;
+    let (rejected, as_node) = rejects.finish()?;
+    let built = Built { split, rejected, as_node, reading: Arc::clone(&reading), taken_up: false };
+    let scans = prove(input, plan, &building, &built, options)?;
+    let added = built.split.parts.iter().map(|part| (part.collection, part.digests.exact.count)).collect();
+    if options.dry_run {
+        drop(scans);
+        target.clear()?;
+        return Ok((manifest, added));
+    }
+    let stores: Vec<Store> = scans.into_iter().map(|scanned| scanned.store).collect();
+    let moments = stores.iter().map(Moment::of).collect::<Result<_, _>>()?;
+    let orphans = {
+        let mut new: Vec<Database> = stores.iter().map(Database::of).collect();
+        let mut new = new.iter_mut();
+        let mut edits = Vec::new();
+        let edited = &Edited::default();
+        for place in target.places() {
+            let collection = place.collection;
+            let database = if fresh.has(collection) {
+                new.next().expect("each that is fresh was built")
+            } else {
+                place.database()?
+            };
+            edits.push(Edits { collection, database, edited });
+        }
+        refuse_orphans(Orphans::find_edited(&mut edits)?, options)?
+    };
+    drop(stores);
+    target.places().iter_mut().for_each(Place::close_database);
+    let manifest = manifest.with_added(built.split.parts, moments, orphans, plan);
+    let _stage = options.progress.stage("putting into place", Total::Unknown);
+    target.publish(&manifest, || Ok(()))?;
+    target.go_on();
+    Ok((manifest, added))
+}
+
+/// Where the parts of a split are built.
+fn destinations(building: &[Building]) -> Vec<Destination<'_>> {
+    let mut destinations = Vec::new();
+    for Building { collection, slice, database, .. } in building {
+        destinations.push(Destination { collection: *collection, slice, database: Some(database) });
+    }
+    destinations
+}
+
+/// An error where there may be none.
+fn refuse_orphans(orphans: Orphans, options: &Options) -> Result<Orphans, Error> {
+    if options.strict && orphans.count() > 0 { Err(Error::Orphans(orphans)) } else { Ok(orphans) }
 }
 
 /// How often a newer file is compared with what is there, where services change that meanwhile.
@@ -302,48 +428,48 @@ impl Aside {
 }
 
 /// Splits into a target that is empty or given up, or goes on with what an interrupted run has split.
-fn fill(input: &Path, data: &Path, target: Target, options: &Options) -> Result<Report, Error> {
+fn fill(input: &Path, data: &Path, plan: &Plan, target: Target, options: &Options) -> Result<Report, Error> {
     progress::expect(&FILLING);
     let aside = Aside::begin(options)?;
-    let finished = if aside.is_empty() { checkpoint::read(data) } else { None };
-    if let Some((source, parts)) = finished
-        && identify(input)? == source
+    let finished = if aside.is_empty() { checkpoint::read(data, plan) } else { None };
+    if let Some(split) = finished
+        && identify(input)? == split.source
     {
-        let reading = Arc::default();
-        let built = Built { source, parts, rejected: 0, as_node: AsNode::default(), reading, taken_up: true };
+        let (as_node, reading) = Default::default();
+        let built = Built { split, rejected: 0, as_node, reading, taken_up: true };
         // What is not as it was noted is split anew.
-        if let Ok(scans) = prove(input, &target.building(), &built, options) {
+        if let Ok(scans) = prove(input, plan, &target.building(), &built, options) {
             return finish_fill(input, data, target, aside, built, scans, options);
         }
     }
-    let building = target.build()?;
-    let destinations: Vec<Destination> = building
-        .iter()
-        .map(|part| Destination { collection: part.collection, slice: &part.slice, database: Some(&part.database) })
-        .collect();
+    let building = target.build(plan)?;
     let mut rejects = aside.rejects(input, options)?;
-    let Given { ids, last_ids } = ids::read_beside(input, || identify(input))?;
-    let reading = Arc::new(Reading { ids, last_ids, as_node: options.as_node });
-    let split = split(input, &reading, &destinations, aside.rest(), &mut rejects, options.progress);
-    let (source, parts) = aside.unless_too_many(split, &mut rejects)?;
+    let given = ids::read_beside(input, plan, || identify(input))?;
+    let reading = Arc::new(Reading { given, as_node: options.as_node });
+    let rest = aside.rest().map(|rest| File::create(rest).map_err(Error::io(rest))).transpose()?;
+    let splitting = Splitting {
+        path: input,
+        plan,
+        reading: &reading,
+        requires_all: options.require,
+        rest: rest.map(|rest| Box::new(BufWriter::new(rest)) as _),
+        progress: options.progress,
+    };
+    let split = splitting.split(&destinations(&building), &mut rejects);
+    let split = aside.unless_too_many(split, &mut rejects)?;
     let (rejected, as_node) = rejects.finish()?;
     check_rest(input, aside.rest())?;
-    if aside.is_empty()
-        && as_node.count == 0
-        && reading.last_ids == Reading::default().last_ids
-        && reading.ids.iter().all(Ids::are_positions)
-    {
-        checkpoint::write(data, &source, &parts)?;
+    if aside.is_empty() && as_node.count == 0 && reading.given.are_positions() {
+        checkpoint::write(data, &split)?;
     }
-    let built = Built { source, parts, rejected, as_node, reading, taken_up: false };
-    let scans = prove(input, &building, &built, options)?;
+    let built = Built { split, rejected, as_node, reading, taken_up: false };
+    let scans = prove(input, plan, &building, &built, options)?;
     finish_fill(input, data, target, aside, built, scans, options)
 }
 
 /// What was split, and is not in its place yet.
 struct Built {
-    source: Identity,
-    parts: Vec<Part>,
+    split: Splitted,
     rejected: u64,
     as_node: AsNode,
     reading: Arc<Reading>,
@@ -352,11 +478,17 @@ struct Built {
 }
 
 /// Reads back what was built, and compares it with what it should be.
-fn prove(input: &Path, building: &[Building], built: &Built, options: &Options) -> Result<Vec<Scanned>, Error> {
-    let records = built.parts.iter().map(|part| part.digests.exact.count).sum();
+fn prove(
+    input: &Path,
+    plan: &Plan,
+    building: &[Building],
+    built: &Built,
+    options: &Options,
+) -> Result<Vec<Scanned>, Error> {
+    let records = built.split.parts.iter().map(|part| part.digests.exact.count).sum();
     let scans = read_back(building, records, options.progress)?;
     let mut faults = Vec::new();
-    for ((scanned, building), part) in scans.iter().zip(building).zip(&built.parts) {
+    for ((scanned, building), part) in scans.iter().zip(building).zip(&built.split.parts) {
         let slice_equal = identify(&building.slice)? == part.slice.file;
         let records_equal = scanned.digests == part.digests;
         faults.extend(report::fault(building.collection, records_equal, slice_equal, scanned.indexes_equal));
@@ -366,7 +498,7 @@ fn prove(input: &Path, building: &[Building], built: &Built, options: &Options) 
     }
     if !built.taken_up {
         let scanned: Vec<&Scanned> = scans.iter().collect();
-        let comparisons = compare(input, &built.reading, &Collection::ALL, built.rejected > 0, &scanned)?;
+        let comparisons = compare(input, &built.reading, plan, built.rejected > 0, &scanned)?;
         faults.extend(comparisons.iter().map(report::differences));
     }
     Err(Error::Difference(format!("{}\nNothing was published.", faults.join("\n"))))
@@ -386,10 +518,13 @@ fn finish_fill(
     let moments = stores.iter().map(Moment::of).collect::<Result<_, _>>()?;
     let orphans = orphans(&stores, options)?;
     drop(stores);
-    let mut manifest = Manifest::new(built.source, built.parts, built.rejected, orphans).with_databases(moments);
+    let Splitted { source, parts, absent } = built.split;
+    let mut manifest = Manifest::new(source, parts, built.rejected, orphans).with_databases(moments);
     manifest.as_node = built.as_node.count;
+    manifest.plan_given = options.plan.is_some();
     publish(target, &manifest, aside, options)?;
-    Ok(report::filled(input, data, &manifest, built.taken_up, options.dry_run).with_as_node(&built.as_node))
+    let report = report::filled(input, data, &manifest, built.taken_up, options.dry_run);
+    Ok(report.with_absent(&absent).with_as_node(&built.as_node))
 }
 
 /// Applies what a newer file changes to the split that is there. Returns nothing where its services have overtaken it: then
@@ -397,6 +532,7 @@ fn finish_fill(
 fn update(
     input: &Path,
     data: &Path,
+    plan: &Plan,
     old: &Manifest,
     target: &mut Target,
     options: &Options,
@@ -409,17 +545,19 @@ fn update(
     if options.verify == Verified::All {
         verify_all(data, old, target, options.progress)?;
     }
-    let resolutions = options.resolutions.as_deref().map(Resolutions::read).transpose()?.unwrap_or_default();
-    let building = target.build()?;
+    let resolutions = options.resolutions.as_deref().map(|path| Resolutions::read(path, plan));
+    let resolutions = resolutions.transpose()?.unwrap_or_default();
+    let there = &old.plan();
+    let building = target.build(there)?;
     let aside = Aside::begin(options)?;
     let mut rejects = aside.rejects(input, options)?.of_own_ids_alone();
     let reading = Arc::new(Reading { as_node: options.as_node, ..Reading::default() });
-    let mut source = Source::open(input)?.read_as(&reading).hashed();
+    let mut source = Source::open(input, plan)?.read_as(&reading).hashed();
     if let Some(rest) = aside.rest() {
         source = source.passing(Box::new(BufWriter::new(File::create(rest).map_err(Error::io(rest))?)));
     }
     let mut before = Vec::new();
-    for (place, part) in target.places().iter_mut().zip(&building) {
+    for (place, part) in target.places().iter_mut().filter(|place| there.has(place.collection)).zip(&building) {
         look_for_parts(data, place.path())?;
         before.push(Before {
             collection: place.collection,
@@ -433,15 +571,17 @@ fn update(
     let rules = Rules { merge: options.merge, resolutions: &resolutions, prefer: &options.prefer };
     let planning = Planning {
         input,
+        plan,
         as_node: options.as_node,
         rejected_before: old.rejected > 0,
         rules,
         conflicts: aside.conflicts()?,
+        requires_all: options.require,
         dry_run: options.dry_run,
         progress: options.progress,
     };
-    let plan = planning.plan(source, &mut before, &mut rejects);
-    let Plan { source, parts, changes, looks } = aside.unless_too_many(plan, &mut rejects)?;
+    let planned = planning.plan(source, &mut before, &mut rejects);
+    let Planned { source, parts, changes, looks } = aside.unless_too_many(planned, &mut rejects)?;
     let (rejected, as_node) = rejects.finish()?;
     check_rest(input, aside.rest())?;
     if let Some(holds) = another_file(&changes, old, options) {
@@ -461,18 +601,17 @@ fn update(
     }
     let orphans = {
         let _stage = options.progress.stage("checking references", Total::Unknown);
-        let [users, threads, posts] = &changes[..] else { unreachable!("there are three collections") };
-        let mut databases: Vec<&mut Database> = before.into_iter().map(|before| before.database).collect();
-        let orphans = Orphans::find_edited(&mut databases, [&users.edited, &threads.edited, &posts.edited])?;
-        if options.strict && orphans.count() > 0 {
-            return Err(Error::Orphans(orphans));
+        let mut edits = Vec::new();
+        for (before, changes) in before.into_iter().zip(&changes) {
+            edits.push(Edits { collection: before.collection, database: before.database, edited: &changes.edited });
         }
-        orphans
+        refuse_orphans(Orphans::find_edited(&mut edits)?, options)?
     };
     let differs = |changes: &Changes| changes.differs.clone();
     let moments = looks.iter().zip(&changes).map(|(look, changes)| Moment::at(look, differs(changes))).collect();
     let mut manifest = Manifest::new(source, parts, rejected, orphans).with_databases(moments);
     manifest.as_node = as_node.count;
+    manifest.plan_given = options.plan.is_some() || old.plan_given;
     let running = target.served();
     let stage = options.progress.stage("putting into place", Total::Unknown);
     if !target.publish(&manifest, || aside.put_in_place())? {
@@ -517,7 +656,8 @@ fn verify_all(data: &Path, manifest: &Manifest, target: &mut Target, progress: P
 /// An older file, or a wholly different one, must not pass for a newer one: what speaks against it.
 fn another_file(changes: &[Changes], old: &Manifest, options: &Options) -> Option<String> {
     let (mut lacking, mut records, mut of_each, mut too_many) = (0, 0, Vec::new(), Vec::new());
-    for (collection, changes) in Collection::ALL.into_iter().zip(changes) {
+    for changes in changes {
+        let collection = changes.collection;
         let (removed, all, name) = (changes.removed, old.entry(collection).records, collection.name());
         (lacking, records) = (lacking + removed, records + all);
         of_each.push(format!("{removed} of {all} {name}"));
@@ -533,8 +673,7 @@ fn another_file(changes: &[Changes], old: &Manifest, options: &Options) -> Optio
             too_many.join(" ")
         ));
     }
-    let aligned = Collection::ALL.into_iter().zip(changes);
-    let mut aligned = aligned.filter_map(|(collection, changes)| Some((collection, changes.alignment.as_ref()?)));
+    let mut aligned = changes.iter().filter_map(|changes| Some((changes.collection, changes.alignment.as_ref()?)));
     let (collection, alignment) = aligned.find(|(_, alignment)| !alignment.is_convincing() && !options.realign)?;
     Some(format!(
         "it holds the split of another file: of its {} {} without ids this one has {} ({} in all), in the same words or \
@@ -556,8 +695,7 @@ fn read_back(building: &[Building], records: u64, progress: Progress) -> Result<
 /// The orphans in the databases of all collections; an error where there may be none.
 fn orphans(stores: &[Store], options: &Options) -> Result<Orphans, Error> {
     let _stage = options.progress.stage("checking references", Total::Unknown);
-    let orphans = Orphans::find(stores)?;
-    if options.strict && orphans.count() > 0 { Err(Error::Orphans(orphans)) } else { Ok(orphans) }
+    refuse_orphans(Orphans::find(stores)?, options)
 }
 
 /// Puts what was built, and what was put aside, into place.
@@ -586,30 +724,28 @@ fn check_rest(input: &Path, part: Option<&Path>) -> Result<(), Error> {
 
 /// Looks at a finished split and changes nothing. Since then its services may have changed their records.
 fn check(input: &Path, data: &Path, manifest: &Manifest, target: &Target, progress: Progress) -> Result<Report, Error> {
-    let (scans, faults) = scan_split(data, manifest, target.folders(), progress)?;
+    let plan = &manifest.plan();
+    let folders = || target.folders().filter(|(collection, _)| plan.has(*collection));
+    let (scans, faults) = scan_split(data, manifest, folders(), progress)?;
     faults.check()?;
     let comparisons = if scans.iter().all(|scanned| is_as_split(scanned, manifest)) {
         let equal = |scanned: &Scanned| Comparison { equal: scanned.digests.exact.count, ..Comparison::default() };
         scans.iter().map(equal).collect()
     } else {
-        let slices: Vec<PathBuf> = target.folders().map(|(_, folder)| folder.slice()).collect();
+        let slices: Vec<PathBuf> = folders().map(|(_, folder)| folder.slice()).collect();
         let stores: Vec<&Store> = scans.iter().map(|scanned| &scanned.store).collect();
         let passing = manifest.rejected > 0;
         let as_node = manifest.as_node > 0;
-        let ids = align_all(input, as_node, manifest, &slices, &stores, passing, progress)?;
-        compare(
-            input,
-            &Arc::new(Reading { ids, as_node, ..Reading::default() }),
-            &Collection::ALL,
-            passing,
-            &scans.iter().collect::<Vec<_>>(),
-        )?
+        let given = align_all(input, as_node, manifest, &slices, &stores, passing, progress)?;
+        let reading = Arc::new(Reading { given, as_node });
+        compare(input, &reading, plan, passing, &scans.iter().collect::<Vec<_>>())?
     };
+    let comparisons: Vec<_> = plan.iter().zip(comparisons).collect();
     Ok(report::checked(input, data, &comparisons))
 }
 
 /// The ids that the records of the file at `input` have, where they have none of their own: their lists are aligned with
-/// the slices of a split. What is split into, and filled from, comes in the order of [`Collection::ALL`].
+/// the slices of a split. Slices and databases come in the plan's order.
 fn align_all(
     input: &Path,
     as_node: bool,
@@ -618,10 +754,11 @@ fn align_all(
     stores: &[&Store],
     passing: bool,
     progress: Progress,
-) -> Result<AllIds, Error> {
-    let mut ids = AllIds::default();
-    let known = ids::known(input, || identify(input));
-    for ((collection, slice), store) in Collection::ALL.into_iter().zip(slices).zip(stores) {
+) -> Result<AllGiven, Error> {
+    let mut given_ids = AllGiven::default();
+    let plan = &manifest.plan();
+    let known = ids::known(input, plan, || identify(input));
+    for ((collection, slice), store) in plan.iter().zip(slices).zip(stores) {
         if !collection.may_lack_ids() {
             continue;
         }
@@ -632,39 +769,41 @@ fn align_all(
         let mut database = Database::of(store);
         let all_given = are_all_given(entry, manifest.rejected > 0, collection, &mut database)?;
         let given = |id| all_given || entry.given.contains(id);
-        older.read(&mut Source::with(slice, collection.alone())?, &given, false, Some(&stage))?;
+        older.read(&mut Source::open(slice, &Plan::of(collection))?, &given, false, Some(&stage))?;
         let mut newer = Rows::new(input, collection, as_node)?;
         let reading = Arc::new(Reading { as_node, ..Reading::default() });
-        let mut source = Source::open(input)?.read_as(&reading).passing(Box::new(io::sink()));
+        let mut source = Source::open(input, plan)?.read_as(&reading).passing(Box::new(io::sink()));
         newer.read(&mut source, &|_| false, passing, Some(&stage))?;
-        let known = known.as_ref().map(|known| &known[collection as usize]).filter(|ids| !ids.are_positions());
+        let known = known.as_ref().map(|known| &known.of(collection).ids).filter(|ids| !ids.are_positions());
         let alignment = match known.and_then(|ids| Alignment::of_known_ids(ids, &older, &newer)) {
             Some(alignment) => alignment,
             None => align(&older, &newer, |_, above| Ok(above.max(database.look()?.last_id)))?,
         };
-        ids[collection as usize] = alignment.ids;
+        given_ids.set(collection, Given { ids: alignment.ids, last_id: 0 });
     }
-    Ok(ids)
+    Ok(given_ids)
 }
 
 /// Writes the slices of the file `input` to `output`, without databases.
 ///
 /// # Errors
 /// See [`Error`]; slices that were there are then as they were.
-pub fn slices(input: &Path, output: &Path, progress: Progress) -> Result<Report, Error> {
+pub fn slices(input: &Path, plan: &Plan, output: &Path, progress: Progress) -> Result<Report, Error> {
     fs::create_dir_all(output).map_err(Error::io(output))?;
     let building = tempfile::tempdir_in(output).map_err(Error::io(output))?;
-    let names = Collection::ALL.map(|collection| format!("{}.json", collection.name()));
-    let paths = names.each_ref().map(|name| building.path().join(name));
-    let destinations: Vec<Destination> = (Collection::ALL.into_iter().zip(&paths))
+    let names: Vec<String> = plan.iter().map(|collection| format!("{}.json", collection.name())).collect();
+    let paths: Vec<PathBuf> = names.iter().map(|name| building.path().join(name)).collect();
+    let destinations: Vec<Destination> = (plan.iter().zip(&paths))
         .map(|(collection, slice)| Destination { collection, slice, database: None })
         .collect();
-    let (source, parts) = split(input, &Arc::default(), &destinations, None, &mut Rejects::refuse(input), progress)?;
+    let (reading, requires_all, rest) = (&Arc::default(), false, None);
+    let splitting = Splitting { path: input, plan, reading, requires_all, rest, progress };
+    let Splitted { source, parts, absent } = splitting.split(&destinations, &mut Rejects::refuse(input))?;
     for (name, path) in names.iter().zip(&paths) {
         let target = output.join(name);
         put_in_place(path, &target)?;
     }
-    Ok(report::sliced(input, output, &source, &parts))
+    Ok(report::sliced(input, output, &source, &parts).with_absent(&absent))
 }
 
 /// Looks at what is in `data`: is each database sound, is it as it was split or changed by its service since, and does it
@@ -675,8 +814,9 @@ pub fn slices(input: &Path, output: &Path, progress: Progress) -> Result<Report,
 /// the file or the backup. Nothing is changed.
 pub fn verify(input: Option<&Path>, against: Option<&Chain>, data: &Path, progress: Progress) -> Result<Report, Error> {
     let (manifest, folders) = open_split(data)?;
-    let slices: Vec<PathBuf> = folders.iter().map(Folder::slice).collect();
-    let (scans, faults) = scan_split(data, &manifest, Collection::ALL.into_iter().zip(&folders), progress)?;
+    let slices: Vec<PathBuf> = folders.iter().map(|(_, folder)| folder.slice()).collect();
+    let folders = folders.iter().map(|(collection, folder)| (*collection, folder));
+    let (scans, faults) = scan_split(data, &manifest, folders, progress)?;
     judge(input, against, &data.display().to_string(), Some((&manifest, &slices)), scans, faults, progress)
 }
 
@@ -690,7 +830,7 @@ pub fn verify_backup(input: Option<&Path>, chain: &Chain, progress: Progress) ->
     scans.iter().for_each(|scanned| faults.look_at(scanned));
     let split = chain.split()?;
     let slices: Vec<PathBuf> = match &split {
-        Some((_, folder)) => Collection::ALL.map(|collection| slice_path(folder, collection)).into(),
+        Some((manifest, folder)) => manifest.collections().map(|collection| slice_path(folder, collection)).collect(),
         None => Vec::new(),
     };
     let split = split.as_ref().map(|(manifest, _)| (manifest, &slices[..]));
@@ -713,7 +853,7 @@ fn judge(
         since_split.push(match split {
             Some((manifest, slices)) if !is_as_split(scanned, manifest) => {
                 // The slice holds what was split: it shows what a digest only counts.
-                compare(&slices[nth], &Arc::default(), collection.alone(), false, &[scanned])?.pop()
+                compare(&slices[nth], &Arc::default(), &Plan::of(collection), false, &[scanned])?.pop()
             }
             _ => None,
         });
@@ -731,18 +871,13 @@ fn judge(
         };
         // Its ids are those of the split, whatever its positions have become since.
         let stores: Vec<&Store> = scans.iter().map(|scanned| &scanned.store).collect();
-        let ids = match split {
+        let plan: Plan = stores.iter().map(|store| store.collection()).collect();
+        let given = match split {
             Some((manifest, slices)) => align_all(input, as_node, manifest, slices, &stores, passed_over, progress)?,
-            None => ids::read_beside(input, || identify(input))?.ids,
+            None => ids::read_beside(input, &plan, || identify(input))?,
         };
         let scanned: Vec<&Scanned> = scans.iter().collect();
-        let comparisons = compare(
-            input,
-            &Arc::new(Reading { ids, as_node, ..Reading::default() }),
-            &Collection::ALL,
-            passed_over,
-            &scanned,
-        )?;
+        let comparisons = compare(input, &Arc::new(Reading { given, as_node }), &plan, passed_over, &scanned)?;
         different.extend(comparisons.iter().filter(|comparison| comparison.differences() > 0).map(report::differences));
     }
     if let Some(chain) = against {
@@ -764,11 +899,11 @@ fn judge(
 /// # Errors
 /// See [`Error`]; what `data` holds is then as it was.
 pub fn restore(chain: &Chain, data: &Path, replace: bool, progress: Progress) -> Result<Report, Error> {
-    let mut target = Target::lock(data)?;
-    if !replace && !target.is_empty() {
+    let mut target = Target::lock(data, chain.plan())?;
+    if !replace && !target.is_empty(chain.plan()) {
         return Err(Error::occupied(data, "it holds slices or databases".to_owned()));
     }
-    let building = target.build()?;
+    let building = target.build(chain.plan())?;
     let stage = progress.stage("restoring", Total::Records(records(chain)?));
     let mut heads = Vec::new();
     for part in &building {
@@ -811,7 +946,7 @@ fn without_split(building: &[Building], scans: &[Scanned]) -> Result<Manifest, E
         let given = write_array(&scanned.store, None, WrittenIds::Slice, &mut out, &part.slice, &stage)?.given;
         out.write_all(b"}\n").map_err(Error::io(&part.slice))?;
         let slice = Sliced { file: out.finish().map_err(Error::io(&part.slice))?, given };
-        parts.push(Part { digests: scanned.digests, slice });
+        parts.push(Part { collection: part.collection, digests: scanned.digests, slice });
     }
     let unknown = Identity { sha256: String::new(), bytes: 0 };
     let stores: Vec<Store> = scans.iter().map(|scanned| scanned.store.clone()).collect();
@@ -822,15 +957,19 @@ fn without_split(building: &[Building], scans: &[Scanned]) -> Result<Manifest, E
 }
 
 /// The manifest and the folders of a finished split that no service has open.
-pub fn open_split(data: &Path) -> Result<(Manifest, Vec<Folder>), Error> {
+pub fn open_split(data: &Path) -> Result<(Manifest, Vec<(Collection, Folder)>), Error> {
+    let manifest = Manifest::read(data);
+    let plan = manifest.as_ref().ok().and_then(Option::as_ref).map_or_else(Plan::workspace, Manifest::plan);
     let mut folders = Vec::new();
-    for collection in Collection::ALL {
+    for collection in plan.iter() {
         let folder = Folder::lock(&data.join(collection.name()))?;
         folder.settled_database()?;
-        folders.push(folder);
+        folders.push((collection, folder));
     }
+    // Now that nobody else has the folders.
     match Manifest::read(data)? {
-        Some(manifest) => Ok((manifest, folders)),
+        Some(manifest) if manifest.plan() == plan => Ok((manifest, folders)),
+        Some(_) => Err(Error::Difference(format!("{}: another run has changed its plan meanwhile", data.display()))),
         None => Err(StoreError::Missing(data.to_owned()).into()),
     }
 }
@@ -869,8 +1008,8 @@ fn scan_split<'f>(
     progress: Progress,
 ) -> Result<(Vec<Scanned>, Faults), Error> {
     let (mut scans, mut faults) = (Vec::new(), Faults::default());
-    let records = Collection::ALL.map(|collection| manifest.entry(collection).records);
-    let stage = progress.stage("reading back", Total::Records(records.iter().sum()));
+    let records = manifest.collections().map(|collection| manifest.entry(collection).records);
+    let stage = progress.stage("reading back", Total::Records(records.sum()));
     for (collection, folder) in folders {
         look_for_parts(data, folder.path())?;
         let scanned = scan(folder.open(collection, Purpose::Passing, OnDamage::Refuse)?, &stage)?;
@@ -897,10 +1036,10 @@ fn is_as_split(scanned: &Scanned, manifest: &Manifest) -> bool {
 }
 
 /// A service has its folder. That is no obstacle where there is nothing to do: containers run the split at every start.
-fn leave_running(input: &Path, data: &Path, in_use: StoreError) -> Result<Report, Error> {
+fn leave_running(input: &Path, data: &Path, plan: &Plan, in_use: StoreError) -> Result<Report, Error> {
     match Manifest::read(data)? {
         // A run that has committed may not have finished.
-        Some(manifest) if manifest.source == identify(input)? && !Target::is_unsettled(data) => {
+        Some(manifest) if manifest.source == identify(input)? && !Target::is_unsettled(data, plan) => {
             Ok(report::served(input, data, &in_use))
         }
         _ => Err(in_use.into()),

@@ -6,11 +6,13 @@ use clap::ValueEnum;
 use shared::model::Collection;
 
 use crate::conflict::Side;
+use crate::error::Error;
+use crate::plan::Plan;
 
 /// One such setting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scoped<T> {
-    collection: Option<Collection>,
+    collection: Option<String>,
     value: T,
 }
 
@@ -23,16 +25,25 @@ impl<T> Scoped<T> {
 
 /// What holds for a collection: the last that was `given` for it, else the last for all.
 pub fn of<T: Copy>(given: &[Scoped<T>], collection: Collection) -> Option<T> {
-    let last = |scope| given.iter().rev().find(|given| given.collection == scope).map(|given| given.value);
-    last(Some(collection)).or_else(|| last(None))
+    let last = |scope| given.iter().rev().find(|given| given.collection.as_deref() == scope).map(|given| given.value);
+    last(Some(collection.name())).or_else(|| last(None))
+}
+
+/// Whether `plan` has the collections that settings were `given` for.
+///
+/// # Errors
+/// It has not.
+pub fn check<T>(given: &[Scoped<T>], plan: &Plan) -> Result<(), Error> {
+    given.iter().filter_map(|given| given.collection.as_deref()).try_for_each(|name| plan.find(name).map(drop))
 }
 
 /// Reads `VALUE` or `COLLECTION=VALUE`.
 fn read<T>(text: &str, value: impl FnOnce(&str) -> Result<T, String>) -> Result<Scoped<T>, String> {
     let Some((name, rest)) = text.split_once('=') else { return Ok(Scoped { collection: None, value: value(text)? }) };
-    let collection = Collection::ALL.into_iter().find(|collection| collection.name() == name);
-    let collection = collection.ok_or_else(|| format!("there is no collection {name:?}"))?;
-    Ok(Scoped { collection: Some(collection), value: value(rest)? })
+    if name.is_empty() {
+        return Err("a collection's name belongs before `=`".to_owned());
+    }
+    Ok(Scoped { collection: Some(name.to_owned()), value: value(rest)? })
 }
 
 impl FromStr for Scoped<Side> {
@@ -60,10 +71,19 @@ mod tests {
     #[test]
     fn the_last_setting_of_a_collection_counts_and_else_the_last_for_all() {
         let given: Vec<Scoped<u64>> = ["1", "posts=7", "2", "posts=8"].map(|text| text.parse().unwrap()).into();
-        assert_eq!(Collection::ALL.map(|collection| of(&given, collection)), [Some(2), Some(2), Some(8)]);
-        assert_eq!(of::<u64>(&[], Collection::Users), None);
+        let plan = Plan::workspace();
+        assert_eq!(
+            plan.iter().map(|collection| of(&given, collection)).collect::<Vec<_>>(),
+            [Some(2), Some(2), Some(8)]
+        );
+        assert_eq!(of::<u64>(&[], plan.named("users").unwrap()), None);
+        check(&given, &plan).unwrap();
+        let other: Scoped<u64> = "cats=1".parse().unwrap();
+        let refused = check(&[other], &plan).unwrap_err();
+        assert_eq!(refused.to_string(), "there is no collection \"cats\": there are users, threads, posts");
+        assert_eq!(refused.exit_code(), 2);
         assert_eq!("users=service".parse::<Scoped<Side>>().unwrap().value, Side::Service);
-        for wrong in ["cats=service", "posts=", "posts=theirs", "=service", "both"] {
+        for wrong in ["posts=", "posts=theirs", "=service", "both"] {
             wrong.parse::<Scoped<Side>>().unwrap_err();
         }
     }

@@ -21,8 +21,9 @@ use shared::store::layout::RECORD_BYTES;
 
 use crate::error::Error;
 use crate::identity::{Hashed, Identity};
-use crate::ids::AllIds;
+use crate::ids::AllGiven;
 use crate::node;
+use crate::plan::Plan;
 
 /// How much is read at a time, in bytes.
 const BLOCK: usize = 2 << 20;
@@ -46,9 +47,11 @@ pub struct Source {
     spare: Vec<u8>,
     /// The offset of `bytes` in the file.
     base: u64,
-    /// The collections it must hold, and those it was seen to.
-    wanted: &'static [Collection],
+    /// The collections it may hold, and those it was seen to.
+    wanted: Plan,
     seen: Vec<Collection>,
+    /// Where the object ends.
+    end: Option<u64>,
     array: Option<Array>,
     rest: Option<Rest>,
     begun: bool,
@@ -68,9 +71,7 @@ fn state(metadata: &Metadata) -> State {
 #[derive(Debug, Default)]
 pub struct Reading {
     /// The ids of records that have none.
-    pub ids: AllIds,
-    /// The highest id that any record of a collection has had; 0 where that is not known.
-    pub last_ids: [u64; Collection::ALL.len()],
+    pub given: AllGiven,
     /// Whether what only Node takes is taken, as Node takes it.
     pub as_node: bool,
 }
@@ -114,13 +115,8 @@ pub struct Batch {
 }
 
 impl Source {
-    /// Opens the monolith's file at `path`.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        Self::with(path, &Collection::ALL)
-    }
-
-    /// Opens the file at `path`, which holds these collections: all of them, or the one of a slice.
-    pub fn with(path: &Path, wanted: &'static [Collection]) -> Result<Self, Error> {
+    /// Opens the file at `path`, which holds these collections: the monolith's, or the one of a slice.
+    pub fn open(path: &Path, wanted: &Plan) -> Result<Self, Error> {
         let file = File::open(path).map_err(Error::io(path))?;
         let metadata = file.metadata().map_err(Error::io(path))?;
         let kind = metadata.file_type();
@@ -138,7 +134,7 @@ impl Source {
     }
 
     /// Reads from `input`, which messages call `path`.
-    pub fn new(path: &Path, wanted: &'static [Collection], input: Box<dyn Read + Send>) -> Self {
+    pub fn new(path: &Path, wanted: &Plan, input: Box<dyn Read + Send>) -> Self {
         Self {
             path: path.to_owned(),
             length: 0,
@@ -148,8 +144,9 @@ impl Source {
             at: 0,
             spare: Vec::new(),
             base: 0,
-            wanted,
+            wanted: wanted.clone(),
             seen: Vec::new(),
+            end: None,
             array: None,
             rest: None,
             begun: false,
@@ -202,6 +199,23 @@ impl Source {
         self
     }
 
+    /// The collections that are not in the file. To be asked after the last batch.
+    pub fn absent(&self) -> Vec<Collection> {
+        self.wanted.iter().filter(|collection| !self.seen.contains(collection)).collect()
+    }
+
+    /// Refuses a file that lacks a collection which the monolith has. To be asked after the last batch.
+    ///
+    /// # Errors
+    /// It lacks one.
+    pub fn require_all(&self) -> Result<(), Error> {
+        let missing = self.absent().into_iter().find(|collection| collection.declaration().in_monolith);
+        missing.map_or(Ok(()), |missing| {
+            let reason = format!("the collection {:?} is missing", missing.name());
+            Err(self.wrong_at(self.end.unwrap_or_default(), "", &reason))
+        })
+    }
+
     /// What the file was. To be asked after the last batch.
     pub fn identity(self) -> Identity {
         self.hash.finish().expect("a sink takes everything")
@@ -233,7 +247,7 @@ impl Source {
             }
             self.at += 1;
             let begin = self.token()?;
-            let Some(collection) = self.wanted.iter().copied().find(|wanted| wanted.name() == name) else {
+            let Some(collection) = self.wanted.named(&name) else {
                 self.pass(name, offset)?;
                 continue;
             };
@@ -302,9 +316,11 @@ impl Source {
     }
 
     fn close_object(&mut self) -> Result<(), Error> {
-        if let Some(missing) = self.wanted.iter().find(|collection| !self.seen.contains(collection)) {
-            return Err(self.wrong("", &format!("the collection {:?} is missing", missing.name())));
+        if self.seen.is_empty() {
+            let names: Vec<&str> = self.wanted.iter().map(Collection::name).collect();
+            return Err(self.wrong("", &format!("none of the collections {} is in it", names.join(", "))));
         }
+        self.end = Some(self.base + self.at as u64);
         self.at += 1;
         match self.token()? {
             None => {
@@ -574,7 +590,7 @@ impl Batch {
         let bytes = part.first().zip(part.last()).map_or(0, |(first, last)| last.end - first.start);
         let mut records = Records::new(self.collection, bytes);
         let mut rejects = Vec::new();
-        let ids = &self.reading.ids[self.collection as usize];
+        let ids = &self.reading.given.of(self.collection).ids;
         for (nth, range) in (first..).zip(part) {
             let number = self.first + nth as u64;
             let raw = &self.bytes[range.clone()];

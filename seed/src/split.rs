@@ -1,4 +1,4 @@
-//! The split: one pass over the source that writes three slices and loads three databases.
+//! The split: one pass over the source that writes a slice and loads a database for each collection.
 //!
 //! ```text
 //!             ┌ parsed by all cores ┐   ┌─ slice: db.json, in the source's order
@@ -8,8 +8,7 @@
 //!
 //! Slices can be had alone, for services that load them themselves.
 
-use std::fs::File;
-use std::io::{self, BufWriter};
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -23,6 +22,7 @@ use shared::store::{Load, Store, StoreError};
 use crate::digest::Digests;
 use crate::error::Error;
 use crate::identity::Identity;
+use crate::plan::Plan;
 use crate::progress::{Progress, Total};
 use crate::rejects::Rejects;
 use crate::slice::{Slice, Sliced};
@@ -43,67 +43,98 @@ pub struct Destination<'p> {
 
 /// What one collection was split into.
 pub struct Part {
+    /// The collection.
+    pub collection: Collection,
     /// Its records; of none where no database was to be made.
     pub digests: Digests,
     /// Its slice, without a hash where no database was to be made.
     pub slice: Sliced,
 }
 
-/// Splits the file at `source`, read as `reading` says, and puts what no service owns
-/// into the new file `rest`, if there is to be one: what the source was, and what the parts should be, in the
-/// destinations' order. `rejects` takes what can't be a record. What this leaves is complete, but neither verified nor made
-/// durable.
-pub fn split(
-    source_path: &Path,
-    reading: &Arc<Reading>,
-    destinations: &[Destination],
-    rest: Option<&Path>,
-    rejects: &mut Rejects,
-    progress: Progress,
-) -> Result<(Identity, Vec<Part>), Error> {
-    let mut source = Source::open(source_path)?.read_as(reading);
-    if destinations.iter().any(|destination| destination.database.is_some()) {
-        source = source.hashed();
-    }
-    if let Some(rest) = rest {
-        source = source.passing(Box::new(BufWriter::new(File::create(rest).map_err(Error::io(rest))?)));
-    }
-    let stage = progress.stage("splitting", Total::Bytes(source.length()));
-    let parts = thread::scope(|scope| {
-        let mut sinks = Vec::new();
-        for destination in destinations {
-            let last_id = reading.last_ids[destination.collection as usize];
-            sinks.push(Sink::start(destination, last_id, scope)?);
+/// What was split.
+pub struct Splitted {
+    /// The file.
+    pub source: Identity,
+    /// What the parts should be, in the destinations' order.
+    pub parts: Vec<Part>,
+    /// The collections that are not in the file.
+    pub absent: Vec<Collection>,
+}
+
+/// How a file is split.
+pub struct Splitting<'s> {
+    /// Where it is.
+    pub path: &'s Path,
+    /// The collections it may hold; what has no destination is passed over.
+    pub plan: &'s Plan,
+    /// How it is read.
+    pub reading: &'s Arc<Reading>,
+    /// Whether all that the monolith has must be there.
+    pub requires_all: bool,
+    /// Where the collections go that no service owns; without it, they are refused.
+    pub rest: Option<Box<dyn Write + Send>>,
+    /// How progress is shown.
+    pub progress: Progress,
+}
+
+impl Splitting<'_> {
+    /// Splits the file into `destinations`. `rejects` takes what can't be a record. What this leaves is complete, but neither
+    /// verified nor made durable.
+    pub fn split(self, destinations: &[Destination], rejects: &mut Rejects) -> Result<Splitted, Error> {
+        let Self { path: source_path, plan, reading, requires_all, rest, progress } = self;
+        let mut source = Source::open(source_path, plan)?.read_as(reading);
+        if destinations.iter().any(|destination| destination.database.is_some()) {
+            source = source.hashed();
         }
-        let mut next = source.next_batch()?;
-        let mut parsed: Option<(Collection, Vec<Records>)> = None;
-        let mut put = |parsed: Option<(Collection, Vec<Records>)>| match parsed {
-            None => Ok(true),
-            Some((collection, records)) => {
-                let sink = sinks.iter_mut().find(|sink| sink.collection == collection);
-                sink.expect("every collection has a destination").put(records)
-            }
-        };
-        while let Some(batch) = next {
-            // While the cores parse one batch, they write the one before it and read the one behind it.
-            let previous = parsed.take();
-            let (read, (following, going_on)) =
-                rayon::join(|| batch.parse(), || rayon::join(|| source.next_batch(), || put(previous)));
-            if !going_on? {
-                break;
-            }
-            let (bytes, count) = batch.size();
-            stage.advance(bytes, count);
-            parsed = Some((batch.collection, rejects.sift_parsed(&batch, read)?));
-            source.recycle(batch);
-            next = following?;
+        if let Some(rest) = rest {
+            source = source.passing(rest);
         }
-        put(parsed)?;
-        drop(stage);
-        let _stage = progress.stage("writing indexes", Total::Unknown);
-        sinks.into_iter().map(|sink| sink.finish(source_path, reading)).collect::<Result<Vec<Part>, Error>>()
-    })?;
-    Ok((source.identity(), parts))
+        let stage = progress.stage("splitting", Total::Bytes(source.length()));
+        let parts = thread::scope(|scope| {
+            let mut sinks = Vec::new();
+            for destination in destinations {
+                let last_id = reading.given.of(destination.collection).last_id;
+                sinks.push(Sink::start(destination, last_id, scope)?);
+            }
+            let mut next = source.next_batch()?;
+            let mut parsed: Option<(Collection, Vec<Records>)> = None;
+            let mut put = |parsed: Option<(Collection, Vec<Records>)>| match parsed {
+                None => Ok(true),
+                Some((collection, records)) => {
+                    let sink = sinks.iter_mut().find(|sink| sink.collection == collection);
+                    sink.map_or(Ok(true), |sink| sink.put(records))
+                }
+            };
+            while let Some(batch) = next {
+                if destinations.iter().all(|destination| destination.collection != batch.collection) {
+                    source.recycle(batch);
+                    next = source.next_batch()?;
+                    continue;
+                }
+                // While the cores parse one batch, they write the one before it and read the one behind it.
+                let previous = parsed.take();
+                let (read, (following, going_on)) =
+                    rayon::join(|| batch.parse(), || rayon::join(|| source.next_batch(), || put(previous)));
+                if !going_on? {
+                    break;
+                }
+                let (bytes, count) = batch.size();
+                stage.advance(bytes, count);
+                parsed = Some((batch.collection, rejects.sift_parsed(&batch, read)?));
+                source.recycle(batch);
+                next = following?;
+            }
+            put(parsed)?;
+            if requires_all {
+                source.require_all()?;
+            }
+            drop(stage);
+            let _stage = progress.stage("writing indexes", Total::Unknown);
+            sinks.into_iter().map(|sink| sink.finish(source_path, plan, reading)).collect::<Result<Vec<Part>, Error>>()
+        })?;
+        let absent = source.absent();
+        Ok(Splitted { source: source.identity(), parts, absent })
+    }
 }
 
 /// One collection's slice and loader.
@@ -155,16 +186,16 @@ impl<'scope> Sink<'scope> {
         Ok(loader.batches.send((records, digests.exact)).is_ok())
     }
 
-    fn finish(self, source: &Path, reading: &Arc<Reading>) -> Result<Part, Error> {
+    fn finish(self, source: &Path, plan: &Plan, reading: &Arc<Reading>) -> Result<Part, Error> {
         let slice = self.slice.finish()?;
         if let Some(Loader { batches, thread }) = self.loader {
             drop(batches);
             thread.join().expect("a loader returns its errors").map_err(|error| match error {
                 LoadError::Store(error) => error.into(),
-                LoadError::RepeatedId(id) => repeated_id(source, reading, self.collection, id),
+                LoadError::RepeatedId(id) => repeated_id(source, plan, reading, self.collection, id),
             })?;
         }
-        Ok(Part { digests: self.digests, slice })
+        Ok(Part { collection: self.collection, digests: self.digests, slice })
     }
 }
 
@@ -181,9 +212,9 @@ fn load(store: Store, last_id: u64, batches: Receiver<(Vec<Records>, RecordSet)>
 }
 
 /// Reads the source once more to say where `id` stands twice: the database told of the second time alone.
-pub fn repeated_id(path: &Path, reading: &Arc<Reading>, collection: Collection, id: Id) -> Error {
+pub fn repeated_id(path: &Path, plan: &Plan, reading: &Arc<Reading>, collection: Collection, id: Id) -> Error {
     let find = || {
-        let mut source = Source::open(path)?.read_as(reading).passing(Box::new(io::sink()));
+        let mut source = Source::open(path, plan)?.read_as(reading).passing(Box::new(io::sink()));
         let mut first = None;
         while let Some(batch) = source.next_batch()? {
             if batch.collection != collection {

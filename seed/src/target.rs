@@ -1,4 +1,4 @@
-//! The target: three services' folders, and how a verified split, or what a newer file changes, gets into them.
+//! The target: the services' folders, and how a verified split, or what a newer file changes, gets into them.
 //!
 //! It is built beside what is there, in `building/`, and put into place only when all of it is verified and durable. What
 //! puts it there cannot all happen at once, so it has one commit point:
@@ -31,6 +31,7 @@ use crate::database::Database;
 use crate::error::Error;
 use crate::manifest::{MANIFEST, Manifest};
 use crate::patch::{self, patch_in};
+use crate::plan::Plan;
 
 const MANIFEST_NEXT: &str = "manifest.next.json";
 const BUILDING: &str = "building";
@@ -48,10 +49,12 @@ const BUSY_PATIENCE: Duration = Duration::from_secs(2);
 /// How often to try.
 const POLL: Duration = Duration::from_millis(20);
 
-/// The three folders.
+/// The folders.
 pub struct Target {
     data: PathBuf,
     places: Vec<Place>,
+    /// How many they should be.
+    wanted: usize,
     /// The folders that were not there before.
     made: Vec<PathBuf>,
     keep: bool,
@@ -210,25 +213,32 @@ impl Place {
 }
 
 impl Target {
-    /// Takes the three folders in `data`, makes what is not there, and settles what an interrupted run left.
+    /// Takes the folders of `plan` in `data`, makes what is not there, and settles what an interrupted run left.
     ///
     /// # Errors
     /// [`StoreError::InUse`] where a service runs.
-    pub fn lock(data: &Path) -> Result<Self, Error> {
-        Self::take(data, false)
+    pub fn lock(data: &Path, plan: &Plan) -> Result<Self, Error> {
+        Self::take(data, plan, false)
     }
 
     /// The same, and services may run.
     ///
     /// # Errors
     /// [`StoreError::InUse`] where one runs that cannot be asked.
-    pub fn reach(data: &Path) -> Result<Self, Error> {
-        Self::take(data, true)
+    pub fn reach(data: &Path, plan: &Plan) -> Result<Self, Error> {
+        Self::take(data, plan, true)
     }
 
-    fn take(data: &Path, ask_services: bool) -> Result<Self, Error> {
-        let mut target = Self { data: data.to_owned(), places: Vec::new(), made: Vec::new(), keep: false, _runs: None };
-        for collection in Collection::ALL {
+    fn take(data: &Path, plan: &Plan, ask_services: bool) -> Result<Self, Error> {
+        let mut target = Self {
+            data: data.to_owned(),
+            places: Vec::new(),
+            wanted: plan.count(),
+            made: Vec::new(),
+            keep: false,
+            _runs: None,
+        };
+        for collection in plan.iter().chain(left_unsettled(data, plan)) {
             let path = data.join(collection.name());
             let missing = path.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists());
             let missing: Vec<PathBuf> = missing.map(Path::to_owned).collect();
@@ -245,13 +255,14 @@ impl Target {
             }
         }
         target.settle(true)?;
+        target.places.truncate(plan.count());
         Ok(target)
     }
 
     /// Whether an interrupted run, or one that goes on, has left something in `data` to be settled.
-    pub fn is_unsettled(data: &Path) -> bool {
+    pub fn is_unsettled(data: &Path, plan: &Plan) -> bool {
         let next = |collection: Collection| data.join(collection.name()).join("next");
-        data.join(MANIFEST_NEXT).exists() || Collection::ALL.into_iter().any(|collection| next(collection).exists())
+        data.join(MANIFEST_NEXT).exists() || plan.iter().any(|collection| next(collection).exists())
     }
 
     /// Where they lie.
@@ -274,19 +285,28 @@ impl Target {
         self.places.iter().filter_map(|place| Some((place.collection, place.folder()?)))
     }
 
-    /// Whether there is neither a slice nor a database in any folder.
-    pub fn is_empty(&self) -> bool {
-        self.places.iter().all(|place| !place.slice().exists() && !place.path.join("db").exists())
+    /// Whether there is neither a slice nor a database in the folders of `plan`.
+    pub fn is_empty(&self, plan: &Plan) -> bool {
+        let is_empty = |place: &Place| !place.slice().exists() && !place.path.join("db").exists();
+        self.places.iter().filter(|place| plan.has(place.collection)).all(is_empty)
     }
 
-    /// Makes the folders to build a split in; what an interrupted run has built goes.
-    pub fn build(&self) -> Result<Vec<Building>, Error> {
+    /// Makes the folders to build in what becomes of the collections of `plan`; what an interrupted run has built goes.
+    pub fn build(&self, plan: &Plan) -> Result<Vec<Building>, Error> {
         self.clear()?;
-        for place in &self.places {
-            let path = place.path.join(BUILDING);
-            fs::create_dir(&path).map_err(Error::io(&path))?;
+        let mut building = self.building();
+        building.retain(|building| plan.has(building.collection));
+        for Building { slice, .. } in &building {
+            let path = slice.parent().expect("it is built in a folder");
+            fs::create_dir(path).map_err(Error::io(path))?;
         }
-        Ok(self.building())
+        Ok(building)
+    }
+
+    /// What is in place now stays, and this goes on with something else.
+    pub fn go_on(&mut self) {
+        self.made.clear();
+        self.keep = false;
     }
 
     /// The folders that a split is built in.
@@ -311,14 +331,16 @@ impl Target {
     /// Returns whether it did: where a service has changed what a newer file changes since that was looked at, nothing is
     /// changed.
     pub fn publish(&mut self, manifest: &Manifest, commits: impl FnOnce() -> Result<(), Error>) -> Result<bool, Error> {
-        for place in &self.places {
+        // What nothing becomes of stays as it is.
+        let is_built = |place: &&Place| place.path.join(BUILDING).exists();
+        for place in self.places.iter().filter(is_built) {
             sync_tree(&place.path.join(BUILDING))?;
         }
         remove_file(&checkpoint::path_in(&self.data))?;
         let next = self.data.join(MANIFEST_NEXT);
         write_durably(&next, manifest)?;
         sync(&self.data)?;
-        for place in &self.places {
+        for place in self.places.iter().filter(is_built) {
             rename(&place.path.join(BUILDING), &place.path.join("next"))?;
             sync(&place.path)?;
         }
@@ -384,7 +406,7 @@ impl Drop for Target {
             return;
         }
         // Where another process has a folder, what lies about is that one's business.
-        if self.places.len() == Collection::ALL.len() {
+        if self.places.len() == self.wanted {
             // What cannot be taken back now, the next run takes back.
             let _ = self.settle(false);
         }
@@ -399,6 +421,19 @@ impl Drop for Target {
             let _ = fs::remove_dir(path);
         }
     }
+}
+
+/// Collections that are not in `plan`, and in whose folders an interrupted run of another plan has left something.
+fn left_unsettled(data: &Path, plan: &Plan) -> Vec<Collection> {
+    let manifests = [MANIFEST, MANIFEST_NEXT].map(|name| Manifest::read_at(&data.join(name)).ok().flatten());
+    let mut left: Vec<Collection> = manifests.iter().flatten().flat_map(Manifest::collections).collect();
+    left.sort();
+    left.dedup();
+    left.retain(|collection| {
+        let folder = data.join(collection.name());
+        plan.named(collection.name()).is_none() && ["next", OLD].iter().any(|name| folder.join(name).exists())
+    });
+    left
 }
 
 /// Keeps other runs out of `data` until this is dropped. The services' folders alone do not: where one that runs is ended

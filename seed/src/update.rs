@@ -26,7 +26,7 @@ use std::thread;
 use roaring::RoaringTreemap;
 use shared::desk::{Look, Seen};
 use shared::id::Id;
-use shared::model::{Collection, Record, Records};
+use shared::model::{Collection, Record, Records, strip_id};
 use shared::record_set::RecordSet;
 use shared::store::{Edit, Staging, Text};
 
@@ -36,11 +36,12 @@ use crate::database::{AT_ONCE, Database};
 use crate::digest::Digests;
 use crate::error::Error;
 use crate::identity::Identity;
-use crate::ids;
+use crate::ids::{self, Given};
 use crate::manifest::{Entry, Moment};
 use crate::near::{Content, alikeness};
 use crate::orphans::Edited;
 use crate::patch::Patch;
+use crate::plan::Plan;
 use crate::progress::{Progress, Total};
 use crate::rejects::Rejects;
 use crate::report;
@@ -68,8 +69,10 @@ pub struct Rules<'r> {
 }
 
 /// What a newer file changes in one collection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Changes {
+    /// The collection.
+    pub collection: Collection,
     /// Records that are new.
     pub added: u64,
     /// Records that differ.
@@ -134,6 +137,32 @@ enum Outcome<'r> {
 }
 
 impl Changes {
+    /// Nothing changes.
+    fn of(collection: Collection) -> Self {
+        Self {
+            collection,
+            added: 0,
+            changed: 0,
+            removed: 0,
+            kept: 0,
+            merged: 0,
+            conflicts: 0,
+            unresolved: 0,
+            named: Vec::new(),
+            spared: 0,
+            named_spared: Vec::new(),
+            alignment: None,
+            differs: RoaringTreemap::new(),
+            applied: 0,
+            edited: Edited::default(),
+            edits: BTreeMap::new(),
+            outgoing: RecordSet::default(),
+            incoming: RecordSet::default(),
+            split_outgoing: Digests::default(),
+            split_incoming: Digests::default(),
+        }
+    }
+
     /// What the database should hold once they are applied to one that holds `before`.
     pub fn applied_to(&self, before: RecordSet) -> RecordSet {
         let mut after = before;
@@ -159,9 +188,8 @@ impl Changes {
             }
             Outcome::Given(json) => {
                 self.incoming.add_record(id, true, json.as_bytes());
-                let text = json.strip_prefix(&format!("{{\"id\":{id},")).map(|rest| format!("{{{rest}"));
                 self.differs.insert(id.get());
-                Becomes::Given(text.expect("a given id is the first member"))
+                Becomes::Given(strip_id(&json, id).expect("a given id is the first member"))
             }
             Outcome::Gone => Becomes::Gone,
         };
@@ -198,7 +226,8 @@ impl Changes {
     /// Notes whom a record refers to that the file has otherwise.
     fn note_own(&mut self, collection: Collection, id: Id, given: bool, json: String) -> Text {
         let mut records = Records::new(collection, json.len());
-        records.push_given(&json, None, given.then_some(id)).expect("it was read as such a record");
+        let read = if given { records.push_given(&json, None, Some(id)) } else { records.push_stored(&json, id) };
+        read.expect("it was read as such a record");
         records.iter().for_each(|record| self.edited.note(&record));
         Text { given, json }
     }
@@ -230,7 +259,7 @@ pub struct Before<'b> {
 }
 
 /// What a newer file is, and what it changes.
-pub struct Plan {
+pub struct Planned {
     /// The file.
     pub source: Identity,
     /// What the collections would be split into, in their order.
@@ -245,6 +274,8 @@ pub struct Plan {
 pub struct Planning<'p> {
     /// Where it is.
     pub input: &'p Path,
+    /// Its collections.
+    pub plan: &'p Plan,
     /// Whether it is read as Node reads it.
     pub as_node: bool,
     /// Whether records of the file that was split were rejected.
@@ -253,6 +284,8 @@ pub struct Planning<'p> {
     pub rules: Rules<'p>,
     /// Where each of those goes, as a line.
     pub conflicts: Option<Box<dyn Write + 'p>>,
+    /// Whether all that the monolith has must be there.
+    pub requires_all: bool,
     /// Whether nothing is to be changed: then no ids are taken.
     pub dry_run: bool,
     /// How progress is shown.
@@ -260,9 +293,8 @@ pub struct Planning<'p> {
 }
 
 impl Planning<'_> {
-    /// Compares the file, opened as `source`, with what is there, and writes patches. `before` comes in the order of
-    /// [`Collection::ALL`].
-    pub fn plan(mut self, mut source: Source, before: &mut [Before], rejects: &mut Rejects) -> Result<Plan, Error> {
+    /// Compares the file, opened as `source`, with what is there, and writes patches.
+    pub fn plan(mut self, mut source: Source, before: &mut [Before], rejects: &mut Rejects) -> Result<Planned, Error> {
         let (mut looks, mut older, mut all_are_given) = (Vec::new(), Vec::new(), Vec::new());
         for before in &mut *before {
             looks.push(before.database.look()?);
@@ -285,7 +317,11 @@ impl Planning<'_> {
             });
             let read = (|| {
                 while let Some(batch) = source.next_batch()? {
-                    let nth = batch.collection as usize;
+                    let nth = newer.iter().position(|rows: &Rows| rows.collection == batch.collection);
+                    let Some(nth) = nth else {
+                        source.recycle(batch);
+                        continue;
+                    };
                     let records = rejects.sift(&batch)?;
                     newer[nth].add(&records, rejects.last(), &|_| false, |record| batch.span(record));
                     stage.advance(batch.size().0, batch.size().1);
@@ -293,12 +329,15 @@ impl Planning<'_> {
                 }
                 Ok::<(), Error>(())
             })();
+            if self.requires_all {
+                source.require_all()?;
+            }
             let older: Result<Vec<Rows>, Error> = older.join().expect("a reader returns its errors");
             read.and(older)
         })?;
         drop(stage);
         let identity = source.identity();
-        let known = ids::known(self.input, || Ok(identity.clone()));
+        let known = ids::known(self.input, self.plan, || Ok(identity.clone()));
         let (mut parts, mut changes) = (Vec::new(), Vec::new());
         // Told apart from every run that was interrupted.
         let run = getrandom::u64().map_err(Error::Random)?;
@@ -308,7 +347,7 @@ impl Planning<'_> {
             let collection = before.collection;
             let stage = self.progress.stage("aligning", Total::Unknown);
             let mut alignment = if collection.may_lack_ids() {
-                let known = known.as_ref().map(|known| &known[collection as usize]).filter(|ids| !ids.are_positions());
+                let known = known.as_ref().map(|known| &known.of(collection).ids).filter(|ids| !ids.are_positions());
                 Some(match known.and_then(|ids| Alignment::of_known_ids(ids, older, &newer)) {
                     Some(alignment) => alignment,
                     None => align(older, &newer, |count, above| {
@@ -333,14 +372,14 @@ impl Planning<'_> {
             let mut digests = Digests { canonical: before.entry.canonical().unwrap_or_default(), ..Digests::default() };
             digests.canonical.unmerge(&of_collection.split_outgoing.canonical);
             digests.canonical.merge(&of_collection.split_incoming.canonical);
-            parts.push(Part { digests, slice });
+            parts.push(Part { collection, digests, slice });
             changes.push(of_collection);
         }
         self.rules.resolutions.check_all_used()?;
         if let Some(conflicts) = &mut self.conflicts {
             conflicts.flush().map_err(Error::io(Path::new("the file for --conflicts")))?;
         }
-        Ok(Plan { source: identity, parts, changes, looks })
+        Ok(Planned { source: identity, parts, changes, looks })
     }
 
     /// What the file changes in one collection. The newer rows have their ids.
@@ -356,7 +395,7 @@ impl Planning<'_> {
         spared: &Spared,
     ) -> Result<Changes, Error> {
         let collection = before.collection;
-        let mut changes = Changes::default();
+        let mut changes = Changes::of(collection);
         let touched = Touched::find(before, look, older, split)?;
         let mut seen = RoaringTreemap::new();
         let mut different = Vec::new();
@@ -365,9 +404,9 @@ impl Planning<'_> {
                 let id = Id::try_from(row.id).expect("it came from an id");
                 let mut reading = Reading { as_node: self.as_node, ..Reading::default() };
                 if let Some(alignment) = alignment {
-                    reading.ids[collection as usize] = alignment.ids;
+                    reading.given.set(collection, Given { ids: alignment.ids, last_id: 0 });
                 }
-                return Err(repeated_id(self.input, &Arc::new(reading), collection, id));
+                return Err(repeated_id(self.input, self.plan, &Arc::new(reading), collection, id));
             }
             let was = split.get(row.id);
             if was.is_some_and(|was| was.hash == row.hash && was.given == row.given) {
@@ -574,7 +613,7 @@ impl Touched {
 /// Reads the slice of what is there.
 fn read_older(collection: Collection, slice: &Path, entry: &Entry, all_given: bool) -> Result<Rows, Error> {
     let mut rows = Rows::new(slice, collection, false)?;
-    let mut source = Source::with(slice, collection.alone())?.hashed();
+    let mut source = Source::open(slice, &Plan::of(collection))?.hashed();
     rows.read(&mut source, &|id| all_given || entry.given.contains(id), false, None)?;
     if source.identity() == entry.slice {
         return Ok(rows);

@@ -14,6 +14,7 @@ use shared::store::{Store, StoreError, Stored};
 
 use crate::digest::Digests;
 use crate::error::Error;
+use crate::plan::Plan;
 use crate::progress::Stage;
 use crate::rejects::Rejects;
 use crate::source::{Reading, Source};
@@ -107,12 +108,12 @@ fn scan_part(collection: Collection, part: &[(Id, Stored)]) -> Result<(Digests, 
     for (id, stored) in part {
         let json = std::str::from_utf8(stored.json()).map_err(|error| unreadable(*id, &error.to_string()))?;
         let mut read = Records::new(collection, json.len());
-        read.push(json, None).map_err(|fault| unreadable(*id, &fault.to_string()))?;
+        read.push_stored(json, *id).map_err(|fault| unreadable(*id, &fault.to_string()))?;
         for record in read.iter() {
             if record.id != *id || record.source != json {
                 return Err(unreadable(*id, "it is not in canonical form"));
             }
-            for (index, term) in record.terms.iter().flatten() {
+            for (index, term) in record.terms.iter() {
                 entries.add(entry_hash(&Store::entry_prefix(*index, term), *id));
             }
         }
@@ -157,14 +158,14 @@ impl Comparison {
 pub fn compare(
     path: &Path,
     reading: &Arc<Reading>,
-    wanted: &'static [Collection],
+    wanted: &Plan,
     passed_over: bool,
     databases: &[&Scanned],
 ) -> Result<Vec<Comparison>, Error> {
     let again = || if passed_over { Rejects::pass_over(path) } else { Rejects::refuse(path) };
     let mut rejects = again();
     let mut comparisons: Vec<Comparison> = databases.iter().map(|_| Comparison::default()).collect();
-    let mut source = Source::with(path, wanted)?.read_as(reading).passing(Box::new(io::sink()));
+    let mut source = Source::open(path, wanted)?.read_as(reading).passing(Box::new(io::sink()));
     while let Some(batch) = source.next_batch()? {
         let Some(nth) = databases.iter().position(|scanned| scanned.store.collection() == batch.collection) else {
             continue;
@@ -205,13 +206,13 @@ pub fn compare(
 fn name_added(
     path: &Path,
     reading: &Arc<Reading>,
-    wanted: &'static [Collection],
+    wanted: &Plan,
     mut rejects: Rejects,
     store: &Store,
     comparison: &mut Comparison,
 ) -> Result<(), Error> {
     let mut in_file = RoaringTreemap::new();
-    let mut source = Source::with(path, wanted)?.read_as(reading).passing(Box::new(io::sink()));
+    let mut source = Source::open(path, wanted)?.read_as(reading).passing(Box::new(io::sink()));
     while let Some(batch) = source.next_batch()? {
         if batch.collection == store.collection() {
             in_file.extend(rejects.sift(&batch)?.iter().flat_map(Records::iter).map(|record| record.id.get()));

@@ -44,7 +44,7 @@ fn orphans_are_kept_counted_and_named() {
         manifest["orphans"],
         serde_json::json!({"threads_by_user": 1, "posts_in_thread": 2, "posts_by_user": 1})
     );
-    assert_eq!(manifest["posts"]["records"], 3);
+    assert_eq!(manifest["collections"]["posts"]["records"], 3);
 
     let whole = dir.path().join("whole");
     let strict = seed([Path::new("--data"), &whole, Path::new("--strict")]);
@@ -114,7 +114,7 @@ fn the_report_is_one_json_object_if_so_told() {
         json(&output.stdout)
     };
     let report = run(&[]);
-    assert_eq!((&report["outcome"], &report["manifest"]["users"]["records"]), (&"split".into(), &7.into()));
+    assert_eq!((&report["outcome"], &report["manifest"]["collections"]["users"]["records"]), (&"split".into(), &7.into()));
     let report = run(&[]);
     assert_eq!(report["outcome"], "checked");
     assert_eq!(report["posts"], serde_json::json!({"as_split": 20, "changed": 0, "removed": 0, "added": 0}));

@@ -20,9 +20,9 @@ use std::{env, thread};
 
 use fastrand::Rng;
 
-use shared::model::{Collection, Post, Term};
+use shared::model::Term;
 use shared::store::{Purpose, Store};
-use world::changes::copy_database;
+use world::changes::{collection, copy_database};
 use world::posts::{Answer, Client, Posts, SECRET, arguments, kill, start};
 use world::{Process, program, sample, split, tool};
 
@@ -323,7 +323,7 @@ impl Run {
         let moment = left.rng.usize(self.calls[0].begin..=ends + 1);
         let path = self.dir.path().join(format!("disk-{number}"));
         self.write_disk(moment, &path, left);
-        let store = Store::open(&path, Collection::Posts, Purpose::Serving).map_err(|error| error.to_string())?;
+        let store = Store::open(&path, collection("posts"), Purpose::Serving).map_err(|error| error.to_string())?;
         let there: BTreeMap<u64, String> = store
             .records()
             .map(|record| record.map(|(id, stored)| (id.get(), String::from_utf8_lossy(stored.json()).into_owned())))
@@ -332,7 +332,8 @@ impl Run {
         let answered = self.answers.iter().filter(|(after, ..)| *after < moment);
         let lost = answered.filter(|(_, id, json)| there.get(id) != Some(json)).map(|(_, id, _)| *id).collect();
         // The index is that of the records that are there.
-        let listed = |thread: u64| store.ids(Post::IN_THREAD, &Term::Id(thread.try_into().unwrap()));
+        let in_thread = collection("posts").index_at("in-thread").unwrap().number;
+        let listed = |thread: u64| store.ids(in_thread, &Term::Id(thread.try_into().unwrap()));
         let listed: BTreeSet<u64> = (1..100).flat_map(listed).map(|id| id.unwrap().get()).collect();
         assert_eq!(listed, there.keys().copied().collect(), "loss {number}");
         drop(store);

@@ -36,7 +36,8 @@ fn manifest(data: &Path) -> serde_json::Value {
 
 fn digests(data: &Path) -> [(serde_json::Value, serde_json::Value); 3] {
     let manifest = manifest(data);
-    ["users", "threads", "posts"].map(|name| (manifest[name]["records"].clone(), manifest[name]["digest"].clone()))
+    let entry = |name| &manifest["collections"][name];
+    ["users", "threads", "posts"].map(|name| (entry(name)["records"].clone(), entry(name)["digest"].clone()))
 }
 
 #[test]
@@ -48,14 +49,14 @@ fn the_manifest_says_what_was_split_into_what() {
         let output = Command::new("sha256sum").arg(path).output().unwrap();
         text(&output.stdout)[..64].to_owned()
     };
-    assert_eq!(manifest["version"], 1);
+    assert_eq!(manifest["version"], 2);
     assert_eq!(manifest["source"]["sha256"], sha256(&sample()));
     assert_eq!(manifest["source"]["bytes"], fs::metadata(sample()).unwrap().len());
-    assert_eq!(manifest["posts"]["records"], 20);
-    assert_eq!(manifest["posts"]["slice"]["sha256"], sha256(&dir.path().join("posts/db.json")));
+    assert_eq!(manifest["collections"]["posts"]["records"], 20);
+    assert_eq!(manifest["collections"]["posts"]["slice"]["sha256"], sha256(&dir.path().join("posts/db.json")));
     let (code, report) = verify(dir.path(), None);
     assert_eq!(code, Some(0), "{report}");
-    assert!(report.contains(manifest["posts"]["digest"].as_str().unwrap()), "{report}");
+    assert!(report.contains(manifest["collections"]["posts"]["digest"].as_str().unwrap()), "{report}");
     assert_eq!(verify(dir.path(), Some(&sample())).0, Some(0));
 }
 

@@ -16,9 +16,8 @@ use seed::conflict::Side;
 use seed::error::Error;
 use seed::run::{Options, split_and_verify};
 use seed::scoped::Scoped;
-use shared::model::Collection;
 use shared::store::{Purpose, Store};
-use world::changes::{change, joined};
+use world::changes::{change, collection, joined};
 use world::{Process, program, seed, split, start_service, text};
 
 /// A file with these users and posts, and one thread.
@@ -72,7 +71,7 @@ fn a_newer_file_changes_what_it_changes_and_nothing_else() {
     let verified = seed(["verify", "--data", data.to_str().unwrap(), "--input", new.to_str().unwrap()]);
     assert!(verified.status.success(), "{}", text(&verified.stderr));
     // What did not change is the same record as before, to the revision.
-    let store = Store::open(&data.join("users/db"), Collection::Users, Purpose::Serving).unwrap();
+    let store = Store::open(&data.join("users/db"), collection("users"), Purpose::Serving).unwrap();
     let revisions: Vec<u64> = store.records().map(|record| record.unwrap().1.revision).collect();
     assert_eq!(revisions, [1, 2, 4]);
     drop(store);
@@ -94,7 +93,7 @@ fn what_a_service_changed_alone_stays() {
     split(&old, &data);
     let renamed = r#"{"id":2,"username":"robert"}"#;
     let own = r#"{"id":9,"username":"eve"}"#;
-    change(&data, Collection::Users, &[(2, Some(renamed)), (9, Some(own)), (3, None)]);
+    change(&data, collection("users"), &[(2, Some(renamed)), (9, Some(own)), (3, None)]);
     write(&new, &[ADA, BOB, CY], &[FIRST, SECOND]);
     let (code, report) = run(&new, &data, &[]);
     assert_eq!(code, Some(0), "{report}");
@@ -117,8 +116,8 @@ fn a_conflict_is_listed_and_nothing_is_applied_until_a_side_is_preferred() {
         split(&old, &data);
         // Bob has two new names, Cy is changed here and gone there, and there are two second posts.
         let changes = [(2, Some(r#"{"id":2,"username":"robert"}"#)), (3, Some(r#"{"id":3,"username":"cyd"}"#))];
-        change(&data, Collection::Users, &changes);
-        change(&data, Collection::Posts, &[(2, Some(own))]);
+        change(&data, collection("users"), &changes);
+        change(&data, collection("posts"), &[(2, Some(own))]);
         write(&new, &[ADA, theirs], &[FIRST, SECOND]);
         let before = joined(&data);
         for more in [&["--dry-run"][..], &[]] {
@@ -214,7 +213,7 @@ proptest! {
             };
         }
         let texts = users(&service.iter().filter_map(|(id, version)| version.map(|version| (*id, version))).collect());
-        change(&data, Collection::Users, &service.keys().map(|id| (*id, texts.get(id).map(String::as_str))).collect::<Vec<_>>());
+        change(&data, collection("users"), &service.keys().map(|id| (*id, texts.get(id).map(String::as_str))).collect::<Vec<_>>());
 
         let (mut expected, mut conflicts) = (now.clone(), 0);
         for id in split.keys().chain(file.keys()).chain(now.keys()).copied().collect::<BTreeSet<_>>() {
@@ -237,7 +236,7 @@ proptest! {
             }
             Err(error) => panic!("{error}"),
         }
-        let store = Store::open(&data.join("users/db"), Collection::Users, Purpose::Serving).unwrap();
+        let store = Store::open(&data.join("users/db"), collection("users"), Purpose::Serving).unwrap();
         let found: BTreeMap<u64, String> = store.records().map(|record| {
             let (id, stored) = record.unwrap();
             (id.get(), text(stored.json()))
@@ -280,7 +279,7 @@ fn different_fields_of_a_record_are_no_conflict() {
     write(&old, &[&user("ada", "b"), BOB], &[]);
     write(&new, &[&user("countess", "b"), BOB], &[]);
     split(&old, &data);
-    change(&data, Collection::Users, &[(1, Some(&user("ada", "mathematician")))]);
+    change(&data, collection("users"), &[(1, Some(&user("ada", "mathematician")))]);
     let (code, report) = run(&new, &data, &["--merge", "records"]);
     assert_eq!(code, Some(5), "{report}");
     // What is said of it is true: the file has changed the one, the service the other.
@@ -314,7 +313,7 @@ fn conflicts_are_written_to_a_file_and_resolved_by_it() {
     split(&old, &data);
     let own = users("service", 80);
     let changes: Vec<(u64, Option<&str>)> = (1..).zip(&own).map(|(id, json)| (id, Some(json.as_str()))).collect();
-    change(&data, Collection::Users, &changes);
+    change(&data, collection("users"), &changes);
     let path = conflicts.to_str().unwrap();
     for more in [&["--dry-run"][..], &[]] {
         let _ = fs::remove_file(&conflicts);
@@ -353,11 +352,11 @@ fn conflicts_are_written_to_a_file_and_resolved_by_it() {
     assert_eq!(joined(&data), before);
     // A resolution is for the versions that it was made for.
     fs::write(&resolved, with_takes(80)).unwrap();
-    change(&data, Collection::Users, &[(2, Some(r#"{"id":2,"username":"again"}"#))]);
+    change(&data, collection("users"), &[(2, Some(r#"{"id":2,"username":"again"}"#))]);
     let (code, report) = run(&new, &data, &resolutions);
     assert_eq!(code, Some(3), "{report}");
     assert!(report.contains("line 2: users 2 has changed since"), "{report}");
-    change(&data, Collection::Users, &changes[1..2]);
+    change(&data, collection("users"), &changes[1..2]);
     let (code, report) = run(&new, &data, &resolutions);
     assert_eq!(code, Some(0), "{report}");
     let expected =
@@ -375,8 +374,8 @@ fn a_side_may_be_preferred_for_one_collection() {
     write(&old, &[ADA, BOB], &[&post("split")]);
     write(&new, &[ADA, r#"{"id":2,"username":"bobby"}"#], &[&post("file")]);
     split(&old, &data);
-    change(&data, Collection::Users, &[(2, Some(r#"{"id":2,"username":"robert"}"#))]);
-    change(&data, Collection::Posts, &[(1, Some(&post("service")))]);
+    change(&data, collection("users"), &[(2, Some(r#"{"id":2,"username":"robert"}"#))]);
+    change(&data, collection("posts"), &[(1, Some(&post("service")))]);
     let (code, report) = run(&new, &data, &["--prefer", "users=service"]);
     assert_eq!(code, Some(5), "{report}");
     let (code, report) = run(&new, &data, &["--prefer", "monolith", "--prefer", "users=service"]);
@@ -479,7 +478,7 @@ fn what_somebody_has_said_of_a_record_counts_before_all_else() {
     write(&old, &[&user("1", "1")], &[]);
     write(&new, &[&user("7", "1")], &[]);
     split(&old, &data);
-    change(&data, Collection::Users, &[(1, Some(&user("1", "5")))]);
+    change(&data, collection("users"), &[(1, Some(&user("1", "5")))]);
     let path = conflicts.to_str().unwrap();
     assert_eq!(run(&new, &data, &["--merge", "records", "--conflicts", path]).0, Some(5));
     let line = fs::read_to_string(&conflicts).unwrap();
@@ -497,7 +496,7 @@ fn what_somebody_has_said_of_a_record_counts_before_all_else() {
     write(&old, &[&user("2", "1")], &[]);
     write(&new, &[&user("2.0", "1")], &[]);
     split(&old, &data);
-    change(&data, Collection::Users, &[(1, Some(&user("5", "1")))]);
+    change(&data, collection("users"), &[(1, Some(&user("5", "1")))]);
     let (code, report) = run(&new, &data, &[]);
     assert!(
         code == Some(5) && report.contains("/users/0/x: 2.0 in the file, 5 in the service, 2 in the split"),
@@ -577,7 +576,7 @@ fn what_the_file_has_removed_comes_back_with_an_id_of_its_own() {
     write(&old, &[ADA], &[FIRST, SECOND, third]);
     write(&new, &[ADA], &[FIRST, third]);
     split(&old, &data);
-    change(&data, Collection::Posts, &[(2, Some(r#"{"id":2,"thread":1,"text":"mine","user":2}"#))]);
+    change(&data, collection("posts"), &[(2, Some(r#"{"id":2,"thread":1,"text":"mine","user":2}"#))]);
     let path = conflicts.to_str().unwrap();
     assert_eq!(run(&new, &data, &["--conflicts", path]).0, Some(5));
     let line = fs::read_to_string(&conflicts).unwrap();

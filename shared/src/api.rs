@@ -3,6 +3,7 @@
 //! ```text
 //! GET /api/{collection}          every record, in id order
 //! GET /api/{collection}/:id      one record
+//! GET /api/{collection}/in-thread/7    the records that an index lists, or the one; as the declaration has it
 //! GET /                          Ready to receive requests
 //! GET /api/                      API ready to receive requests
 //! GET /live                      the process runs
@@ -24,7 +25,10 @@ use warp::reply::{Reply, Response};
 use warp::{Filter, Rejection};
 
 use crate::condition::{Condition, entity_tag};
+use crate::declaration::{Answers, IndexDeclaration, TermKind};
+use crate::edit::RecordName;
 use crate::id::Id;
+use crate::model::{Collection, Index, Term};
 use crate::problem::Problem;
 use crate::store::{Store, StoreError, Stored};
 
@@ -38,27 +42,43 @@ pub type Answer = Result<Response, Problem>;
 const LIST_CHUNK: usize = 64 << 10;
 
 /// An id in a path. Kept as a result, so that a bad one is answered 400 and not passed over as another route's path.
-pub struct IdInPath(Option<Id>);
+pub struct IdInPath {
+    number: Option<Id>,
+    /// Where it is no number.
+    text: Option<Box<str>>,
+}
 
 impl FromStr for IdInPath {
     type Err = Infallible;
 
     fn from_str(segment: &str) -> Result<Self, Infallible> {
-        Ok(Self(percent_decode_str(segment).decode_utf8().ok().and_then(|text| text.parse().ok())))
+        let text = percent_decode_str(segment).decode_utf8().ok();
+        let number = text.as_ref().and_then(|text| text.parse().ok());
+        let text = text.filter(|_| number.is_none()).map(|text| text.into());
+        Ok(Self { number, text })
     }
 }
 
 impl IdInPath {
-    /// The id.
+    /// The id of a collection whose ids are integers.
     pub fn id(self) -> Result<Id, Problem> {
-        self.0.ok_or(Problem::NotAnId)
+        self.number.ok_or(Problem::NotAnId)
+    }
+
+    /// The id of a record of `collection`.
+    pub fn name(self, collection: Collection) -> Result<RecordName, Problem> {
+        if !collection.has_text_ids() {
+            return self.id().map(RecordName::Number);
+        }
+        let text = self.number.map(|number| number.to_string().into()).or(self.text);
+        text.map(RecordName::Text).ok_or(Problem::NotAText)
     }
 }
 
-/// A name in a path, percent-decoded.
-pub struct NameInPath(Option<String>);
+/// What an index is asked for, in a path.
+struct TermInPath(Option<String>);
 
-impl FromStr for NameInPath {
+impl FromStr for TermInPath {
     type Err = Infallible;
 
     fn from_str(segment: &str) -> Result<Self, Infallible> {
@@ -66,20 +86,40 @@ impl FromStr for NameInPath {
     }
 }
 
-impl NameInPath {
-    /// The name.
-    pub fn name(self) -> Result<String, Problem> {
-        self.0.ok_or(Problem::NotAText)
+impl TermInPath {
+    /// As what the index lists.
+    fn read(self, kind: TermKind) -> Result<Term, Problem> {
+        match (kind, self.0) {
+            (TermKind::Id, text) => text.and_then(|text| text.parse().ok()).map(Term::Id).ok_or(Problem::NotAnId),
+            (_, text) => text.map(|text| Term::Text(text.into())).ok_or(Problem::NotAText),
+        }
     }
 }
 
-/// The service's routes: `own` is what only it has below `/api/{collection}/`.
-pub fn routes<F>(store: &Store, own: F) -> Routes
+/// What a collection's declaration says that its service answers to.
+pub fn routes(store: &Store) -> Routes {
+    answer(store, one(store).or(found(store)).unify().or(all(store)).unify())
+}
+
+/// The same of a store that is handed over.
+pub fn routes_of(store: Store) -> Routes {
+    routes(&store)
+}
+
+/// The same, and `own` is what only this service has below `/api/{collection}/`.
+pub fn routes_with<F>(store: &Store, own: F) -> Routes
 where
     F: Filter<Extract = (Answer,), Error = Rejection> + Clone + Send + Sync + 'static,
 {
-    let records = warp::path("api").and(warp::path(store.collection().name()));
-    let found = records.and(own.or(one(store)).unify().or(all(store)).unify());
+    answer(store, own.or(one(store)).unify().or(found(store)).unify().or(all(store)).unify())
+}
+
+/// Everything a service answers to: `records` is what it has below `/api/{collection}`.
+fn answer<F>(store: &Store, records: F) -> Routes
+where
+    F: Filter<Extract = (Answer,), Error = Rejection> + Clone + Send + Sync + 'static,
+{
+    let found = warp::path("api").and(warp::path(store.collection().name())).and(records);
     let answers = found.or(texts()).unify().or(health(store)).unify();
     let answers = answers.recover(async |rejection| Ok::<Answer, Infallible>(Err(Problem::from(rejection)))).unify();
     let respond = |method: Method, known: Option<Known>, answer: Answer| match (answer, known) {
@@ -121,17 +161,43 @@ pub fn read() -> impl Filter<Extract = (), Error = Rejection> + Clone {
 
 /// `GET /api/{collection}/7`
 fn one(store: &Store) -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + use<> {
-    let store = store.clone();
-    warp::path::param().and(read()).map(move |id: IdInPath| {
-        let id = id.id()?;
-        record(&store, || store.get(id))
+    let (collection, store) = (store.collection(), store.clone());
+    warp::path::param().and(read()).map(move |id: IdInPath| match id.name(collection)? {
+        _ if collection.is_single() => Err(Problem::NoSuchRecord),
+        RecordName::Text(text) => {
+            let term = Term::Text(text);
+            record(&store, || store.find(Index::IDS, &term).next().transpose())
+        }
+        RecordName::Number(id) => record(&store, || store.get(id)),
+        RecordName::Single => record(&store, || store.get(Id::FIRST)),
+    })
+}
+
+/// `GET /api/{collection}/in-thread/7`
+fn found(store: &Store) -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + use<> {
+    let (collection, store) = (store.collection(), store.clone());
+    let index = warp::path::param().and_then(move |route: String| {
+        let index = collection.index_at(&route);
+        async move { index.ok_or_else(warp::reject::not_found) }
+    });
+    index.and(warp::path::param()).and(read()).map(move |index: &'static IndexDeclaration, term: TermInPath| {
+        let term = term.read(collection.terms_of(index))?;
+        match index.answers {
+            Answers::Many => list(&store, || store.find(index.number, &term)),
+            Answers::One => record(&store, || store.find(index.number, &term).next().transpose()),
+        }
     })
 }
 
 /// `GET /api/{collection}`
 fn all(store: &Store) -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + use<> {
     let store = store.clone();
-    read().map(move || list(&store, || store.records().map(|record| Ok(record?.1))))
+    read().map(move || {
+        if store.collection().is_single() {
+            return record(&store, || store.get(Id::FIRST));
+        }
+        list(&store, || store.records().map(|record| Ok(record?.1)))
+    })
 }
 
 /// `GET /` and `GET /api/`, in the monolith's words.

@@ -1,8 +1,9 @@
 //! A backup of one collection: lines of JSON that any program can read, and that prove themselves.
 //!
 //! ```text
-//! {"backup":1,"collection":"posts","history":"…","revision":812,"last_id":21,"records":21,"digest":"…"}
+//! {"backup":1,"collection":"posts","declaration":{…},"history":"…","revision":812,"last_id":21,"records":21,"digest":"…"}
 //! {"revision":1,"id_from_position":true,"record":{"id":1,…}}        each record, by ascending id
+//! {"revision":1,"number":1,"record":{"id":"a",…}}                   the same where ids are texts, by ascending number
 //! {"kept":"ci/key","request":"…","revision":812,"until":1790000000,"answer":{"id":21,…}}
 //! {"end":true,"ids":[[1,20],[22,22]],"sha256":"…"}
 //! ```
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
+use crate::declaration::Declaration;
 use crate::id::Id;
 use crate::model::{Collection, Records};
 use crate::record_set::RecordSet;
@@ -42,6 +44,9 @@ pub struct Head {
     backup: u32,
     /// Whose records follow.
     pub collection: String,
+    /// What that is; a backup of an earlier version does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub declaration: Option<Declaration>,
     /// Tells databases apart that began apart: hexadecimal.
     pub history: String,
     /// The revision that the database had.
@@ -82,6 +87,9 @@ struct Line<'l> {
     request: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     revision: Option<u64>,
+    /// The record's number, where its id is a text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    number: Option<Id>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     until: Option<u64>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -127,6 +135,7 @@ impl Chunks {
         let head = Head {
             backup: VERSION,
             collection: snapshot.store().collection().name().to_owned(),
+            declaration: Some(snapshot.store().collection().declaration().clone()),
             history,
             revision: snapshot.revision(),
             since,
@@ -148,6 +157,9 @@ impl Chunks {
         }
         out.put_slice(b"{\"revision\":");
         out.put_slice(record.revision.to_string().as_bytes());
+        if self.snapshot.store().collection().has_text_ids() {
+            out.put_slice(format!(",\"number\":{id}").as_bytes());
+        }
         out.put_slice(if record.id_from_position {
             b",\"id_from_position\":true,\"record\":"
         } else {
@@ -167,6 +179,7 @@ impl Chunks {
                     kept: Some(key),
                     request: Some(hex(&kept.request)),
                     revision: Some(kept.revision),
+                    number: self.snapshot.store().collection().has_text_ids().then_some(kept.id),
                     until: Some(kept.until),
                     answer: Some(answer),
                     ..Line::default()
@@ -284,8 +297,9 @@ impl Rest {
 }
 
 impl<R: BufRead> Section<R> {
-    /// Begins to read a section; nothing where the input is at its end.
-    pub fn open(mut input: R) -> Result<Option<Self>, BackupError> {
+    /// Begins to read a section; nothing where the input is at its end. `known` are the collections of sections that do
+    /// not say what they are.
+    pub fn open(mut input: R, known: &[Collection]) -> Result<Option<Self>, BackupError> {
         let mut text = Vec::new();
         read_line(&mut input, &mut text, 1)?;
         if text.is_empty() {
@@ -297,7 +311,14 @@ impl<R: BufRead> Section<R> {
         if head.backup != VERSION {
             return Err(wrong(format!("this backup has version {}, which is not known here", head.backup)));
         }
-        let collection = Collection::ALL.into_iter().find(|collection| collection.name() == head.collection);
+        let collection = match &head.declaration {
+            Some(declaration) => {
+                declaration.check().map_err(|error| wrong(format!("its declaration is wrong: {error}")))?;
+                Some(Collection::of(declaration.clone()))
+            }
+            None => known.iter().copied().find(|collection| collection.name() == head.collection),
+        };
+        let collection = collection.filter(|collection| collection.name() == head.collection);
         let collection = collection.ok_or_else(|| wrong(format!("no service has {:?}", head.collection)))?;
         let hash = Sha256::new_with_prefix(&text);
         Ok(Some(Self { input, collection, head, line: 1, text, hash, last: None, rest: None }))
@@ -336,7 +357,8 @@ impl<R: BufRead> Section<R> {
             let line: Line = serde_json::from_slice(&self.text).map_err(|error| wrong(&error.to_string()))?;
             if let (Some(record), Some(revision)) = (line.record, line.revision) {
                 let mut read = Records::new(self.collection, record.get().len());
-                read.push(record.get(), None)
+                let number = line.number.unwrap_or(Id::FIRST);
+                read.push_stored(record.get(), number)
                     .map_err(|fault| wrong(&format!("{}: {}", fault.pointer, fault.reason)))?;
                 let record = read.iter().next().ok_or_else(|| wrong("it holds no record"))?;
                 if self.last.is_some_and(|last| last >= record.id) {
@@ -352,9 +374,15 @@ impl<R: BufRead> Section<R> {
             {
                 let request =
                     line.request.as_deref().and_then(unhex).ok_or_else(|| wrong("its request is no digest"))?;
-                let named: Named = serde_json::from_str(answer.get()).map_err(|error| wrong(&error.to_string()))?;
+                let id = match line.number {
+                    Some(number) => number,
+                    None => {
+                        let named: Result<Named, _> = serde_json::from_str(answer.get());
+                        named.map_err(|error| wrong(&error.to_string()))?.id
+                    }
+                };
                 let json = answer.get().to_owned();
-                rest.kept.push((key, KeptRecord { request, id: named.id, revision, json, until }));
+                rest.kept.push((key, KeptRecord { request, id, revision, json, until }));
             } else if line.end {
                 rest.ids = line.ids.ok_or_else(|| wrong("it does not say which ids there are"))?;
                 if line.sha256 != Some(hex(&hash.finalize())) {
@@ -404,6 +432,7 @@ fn unhex(text: &str) -> Option<[u8; 32]> {
 mod tests {
     use super::*;
     use crate::store::{Change, Load, Store, Writer};
+    use crate::testing::sample;
 
     fn id(number: u64) -> Id {
         number.try_into().unwrap()
@@ -415,15 +444,15 @@ mod tests {
 
     /// Three posts, of which the service changed one, removed one, and added one; and what it answered.
     fn store(dir: &std::path::Path) -> Store {
-        let mut records = Records::new(Collection::Posts, 0);
+        let mut records = Records::new(sample::posts(), 0);
         for number in 1..=3 {
             records.push(r#"{"thread":1,"text":"a","user":1}"#, Some(id(number))).unwrap();
         }
-        let mut load = Load::new(Store::create(&dir.join("db"), Collection::Posts).unwrap());
+        let mut load = Load::new(Store::create(&dir.join("db"), sample::posts()).unwrap());
         load.put(records.iter(), &RecordSet::of(records.iter())).unwrap();
         let store = load.finish().unwrap();
         let mut writer = Writer::new(&store).unwrap();
-        let mut changed = Records::new(Collection::Posts, 0);
+        let mut changed = Records::new(sample::posts(), 0);
         changed.push(&json(2, "changed"), None).unwrap();
         changed.push(&json(4, "new"), None).unwrap();
         let mut changes = vec![Change::Remove(id(3))];
@@ -440,7 +469,7 @@ mod tests {
     }
 
     fn read(text: &str) -> Result<(Vec<SnapshotRecord>, Rest), BackupError> {
-        let mut section = Section::open(text.as_bytes())?.unwrap();
+        let mut section = Section::open(text.as_bytes(), &[])?.unwrap();
         let records = section.by_ref().collect::<Result<Vec<_>, _>>()?;
         Ok((records, section.finish()?.0))
     }
@@ -495,14 +524,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let whole = text(&store(dir.path()), None);
         for length in 1..whole.len() {
-            if let Ok((records, _)) = Section::open(&whole.as_bytes()[..length])
+            if let Ok((records, _)) = Section::open(&whole.as_bytes()[..length], &[])
                 .and_then(|section| section.ok_or(BackupError::Short))
                 .and_then(|mut section| Ok((section.by_ref().collect::<Result<Vec<_>, _>>()?, section.finish()?)))
             {
                 panic!("{length} bytes passed for a whole of {} records", records.len());
             }
         }
-        assert!(Section::open(&b""[..]).unwrap().is_none());
+        assert!(Section::open(&b""[..], &[]).unwrap().is_none());
         let lines: Vec<&str> = whole.lines().collect();
         for (nth, other) in [
             (0, "{}"),

@@ -3,11 +3,16 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 
+use crate::declaration::read_id_text;
 use crate::id::Id;
 use crate::json::{self, Fault, MAX_DEPTH, Object};
 use crate::limits::{BODY_DEPTH, RECORD_LIMIT, Violation, violations};
 use crate::model::Collection;
+
+/// How long the id of a new record may be that is a text, in characters.
+const NEW_ID_CHARACTERS: usize = 64;
 
 /// Reads a request's body, which the caller has held to [`BODY_BYTES`](crate::limits::BODY_BYTES).
 ///
@@ -23,54 +28,138 @@ pub fn read(body: &[u8]) -> Result<Object, Fault> {
     Object::read(text, BODY_DEPTH)
 }
 
-/// A new record that fits its model and the limits. It lacks its id alone.
-pub struct New(Object);
+/// What a request calls a record, and what the record's own text has for an id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecordName {
+    /// An integer.
+    Number(Id),
+    /// A text.
+    Text(Box<str>),
+    /// Nothing: it is the only one.
+    Single,
+}
+
+impl RecordName {
+    /// The `id` in the record's text.
+    fn json(&self) -> Option<String> {
+        match self {
+            Self::Number(id) => Some(id.to_string()),
+            Self::Text(text) => serde_json::to_string(text).ok(),
+            Self::Single => None,
+        }
+    }
+
+    /// Whether `value` is this one's `id`.
+    fn is(&self, value: Option<&str>) -> bool {
+        match self {
+            Self::Number(id) => value == Some(&id.to_string()),
+            Self::Text(text) => value.and_then(read_id_text).as_ref() == Some(text),
+            Self::Single => true,
+        }
+    }
+}
+
+/// A new record that fits its model and the limits. It lacks its id alone, where the service gives that.
+pub struct New {
+    body: Object,
+    /// The JSON of the id that is a text and was not given.
+    made: Option<String>,
+}
 
 /// Checks the `body` of a new record.
 ///
 /// # Errors
-/// All that is wrong with it: `body` names an `id`, or the record would not fit its model or the limits.
+/// All that is wrong with it: `body` names an `id` that is the service's to give, or the record would not fit its model or
+/// the limits.
 pub fn create(collection: Collection, body: Object) -> Result<New, Vec<Violation>> {
-    let named = body.get("id").map(|_| Violation::new("/id", "must not be given: the service gives it"));
-    checked(collection, &body, None, named, with_id(&body, Id::MAX))?;
-    Ok(New(body))
+    let named = match (body.get("id"), collection.has_text_ids()) {
+        (None, _) => None,
+        (Some(_), false) => Some(Violation::new("/id", "must not be given: the service gives it")),
+        (Some(value), true) => check_new_id(value).err(),
+    };
+    let made = (collection.has_text_ids() && body.get("id").is_none()).then(make_id);
+    let new = New { body, made };
+    checked(collection, &new.body, None, named, new.with_id(Id::MAX))?;
+    Ok(new)
+}
+
+/// A text that no record has for an id: 64 bits of the standard library's own randomness, since a service in its sandbox
+/// finds no device to ask.
+fn make_id() -> String {
+    format!("\"{:016x}\"", RandomState::new().hash_one(0))
+}
+
+/// Whether a new record may have the `id` that `value` is.
+pub(crate) fn check_new_id(value: &str) -> Result<(), Violation> {
+    let is_good = |text: &str| {
+        let is_known = |character: char| character.is_ascii_alphanumeric() || "._~-".contains(character);
+        (1..=NEW_ID_CHARACTERS).contains(&text.len()) && text.chars().all(is_known) && !text.starts_with('.')
+    };
+    if value.starts_with('"') && read_id_text(value).is_some_and(|text| is_good(&text)) {
+        return Ok(());
+    }
+    let must = format!(
+        "must be a string of 1 to {NEW_ID_CHARACTERS} of A-Z, a-z, 0-9, `.`, `_`, `~` and `-`, and not begin with `.`"
+    );
+    Err(Violation::new("/id", must))
 }
 
 impl New {
     /// What came.
     pub fn body(&self) -> &str {
-        self.0.text()
+        self.body.text()
     }
 
-    /// Its canonical text: the `id`, then the members of the body as they came.
+    /// Its canonical text: the `id`, then the members of the body as they came. Where ids are texts, `id` is not it.
     pub fn with_id(&self, id: Id) -> String {
-        with_id(&self.0, id)
+        match (&self.made, self.body.get("id")) {
+            (Some(made), _) => with_id(&self.body, Some(made)),
+            (None, Some(_)) => self.body.text().to_owned(),
+            (None, None) => with_id(&self.body, Some(&id.to_string())),
+        }
     }
 }
 
-/// The canonical text of the record that takes the place of `id`: `body` as it came, the `id` first if `body` has none.
+/// The canonical text of the record that takes the place of `current`, if that is there: `body` as it came, the `id` first if
+/// `body` has none.
 ///
 /// # Errors
 /// All that is wrong with it: `body` names another `id`, or does not fit its model or the limits.
-pub fn replace(collection: Collection, body: &Object, id: Id) -> Result<String, Vec<Violation>> {
+pub fn replace(
+    collection: Collection,
+    body: &Object,
+    name: &RecordName,
+    current: Option<&str>,
+) -> Result<String, Vec<Violation>> {
     match body.get("id") {
-        None => checked(collection, body, None, None, with_id(body, id)),
-        Some(_) => checked(collection, body, None, other_id(body, id), body.text().to_owned()),
+        None if *name == RecordName::Single => checked(collection, body, None, None, body.text().to_owned()),
+        None => {
+            // It stays a number where it was one.
+            let current = current.and_then(|current| json::members(current).find(|(key, _)| *key == "id"));
+            let id = current.map(|(_, value)| value.to_owned()).or_else(|| name.json());
+            checked(collection, body, None, None, with_id(body, id.as_deref()))
+        }
+        Some(_) => checked(collection, body, None, other_id(body, name), body.text().to_owned()),
     }
 }
 
 /// The canonical text of the record `current` after `patch`, a JSON Merge Patch (RFC 7396). What the patch does not name
-/// keeps its bytes and its place; new members come last, in the patch's order. `current` is the record `id` in canonical
+/// keeps its bytes and its place; new members come last, in the patch's order. `current` is the record `name` in canonical
 /// form, as it is stored.
 ///
 /// # Errors
 /// All that is wrong with the result: it lacks the `id` or has another, or what the patch changes does not fit the model or
 /// the limits.
-pub fn patch(collection: Collection, current: &str, patch: &Object, id: Id) -> Result<String, Vec<Violation>> {
+pub fn patch(
+    collection: Collection,
+    current: &str,
+    patch: &Object,
+    name: &RecordName,
+) -> Result<String, Vec<Violation>> {
     // No fault is to be expected: the result is nested no deeper than the deeper of the two.
     let record = Object::read(&merge(current, patch.text()), MAX_DEPTH)
         .map_err(|fault| vec![Violation::new(&fault.pointer, fault.reason)])?;
-    checked(collection, &record, Some(current), other_id(&record, id), record.text().to_owned())
+    checked(collection, &record, Some(current), other_id(&record, name), record.text().to_owned())
 }
 
 /// `text`, if its members, which are those of `record` but for the `id`, may be written.
@@ -87,14 +176,16 @@ fn checked(
     if all.is_empty() { Ok(text) } else { Err(all) }
 }
 
-fn with_id(body: &Object, id: Id) -> String {
-    // A body without members is no record's, and is refused for what it lacks.
-    format!("{{\"id\":{id},{}", &body.text()[1..])
+fn with_id(body: &Object, id: Option<&str>) -> String {
+    let (id, body) = (id.unwrap_or_default(), body.text());
+    let comma = if body == "{}" { "" } else { "," };
+    format!("{{\"id\":{id}{comma}{}", &body[1..])
 }
 
-fn other_id(record: &Object, id: Id) -> Option<Violation> {
-    let same = record.get("id") == Some(&id.to_string());
-    (!same).then(|| Violation::new("/id", format!("must be {id}, as in the path: it never changes")))
+fn other_id(record: &Object, name: &RecordName) -> Option<Violation> {
+    let name_json = name.json().unwrap_or_default();
+    let must = || Violation::new("/id", format!("must be {name_json}, as in the path: it never changes"));
+    (!name.is(record.get("id"))).then(must)
 }
 
 /// `MergePatch(target, patch)` of RFC 7396 for a patch that is an object, both in canonical form. Recurses as deeply as
@@ -131,7 +222,12 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::limits::{BIO_BYTES, NAME_CHARACTERS, TEXT_BYTES, TITLE_CHARACTERS, USERNAME_CHARACTERS};
+    use crate::declaration::USERNAME_CHARACTERS;
+    use crate::testing::sample;
+    const NAME_CHARACTERS: usize = 256;
+    const BIO_BYTES: usize = 4 << 10;
+    const TITLE_CHARACTERS: usize = 256;
+    const TEXT_BYTES: usize = 16 << 10;
     use crate::model::Records;
 
     const USER: &str = r#"{"username":"ada","id":7,"n":[1.0,1E400,-0],"o":{"a":12345678901234567890,"b":{"c":1}}}"#;
@@ -145,7 +241,7 @@ mod tests {
     }
 
     fn patched(current: &str, by: &str) -> Result<String, Vec<Violation>> {
-        patch(Collection::Users, current, &object(by), id(7))
+        patch(sample::users(), current, &object(by), &RecordName::Number(id(7)))
     }
 
     fn created(collection: Collection, body: Object) -> Result<String, Vec<Violation>> {
@@ -182,13 +278,13 @@ mod tests {
     fn a_new_record_has_its_id_first_and_the_rest_as_it_came() {
         let body = object(r#" { "text" : "\u00e9\/" , "thread" : 1, "user": 2, "n": [1.0, 1E400], "o": {"id": 3} } "#);
         let expected = r#"{"id":7,"text":"é/","thread":1,"user":2,"n":[1.0,1E400],"o":{"id":3}}"#;
-        assert_eq!(created(Collection::Posts, body).as_deref(), Ok(expected));
+        assert_eq!(created(sample::posts(), body).as_deref(), Ok(expected));
     }
 
     #[test]
     fn everything_that_is_wrong_with_a_record_is_said_at_once() {
         let body = object(r#"{"\u0069d":7,"username":"a/b","name":1,"bio":["x"]}"#);
-        let violations = created(Collection::Users, body).unwrap_err();
+        let violations = created(sample::users(), body).unwrap_err();
         assert_eq!(
             serde_json::to_string(&violations).unwrap(),
             concat!(
@@ -201,18 +297,18 @@ mod tests {
         );
         let empty = object("{}");
         for (collection, missing) in [
-            (Collection::Users, &["/username"][..]),
-            (Collection::Threads, &["/title", "/createdBy"]),
-            (Collection::Posts, &["/thread", "/text", "/user"]),
+            (sample::users(), &["/username"][..]),
+            (sample::threads(), &["/title", "/createdBy"]),
+            (sample::posts(), &["/thread", "/text", "/user"]),
         ] {
             assert_eq!(pointers(created(collection, object("{}"))), missing);
-            assert_eq!(pointers(replace(collection, &empty, id(7))), missing);
+            assert_eq!(pointers(replace(collection, &empty, &RecordName::Number(id(7)), None)), missing);
         }
     }
 
     #[test]
     fn a_replacement_may_name_its_id_but_no_other() {
-        let replaced = |body: &str| replace(Collection::Users, &object(body), id(7));
+        let replaced = |body: &str| replace(sample::users(), &object(body), &RecordName::Number(id(7)), None);
         for (body, expected) in [
             (r#"{"username":"ada","name":null}"#, r#"{"id":7,"username":"ada","name":null}"#),
             (r#"{"username":"ada", "id":7}"#, r#"{"username":"ada","id":7}"#),
@@ -290,15 +386,15 @@ mod tests {
     #[test]
     fn every_field_has_its_limit() {
         let json = |text: &str| serde_json::to_string(text).unwrap();
-        let user = |field: &str, value: &str| (Collection::Users, format!(r#""username":"ada","{field}":{value}"#));
-        let username = |name: &str| (Collection::Users, format!(r#""username":{}"#, json(name)));
+        let user = |field: &str, value: &str| (sample::users(), format!(r#""username":"ada","{field}":{value}"#));
+        let username = |name: &str| (sample::users(), format!(r#""username":{}"#, json(name)));
         let name = |name: &str| user("name", &json(name));
         let bio = |bio: &str| user("bio", &json(bio));
-        let title = |title: &str| (Collection::Threads, format!(r#""title":{},"createdBy":1"#, json(title)));
-        let began_by = |id: &str| (Collection::Threads, format!(r#""title":"t","createdBy":{id}"#));
-        let text = |text: &str| (Collection::Posts, format!(r#""thread":1,"text":{},"user":2"#, json(text)));
+        let title = |title: &str| (sample::threads(), format!(r#""title":{},"createdBy":1"#, json(title)));
+        let began_by = |id: &str| (sample::threads(), format!(r#""title":"t","createdBy":{id}"#));
+        let text = |text: &str| (sample::posts(), format!(r#""thread":1,"text":{},"user":2"#, json(text)));
         let post = |thread: &str, user: &str| {
-            (Collection::Posts, format!(r#""thread":{thread},"text":"","user":{user},"createdBy":"x""#))
+            (sample::posts(), format!(r#""thread":{thread},"text":"","user":{user},"createdBy":"x""#))
         };
         for ((collection, members), pointer) in [
             (username("a"), None),
@@ -459,12 +555,12 @@ mod tests {
             values in prop::collection::vec(prop::option::weighted(0.8, prop::sample::select(vec![
                 "1", "0", "1.0", "null", "\"x\"", "\"\\n\"", "[]", "{}", "9223372036854775808",
             ])), 9),
-            collection in prop::sample::select(Collection::ALL.to_vec()),
+            collection in prop::sample::select(sample::all().to_vec()),
         ) {
             let names = ["id", "username", "name", "bio", "title", "createdBy", "thread", "text", "user"];
             let members = names.iter().zip(&values).filter_map(|(name, value)| Some(format!("\"{name}\":{}", (*value)?)));
             let body = format!("{{{}}}", members.collect::<Vec<_>>().join(","));
-            for written in [created(collection, object(&body)), replace(collection, &object(&body), id(7))] {
+            for written in [created(collection, object(&body)), replace(collection, &object(&body), &RecordName::Number(id(7)), None)] {
                 if let Ok(text) = written {
                     let mut records = Records::new(collection, 0);
                     prop_assert_eq!(records.push(&text, None), Ok(()));

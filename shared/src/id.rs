@@ -20,6 +20,8 @@ pub struct NotAnId;
 impl Id {
     /// The largest id, 2⁶³−1.
     pub const MAX: Id = Id(NonZeroU64::new(i64::MAX as u64).expect("it is not zero"));
+    /// The smallest id.
+    pub const FIRST: Id = Id(NonZeroU64::MIN);
     pub(crate) const EXPECTED: &str = "an integer from 1 to 9223372036854775807";
 
     /// The id as a number.

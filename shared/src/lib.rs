@@ -1,6 +1,6 @@
 //! What the three services and the migration have in common. In reading order:
 //!
-//! - [`id`], [`model`]: what a record is named and what it holds
+//! - [`declaration`], [`id`], [`model`]: what a collection is, what a record is named and what it holds
 //! - [`json`]: a record's text, as the monolith sends it and without its losses
 //! - [`limits`], [`edit`]: what may be written, and the record that a write makes
 //! - [`store`], [`record_set`]: a collection of records in sled, and what it holds as one number
@@ -17,6 +17,7 @@ pub mod backup;
 pub mod broker;
 pub mod check;
 pub mod condition;
+pub mod declaration;
 pub mod desk;
 pub mod drain;
 pub mod edit;

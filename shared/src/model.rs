@@ -1,187 +1,126 @@
-//! The three collections, their records' models, and what each is indexed by.
+//! A record, and what it is found by, as its collection's declaration has it.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
-use serde::de::Deserializer;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use smallvec::SmallVec;
 
+pub use crate::declaration::{Collection, Index};
+use crate::declaration::{EXPECTED_ID_TEXT, Field, IdRule, Shape, TermKind, read_id_text};
 use crate::id::Id;
 use crate::json::{self, Fault, Member};
 
-/// Somebody who writes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct User<'a> {
-    /// The user's id.
-    pub id: Id,
-    /// The name in URLs.
-    #[serde(borrow)]
-    pub username: Cow<'a, str>,
-    /// The name for people.
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<Cow<'a, str>>,
-    /// A line about the user.
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    pub bio: Option<Cow<'a, str>>,
-}
-
-/// A subject that posts belong to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Thread<'a> {
-    /// The thread's id.
-    pub id: Id,
-    /// The subject.
-    #[serde(borrow)]
-    pub title: Cow<'a, str>,
-    /// The user who began it.
-    pub created_by: Id,
-}
-
-/// What a user wrote in a thread.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Post<'a> {
-    /// The post's id. The monolith's posts have none; the split gives them one, which is then their first member.
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    pub id: Option<Id>,
-    /// The thread it belongs to.
-    pub thread: Id,
-    /// What was written.
-    #[serde(borrow)]
-    pub text: Cow<'a, str>,
-    /// The user who wrote it.
-    pub user: Id,
-}
-
-/// A field that may be absent, but not null.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Id>, D::Error> {
-    Id::deserialize(deserializer).map(Some)
-}
-
-impl User<'_> {
-    /// Users by their `username`.
-    pub const BY_USERNAME: Index = Index(1);
-}
-
-impl Thread<'_> {
-    /// Threads by their `createdBy`.
-    pub const BY_USER: Index = Index(1);
-}
-
-impl Post<'_> {
-    /// Posts by their `thread`.
-    pub const IN_THREAD: Index = Index(1);
-    /// Posts by their `user`.
-    pub const BY_USER: Index = Index(2);
-}
-
-/// A collection of the monolith: one top-level array of its file, one service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Collection {
-    /// Of [`User`]s.
-    Users,
-    /// Of [`Thread`]s.
-    Threads,
-    /// Of [`Post`]s.
-    Posts,
-}
-
 impl Collection {
-    /// All of them, in the monolith's order.
-    pub const ALL: [Collection; 3] = [Collection::Users, Collection::Threads, Collection::Posts];
-
-    /// The name in files, URLs and messages.
-    pub fn name(self) -> &'static str {
-        match self {
-            Collection::Users => "users",
-            Collection::Threads => "threads",
-            Collection::Posts => "posts",
-        }
-    }
-
-    /// This collection alone, as a list.
-    pub fn alone(self) -> &'static [Collection] {
-        match self {
-            Collection::Users => &[Collection::Users],
-            Collection::Threads => &[Collection::Threads],
-            Collection::Posts => &[Collection::Posts],
-        }
-    }
-
-    /// Whether the monolith's records may have no ids, so that the split gives them some.
-    pub fn may_lack_ids(self) -> bool {
-        self == Collection::Posts
-    }
-
-    /// What a record, in canonical form, is found by; nothing where it does not fit its model. `given` is the id of a
-    /// post that has none.
-    ///
-    /// serde could say the same, and does where it has to say why not: but it would read each text once more, and that
-    /// would be a fifth of the time of a split. A test holds the two together.
+    /// What a record, in canonical form, is found by; nothing where it does not fit its declaration. `given` is the id of
+    /// one that has none.
     fn keys(self, json: &str, members: &[Member], given: Option<Id>) -> Option<Keys> {
-        let found = |name: &str| {
+        let declaration = self.declaration();
+        let value_of = |name: &str| {
             let member = members.iter().find(|member| &json[member.key.clone()] == name);
             member.map(|member| &json[member.value.clone()])
         };
-        let id = |name| found(name).and_then(|value| value.parse::<Id>().ok());
-        let text = |name| found(name).filter(|value| value.starts_with('"'));
-        let text_or_none = |name| found(name).is_none_or(|value| value.starts_with('"') || value == "null");
-        let keys = |id, terms| Keys { id, id_from_position: false, position: None, terms };
-        match self {
-            Collection::Users => {
-                let username = text("username")?;
-                let username = match username.contains('\\') {
-                    false => username[1..username.len() - 1].into(),
-                    true => serde_json::from_str(username).ok()?,
-                };
-                let terms = [Some((User::BY_USERNAME, Term::Text(username))), None];
-                (text_or_none("name") && text_or_none("bio")).then_some(keys(id("id")?, terms))
+        let mut terms = Terms::new();
+        let (id, id_from_position) = match (declaration.ids, value_of("id")) {
+            (IdRule::Position, None) => (given?, true),
+            (IdRule::Record | IdRule::Position, id) => (id?.parse().ok()?, false),
+            (IdRule::Single, _) => (Id::FIRST, false),
+            (IdRule::Text, id) => {
+                let number = given?;
+                let text = id.map_or_else(|| Some(number.to_string().into()), read_id_text)?;
+                terms.push((Index::IDS, Term::Text(text)));
+                (number, id.is_none())
             }
-            Collection::Threads => {
-                text("title")?;
-                Some(keys(id("id")?, [Some((Thread::BY_USER, Term::Id(id("createdBy")?))), None]))
-            }
-            Collection::Posts => {
-                text("text")?;
-                let terms = [(Post::IN_THREAD, Term::Id(id("thread")?)), (Post::BY_USER, Term::Id(id("user")?))];
-                let id_from_position = found("id").is_none();
-                let id = if id_from_position { given? } else { id("id")? };
-                Some(Keys { id_from_position, ..keys(id, terms.map(Some)) })
+        };
+        for field in &declaration.fields {
+            let value = match value_of(&field.name) {
+                None | Some("null") if !field.required => continue,
+                value => Value::read(&field.shape, value?)?,
+            };
+            for index in declaration.indexes.iter().filter(|index| index.field == field.name) {
+                terms.push((index.number, value.term()?));
             }
         }
+        Some(Keys { id, id_from_position, position: None, terms })
     }
 
-    /// Why the record that begins in `json` at `begin` does not fit its model, with the place in the source.
-    fn misfit(self, json: &str, begin: usize, members: &[Member]) -> Fault {
-        let deserializer = &mut serde_json::Deserializer::from_str(&json[begin..]);
-        let error = match self {
-            Collection::Users => serde_path_to_error::deserialize::<_, User>(deserializer).err(),
-            Collection::Threads => serde_path_to_error::deserialize::<_, Thread>(deserializer).err(),
-            Collection::Posts => serde_path_to_error::deserialize::<_, Post>(deserializer).err(),
-        };
-        let Some(error) = error else {
-            return Fault { pointer: String::new(), offset: 0, reason: "missing field `id`".to_owned() };
-        };
-        let mut pointer = String::new();
-        let mut offset = 0;
-        if let Some(serde_path_to_error::Segment::Map { key }) = error.path().iter().next() {
-            json::push_pointer(&mut pointer, key);
-            let member = members.iter().find(|member| &json[member.key.clone()] == key);
-            offset = member.map_or(0, |member| member.offset);
+    /// Why the record in `json`, whose `members` these are, does not fit its declaration, with the place in the source.
+    fn misfit(self, json: &str, members: &[Member]) -> Fault {
+        let declaration = self.declaration();
+        for member in members {
+            let (name, value) = (&json[member.key.clone()], &json[member.value.clone()]);
+            let reason = match (name, declaration.ids, declaration.field(name)) {
+                ("id", IdRule::Record | IdRule::Position, _) => misfit_of::<Id>(value),
+                ("id", IdRule::Text, _) if read_id_text(value).is_none() => Some(expected(EXPECTED_ID_TEXT, value)),
+                ("id", ..) | (_, _, None) => None,
+                (_, _, Some(Field { required: false, .. })) if value == "null" => None,
+                (_, _, Some(Field { shape, .. })) => match shape.is_of() {
+                    Some(TermKind::Id) => misfit_of::<Id>(value),
+                    Some(TermKind::Text) => misfit_of::<Cow<str>>(value),
+                    Some(TermKind::TextId) if read_id_text(value).is_none() => Some(expected(EXPECTED_ID_TEXT, value)),
+                    Some(TermKind::TextId) => None,
+                    None => shape.check(value).err().map(|must| expected(must.trim_start_matches("must be "), value)),
+                },
+            };
+            if let Some(reason) = reason {
+                let mut pointer = String::new();
+                json::push_pointer(&mut pointer, name);
+                return Fault { pointer, offset: member.offset, reason };
+            }
         }
-        Fault { pointer, offset, reason: json::reason_of(error.inner()) }
+        let is_there = |name: &str| members.iter().any(|member| &json[member.key.clone()] == name);
+        // What lacks its number was read as something else than it is.
+        let id = ("id", declaration.ids == IdRule::Record);
+        let fields = declaration.fields.iter().map(|field| (&*field.name, field.required));
+        let missing = std::iter::once(id).chain(fields).find(|(name, required)| *required && !is_there(name));
+        let missing = missing.map_or("id", |(name, _)| name);
+        Fault { pointer: String::new(), offset: 0, reason: format!("missing field `{missing}`") }
     }
 }
 
-/// A way to find records other than by id. The number tells a collection's indexes apart in its database: never reuse one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Index(pub(crate) u8);
+/// Why `value` is no `T`.
+fn misfit_of<'v, T: Deserialize<'v>>(value: &'v str) -> Option<String> {
+    serde_json::from_str::<T>(value).err().map(|error| json::reason_of(&error))
+}
 
-impl Index {
-    /// Its number.
-    pub fn number(self) -> u8 {
-        self.0
+fn expected(what: &str, value: &str) -> String {
+    format!("expected {what}, found {}", json::kind(value))
+}
+
+/// A field's value as it stands in a record.
+enum Value<'r> {
+    Id(Id),
+    TextId(Box<str>),
+    /// With its quotes.
+    Text(&'r str),
+    /// No index lists it.
+    Other,
+}
+
+impl<'r> Value<'r> {
+    /// What `value` is; nothing where it is not of the field's kind.
+    fn read(shape: &Shape, value: &'r str) -> Option<Self> {
+        match shape.is_of() {
+            Some(TermKind::Id) => value.parse().ok().map(Value::Id),
+            Some(TermKind::TextId) => read_id_text(value).map(Value::TextId),
+            Some(TermKind::Text) => value.starts_with('"').then_some(Value::Text(value)),
+            None => shape.check(value).is_ok().then_some(Value::Other),
+        }
     }
+
+    fn term(&self) -> Option<Term> {
+        match self {
+            Value::Id(id) => Some(Term::Id(*id)),
+            Value::TextId(text) => Some(Term::Text(text.clone())),
+            Value::Text(text) => read_text(text).map(Term::Text),
+            Value::Other => None,
+        }
+    }
+}
+
+/// The text of a JSON string.
+pub(crate) fn read_text(string: &str) -> Option<Box<str>> {
+    if string.contains('\\') { serde_json::from_str(string).ok() } else { Some(string[1..string.len() - 1].into()) }
 }
 
 /// What an index is asked for.
@@ -205,11 +144,8 @@ impl From<&str> for Term {
     }
 }
 
-/// How many indexes a collection has at most; they are numbered from 1.
-pub(crate) const INDEXES: usize = 2;
-
 /// What a record is found by, beside its id.
-pub type Terms = [Option<(Index, Term)>; INDEXES];
+pub type Terms = SmallVec<[(Index, Term); 2]>;
 
 /// Everything a record is found by.
 struct Keys {
@@ -237,13 +173,27 @@ pub struct Record<'r> {
 impl<'r> Record<'r> {
     /// The record as it is sent: an id from its position is its first member.
     pub fn json(&self) -> Cow<'r, str> {
-        if self.id_from_position {
-            // There are other members: a record without any fits no model.
-            Cow::Owned(format!("{{\"id\":{},{}", self.id, &self.source[1..]))
-        } else {
-            Cow::Borrowed(self.source)
-        }
+        if self.id_from_position { Cow::Owned(with_id(self.source, self.id)) } else { Cow::Borrowed(self.source) }
     }
+}
+
+/// The record `source`, which has no id of its own, with one as its first member.
+pub(crate) fn with_id(source: &str, id: Id) -> String {
+    let comma = if source == "{}" { "" } else { "," };
+    format!("{{\"id\":{id}{comma}{}", &source[1..])
+}
+
+/// What stands behind the bracket of the record `json` and the id that [`Record::json`] put there.
+pub fn without_id(json: &[u8], id: Id) -> &[u8] {
+    let rest = &json[format!("{{\"id\":{id}").len()..];
+    rest.strip_prefix(b",").unwrap_or(rest)
+}
+
+/// The record `json` without its first member, where that is `id`.
+pub fn strip_id(json: &str, id: Id) -> Option<String> {
+    let rest = json.strip_prefix(&format!("{{\"id\":{id}"))?;
+    let rest = rest.strip_prefix(',').or(Some(rest).filter(|rest| *rest == "}"))?;
+    Some(format!("{{{rest}"))
 }
 
 /// Consecutive records of one collection, in one piece of memory.
@@ -283,7 +233,7 @@ impl Records {
         let read = json::canonical_object(text, &mut self.text, &mut self.members).and_then(|()| {
             let keys = self.collection.keys(&self.text, &self.members, given);
             let keys = keys.map(|keys| Keys { position, ..keys });
-            keys.ok_or_else(|| self.collection.misfit(&self.text, begin, &self.members))
+            keys.ok_or_else(|| self.collection.misfit(&self.text, &self.members))
         });
         match read {
             Ok(keys) => self.rows.push((keys, begin..self.text.len())),
@@ -293,6 +243,15 @@ impl Records {
             }
         }
         Ok(())
+    }
+
+    /// Reads the record `id` as it is stored and sent, and adds it.
+    ///
+    /// # Errors
+    /// See [`push`](Self::push).
+    pub fn push_stored(&mut self, text: &str, id: Id) -> Result<(), Fault> {
+        // Its number does not stand in it where ids are texts.
+        self.push_given(text, None, self.collection.has_text_ids().then_some(id))
     }
 
     /// Whose records these are.
@@ -340,8 +299,48 @@ mod tests {
     use std::collections::BTreeMap;
 
     use proptest::prelude::*;
+    use serde::{Deserialize, Deserializer};
 
     use super::*;
+    use crate::testing::sample;
+
+    // What serde would make of them.
+    #[derive(Deserialize)]
+    struct User {
+        id: Id,
+        username: String,
+        #[serde(default)]
+        #[expect(dead_code, reason = "it is there to be refused")]
+        name: Option<String>,
+        #[serde(default)]
+        #[expect(dead_code, reason = "it is there to be refused")]
+        bio: Option<String>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Thread {
+        id: Id,
+        #[expect(dead_code, reason = "it is there to be refused")]
+        title: String,
+        created_by: Id,
+    }
+
+    #[derive(Deserialize)]
+    struct Post {
+        #[serde(default, deserialize_with = "present")]
+        id: Option<Id>,
+        thread: Id,
+        #[expect(dead_code, reason = "it is there to be refused")]
+        text: String,
+        #[expect(dead_code, reason = "it is there to be refused")]
+        user: Id,
+    }
+
+    /// A field that may be absent, but not null.
+    fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Id>, D::Error> {
+        Id::deserialize(deserializer).map(Some)
+    }
 
     fn read(collection: Collection, text: &str, position: Option<u64>) -> Result<Records, Fault> {
         let mut records = Records::new(collection, 0);
@@ -352,16 +351,16 @@ mod tests {
     #[test]
     fn a_post_without_an_id_gets_its_position() {
         let source = r#"{"thread":1,"text":"t","user":2,"more":[1.0]}"#;
-        let records = read(Collection::Posts, source, Some(7)).unwrap();
+        let records = read(sample::posts(), source, Some(7)).unwrap();
         let record = records.iter().next().unwrap();
         assert_eq!(record.json(), r#"{"id":7,"thread":1,"text":"t","user":2,"more":[1.0]}"#);
         assert!(record.id_from_position);
         assert_eq!(record.source, source);
         let [thread, user] = [1, 2].map(|id| Term::Id(Id::try_from(id).unwrap()));
-        assert_eq!(*record.terms, [Some((Post::IN_THREAD, thread)), Some((Post::BY_USER, user))]);
+        assert_eq!(record.terms[..], [(sample::IN_THREAD, thread), (sample::BY_USER, user)]);
 
         let source = r#"{"thread":1,"id":9,"text":"t","user":2}"#;
-        let records = read(Collection::Posts, source, Some(7)).unwrap();
+        let records = read(sample::posts(), source, Some(7)).unwrap();
         let record = records.iter().next().unwrap();
         assert_eq!((record.id.get(), record.id_from_position), (9, false));
         assert_eq!(record.json(), source);
@@ -369,7 +368,7 @@ mod tests {
 
     #[test]
     fn a_record_that_is_refused_leaves_no_trace() {
-        let mut records = Records::new(Collection::Users, 0);
+        let mut records = Records::new(sample::users(), 0);
         for (text, fits) in [
             ("{", false),
             (r#"{"id":1,"username":"a"}"#, true),
@@ -396,7 +395,7 @@ mod tests {
             let text = serde_json::to_string(&text).unwrap();
             let names = ["id", "username", "name", "bio", "title", "createdBy", "thread", "text", "user", "\\\"id", "ids"];
             // Mostly a good record; then some of its members are something else.
-            for (collection, good) in Collection::ALL.into_iter().zip([
+            for (collection, good) in sample::all().into_iter().zip([
                 vec![("id", "1"), ("username", &text)],
                 vec![("id", "1"), ("title", &text), ("createdBy", "2")],
                 vec![("thread", "1"), ("text", &text), ("user", "2")],
@@ -412,15 +411,15 @@ mod tests {
                     }
                     let members: Vec<String> = members.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
                     let json = format!("{{{}}}", members.join(","));
-                    let theirs = match collection {
-                        Collection::Users => serde_json::from_str::<User>(&json).ok().map(|user| (user.id, Some(Term::from(&*user.username)))),
-                        Collection::Threads => serde_json::from_str::<Thread>(&json).ok().map(|thread| (thread.id, Some(Term::Id(thread.created_by)))),
-                        Collection::Posts => serde_json::from_str::<Post>(&json).ok()
+                    let theirs = match collection.name() {
+                        "users" => serde_json::from_str::<User>(&json).ok().map(|user| (user.id, Some(Term::from(&*user.username)))),
+                        "threads" => serde_json::from_str::<Thread>(&json).ok().map(|thread| (thread.id, Some(Term::Id(thread.created_by)))),
+                        _ => serde_json::from_str::<Post>(&json).ok()
                             .map(|post| (post.id.unwrap_or(Id::MAX), Some(Term::Id(post.thread)))),
                     };
                     let ours = read(collection, &json, Some(Id::MAX.get())).ok();
                     let ours = ours.as_ref().and_then(|records| records.iter().next())
-                        .map(|record| (record.id, record.terms[0].clone().map(|(_, term)| term)));
+                        .map(|record| (record.id, record.terms.first().map(|(_, term)| term.clone())));
                     prop_assert_eq!(ours, theirs, "{}", json);
                 }
             }
@@ -429,7 +428,7 @@ mod tests {
 
     #[test]
     fn some_records_are_kept_and_others_not() {
-        let mut records = Records::new(Collection::Users, 0);
+        let mut records = Records::new(sample::users(), 0);
         for number in 1..=4 {
             records.push(&format!(r#"{{"id":{number},"username":"a"}}"#), Id::try_from(number).ok()).unwrap();
         }
@@ -455,12 +454,12 @@ mod tests {
             (r#"{"id":1.5,"thread":1,"text":"","user":2}"#, "/id", 6, "invalid type: floating point `1.5`"),
             (r#"{"id":null,"thread":1,"text":"","user":2}"#, "/id", 6, "invalid type: null"),
         ] {
-            let fault = read(Collection::Posts, source, Some(7)).err().unwrap();
+            let fault = read(sample::posts(), source, Some(7)).err().unwrap();
             assert_eq!((fault.pointer.as_str(), fault.offset), (pointer, offset), "{source}: {fault}");
             assert!(fault.reason.contains(reason), "{source}: {fault}");
         }
         let reason = |collection, source| read(collection, source, None).err().unwrap().reason;
-        assert_eq!(reason(Collection::Users, r#"{"username":"a"}"#), "missing field `id`");
-        assert_eq!(reason(Collection::Posts, r#"{"thread":1,"text":"t","user":2}"#), "missing field `id`");
+        assert_eq!(reason(sample::users(), r#"{"username":"a"}"#), "missing field `id`");
+        assert_eq!(reason(sample::posts(), r#"{"thread":1,"text":"t","user":2}"#), "missing field `id`");
     }
 }

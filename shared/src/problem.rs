@@ -64,8 +64,13 @@ pub enum Problem {
     NotAKey,
     /// An idempotency key that another request had.
     KeyReused,
-    /// Another user has that name.
-    UsernameTaken,
+    /// Another record has that value in a field that tells records apart.
+    Taken {
+        /// What such a record is called.
+        singular: Cow<'static, str>,
+        /// The field.
+        field: &'static str,
+    },
     /// No record ever had that id, so none is put there.
     IdNotGiven,
     /// There are no ids left to give.
@@ -201,7 +206,7 @@ impl Problem {
             Problem::KeyReused => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "This Idempotency-Key belongs to a request with another body.".into())
             }
-            Problem::UsernameTaken => (StatusCode::CONFLICT, "Another user has this username.".into()),
+            Problem::Taken { singular, field } => (StatusCode::CONFLICT, format!("Another {singular} has this {field}.").into()),
             Problem::IdNotGiven => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "Ids are given by the service, and it has not given this one; POST gives one.".into())
             }

@@ -9,15 +9,17 @@ use std::time::Duration;
 use std::{env, io, panic, thread};
 
 use clap::builder::FalseyValueParser;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand, value_parser};
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{sleep, timeout};
 
-use crate::api::Routes;
+use crate::api::{self, Routes};
 use crate::broker::{self, Broker};
+use crate::declaration::Declaration;
 use crate::desk::Counter;
 use crate::drain::Drain;
 use crate::fill::{FillError, Slice};
@@ -118,30 +120,72 @@ impl Config {
     /// Reads the command line, with the defaults of this service. Exits with 2 when it cannot be understood.
     fn read(service: &Service) -> Self {
         let name = service.collection.name();
-        let matches = Config::command()
-            .name(name)
+        let matches = Self::command_of(name)
             .about(format!("Serves /api/{name} from the service's own database"))
+            .mut_arg("data", |arg| arg.required(false).default_value(service.data))
+            .mut_arg("listen", |arg| arg.required(false).default_value(service.listen))
+            .get_matches();
+        Config::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    /// The same of a program that serves whatever is declared in a file, and that file's collection.
+    fn read_declared() -> (Self, Collection) {
+        let declaration = Arg::new("declaration")
+            .long("declaration")
+            .value_name("FILE")
+            .env("DECLARATION")
+            .help("What the collection is: its collection.json")
+            .value_parser(value_parser!(PathBuf))
+            .required(true)
+            .global(true);
+        let command = Self::command_of("collection")
+            .about("Serves the collection that a file declares, at /api/NAME, from its own database")
+            .arg(declaration)
+            .mut_arg("data", |arg| arg.help("The service's folder, made by `seed` or filled with --slice"))
+            .mut_arg("listen", |arg| arg.required(false).default_value("127.0.0.1:3000"));
+        let matches = command.clone().get_matches();
+        let config = Config::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        let path: &PathBuf = matches.get_one("declaration").expect("it is required");
+        let read = || -> Result<Declaration, String> {
+            let json = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+            Declaration::read(&json).map_err(|error| error.to_string())
+        };
+        let declaration = read().unwrap_or_else(|reason| {
+            command.clone().error(ErrorKind::Io, format!("{}: {reason}", path.display())).exit()
+        });
+        (config, Collection::of(declaration))
+    }
+
+    /// What every program's command line has.
+    fn command_of(name: &'static str) -> clap::Command {
+        Config::command()
+            .name(name)
             .after_help(
                 "RUST_LOG sets what is logged (default: info; access=off leaves out requests).\n\
                  SIGTERM and SIGINT end the service in order; a second one cuts the wait of --drain short.\n\
                  SIGHUP reloads --write-token-file; one that is invalid leaves the old tokens in force.\n\
                  Exits with 0 after an orderly end, 1 when it cannot start or cannot flush, 2 for a wrong command line.",
             )
-            .mut_arg("data", |arg| arg.required(false).default_value(service.data))
-            .mut_arg("listen", |arg| arg.required(false).default_value(service.listen))
-            .get_matches();
-        Config::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 }
 
 /// Runs `service` until SIGTERM or SIGINT: 0 after an orderly end, 1 when it cannot start or cannot flush.
 pub fn run(service: &Service) -> ExitCode {
-    let config = Config::read(service);
+    run_as(service.collection, service.routes, &Config::read(service))
+}
+
+/// Runs the service of a collection that has no code of its own: the command line names its declaration.
+pub fn run_declared() -> ExitCode {
+    let (config, collection) = Config::read_declared();
+    run_as(collection, api::routes_of, &config)
+}
+
+fn run_as(collection: Collection, routes: fn(Store) -> Routes, config: &Config) -> ExitCode {
     if let Some(command) = &config.command {
         let done = match command {
             Command::Check => check::ready(config.listen).map(|()| String::new()),
-            Command::Scrub => offline::scrub(config.listen, &config.data, service.collection, config.on_damage()),
-            Command::Compact => offline::compact(&config.data, service.collection, config.on_damage()),
+            Command::Scrub => offline::scrub(config.listen, &config.data, collection, config.on_damage()),
+            Command::Compact => offline::compact(&config.data, collection, config.on_damage()),
             Command::Broker { file } => broker::run(file).map(|()| String::new()).map_err(|error| error.to_string()),
         };
         return match done {
@@ -150,14 +194,14 @@ pub fn run(service: &Service) -> ExitCode {
                 ExitCode::SUCCESS
             }
             Err(reason) => {
-                eprintln!("{}: {}", service.collection.name(), reason.trim_end());
+                eprintln!("{}: {}", collection.name(), reason.trim_end());
                 ExitCode::FAILURE
             }
         };
     }
     start_log();
     log_panics();
-    match panic::catch_unwind(|| live(service, &config)) {
+    match panic::catch_unwind(|| live(collection, routes, config)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
             log::error!("{error}");
@@ -193,7 +237,7 @@ pub fn log_panics() {
 ///
 /// The sandbox holds for the calling thread and the threads it spawns. So it comes before the runtime's threads and
 /// before sled's, while this is the only one; and the database is opened, or filled from a slice, inside.
-fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
+fn live(collection: Collection, routes: fn(Store) -> Routes, config: &Config) -> Result<(), Box<dyn Error>> {
     // It has no threads yet. From here on SIGHUP ends nothing.
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let hangups = {
@@ -221,7 +265,7 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
         Some(aside) => (folder.copy_database(aside.path())?, Some(folder)),
         None => (folder, None),
     };
-    let tokens = Arc::new(tokens(service.collection, config)?);
+    let tokens = Arc::new(tokens(collection, config)?);
     let counter = if aside.is_none() { open_counter(&folder) } else { None };
     let broker = config.write_token_file.as_deref().map(Broker::start).transpose()?;
     let cannot_listen =
@@ -237,7 +281,7 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
         tokio::spawn(broker::reload(hangups, broker, Arc::clone(&tokens)));
         let folder = Arc::new(folder);
         let opening = {
-            let (folder, collection, on_damage) = (Arc::clone(&folder), service.collection, config.on_damage());
+            let (folder, on_damage) = (Arc::clone(&folder), config.on_damage());
             tokio::task::spawn_blocking(move || open(&folder, collection, slice, on_damage))
         };
         let store = tokio::select! {
@@ -257,8 +301,8 @@ fn live(service: &Service, config: &Config) -> Result<(), Box<dyn Error>> {
             counter.serve(store.clone(), commit.clone())?;
         }
         let read_only = store.is_read_only();
-        let writes = Writes { collection: service.collection, commit: commit.clone(), tokens, read_only };
-        let routes = drain.over(operator.over(writes.over((service.routes)(store.clone()))));
+        let writes = Writes { collection, commit: commit.clone(), tokens, read_only };
+        let routes = drain.over(operator.over(writes.over(routes(store.clone()))));
         let scrubs = tokio::spawn(scrubs(operator.clone(), config.scrub_every));
         let mut restart = false;
         let end = async {

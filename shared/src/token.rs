@@ -292,6 +292,7 @@ mod tests {
     use warp::http::Method;
 
     use super::*;
+    use crate::testing::sample;
 
     const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
@@ -301,11 +302,11 @@ mod tests {
 
     /// Tokens of posts: `ci` with the secret of ones, `phone` with that of twos.
     fn tokens() -> (Tokens, String, String) {
-        let [one, two] = [[1; 32], [2; 32]].map(|random| secret(Collection::Posts, random));
+        let [one, two] = [[1; 32], [2; 32]].map(|random| secret(sample::posts(), random));
         let [ci, phone] = ["ci", "phone"].map(|name| name.parse().unwrap());
         let path = Path::new("f");
         let file = TokenFile::default().with(path, &ci, &one).unwrap().with(path, &phone, &two).unwrap();
-        (Tokens::of(Collection::Posts, file), one, two)
+        (Tokens::of(sample::posts(), file), one, two)
     }
 
     /// The name, or the status, the challenge and the text of the refusal.
@@ -371,11 +372,11 @@ mod tests {
     fn a_secret_of_one_service_opens_no_other_that_has_the_same_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tokens");
-        let secret = secret(Collection::Posts, [7; 32]);
+        let secret = secret(sample::posts(), [7; 32]);
         fs::write(&path, TokenFile::default().with(&path, &"ci".parse().unwrap(), &secret).unwrap().text()).unwrap();
-        for collection in Collection::ALL {
+        for collection in sample::all() {
             let answer = ask(&Tokens::read(collection, &path).unwrap(), &[&format!("Bearer {secret}")]);
-            assert_eq!(answer.is_ok(), collection == Collection::Posts, "{answer:?}");
+            assert_eq!(answer.is_ok(), collection == sample::posts(), "{answer:?}");
         }
     }
 
@@ -384,7 +385,7 @@ mod tests {
         let (_, one, _) = tokens();
         for values in [vec![], vec![format!("Bearer {one}")]] {
             let values: Vec<&str> = values.iter().map(String::as_str).collect();
-            assert_eq!(ask(&Tokens::none(Collection::Posts), &values), Err((403, String::new())));
+            assert_eq!(ask(&Tokens::none(sample::posts()), &values), Err((403, String::new())));
         }
     }
 
@@ -401,7 +402,7 @@ mod tests {
         tokens.replace(TokenFile::default().with(path, &"new".parse().unwrap(), &one).unwrap());
         assert_eq!((tokens.count(), ask(&one), ask(&two)), (1, Ok("new".to_owned()), Err(401)));
 
-        let read_only = Tokens::none(Collection::Posts);
+        let read_only = Tokens::none(sample::posts());
         read_only.replace(TokenFile::default().with(path, &"ci".parse().unwrap(), &one).unwrap());
         assert_eq!(super::tests::ask(&read_only, &[&format!("Bearer {one}")]), Err((403, String::new())));
     }
@@ -434,7 +435,7 @@ mod tests {
             &format!("ci/2 {ABC}"),
             &format!("caf\u{e9} {ABC}"),
             &format!("{long} {ABC}"),
-            &format!("ci {}", secret(Collection::Posts, [0; 32])),
+            &format!("ci {}", secret(sample::posts(), [0; 32])),
         ] {
             let error = parse(&format!("# first\n{line}\n")).unwrap_err();
             let says = error.starts_with("f: line 2: expected a name") && error.contains("`seed token`");
@@ -451,7 +452,7 @@ mod tests {
     fn a_file_without_a_token_or_too_long_or_no_text_or_absent_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tokens");
-        let read = || Tokens::read(Collection::Posts, &path).unwrap_err().to_string();
+        let read = || Tokens::read(sample::posts(), &path).unwrap_err().to_string();
         let begin = format!("{}: ", path.display());
         assert!(read().starts_with(&format!("{begin}the token file cannot be read: No such file")), "{}", read());
         for (content, reason) in [
@@ -484,6 +485,6 @@ mod tests {
 
     #[test]
     fn a_secret_names_its_service_and_is_as_long_as_its_randomness() {
-        assert_eq!(secret(Collection::Users, [0xa5; 32]), format!("users_{}", "a5".repeat(32)));
+        assert_eq!(secret(sample::users(), [0xa5; 32]), format!("users_{}", "a5".repeat(32)));
     }
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use futures_util::{Stream, StreamExt};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 use warp::http::header::{CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, LOCATION};
@@ -24,17 +25,20 @@ use warp::{Filter, Rejection};
 
 use crate::api::{self, IdInPath, Routes};
 use crate::condition::{Condition, entity_tag};
-use crate::edit::{self, New};
+use crate::declaration::read_id_text;
+use crate::edit::{self, New, RecordName};
 use crate::id::Id;
-use crate::json::Object;
+use crate::json::{Object, members};
 use crate::limits::BODY_BYTES;
-use crate::model::{Collection, Term, User};
+use crate::model::{Collection, Index, Records, Term};
 use crate::problem::Problem;
-use crate::store::{Commit, KeptRecord, Transaction};
+use crate::store::{Commit, Found, KeptRecord, Transaction};
 use crate::token::{Name, Tokens};
 
 /// What a collection answers to.
 const ON_ALL: &str = "GET, HEAD, POST";
+/// What a collection that is one record answers to.
+const ON_SINGLE: &str = "GET, HEAD, PUT, PATCH";
 /// What a record answers to.
 const ON_ONE: &str = "GET, HEAD, PUT, PATCH, DELETE";
 
@@ -72,7 +76,11 @@ impl Writes {
         let write = asked.then(move |method: Method, id: Option<IdInPath>, headers: HeaderMap, body| {
             let writes = writes.clone();
             async move {
-                let allowed = if id.is_some() { ON_ONE } else { ON_ALL };
+                let allowed = match id {
+                    Some(_) => ON_ONE,
+                    None if writes.collection.is_single() => ON_SINGLE,
+                    None => ON_ALL,
+                };
                 let answer = writes.answer(&method, id, &headers, body).await;
                 answer.unwrap_or_else(|problem| problem.into_response_allowing(&method, allowed))
             }
@@ -92,8 +100,12 @@ impl Writes {
         headers: &HeaderMap,
         body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
     ) -> api::Answer {
+        let is_single = self.collection.is_single();
         let asks = match (method, &id) {
-            (&Method::POST, None) | (&Method::PUT | &Method::PATCH | &Method::DELETE, Some(_)) => method.clone(),
+            (_, Some(_)) if is_single => return Err(Problem::NoSuchRecord),
+            (&Method::PUT | &Method::PATCH, None) if is_single => method.clone(),
+            (&Method::POST, None) if !is_single => method.clone(),
+            (&Method::PUT | &Method::PATCH | &Method::DELETE, Some(_)) => method.clone(),
             _ => return Err(Problem::MethodNotAllowed),
         };
         let name = self.tokens.authorize(headers)?;
@@ -112,12 +124,16 @@ impl Writes {
         id: Option<IdInPath>,
         headers: &HeaderMap,
         body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
-        name: &Name,
+        token: &Name,
     ) -> api::Answer {
         let collection = self.collection;
         let condition = Condition::read(headers);
-        let Some(id) = id else {
-            let key = idempotency_key(headers, name)?;
+        let name = match id {
+            Some(id) => Some(id.name(collection)),
+            None => collection.is_single().then_some(Ok(RecordName::Single)),
+        };
+        let Some(record) = name else {
+            let key = idempotency_key(headers, token)?;
             let body = json_body(headers, body, false).await?;
             // A body may take its time. Whoever was revoked meanwhile writes nothing.
             self.tokens.authorize(headers)?;
@@ -125,9 +141,9 @@ impl Writes {
             let new = edit::create(collection, body).map_err(Problem::Invalid)?;
             return self.commit.write(move |now| create(now, collection, key, &new)).await?;
         };
-        let id = id.id()?;
+        let record = record?;
         if method == Method::DELETE {
-            return self.commit.write(move |now| delete(now, id, &condition)).await?;
+            return self.commit.write(move |now| delete(now, &record, &condition)).await?;
         }
         let patch = method == Method::PATCH;
         let body = json_body(headers, body, patch).await?;
@@ -135,9 +151,9 @@ impl Writes {
         self.commit
             .write(move |now| {
                 if patch {
-                    merge(now, collection, id, &condition, &body)
+                    merge(now, collection, &record, &condition, &body)
                 } else {
-                    replace(now, collection, id, &condition, &body)
+                    replace(now, collection, &record, &condition, &body)
                 }
             })
             .await?
@@ -158,7 +174,7 @@ fn create(now: &mut Transaction, collection: Collection, key: Option<String>, ne
         if kept.request != request() {
             return Err(Problem::KeyReused);
         }
-        return Ok(created(collection, kept.id, kept.revision, kept.json));
+        return Ok(created(collection, kept.revision, kept.json));
     }
     if key.is_some() && !now.can_keep() {
         return Err(Problem::Busy);
@@ -171,74 +187,120 @@ fn create(now: &mut Transaction, collection: Collection, key: Option<String>, ne
     if let Some(key) = key {
         now.keep_answer(key, KeptRecord::new(request(), id, revision, json.clone()));
     }
-    Ok(created(collection, id, revision, json))
+    Ok(created(collection, revision, json))
+}
+
+/// What a request names, as it is now, if its condition allows to write to it.
+struct Named {
+    /// Nothing where ids are texts and no record has this one.
+    id: Option<Id>,
+    found: Option<Found>,
+}
+
+impl Named {
+    fn find(now: &Transaction, name: &RecordName, condition: &Condition) -> Result<Self, Problem> {
+        let id = match name {
+            RecordName::Number(id) => Some(*id),
+            RecordName::Text(text) => now.ids(Index::IDS, &Term::Text(text.clone()))?.first().copied(),
+            RecordName::Single => Some(Id::FIRST),
+        };
+        let found = id.map(|id| now.get(id)).transpose()?.flatten();
+        let tag = found.as_ref().map(|found| entity_tag(found.revision, found.json.as_bytes()));
+        if condition.allows_write(tag.as_ref()) { Ok(Self { id, found }) } else { Err(Problem::ConditionFailed) }
+    }
+
+    /// The record, which has to be there.
+    fn there(self) -> Result<(Id, Found), Problem> {
+        self.id.zip(self.found).ok_or(Problem::NoSuchRecord)
+    }
 }
 
 /// `PUT /api/posts/7`
-fn replace(now: &mut Transaction, collection: Collection, id: Id, condition: &Condition, body: &Object) -> api::Answer {
-    let found = now.get(id)?;
-    let tag = found.as_ref().map(|found| entity_tag(found.revision, found.json.as_bytes()));
-    if !condition.allows_write(tag.as_ref()) {
-        return Err(Problem::ConditionFailed);
-    }
+fn replace(
+    now: &mut Transaction,
+    collection: Collection,
+    name: &RecordName,
+    condition: &Condition,
+    body: &Object,
+) -> api::Answer {
+    let Named { id, found } = Named::find(now, name, condition)?;
     if found.is_none() && !condition.creates() {
         return Err(Problem::NoSuchRecord);
     }
-    if found.is_none() && id.get() > now.last_id() {
-        return Err(Problem::IdNotGiven);
+    match name {
+        RecordName::Number(id) if found.is_none() && id.get() > now.last_id() => return Err(Problem::IdNotGiven),
+        RecordName::Text(text) if found.is_none() => {
+            let json = serde_json::to_string(text).unwrap_or_default();
+            edit::check_new_id(&json).map_err(|violation| Problem::Invalid(vec![violation]))?;
+        }
+        _ => {}
     }
-    let json = edit::replace(collection, body, id).map_err(Problem::Invalid)?;
-    unique(now, collection, id, || json.clone())?;
+    let current = found.as_ref().map(|found| &*found.json);
+    let json = edit::replace(collection, body, name, current).map_err(Problem::Invalid)?;
+    unique(now, collection, id.unwrap_or(Id::MAX), || json.clone())?;
+    let id = id.or_else(|| now.next_id()).ok_or(Problem::NoIdsLeft)?;
     let revision = now.put(id, &json);
-    if found.is_none() { Ok(created(collection, id, revision, json)) } else { Ok(written(revision, json)) }
+    if found.is_none() { Ok(created(collection, revision, json)) } else { Ok(written(revision, json)) }
 }
 
 /// `PATCH /api/posts/7`
-fn merge(now: &mut Transaction, collection: Collection, id: Id, condition: &Condition, body: &Object) -> api::Answer {
-    let found = now.get(id)?;
-    let tag = found.as_ref().map(|found| entity_tag(found.revision, found.json.as_bytes()));
-    if !condition.allows_write(tag.as_ref()) {
-        return Err(Problem::ConditionFailed);
-    }
-    let found = found.ok_or(Problem::NoSuchRecord)?;
-    let json = edit::patch(collection, &found.json, body, id).map_err(Problem::Invalid)?;
+fn merge(
+    now: &mut Transaction,
+    collection: Collection,
+    name: &RecordName,
+    condition: &Condition,
+    body: &Object,
+) -> api::Answer {
+    let (id, found) = Named::find(now, name, condition)?.there()?;
+    let json = edit::patch(collection, &found.json, body, name).map_err(Problem::Invalid)?;
     unique(now, collection, id, || json.clone())?;
     let revision = now.put(id, &json);
     Ok(written(revision, json))
 }
 
 /// `DELETE /api/posts/7`
-fn delete(now: &mut Transaction, id: Id, condition: &Condition) -> api::Answer {
-    let found = now.get(id)?;
-    let tag = found.as_ref().map(|found| entity_tag(found.revision, found.json.as_bytes()));
-    if !condition.allows_write(tag.as_ref()) {
-        return Err(Problem::ConditionFailed);
-    }
-    if found.is_none() {
-        return Err(Problem::NoSuchRecord);
-    }
+fn delete(now: &mut Transaction, name: &RecordName, condition: &Condition) -> api::Answer {
+    let (id, _) = Named::find(now, name, condition)?.there()?;
     now.remove(id);
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// Usernames are: no two users have the same, unless the monolith let them.
+/// Whether a record, which has been checked, has for itself what only one may have; the monolith may have let others.
 fn unique(now: &Transaction, collection: Collection, id: Id, json: impl FnOnce() -> String) -> Result<(), Problem> {
-    if collection != Collection::Users {
+    let declared = collection.indexes().iter().filter(|index| index.unique);
+    let mut unique: Vec<(Index, &str)> = declared.map(|index| (index.number, &*index.field)).collect();
+    if collection.has_text_ids() {
+        unique.push((Index::IDS, "id"));
+    }
+    if unique.is_empty() {
         return Ok(());
     }
-    let json = json();
-    let user: User = serde_json::from_str(&json).expect("the record was checked against its model");
-    let taken = now.ids(User::BY_USERNAME, &Term::from(&*user.username))?;
-    if taken.iter().any(|other| *other != id) { Err(Problem::UsernameTaken) } else { Ok(()) }
+    let mut records = Records::new(collection, 0);
+    records.push(&json(), Some(id)).expect("the record was checked against its model");
+    for (index, term) in records.iter().flat_map(|record| record.terms) {
+        if let Some((_, field)) = unique.iter().find(|(number, _)| number == index)
+            && now.ids(*index, term)?.iter().any(|other| *other != id)
+        {
+            return Err(Problem::Taken { singular: collection.singular(), field });
+        }
+    }
+    Ok(())
 }
 
-fn created(collection: Collection, id: Id, revision: u64, json: String) -> Response {
+/// The answer to a request that made a record.
+fn created(collection: Collection, revision: u64, json: String) -> Response {
+    let id = members(&json).find(|(key, _)| *key == "id").and_then(|(_, value)| read_id_text(value));
+    let id = id.filter(|_| !collection.is_single()).unwrap_or_default();
+    let id = utf8_percent_encode(&id, IN_PATHS);
+    let location = format!("/api/{}/{id}", collection.name());
     let mut response = written(revision, json);
     *response.status_mut() = StatusCode::CREATED;
-    let location = format!("/api/{}/{id}", collection.name());
-    response.headers_mut().insert(LOCATION, HeaderValue::from_str(&location).expect("digits make a header"));
+    response.headers_mut().insert(LOCATION, HeaderValue::from_str(&location).expect("it is encoded"));
     response
 }
+
+/// What an id does not have in a path as it is.
+const IN_PATHS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 fn written(revision: u64, json: String) -> Response {
     let tag = entity_tag(revision, json.as_bytes());

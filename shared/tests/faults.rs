@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
+use shared::testing::sample;
 use std::collections::BTreeMap;
 use std::env;
 use std::path::Path;
@@ -42,7 +43,7 @@ fn writes_until_it_ends() {
             abort();
         }
     };
-    let store = Store::open(Path::new(&path), Collection::Posts, Purpose::Serving).unwrap();
+    let store = Store::open(Path::new(&path), sample::posts(), Purpose::Serving).unwrap();
     let commit = Commit::start(&store, Durability::Power).unwrap();
     fail::cfg_callback(env::var("POINT").unwrap(), end).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -72,7 +73,7 @@ fn a_crash_at_any_step_leaves_a_write_whole_or_absent_and_an_answered_one_there(
         for passes in [1, 2, 7] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("db");
-            drop(Store::create(&path, Collection::Posts).unwrap());
+            drop(Store::create(&path, sample::posts()).unwrap());
             let answered = write_until(&path, point, passes, 0);
             check(&path, &answered, &format!("{point}, {passes}"));
         }
@@ -89,7 +90,7 @@ fn a_crash_of_a_database_that_has_had_one_before_is_no_worse() {
             for passes in [1, 2] {
                 let dir = tempfile::tempdir().unwrap();
                 let path = dir.path().join("db");
-                drop(Store::create(&path, Collection::Posts).unwrap());
+                drop(Store::create(&path, sample::posts()).unwrap());
                 let mut answered = write_until(&path, first, 30, 0);
                 answered.extend(write_until(&path, second, passes, 500));
                 check(&path, &answered, &format!("{first}, then {second}, {passes}"));
@@ -115,7 +116,7 @@ fn write_until(path: &Path, point: &str, passes: usize, from: u64) -> BTreeMap<u
 }
 
 fn check(path: &Path, answered: &BTreeMap<u64, u64>, what: &str) {
-    let store = Store::open(path, Collection::Posts, Purpose::Serving).unwrap();
+    let store = Store::open(path, sample::posts(), Purpose::Serving).unwrap();
     let found: BTreeMap<u64, String> = store
         .records()
         .map(|found| {
@@ -135,7 +136,7 @@ fn check(path: &Path, answered: &BTreeMap<u64, u64>, what: &str) {
     });
     assert_eq!(runtime.block_on(kept).unwrap(), found, "{what}");
     let listed = |thread: u64| {
-        let ids = store.ids(Post::IN_THREAD, &Term::Id(thread.try_into().unwrap()));
+        let ids = store.ids(sample::IN_THREAD, &Term::Id(thread.try_into().unwrap()));
         ids.map(|id| id.unwrap().get()).collect::<Vec<_>>()
     };
     let of = |thread: u64| {
@@ -172,7 +173,7 @@ fn applies_until_it_ends() {
         }
     };
     let folder = Path::new(&folder);
-    let store = Store::open(&folder.join("db"), Collection::Posts, Purpose::Serving).unwrap();
+    let store = Store::open(&folder.join("db"), sample::posts(), Purpose::Serving).unwrap();
     let mut desk = Desk::new(folder, store);
     desk.answer(Ask::Hold).unwrap();
     fail::cfg_callback(env::var("POINT").unwrap(), end).unwrap();
@@ -186,8 +187,8 @@ fn a_crash_amid_an_update_leaves_whole_groups_and_the_next_to_apply_it_does_the_
         for passes in [1, 2, 5, 11] {
             let dir = tempfile::tempdir().unwrap();
             let folder = dir.path();
-            let store = Store::create(&folder.join("db"), Collection::Posts).unwrap();
-            let mut records = Records::new(Collection::Posts, 0);
+            let store = Store::create(&folder.join("db"), sample::posts()).unwrap();
+            let mut records = Records::new(sample::posts(), 0);
             for id in 1..=EDITED / 2 {
                 records.push(&record(id.try_into().unwrap(), id % 3).replace(&" ".repeat(20_000), ""), None).unwrap();
             }
@@ -209,7 +210,7 @@ fn a_crash_amid_an_update_leaves_whole_groups_and_the_next_to_apply_it_does_the_
             assert!(!child.output().unwrap().status.success());
 
             let what = format!("{point}, {passes}");
-            let store = Store::open(&folder.join("db"), Collection::Posts, Purpose::Serving).unwrap();
+            let store = Store::open(&folder.join("db"), sample::posts(), Purpose::Serving).unwrap();
             let texts = |store: &Store| {
                 let text = |found: Result<(Id, shared::store::Stored), _>| {
                     let (id, stored) = found.unwrap();
@@ -233,7 +234,7 @@ fn a_crash_amid_an_update_leaves_whole_groups_and_the_next_to_apply_it_does_the_
             desk.answer(Ask::Apply).unwrap();
             assert_eq!(texts(desk.store()), expected, "{what}");
             let listed = |thread: u64| {
-                let ids = desk.store().ids(Post::IN_THREAD, &Term::Id(thread.try_into().unwrap()));
+                let ids = desk.store().ids(sample::IN_THREAD, &Term::Id(thread.try_into().unwrap()));
                 ids.map(|id| id.unwrap().get()).collect::<Vec<_>>()
             };
             let of = |thread: u64| expected.keys().copied().filter(|id| id % 2 + 4 == thread).collect::<Vec<_>>();

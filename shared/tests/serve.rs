@@ -3,12 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
+use shared::testing::sample;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, LazyLock, Mutex};
 
 use shared::api::{self, Answer, Routes, read};
-use shared::model::Collection;
 use shared::service::log_panics;
 use shared::store::Store;
 use shared::testing::App;
@@ -51,7 +51,7 @@ fn lines_with(text: &str) -> Vec<String> {
 }
 
 /// The secret of the token `ci`.
-static SECRET: LazyLock<String> = LazyLock::new(|| secret(Collection::Posts, *b"0123456789abcdef0123456789abcdef"));
+static SECRET: LazyLock<String> = LazyLock::new(|| secret(sample::posts(), *b"0123456789abcdef0123456789abcdef"));
 
 /// A file that has that token alone.
 fn tokens() -> Tokens {
@@ -59,7 +59,7 @@ fn tokens() -> Tokens {
     let path = dir.path().join("tokens");
     let file = TokenFile::default().with(&path, &"ci".parse().unwrap(), &SECRET).unwrap();
     std::fs::write(&path, file.text()).unwrap();
-    Tokens::read(Collection::Posts, &path).unwrap()
+    Tokens::read(sample::posts(), &path).unwrap()
 }
 
 /// Answers whoever may write.
@@ -88,8 +88,8 @@ fn routes(posts: Store) -> Routes {
             })
         })
     });
-    let writes = write("write", tokens()).or(write("closed", Tokens::none(Collection::Posts))).unify();
-    api::routes(&posts, at_once.or(midway).unify().or(writes).unify())
+    let writes = write("write", tokens()).or(write("closed", Tokens::none(sample::posts()))).unify();
+    api::routes_with(&posts, at_once.or(midway).unify().or(writes).unify())
 }
 
 fn spawn_app() -> App {
@@ -98,7 +98,7 @@ fn spawn_app() -> App {
         log::set_max_level(log::LevelFilter::Trace);
         log_panics();
     }
-    App::spawn(Collection::Posts, routes, [RECORD])
+    App::spawn(sample::posts(), routes, [RECORD])
 }
 
 #[test]

@@ -2,14 +2,9 @@
 
 use std::process::ExitCode;
 
-use shared::model::Collection;
 use shared::service::{Service, run};
 
 fn main() -> ExitCode {
-    run(&Service {
-        collection: Collection::Threads,
-        data: "data/threads",
-        listen: "127.0.0.1:3002",
-        routes: threads::routes,
-    })
+    let collection = threads::collection();
+    run(&Service { collection, data: "data/threads", listen: "127.0.0.1:3002", routes: threads::routes })
 }

@@ -6,21 +6,16 @@
 //! GET /api/users/by-username/:name  one user; of several with that name, the one with the lowest id
 //! ```
 
-use shared::api::{self, Answer, NameInPath, Routes, read};
-use shared::model::{Term, User};
+use shared::api::{self, Routes};
+use shared::model::Collection;
 use shared::store::Store;
-use warp::{Filter, Rejection};
+
+/// What users are.
+pub fn collection() -> Collection {
+    Collection::embedded(include_str!("../collection.json"))
+}
 
 /// Everything the service answers to.
 pub fn routes(users: Store) -> Routes {
-    api::routes(&users, by_username(&users))
-}
-
-/// `GET /api/users/by-username/finn`
-fn by_username(users: &Store) -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + use<> {
-    let users = users.clone();
-    warp::path!("by-username" / NameInPath / ..).and(read()).map(move |name: NameInPath| {
-        let name = Term::from(name.name()?.as_str());
-        api::record(&users, || users.find(User::BY_USERNAME, &name).next().transpose())
-    })
+    api::routes(&users)
 }

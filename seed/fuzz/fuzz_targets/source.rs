@@ -8,14 +8,16 @@ use std::io::Cursor;
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
+use seed::plan::Plan;
 use seed::rejects::Rejects;
 use seed::source::Source;
 use serde_json::Value;
 
 fuzz_target!(|bytes: &[u8]| {
     let path = Path::new("fuzzed");
+    let plan = Plan::workspace();
     let read = || -> Result<BTreeMap<&str, String>, seed::error::Error> {
-        let mut source = Source::new(path, &shared::model::Collection::ALL, Box::new(Cursor::new(bytes.to_vec())));
+        let mut source = Source::new(path, &plan, Box::new(Cursor::new(bytes.to_vec())));
         let mut read = BTreeMap::new();
         while let Some(batch) = source.next_batch()? {
             let text: &mut String = read.entry(batch.collection.name()).or_default();

@@ -3,20 +3,21 @@
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
+use shared::model::Collection;
 
 use super::address::Secrets;
 use super::client::FailureKind;
 use super::route::Route;
+use crate::plan::Plan;
 
 /// How much of a value is printed, in characters; a report has all of it.
 const PRINTED: usize = 160;
 
 /// A difference that is there on purpose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Expected {
-    /// A post has the id that the split gave it, as first member.
-    PostId,
+    /// A record has the id that the split gave it, as first member.
+    GivenId(Collection),
     /// A list is in id order.
     Order,
     /// 404 where the monolith sends 204.
@@ -34,10 +35,44 @@ pub enum Expected {
 }
 
 impl Expected {
+    /// All that there are, in the order in which they are printed.
+    pub fn all(plan: &Plan) -> Vec<Self> {
+        let given = plan.iter().filter(|collection| collection.may_lack_ids()).map(Expected::GivenId);
+        let others = [
+            Expected::Order,
+            Expected::NotFound,
+            Expected::Digits,
+            Expected::IntegerKeys,
+            Expected::NotAnId,
+            Expected::PathCase,
+            Expected::AddedRoute,
+        ];
+        given.chain(others).collect()
+    }
+
+    /// The key in reports.
+    pub fn key(self) -> Cow<'static, str> {
+        let key = match self {
+            Expected::GivenId(collection) => return format!("{}_id", collection.singular()).into(),
+            Expected::Order => "order",
+            Expected::NotFound => "not_found",
+            Expected::Digits => "digits",
+            Expected::IntegerKeys => "integer_keys",
+            Expected::NotAnId => "not_an_id",
+            Expected::PathCase => "path_case",
+            Expected::AddedRoute => "added_route",
+        };
+        key.into()
+    }
+
     /// For people: "as expected, 3 differ in …".
-    pub fn meaning(self) -> &'static str {
-        match self {
-            Expected::PostId => "a post's added id",
+    pub fn meaning(self) -> Cow<'static, str> {
+        let meaning = match self {
+            Expected::GivenId(collection) => {
+                let singular = collection.singular();
+                let article = if singular.starts_with(|first| "aeioAEIO".contains(first)) { "an" } else { "a" };
+                return format!("{article} {singular}'s added id").into();
+            }
             Expected::Order => "the order of a list",
             Expected::NotFound => "404 for 204",
             Expected::Digits => "a number's digits, which are the source's own",
@@ -45,7 +80,8 @@ impl Expected {
             Expected::NotAnId => "400 for an id that is none",
             Expected::PathCase => "404 for another case of a path",
             Expected::AddedRoute => "a route that the monolith does not have",
-        }
+        };
+        meaning.into()
     }
 }
 
@@ -107,8 +143,8 @@ impl From<FailureKind> for Kind {
 /// One difference, with both sides.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding<'f> {
-    /// The route of the path.
-    pub route: Route,
+    /// The name of the path's route.
+    pub route: Cow<'f, str>,
     /// The path, without its query's values.
     pub path: Cow<'f, str>,
     /// What kind of difference.
@@ -128,7 +164,7 @@ pub struct Finding<'f> {
 impl<'f> Finding<'f> {
     /// A difference with no more to it than this.
     pub fn new(route: Route, path: &'f str, kind: Kind) -> Self {
-        let path = Cow::Borrowed(path);
+        let (route, path) = (route.name(), Cow::Borrowed(path));
         Self { route, path, kind, id: None, pointer: None, monolith: None, services: None, note: None }
     }
 
@@ -146,7 +182,7 @@ impl<'f> Finding<'f> {
     pub fn cut(&self) -> Finding<'static> {
         let cut = |text: &Option<Cow<str>>| text.as_ref().map(|text| Cow::Owned(cut(text)));
         Finding {
-            route: self.route,
+            route: Cow::Owned(self.route.to_string()),
             path: Cow::Owned(cut_at(&self.path, 4 * PRINTED)),
             kind: self.kind,
             id: self.id,
@@ -190,5 +226,23 @@ fn cut_at(text: &str, length: usize) -> String {
     match text.char_indices().nth(length) {
         None => clean(text),
         Some((end, _)) => format!("{}… ({} bytes)", clean(&text[..end]), text.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_expected_has_a_key_of_its_own() {
+        let all = Expected::all(&Plan::workspace());
+        let keys: Vec<_> = all.iter().map(|kind| kind.key()).collect();
+        let expected =
+            ["post_id", "order", "not_found", "digits", "integer_keys", "not_an_id", "path_case", "added_route"];
+        assert_eq!(keys, expected);
+        assert!(all.is_sorted());
+        assert_eq!(all[0].meaning(), "a post's added id");
+        let entries = Collection::embedded(r#"{"name":"Entries","ids":"position","fields":[]}"#);
+        assert_eq!(Expected::GivenId(entries).meaning(), "an Entry's added id");
     }
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use shared::declaration::Declaration;
 
 use super::tally::Tally;
 use crate::error::Error;
@@ -28,6 +29,9 @@ pub struct Binding {
     pub monolith: String,
     /// Where the services are.
     pub services: String,
+    /// The collections.
+    #[serde(default)]
+    pub plan: Vec<Declaration>,
     /// Where ids and digits come from.
     pub source: String,
     /// How many paths make the sample, if it is one.
@@ -41,7 +45,7 @@ pub struct Binding {
 /// What was found, and of which paths.
 #[derive(Default, Serialize, Deserialize)]
 pub struct Progressed {
-    /// The paths, by their place in the plan.
+    /// The paths, by their place among all that are asked for.
     pub done: RoaringTreemap,
     /// What was found.
     pub tally: Tally,

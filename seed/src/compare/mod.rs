@@ -1,8 +1,8 @@
 //! The monolith and the services side by side, over HTTP: what a client gets from the one, it should get from the other.
 //!
 //! - [`address`], [`client`]: where the sides are, and how they are asked: so much and so often as told, no secret printed
-//! - [`reference`](mod@reference): the ids that posts should have, and the source's digits
-//! - [`route`], [`plan`]: what is asked for
+//! - [`reference`](mod@reference): the ids that records should have, and the source's digits
+//! - [`route`], [`paths`]: what is asked for, as the plan has it
 //! - [`elements`], [`javascript`], [`summary`]: an answer of any length, as sums of its records
 //! - [`verdict`], [`finding`]: what two answers prove, and in what they differ
 //! - [`tally`]: what that adds up to, and the bound on what was not asked for
@@ -16,7 +16,7 @@ pub mod finding;
 pub mod javascript;
 pub mod journal;
 pub mod page;
-pub mod plan;
+pub mod paths;
 pub mod printout;
 pub mod reference;
 pub mod route;
@@ -43,11 +43,14 @@ use self::client::{Endpoint, Limits, Sides};
 use self::finding::Finding;
 use self::journal::{Binding, Journal, Progressed};
 use self::page::ReportFile;
-use self::plan::Plan;
+use self::paths::Paths;
 use self::printout::Printout;
 use self::reference::{Origin, Reference};
+use self::route::Route;
 use self::verdict::{Context, NeedsRoom, Outcome};
 use crate::error::Error;
+use crate::manifest::Manifest;
+use crate::plan::Plan;
 use crate::progress::{Progress, Total};
 use crate::report::Report;
 
@@ -55,7 +58,7 @@ use crate::report::Report;
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(2);
 
 /// The layout of what `--resume` keeps.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// What `seed compare` takes.
 #[derive(Args)]
@@ -72,6 +75,9 @@ pub struct CompareArgs {
     /// Takes them from this db.json
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
+    /// The folder whose file `plan` lists the collections [default: the split's, else the workspace's own]
+    #[arg(long, value_name = "FOLDER", conflicts_with = "data")]
+    plan: Option<PathBuf>,
     /// Asks for the paths in this file, one a line, or an access log's
     #[arg(long, value_name = "FILE")]
     paths: Option<PathBuf>,
@@ -168,6 +174,7 @@ pub fn compare(args: &CompareArgs, progress: Progress) -> Result<Report, Error> 
 fn kind_of(error: &Error) -> &'static str {
     match error {
         Error::Input { .. } => "input_invalid",
+        Error::Plan { .. } => "plan_invalid",
         Error::Monolith(_) => "monolith_unusable",
         Error::Backup { .. } | Error::Occupied { .. } => "split_unusable",
         Error::Io { .. } => "file_unusable",
@@ -186,25 +193,32 @@ fn try_compare(args: &CompareArgs, progress: Progress, secrets: &mut Secrets) ->
         return Err(Stop::Usage(format!("--report {}: its name ends neither in .html nor in .json", path.display())));
     }
     let saved = args.resume.as_deref().map(Journal::binding_of).transpose()?.flatten();
-    let (origin, source) = match (&args.data, &args.input) {
-        (Some(data), _) => (Origin::Data(data), "data"),
-        (None, Some(input)) => (Origin::Input(input), "input"),
-        (None, None) => (Origin::Monolith(&sides.monolith), "monolith"),
+    let manifest = args.data.as_deref().map(read_manifest).transpose()?;
+    let plan = match (&manifest, &args.plan) {
+        (Some(manifest), _) => manifest.plan(),
+        (None, Some(folder)) => Plan::read(folder)?,
+        (None, None) => Plan::workspace(),
     };
-    let (mut plan, reference) = make_plan(args.paths.as_deref(), origin, progress)?;
+    let (origin, source) = match (&args.data, &manifest, &args.input) {
+        (Some(data), Some(manifest), _) => (Origin::Data(data, manifest), "data"),
+        (.., Some(input)) => (Origin::Input(input), "input"),
+        (.., None) => (Origin::Monolith(&sides.monolith), "monolith"),
+    };
+    let (mut paths, reference) = make_paths(args.paths.as_deref(), &plan, origin, progress)?;
     let seed = args.sample_seed.or(saved.as_ref().map(|saved| saved.seed));
     let seed = seed.unwrap_or_else(|| u64::from(fastrand::u32(..)));
     if let Some(count) = args.sample {
-        plan.sample(count, seed);
+        paths.sample(count, seed);
     }
     let binding = Binding {
         version: VERSION,
         monolith: sides.monolith.address.place(),
         services: sides.services.address.place(),
+        plan: plan.iter().map(|collection| collection.declaration().clone()).collect(),
         source: source.to_owned(),
         sample: args.sample,
         seed: if args.sample.is_some() { seed } else { 0 },
-        paths: plan.digest(),
+        paths: paths.digest(),
     };
     if let (Some(saved), Some(path)) = (&saved, &args.resume) {
         check_binding(saved, &binding, path)?;
@@ -213,12 +227,12 @@ fn try_compare(args: &CompareArgs, progress: Progress, secrets: &mut Secrets) ->
     let (journal, progressed) = Journal::open(args.resume.as_deref(), &binding, !reports.is_empty())?;
     let names = [&sides.monolith, &sides.services].map(|side| side.address.to_string());
     let is_known = args.paths.is_none() || source != "monolith";
-    let (records_of, rejected) = (is_known.then(|| reference.records.iter().sum()), reference.rejected);
+    let (records_of, rejected) = (is_known.then(|| reference.all_records()), reference.rejected);
 
-    let context = Arc::new(Context { sides, reference });
+    let context = Arc::new(Context { sides, reference, plan: plan.clone() });
     let journal = Arc::new(Mutex::new(journal));
     let run = Run { context, journal, limits, give_up_after: args.give_up_after };
-    let mut ran = run.ask_all(&plan, progressed, progress)?;
+    let mut ran = run.ask_all(&paths, progressed, progress)?;
     let [monolith, services] = names;
     let printout = Printout {
         monolith,
@@ -226,6 +240,7 @@ fn try_compare(args: &CompareArgs, progress: Progress, secrets: &mut Secrets) ->
         source,
         finished: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         plan: &plan,
+        paths: &paths,
         tally: &ran.progressed.tally,
         records_of,
         rejected,
@@ -275,19 +290,35 @@ fn open_sides(args: &CompareArgs) -> Result<(Sides, Limits), Stop> {
     Ok((Sides { monolith, services, secrets }, limits))
 }
 
-fn make_plan(paths: Option<&Path>, origin: Origin, progress: Progress) -> Result<(Plan, Reference), Error> {
-    let Some(file) = paths else {
-        let reference = Reference::read(origin, &Collection::ALL, progress)?;
-        return Ok((Plan::of_records(&reference), reference));
+fn read_manifest(data: &Path) -> Result<Manifest, Error> {
+    Manifest::read(data)?.ok_or_else(|| {
+        let reason = "there is no manifest.json, so this is not the folder of a split";
+        Error::Backup { path: data.display().to_string(), reason: reason.to_owned() }
+    })
+}
+
+fn make_paths(
+    file: Option<&Path>,
+    plan: &Plan,
+    origin: Origin,
+    progress: Progress,
+) -> Result<(Paths, Reference), Error> {
+    let compared: Plan = plan.iter().filter(|collection| route::why_not(*collection).is_none()).collect();
+    let Some(file) = file else {
+        let reference = Reference::read(origin, &compared, progress)?;
+        return Ok((Paths::of_records(plan, &reference), reference));
     };
-    let plan = Plan::of_file(file)?;
-    let has_posts = plan.strata.iter().any(|stratum| stratum.route.collection() == Some(Collection::Posts));
-    let collections: &[Collection] = match origin {
-        Origin::Monolith(_) if has_posts => &[Collection::Posts],
-        Origin::Monolith(_) => &[],
-        _ => &Collection::ALL,
+    let paths = Paths::of_file(plan, file)?;
+    let needed = match origin {
+        // Its lists are long: only those are read without which records have no ids.
+        Origin::Monolith(_) => {
+            let is_needed = |collection: &Collection| collection.may_lack_ids() && paths.has_records_of(*collection);
+            compared.iter().filter(is_needed).collect()
+        }
+        _ => compared,
     };
-    Ok((plan, Reference::read(origin, collections, progress)?))
+    let reference = Reference::read(origin, &needed, progress)?;
+    Ok((paths, reference))
 }
 
 fn check_binding(saved: &Binding, binding: &Binding, path: &Path) -> Result<(), Stop> {
@@ -295,6 +326,7 @@ fn check_binding(saved: &Binding, binding: &Binding, path: &Path) -> Result<(), 
         (saved.version == binding.version, "the layout"),
         (saved.monolith == binding.monolith, "the monolith"),
         (saved.services == binding.services, "the services"),
+        (saved.plan == binding.plan, "the plan"),
         (saved.source == binding.source, "the source of ids and digits"),
         ((saved.sample, saved.seed) == (binding.sample, binding.seed), "the sample"),
         (saved.paths == binding.paths, "the paths"),
@@ -314,6 +346,7 @@ fn check_binding(saved: &Binding, binding: &Binding, path: &Path) -> Result<(), 
 /// A path that was compared.
 struct Compared {
     nth: u64,
+    route: Route,
     path: String,
     outcome: Outcome,
     findings: Vec<Finding<'static>>,
@@ -348,10 +381,10 @@ struct Ran {
 
 impl Run {
     /// Asks for all paths that are not done.
-    fn ask_all(self, plan: &Plan, mut progressed: Progressed, progress: Progress) -> Result<Ran, Error> {
+    fn ask_all(self, asked: &Paths, mut progressed: Progressed, progress: Progress) -> Result<Ran, Error> {
         let done = progressed.done.clone();
-        let stage = progress.stage("comparing", Total::Paths(plan.asked() - done.len()));
-        let mut paths = (0..).zip(plan.paths()).filter(|(nth, _)| !done.contains(*nth));
+        let stage = progress.stage("comparing", Total::Paths(asked.asked() - done.len()));
+        let mut paths = (0..).zip(asked.paths()).filter(|(nth, _)| !done.contains(*nth));
         let (work, jobs) = mpsc::channel();
         let (results, compared) = mpsc::channel();
         let jobs = Arc::new(Mutex::new(jobs));
@@ -453,8 +486,9 @@ fn compare_one(context: &Context, journal: &Mutex<Journal>, nth: u64, path: Stri
             written = Err(error);
         }
     });
+    let (route, _) = Route::of(&context.plan, &path);
     match outcome {
-        Ok(outcome) => Answered::Compared(Compared { nth, path, outcome, findings, written }),
+        Ok(outcome) => Answered::Compared(Compared { nth, route, path, outcome, findings, written }),
         Err(NeedsRoom) => Answered::NeedsRoom(nth, path),
     }
 }
@@ -463,6 +497,6 @@ fn compare_one(context: &Context, journal: &Mutex<Journal>, nth: u64, path: Stri
 fn commit(progressed: &mut Progressed, one: Compared) -> Result<(), Error> {
     one.written.map_err(Error::io(Path::new("the differences")))?;
     progressed.done.insert(one.nth);
-    progressed.tally.add(&one.path, one.outcome, one.findings);
+    progressed.tally.add(one.route, &one.path, one.outcome, one.findings);
     Ok(())
 }

@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use super::finding::Finding;
 use super::journal::Journal;
 use super::printout::Printout;
+use super::route::Route;
 use crate::error::Error;
 use crate::identity::{part_of, put_in_place};
 
@@ -113,8 +114,8 @@ fn write_html(
     writeln!(out, "<h1>The monolith and the services</h1>")?;
     paragraph(out, &format!("verdict {result}"), &printout.sentence())?;
     paragraph(out, "", &printout.extent())?;
-    for remark in printout.gave_up.iter().chain(&printout.sample()).chain(&printout.remark()) {
-        paragraph(out, "", remark)?;
+    for remark in printout.remarks() {
+        paragraph(out, "", &remark)?;
     }
     writeln!(out, "<h2>What was compared</h2>")?;
     let source = format!("Ids and digits are from: {}", printout.source);
@@ -134,8 +135,8 @@ fn write_html(
     )?;
     if !printout.tally.expected.is_empty() {
         writeln!(out, "<h2>Expected differences</h2>\n<ul>")?;
-        for (kind, count) in &printout.tally.expected {
-            writeln!(out, "<li>{count} in {}</li>", escape(kind.meaning()))?;
+        for (kind, count) in printout.tally.expected_in(printout.plan) {
+            writeln!(out, "<li>{count} in {}</li>", escape(&kind.meaning()))?;
         }
         writeln!(out, "</ul>")?;
     }
@@ -146,22 +147,29 @@ fn write_html(
         }
         writeln!(out, "</ul>")?;
     }
-    write_findings(out, journal, done)?;
+    write_findings(out, printout, journal, done)?;
     writeln!(out, "</body>\n</html>")
 }
 
-fn write_findings(out: &mut impl Write, journal: &mut Journal, done: &RoaringTreemap) -> io::Result<()> {
+fn write_findings(
+    out: &mut impl Write,
+    printout: &Printout,
+    journal: &mut Journal,
+    done: &RoaringTreemap,
+) -> io::Result<()> {
     let read = |json: &RawValue| serde_json::from_str::<Finding>(json.get());
-    let mut routes = BTreeSet::new();
+    let mut names = BTreeSet::new();
     journal.each_finding(done, |json| {
-        routes.insert(read(json)?.route);
+        names.insert(read(json)?.route.into_owned());
         Ok(())
     })?;
-    for route in routes {
-        writeln!(out, "<h2>Differences on {}</h2>", escape(route.name()))?;
+    let mut routes: Vec<Route> = printout.paths.strata.iter().map(|stratum| stratum.route).collect();
+    routes.sort();
+    for name in routes.into_iter().map(Route::name).filter(|name| names.contains(&**name)) {
+        writeln!(out, "<h2>Differences on {}</h2>", escape(&name))?;
         journal.each_finding(done, |json| {
             let finding = read(json)?;
-            if finding.route == route { write_finding(out, &finding) } else { Ok(()) }
+            if finding.route == name { write_finding(out, &finding) } else { Ok(()) }
         })?;
     }
     Ok(())

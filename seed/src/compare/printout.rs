@@ -1,11 +1,14 @@
 //! What people and programs are told of a comparison.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::plan::Plan;
+use super::paths::Paths;
+use super::route::{Route, Takes, why_not};
 use super::tally::{Counts, Tally};
+use crate::plan::Plan;
 use crate::report::{Report, table};
 
 /// A comparison that is over.
@@ -18,8 +21,10 @@ pub struct Printout<'p> {
     pub source: &'static str,
     /// When it was over, RFC 3339.
     pub finished: String,
-    /// What was asked for.
+    /// The collections.
     pub plan: &'p Plan,
+    /// What was asked for.
+    pub paths: &'p Paths,
     /// What was found.
     pub tally: &'p Tally,
     /// How many records there are, if that is known.
@@ -121,7 +126,7 @@ impl Printout<'_> {
             let _ = write!(
                 extent,
                 " With 95 % confidence, no more than {} of these paths are answered differently.",
-                self.tally.bound(self.plan)
+                self.tally.bound(self.paths)
             );
         }
         extent
@@ -129,12 +134,12 @@ impl Printout<'_> {
 
     /// The sample, if it is one.
     pub fn sample(&self) -> Option<String> {
-        if !self.plan.is_sample() {
+        if !self.paths.is_sample() {
             return None;
         }
         let mut sample =
             format!("The paths are a sample of each route's; --sample-seed {} chooses it again.", self.seed);
-        let left_out = self.plan.strata.iter().filter(|stratum| stratum.asked() == 0);
+        let left_out = self.paths.strata.iter().filter(|stratum| stratum.asked() == 0);
         let left_out: Vec<String> =
             left_out.map(|stratum| format!("{} ({} records)", stratum.route, stratum.records)).collect();
         if !left_out.is_empty() {
@@ -145,6 +150,32 @@ impl Printout<'_> {
             }
         }
         Some(sample)
+    }
+
+    /// What of the plan was not asked for, and why.
+    fn not_asked(&self) -> Vec<(Cow<'static, str>, &'static str)> {
+        let collections = self.plan.iter().filter_map(|collection| {
+            let why = match why_not(collection) {
+                None if self.paths.has_records_of(collection) => return None,
+                why => why.unwrap_or("no path asks for it"),
+            };
+            Some((collection.name().into(), why))
+        });
+        let routes = Route::of_the_monolith(self.plan).into_iter();
+        let routes = routes.filter(|route| route.takes() == Takes::Text && !self.paths.has_route(*route));
+        let why = "its texts are not listed: --paths FILE asks for them";
+        collections.chain(routes.map(|route| (route.name(), why))).collect()
+    }
+
+    /// The same as a sentence, if there is something.
+    pub fn not_compared(&self) -> Option<String> {
+        let parts: Vec<String> = self.not_asked().into_iter().map(|(name, why)| format!("{name} ({why})")).collect();
+        (!parts.is_empty()).then(|| format!("Not compared: {}.", parts.join(", ")))
+    }
+
+    /// All that is to be said of how far this goes.
+    pub fn remarks(&self) -> impl Iterator<Item = String> {
+        [self.not_compared(), self.gave_up.clone(), self.sample(), self.remark()].into_iter().flatten()
     }
 
     /// What is wrong with the source.
@@ -158,15 +189,15 @@ impl Printout<'_> {
     }
 
     fn paths_of(&self) -> u64 {
-        self.plan.strata.iter().map(|stratum| stratum.of).sum()
+        self.paths.strata.iter().map(|stratum| stratum.of).sum()
     }
 
     /// The table of routes, with a line of titles.
     pub fn rows(&self) -> Vec<[String; 9]> {
         let titles = ["route", "paths", "of", "records", "alike", "expected", "different", "unknown", "may differ"];
         let mut rows = vec![titles.map(String::from)];
-        for stratum in &self.plan.strata {
-            let counts = self.tally.routes.get(&stratum.route).copied().unwrap_or_default();
+        for stratum in &self.paths.strata {
+            let counts = self.tally.counts_of(stratum.route);
             let Counts { paths, records, equal, expected, different, unknown } = counts;
             let bound = self.tally.bound_of(stratum.route, stratum.of);
             let numbers = [paths, stratum.of, records, equal, expected, different, unknown, bound];
@@ -193,11 +224,11 @@ impl Printout<'_> {
             self.extent(),
             self.sentence()
         );
-        for remark in self.gave_up.iter().chain(&self.sample()).chain(&self.remark()) {
+        for remark in self.remarks() {
             let _ = writeln!(text, "{remark}");
         }
         let _ = writeln!(text, "\n{}", table(&self.rows()));
-        for (kind, count) in &self.tally.expected {
+        for (kind, count) in self.tally.expected_in(self.plan) {
             let _ = writeln!(text, "As expected, {count} differ in {}.", kind.meaning());
         }
         for difference in &self.tally.differences {
@@ -214,8 +245,8 @@ impl Printout<'_> {
     /// The report for programs, without the differences.
     pub fn to_json(&self) -> Value {
         let total = self.tally.total();
-        let routes = self.plan.strata.iter().map(|stratum| {
-            let counts = self.tally.routes.get(&stratum.route).copied().unwrap_or_default();
+        let routes = self.paths.strata.iter().map(|stratum| {
+            let counts = self.tally.counts_of(stratum.route);
             let mut json = json!(counts);
             json["route"] = json!(stratum.route);
             json["of"] = json!(stratum.of);
@@ -224,7 +255,7 @@ impl Printout<'_> {
         });
         let unknown = self.tally.unknown.iter().map(|[path, why]| json!({ "path": path, "reason": why }));
         let first = self.tally.differences.iter().map(|found| format!("{}: {}", found.path, found.text()));
-        json!({
+        let mut json = json!({
             "outcome": "compared",
             "result": self.conclusion().name(),
             "exit_code": self.conclusion().exit_code(),
@@ -239,13 +270,66 @@ impl Printout<'_> {
             "different": total.different,
             "unknown": total.unknown,
             "records": { "compared": self.tally.records(), "of": self.records_of, "in_answers": total.records },
-            "may_differ": self.tally.bound(self.plan),
-            "sample_seed": self.plan.is_sample().then_some(self.seed),
+            "may_differ": self.tally.bound(self.paths),
+            "sample_seed": self.paths.is_sample().then_some(self.seed),
             "rejected": self.rejected,
             "gave_up": self.gave_up,
             "routes": routes.collect::<Vec<_>>(),
             "first": first.collect::<Vec<_>>(),
             "unknown_paths": unknown.collect::<Vec<_>>(),
-        })
+        });
+        let not_asked = self.not_asked();
+        if !not_asked.is_empty() {
+            let left = not_asked.iter().map(|(name, why)| json!({ "name": name, "reason": why }));
+            json["not_compared"] = left.collect();
+        }
+        json
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::reference::Reference;
+    use crate::compare::route::tests::wide_plan;
+
+    fn printed(plan: &Plan, paths: &Paths) -> (String, Value) {
+        let printout = Printout {
+            monolith: String::new(),
+            services: String::new(),
+            source: "input",
+            finished: String::new(),
+            plan,
+            paths,
+            tally: &Tally::default(),
+            records_of: Some(0),
+            rejected: 0,
+            seed: 0,
+            gave_up: None,
+            max_unknown: 0,
+        };
+        (printout.report().text, printout.to_json())
+    }
+
+    #[test]
+    fn what_was_not_asked_for_is_named() {
+        let plan = Plan::workspace();
+        let (text, json) = printed(&plan, &Paths::of_records(&plan, &Reference::default()));
+        assert!(!text.contains("Not compared") && json.get("not_compared").is_none(), "{text}{json}");
+
+        let plan = wide_plan();
+        let (text, json) = printed(&plan, &Paths::of_records(&plan, &Reference::default()));
+        let expected = "\nNot compared: friends (the monolith does not have it), settings (it is one record), tags (its ids \
+                        are texts), /api/Entries/by-label/:label (its texts are not listed: --paths FILE asks for them).\n";
+        assert!(text.contains(expected), "{text}");
+        assert_eq!(json["not_compared"][0], json!({ "name": "friends", "reason": "the monolith does not have it" }));
+        assert_eq!(json["not_compared"].as_array().map(Vec::len), Some(4));
+
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("paths");
+        std::fs::write(&file, "/api/users/1\n/api/friends\n/api/Entries/by-label/a\n").unwrap();
+        let (text, _) = printed(&plan, &Paths::of_file(&plan, &file).unwrap());
+        assert!(text.contains("threads (no path asks for it), posts (no path asks for it)"), "{text}");
+        assert!(!text.contains("Entries (") && !text.contains("by-label/:label ("), "{text}");
     }
 }

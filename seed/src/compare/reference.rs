@@ -1,13 +1,13 @@
-//! What both sides should have: the ids of posts that have none at the monolith, and the source's own digits.
+//! What both sides should have: the ids of records that have none at the monolith, and the source's own digits.
 //!
-//! A post without an id is found by what it says, as the monolith sends it: places do not tell, since the monolith still
-//! serves records that the split has rejected. Posts that say the same stand in the same lists, in the source's order: the
-//! nth of them in a list has the nth of their ids.
+//! A record without an id is found by what it says, as the monolith sends it: places do not tell, since the monolith still
+//! serves records that the split has rejected. Records that say the same stand in the same lists, in the source's order:
+//! the nth of them in a list has the nth of their ids.
 //!
-//! **Memory**: 16 bytes for each post without an id of its own. Sets of ids are bitmaps. Of the records, only those that
+//! **Memory**: 16 bytes for each record without an id of its own. Sets of ids are bitmaps. Of the records, only those that
 //! JavaScript spells otherwise are remembered, with 16 bytes each.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
@@ -15,15 +15,16 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use roaring::RoaringTreemap;
 use sha2::{Digest, Sha256};
-use shared::model::{Collection, Post, Record, Records, Term, Thread};
+use shared::model::{Collection, Index, Record, Records, Term};
 
 use super::client::Endpoint;
 use super::javascript::respell;
-use super::route::Route;
+use super::route::{Route, Which};
 use crate::error::Error;
 use crate::identity::identify;
 use crate::ids;
 use crate::manifest::Manifest;
+use crate::plan::Plan;
 use crate::progress::{Progress, Total};
 use crate::source::{Reading, Source};
 
@@ -31,7 +32,7 @@ use crate::source::{Reading, Source};
 #[derive(Clone, Copy)]
 pub enum Origin<'p> {
     /// The slices of a split, which nobody locks.
-    Data(&'p Path),
+    Data(&'p Path, &'p Manifest),
     /// The file that was split.
     Input(&'p Path),
     /// The lists that the monolith itself sends.
@@ -41,20 +42,27 @@ pub enum Origin<'p> {
 /// What is known of the source.
 #[derive(Default)]
 pub struct Reference {
-    /// The ids that there are, and those that others refer to, in the order of [`Collection::ALL`].
-    pub ids: [RoaringTreemap; 3],
-    /// The records' own ids, and those of threads and users that have posts: of what an answer must not be empty.
-    own: [RoaringTreemap; 3],
-    threads_with_posts: RoaringTreemap,
-    users_with_posts: RoaringTreemap,
-    /// How many records each collection has.
-    pub records: [u64; 3],
+    collections: BTreeMap<Collection, Known>,
     /// How many records of the source nobody takes.
     pub rejected: u64,
-    /// What each post without an id of its own says, as a digest, with the id that it was given; sorted once all are read.
+    /// Whether the source's spelling is known.
+    knows_spelling: bool,
+}
+
+/// What is known of a collection.
+#[derive(Default)]
+struct Known {
+    /// How many records it has.
+    records: u64,
+    /// Their ids.
+    ids: RoaringTreemap,
+    /// The ids that they refer to, by index: of what an answer must not be empty.
+    referred: BTreeMap<Index, RoaringTreemap>,
+    /// What each record without an id of its own says, as a digest, with the id that it was given; sorted once all are
+    /// read.
     given: Vec<(u64, u64)>,
-    /// The digests of records that JavaScript spells otherwise; `None` where the source's spelling is not known.
-    spelled: Option<HashMap<(u8, u64), u64>>,
+    /// The digests of records that JavaScript spells otherwise, by id.
+    spelled: HashMap<u64, u64>,
 }
 
 /// Whether a service's spelling of a record is the source's own.
@@ -73,36 +81,35 @@ impl Reference {
     ///
     /// # Errors
     /// The source cannot be read, or is not what it should be.
-    pub fn read(origin: Origin, collections: &[Collection], progress: Progress) -> Result<Self, Error> {
-        let mut reference = Self::default();
+    pub fn read(origin: Origin, collections: &Plan, progress: Progress) -> Result<Self, Error> {
+        let knows_spelling = !matches!(origin, Origin::Monolith(_));
+        let mut reference = Self { knows_spelling, ..Self::default() };
         match origin {
-            Origin::Data(data) => {
-                reference.spelled = Some(HashMap::new());
-                let manifest = Manifest::read(data)?.ok_or_else(|| {
-                    let reason = "there is no manifest.json, so this is not the folder of a split";
-                    Error::Backup { path: data.display().to_string(), reason: reason.to_owned() }
-                })?;
+            Origin::Data(data, manifest) => {
                 reference.rejected = manifest.rejected;
-                for &collection in collections {
-                    reference.read_slice(data, &manifest, collection, progress)?;
+                for collection in collections.iter() {
+                    reference.read_slice(data, manifest, collection, progress)?;
                 }
             }
+            // A file without collections is none.
+            Origin::Input(_) if collections.count() == 0 => {}
             Origin::Input(file) => {
-                reference.spelled = Some(HashMap::new());
-                let ids = ids::read_beside(file, || identify(file))?.ids;
-                let reading = Arc::new(Reading { ids, ..Reading::default() });
-                let mut source = Source::open(file)?.read_as(&reading).passing(Box::new(io::sink()));
+                let given = ids::read_beside(file, collections, || identify(file))?;
+                let reading = Arc::new(Reading { given, ..Reading::default() });
+                let mut source = Source::open(file, collections)?.read_as(&reading).passing(Box::new(io::sink()));
                 let length = source.length();
                 reference.read_all(&mut source, &|_| false, progress, Total::Bytes(length))?;
+                // Of what is not there no path would be asked for.
+                source.require_all()?;
             }
             Origin::Monolith(monolith) => {
-                for &collection in collections {
+                for collection in collections.iter() {
                     reference.read_list(monolith, collection, progress)?;
                 }
             }
         }
-        // Stable: posts that say the same stay in the source's order.
-        reference.given.par_sort_by_key(|(digest, _)| *digest);
+        // Stable: records that say the same stay in the source's order.
+        reference.collections.values_mut().for_each(|known| known.given.par_sort_by_key(|(digest, _)| *digest));
         Ok(reference)
     }
 
@@ -114,7 +121,7 @@ impl Reference {
         progress: Progress,
     ) -> Result<(), Error> {
         let path = data.join(collection.name()).join("db.json");
-        let mut source = Source::with(&path, collection.alone())?.hashed();
+        let mut source = Source::open(&path, &Plan::of(collection))?.hashed();
         let length = source.length();
         let entry = manifest.entry(collection);
         // A `seed` before this one did not note which ids it gave.
@@ -140,7 +147,7 @@ impl Reference {
         }
         let name = collection.name();
         let object = io::Cursor::new(format!("{{\"{name}\":")).chain(reply.body).chain(io::Cursor::new("}"));
-        let mut source = Source::new(Path::new(name), collection.alone(), Box::new(object));
+        let mut source = Source::new(Path::new(name), &Plan::of(collection), Box::new(object));
         self.read_all(&mut source, &|_| false, progress, Total::Unknown).map_err(|error| match error {
             Error::Input { place, reason, .. } => unusable(format!("no list of records: {place}: {reason}")),
             Error::Io { source, .. } => unusable(source.to_string()),
@@ -170,37 +177,82 @@ impl Reference {
 
     fn add_all(&mut self, records: &Records, is_given: &dyn Fn(u64) -> bool) {
         let collection = records.collection();
+        let known = self.collections.entry(collection).or_default();
         for record in records.iter() {
             let id = record.id.get();
-            self.ids[number_of(collection)].insert(id);
-            self.own[number_of(collection)].insert(id);
-            self.records[number_of(collection)] += 1;
+            known.records += 1;
+            known.ids.insert(id);
             if collection.may_lack_ids() && (record.id_from_position || is_given(id)) {
-                self.given.push((digest_of_sent(&record), id));
+                known.given.push((digest_of_sent(&record), id));
             }
-            for (index, term) in record.terms.iter().flatten() {
-                let Term::Id(other) = term else { continue };
-                let other = other.get();
-                let referred = match (collection, *index) {
-                    (Collection::Threads, Thread::BY_USER) => Collection::Users,
-                    (Collection::Posts, Post::BY_USER) => {
-                        self.users_with_posts.insert(other);
-                        Collection::Users
-                    }
-                    (Collection::Posts, Post::IN_THREAD) => {
-                        self.threads_with_posts.insert(other);
-                        Collection::Threads
-                    }
-                    _ => continue,
-                };
-                self.ids[number_of(referred)].insert(other);
+            for (index, term) in record.terms {
+                if let Term::Id(other) = term {
+                    known.referred.entry(*index).or_default().insert(other.get());
+                }
             }
-            self.remember_spelling(collection, &record);
+            if self.knows_spelling {
+                known.remember_spelling(&record);
+            }
         }
     }
 
-    fn remember_spelling(&mut self, collection: Collection, record: &Record) {
-        let Some(spelled) = &mut self.spelled else { return };
+    /// The ids of records that there are, and those that others refer to.
+    pub fn ids(&self, collection: Collection) -> RoaringTreemap {
+        let mut ids = self.collections.get(&collection).map(|known| known.ids.clone()).unwrap_or_default();
+        for (from, known) in &self.collections {
+            let references = from.references().filter(|reference| reference.to == collection.name());
+            let referred = references.filter_map(|reference| known.referred.get(&reference.index.number));
+            referred.for_each(|others| ids |= others);
+        }
+        ids
+    }
+
+    /// How many records a collection has.
+    pub fn records(&self, collection: Collection) -> u64 {
+        self.collections.get(&collection).map_or(0, |known| known.records)
+    }
+
+    /// How many records there are.
+    pub fn all_records(&self) -> u64 {
+        self.collections.values().map(|known| known.records).sum()
+    }
+
+    /// Whether a service's record that JavaScript spells otherwise is as the source has it.
+    pub fn spelling_of(&self, collection: Collection, id: u64, json: &[u8]) -> Spelling {
+        if !self.knows_spelling {
+            return Spelling::Unknown;
+        }
+        let spelled = self.collections.get(&collection).and_then(|known| known.spelled.get(&id));
+        if spelled == Some(&digest(json)) { Spelling::OfTheSource } else { Spelling::Other }
+    }
+
+    /// Whether the source has a record that this path should send.
+    pub fn has_records(&self, route: Route, id: Option<u64>) -> bool {
+        let Route::Records { collection, which, .. } = route else { return false };
+        let Some(known) = self.collections.get(&collection) else { return false };
+        let has = |ids: &RoaringTreemap| id.is_some_and(|id| ids.contains(id));
+        match which {
+            Which::All => known.records > 0,
+            Which::One => has(&known.ids),
+            Which::Found(nth) => known.referred.get(&collection.indexes()[nth].number).is_some_and(has),
+        }
+    }
+
+    /// The ids of the records that say what `sent` does, one without an id as the monolith sends it, in their order.
+    pub fn given_ids(&self, collection: Collection, sent: &[u8]) -> &[(u64, u64)] {
+        let given = self.collections.get(&collection).map_or(&[][..], |known| &known.given);
+        if given.is_empty() {
+            return given;
+        }
+        let digest = digest(sent);
+        let begin = given.partition_point(|(other, _)| *other < digest);
+        let count = given[begin..].iter().take_while(|(other, _)| *other == digest).count();
+        &given[begin..begin + count]
+    }
+}
+
+impl Known {
+    fn remember_spelling(&mut self, record: &Record) {
         // An id that the split gave changes nothing about that, unless an array index follows on it.
         let is_plain = !record.source.as_bytes().get(2).is_some_and(u8::is_ascii_digit);
         if is_plain && respell(record.source.as_bytes()).is_none() {
@@ -208,52 +260,12 @@ impl Reference {
         }
         let json = record.json();
         if respell(json.as_bytes()).is_some() {
-            spelled.insert((number_of(collection) as u8, record.id.get()), digest(json.as_bytes()));
+            self.spelled.insert(record.id.get(), digest(json.as_bytes()));
         }
-    }
-
-    /// Whether a service's record that JavaScript spells otherwise is as the source has it.
-    pub fn spelling_of(&self, collection: Collection, id: u64, json: &[u8]) -> Spelling {
-        match &self.spelled {
-            None => Spelling::Unknown,
-            Some(spelled) if spelled.get(&(number_of(collection) as u8, id)) == Some(&digest(json)) => {
-                Spelling::OfTheSource
-            }
-            Some(_) => Spelling::Other,
-        }
-    }
-
-    /// Whether the source has a record that this path should send.
-    pub fn has_records(&self, route: Route, id: Option<u64>) -> bool {
-        let has = |ids: &RoaringTreemap| id.is_some_and(|id| ids.contains(id));
-        match (route, route.collection()) {
-            (Route::PostsInThread, _) => has(&self.threads_with_posts),
-            (Route::PostsByUser, _) => has(&self.users_with_posts),
-            (Route::User | Route::Thread, Some(collection)) => has(&self.own[number_of(collection)]),
-            (_, Some(collection)) => self.records[number_of(collection)] > 0,
-            (_, None) => false,
-        }
-    }
-
-    /// The ids of the posts that say what `sent` does, a post without an id as the monolith sends it, in their order.
-    pub fn given_ids(&self, sent: &[u8]) -> &[(u64, u64)] {
-        let digest = digest(sent);
-        let begin = self.given.partition_point(|(other, _)| *other < digest);
-        let count = self.given[begin..].iter().take_while(|(other, _)| *other == digest).count();
-        &self.given[begin..begin + count]
     }
 }
 
-/// The place of a collection in [`Collection::ALL`].
-pub fn number_of(collection: Collection) -> usize {
-    match collection {
-        Collection::Users => 0,
-        Collection::Threads => 1,
-        Collection::Posts => 2,
-    }
-}
-
-/// What a post says as the monolith sends it, without the id that it was given.
+/// What a record says as the monolith sends it, without the id that it was given.
 fn digest_of_sent(record: &Record) -> u64 {
     let given = (!record.id_from_position).then(|| format!("{{\"id\":{},", record.id.get()));
     let own = given.and_then(|given| record.source.strip_prefix(&given)).map(|rest| format!("{{{rest}"));
@@ -264,4 +276,51 @@ fn digest_of_sent(record: &Record) -> u64 {
 fn digest(json: &[u8]) -> u64 {
     let hash = Sha256::digest(json);
     u64::from_le_bytes(*hash.first_chunk().expect("a SHA-256 has 32 bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::route::tests::{named, wide_plan};
+    use crate::compare::route::why_not;
+
+    #[test]
+    fn each_collection_has_ids_of_its_own_and_those_that_others_refer_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("db.json");
+        let entries = r#"{"label":"a","thread":5},{"id":9,"label":"a","thread":5,"up":2},{"label":"a","thread":5}"#;
+        let users = r#"{"id":1,"username":"a","1":1.0}"#;
+        let json = format!(
+            r#"{{"settings":{{}},"users":[{users}],"threads":[{{"id":3,"title":"t","createdBy":2}}],"posts":[],"Entries":[{entries}]}}"#
+        );
+        std::fs::write(&file, json).unwrap();
+        let plan = wide_plan();
+        let compared: Plan = plan.iter().filter(|collection| why_not(*collection).is_none()).collect();
+        let reference = Reference::read(Origin::Input(&file), &compared, Progress::default()).unwrap();
+        let ids = |name: &str| reference.ids(plan.named(name).unwrap()).iter().collect::<Vec<u64>>();
+        assert_eq!(
+            [ids("users"), ids("threads"), ids("posts"), ids("Entries")],
+            [vec![1, 2], vec![3, 5], vec![], vec![1, 2, 3, 9]]
+        );
+        assert_eq!(reference.all_records(), 5);
+        for (name, id, has) in [
+            ("/api/users", None, true),
+            ("/api/posts", None, false),
+            ("/api/users/:id", Some(1), true),
+            ("/api/users/:id", Some(2), false),
+            ("/api/Entries/about/:id", Some(5), true),
+            ("/api/Entries/about/:id", Some(3), false),
+            ("/api/Entries/below/:id", Some(2), true),
+            ("/api/posts/by-user/:id", Some(1), false),
+        ] {
+            assert_eq!(reference.has_records(named(&plan, name), id), has, "{name} {id:?}");
+        }
+        let given = |name: &str| {
+            let given = reference.given_ids(plan.named(name).unwrap(), br#"{"label":"a","thread":5}"#);
+            given.iter().map(|(_, id)| *id).collect::<Vec<u64>>()
+        };
+        assert_eq!([given("Entries"), given("posts")], [vec![1, 3], vec![]]);
+        let spelling = |name: &str| reference.spelling_of(plan.named(name).unwrap(), 1, users.as_bytes());
+        assert_eq!([spelling("users"), spelling("Entries")], [Spelling::OfTheSource, Spelling::Other]);
+    }
 }

@@ -1,159 +1,328 @@
 //! The routes that both sides have, and those that only one has.
 
+use std::borrow::Cow;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Serialize, Serializer};
+use shared::declaration::{Answers, IdRule, IndexDeclaration, TermKind};
 use shared::id::Id;
 use shared::model::Collection;
 
-/// What a path asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+use crate::plan::Plan;
+
+/// What a path asks for; ordered as the plan is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Route {
     /// `/`
-    #[serde(rename = "/")]
     Root,
     /// `/api/`
-    #[serde(rename = "/api/")]
     Api,
-    /// `/api/users`
-    #[serde(rename = "/api/users")]
-    Users,
-    /// `/api/users/:id`
-    #[serde(rename = "/api/users/:id")]
-    User,
-    /// `/api/threads`
-    #[serde(rename = "/api/threads")]
-    Threads,
-    /// `/api/threads/:id`
-    #[serde(rename = "/api/threads/:id")]
-    Thread,
-    /// `/api/posts`
-    #[serde(rename = "/api/posts")]
-    Posts,
-    /// `/api/posts/in-thread/:id`
-    #[serde(rename = "/api/posts/in-thread/:id")]
-    PostsInThread,
-    /// `/api/posts/by-user/:id`
-    #[serde(rename = "/api/posts/by-user/:id")]
-    PostsByUser,
+    /// Records of a collection that is compared.
+    Records {
+        /// The collection's place in the plan, which orders the routes: the collection's own order is that of names.
+        place: usize,
+        /// Whose records.
+        collection: Collection,
+        /// Which of them.
+        which: Which,
+    },
     /// A route that only the services have.
-    #[serde(rename = "added")]
     Added,
     /// Any other path.
-    #[serde(rename = "other")]
     Other,
 }
 
+/// Which records of a collection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Which {
+    /// All, as `/api/users` sends them.
+    All,
+    /// The one with an id, as `/api/users/:id` does.
+    One,
+    /// Those that the nth index finds, as `/api/posts/in-thread/:id` does.
+    Found(usize),
+}
+
+/// Why no records of a collection are compared, if so.
+pub fn why_not(collection: Collection) -> Option<&'static str> {
+    if !collection.declaration().in_monolith {
+        Some("the monolith does not have it")
+    } else if collection.has_text_ids() {
+        Some("its ids are texts")
+    } else if collection.is_single() {
+        Some("it is one record")
+    } else {
+        None
+    }
+}
+
+/// What belongs into a route's path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// It has one path.
+    Nothing,
+    /// An id of the collection with this name.
+    IdOf(&'static str),
+    /// A text.
+    Text,
+}
+
 impl Route {
-    /// The routes that the monolith has, in the order in which they are asked for.
-    pub const OF_THE_MONOLITH: [Route; 9] = [
-        Route::Root,
-        Route::Api,
-        Route::Users,
-        Route::Threads,
-        Route::Posts,
-        Route::User,
-        Route::PostsByUser,
-        Route::Thread,
-        Route::PostsInThread,
-    ];
+    /// The routes that the monolith has, in the order in which they are asked for: the lists, then those that take ids of
+    /// one collection after the other, then those that take texts.
+    pub fn of_the_monolith(plan: &Plan) -> Vec<Self> {
+        let records = plan.iter().enumerate().flat_map(|(place, collection)| {
+            let found = (0..collection.indexes().len()).map(Which::Found);
+            let all = [Which::All, Which::One].into_iter().chain(found);
+            all.map(move |which| Route::Records { place, collection, which })
+        });
+        let routes = [Route::Root, Route::Api].into_iter().chain(records);
+        let is_compared = |route: &Route| route.collection().is_none_or(|collection| why_not(collection).is_none());
+        let mut routes: Vec<Route> = routes.filter(|route| is_compared(route) && route.is_in_monolith()).collect();
+        let place_of = |name| plan.iter().position(|collection| collection.name() == name);
+        routes.sort_by_key(|route| match route.takes() {
+            Takes::Nothing => (0, None, false),
+            Takes::IdOf(name) => (1, place_of(name), route.index().is_some()),
+            Takes::Text => (2, None, false),
+        });
+        routes
+    }
 
     /// The route of a path, and the id in it if it is one.
-    pub fn of(path: &str) -> (Route, Option<u64>) {
+    pub fn of(plan: &Plan, path: &str) -> (Self, Option<u64>) {
+        Self::find(plan, path, |name, part| name == part)
+    }
+
+    /// The route of a path in which upper and lower case do not matter.
+    pub fn of_any_case(plan: &Plan, path: &str) -> Self {
+        Self::find(plan, path, str::eq_ignore_ascii_case).0
+    }
+
+    fn find(plan: &Plan, path: &str, is: fn(&str, &str) -> bool) -> (Self, Option<u64>) {
         let path = path.split(['?', '#']).next().unwrap_or_default();
         let path = path.strip_prefix('/').unwrap_or(path);
         let path = path.strip_suffix('/').unwrap_or(path);
         let parts: Vec<&str> = path.split('/').collect();
-        let id = |text: &str| text.parse::<Id>().ok().map(Id::get);
-        match parts[..] {
-            [""] => (Route::Root, None),
-            ["api"] => (Route::Api, None),
-            ["api", "users"] => (Route::Users, None),
-            ["api", "threads"] => (Route::Threads, None),
-            ["api", "posts"] => (Route::Posts, None),
-            ["api", "users", text] => (Route::User, id(text)),
-            ["api", "threads", text] => (Route::Thread, id(text)),
-            ["api", "posts", "in-thread", text] => (Route::PostsInThread, id(text)),
-            ["api", "posts", "by-user", text] => (Route::PostsByUser, id(text)),
-            ["api", "users", "by-username", _] | ["api", "threads", "by-user", _] | ["api", "posts", _] => {
-                (Route::Added, None)
-            }
-            _ => (Route::Other, None),
+        let (name, rest) = match &parts[..] {
+            [""] => return (Route::Root, None),
+            [api] if is("api", api) => return (Route::Api, None),
+            [api, name, rest @ ..] if is("api", api) => (name, rest),
+            _ => return (Route::Other, None),
+        };
+        let found = plan.iter().enumerate().find(|(_, collection)| is(collection.name(), name));
+        let Some((place, collection)) = found else { return (Route::Other, None) };
+        let index_at = |part: &str| collection.indexes().iter().position(|index| is(&index.route, part));
+        let (which, text) = match rest {
+            [] => (Some(Which::All), ""),
+            [text] => (Some(Which::One), *text),
+            [route, text] => (index_at(route).map(Which::Found), *text),
+            _ => (None, ""),
+        };
+        let Some(which) = which else { return (Route::Other, None) };
+        let route = Route::Records { place, collection, which };
+        match (route.is_in_monolith(), why_not(collection)) {
+            (false, _) => (Route::Added, None),
+            (true, Some(_)) => (Route::Other, None),
+            (true, None) if route.takes_id() => (route, text.parse::<Id>().ok().map(Id::get)),
+            (true, None) => (route, None),
         }
     }
 
+    fn is_in_monolith(self) -> bool {
+        let Route::Records { collection, which, .. } = self else { return true };
+        let has_route = match which {
+            Which::All => true,
+            // It has nothing by which it could find one.
+            Which::One => !matches!(collection.declaration().ids, IdRule::Position | IdRule::Single),
+            Which::Found(nth) => collection.indexes()[nth].in_monolith,
+        };
+        collection.declaration().in_monolith && has_route
+    }
+
     /// What it looks like.
-    pub fn name(self) -> &'static str {
+    pub fn name(self) -> Cow<'static, str> {
         match self {
-            Route::Root => "/",
-            Route::Api => "/api/",
-            Route::Users => "/api/users",
-            Route::User => "/api/users/:id",
-            Route::Threads => "/api/threads",
-            Route::Thread => "/api/threads/:id",
-            Route::Posts => "/api/posts",
-            Route::PostsInThread => "/api/posts/in-thread/:id",
-            Route::PostsByUser => "/api/posts/by-user/:id",
-            Route::Added => "added",
-            Route::Other => "other",
+            Route::Root => "/".into(),
+            Route::Api => "/api/".into(),
+            Route::Records { .. } => match (self.takes(), self.index()) {
+                (Takes::Text, Some(index)) => self.with(&format!(":{}", index.field)).into(),
+                _ => self.with(":id").into(),
+            },
+            Route::Added => "added".into(),
+            Route::Other => "other".into(),
+        }
+    }
+
+    /// Its path with this id.
+    pub fn path_of(self, id: u64) -> String {
+        self.with(&id.to_string())
+    }
+
+    fn with(self, end: &str) -> String {
+        let Route::Records { collection, which, .. } = self else { return self.name().into_owned() };
+        let name = collection.name();
+        match which {
+            Which::All => format!("/api/{name}"),
+            Which::One => format!("/api/{name}/{end}"),
+            Which::Found(nth) => format!("/api/{name}/{}/{end}", collection.indexes()[nth].route),
         }
     }
 
     /// Whose records it sends, if it sends records.
     pub fn collection(self) -> Option<Collection> {
+        if let Route::Records { collection, .. } = self { Some(collection) } else { None }
+    }
+
+    /// By what it finds them, if not by their own ids.
+    pub fn index(self) -> Option<&'static IndexDeclaration> {
         match self {
-            Route::Users | Route::User => Some(Collection::Users),
-            Route::Threads | Route::Thread => Some(Collection::Threads),
-            Route::Posts | Route::PostsInThread | Route::PostsByUser => Some(Collection::Posts),
-            Route::Root | Route::Api | Route::Added | Route::Other => None,
+            Route::Records { collection, which: Which::Found(nth), .. } => Some(&collection.indexes()[nth]),
+            _ => None,
         }
     }
 
     /// Whether it sends a list of records; `None` if it sends none.
     pub fn is_list(self) -> Option<bool> {
-        self.collection().map(|_| !matches!(self, Route::User | Route::Thread))
+        let Route::Records { which, .. } = self else { return None };
+        Some(self.index().map_or(which == Which::All, |index| index.answers == Answers::Many))
+    }
+
+    /// What belongs into the path.
+    pub fn takes(self) -> Takes {
+        match (self, self.index()) {
+            (Route::Records { collection, which: Which::One, .. }, _) => Takes::IdOf(collection.name()),
+            (Route::Records { collection, .. }, Some(index)) => {
+                let mut references = collection.references();
+                let found = references.find(|reference| *reference.field == *index.field);
+                let found = found.filter(|_| collection.terms_of(index) == TermKind::Id);
+                found.map_or(Takes::Text, |reference| Takes::IdOf(reference.to))
+            }
+            _ => Takes::Nothing,
+        }
     }
 
     /// Whether an id belongs into the path.
     pub fn takes_id(self) -> bool {
-        matches!(self, Route::User | Route::Thread | Route::PostsInThread | Route::PostsByUser)
-    }
-
-    /// Its path with this id.
-    pub fn path_of(self, id: u64) -> String {
-        self.name().replace(":id", &id.to_string())
+        matches!(self.takes(), Takes::IdOf(_))
     }
 }
 
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
+        f.pad(&self.name())
+    }
+}
+
+/// By its name.
+impl Serialize for Route {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.name())
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// The route with that name.
+    pub(in crate::compare) fn named(plan: &Plan, name: &str) -> Route {
+        Route::of_the_monolith(plan).into_iter().find(|route| route.name() == name).unwrap()
+    }
+
+    /// The workspace's own collections, three that are not compared, and one of which the monolith has all that can be
+    /// declared.
+    pub(in crate::compare) fn wide_plan() -> Plan {
+        let settings = r#"{"name":"settings","ids":"single","fields":[]}"#;
+        let tags = r#"{"name":"tags","ids":"text","fields":[]}"#;
+        let added = r#"{"name":"friends","ids":"record","in_monolith":false,
+            "fields":[{"name":"user","shape":{"reference":{"to":"users"}}}],
+            "indexes":[{"number":1,"field":"user","route":"of-user"}]}"#;
+        let full = r#"{"name":"Entries","ids":"position",
+            "fields":[{"name":"label","shape":"username"},
+                {"name":"up","shape":{"reference":{"to":"Entries"}},"required":false},
+                {"name":"thread","shape":{"reference":{"to":"threads"}}}],
+            "indexes":[{"number":1,"field":"label","route":"by-label"},{"number":2,"field":"up","route":"below"},
+                {"number":3,"field":"thread","route":"about","answers":"one"}]}"#;
+        Plan::workspace().iter().chain([added, settings, tags, full].map(Collection::embedded)).collect()
+    }
+
+    fn names(routes: impl IntoIterator<Item = Route>) -> Vec<String> {
+        routes.into_iter().map(|route| route.to_string()).collect()
+    }
 
     #[test]
     fn a_path_is_that_of_its_route() {
-        for route in Route::OF_THE_MONOLITH {
-            let id = route.takes_id().then_some(7);
-            assert_eq!(Route::of(&route.path_of(7)), (route, id));
-            assert_eq!(serde_json::to_string(&route).unwrap(), format!("\"{route}\""));
+        for plan in [Plan::workspace(), wide_plan()] {
+            for route in Route::of_the_monolith(&plan) {
+                let id = route.takes_id().then_some(7);
+                assert_eq!(Route::of(&plan, &route.path_of(7)), (route, id));
+                assert_eq!(serde_json::to_string(&route).unwrap(), format!("\"{route}\""));
+            }
         }
+        let plan = Plan::workspace();
+        let named = |name| named(&plan, name);
         for (path, expected) in [
-            ("/api/users/", (Route::Users, None)),
-            ("/api/users/7/?a=/b", (Route::User, Some(7))),
-            ("/api/users/1abc", (Route::User, None)),
-            ("/api/users/01", (Route::User, None)),
+            ("/api/users/", (named("/api/users"), None)),
+            ("/api/users/7/?a=/b", (named("/api/users/:id"), Some(7))),
+            ("/api/users/1abc", (named("/api/users/:id"), None)),
+            ("/api/users/01", (named("/api/users/:id"), None)),
             ("/api/posts/7", (Route::Added, None)),
+            ("/api/posts/in-thread/", (Route::Added, None)),
             ("/api/users/by-username/a", (Route::Added, None)),
+            ("/api/users/by-name/a", (Route::Other, None)),
+            ("/api/posts/in-thread/7/8", (Route::Other, None)),
             ("/API/users", (Route::Other, None)),
             ("//", (Route::Root, None)),
             ("/favicon.ico", (Route::Other, None)),
         ] {
-            assert_eq!(Route::of(path), expected, "{path}");
+            assert_eq!(Route::of(&plan, path), expected, "{path}");
         }
+        assert_eq!(Route::of_any_case(&plan, "/API/Users/BY-username/a"), Route::Added);
+        assert_eq!(Route::of_any_case(&plan, "/API/user"), Route::Other);
+    }
+
+    #[test]
+    fn routes_are_asked_by_the_ids_in_them_and_reported_by_collection() {
+        let plan = Plan::workspace();
+        let mut routes = Route::of_the_monolith(&plan);
+        let lists = ["/", "/api/", "/api/users", "/api/threads", "/api/posts"];
+        let found = ["/api/users/:id", "/api/posts/by-user/:id", "/api/threads/:id", "/api/posts/in-thread/:id"];
+        assert_eq!(names(routes.clone()), [&lists[..], &found].concat());
+        routes.extend([Route::Other, Route::Added]);
+        routes.sort();
+        let [users, threads, posts] = [
+            &["/", "/api/", "/api/users", "/api/users/:id", "/api/threads"][..],
+            &["/api/threads/:id", "/api/posts", "/api/posts/in-thread/:id"],
+            &["/api/posts/by-user/:id", "added", "other"],
+        ];
+        assert_eq!(names(routes), [users, threads, posts].concat());
+    }
+
+    #[test]
+    fn what_the_monolith_has_not_is_added() {
+        let plan = wide_plan();
+        for path in ["/api/settings", "/api/tags", "/api/tags/a"] {
+            assert_eq!(Route::of(&plan, path), (Route::Other, None), "{path}");
+        }
+        for path in ["/api/friends", "/api/friends/1", "/api/friends/of-user/1", "/api/Entries/1"] {
+            assert_eq!(Route::of(&plan, path), (Route::Added, None), "{path}");
+        }
+        assert_eq!(
+            names(Route::of_the_monolith(&plan))[5..],
+            [
+                "/api/Entries",
+                "/api/users/:id",
+                "/api/posts/by-user/:id",
+                "/api/threads/:id",
+                "/api/posts/in-thread/:id",
+                "/api/Entries/about/:id",
+                "/api/Entries/below/:id",
+                "/api/Entries/by-label/:label",
+            ]
+        );
+        let [label, about] = ["/api/Entries/by-label/7", "/api/Entries/about/7"].map(|path| Route::of(&plan, path));
+        assert_eq!((label.0.takes(), label.1, label.0.is_list()), (Takes::Text, None, Some(true)));
+        assert_eq!((about.0.takes(), about.1, about.0.is_list()), (Takes::IdOf("threads"), Some(7), Some(false)));
+        assert_eq!(Route::of_any_case(&plan, "/api/entries"), named(&plan, "/api/Entries"));
     }
 }

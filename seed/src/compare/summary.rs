@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, HashMap};
 use roaring::RoaringTreemap;
 use sha2::{Digest, Sha256};
 use shared::id::Id;
-use shared::model::Collection;
 use shared::record_set::RecordSet;
 
 use super::client::{Body, Failure};
@@ -36,7 +35,7 @@ pub struct Lens<'r> {
     pub route: Route,
     /// The id in the path.
     pub id: Option<u64>,
-    /// Whether it is the monolith's: its posts get the ids that they should have.
+    /// Whether it is the monolith's: its records get the ids that they should have.
     pub is_monolith: bool,
     /// The source.
     pub reference: &'r Reference,
@@ -85,7 +84,7 @@ pub struct Summary {
     pub without_id: u64,
     /// How many records are not of the path that was asked for.
     pub strangers: u64,
-    /// How many posts were given the id that they should have.
+    /// How many were given the id that they should have.
     pub given_ids: u64,
     /// How many JavaScript spells otherwise: their numbers, and their keys' order.
     pub digits: u64,
@@ -184,7 +183,7 @@ impl Summary {
 /// Adds records to a summary.
 struct Adder<'r> {
     lens: Lens<'r>,
-    /// How often each post came that others say the same as, by the first of their ids.
+    /// How often each record came that others say the same as, by the first of their ids.
     repeated: HashMap<u64, usize>,
     /// The id before.
     last: Option<u64>,
@@ -244,22 +243,15 @@ impl Adder<'_> {
     /// Whether a record is one that the path asks for.
     fn belongs(&self, id: u64, json: &[u8]) -> bool {
         let Some(wanted) = self.lens.id else { return true };
-        let key = match self.lens.route {
-            Route::User | Route::Thread => return id == wanted,
-            Route::PostsInThread => "thread",
-            Route::PostsByUser => "user",
-            _ => return true,
-        };
+        let Some(index) = self.lens.route.index() else { return id == wanted };
         let mut members = std::str::from_utf8(json).into_iter().flat_map(shared::json::members);
-        members.any(|(other, value)| other == key && value.parse() == Ok(wanted))
+        members.any(|(other, value)| *other == *index.field && value.parse() == Ok(wanted))
     }
 
-    /// The id that the split gave to a post of the monolith, which `sent` it without one.
+    /// The id that the split gave to a record of the monolith, which `sent` it without one.
     fn id_given_to(&mut self, sent: &[u8]) -> Option<u64> {
-        if !self.lens.is_monolith || self.lens.route.collection() != Some(Collection::Posts) {
-            return None;
-        }
-        match self.lens.reference.given_ids(sent) {
+        let collection = self.lens.route.collection().filter(|_| self.lens.is_monolith)?;
+        match self.lens.reference.given_ids(collection, sent) {
             [] => None,
             [(_, id)] => Some(*id),
             many => {

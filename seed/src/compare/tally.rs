@@ -6,10 +6,10 @@ use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 
 use super::finding::{Expected, Finding};
-use super::plan::Plan;
-use super::reference::number_of;
+use super::paths::Paths;
 use super::route::Route;
 use super::verdict::{Outcome, Verdict};
+use crate::plan::Plan;
 
 /// How many differences are printed, and how many paths of which nothing is known.
 pub const PRINTED: usize = 20;
@@ -53,33 +53,34 @@ impl Counts {
 /// What was found so far.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Tally {
-    /// By route.
-    pub routes: BTreeMap<Route, Counts>,
-    /// How many answers differ as they should, by how.
-    pub expected: BTreeMap<Expected, u64>,
+    /// By the routes' names.
+    pub routes: BTreeMap<String, Counts>,
+    /// How many answers differ as they should, by the key of how.
+    pub expected: BTreeMap<String, u64>,
     /// The first differences, cut.
     pub differences: Vec<Finding<'static>>,
     /// On how many of the unknown paths both sides agree, against the source.
     pub contradictions: u64,
     /// The first paths of which nothing is known, with the reason.
     pub unknown: Vec<[String; 2]>,
-    /// The ids that were compared, in the order of the collections.
-    pub ids: [RoaringTreemap; 3],
+    /// The ids that were compared, by their collections' names.
+    pub ids: BTreeMap<String, RoaringTreemap>,
 }
 
 impl Tally {
     /// Adds what became of a path, with what differs there.
-    pub fn add(&mut self, path: &str, outcome: Outcome, findings: Vec<Finding<'static>>) {
-        let (route, _) = Route::of(path);
+    pub fn add(&mut self, route: Route, path: &str, outcome: Outcome, findings: Vec<Finding<'static>>) {
         self.contradictions += u64::from(outcome.contradicts);
-        let counts = self.routes.entry(route).or_default();
+        let counts = self.routes.entry(route.to_string()).or_default();
         counts.paths += 1;
         counts.records += outcome.records;
         match outcome.verdict {
             Verdict::Alike(expected) if expected.is_empty() => counts.equal += 1,
             Verdict::Alike(expected) => {
                 counts.expected += 1;
-                expected.into_iter().for_each(|kind| *self.expected.entry(kind).or_default() += 1);
+                for kind in expected {
+                    *self.expected.entry(kind.key().into_owned()).or_default() += 1;
+                }
             }
             Verdict::Different => counts.different += 1,
             Verdict::Unknown(why) => {
@@ -92,8 +93,19 @@ impl Tally {
         let room = PRINTED.saturating_sub(self.differences.len());
         self.differences.extend(findings.into_iter().take(room));
         if let Some(collection) = route.collection() {
-            self.ids[number_of(collection)] |= outcome.ids;
+            *self.ids.entry(collection.name().to_owned()).or_default() |= outcome.ids;
         }
+    }
+
+    /// The counts of a route.
+    pub fn counts_of(&self, route: Route) -> Counts {
+        self.routes.get(&*route.name()).copied().unwrap_or_default()
+    }
+
+    /// How often answers differ as they should, by how, in the order in which that is printed.
+    pub fn expected_in(&self, plan: &Plan) -> Vec<(Expected, u64)> {
+        let count = |kind: Expected| self.expected.get(&*kind.key()).map(|count| (kind, *count));
+        Expected::all(plan).into_iter().filter_map(count).collect()
     }
 
     /// The sum of all routes.
@@ -105,19 +117,19 @@ impl Tally {
 
     /// How many different records were compared.
     pub fn records(&self) -> u64 {
-        self.ids.iter().map(RoaringTreemap::len).sum()
+        self.ids.values().map(RoaringTreemap::len).sum()
     }
 
     /// How many paths of a route may differ, with 95 % confidence, of all that it has.
     pub fn bound_of(&self, route: Route, of: u64) -> u64 {
-        let counts = self.routes.get(&route).copied().unwrap_or_default();
+        let counts = self.counts_of(route);
         bound(of, counts.known(), counts.different, RISK)
     }
 
     /// How many paths of all routes may differ, with 95 % confidence.
-    pub fn bound(&self, plan: &Plan) -> u64 {
-        let strata = plan.strata.iter().map(|stratum| {
-            let counts = self.routes.get(&stratum.route).copied().unwrap_or_default();
+    pub fn bound(&self, paths: &Paths) -> u64 {
+        let strata = paths.strata.iter().map(|stratum| {
+            let counts = self.counts_of(stratum.route);
             (stratum.of, counts.known(), counts.different)
         });
         bound_of_all(&strata.collect::<Vec<_>>())

@@ -28,6 +28,7 @@ use super::javascript::respell;
 use super::reference::{Reference, Spelling};
 use super::route::Route;
 use super::summary::{BUCKETS, Keep, Kept, Lens, SECOND_WINDOW, Summary, tail_of};
+use crate::plan::Plan;
 
 /// How long a record may be while others are compared too, in bytes; longer ones wait for each other.
 const ROOM: usize = 128 << 10;
@@ -41,6 +42,8 @@ pub struct Context {
     pub sides: Sides,
     /// What they should have.
     pub reference: Reference,
+    /// The collections.
+    pub plan: Plan,
 }
 
 /// What a path's two answers prove.
@@ -87,7 +90,7 @@ impl Context {
     /// # Errors
     /// A record of an answer is longer than others may be meanwhile, and `is_alone` does not allow it; nothing was found then.
     pub fn compare_path(&self, path: &str, is_alone: bool, sink: &mut Sink) -> Result<Outcome, NeedsRoom> {
-        let (route, id) = Route::of(path);
+        let (route, id) = Route::of(&self.plan, path);
         let printed = redact_query(path);
         let room = if is_alone { RECORD_BYTES } else { ROOM };
         let comparison = Comparison { context: self, path, printed: &printed, route, id, room };
@@ -239,7 +242,7 @@ impl Comparison<'_> {
     /// Whether the path is one of ours but for upper and lower case.
     fn is_other_case(&self) -> bool {
         let path = self.path.split('?').next().unwrap_or_default();
-        self.route == Route::Other && Route::of(&path.to_ascii_lowercase()).0 != Route::Other
+        self.route == Route::Other && Route::of_any_case(&self.context.plan, path) != Route::Other
     }
 
     fn compare_bodies(&self, left: &Summary, right: &Summary, sink: &mut Sink) -> Verdict {
@@ -257,7 +260,7 @@ impl Comparison<'_> {
             self.check_order(right, &mut sink);
         }
         let mut expected = BTreeSet::new();
-        expected.extend((left.given_ids > 0).then_some(Expected::PostId));
+        expected.extend(self.route.collection().filter(|_| left.given_ids > 0).map(Expected::GivenId));
         expected.extend((left.disorder.is_some()).then_some(Expected::Order));
         let mut unproven = 0;
         if !left.is_equal_to(right) {

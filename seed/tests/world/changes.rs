@@ -4,11 +4,17 @@
 use std::path::Path;
 use std::{fs, io};
 
+use ::seed::plan::Plan;
 use shared::id::Id;
 use shared::model::{Collection, Records};
 use shared::store::{Change, Purpose, Store, Writer};
 
 use super::{seed, text};
+
+/// A collection of the workspace.
+pub fn collection(name: &str) -> Collection {
+    Plan::workspace().named(name).unwrap()
+}
 
 /// What a service does to its records: each is to be this, or gone.
 pub fn change(data: &Path, collection: Collection, changes: &[(u64, Option<&str>)]) {

@@ -455,7 +455,7 @@ impl Transaction<'_> {
         ids.retain(|id| !self.group.records.contains_key(id));
         let listed = |now: &Now| match now {
             Now::There { record, .. } => {
-                record.iter().any(|record| record.terms.iter().flatten().any(|(i, t)| *i == index && t == term))
+                record.iter().any(|record| record.terms.iter().any(|(i, t)| *i == index && t == term))
             }
             Now::Gone => false,
         };
@@ -482,7 +482,7 @@ impl Transaction<'_> {
         self.look_whether_held(id);
         self.group.bytes += json.len();
         let revision = self.committer.writer.next_revision();
-        let now = Now::put(self.committer.store.collection(), revision, json);
+        let now = Now::put(self.committer.store.collection(), id, revision, json);
         self.own.record = Some((id, now.expect("the record was checked against its model")));
         revision
     }

@@ -1,11 +1,11 @@
 //! Whatever becomes of a journal, no answered write is missing without a word, and no id is given twice.
 
+use crate::testing::sample;
 use std::collections::BTreeMap;
 use std::env;
 
 use super::tests::{id, json};
 use super::*;
-use crate::model::Collection;
 
 /// How many damaged journals are tried, unless `JOURNALS` says otherwise.
 const JOURNALS: u64 = 90;
@@ -24,7 +24,7 @@ impl Killed {
     fn after(rng: &mut fastrand::Rng, durability: Durability) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let live = dir.path().join("live");
-        let store = Store::create(&live, Collection::Posts).unwrap();
+        let store = Store::create(&live, sample::posts()).unwrap();
         let commit = Commit::start(&store, durability).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut answered = BTreeMap::new();
@@ -149,7 +149,7 @@ fn a_damaged_journal_never_passes_for_an_empty_one() {
     while tried < journals {
         let durability = *rng.choice(&[Durability::Power, Durability::Process]).unwrap();
         let killed = Killed::after(&mut rng, durability);
-        let open = |folder: &Path| Store::open(&folder.join("db"), Collection::Posts, Purpose::Passing);
+        let open = |folder: &Path| Store::open(&folder.join("db"), sample::posts(), Purpose::Passing);
         // Undamaged, all that was answered is there.
         let sound = killed.copy("sound");
         assert_eq!(all(&open(&sound).unwrap()), killed.answered);
@@ -179,14 +179,14 @@ fn a_damaged_journal_never_passes_for_an_empty_one() {
 /// With the loss accepted the database is sound, and no id that was given is given again.
 fn accept(folder: &Path, answered: &BTreeMap<u64, String>, what: &str) {
     let folder = Folder::lock(folder).unwrap();
-    let refused = folder.open(Collection::Posts, Purpose::Passing, OnDamage::Refuse).err();
+    let refused = folder.open(sample::posts(), Purpose::Passing, OnDamage::Refuse).err();
     assert!(matches!(refused, Some(StoreError::Lost { .. })), "{what}: still refused");
-    let store = folder.open(Collection::Posts, Purpose::Passing, OnDamage::AcceptLoss).unwrap();
+    let store = folder.open(sample::posts(), Purpose::Passing, OnDamage::AcceptLoss).unwrap();
     let found = all(&store);
     let scrub = Scrub::run(&store, Snapshot::of(&store).unwrap(), false, &Default::default()).unwrap();
     assert_eq!((scrub.damage, scrub.records), (vec![], Some(found.len() as u64)), "{what}");
     let listed: Vec<u64> = (1..9)
-        .flat_map(|thread| store.ids(crate::model::Post::IN_THREAD, &Term::Id(id(thread))))
+        .flat_map(|thread| store.ids(sample::IN_THREAD, &Term::Id(id(thread))))
         .map(|id| id.unwrap().get())
         .collect();
     let mut listed_in_order = listed.clone();
@@ -200,8 +200,8 @@ fn accept(folder: &Path, answered: &BTreeMap<u64, String>, what: &str) {
 #[test]
 fn ids_never_run_backwards_whatever_the_counters_say() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::create(&dir.path().join("db"), Collection::Posts).unwrap();
-    let mut records = crate::model::Records::new(Collection::Posts, 0);
+    let store = Store::create(&dir.path().join("db"), sample::posts()).unwrap();
+    let mut records = crate::model::Records::new(sample::posts(), 0);
     records.push(&json(700, 1), None).unwrap();
     Writer::new(&store).unwrap().apply(&[Change::Put(records.iter().next().unwrap(), 2)]).unwrap();
     store.put_counters(Counters { last_id: 3, ..store.counters().unwrap() }).unwrap();
@@ -216,7 +216,7 @@ fn ids_never_run_backwards_whatever_the_counters_say() {
 fn a_group_longer_than_a_lap_is_found_again() {
     let dir = tempfile::tempdir().unwrap();
     let live = dir.path().join("live");
-    let store = Store::create(&live, Collection::Posts).unwrap();
+    let store = Store::create(&live, sample::posts()).unwrap();
     let commit = Commit::start(&store, Durability::Power).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let long = |id: u64, length: usize| format!(r#"{{"id":{id},"thread":1,"text":"{}","user":1}}"#, "x".repeat(length));
@@ -234,7 +234,7 @@ fn a_group_longer_than_a_lap_is_found_again() {
         let copied = dir.path().join(format!("killed-{round}"));
         copy_of_live(&live, &copied);
         assert!(fs::metadata(copied.join("journal")).unwrap().len() > 2 << 20, "no group was longer than an area");
-        let store = Store::open(&copied, Collection::Posts, Purpose::Passing).unwrap();
+        let store = Store::open(&copied, sample::posts(), Purpose::Passing).unwrap();
         let found = all_lengths(&store);
         let expected =
             (1..=800_u64).map(|number| long(number, if number % 16 == 1 { 30 + round } else { 4000 - round }).len());
@@ -250,8 +250,8 @@ fn all_lengths(store: &Store) -> Vec<usize> {
 #[test]
 fn damage_to_a_value_is_an_error_that_names_its_key_and_never_other_data() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::create(&dir.path().join("db"), Collection::Posts).unwrap();
-    let mut records = crate::model::Records::new(Collection::Posts, 0);
+    let store = Store::create(&dir.path().join("db"), sample::posts()).unwrap();
+    let mut records = crate::model::Records::new(sample::posts(), 0);
     for number in 1..=20 {
         records.push(&json(number, number % 3 + 1), None).unwrap();
     }

@@ -91,9 +91,9 @@ impl Group {
 
 impl Now {
     /// The record is there, as `revision`, and `json` is its text.
-    pub(super) fn put(collection: Collection, revision: u64, json: &str) -> Result<Self, Fault> {
+    pub(super) fn put(collection: Collection, id: Id, revision: u64, json: &str) -> Result<Self, Fault> {
         let mut record = Records::new(collection, json.len());
-        record.push(json, None)?;
+        record.push_stored(json, id)?;
         Ok(Now::There { revision, record })
     }
 

@@ -13,7 +13,8 @@
 //!
 //! value          02, the CRC-32C of key, 02 and body (4 bytes, little-endian), body; of a page: of key, 02 and table
 //! page, id, first-id, revision in a key   8 bytes, big-endian: key order is id order; page is id / 16
-//! index          1 byte, the number of a model's index
+//! index          1 byte, the number of a declared index; 0 is that of the ids, where ids are texts: each term is one id
+//!                and its record's number
 //! part           2 bytes, big-endian, from 0; each is PART_BYTES long but for the last, which is shorter
 //! term           an id: 8 bytes, big-endian · a text: its UTF-8, then FF, which no UTF-8 holds, so that no term is the
 //!                beginning of another · a text of more than TERM_BYTES: FE, then its SHA-256

@@ -7,7 +7,7 @@ use super::layout::{Counters, Page};
 use super::sorter::Sorter;
 use super::{Store, StoreError, at, layout};
 use crate::id::Id;
-use crate::model::{INDEXES, Index, Record, Term, Terms};
+use crate::model::{Index, Record, Term, Terms};
 use crate::record_set::RecordSet;
 
 /// The revision of every record that is loaded.
@@ -26,7 +26,7 @@ pub(super) struct Loaded<'r> {
 /// sorted, so that each run is written once. Nothing is durable before [`Store::sync`].
 pub struct Load {
     store: Store,
-    pending: [Sorter; INDEXES],
+    pending: Vec<(Index, Sorter)>,
     counters: Counters,
 }
 
@@ -34,7 +34,8 @@ impl Load {
     /// Begins to load `store`.
     pub fn new(store: Store) -> Self {
         let counters = Counters { revision: FIRST_REVISION, ..Counters::default() };
-        Self { store, pending: Default::default(), counters }
+        let pending = store.collection().index_numbers().map(|index| (index, Sorter::default())).collect();
+        Self { store, pending, counters }
     }
 
     /// Adds records, which are `set`. Returns an id that is taken, if there is one: the database is then of no use.
@@ -66,8 +67,9 @@ impl Load {
         let folder = self.store.path().parent().expect("a database has a name").to_owned();
         for record in &records {
             self.count_up_to(Counters { revision: record.revision, last_id: record.id.get(), ..Counters::default() });
-            for (index, term) in record.terms.iter().flatten() {
-                let pending = &mut self.pending[usize::from(index.0) - 1];
+            for (index, term) in record.terms.iter() {
+                let pending = self.pending.iter_mut().find(|(of, _)| of == index);
+                let (_, pending) = pending.expect("a term is of a declared index");
                 pending.push((term.clone(), record.id), &folder).map_err(|error| at(&folder)(error))?;
             }
         }
@@ -126,8 +128,8 @@ impl Load {
     pub fn finish(self) -> Result<Store, StoreError> {
         let store = &self.store;
         thread::scope(|scope| {
-            let write = |(number, entries)| scope.spawn(move || write_index(store, Index(number), entries));
-            let writers: Vec<_> = (1..).zip(self.pending).map(write).collect();
+            let write = |(index, entries)| scope.spawn(move || write_index(store, index, entries));
+            let writers: Vec<_> = self.pending.into_iter().map(write).collect();
             writers.into_iter().try_for_each(|writer| writer.join().expect("a writer returns its errors"))
         })?;
         self.store.put_counters(self.counters)?;
@@ -144,10 +146,18 @@ fn write_index(store: &Store, index: Index, entries: Sorter) -> Result<(), Store
             Some((of, ids)) if *of == term && ids.len() < layout::RUN_IDS => ids.push(id),
             _ => {
                 if let Some((term, ids)) = run.replace((term, vec![id])) {
-                    store.put_run(index, &term, &ids)?;
+                    put_run(store, index, &term, &ids)?;
                 }
             }
         }
     }
-    run.map_or(Ok(()), |(term, ids)| store.put_run(index, &term, &ids))
+    run.map_or(Ok(()), |(term, ids)| put_run(store, index, &term, &ids))
+}
+
+/// Writes a run; of the ids' own index it is one id, or an id stands twice.
+fn put_run(store: &Store, index: Index, term: &Term, ids: &[Id]) -> Result<(), StoreError> {
+    if let (Index::IDS, [_, second, ..], Term::Text(text)) = (index, ids, term) {
+        return Err(StoreError::IdTaken { path: store.path().to_owned(), text: text.to_string(), second: *second });
+    }
+    store.put_run(index, term, ids)
 }

@@ -1,10 +1,11 @@
 //! A collection of records in sled: the embedded database of one service.
 //!
 //! ```no_run
-//! # use shared::model::{Collection, Post, Term}; use shared::store::{Purpose, Store};
-//! # fn main() -> Result<(), shared::store::StoreError> {
-//! let posts = Store::open("data/posts/db".as_ref(), Collection::Posts, Purpose::Serving)?;
-//! for post in posts.find(Post::IN_THREAD, &Term::Id("7".parse().unwrap())) {
+//! # use shared::model::{Collection, Term}; use shared::store::{Purpose, Store};
+//! # fn print_thread(posts: Collection) -> Result<(), shared::store::StoreError> {
+//! let store = Store::open("data/posts/db".as_ref(), posts, Purpose::Serving)?;
+//! let in_thread = posts.index_at("in-thread").expect("posts have it").number;
+//! for post in store.find(in_thread, &Term::Id("7".parse().unwrap())) {
 //!     println!("{}", String::from_utf8_lossy(post?.json()));
 //! }
 //! # Ok(()) }
@@ -164,6 +165,16 @@ pub enum StoreError {
     /// A write needs more room on the disk than there is. Nothing is amiss otherwise.
     #[error("{}: the disk has no room for {} MiB more, which a write may need", .0.display(), ROOM >> 20)]
     NoRoom(PathBuf),
+    /// Two records have the same text for an id.
+    #[error("{}: two records have the id {text:?}", .path.display())]
+    IdTaken {
+        /// The database, which is then of no use.
+        path: PathBuf,
+        /// The id.
+        text: String,
+        /// The number of the second of them.
+        second: Id,
+    },
     /// sled failed.
     #[error("{}: {source}", .path.display())]
     Sled {
@@ -423,6 +434,11 @@ impl Store {
         let store = self.clone();
         // An id without its record was deleted after the list was read.
         self.ids(index, term).filter_map(move |id| id.and_then(|id| store.get(id)).transpose())
+    }
+
+    /// The number of the record whose id is `text`, where ids are texts.
+    pub fn number_of(&self, text: &str) -> Result<Option<Id>, StoreError> {
+        self.ids(Index::IDS, &Term::from(text)).next().transpose()
     }
 
     /// Returns when all that was written is on the disk and stays there through a power loss.

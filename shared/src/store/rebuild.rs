@@ -182,7 +182,7 @@ impl Restore {
     pub fn put(&mut self, record: &SnapshotRecord) -> Result<(), StoreError> {
         let misfit = |what: String| self.store.corrupt(&format!("record {}: {what}", record.id));
         let json = std::str::from_utf8(&record.json).map_err(|error| misfit(error.to_string()))?;
-        self.block.records.push(json, None).map_err(|fault| misfit(fault.to_string()))?;
+        self.block.records.push_stored(json, record.id).map_err(|fault| misfit(fault.to_string()))?;
         self.block.rows.push((record.revision, record.id_from_position));
         self.block.set.add_record(record.id, record.id_from_position, &record.json);
         if self.block.records.text().len() < BLOCK {
@@ -217,7 +217,7 @@ fn read_blocks(
                 what: format!("record {id} is none of {}: {what}", collection.name()),
             };
             let json = std::str::from_utf8(stored.json()).map_err(|error| misfit(error.to_string()))?;
-            block.records.push(json, None).map_err(|fault| misfit(fault.to_string()))?;
+            block.records.push_stored(json, id).map_err(|fault| misfit(fault.to_string()))?;
             block.rows.push((stored.revision, stored.id_from_position));
             block.set.add_record(id, stored.id_from_position, stored.json());
             Ok(())

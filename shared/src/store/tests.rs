@@ -1,9 +1,10 @@
+use crate::testing::sample;
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Post, Records};
+use crate::model::Records;
 use crate::record_set::RecordSet;
 
 pub(super) fn id(number: u64) -> Id {
@@ -11,7 +12,7 @@ pub(super) fn id(number: u64) -> Id {
 }
 
 fn posts(posts: &[(u64, u64)]) -> Records {
-    let mut records = Records::new(Collection::Posts, 0);
+    let mut records = Records::new(sample::posts(), 0);
     for (number, thread) in posts {
         records.push(&json(*number, *thread), None).unwrap();
     }
@@ -32,14 +33,14 @@ fn put(load: &mut Load, records: &Records) -> Option<Id> {
 }
 
 fn ids_in_thread(store: &Store, thread: u64) -> Vec<u64> {
-    store.ids(Post::IN_THREAD, &Term::Id(id(thread))).map(|id| id.unwrap().get()).collect()
+    store.ids(sample::IN_THREAD, &Term::Id(id(thread))).map(|id| id.unwrap().get()).collect()
 }
 
 #[test]
 fn a_loaded_store_gives_its_records_back_after_reopening() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("db");
-    let mut load = Load::new(Store::create(&path, Collection::Posts).unwrap());
+    let mut load = Load::new(Store::create(&path, sample::posts()).unwrap());
     for batch in [&[(3, 2), (1, 2), (LONG, 7)][..], &[(2, 1)], &[(300, 1)], &[(256, 1)]] {
         assert_eq!(put(&mut load, &posts(batch)), None);
     }
@@ -47,7 +48,7 @@ fn a_loaded_store_gives_its_records_back_after_reopening() {
     store.sync().unwrap();
     drop(store);
 
-    let store = Store::open(&path, Collection::Posts, Purpose::Serving).unwrap();
+    let store = Store::open(&path, sample::posts(), Purpose::Serving).unwrap();
     let all: Vec<u64> = store.records().map(|record| record.unwrap().0.get()).collect();
     assert_eq!(all, [1, 2, 3, 256, 300, 9000]);
     let stored = store.get(id(256)).unwrap().unwrap();
@@ -60,7 +61,7 @@ fn a_loaded_store_gives_its_records_back_after_reopening() {
     assert_eq!(ids_in_thread(&store, 1), [2, 256, 300]);
     assert_eq!(ids_in_thread(&store, 2), [1, 3]);
     assert_eq!(ids_in_thread(&store, 3), [0_u64; 0]);
-    let found = store.find(Post::IN_THREAD, &Term::Id(id(2)));
+    let found = store.find(sample::IN_THREAD, &Term::Id(id(2)));
     let found: Vec<Bytes> = found.map(|stored| stored.unwrap().into_json()).collect();
     assert_eq!(found, [json(1, 2), json(3, 2)]);
 }
@@ -68,7 +69,7 @@ fn a_loaded_store_gives_its_records_back_after_reopening() {
 #[test]
 fn a_taken_id_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
-    let mut load = Load::new(Store::create(&dir.path().join("db"), Collection::Posts).unwrap());
+    let mut load = Load::new(Store::create(&dir.path().join("db"), sample::posts()).unwrap());
     assert_eq!(put(&mut load, &posts(&[(20, 1), (1, 1)])), None);
     assert_eq!(put(&mut load, &posts(&[(2, 1), (20, 2)])), Some(id(20)));
     assert_eq!(put(&mut load, &posts(&[(5, 1), (5, 2)])), Some(id(5)));
@@ -77,8 +78,8 @@ fn a_taken_id_is_noticed() {
 #[test]
 fn terms_of_which_one_begins_another_are_told_apart() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::create(&dir.path().join("db"), Collection::Users).unwrap();
-    let index = crate::model::User::BY_USERNAME;
+    let store = Store::create(&dir.path().join("db"), sample::users()).unwrap();
+    let index = crate::model::Index(1);
     let (long, longer) = ("a".repeat(2000), "a".repeat(2001));
     let names = ["", "a", "ab", "a\0", "a\u{10FFFF}", "é", &long, &longer, &long[..1024]];
     for (number, name) in (1..).zip(names) {
@@ -97,18 +98,18 @@ fn what_cannot_be_opened_says_why() {
     let open = |collection| {
         Store::open(&path, collection, Purpose::Serving).err().map(|error| error.to_string()).unwrap_or_default()
     };
-    assert!(open(Collection::Posts).contains("there is no database here"), "{}", open(Collection::Posts));
+    assert!(open(sample::posts()).contains("there is no database here"), "{}", open(sample::posts()));
 
-    drop(Store::create(&path, Collection::Users).unwrap());
-    assert!(open(Collection::Posts).contains("holds users, not posts"), "{}", open(Collection::Posts));
+    drop(Store::create(&path, sample::users()).unwrap());
+    assert!(open(sample::posts()).contains("holds users, not posts"), "{}", open(sample::posts()));
 
     // The guard of sled #1527: what a crash during an earlier open left behind.
     std::fs::write(path.join("snap.0000.generating"), b"half").unwrap();
-    assert_eq!(open(Collection::Users), "");
+    assert_eq!(open(sample::users()), "");
     assert!(!path.join("snap.0000.generating").exists());
 
-    let held = Store::open(&path, Collection::Users, Purpose::Serving).unwrap();
-    assert!(open(Collection::Users).contains("in use"), "{}", open(Collection::Users));
+    let held = Store::open(&path, sample::users(), Purpose::Serving).unwrap();
+    assert!(open(sample::users()).contains("in use"), "{}", open(sample::users()));
     drop(held);
 
     for entry in std::fs::read_dir(&path).unwrap() {
@@ -117,7 +118,7 @@ fn what_cannot_be_opened_says_why() {
             std::fs::write(file, [0xA5; 4096]).unwrap();
         }
     }
-    assert!(open(Collection::Users).contains("damaged"), "{}", open(Collection::Users));
+    assert!(open(sample::users()).contains("damaged"), "{}", open(sample::users()));
 }
 
 #[test]
@@ -136,7 +137,7 @@ fn a_folder_has_one_holder_and_names_it() {
 #[test]
 fn an_answer_is_kept_for_its_time_and_its_key_is_then_free() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::create(&dir.path().join("db"), Collection::Posts).unwrap();
+    let store = Store::create(&dir.path().join("db"), sample::posts()).unwrap();
     let commit = Commit::start(&store, Durability::Process).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let keep = |key: &'static str, until: Option<u64>| {
@@ -169,9 +170,9 @@ fn an_answer_is_kept_for_its_time_and_its_key_is_then_free() {
 fn nothing_goes_to_a_file_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("db");
-    let mut load = Load::new(Store::create(&path, Collection::Posts).unwrap());
+    let mut load = Load::new(Store::create(&path, sample::posts()).unwrap());
     let record = |number: u64, length: usize| {
-        let mut record = Records::new(Collection::Posts, 0);
+        let mut record = Records::new(sample::posts(), 0);
         record.push(&long(number, length), None).unwrap();
         record
     };
@@ -202,12 +203,12 @@ fn long(number: u64, length: usize) -> String {
 #[test]
 fn a_long_record_lies_in_parts_and_leaves_none_behind() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::create(&dir.path().join("db"), Collection::Posts).unwrap();
+    let store = Store::create(&dir.path().join("db"), sample::posts()).unwrap();
     let mut writer = Writer::new(&store).unwrap();
     let part = layout::PART_BYTES;
     for length in [3 * part + 5, part - 1, part, part + 1, 2 * part, 100, 5 * part] {
         let json = long(7, length);
-        let mut record = Records::new(Collection::Posts, 0);
+        let mut record = Records::new(sample::posts(), 0);
         record.push(&json, None).unwrap();
         let revision = writer.next_revision();
         writer.apply(&[Change::Put(record.iter().next().unwrap(), revision)]).unwrap();
@@ -232,7 +233,7 @@ proptest! {
     ) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
-        let mut store = Store::create(&path, Collection::Posts).unwrap();
+        let mut store = Store::create(&path, sample::posts()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut model: BTreeMap<u64, (String, u64)> = BTreeMap::new();
         let mut kept: BTreeMap<String, u64> = BTreeMap::new();
@@ -260,7 +261,7 @@ proptest! {
                     if operation == 0 {
                         now.keep_answer(key, KeptRecord::new([0; 32], id, revision, json.clone()));
                     }
-                    assert!(now.ids(Post::IN_THREAD, &Term::Id("1".parse().unwrap())).is_ok());
+                    assert!(now.ids(sample::IN_THREAD, &Term::Id("1".parse().unwrap())).is_ok());
                     (operation, id, Some((json, revision)))
                 })
             });
@@ -290,7 +291,7 @@ proptest! {
                 drop(commit);
                 store.sync().unwrap();
                 drop(store);
-                store = Store::open(&path, Collection::Posts, Purpose::Serving).unwrap();
+                store = Store::open(&path, sample::posts(), Purpose::Serving).unwrap();
                 commit = Commit::start(&store, Durability::Process).unwrap();
             }
         }
@@ -317,7 +318,7 @@ proptest! {
     ) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
-        let mut load = Load::new(Store::create(&path, Collection::Posts).unwrap());
+        let mut load = Load::new(Store::create(&path, sample::posts()).unwrap());
         put(&mut load, &posts(&loaded.iter().map(|(id, thread)| (*id, *thread)).collect::<Vec<_>>()));
         let mut store = load.finish().unwrap();
         let mut model: BTreeMap<u64, (u64, String, u64)> =
@@ -328,9 +329,9 @@ proptest! {
             if reopen {
                 store.sync().unwrap();
                 drop(store);
-                store = Store::open(&path, Collection::Posts, Purpose::Serving).unwrap();
+                store = Store::open(&path, sample::posts(), Purpose::Serving).unwrap();
             }
-            let mut records = Records::new(Collection::Posts, 0);
+            let mut records = Records::new(sample::posts(), 0);
             let mut removed = Vec::new();
             for (number, change) in changes {
                 match change {
@@ -384,12 +385,12 @@ proptest! {
     #[test]
     fn an_index_equals_a_sorted_map(groups in prop::collection::vec((1_u64..4, prop::collection::btree_set(1_u64..2000, 1..400)), 1..8)) {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::create(&dir.path().join("db"), Collection::Posts).unwrap();
+        let store = Store::create(&dir.path().join("db"), sample::posts()).unwrap();
         let mut model: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
         for (thread, ids) in groups {
             let known = model.entry(thread).or_default();
             let ids: Vec<Id> = ids.into_iter().filter(|number| !known.contains(number)).map(id).collect();
-            store.list(Post::IN_THREAD, &Term::Id(id(thread)), &ids).unwrap();
+            store.list(sample::IN_THREAD, &Term::Id(id(thread)), &ids).unwrap();
             known.extend(ids.iter().map(|id| id.get()));
             known.sort_unstable();
         }

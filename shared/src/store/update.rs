@@ -282,7 +282,7 @@ impl Store {
         for Edit { id, becomes, .. } in edits {
             let Some(Text { given, json }) = becomes else { continue };
             let id = Id::try_from(*id).expect("it was read as an id");
-            let read = records.push_given(json, None, given.then_some(id));
+            let read = if *given { records.push_given(json, None, Some(id)) } else { records.push_stored(json, id) };
             let is_so =
                 records.iter().last().is_some_and(|record| record.id == id && record.id_from_position == *given);
             if read.is_err() || !is_so {
@@ -297,8 +297,8 @@ impl Store {
         let mut places = Places::new();
         for id in edits.iter().filter_map(|edit| Id::try_from(edit.id).ok()) {
             if let Some(stored) = self.get(id)? {
-                let terms = self.terms_of(stored.json())?;
-                places.extend(terms.into_iter().flatten().map(|(index, term)| (index, term, id)));
+                let terms = self.terms_of(id, stored.json())?;
+                places.extend(terms.into_iter().map(|(index, term)| (index, term, id)));
             }
         }
         Ok(places)
@@ -306,8 +306,7 @@ impl Store {
 
     /// Whether the database holds what `changes` say, in its records and its indexes; they `stood` there before.
     fn holds(&self, changes: &[Change], stood: Places) -> Result<bool, StoreError> {
-        let stands =
-            |record: &Record, index, term: &Term| record.terms.iter().flatten().any(|t| *t == (index, term.clone()));
+        let stands = |record: &Record, index, term: &Term| record.terms.iter().any(|t| *t == (index, term.clone()));
         let mut records = Vec::new();
         for change in changes {
             let stored = self.get(change.id())?;
@@ -325,7 +324,7 @@ impl Store {
             if !is_so {
                 return Ok(false);
             }
-            for (index, term) in record.terms.iter().flatten() {
+            for (index, term) in record.terms.iter() {
                 if !self.lists(*index, term, record.id)? {
                     return Ok(false);
                 }

@@ -181,7 +181,8 @@ fn entry(bytes: &[u8]) -> Option<(Entry, &[u8])> {
 mod tests {
     use super::super::{Folder, OnDamage, Scrub, Snapshot, Writer, journal};
     use super::*;
-    use crate::model::{Post, Term};
+    use crate::model::Term;
+    use crate::testing::sample;
 
     fn id(number: u64) -> Id {
         number.try_into().unwrap()
@@ -242,7 +243,7 @@ mod tests {
     }
 
     fn check(folder: &Folder) {
-        let store = folder.open(Collection::Posts, Purpose::Serving, OnDamage::Refuse).unwrap();
+        let store = folder.open(sample::posts(), Purpose::Serving, OnDamage::Refuse).unwrap();
         for (number, revision, given, length) in
             [(1, 1, true, 3), (2, 10, false, 40), (33, 9, false, LONG), (50, 11, false, 5)]
         {
@@ -250,7 +251,7 @@ mod tests {
             assert_eq!((stored.revision, stored.id_from_position), (revision, given), "{number}");
             assert!(stored.json() == json(number, length).as_bytes(), "{number}");
         }
-        let listed: Result<Vec<Id>, _> = store.ids(Post::IN_THREAD, &Term::Id(id(7))).collect();
+        let listed: Result<Vec<Id>, _> = store.ids(sample::IN_THREAD, &Term::Id(id(7))).collect();
         assert_eq!(listed.unwrap(), [1, 2, 33, 50].map(id));
         assert_eq!(store.kept("ci/1").unwrap().unwrap().request, [7; 32]);
         let mut writer = Writer::new(&store).unwrap();
@@ -264,10 +265,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         make(dir.path());
         let path = dir.path().join("db");
-        let store = super::super::Store::open(&path, Collection::Posts, Purpose::Serving);
+        let store = super::super::Store::open(&path, sample::posts(), Purpose::Serving);
         assert!(matches!(store.err(), Some(StoreError::OldLayout(_))));
         let folder = Folder::lock(dir.path()).unwrap();
-        let wrong = folder.open(Collection::Users, Purpose::Serving, OnDamage::Refuse);
+        let wrong = folder.open(sample::users(), Purpose::Serving, OnDamage::Refuse);
         assert!(matches!(wrong.err(), Some(StoreError::WrongCollection { .. })));
         check(&folder);
         check(&folder);

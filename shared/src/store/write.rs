@@ -141,7 +141,7 @@ impl Writer {
             if let (Some(entry), Some(page)) = (entries.remove(&slot), &there) {
                 let gone = || self.store.damaged(&key, &format!("a part of record {id} is gone"));
                 let stored = self.store.stored(page, id, &entry)?.ok_or_else(gone)?;
-                for (index, term) in self.store.terms_of(stored.json())?.into_iter().flatten() {
+                for (index, term) in self.store.terms_of(id, stored.json())? {
                     indexes.entry((index, term)).or_default().insert(id, false);
                 }
                 if entry.json.is_none() {
@@ -162,7 +162,7 @@ impl Writer {
                 self.counters.records.add_record(id, id_from_position, json.as_bytes());
                 let json = (!apart).then_some(json.as_bytes());
                 entries.insert(slot, Entry { slot, revision: *revision, id_from_position, json });
-                for (index, term) in record.terms.iter().flatten() {
+                for (index, term) in record.terms.iter() {
                     indexes.entry((*index, term.clone())).or_default().insert(id, true);
                 }
             }
@@ -183,12 +183,12 @@ impl Writer {
 
 impl Store {
     /// What a stored record is found by.
-    pub(super) fn terms_of(&self, json: &[u8]) -> Result<Terms, StoreError> {
+    pub(super) fn terms_of(&self, id: Id, json: &[u8]) -> Result<Terms, StoreError> {
         let collection = self.collection();
         let misfit = |what: String| self.corrupt(&format!("a record of {} is none: {what}", collection.name()));
         let json = std::str::from_utf8(json).map_err(|error| misfit(error.to_string()))?;
         let mut records = Records::new(collection, json.len());
-        records.push(json, None).map_err(|fault| misfit(fault.to_string()))?;
+        records.push_stored(json, id).map_err(|fault| misfit(fault.to_string()))?;
         let terms = records.iter().next().map(|record| record.terms.clone());
         Ok(terms.unwrap_or_default())
     }

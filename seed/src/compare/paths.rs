@@ -10,9 +10,10 @@ use roaring::RoaringTreemap;
 use sha2::{Digest, Sha256};
 use shared::model::Collection;
 
-use super::reference::{Reference, number_of};
-use super::route::Route;
+use super::reference::Reference;
+use super::route::{Route, Takes};
 use crate::error::Error;
+use crate::plan::Plan;
 
 /// How long a line of a file with paths may be, in bytes: what is longer is no line of an access log.
 const LINE: usize = 64 << 10;
@@ -21,7 +22,7 @@ const LINE: usize = 64 << 10;
 const LONG_LIST: u64 = 10_000;
 
 /// The paths to ask for, route by route.
-pub struct Plan {
+pub struct Paths {
     /// In the order in which they are asked for.
     pub strata: Vec<Stratum>,
 }
@@ -34,10 +35,11 @@ pub struct Stratum {
     pub of: u64,
     /// How many records a whole collection's list has.
     pub records: u64,
-    paths: Paths,
+    paths: Asked,
 }
 
-enum Paths {
+/// The paths that are asked for.
+enum Asked {
     /// The route with each of these ids.
     Ids(RoaringTreemap),
     Texts(Vec<String>),
@@ -47,15 +49,15 @@ impl Stratum {
     /// How many are asked for.
     pub fn asked(&self) -> u64 {
         match &self.paths {
-            Paths::Ids(ids) => ids.len(),
-            Paths::Texts(texts) => texts.len() as u64,
+            Asked::Ids(ids) => ids.len(),
+            Asked::Texts(texts) => texts.len() as u64,
         }
     }
 
     fn paths(&self) -> Box<dyn Iterator<Item = String> + Send + '_> {
         match &self.paths {
-            Paths::Ids(ids) => Box::new(ids.iter().map(|id| self.route.path_of(id))),
-            Paths::Texts(texts) => Box::new(texts.iter().cloned()),
+            Asked::Ids(ids) => Box::new(ids.iter().map(|id| self.route.path_of(id))),
+            Asked::Texts(texts) => Box::new(texts.iter().cloned()),
         }
     }
 
@@ -71,27 +73,25 @@ impl Stratum {
             take
         };
         match &mut self.paths {
-            Paths::Ids(ids) => *ids = ids.iter().filter(|_| choose()).collect(),
-            Paths::Texts(texts) => texts.retain(|_| choose()),
+            Asked::Ids(ids) => *ids = ids.iter().filter(|_| choose()).collect(),
+            Asked::Texts(texts) => texts.retain(|_| choose()),
         }
     }
 }
 
-impl Plan {
-    /// Every route of every record.
-    pub fn of_records(reference: &Reference) -> Self {
-        let strata = Route::OF_THE_MONOLITH.into_iter().map(|route| {
-            let ids = |collection| Paths::Ids(reference.ids[number_of(collection)].clone());
-            let paths = match route {
-                Route::User | Route::PostsByUser => ids(Collection::Users),
-                Route::Thread | Route::PostsInThread => ids(Collection::Threads),
-                _ => Paths::Texts(vec![route.name().to_owned()]),
+impl Paths {
+    /// Every route of every record; those that take texts are left out, since nobody lists the texts.
+    pub fn of_records(plan: &Plan, reference: &Reference) -> Self {
+        let strata = Route::of_the_monolith(plan).into_iter().filter_map(|route| {
+            let (paths, list) = match route.takes() {
+                Takes::Nothing => (Asked::Texts(vec![route.name().into_owned()]), route.collection()),
+                Takes::IdOf(name) => (Asked::Ids(reference.ids(plan.named(name)?)), None),
+                Takes::Text => return None,
             };
-            let collection = route.collection().filter(|_| !route.takes_id());
-            let records = collection.map_or(0, |collection| reference.records[number_of(collection)]);
+            let records = list.map_or(0, |collection| reference.records(collection));
             let mut stratum = Stratum { route, of: 0, records, paths };
             stratum.of = stratum.asked();
-            stratum
+            Some(stratum)
         });
         Self { strata: strata.filter(|stratum| stratum.of > 0).collect() }
     }
@@ -100,7 +100,7 @@ impl Plan {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn of_file(file: &Path) -> Result<Self, Error> {
+    pub fn of_file(plan: &Plan, file: &Path) -> Result<Self, Error> {
         let mut lines = BufReader::new(File::open(file).map_err(Error::io(file))?);
         let mut routes: BTreeMap<Route, Vec<String>> = BTreeMap::new();
         let mut line = Vec::new();
@@ -113,13 +113,13 @@ impl Plan {
             // An access log quotes what it holds: `"GET /api/users HTTP/1.1"`, `path="/api/users"`.
             let path = line.trim_end().split([' ', '\t', '"']).find(|word| word.starts_with('/'));
             if let Some(path) = path {
-                routes.entry(Route::of(path).0).or_default().push(path.to_owned());
+                routes.entry(Route::of(plan, path).0).or_default().push(path.to_owned());
             }
         }
         let strata = routes.into_iter().map(|(route, mut texts)| {
             texts.sort_unstable();
             texts.dedup();
-            Stratum { route, of: texts.len() as u64, records: 0, paths: Paths::Texts(texts) }
+            Stratum { route, of: texts.len() as u64, records: 0, paths: Asked::Texts(texts) }
         });
         Ok(Self { strata: strata.collect() })
     }
@@ -132,7 +132,7 @@ impl Plan {
         self.strata
             .iter_mut()
             .filter(|stratum| is_long(stratum))
-            .for_each(|list| list.paths = Paths::Texts(Vec::new()));
+            .for_each(|list| list.paths = Asked::Texts(Vec::new()));
         let mut order: Vec<usize> = (0..self.strata.len()).filter(|&nth| !is_long(&self.strata[nth])).collect();
         order.sort_by_key(|&nth| self.strata[nth].of);
         let (mut left, mut random) = (count, Rng::with_seed(seed));
@@ -148,6 +148,16 @@ impl Plan {
     /// How many paths are asked for.
     pub fn asked(&self) -> u64 {
         self.strata.iter().map(Stratum::asked).sum()
+    }
+
+    /// Whether a path of this route is.
+    pub fn has_route(&self, route: Route) -> bool {
+        self.strata.iter().any(|stratum| stratum.route == route && stratum.asked() > 0)
+    }
+
+    /// Whether any record of this collection is.
+    pub fn has_records_of(&self, collection: Collection) -> bool {
+        self.strata.iter().any(|stratum| stratum.route.collection() == Some(collection) && stratum.asked() > 0)
     }
 
     /// Whether not all are asked for.
@@ -177,14 +187,16 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compare::route::tests::named;
 
-    fn plan(sizes: &[u64]) -> Plan {
-        let routes = [Route::Root, Route::User, Route::Thread, Route::PostsInThread];
+    fn paths(sizes: &[u64]) -> Paths {
+        let names = ["/", "/api/users/:id", "/api/threads/:id", "/api/posts/in-thread/:id"];
+        let routes = names.map(|name| named(&Plan::workspace(), name));
         let strata = routes.into_iter().zip(sizes).map(|(route, &of)| {
-            let paths = Paths::Ids((1..=of).collect());
+            let paths = Asked::Ids((1..=of).collect());
             Stratum { route, of, records: 0, paths }
         });
-        Plan { strata: strata.collect() }
+        Paths { strata: strata.collect() }
     }
 
     #[test]
@@ -195,30 +207,30 @@ mod tests {
             (&[1, 10, 100, 1000], 5000, &[1, 10, 100, 1000]),
             (&[500, 500], 100, &[50, 50]),
         ] {
-            let mut sample = plan(sizes);
+            let mut sample = paths(sizes);
             sample.sample(count, 7);
             let asked: Vec<u64> = sample.strata.iter().map(Stratum::asked).collect();
             assert_eq!(asked, expected, "{count} of {sizes:?}");
-            let paths: Vec<String> = sample.paths().collect();
-            let mut again = plan(sizes);
+            let chosen: Vec<String> = sample.paths().collect();
+            let mut again = paths(sizes);
             again.sample(count, 7);
-            assert_eq!(again.paths().collect::<Vec<_>>(), paths, "one seed, one sample");
+            assert_eq!(again.paths().collect::<Vec<_>>(), chosen, "one seed, one sample");
         }
         let sampled = |seed| {
-            let mut plan = plan(&[0, 1000]);
-            plan.sample(10, seed);
-            plan.digest()
+            let mut sample = paths(&[0, 1000]);
+            sample.sample(10, seed);
+            sample.digest()
         };
         assert_ne!(sampled(1), sampled(2));
     }
 
     #[test]
     fn a_sample_has_no_long_list_unless_it_is_larger() {
-        let mut lists = plan(&[1, 100]);
+        let mut lists = paths(&[1, 100]);
         lists.strata[0].records = 20_000;
         lists.sample(10, 7);
         assert_eq!([0, 1].map(|nth| lists.strata[nth].asked()), [0, 10]);
-        let mut lists = plan(&[1, 30_000]);
+        let mut lists = paths(&[1, 30_000]);
         lists.strata[0].records = 20_000;
         lists.sample(20_000, 7);
         assert_eq!([0, 1].map(|nth| lists.strata[nth].asked()), [1, 19_999]);
@@ -228,9 +240,9 @@ mod tests {
     fn every_path_is_as_likely_as_any_other() {
         let mut counts = [0_u32; 20];
         for seed in 0..4000 {
-            let mut plan = plan(&[0, 20]);
-            plan.sample(5, seed);
-            let Paths::Ids(ids) = &plan.strata[1].paths else { panic!("it has ids") };
+            let mut sample = paths(&[0, 20]);
+            sample.sample(5, seed);
+            let Asked::Ids(ids) = &sample.strata[1].paths else { panic!("it has ids") };
             ids.iter().for_each(|id| counts[id as usize - 1] += 1);
         }
         // 1,000 each, with a standard deviation of 27.
