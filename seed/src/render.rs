@@ -14,7 +14,7 @@
 //! it stays as it is, and the comment itself has a new one's text.
 
 use std::fs;
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
 use serde_json::json;
@@ -93,7 +93,11 @@ pub fn render(folder: &Path, purpose: Purpose) -> Result<Report, Error> {
 }
 
 fn read(path: &Path) -> Result<String, Error> {
-    fs::read_to_string(path).map_err(Error::io(path))
+    let explain = |error: io::Error| match error.kind() {
+        ErrorKind::NotFound => io::Error::other("it is not there; run this at the top of the repository"),
+        _ => error,
+    };
+    fs::read_to_string(path).map_err(explain).map_err(Error::io(path))
 }
 
 /// Puts `text` into the place of `target`, whole or not at all, with the permissions of `file`.
