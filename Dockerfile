@@ -7,14 +7,15 @@ FROM rust:1-slim-bookworm AS workspace
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY shared shared
+COPY collectio[n] collection
 # `member NAME PROGRAM` builds a member of the workspace, as PROGRAM. Only what all share is there beside it, so that a
 # change to another member rebuilds nothing here; the versions are those of Cargo.lock all the same. Named by its target, so
 # that crt-static concerns our binaries alone and not build scripts and macros.
-# A collection that has no program in its folder is served by `collection`, which reads its declaration.
+# A collection without a program in its folder is served by `collection`, which reads its declaration.
 RUN printf '%s\n' '#!/bin/sh' 'set -eu' 'mkdir /out' \
       'members=$(grep "^members = " Cargo.toml | grep -o "\"shared[^\"]*\"" | tr "\n" ,) package=$1' \
-      'if [ -e "$1/Cargo.toml" ]; then members="$members \"$1\""; else package=collection && cp "$1/collection.json" /out/; fi' \
-      'sed -i "s|^members = .*|members = [$members]|" Cargo.toml' \
+      'if [ ! -e "$1/Cargo.toml" ]; then package=collection && cp "$1/collection.json" /out/; fi' \
+      'sed -i "s|^members = .*|members = [$members \"$package\"]|" Cargo.toml' \
       'target=$(rustc -vV | sed -n "s/^host: //p")' \
       'RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --package "$package" --bins --target "$target"' \
       'cp "target/$target/release/$package" "/out/$2"' >/usr/local/bin/member \

@@ -160,13 +160,12 @@ fn can_build() -> bool {
     can.is_ok()
 }
 
-/// Copies what a build reads of the repository to `to`.
+/// Copies what a build reads of the repository to `to`, and more.
 pub fn copy_sources(to: &Path) {
     let mut tar = Command::new("sh");
     tar.current_dir(root()).env("TO", to).args([
         "-c",
-        "tar -c --exclude=fuzz Cargo.toml Cargo.lock Dockerfile .dockerignore compose*.yaml gateway plan \
-         $(awk '{ sub(/#.*/, \"\") } NF { print $1 }' plan) shared seed | tar -x -C \"$TO\"",
+        "tar -c --exclude=.git --exclude=fuzz --exclude=./target --exclude=./data --exclude=./tokens . | tar -x -C \"$TO\"",
     ]);
     assert!(tar.status().expect("tar runs").success(), "{:?}", env::current_dir());
 }
