@@ -3,14 +3,18 @@
 use std::path::Path;
 use std::{env, fs};
 
+#[path = "src/topology.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the program uses all of it")]
+mod topology;
+
 fn main() {
     let root = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("..");
     let list = root.join("plan");
     println!("cargo::rerun-if-changed={}", list.display());
     let text = fs::read_to_string(&list).unwrap_or_else(|error| panic!("{}: {error}", list.display()));
-    let names = text.lines().map(|line| line.split('#').next().unwrap_or_default());
+    let plan = topology::parse(&list, &text).unwrap_or_else(|fault| panic!("{fault}"));
     let mut workspace = String::new();
-    for name in names.filter_map(|line| line.split_whitespace().next()) {
+    for topology::PlanLine { name, .. } in plan {
         let path = root.join(name).join("collection.json");
         println!("cargo::rerun-if-changed={}", path.display());
         let json = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));

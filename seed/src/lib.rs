@@ -16,6 +16,7 @@
 //! - [`run`]: all of that, in order
 //! - [`join`]: the way back; [`backup`]: taken from running services, and put back
 //! - [`compare`]: the monolith and the services, over HTTP
+//! - [`topology`]: which collections there are; [`mod@render`]: what follows from that in the files of the topology
 //! - [`mod@token`]: who may write to a service
 //! - [`progress`], [`report`]: what people are told; [`scoped`]: settings for one collection
 
@@ -38,6 +39,7 @@ pub mod patch;
 pub mod plan;
 pub mod progress;
 pub mod rejects;
+pub mod render;
 pub mod report;
 pub mod rows;
 pub mod run;
@@ -48,5 +50,6 @@ pub mod split;
 pub mod target;
 pub mod text;
 pub mod token;
+pub mod topology;
 pub mod update;
 pub mod verify;

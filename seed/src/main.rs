@@ -14,6 +14,7 @@ use seed::error::Error;
 use seed::join::Joining;
 use seed::plan::Plan;
 use seed::progress::Progress;
+use seed::render::Purpose;
 use seed::report::Report;
 use seed::run::Options;
 use serde_json::json;
@@ -30,6 +31,7 @@ keeps what the services have changed meanwhile.
 
 Exit codes:
   0  done
+  1  `plan render --check` found stale files
   2  the command line is wrong, or nothing was compared
   3  the input is wrong; the message says where
   4  a difference was found, or of too much it is unknown whether there is one
@@ -148,6 +150,11 @@ enum Command {
         #[command(flatten)]
         plan: PlanFolder,
     },
+    /// The list of collections, `plan`, and what follows from it
+    Plan {
+        #[command(subcommand)]
+        command: PlanCommand,
+    },
     /// Writes what a shell needs to complete this command line
     Completions {
         /// The shell
@@ -172,6 +179,23 @@ impl PlanFolder {
     fn read(&self) -> Result<Plan, Error> {
         self.plan.as_deref().map_or_else(|| Ok(Plan::workspace()), Plan::read)
     }
+}
+
+#[derive(Subcommand)]
+enum PlanCommand {
+    /// Renders what compose.yaml, compose.writes.yaml, gateway/ and deploy/ecs.yaml have for each collection. They are read
+    /// in the current folder, the top of the repository
+    Render {
+        /// The folder that has the list
+        #[arg(long, value_name = "FOLDER", default_value = ".")]
+        plan: PathBuf,
+        /// Writes copies into this folder, and leaves the files alone
+        #[arg(long, value_name = "FOLDER")]
+        output: Option<PathBuf>,
+        /// Changes nothing, names the files that are stale, and ends with 1 if there are any
+        #[arg(long, conflicts_with = "output")]
+        check: bool,
+    },
 }
 
 #[derive(Args)]
@@ -223,12 +247,12 @@ fn command_line(is_split: bool) -> clap::Command {
             None => arg,
         }
     };
+    fn below(command: clap::Command, from_environment: &impl Fn(clap::Arg) -> clap::Arg) -> clap::Command {
+        command.mut_subcommands(|command| below(command.mut_args(from_environment), from_environment))
+    }
     let command = Cli::command();
-    let names: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
     let command = command.mut_args(|arg| if is_split || arg.is_global_set() { from_environment(arg) } else { arg });
-    names
-        .iter()
-        .fold(command, |command, name| command.mut_subcommand(name, |command| command.mut_args(from_environment)))
+    below(command, &from_environment)
 }
 
 /// Reads the command line. Exits with 2 when it cannot be understood.
@@ -253,15 +277,20 @@ fn read_command_line() -> Cli {
     })
 }
 
+/// A command, and those below it, each by a name of its own.
+fn collect_pages(name: &str, command: &clap::Command, pages: &mut Vec<(String, clap::Command)>) {
+    pages.push((name.to_owned(), command.clone().name(name.to_owned())));
+    for below in command.get_subcommands().filter(|below| below.get_name() != "help") {
+        collect_pages(&format!("{name}-{}", below.get_name()), below, pages);
+    }
+}
+
 /// The manual: of all commands one after the other, or in a file each.
 fn write_manual(output: Option<&Path>) -> Result<Report, Error> {
     let mut command = command_line(true);
     command.build();
-    let mut pages = vec![(command.get_name().to_owned(), command.clone())];
-    for below in command.get_subcommands().filter(|below| below.get_name() != "help") {
-        let name = format!("{}-{}", command.get_name(), below.get_name());
-        pages.push((name.clone(), below.clone().name(name)));
-    }
+    let mut pages = Vec::new();
+    collect_pages(command.get_name(), &command, &mut pages);
     let mut text = Vec::new();
     for (name, command) in pages {
         let mut page = Vec::new();
@@ -327,6 +356,14 @@ fn run(command: Option<Command>, split: Split, progress: Progress) -> Result<Rep
             let collection = plan.read()?.find(&collection)?;
             let file = file.unwrap_or_else(|| seed::token::default_file(collection));
             seed::token::make(collection, &file, name).map(|made| seed::report::token(collection, &made))
+        }
+        Some(Command::Plan { command: PlanCommand::Render { plan, output, check } }) => {
+            let purpose = match output.as_deref() {
+                Some(output) => Purpose::Copy(output),
+                None if check => Purpose::Check,
+                None => Purpose::Update,
+            };
+            seed::render::render(&plan, purpose)
         }
         Some(Command::Completions { shell }) => Ok(write_completions(shell)),
         Some(Command::Man { output }) => write_manual(output.as_deref()),

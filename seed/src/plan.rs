@@ -14,6 +14,7 @@ use shared::declaration::Declaration;
 use shared::model::Collection;
 
 use crate::error::Error;
+use crate::topology::{self, PlanFault, PlanLine};
 
 include!(concat!(env!("OUT_DIR"), "/workspace.rs"));
 
@@ -34,14 +35,17 @@ impl Plan {
     pub fn read(folder: &Path) -> Result<Self, Error> {
         let list = folder.join("plan");
         let text = fs::read_to_string(&list).map_err(Error::io(&list))?;
-        let names = text.lines().map(|line| line.split('#').next().unwrap_or_default());
+        let fault = |fault: PlanFault| Error::Plan {
+            path: fault.file,
+            reason: format!("line {}: {}", fault.line, fault.reason),
+        };
         let mut collections: Vec<Collection> = Vec::new();
-        for name in names.filter_map(|line| line.split_whitespace().next()) {
-            let path = folder.join(name).join("collection.json");
+        for PlanLine { name, .. } in topology::parse(&list, &text).map_err(fault)? {
+            let path = folder.join(&name).join("collection.json");
             let json = fs::read_to_string(&path).map_err(Error::io(&path))?;
             let wrong = |reason: String| Error::Plan { path: path.clone(), reason };
             let declaration = Declaration::read(&json).map_err(|error| wrong(error.to_string()))?;
-            if &*declaration.name != name {
+            if *declaration.name != *name {
                 return Err(wrong(format!("it declares {:?}, and its folder is {name:?}", declaration.name)));
             }
             collections.push(Collection::of(declaration));
@@ -64,6 +68,10 @@ impl Plan {
             let same = |other: &Collection| other.name().eq_ignore_ascii_case(collection.name());
             if self.0[..nth].iter().any(same) {
                 return Err(format!("{} is in it twice", collection.name()));
+            }
+            if collection.has_text_ids() || collection.is_single() {
+                let name = collection.name();
+                return Err(format!("{name} has no integer ids: a service serves that, but `seed` cannot split it yet"));
             }
             let mut references = collection.references();
             if let Some(reference) = references.find(|reference| self.named(reference.to).is_none()) {

@@ -379,10 +379,12 @@ fn in_ecr_repositories_are_created_docker_is_logged_in_and_a_tag_is_never_moved(
     // The script as it is. Its Dockerfile is a short one: this machine has no base images and no way to any.
     let project = machine.dir.path().join("project");
     fs::create_dir_all(project.join("deploy")).unwrap();
-    fs::copy(root().join("deploy/push"), project.join("deploy/push")).unwrap();
+    for file in ["deploy/push", "plan"] {
+        fs::copy(root().join(file), project.join(file)).unwrap();
+    }
     let dockerfile = |version: u8| {
-        let stages = SERVICES.map(|name| format!("FROM scratch AS {name}\nCOPY Dockerfile /{name}{version}\n"));
-        fs::write(project.join("Dockerfile"), stages.concat()).unwrap();
+        let stage = format!("FROM scratch AS service\nARG SERVICE\nCOPY Dockerfile /${{SERVICE}}{version}\n");
+        fs::write(project.join("Dockerfile"), stage).unwrap();
     };
     dockerfile(1);
     let push = || {
@@ -555,8 +557,9 @@ fn a_stack_has_the_entrances_rules_and_target_groups_and_a_role_and_a_security_g
     assert_eq!(listeners["Listeners"][0]["Port"], 80);
     let rules = aws.get(&["elbv2", "describe-rules", "--listener-arn", &id("HttpListener")]);
     let rules: Vec<_> = list(&rules["Rules"]).iter().map(summary).collect();
-    let forward =
-        |priority: &str, name: &str| format!("{priority} /api/{name}* -> {}", id(&format!("{}Targets", title(name))));
+    let forward = |priority: u16, name: &str| {
+        format!("{priority} /api/{name} /api/{name}/* -> {}", id(&format!("{}Targets", title(name))))
+    };
     assert_eq!(
         rules,
         [
@@ -566,9 +569,9 @@ fn a_stack_has_the_entrances_rules_and_target_groups_and_a_role_and_a_security_g
                 "3 / /api /api/ -> 405 {}",
                 problem(405, "Method Not Allowed", "This path answers to GET and HEAD.")
             ),
-            forward("10", "users"),
-            forward("20", "threads"),
-            forward("30", "posts"),
+            forward(3001, "users"),
+            forward(3002, "threads"),
+            forward(3003, "posts"),
             format!("default -> 404 {}", problem(404, "Not Found", "There is nothing at this path.")),
         ]
     );
@@ -611,7 +614,7 @@ fn a_stack_has_the_entrances_rules_and_target_groups_and_a_role_and_a_security_g
             ("/user", json!("65532:65532")),
             ("/readonlyRootFilesystem", json!(true)),
             ("/linuxParameters/capabilities/drop", json!(["ALL"])),
-            ("/healthCheck/command", json!(["CMD", format!("/{name}"), "check"])),
+            ("/healthCheck/command", json!(["CMD", "/service", "check"])),
             ("/portMappings/0/containerPort", json!(3000)),
             ("/command", json!(["--slice", "/slice/db.json"])),
             ("/logConfiguration/options/awslogs-group", json!(own("Logs"))),
@@ -769,7 +772,7 @@ fn the_templates_services_differ_in_names_alone_and_are_isolated() {
     };
     let posts = own("posts");
     assert_eq!(posts.as_object().unwrap().len(), 9);
-    for (name, priority) in [("users", 10), ("threads", 20)] {
+    for (name, priority) in [("users", 3001), ("threads", 3002)] {
         let mut renamed: Value = parse(&own(name).to_string().replace(name, "posts").replace(&title(name), "Posts"));
         assert_eq!(renamed["PostsRule"]["Properties"]["Priority"], priority);
         renamed["PostsRule"]["Properties"]["Priority"] = posts["PostsRule"]["Properties"]["Priority"].clone();

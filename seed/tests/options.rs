@@ -114,7 +114,10 @@ fn the_report_is_one_json_object_if_so_told() {
         json(&output.stdout)
     };
     let report = run(&[]);
-    assert_eq!((&report["outcome"], &report["manifest"]["collections"]["users"]["records"]), (&"split".into(), &7.into()));
+    assert_eq!(
+        (&report["outcome"], &report["manifest"]["collections"]["users"]["records"]),
+        (&"split".into(), &7.into())
+    );
     let report = run(&[]);
     assert_eq!(report["outcome"], "checked");
     assert_eq!(report["posts"], serde_json::json!({"as_split": 20, "changed": 0, "removed": 0, "added": 0}));

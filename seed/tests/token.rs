@@ -109,7 +109,11 @@ fn what_cannot_be_done_has_its_exit_code_and_changes_nothing() {
         (["posts", "--file", "good/file", "--name", "ci"], 6, "good"),
         (["posts", "--file", "new", "--name", "c i"], 2, "a token's name is 1 to 64 of"),
         (["posts", "--file", "new", "--name", ""], 2, "a"),
-        (["likes", "--file", "new", "--name", "ci"], 2, "there is no collection \"likes\": there are users, threads, posts"),
+        (
+            ["likes", "--file", "new", "--name", "ci"],
+            2,
+            "there is no collection \"likes\": there are users, threads, posts",
+        ),
     ] {
         let output = token(dir.path(), &arguments);
         let log = text(&output.stderr);

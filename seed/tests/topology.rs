@@ -290,5 +290,9 @@ fn up_with_a_bad_file_says_what_seed_says() {
     let (mut command, _) = up(&dir.path().join("data"));
     let output = command.arg(&input).output().unwrap();
     assert_eq!(output.status.code(), Some(3));
-    assert!(text(&output.stderr).contains("none of the collections users, threads, posts is in it"), "{}", text(&output.stderr));
+    assert!(
+        text(&output.stderr).contains("none of the collections users, threads, posts is in it"),
+        "{}",
+        text(&output.stderr)
+    );
 }

@@ -65,14 +65,7 @@ impl Project {
 
     /// Runs Compose.
     pub fn compose(&self, arguments: &[&str]) -> Output {
-        let today = Command::new("docker").args(["compose", "version"]).output();
-        let mut command = if today.is_ok_and(|output| output.status.success()) {
-            let mut command = Command::new("docker");
-            command.arg("compose");
-            command
-        } else {
-            Command::new("docker-compose")
-        };
+        let mut command = program().expect("Compose is installed");
         command.current_dir(&self.root).args(["--project-name", &self.name]);
         self.files.iter().for_each(|file| drop(command.args(["--file", file]).get_args()));
         command.args(arguments);
@@ -112,6 +105,17 @@ impl Drop for Project {
         }
         self.compose(&["down", "--volumes", "--timeout", "2", "--rmi", "local"]);
     }
+}
+
+/// Compose, as a command of Docker's or by itself, if it is installed.
+pub fn program() -> Option<Command> {
+    let mut today = Command::new("docker");
+    today.arg("compose");
+    let runs = |command: &mut Command| command.arg("version").output().is_ok_and(|output| output.status.success());
+    if runs(Command::new("docker").arg("compose")) {
+        return Some(today);
+    }
+    runs(&mut Command::new("docker-compose")).then(|| Command::new("docker-compose"))
 }
 
 /// Runs Docker.
@@ -156,13 +160,12 @@ fn can_build() -> bool {
     can.is_ok()
 }
 
-/// Copies what a build reads of the repository to `to`.
+/// Copies what a build reads of the repository to `to`, and more.
 pub fn copy_sources(to: &Path) {
     let mut tar = Command::new("sh");
     tar.current_dir(root()).env("TO", to).args([
         "-c",
-        "tar -c --exclude=fuzz Cargo.toml Cargo.lock Dockerfile .dockerignore compose*.yaml gateway \
-         users threads posts shared seed | tar -x -C \"$TO\"",
+        "tar -c --exclude=.git --exclude=fuzz --exclude=./target --exclude=./data --exclude=./tokens . | tar -x -C \"$TO\"",
     ]);
     assert!(tar.status().expect("tar runs").success(), "{:?}", env::current_dir());
 }

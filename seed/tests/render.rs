@@ -1,0 +1,135 @@
+//! `plan` and what is rendered from it: the repository's own files, and those with a fourth collection.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+mod world;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+use world::{compose, program, root, skip, text, tool};
+
+const FILES: [&str; 5] =
+    ["compose.yaml", "compose.writes.yaml", "gateway/haproxy.cfg", "gateway/routes.map", "deploy/ecs.yaml"];
+
+fn render(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(program("seed")).args(["plan", "render"]).args(arguments).current_dir(folder).output().unwrap()
+}
+
+/// A copy of the files, with another list.
+fn copy(plan: &str) -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for file in FILES.into_iter().chain(["compose.tls.yaml", "compose.replicas.yaml"]) {
+        let to = copy.path().join(file);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(root().join(file), to).unwrap();
+    }
+    fs::write(copy.path().join("plan"), plan).unwrap();
+    copy
+}
+
+fn read(folder: &Path) -> [String; 5] {
+    FILES.map(|file| fs::read_to_string(folder.join(file)).unwrap())
+}
+
+/// The repository's list, and a fourth collection in it.
+fn four() -> String {
+    fs::read_to_string(root().join("plan")).unwrap() + "comments 3004\n"
+}
+
+#[test]
+fn the_files_here_are_as_the_plan_says() {
+    let output = render(root(), &["--check"]);
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    assert_eq!(text(&output.stdout), "All is as plan says.\n");
+}
+
+#[test]
+fn a_fourth_collection_changes_nothing_of_the_others_and_goes_as_it_came() {
+    let copy = copy(&four());
+    let before = read(root());
+    let stale = render(copy.path(), &["--check"]);
+    assert_eq!(stale.status.code(), Some(1), "{}", text(&stale.stderr));
+    assert!(FILES.iter().all(|file| text(&stale.stdout).contains(file)), "{}", text(&stale.stdout));
+    assert_eq!(read(copy.path()), before);
+
+    assert!(render(copy.path(), &[]).status.success());
+    let after = read(copy.path());
+    for (file, (before, after)) in FILES.iter().zip(before.iter().zip(&after)) {
+        let mut lines = after.lines();
+        let missing = before.lines().find(|line| !lines.any(|other| other == *line));
+        assert_eq!(missing, None, "{file}");
+        assert!(after.contains("comments"), "{file}");
+        let mode = |folder: &Path| fs::metadata(folder.join(file)).unwrap().permissions().mode();
+        assert_eq!(mode(copy.path()), mode(root()), "{file}");
+    }
+    assert!(after[2].contains("presetenv COMMENTS comments:3000\n"));
+    assert!(after[4].contains("\n  CommentsTaskRole:\n") && after[4].contains("\n      Priority: 3004\n"));
+    assert!(render(copy.path(), &["--check"]).status.success());
+
+    fs::copy(root().join("plan"), copy.path().join("plan")).unwrap();
+    assert!(render(copy.path(), &[]).status.success());
+    assert_eq!(read(copy.path()), before);
+}
+
+#[test]
+fn copies_are_written_elsewhere() {
+    let copy = copy("albums 4001\nopen-issues 4002\n");
+    let output = tempfile::tempdir().unwrap();
+    let (plan, output) = (copy.path().to_str().unwrap(), output.path().join("new"));
+    let rendered = render(root(), &["--plan", plan, "--output", output.to_str().unwrap()]);
+    assert!(rendered.status.success(), "{}", text(&rendered.stderr));
+    let [compose, _, haproxy, routes, _] = read(&output);
+    assert!(compose.contains("SERVICE: open-issues") && !compose.contains("SERVICE: users"), "{compose}");
+    assert!(haproxy.contains("\"${OPEN_ISSUES}\"") && !haproxy.contains("USERS"), "{haproxy}");
+    assert!(routes.contains("\n/api/albums/ albums\n/api/open-issues/ open-issues\n"), "{routes}");
+    assert!(render(root(), &["--check"]).status.success());
+}
+
+#[test]
+fn a_broken_file_or_list_is_refused_and_nothing_is_changed() {
+    let copy = copy(&four());
+    let path = copy.path().join("deploy/ecs.yaml");
+    let broken = fs::read_to_string(&path).unwrap().replacen("# plan: end", "", 1);
+    fs::write(&path, broken).unwrap();
+    let before = read(copy.path());
+    let refused = render(copy.path(), &[]);
+    assert_eq!(refused.status.code(), Some(3));
+    let message = text(&refused.stderr);
+    assert!(message.contains("deploy/ecs.yaml: line ") && message.contains("`# plan: end` is missing"), "{message}");
+    fs::write(copy.path().join("plan"), "users 3001\nUsers 3002\n").unwrap();
+    let refused = render(copy.path(), &[]);
+    assert_eq!(refused.status.code(), Some(3));
+    assert!(text(&refused.stderr).contains("plan: line 2: \"Users\" is no name"), "{}", text(&refused.stderr));
+    assert_eq!(read(copy.path()), before);
+}
+
+#[test]
+fn haproxy_compose_and_cloudformation_take_four() {
+    let copy = copy(&four());
+    assert!(render(copy.path(), &[]).status.success());
+    let check = |command: &mut Command| {
+        let output = command.current_dir(copy.path()).output().unwrap();
+        assert!(output.status.success(), "{command:?}: {}{}", text(&output.stdout), text(&output.stderr));
+        text(&output.stdout)
+    };
+    if let Some(haproxy) = tool("haproxy", "the rendered entrance") {
+        check(Command::new(haproxy).args(["-c", "-f", "gateway/haproxy.cfg"]).env("ENTRANCE", "127.0.0.1:8080"));
+    }
+    if let Some(lint) = tool("cfn-lint", "the rendered template") {
+        check(Command::new(lint).arg("deploy/ecs.yaml"));
+    }
+    let Some(mut compose) = compose::program() else {
+        return skip("Compose is not installed; the rendered compose.yaml is not tested");
+    };
+    for over in ["writes", "tls", "replicas"] {
+        compose.args(["--file", "compose.yaml", "--file", &format!("compose.{over}.yaml")]);
+    }
+    let services = check(compose.args(["config", "--services"]).env("CERTIFICATE", "/dev/null"));
+    let mut services: Vec<&str> = services.lines().collect();
+    services.sort_unstable();
+    assert_eq!(services, ["comments", "entrance", "posts", "seed", "threads", "users"]);
+}
