@@ -71,7 +71,9 @@ impl Plan {
             }
             if collection.has_text_ids() || collection.is_single() {
                 let name = collection.name();
-                return Err(format!("{name} has no integer ids: a service serves that, but `seed` cannot split it yet"));
+                return Err(format!(
+                    "{name} has no integer ids: a service serves that, but `seed` cannot split it yet"
+                ));
             }
             let mut references = collection.references();
             if let Some(reference) = references.find(|reference| self.named(reference.to).is_none()) {

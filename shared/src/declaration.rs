@@ -251,11 +251,6 @@ impl Declaration {
                 return Some(format!("the field {:?} is declared twice", field.name));
             }
         }
-        let is_listed = |field: &&Field| self.indexes.iter().any(|index| index.field == field.name);
-        let mut references = self.fields.iter().filter(|field| field.shape.is_reference());
-        if let Some(field) = references.find(|field| !is_listed(field)) {
-            return Some(format!("the reference {:?} has no index, by which what leads nowhere is found", field.name));
-        }
         for (nth, index) in self.indexes.iter().enumerate() {
             let before = &self.indexes[..nth];
             if self.field(&index.field).is_none() {
@@ -282,6 +277,11 @@ impl Declaration {
             if before.iter().any(|other| other.number == index.number) {
                 return Some(format!("the index {} is declared twice", index.number.0));
             }
+        }
+        let is_listed = |field: &&Field| self.indexes.iter().any(|index| index.field == field.name);
+        let mut references = self.fields.iter().filter(|field| field.shape.is_reference());
+        if let Some(field) = references.find(|field| !is_listed(field)) {
+            return Some(format!("the reference {:?} has no index, by which what leads nowhere is found", field.name));
         }
         None
     }

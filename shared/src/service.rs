@@ -136,7 +136,6 @@ impl Config {
             .env("DECLARATION")
             .help("What the collection is: its collection.json")
             .value_parser(value_parser!(PathBuf))
-            .required(true)
             .global(true);
         let command = Self::command_of("collection")
             .about("Serves the collection that a file declares, at /api/NAME, from its own database")
@@ -145,7 +144,9 @@ impl Config {
             .mut_arg("listen", |arg| arg.required(false).default_value("127.0.0.1:3000"));
         let matches = command.clone().get_matches();
         let config = Config::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-        let path: &PathBuf = matches.get_one("declaration").expect("it is required");
+        let Some(path) = matches.get_one::<PathBuf>("declaration") else {
+            command.clone().error(ErrorKind::MissingRequiredArgument, "--declaration FILE says what is served").exit()
+        };
         let read = || -> Result<Declaration, String> {
             let json = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
             Declaration::read(&json).map_err(|error| error.to_string())

@@ -1,0 +1,305 @@
+//! Other collections than the workspace's: splits that are extended in place, plans that are given, and services that need
+//! no code of their own.
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+mod world;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+use world::changes::{change, collection, joined};
+use world::{Process, get, program, root, sample, seed, split, start_service, text};
+
+const COMMENTS: &str = r#"{
+  "name": "comments",
+  "ids": "position",
+  "fields": [
+    { "name": "post", "shape": { "reference": { "to": "posts" } } },
+    { "name": "by", "shape": { "reference": { "to": "users" } }, "required": false },
+    { "name": "body", "shape": { "text": { "most": 100 } } },
+    { "name": "stars", "shape": "number", "required": false }
+  ],
+  "indexes": [
+    { "number": 1, "field": "post", "route": "on-post" },
+    { "number": 7, "field": "by", "route": "by-user" },
+    { "number": 3, "field": "body", "route": "saying", "answers": "one", "unique": true }
+  ]
+}"#;
+
+/// A plan of these collections: the workspace's own, and comments.
+fn write_plan(folder: &Path, names: &[&str]) -> PathBuf {
+    let plan = folder.join(names.join("-"));
+    let mut list = String::from("# Collections.\n");
+    for (name, port) in names.iter().zip(4001..) {
+        list += &format!("{name} {port}\n");
+        fs::create_dir_all(plan.join(name)).unwrap();
+        let workspace = root().join(name).join("collection.json");
+        let declaration =
+            if *name == "comments" { COMMENTS.to_owned() } else { fs::read_to_string(workspace).unwrap() };
+        fs::write(plan.join(name).join("collection.json"), declaration).unwrap();
+    }
+    fs::write(plan.join("plan"), list).unwrap();
+    plan
+}
+
+/// The sample with comments.
+fn write_commented(path: &Path, comments: &[Value]) {
+    let source = fs::read_to_string(sample()).unwrap();
+    let others = source.trim_end().strip_suffix('}').unwrap();
+    fs::write(path, format!("{others}, \"comments\": {}}}", Value::from(comments))).unwrap();
+}
+
+fn run(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = seed(arguments);
+    (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+}
+
+fn done(arguments: &[&str]) -> String {
+    let (code, report) = run(arguments);
+    assert_eq!(code, Some(0), "{arguments:?}: {report}");
+    report
+}
+
+/// Writes the manifest in `data` as the first version had it.
+fn make_manifest_old(data: &Path) {
+    let path = data.join("manifest.json");
+    let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let collections = manifest.as_object_mut().unwrap().remove("collections").unwrap();
+    for (name, entry) in collections.as_object().unwrap() {
+        let mut entry = entry.clone();
+        entry.as_object_mut().unwrap().remove("declaration").unwrap();
+        manifest[name] = entry;
+    }
+    manifest["version"] = 1.into();
+    fs::write(path, manifest.to_string()).unwrap();
+}
+
+#[test]
+fn an_old_split_is_extended_in_place_and_keeps_what_its_services_wrote() {
+    let dir = tempfile::tempdir().unwrap();
+    let [data, newer, back] = ["data", "newer.json", "back.json"].map(|name| dir.path().join(name));
+    let [data_text, newer_text, back_text] = [&data, &newer, &back].map(|path| path.to_str().unwrap());
+    let sample = sample();
+    split(&sample, &data);
+    let own = r#"{"id":2,"thread":1,"text":"by its service","user":2}"#;
+    change(&data, collection("posts"), &[(2, Some(own)), (5, None)]);
+    make_manifest_old(&data);
+    let before = joined(&data);
+    done(&["verify", "--data", data_text]);
+    assert!(done(&["--input", sample.to_str().unwrap(), "--data", data_text]).contains("already holds the split"));
+
+    let plan = write_plan(dir.path(), &["users", "threads", "posts", "comments"]);
+    let with_plan = ["--plan", plan.to_str().unwrap(), "--data", data_text, "--input"];
+    let the_same = [&with_plan[..], &[sample.to_str().unwrap()]].concat();
+    let would = done(&[&the_same[..], &["--dry-run"]].concat());
+    assert!(would.contains("Would be added to the split: comments with 0 records"), "{would}");
+    assert_eq!(joined(&data), before);
+    assert!(!data.join("comments/db").exists());
+
+    // A service that runs is not touched.
+    let (mut posts, address) = start_service("posts", &data.join("posts"));
+    let added = done(&the_same);
+    assert!(added.contains("Added to the split: comments with 0 records"), "{added}");
+    assert_eq!(get(address, "/api/posts/2").2, own);
+    posts.signal("TERM");
+    assert!(posts.wait().success());
+    done(&["verify", "--data", data_text]);
+    assert_eq!(joined(&data), before.replace("]}\n", "],\"comments\":[]}\n"));
+
+    let comments = [
+        json!({"post": 1, "by": 2, "body": "first", "stars": 4.5}),
+        json!({"post": 2, "by": null, "body": "second"}),
+        json!({"post": 99, "body": "nowhere"}),
+    ];
+    write_commented(&newer, &comments);
+    // Without --plan: the manifest knows it.
+    let report = done(&["--data", data_text, "--input", newer_text, "--json"]);
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!((&report["comments"]["added"], &report["posts"]["kept"]), (&3.into(), &2.into()), "{report}");
+    done(&["verify", "--data", data_text]);
+    let manifest: Value = serde_json::from_slice(&fs::read(data.join("manifest.json")).unwrap()).unwrap();
+    assert_eq!(manifest["orphans"]["comments_on_post"], 1);
+    assert_eq!(manifest["orphans"]["comments_by_user"], 0);
+    done(&["join", "--data", data_text, "--output", back_text]);
+    let back: Value = serde_json::from_slice(&fs::read(&back).unwrap()).unwrap();
+    assert_eq!(back["comments"], Value::from(&comments[..]));
+    let (code, refused) = run(&["--data", data_text, "--input", newer_text, "--max-removed", "coments=1"]);
+    assert_eq!(code, Some(2), "{refused}");
+    assert!(
+        refused.contains(r#"there is no collection "coments": there are users, threads, posts, comments"#),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_newer_file_brings_a_collection_and_changes_others_in_one_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let [data, newer] = ["data", "newer.json"].map(|name| dir.path().join(name));
+    split(&sample(), &data);
+    write_commented(&newer, &[json!({"post": 1, "body": "new"})]);
+    fs::write(&newer, fs::read_to_string(&newer).unwrap().replace("Ada Kaya", "Ada Lovelace")).unwrap();
+    let plan = write_plan(dir.path(), &["users", "threads", "posts", "comments"]);
+    let arguments = ["--data", data.to_str().unwrap(), "--input", newer.to_str().unwrap()];
+    let (code, refused) = run(&arguments);
+    assert_eq!(code, Some(3), "{refused}");
+    assert!(refused.contains("no service owns this collection"), "{refused}");
+    let report = done(&[&arguments[..], &["--plan", plan.to_str().unwrap(), "--json"]].concat());
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!((&report["added"]["comments"], &report["users"]["changed"]), (&1.into(), &1.into()), "{report}");
+    done(&["verify", "--data", data.to_str().unwrap(), "--input", newer.to_str().unwrap()]);
+}
+
+#[test]
+fn a_collection_that_is_not_in_the_file_is_empty_or_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let [data, input] = ["data", "db.json"].map(|name| dir.path().join(name));
+    fs::write(&input, r#"{"users":[{"id":1,"username":"a"}],"posts":[]}"#).unwrap();
+    let arguments = ["--data", data.to_str().unwrap(), "--input", input.to_str().unwrap()];
+    let (code, refused) = run(&[&arguments[..], &["--require"]].concat());
+    assert_eq!(code, Some(3), "{refused}");
+    assert!(refused.contains("byte 45: the collection \"threads\" is missing"), "{refused}");
+    assert!(!data.exists());
+    let report = done(&arguments);
+    assert!(
+        report.contains("Not in the file, and therefore empty: threads. --require refuses such a file."),
+        "{report}"
+    );
+    done(&["verify", "--data", data.to_str().unwrap(), "--input", input.to_str().unwrap()]);
+    // One that loses a whole collection is no newer one.
+    fs::write(&input, r#"{"posts":[]}"#).unwrap();
+    let (code, refused) = run(&arguments);
+    assert_eq!(code, Some(5), "{refused}");
+    assert!(refused.contains("--max-removed users=1"), "{refused}");
+}
+
+#[test]
+fn collections_move_one_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let [data, rest] = ["data", "rest.json"].map(|name| dir.path().join(name));
+    let sample = sample();
+    let split = |names: &[&str]| {
+        let plan = write_plan(dir.path(), names);
+        let [plan, data, rest] = [&plan, &data, &rest].map(|path| path.to_str().unwrap());
+        done(&["--plan", plan, "--data", data, "--rest", rest, "--input", sample.to_str().unwrap()])
+    };
+    let verify = || done(&["verify", "--data", data.to_str().unwrap()]);
+    split(&["users"]);
+    verify();
+    assert!(!data.join("posts").exists());
+    let whole: Value = serde_json::from_slice(&fs::read(&sample).unwrap()).unwrap();
+    let left: Value = serde_json::from_slice(&fs::read(&rest).unwrap()).unwrap();
+    assert_eq!(left, json!({"threads": whole["threads"], "posts": whole["posts"]}));
+    assert!(split(&["users", "threads"]).contains("Added to the split: threads with"));
+    assert!(split(&["users", "threads", "posts"]).contains("Added to the split: posts with 20 records"));
+    verify();
+    let back: Value = serde_json::from_str(&joined(&data)).unwrap();
+    assert_eq!(back, whole);
+}
+
+#[test]
+fn a_collection_without_code_is_served_read_and_written_like_any() {
+    let dir = tempfile::tempdir().unwrap();
+    let [data, input] = ["data", "db.json"].map(|name| dir.path().join(name));
+    let plan = write_plan(dir.path(), &["users", "threads", "posts", "comments"]);
+    write_commented(
+        &input,
+        &[json!({"post": 1, "by": 2, "body": "a \"b\""}), json!({"post": 1, "body": "c", "id": 9})],
+    );
+    done(&["--plan", plan.to_str().unwrap(), "--data", data.to_str().unwrap(), "--input", input.to_str().unwrap()]);
+    let tokens = dir.path().join("tokens");
+    let [plan_text, tokens_text] = [&plan, &tokens].map(|path| path.to_str().unwrap());
+    let made = done(&["token", "comments", "--plan", plan_text, "--file", tokens_text]);
+    let secret = made.lines().next().unwrap();
+    assert!(secret.starts_with("comments_"), "{made}");
+    let declaration = plan.join("comments/collection.json");
+    let mut command = Command::new(program("collection"));
+    command.arg("--declaration").arg(&declaration).arg("--data").arg(data.join("comments"));
+    command.args(["--listen", "127.0.0.1:0", "--write-token-file"]).arg(&tokens);
+    let mut service = Process::start(&mut command);
+    let address: std::net::SocketAddr = service.await_line(" on http://").trim().parse().unwrap();
+    let (first, second) = (r#"{"id":1,"body":"a \"b\"","by":2,"post":1}"#, r#"{"body":"c","id":9,"post":1}"#);
+    for (path, status, body) in [
+        ("/api/comments", 200, format!("[{first},{second}]")),
+        ("/api/comments/1", 200, first.to_owned()),
+        ("/api/comments/on-post/1", 200, format!("[{first},{second}]")),
+        ("/api/comments/by-user/2/", 200, format!("[{first}]")),
+        ("/api/comments/by-user/3", 200, "[]".to_owned()),
+        ("/api/comments/saying/c", 200, second.to_owned()),
+        ("/api/comments/saying/a%20%22b%22", 200, first.to_owned()),
+    ] {
+        let (found, _, text) = get(address, path);
+        assert_eq!((found, text), (status, body), "{path}");
+    }
+    for (path, status, detail) in [
+        ("/api/comments/2", 404, "There is no"),
+        ("/api/comments/on-post/x", 400, "An id is an integer"),
+        ("/api/comments/in-thread/1", 404, "There is nothing at this path"),
+        ("/api/posts", 404, "There is nothing at this path"),
+    ] {
+        let (found, _, text) = get(address, path);
+        assert!(found == status && text.contains(detail), "{path}: {found} {text}");
+    }
+    let post = |body: &'static str| {
+        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let request = agent.post(format!("http://{address}/api/comments")).header("content-type", "application/json");
+        let mut answer = request.header("authorization", format!("Bearer {secret}")).send(body).unwrap();
+        (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap())
+    };
+    let violated = post(r#"{"post":"1","stars":"many"}"#);
+    assert_eq!(violated.0, 422, "{}", violated.1);
+    for what in ["/post", "must be an integer", "/body", "must be given", "/stars", "must be a number"] {
+        assert!(violated.1.contains(what), "{what}: {}", violated.1);
+    }
+    assert_eq!(post(r#"{"post":3,"body":"c"}"#).0, 409);
+    assert_eq!(post(r#"{"post":3,"body":"d"}"#), (201, r#"{"id":10,"post":3,"body":"d"}"#.to_owned()));
+    assert_eq!(get(address, "/api/comments/on-post/3").2, r#"[{"id":10,"post":3,"body":"d"}]"#);
+    service.signal("TERM");
+    assert!(service.wait().success());
+    done(&["verify", "--data", data.to_str().unwrap()]);
+    // Another declaration is another's database.
+    let mut command = Command::new(program("collection"));
+    command.arg("--declaration").arg(plan.join("users/collection.json")).arg("--data").arg(data.join("comments"));
+    let output = command.args(["--listen", "127.0.0.1:0"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("this database holds comments, not users"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_plan_that_contradicts_itself_is_refused_with_its_file_and_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let refused = |plan: &Path| {
+        let (code, refused) = run(&["--plan", plan.to_str().unwrap(), "--data", data.to_str().unwrap()]);
+        assert!(code == Some(3) || code == Some(6), "{refused}");
+        assert!(!data.exists(), "{refused}");
+        refused
+    };
+    let with = |from: &str, to: &str| {
+        let plan = write_plan(dir.path(), &["users", "threads", "posts", "comments"]);
+        let path = plan.join("comments/collection.json");
+        fs::write(&path, COMMENTS.replace(from, to)).unwrap();
+        refused(&plan)
+    };
+    for (from, to, reason) in [
+        ("\"name\": \"comments\"", "\"name\": \"remarks\"", "it declares \"remarks\", and its folder is \"comments\""),
+        ("\"number\": 7", "\"number\": 1", "the index 1 is declared twice"),
+        ("\"number\": 7", "\"number\": 0", "indexes are numbered from 1"),
+        ("\"route\": \"by-user\"", "\"route\": \"on-post\"", "the route \"on-post\" is declared twice"),
+        ("\"route\": \"by-user\"", "\"route\": \"by/user\"", "the route \"by/user\" must be of"),
+        ("\"field\": \"by\"", "\"field\": \"bye\"", "is of the field \"bye\", which is not declared"),
+        ("\"field\": \"by\"", "\"field\": \"stars\"", "neither a text nor a reference"),
+        ("\"to\": \"posts\"", "\"to\": \"letters\"", "comments refers to letters in \"post\", which is not in it"),
+        ("\"ids\"", "\"idz\"", "unknown field `idz`"),
+        ("\"position\"", "\"text\"", "cannot split it yet"),
+    ] {
+        let refused = with(from, to);
+        assert!(refused.contains(reason) && refused.contains("Nothing was changed"), "{reason}: {refused}");
+    }
+    let no_index = COMMENTS.replace("{ \"number\": 7, \"field\": \"by\", \"route\": \"by-user\" },", "");
+    let plan = write_plan(dir.path(), &["users", "threads", "posts", "comments"]);
+    fs::write(plan.join("comments/collection.json"), no_index).unwrap();
+    assert!(refused(&plan).contains("the reference \"by\" has no index"));
+    assert!(refused(&dir.path().join("nowhere")).contains("nowhere"));
+}
