@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use shared::desk::{Ask, Desk, staged_at};
 use shared::id::Id;
-use shared::model::{Collection, Post, Records, Term};
+use shared::model::{Records, Term};
 use shared::store::{Change, Commit, Durability, Edit, KeptRecord, Purpose, Staging, Store, Text, Transaction, Writer};
 
 const POINTS: [&str; 8] = [
