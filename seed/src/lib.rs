@@ -1,6 +1,6 @@
 //! `seed`: splits a monolith's db.json into a slice and a database for each service, and proves that nothing was lost.
 //!
-//! - [`plan`]: which collections there are
+//! - [`plan`]: which collections there are; [`propose`]: which a file seems to have
 //! - [`source`]: the combined file, as a stream of records; [`rejects`]: those that can't be taken; [`node`]: what only
 //!   Node takes
 //! - [`mod@split`]: into [slices](mod@slice) and databases, beside what is there
@@ -38,6 +38,7 @@ pub mod orphans;
 pub mod patch;
 pub mod plan;
 pub mod progress;
+pub mod propose;
 pub mod rejects;
 pub mod render;
 pub mod report;

@@ -150,10 +150,13 @@ enum Command {
         #[command(flatten)]
         plan: PlanFolder,
     },
-    /// The list of collections, `plan`, and what follows from it
+    /// Proposes the declarations of the collections in a db.json, or renders what follows from the list of collections
+    #[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
     Plan {
         #[command(subcommand)]
-        command: PlanCommand,
+        command: Option<PlanCommand>,
+        #[command(flatten)]
+        proposing: Option<Proposing>,
     },
     /// Writes what a shell needs to complete this command line
     Completions {
@@ -179,6 +182,16 @@ impl PlanFolder {
     fn read(&self) -> Result<Plan, Error> {
         self.plan.as_deref().map_or_else(|| Ok(Plan::workspace()), Plan::read)
     }
+}
+
+#[derive(Args)]
+struct Proposing {
+    /// The monolith's file, which is looked at
+    #[arg(long, value_name = "FILE", required = true)]
+    from: PathBuf,
+    /// The folder to write `plan` and NAME/collection.json to, for a person to edit. Nothing there is overwritten
+    #[arg(long, value_name = "FOLDER", required = true)]
+    output: PathBuf,
 }
 
 #[derive(Subcommand)]
@@ -357,7 +370,16 @@ fn run(command: Option<Command>, split: Split, progress: Progress) -> Result<Rep
             let file = file.unwrap_or_else(|| seed::token::default_file(collection));
             seed::token::make(collection, &file, name).map(|made| seed::report::token(collection, &made))
         }
-        Some(Command::Plan { command: PlanCommand::Render { plan, output, check } }) => {
+        Some(Command::Plan { command: None, proposing: Some(Proposing { from, output }) }) => {
+            let proposal = seed::propose::propose(&from)?;
+            seed::propose::write(&proposal, &output)?;
+            Ok(seed::report::proposed(&from, &output, &proposal))
+        }
+        Some(Command::Plan { command: None, proposing: None }) => {
+            let missing = "`seed plan` wants --from FILE and --output FOLDER, or `render`";
+            Cli::command().error(clap::error::ErrorKind::MissingRequiredArgument, missing).exit()
+        }
+        Some(Command::Plan { command: Some(PlanCommand::Render { plan, output, check }), .. }) => {
             let purpose = match output.as_deref() {
                 Some(output) => Purpose::Copy(output),
                 None if check => Purpose::Check,

@@ -16,6 +16,7 @@ use crate::conflict::Field;
 use crate::identity::Identity;
 use crate::join::Joined;
 use crate::manifest::Manifest;
+use crate::propose::{Proposal, Proposed};
 use crate::rejects::AsNode;
 use crate::split::Part;
 use crate::text::Difference;
@@ -273,6 +274,32 @@ fn cut(value: &str) -> String {
         Some((at, _)) => format!("{}… ({} bytes)", &value[..at], value.len()),
         None => value.to_owned(),
     }
+}
+
+/// A plan that was proposed.
+pub fn proposed(input: &Path, output: &Path, proposal: &Proposal) -> Report {
+    let mut text = format!("{} has the plan that {} seems to be of. Look at it:\n", output.display(), input.display());
+    let mut json =
+        json!({ "outcome": "proposed", "output": output.to_string_lossy(), "collections": {}, "left_out": {} });
+    for Proposed { records, declaration, reasons, unsure } in &proposal.collections {
+        let name = &*declaration.name;
+        let _ = writeln!(text, "\n{name}: {records} records");
+        for reason in reasons {
+            let _ = writeln!(text, "  {reason}");
+        }
+        for unsure in unsure {
+            let _ = writeln!(text, "  unsure: {unsure}");
+        }
+        json["collections"][name] = json!({
+            "records": records, "declaration": declaration, "reasons": reasons, "unsure": unsure,
+        });
+    }
+    for (name, reason) in &proposal.left_out {
+        let _ = writeln!(text, "\nleft out: {name:?}: {reason}. --rest FILE puts it aside");
+        json["left_out"][name] = reason.as_str().into();
+    }
+    let _ = writeln!(text, "\nThen: seed --plan {} --input {} --data DIR", output.display(), input.display());
+    Report::new(text, json)
 }
 
 /// Slices alone.

@@ -123,7 +123,7 @@ pub fn parse_line(line: &str) -> Result<PlanLine, String> {
 }
 
 /// Says why a collection cannot have this name.
-fn check_name(name: &str) -> Result<(), String> {
+pub fn check_name(name: &str) -> Result<(), String> {
     let is_mark = |byte: u8| matches!(byte, b'-' | b'_');
     let bytes = name.as_bytes();
     let fits = bytes.len() <= NAME_LENGTH

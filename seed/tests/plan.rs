@@ -303,3 +303,89 @@ fn a_plan_that_contradicts_itself_is_refused_with_its_file_and_the_reason() {
     assert!(refused(&plan).contains("the reference \"by\" has no index"));
     assert!(refused(&dir.path().join("nowhere")).contains("nowhere"));
 }
+
+#[test]
+fn a_plan_is_proposed_with_its_reasons_and_overwrites_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let [input, plan, data] = ["db.json", "plan", "data"].map(|name| dir.path().join(name));
+    let [input_text, plan_text, data_text] = [&input, &plan, &data].map(|path| path.to_str().unwrap());
+    let source = r#"{
+        "shops": [{"id": 1, "slug": "a", "name": "A", "open": true}, {"id": 2, "slug": "b", "name": "B", "open": false}],
+        "products": [
+            {"id": 7, "shopId": 1, "price": 1.5, "tags": ["x"], "note": null},
+            {"id": 9, "shopId": 2, "price": 2, "tags": [], "note": "line\nbreak"},
+            {"id": 12, "shopId": 2, "price": 3, "tags": [], "odd": "1"}
+        ],
+        "reviews": [{"product_id": 7, "stars": 5}, {"product_id": 8, "stars": "many"}],
+        "empty": [],
+        "version": 3,
+        "Tags": []
+    }"#;
+    fs::write(&input, source).unwrap();
+    let report = done(&["plan", "--from", input_text, "--output", plan_text]);
+    for reason in [
+        "shops: 2 records\n  each record has an integer id\n  slug tells records apart: all 2 values are different",
+        "shopId refers to shops: by its name, and 2 of its 2 values are ids there",
+        "2 of 2 records have no id: it is their position",
+        "unsure: product_id refers to products: by its name, and 1 of its 2 values are ids there",
+        "unsure: stars is of several kinds, so it may be anything",
+        "unsure: there are no records to tell by",
+        "left out: \"version\": it holds a number, not records. --rest FILE puts it aside",
+        "left out: \"Tags\": \"Tags\" is no name",
+    ] {
+        assert!(report.contains(reason), "{reason:?} is not in {report}");
+        let noted = reason.lines().last().unwrap().trim().trim_start_matches("unsure: ");
+        let list = fs::read_to_string(plan.join("plan")).unwrap();
+        assert!(reason.starts_with("left out") || list.contains(noted), "{noted:?} is not in {list}");
+    }
+    let declared = |name: &str| -> Value {
+        serde_json::from_slice(&fs::read(plan.join(name).join("collection.json")).unwrap()).unwrap()
+    };
+    let products = declared("products");
+    let field = |name: &str| products["fields"].as_array().unwrap().iter().find(|field| field["name"] == name).cloned();
+    assert_eq!(field("shopId"), Some(json!({"name": "shopId", "shape": {"reference": {"to": "shops"}}})));
+    assert_eq!(field("note"), Some(json!({"name": "note", "shape": {"text": {"most": 4096}}, "required": false})));
+    assert_eq!(field("tags"), Some(json!({"name": "tags", "shape": "any"})));
+    assert_eq!(
+        products["indexes"],
+        json!([{"number": 1, "field": "shopId", "route": "by-shop", "in_monolith": false}])
+    );
+
+    let (code, refused) = run(&["plan", "--from", input_text, "--output", plan_text]);
+    assert_eq!(code, Some(5), "{refused}");
+    assert!(refused.contains("it is there already, and may have been edited"), "{refused}");
+
+    let rest = dir.path().join("rest.json");
+    let split = ["--plan", plan_text, "--input", input_text, "--data", data_text, "--rest", rest.to_str().unwrap()];
+    let split = done(&split);
+    assert!(split.contains("1 references lead nowhere"), "{split}");
+    done(&["verify", "--data", data_text, "--input", input_text]);
+    let output = seed(["join", "--data", data_text, "--with", rest.to_str().unwrap()]);
+    let back: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(back, serde_json::from_str::<Value>(source).unwrap());
+
+    fs::write(&input, "[]").unwrap();
+    let other = dir.path().join("other");
+    let (code, refused) = run(&["plan", "--from", input_text, "--output", other.to_str().unwrap()]);
+    assert_eq!(code, Some(3), "{refused}");
+    assert!(!other.exists());
+}
+
+#[test]
+fn ids_that_are_texts_and_single_objects_are_proposed_and_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, source, reason) in [
+        ("texts", r#"{"notes":[{"id":"a1b2"},{"id":3}]}"#, "1 of 2 ids are texts, 1 are integers"),
+        ("single", r#"{"profile":{"name":"typicode"}}"#, "it is one object, and no list"),
+    ] {
+        let [input, plan, data] = ["json", "plan", "data"].map(|kind| dir.path().join(format!("{name}.{kind}")));
+        let [input, plan, data_text] = [&input, &plan, &data].map(|path| path.to_str().unwrap());
+        fs::write(input, source).unwrap();
+        let report = done(&["plan", "--from", input, "--output", plan]);
+        assert!(report.contains(reason), "{report}");
+        let (code, refused) = run(&["--plan", plan, "--input", input, "--data", data_text]);
+        assert_eq!(code, Some(3), "{refused}");
+        assert!(refused.contains("`seed` cannot split it yet"), "{refused}");
+        assert!(!data.exists());
+    }
+}

@@ -175,6 +175,11 @@ impl Index {
     /// The one that every collection of text ids has: from an id's text to the record's number.
     pub const IDS: Self = Self(0);
 
+    /// The declared index with that number; 0 is none.
+    pub fn numbered(number: u8) -> Option<Self> {
+        (number > 0).then_some(Self(number))
+    }
+
     /// Its number.
     pub fn number(self) -> u8 {
         self.0
@@ -183,10 +188,7 @@ impl Index {
 
 impl<'de> Deserialize<'de> for Index {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match u8::deserialize(deserializer)? {
-            0 => Err(D::Error::custom("indexes are numbered from 1")),
-            number => Ok(Self(number)),
-        }
+        Self::numbered(u8::deserialize(deserializer)?).ok_or_else(|| D::Error::custom("indexes are numbered from 1"))
     }
 }
 
