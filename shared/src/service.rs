@@ -419,7 +419,9 @@ fn open(
         let records = slice.fill(folder, collection)?;
         log::info!("filled with {records} records");
     }
-    Ok(folder.open(collection, Purpose::Serving, on_damage)?)
+    let store = folder.open(collection, Purpose::Serving, on_damage)?;
+    store.check_indexes()?;
+    Ok(store)
 }
 
 /// Ends when the listener has to close: at a first signal and, if there is a time to drain, after it or at a second.

@@ -14,6 +14,27 @@ impl Store {
         Ids { store: self.clone(), runs, run: Vec::new().into_iter(), last: None }
     }
 
+    /// Looks whether each declared index was ever built: one that is empty, while a record belongs into it, was not.
+    ///
+    /// # Errors
+    /// [`StoreError::NoIndex`] for the first that was not.
+    pub fn check_indexes(&self) -> Result<(), StoreError> {
+        for index in self.collection().indexes() {
+            if self.db.scan_prefix([layout::INDEX, index.number.0]).next().is_some() {
+                continue;
+            }
+            // Mostly there are no records either.
+            for record in self.records() {
+                let (id, stored) = record?;
+                if self.terms_of(id, stored.json())?.iter().any(|(number, _)| *number == index.number) {
+                    let (path, route) = (self.path().to_owned(), &*index.route);
+                    return Err(StoreError::NoIndex { path, route, number: index.number.0 });
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Every entry of every index, as the run's key without its first id, and an id.
     pub fn entries(&self) -> Entries {
         Entries {

@@ -165,6 +165,16 @@ pub enum StoreError {
     /// A write needs more room on the disk than there is. Nothing is amiss otherwise.
     #[error("{}: the disk has no room for {} MiB more, which a write may need", .0.display(), ROOM >> 20)]
     NoRoom(PathBuf),
+    /// An index was declared after the database was made.
+    #[error("{}: the index {route:?} (number {number}) is declared, and is not in this database; with the service stopped, its `compact` builds it", .path.display())]
+    NoIndex {
+        /// The database.
+        path: PathBuf,
+        /// The route that would find nothing.
+        route: &'static str,
+        /// The number of the index.
+        number: u8,
+    },
     /// Two records have the same text for an id.
     #[error("{}: two records have the id {text:?}", .path.display())]
     IdTaken {
