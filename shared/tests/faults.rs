@@ -157,7 +157,7 @@ const EDITED: u64 = 900;
 /// What becomes of record `id`: every fifth goes, others are changed, and some are new.
 fn edit(id: u64, revision: u64) -> Edit {
     let json = format!(r#"{{"id":{id},"thread":{},"text":"newer","user":1}}"#, id % 2 + 4);
-    Edit { id, seen: revision, becomes: (id % 5 != 0).then_some(Text { given: false, json }) }
+    Edit { id, seen: revision, becomes: (!id.is_multiple_of(5)).then_some(Text { given: false, json }) }
 }
 
 /// Makes a newer file's changes until the point of the environment is passed often enough. Run by the test below.
