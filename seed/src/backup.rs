@@ -13,6 +13,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -293,7 +294,7 @@ fn concatenate(folder: &Path, plan: &Plan, to: &Path) -> Result<(), Error> {
 /// A backup, and the increments on it in their order.
 pub struct Chain {
     paths: Vec<PathBuf>,
-    plan: Plan,
+    plan: OnceLock<Plan>,
 }
 
 type Input = Section<Box<dyn BufRead + Send>>;
@@ -315,23 +316,27 @@ impl Chain {
                 }
             }
         }
-        let mut chain = Self { paths: paths.to_vec(), plan: Plan::workspace() };
-        if let Some(last) = paths.last() {
-            chain.plan = chain.find_plan(last)?;
-        }
-        Ok(chain)
+        Ok(Self { paths: paths.to_vec(), plan: OnceLock::new() })
     }
 
     /// Which collections the backup is of.
-    pub fn plan(&self) -> &Plan {
-        &self.plan
+    pub fn plan(&self) -> Result<&Plan, Error> {
+        match self.plan.get() {
+            Some(plan) => Ok(plan),
+            None => {
+                let plan = self.find_plan()?;
+                Ok(self.plan.get_or_init(|| plan))
+            }
+        }
     }
 
-    /// Finds that out by the split that is in it, else by its sections, which say it since backups have declarations.
-    fn find_plan(&self, last: &Path) -> Result<Plan, Error> {
+    /// Finds that out by the split that is in it, else by its sections, which say it since backups have declarations. A
+    /// file of several sections has to be read for that.
+    fn find_plan(&self) -> Result<Plan, Error> {
         if let Some((manifest, _)) = self.split()? {
             return Ok(manifest.plan());
         }
+        let last = self.paths.last().expect("a chain has a backup");
         let mut found = Vec::new();
         let mut files = vec![last.to_owned()];
         if last.is_dir() {
@@ -344,12 +349,15 @@ impl Chain {
             files.sort();
         }
         for file in files {
+            let failed = |error: BackupError| broken(&file, error.to_string());
             let mut input = open_sections(&file)?;
-            while let Some(section) =
-                Section::open(input, &known()).map_err(|error| broken(&file, error.to_string()))?
-            {
+            while let Some(section) = Section::open(input, &known()).map_err(failed)? {
                 found.push(section.collection());
-                input = section.finish().map_err(|error| broken(&file, error.to_string()))?.1;
+                if last.is_dir() {
+                    // Each has a file of its own.
+                    break;
+                }
+                input = section.finish().map_err(failed)?.1;
             }
         }
         let workspace = Plan::workspace();
@@ -512,7 +520,7 @@ pub fn unpack(chain: &Chain, progress: Progress) -> Result<Unpacked, Error> {
     let dir = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir()))?;
     let stage = progress.stage("unpacking", Total::Records(records(chain)?));
     let mut stores = Vec::new();
-    for collection in chain.plan().iter() {
+    for collection in chain.plan()?.iter() {
         let path = dir.path().join(collection.name());
         chain.restore(collection, &path, &stage)?;
         stores.push(Store::open(&path, collection, Purpose::Passing)?);
@@ -522,7 +530,7 @@ pub fn unpack(chain: &Chain, progress: Progress) -> Result<Unpacked, Error> {
 
 /// How many records a backup has.
 pub fn records(chain: &Chain) -> Result<u64, Error> {
-    chain.plan().iter().map(|collection| Ok(chain.head(collection)?.records)).sum()
+    chain.plan()?.iter().map(|collection| Ok(chain.head(collection)?.records)).sum()
 }
 
 /// Copies the slice of a collection out of the backup in `folder`.

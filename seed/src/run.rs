@@ -740,12 +740,13 @@ fn check(input: &Path, data: &Path, manifest: &Manifest, target: &Target, progre
         let reading = Arc::new(Reading { given, as_node });
         compare(input, &reading, plan, passing, &scans.iter().collect::<Vec<_>>())?
     };
-    let comparisons: Vec<_> = plan.iter().zip(comparisons).collect();
+    let collections = scans.iter().map(|scanned| scanned.store.collection());
+    let comparisons: Vec<_> = collections.zip(comparisons).collect();
     Ok(report::checked(input, data, &comparisons))
 }
 
 /// The ids that the records of the file at `input` have, where they have none of their own: their lists are aligned with
-/// the slices of a split. Slices and databases come in the plan's order.
+/// the slices of a split. Slices and databases come in one order.
 fn align_all(
     input: &Path,
     as_node: bool,
@@ -758,7 +759,8 @@ fn align_all(
     let mut given_ids = AllGiven::default();
     let plan = &manifest.plan();
     let known = ids::known(input, plan, || identify(input));
-    for ((collection, slice), store) in plan.iter().zip(slices).zip(stores) {
+    for (slice, store) in slices.iter().zip(stores) {
+        let collection = store.collection();
         if !collection.may_lack_ids() {
             continue;
         }
@@ -899,11 +901,11 @@ fn judge(
 /// # Errors
 /// See [`Error`]; what `data` holds is then as it was.
 pub fn restore(chain: &Chain, data: &Path, replace: bool, progress: Progress) -> Result<Report, Error> {
-    let mut target = Target::lock(data, chain.plan())?;
-    if !replace && !target.is_empty(chain.plan()) {
+    let mut target = Target::lock(data, chain.plan()?)?;
+    if !replace && !target.is_empty(chain.plan()?) {
         return Err(Error::occupied(data, "it holds slices or databases".to_owned()));
     }
-    let building = target.build(chain.plan())?;
+    let building = target.build(chain.plan()?)?;
     let stage = progress.stage("restoring", Total::Records(records(chain)?));
     let mut heads = Vec::new();
     for part in &building {
@@ -1038,8 +1040,12 @@ fn is_as_split(scanned: &Scanned, manifest: &Manifest) -> bool {
 /// A service has its folder. That is no obstacle where there is nothing to do: containers run the split at every start.
 fn leave_running(input: &Path, data: &Path, plan: &Plan, in_use: StoreError) -> Result<Report, Error> {
     match Manifest::read(data)? {
-        // A run that has committed may not have finished.
-        Some(manifest) if manifest.source == identify(input)? && !Target::is_unsettled(data, plan) => {
+        // A run that has committed may not have finished, and a plan may have more collections by now.
+        Some(manifest)
+            if manifest.source == identify(input)?
+                && !Target::is_unsettled(data, plan)
+                && plan.without(&manifest.plan()).count() == 0 =>
+        {
             Ok(report::served(input, data, &in_use))
         }
         _ => Err(in_use.into()),

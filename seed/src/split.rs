@@ -96,6 +96,7 @@ impl Splitting<'_> {
                 let last_id = reading.given.of(destination.collection).last_id;
                 sinks.push(Sink::start(destination, last_id, scope)?);
             }
+            let mut is_whole = true;
             let mut next = source.next_batch()?;
             let mut parsed: Option<(Collection, Vec<Records>)> = None;
             let mut put = |parsed: Option<(Collection, Vec<Records>)>| match parsed {
@@ -116,6 +117,7 @@ impl Splitting<'_> {
                 let (read, (following, going_on)) =
                     rayon::join(|| batch.parse(), || rayon::join(|| source.next_batch(), || put(previous)));
                 if !going_on? {
+                    is_whole = false;
                     break;
                 }
                 let (bytes, count) = batch.size();
@@ -125,7 +127,8 @@ impl Splitting<'_> {
                 next = following?;
             }
             put(parsed)?;
-            if requires_all {
+            // Where a loader has given up, the rest was not read; it says why.
+            if requires_all && is_whole {
                 source.require_all()?;
             }
             drop(stage);

@@ -199,6 +199,47 @@ fn collections_move_one_at_a_time() {
 }
 
 #[test]
+fn the_order_of_a_plan_may_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let sample = sample();
+    let [data_text, input] = [&data, &sample].map(|path| path.to_str().unwrap());
+    split(&sample, &data);
+    change(&data, collection("posts"), &[(2, Some(r#"{"id":2,"thread":1,"text":"own","user":2}"#))]);
+    let plan = write_plan(dir.path(), &["posts", "users", "threads"]);
+    let checked = done(&["--plan", plan.to_str().unwrap(), "--data", data_text, "--input", input, "--json"]);
+    let checked: Value = serde_json::from_str(&checked).unwrap();
+    assert_eq!(checked["posts"], json!({"as_split": 19, "changed": 1, "removed": 0, "added": 0}), "{checked}");
+    assert_eq!(checked["users"], json!({"as_split": 7, "changed": 0, "removed": 0, "added": 0}), "{checked}");
+    let newer = dir.path().join("newer.json");
+    fs::write(&newer, fs::read_to_string(&sample).unwrap().replace("Ada Kaya", "Ada Lovelace")).unwrap();
+    let newer = newer.to_str().unwrap();
+    let updated = done(&["--plan", plan.to_str().unwrap(), "--data", data_text, "--input", newer, "--json"]);
+    let updated: Value = serde_json::from_str(&updated).unwrap();
+    assert_eq!((&updated["users"]["changed"], &updated["posts"]["kept"]), (&1.into(), &1.into()), "{updated}");
+    done(&["verify", "--data", data_text]);
+}
+
+#[test]
+fn a_backup_has_the_collections_of_its_plan() {
+    let dir = tempfile::tempdir().unwrap();
+    let [data, input] = ["data", "db.json"].map(|name| dir.path().join(name));
+    let plan = write_plan(dir.path(), &["users", "threads", "posts", "comments"]);
+    write_commented(&input, &[json!({"post": 1, "body": "a"})]);
+    let data = data.to_str().unwrap();
+    done(&["--plan", plan.to_str().unwrap(), "--data", data, "--input", input.to_str().unwrap()]);
+    for name in ["folder", "file.ndjson"] {
+        let [backup, again] = [name.to_owned(), format!("{name}-data")].map(|name| dir.path().join(name));
+        let [backup, again] = [&backup, &again].map(|path| path.to_str().unwrap());
+        done(&["backup", "--data", data, "--output", backup]);
+        done(&["verify", "--backup", backup, "--input", input.to_str().unwrap()]);
+        done(&["restore", "--backup", backup, "--data", again]);
+        done(&["verify", "--data", again, "--against", backup]);
+        assert_eq!(joined(Path::new(again)), joined(Path::new(data)), "{name}");
+    }
+}
+
+#[test]
 fn a_collection_without_code_is_served_read_and_written_like_any() {
     let dir = tempfile::tempdir().unwrap();
     let [data, input] = ["data", "db.json"].map(|name| dir.path().join(name));
