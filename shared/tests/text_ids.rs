@@ -1,4 +1,5 @@
 //! Collections whose ids are texts, and those that are one record, over a real socket.
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 use shared::api;
 use shared::model::Collection;
