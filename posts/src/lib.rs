@@ -7,9 +7,7 @@
 //! GET /api/posts/by-user/:id    the posts of a user
 //! ```
 
-use shared::api::{self, Routes};
-use shared::model::Collection;
-use shared::store::Store;
+use service::{Collection, Routes, Store};
 
 /// What posts are.
 pub fn collection() -> Collection {
@@ -18,5 +16,5 @@ pub fn collection() -> Collection {
 
 /// Everything the service answers to.
 pub fn routes(posts: Store) -> Routes {
-    api::routes(&posts)
+    service::routes(&posts)
 }

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use shared::testing::{Answer, App};
+use service::testing::{Answer, App};
 
 const RECORDS: [&str; 4] = [
     r#"{ "thread": 1, "text": "first \u00e9\/", "user": 4 }"#,

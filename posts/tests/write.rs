@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use shared::testing::{Answer, App, bearer};
+use service::testing::{Answer, App, bearer};
 
 const FIRST: &str = r#"{"thread":1,"text":"first","user":1}"#;
 const JSON: (&str, &str) = ("content-type", "application/json");

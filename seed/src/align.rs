@@ -14,9 +14,9 @@ use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 
 use imara_diff::{Algorithm, Diff, Token};
+use record::id::Id;
 use roaring::RoaringTreemap;
 use sha2::{Digest as _, Sha256};
-use shared::id::Id;
 
 use crate::error::Error;
 use crate::ids::Ids;

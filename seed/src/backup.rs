@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! B/backup.json         what is here, by SHA-256
-//! B/users.ndjson …      the records of each collection at one revision of its database: see shared::backup
+//! B/users.ndjson …      the records of each collection at one revision of its database: see store::backup
 //! B/split.json          the manifest of the split, and
 //! B/users.json …        its slices, where they were at hand: what a newer file is compared with
 //! ```
@@ -18,11 +18,11 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use record::model::Collection;
+use record::record_set::RecordSet;
 use serde::{Deserialize, Serialize};
-use shared::backup::{BackupError, Chunks, Head, Rest, Section, Since};
-use shared::model::Collection;
-use shared::record_set::RecordSet;
-use shared::store::{Folder, OnDamage, Purpose, Restore, Snapshot, SnapshotRecord, Store, sync_tree};
+use store::backup::{BackupError, Chunks, Head, Rest, Section, Since};
+use store::{Folder, OnDamage, Purpose, Restore, Snapshot, SnapshotRecord, Store, sync_tree};
 use tempfile::TempDir;
 
 use crate::error::Error;
@@ -133,7 +133,7 @@ pub fn take(origin: &Origin, output: &Path, progress: Progress) -> Result<Conten
     sync_tree(part.path())?;
     let part = part.keep();
     fs::rename(&part, output).map_err(Error::io(output))?;
-    Ok(shared::store::sync(into).map(|()| contents)?)
+    Ok(store::sync(into).map(|()| contents)?)
 }
 
 /// Reads a new backup from end to end: an increment with the backup that it goes on from.
@@ -160,7 +160,7 @@ fn lock_all(data: &Path, plan: &Plan) -> Result<Vec<Folder>, Error> {
     let lock = |collection: Collection| Folder::lock(&data.join(collection.name()));
     let folders: Result<Vec<Folder>, _> = plan.iter().map(lock).collect();
     folders.map_err(|error| match error {
-        shared::store::StoreError::InUse { .. } => Error::Backup {
+        store::StoreError::InUse { .. } => Error::Backup {
             path: data.display().to_string(),
             reason: format!("{error}; or name the running services: --from http://…"),
         },

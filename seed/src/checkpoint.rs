@@ -7,11 +7,11 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use record::declaration::Declaration;
+use record::record_set::RecordSet;
 use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
-use shared::declaration::Declaration;
-use shared::record_set::RecordSet;
-use shared::store::sync;
+use store::sync;
 
 use crate::digest::Digests;
 use crate::error::Error;

@@ -7,11 +7,11 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
+use record::id::Id;
+use record::model::{Collection, Records};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
-use shared::id::Id;
-use shared::model::{Collection, Records};
 
 use crate::error::Error;
 use crate::plan::Plan;
@@ -130,7 +130,7 @@ impl Conflict {
             if both {
                 let mut pointer = String::new();
                 let name: String = serde_json::from_str(key).expect("a canonical string is JSON");
-                shared::json::push_pointer(&mut pointer, &name);
+                record::json::push_pointer(&mut pointer, &name);
                 let [base, file, service] = [was, left, right].map(|value| value.map(str::to_owned));
                 fields.push(Field { pointer, base, file, service });
             }
@@ -147,7 +147,7 @@ impl Conflict {
                 None => hash.update("-"),
             }
         }
-        hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(&hash.finalize()[..8])
     }
 
     /// Writes it as a line of JSON, in which a `take` can be filled in.

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use record::model::Index;
 use roaring::RoaringTreemap;
-use shared::desk::{Answer, Ask, Connection, Desk, DeskError, Look, Seen};
-use shared::model::Index;
-use shared::store::{Hold, Store};
+use store::desk::{Answer, Ask, Connection, Desk, DeskError, Look, Seen};
+use store::{Hold, Store};
 
 use crate::error::Error;
 

@@ -1,10 +1,10 @@
 //! What the records of a collection are, and what they mean, each as a [`RecordSet`].
 
 use rayon::prelude::*;
+use record::id::Id;
+use record::model::Records;
+use record::record_set::RecordSet;
 use sha2::{Digest as _, Sha256};
-use shared::id::Id;
-use shared::model::Records;
-use shared::record_set::RecordSet;
 
 use crate::text::{each, each_member, string_end, value_end};
 
@@ -33,7 +33,7 @@ impl Digests {
         })
     }
 
-    /// Adds a record. `json` is the record as it is sent, in [canonical text](shared::json).
+    /// Adds a record. `json` is the record as it is sent, in [canonical text](record::json).
     pub fn add(&mut self, id: Id, id_from_position: bool, json: &str) {
         self.exact.add_record(id, id_from_position, json.as_bytes());
         self.canonical.add(Sha256::new().chain_update(meaning(json)));
@@ -142,7 +142,7 @@ mod tests {
 
     fn meaning_of(text: &str) -> String {
         let mut json = String::new();
-        shared::json::canonical_object(text, &mut json, &mut Vec::new()).unwrap();
+        record::json::canonical_object(text, &mut json, &mut Vec::new()).unwrap();
         let mut out = Vec::new();
         assert_eq!(mean(json.as_bytes(), &mut out), json.len());
         String::from_utf8(out).unwrap()

@@ -3,10 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use record::token::{Name, TokenFileError};
 use serde_json::{Value, json};
-use shared::desk::DeskError;
-use shared::store::StoreError;
-use shared::token::{Name, TokenFileError};
+use store::StoreError;
+use store::desk::DeskError;
 
 use crate::orphans::Orphans;
 use crate::report::Report;

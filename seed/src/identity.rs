@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use shared::store::sync;
+use store::sync;
 
 use crate::error::Error;
 
@@ -43,7 +43,7 @@ impl<W: Write> Hashed<W> {
     /// What was written, once all of it has been flushed.
     pub fn finish(mut self) -> io::Result<Identity> {
         self.inner.flush()?;
-        let sha256 = self.sha256.map(|sha256| sha256.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
+        let sha256 = self.sha256.map(|sha256| hex::encode(sha256.finalize()));
         Ok(Identity { sha256: sha256.unwrap_or_default(), bytes: self.bytes })
     }
 }

@@ -8,9 +8,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use record::id::Id;
+use record::model::Collection;
 use serde::{Deserialize, Serialize};
-use shared::id::Id;
-use shared::model::Collection;
 
 use crate::error::Error;
 use crate::identity::Identity;

@@ -8,11 +8,11 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
+use record::id::Id;
+use record::model::{Collection, Records, without_id};
 use roaring::RoaringTreemap;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
-use shared::id::Id;
-use shared::model::{Collection, Records, without_id};
-use shared::store::{OnDamage, Purpose, Store, Stored, Writer};
+use store::{OnDamage, Purpose, Store, Stored, Writer};
 
 use crate::backup::{Chain, slice_path, unpack};
 use crate::error::Error;

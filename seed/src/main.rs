@@ -8,6 +8,7 @@ use std::{env, fs, process};
 use clap::builder::{FalseyValueParser, TypedValueParser};
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
+use record::token::Name;
 use seed::backup::{Chain, Origin};
 use seed::compare::CompareArgs;
 use seed::error::Error;
@@ -18,7 +19,10 @@ use seed::render::Purpose;
 use seed::report::Report;
 use seed::run::Options;
 use serde_json::json;
-use shared::token::Name;
+
+// The system's own takes longer, and musl's, which is in the images, many times as long.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Splits a monolith's db.json into one slice and one database per service, and proves that nothing was lost
 #[derive(Parser)]

@@ -23,15 +23,15 @@ use std::path::Path;
 use std::time::SystemTime;
 use std::{fs, io};
 
+use record::declaration::Declaration;
+use record::model::Collection;
+use record::record_set::RecordSet;
 use roaring::RoaringTreemap;
 use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use shared::declaration::Declaration;
-use shared::desk::Look;
-use shared::model::Collection;
-use shared::record_set::RecordSet;
-use shared::store::Store;
+use store::Store;
+use store::desk::Look;
 
 use crate::error::Error;
 use crate::identity::{Identity, folder_of};

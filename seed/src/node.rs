@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 pub fn read(raw: &[u8]) -> Option<String> {
     let text = replace_lone_surrogates(&String::from_utf8_lossy(raw));
     let mut out = String::with_capacity(text.len());
-    write(serde_json::from_str::<&RawValue>(&text).ok()?, &mut out, shared::json::MAX_DEPTH)?;
+    write(serde_json::from_str::<&RawValue>(&text).ok()?, &mut out, record::json::MAX_DEPTH)?;
     Some(out)
 }
 

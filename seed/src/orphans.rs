@@ -5,11 +5,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use record::declaration::Reference;
+use record::model::{Collection, Index, Record, Term};
 use roaring::RoaringTreemap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use shared::declaration::Reference;
-use shared::model::{Collection, Index, Record, Term};
-use shared::store::Store;
+use store::Store;
 
 use crate::database::Database;
 use crate::error::Error;

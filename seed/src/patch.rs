@@ -16,9 +16,9 @@ use std::io::{BufReader, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use record::model::Collection;
 use roaring::RoaringTreemap;
-use shared::model::Collection;
-use shared::store::sync;
+use store::sync;
 
 use crate::error::Error;
 use crate::identity::{BUFFER, Hashed};

@@ -10,8 +10,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use shared::declaration::Declaration;
-use shared::model::Collection;
+use record::declaration::Declaration;
+use record::model::Collection;
 
 use crate::error::Error;
 use crate::topology::{self, PlanFault, PlanLine};

@@ -9,12 +9,12 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::BufReader;
 use std::path::Path;
 
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
-use shared::declaration::{
+use record::declaration::{
     Answers, Declaration, Field, IdRule, Index, IndexDeclaration, Shape, USERNAME_CHARACTERS, read_id_text,
 };
-use shared::id::Id;
+use record::id::Id;
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
 
 use crate::error::Error;
 use crate::topology::{self, PLAN};

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use record::id::Id;
+use record::model::{Collection, Records};
 use roaring::RoaringTreemap;
-use shared::id::Id;
-use shared::model::{Collection, Records};
 
 use crate::error::Error;
 use crate::near::Content;

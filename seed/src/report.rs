@@ -4,11 +4,11 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
+use record::id::Id;
+use record::model::Collection;
 use serde_json::{Value, json};
-use shared::backup::Head;
-use shared::id::Id;
-use shared::model::Collection;
-use shared::store::StoreError;
+use store::StoreError;
+use store::backup::Head;
 
 use crate::align::{Alignment, Named, TakenFor};
 use crate::backup::{Contents, Entry};

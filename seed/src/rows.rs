@@ -8,10 +8,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
+use record::id::Id;
+use record::model::{Collection, Record, Records, strip_id};
 use roaring::RoaringTreemap;
 use sha2::{Digest as _, Sha256};
-use shared::id::Id;
-use shared::model::{Collection, Record, Records, strip_id};
 
 use crate::error::Error;
 use crate::node;

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{env, io};
 
+use record::model::Collection;
 use serde::de::IgnoredAny;
-use shared::model::Collection;
-use shared::store::{Folder, OnDamage, Purpose, Store, StoreError};
+use store::{Folder, OnDamage, Purpose, Store, StoreError};
 use tempfile::{NamedTempFile, TempDir, TempPath};
 
 use crate::align::{Alignment, align};
@@ -717,7 +717,7 @@ fn check_rest(input: &Path, part: Option<&Path>) -> Result<(), Error> {
         Err(error) => Err(Error::Input {
             file: input.to_owned(),
             place: "a collection that no service owns".to_owned(),
-            reason: format!("it is not JSON: {}", shared::json::reason_of(&error)),
+            reason: format!("it is not JSON: {}", record::json::reason_of(&error)),
         }),
     }
 }

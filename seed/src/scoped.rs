@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use clap::ValueEnum;
-use shared::model::Collection;
+use record::model::Collection;
 
 use crate::conflict::Side;
 use crate::error::Error;

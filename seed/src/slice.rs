@@ -8,8 +8,8 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use record::model::{Collection, Records};
 use roaring::RoaringTreemap;
-use shared::model::{Collection, Records};
 
 use crate::error::Error;
 use crate::identity::{BUFFER, Hashed, Identity};

@@ -12,12 +12,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use rayon::prelude::*;
+use record::id::Id;
+use record::json::{Fault, kind};
+use record::model::{Collection, Record, Records};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
-use shared::id::Id;
-use shared::json::{Fault, kind};
-use shared::model::{Collection, Record, Records};
-use shared::store::layout::RECORD_BYTES;
+use store::layout::RECORD_BYTES;
 
 use crate::error::Error;
 use crate::identity::{Hashed, Identity};
@@ -351,7 +351,7 @@ impl Source {
         let name = self.skip_value(Place::Name)?;
         match serde_json::from_slice::<String>(&self.bytes[name]) {
             Ok(name) => Ok((name, offset)),
-            Err(error) => Err(self.wrong_at(offset, "", &shared::json::reason_of(&error))),
+            Err(error) => Err(self.wrong_at(offset, "", &record::json::reason_of(&error))),
         }
     }
 
@@ -654,9 +654,9 @@ impl Place {
 /// The JSON pointer of a collection, or of a record of it by its place from 0.
 pub fn pointer_to(collection: &str, record: Option<u64>) -> String {
     let mut pointer = String::new();
-    shared::json::push_pointer(&mut pointer, collection);
+    record::json::push_pointer(&mut pointer, collection);
     if let Some(record) = record {
-        shared::json::push_pointer(&mut pointer, &record.to_string());
+        record::json::push_pointer(&mut pointer, &record.to_string());
     }
     pointer
 }

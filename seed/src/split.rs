@@ -14,10 +14,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, ScopedJoinHandle};
 
-use shared::id::Id;
-use shared::model::{Collection, Records};
-use shared::record_set::RecordSet;
-use shared::store::{Load, Store, StoreError};
+use record::id::Id;
+use record::model::{Collection, Records};
+use record::record_set::RecordSet;
+use store::{Load, Store, StoreError};
 
 use crate::digest::Digests;
 use crate::error::Error;

@@ -22,9 +22,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use shared::desk::{Connection, DeskError, staged_at};
-use shared::model::Collection;
-use shared::store::{Folder, Hold, OnDamage, Purpose, StoreError, sync, sync_tree};
+use record::model::Collection;
+use store::desk::{Connection, DeskError, staged_at};
+use store::{Folder, Hold, OnDamage, Purpose, StoreError, sync, sync_tree};
 
 use crate::checkpoint;
 use crate::database::Database;

@@ -107,7 +107,7 @@ fn value_of<'j>(parts: &[(String, &'j str)], key: &str) -> Option<&'j str> {
 
 fn below(pointer: &str, key: &str) -> String {
     let mut below = pointer.to_owned();
-    shared::json::push_pointer(&mut below, key);
+    record::json::push_pointer(&mut below, key);
     below
 }
 

@@ -5,9 +5,9 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
-use shared::model::Collection;
-use shared::store::sync;
-use shared::token::{self, Name, TokenFile};
+use record::model::Collection;
+use record::token::{self, Name, TokenFile};
+use store::sync;
 use tempfile::NamedTempFile;
 
 use crate::error::Error;

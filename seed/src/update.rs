@@ -23,12 +23,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
+use record::id::Id;
+use record::model::{Collection, Record, Records, strip_id};
+use record::record_set::RecordSet;
 use roaring::RoaringTreemap;
-use shared::desk::{Look, Seen};
-use shared::id::Id;
-use shared::model::{Collection, Record, Records, strip_id};
-use shared::record_set::RecordSet;
-use shared::store::{Edit, Staging, Text};
+use store::desk::{Look, Seen};
+use store::{Edit, Staging, Text};
 
 use crate::align::{Alignment, align};
 use crate::conflict::{Conflict, Merge, Resolutions, Side, Take};

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::{io, thread};
 
 use rayon::prelude::*;
+use record::id::Id;
+use record::model::{Collection, Records};
+use record::record_set::RecordSet;
 use roaring::RoaringTreemap;
 use sha2::{Digest as _, Sha256};
-use shared::id::Id;
-use shared::model::{Collection, Records};
-use shared::record_set::RecordSet;
-use shared::store::{Store, StoreError, Stored};
+use store::{Store, StoreError, Stored};
 
 use crate::digest::Digests;
 use crate::error::Error;

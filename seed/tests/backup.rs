@@ -34,7 +34,7 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
         split(&sample(), &data);
-        let digest: String = Sha256::digest(SECRET).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = hex::encode(Sha256::digest(SECRET));
         fs::write(dir.path().join("tokens"), format!("test {digest}\n")).unwrap();
         fs::write(dir.path().join("secrets"), format!("# of a test\n{SECRET}\n")).unwrap();
         let (users, first) = start_service("users", &data.join("users"));

@@ -19,7 +19,7 @@ const SECRET: &str = "posts_of_a_test";
 
 /// The posts service of `data`, for whoever has [`SECRET`].
 fn posts(data: &Path) -> Command {
-    let digest: String = Sha256::digest(SECRET).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex::encode(Sha256::digest(SECRET));
     let tokens = data.with_extension("tokens");
     fs::write(&tokens, format!("test {digest}\n")).unwrap();
     let mut command = Command::new(program("posts"));
@@ -54,7 +54,7 @@ fn run(data: &Path, arguments: &[&str]) -> Output {
 
 fn insert(data: &Path, key: &[u8], value: Option<&[u8]>) {
     let path = data.join("posts/db");
-    let db = sled::Config::new().segment_size(shared::store::SEGMENT).path(path).open().unwrap();
+    let db = sled::Config::new().segment_size(store::SEGMENT).path(path).open().unwrap();
     match value {
         Some(value) => assert!(db.insert(key, value).unwrap().is_some()),
         None => assert!(db.remove(key).unwrap().is_some()),

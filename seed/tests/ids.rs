@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use fastrand::Rng;
+use record::id::Id;
 use seed::conflict::Side;
 use seed::error::Error;
 use seed::join::Joining;
@@ -16,8 +17,7 @@ use seed::progress::Progress;
 use seed::report::Report;
 use seed::run::{Options, split_and_verify};
 use seed::scoped::Scoped;
-use shared::id::Id;
-use shared::store::{Change, Purpose, Store, Writer};
+use store::{Change, Purpose, Store, Writer};
 use world::changes::{change, collection, joined};
 use world::{seed, split, start_service, text};
 
@@ -49,7 +49,7 @@ fn run(input: &Path, data: &Path, more: &[&str]) -> (Option<i32>, String) {
 /// The posts in the database.
 fn posts(data: &Path) -> BTreeMap<u64, String> {
     let store = Store::open(&data.join("posts/db"), collection("posts"), Purpose::Serving).unwrap();
-    let record = |record: Result<(Id, shared::store::Stored), _>| {
+    let record = |record: Result<(Id, store::Stored), _>| {
         let (id, stored) = record.unwrap();
         (id.get(), text(stored.json()))
     };

@@ -19,9 +19,8 @@ use std::process::Command;
 use std::{env, thread};
 
 use fastrand::Rng;
-
-use shared::model::Term;
-use shared::store::{Purpose, Store};
+use record::model::Term;
+use store::{Purpose, Store};
 use world::changes::{collection, copy_database};
 use world::posts::{Answer, Client, Posts, SECRET, arguments, kill, start};
 use world::{Process, program, sample, split, tool};

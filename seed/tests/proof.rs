@@ -84,7 +84,7 @@ fn verify_shows_each_difference_with_both_values() {
     );
 
     // A record that a service lost: its database against its slice.
-    let db = sled::Config::new().segment_size(shared::store::SEGMENT).path(data.join("threads/db")).open().unwrap();
+    let db = sled::Config::new().segment_size(store::SEGMENT).path(data.join("threads/db")).open().unwrap();
     let page = [1, 0, 0, 0, 0, 0, 0, 0, 0];
     assert!(db.remove(page).unwrap().is_some());
     drop(db);

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use serde_json::{Value, json};
-use shared::store::Staging;
+use store::Staging;
 use world::changes::joined;
 use world::posts::{self, Client};
 use world::{PATIENCE, Process, get, program, seed, split, start_service, text};

@@ -220,7 +220,7 @@ fn a_running_service_is_kept_to_its_folder() {
     let folder = dir.path().join("posts");
     let (file, elsewhere, tokens) =
         (folder.join("db/journal"), dir.path().join("elsewhere"), dir.path().join("tokens"));
-    let digest: String = Sha256::digest("posts_secret").iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex::encode(Sha256::digest("posts_secret"));
     fs::write(&tokens, format!("test {digest}\n")).unwrap();
     // At the first write a service opens its journal. Meanwhile that is a link that leads out of the folder: the write
     // fails, and with the sandbox alone it does.

@@ -172,7 +172,7 @@ fn a_run_that_finds_another_at_work_touches_nothing() {
     }
     fs::write(dir.path().join("manifest.next.json"), "{}").unwrap();
     for held in ["users", "posts"] {
-        let _other = shared::store::Folder::lock(&dir.path().join(held)).unwrap();
+        let _other = store::Folder::lock(&dir.path().join(held)).unwrap();
         let before = snapshot(dir.path());
         let output = seed([Path::new("--data"), dir.path(), Path::new("--replace")]);
         assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));

@@ -27,7 +27,7 @@ fn secret(output: &Output) -> String {
 }
 
 fn line(name: &str, secret: &str) -> String {
-    let digest: String = Sha256::digest(secret).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex::encode(Sha256::digest(secret));
     format!("{name} {digest}\n")
 }
 

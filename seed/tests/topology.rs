@@ -101,7 +101,7 @@ fn a_failing_store_is_500_with_a_fixed_text_and_the_cause_in_the_log() {
     world.posts.0.wait();
     let folder = world.data.path().join("posts");
     // The page of records 16 to 20, in a version that nobody knows.
-    let db = sled::Config::new().segment_size(shared::store::SEGMENT).path(folder.join("db")).open().unwrap();
+    let db = sled::Config::new().segment_size(store::SEGMENT).path(folder.join("db")).open().unwrap();
     assert!(db.insert([1, 0, 0, 0, 0, 0, 0, 0, 1], b"\x09").unwrap().is_some());
     drop(db);
     let (mut posts, address) = start_service("posts", &folder);

@@ -16,7 +16,7 @@ use seed::conflict::Side;
 use seed::error::Error;
 use seed::run::{Options, split_and_verify};
 use seed::scoped::Scoped;
-use shared::store::{Purpose, Store};
+use store::{Purpose, Store};
 use world::changes::{change, collection, joined};
 use world::{Process, program, seed, split, start_service, text};
 
@@ -545,7 +545,7 @@ fn an_update_looks_at_what_it_touches_and_at_all_if_so_told() {
     write(&new, &users(r#"{"id":3,"username":"cyd"}"#), &[FIRST]);
     split(&old, &data);
     // Bob stands in no index any more, which no service does.
-    let db = sled::Config::new().segment_size(shared::store::SEGMENT).path(data.join("users/db")).open().unwrap();
+    let db = sled::Config::new().segment_size(store::SEGMENT).path(data.join("users/db")).open().unwrap();
     let bobs: Vec<_> = db
         .iter()
         .keys()

@@ -6,9 +6,7 @@
 //! GET /api/threads/by-user/:id  the threads that a user began
 //! ```
 
-use shared::api::{self, Routes};
-use shared::model::Collection;
-use shared::store::Store;
+use service::{Collection, Routes, Store};
 
 /// What threads are.
 pub fn collection() -> Collection {
@@ -17,5 +15,5 @@ pub fn collection() -> Collection {
 
 /// Everything the service answers to.
 pub fn routes(threads: Store) -> Routes {
-    api::routes(&threads)
+    service::routes(&threads)
 }

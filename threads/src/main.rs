@@ -2,7 +2,11 @@
 
 use std::process::ExitCode;
 
-use shared::service::{Service, run};
+use service::{Service, run};
+
+// The system's own takes longer, and musl's, which is in the images, many times as long.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let collection = threads::collection();

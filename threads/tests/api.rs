@@ -1,6 +1,6 @@
 //! The threads service over a real socket: what only it has.
 
-use shared::testing::App;
+use service::testing::App;
 
 #[test]
 fn threads_are_found_by_id_and_by_user() {

@@ -6,9 +6,7 @@
 //! GET /api/users/by-username/:name  one user; of several with that name, the one with the lowest id
 //! ```
 
-use shared::api::{self, Routes};
-use shared::model::Collection;
-use shared::store::Store;
+use service::{Collection, Routes, Store};
 
 /// What users are.
 pub fn collection() -> Collection {
@@ -17,5 +15,5 @@ pub fn collection() -> Collection {
 
 /// Everything the service answers to.
 pub fn routes(users: Store) -> Routes {
-    api::routes(&users)
+    service::routes(&users)
 }

@@ -1,6 +1,6 @@
 //! The users service over a real socket: what only it has.
 
-use shared::testing::{App, bearer};
+use service::testing::{App, bearer};
 
 #[test]
 fn users_are_found_by_id_and_by_username() {

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
+use record::model::Collection;
 use serde::{Deserialize, Serialize};
-use shared::model::Collection;
 
 use super::address::Secrets;
 use super::client::FailureKind;

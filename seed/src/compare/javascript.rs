@@ -127,7 +127,7 @@ fn as_array_index(key: &[u8]) -> Option<u32> {
 fn reorder(json: &[u8]) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(json).ok()?;
     let mut canonical = String::with_capacity(text.len());
-    shared::json::canonical_object(text, &mut canonical, &mut Vec::new()).ok()?;
+    record::json::canonical_object(text, &mut canonical, &mut Vec::new()).ok()?;
     let mut out = Vec::with_capacity(json.len());
     (canonical == text).then(|| reorder_value(json, &mut out))?;
     Some(out)

@@ -8,10 +8,10 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
 
+use record::declaration::Declaration;
 use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use shared::declaration::Declaration;
 
 use super::tally::Tally;
 use crate::error::Error;

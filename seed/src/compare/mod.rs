@@ -34,8 +34,8 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args;
+use record::model::Collection;
 use serde_json::json;
-use shared::model::Collection;
 use ureq::http::HeaderMap;
 
 use self::address::{Address, Secrets};

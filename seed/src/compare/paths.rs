@@ -6,9 +6,9 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use fastrand::Rng;
+use record::model::Collection;
 use roaring::RoaringTreemap;
 use sha2::{Digest, Sha256};
-use shared::model::Collection;
 
 use super::reference::Reference;
 use super::route::{Route, Takes};
@@ -180,7 +180,7 @@ impl Paths {
             hash.update(path);
             hash.update(b"\n");
         }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(hash.finalize())
     }
 }
 

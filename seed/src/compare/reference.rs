@@ -13,9 +13,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rayon::prelude::*;
+use record::model::{Collection, Index, Record, Records, Term};
 use roaring::RoaringTreemap;
 use sha2::{Digest, Sha256};
-use shared::model::{Collection, Index, Record, Records, Term};
 
 use super::client::Endpoint;
 use super::javascript::respell;

@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use record::declaration::{Answers, IdRule, IndexDeclaration, TermKind};
+use record::id::Id;
+use record::model::Collection;
 use serde::{Serialize, Serializer};
-use shared::declaration::{Answers, IdRule, IndexDeclaration, TermKind};
-use shared::id::Id;
-use shared::model::Collection;
 
 use crate::plan::Plan;
 

@@ -6,10 +6,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use record::id::Id;
+use record::record_set::RecordSet;
 use roaring::RoaringTreemap;
 use sha2::{Digest, Sha256};
-use shared::id::Id;
-use shared::record_set::RecordSet;
 
 use super::client::{Body, Failure};
 use super::elements::{Elements, Shape};
@@ -244,7 +244,7 @@ impl Adder<'_> {
     fn belongs(&self, id: u64, json: &[u8]) -> bool {
         let Some(wanted) = self.lens.id else { return true };
         let Some(index) = self.lens.route.index() else { return id == wanted };
-        let mut members = std::str::from_utf8(json).into_iter().flat_map(shared::json::members);
+        let mut members = std::str::from_utf8(json).into_iter().flat_map(record::json::members);
         members.any(|(other, value)| *other == *index.field && value.parse() == Ok(wanted))
     }
 
@@ -340,7 +340,7 @@ impl<'j> Record<'j> {
             return Self { id: Some(id), form: WITH_FIRST_ID, tail };
         }
         let id = memchr::memmem::find(json, b"\"id\":").and_then(|_| {
-            let (_, value) = shared::json::members(std::str::from_utf8(json).ok()?).find(|(key, _)| *key == "id")?;
+            let (_, value) = record::json::members(std::str::from_utf8(json).ok()?).find(|(key, _)| *key == "id")?;
             value.parse::<Id>().ok().map(Id::get)
         });
         Self { id, form: OBJECT, tail }

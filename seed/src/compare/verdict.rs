@@ -18,7 +18,7 @@ use std::fmt;
 use roaring::RoaringTreemap;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
-use shared::store::layout::RECORD_BYTES;
+use store::layout::RECORD_BYTES;
 
 use super::address::redact_query;
 use super::client::{Endpoint, Failure, FailureKind, Reply, Sides};
@@ -516,11 +516,11 @@ fn deepest<'k>(left: &'k Kept, right: &'k Kept) -> Place<'k> {
     loop {
         match step(ours, theirs) {
             Step::Down(key, left, right) => {
-                shared::json::push_pointer(&mut place.pointer, &key);
+                record::json::push_pointer(&mut place.pointer, &key);
                 (ours, theirs) = (left, right);
             }
             Step::Missing(key, left, right) => {
-                shared::json::push_pointer(&mut place.pointer, &key);
+                record::json::push_pointer(&mut place.pointer, &key);
                 return Place { left: left.map(Cow::Borrowed), right: right.map(Cow::Borrowed), ..place };
             }
             Step::Here { is_spelling } => {

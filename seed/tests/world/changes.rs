@@ -5,9 +5,9 @@ use std::path::Path;
 use std::{fs, io};
 
 use ::seed::plan::Plan;
-use shared::id::Id;
-use shared::model::{Collection, Records};
-use shared::store::{Change, Purpose, Store, Writer};
+use record::id::Id;
+use record::model::{Collection, Records};
+use store::{Change, Purpose, Store, Writer};
 
 use super::{seed, text};
 

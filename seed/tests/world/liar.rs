@@ -96,7 +96,7 @@ fn kind_of(body: &str) -> &'static str {
 }
 
 fn field(record: &str, name: &str) -> Option<u64> {
-    shared::json::members(record).find(|(key, _)| *key == name).and_then(|(_, value)| value.parse().ok())
+    record::json::members(record).find(|(key, _)| *key == name).and_then(|(_, value)| value.parse().ok())
 }
 
 /// How an answer ends.

@@ -25,7 +25,7 @@ pub fn service(data: &Path) -> Command {
 /// The same without the program.
 pub fn arguments(data: &Path, durability: &str) -> Vec<OsString> {
     let (folder, tokens) = (data.join("posts"), data.join("tokens"));
-    let digest: String = Sha256::digest(SECRET).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex::encode(Sha256::digest(SECRET));
     fs::write(&tokens, format!("test {digest}\n")).unwrap();
     let mut arguments: Vec<OsString> = ["--listen", "127.0.0.1:0", "--durability", durability].map(Into::into).into();
     arguments.extend(["--data".into(), folder.into(), "--write-token-file".into(), tokens.into()]);

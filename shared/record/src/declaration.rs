@@ -1,0 +1,511 @@
+//! What a collection is: its name, where its records' ids come from, their fields, and what they are found by.
+//!
+//! It is declared once, as data, in the folder of its service; everything else is derived from that.
+//!
+//! ```json
+//! {
+//!   "name": "posts",
+//!   "ids": "position",
+//!   "fields": [
+//!     { "name": "thread", "shape": { "reference": { "to": "threads" } } },
+//!     { "name": "text", "shape": { "text": { "most": 16384 } } },
+//!     { "name": "subtitle", "shape": { "line": { "most": 80 } }, "required": false }
+//!   ],
+//!   "indexes": [{ "number": 1, "field": "thread", "route": "in-thread" }]
+//! }
+//! ```
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::id::Id;
+use crate::json::kind;
+
+/// How many characters a collection's name may have: it stands in paths, in URLs and in the names of containers.
+const NAME_CHARACTERS: usize = 64;
+
+/// How long a username may be, in characters, each of which is a byte.
+pub const USERNAME_CHARACTERS: usize = 64;
+
+/// What a collection is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Declaration {
+    /// The name in files, URLs and messages.
+    pub name: Box<str>,
+    /// Where the records' ids come from.
+    pub ids: IdRule,
+    /// Whether the monolith has it.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub in_monolith: bool,
+    /// The fields that have a shape, `id` not among them. A record may have others.
+    pub fields: Box<[Field]>,
+    /// What its records are found by.
+    #[serde(default)]
+    pub indexes: Box<[IndexDeclaration]>,
+}
+
+/// Where the ids of a collection's records come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IdRule {
+    /// Each record has an integer `id`.
+    Record,
+    /// A record may have an integer `id`. One that has none gets its position in the monolith's list.
+    Position,
+    /// A record's `id` is a text, or an integer that stands for its digits. One that has none gets its position. Within the
+    /// database each record has a number beside it, its position at first, by which it is stored and listed.
+    Text,
+    /// There is one record, the collection itself, and whatever its `id` is, it is not asked for by it.
+    Single,
+}
+
+/// A field of the records.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Field {
+    /// Its name.
+    pub name: Box<str>,
+    /// What its value has to be.
+    pub shape: Shape,
+    /// If not, it may be absent, and null.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub required: bool,
+}
+
+/// What a field's value has to be. Limits hold for writes alone: a split takes what the monolith has let through.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Shape {
+    /// An id of another collection's. Whether there is such a record is another service's to know.
+    Reference {
+        /// The collection.
+        to: Box<str>,
+        /// Whether that one's ids are texts.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        text: bool,
+    },
+    /// ASCII letters and digits, `.`, `_` and `-`. `.` and `..` would be lost in a URL, and `-x` taken for an option.
+    Username,
+    /// So many characters (Unicode scalar values), none of which begins another line or controls a terminal.
+    Line {
+        /// How many at least.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        least: usize,
+        /// How many at most.
+        most: usize,
+    },
+    /// So many bytes of UTF-8 at most, without JSON's escapes.
+    Text {
+        /// How many at most.
+        most: usize,
+    },
+    /// A number.
+    Number,
+    /// `true` or `false`.
+    Boolean,
+    /// Whatever JSON has.
+    Any,
+}
+
+/// A way to find records other than by id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IndexDeclaration {
+    /// Tells a collection's indexes apart in its database: one that was used is never given another meaning.
+    pub number: Index,
+    /// The field whose value is looked up.
+    pub field: Box<str>,
+    /// Where it is asked: `in-thread` for `/api/posts/in-thread/7`.
+    pub route: Box<str>,
+    /// How many records answer.
+    #[serde(default, skip_serializing_if = "Answers::is_default")]
+    pub answers: Answers,
+    /// Whether no two records that are written may have the same value.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unique: bool,
+    /// Whether the monolith has the route.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub in_monolith: bool,
+}
+
+/// How many records answer to a route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answers {
+    /// All that there are, as a list.
+    #[default]
+    Many,
+    /// Of several the one with the lowest id; where there is none, 404.
+    One,
+}
+
+impl Answers {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it on so")]
+    fn is_default(&self) -> bool {
+        *self == Self::Many
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it on so")]
+fn is_yes(flag: &bool) -> bool {
+    *flag
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it on so")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+/// The number of an index in its database: from 1 those that are declared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Index(pub u8);
+
+impl Index {
+    /// The one that every collection of text ids has: from an id's text to the record's number.
+    pub const IDS: Self = Self(0);
+
+    /// The declared index with that number; 0 is none.
+    pub fn numbered(number: u8) -> Option<Self> {
+        (number > 0).then_some(Self(number))
+    }
+
+    /// Its number.
+    pub fn number(self) -> u8 {
+        self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Index {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::numbered(u8::deserialize(deserializer)?).ok_or_else(|| D::Error::custom("indexes are numbered from 1"))
+    }
+}
+
+/// A field that refers to records of another collection.
+#[derive(Clone, Copy, Debug)]
+pub struct Reference {
+    /// Whose field.
+    pub from: Collection,
+    /// Its name.
+    pub field: &'static str,
+    /// The other collection.
+    pub to: &'static str,
+    /// What lists the records by it.
+    pub index: &'static IndexDeclaration,
+}
+
+/// Why a declaration is none.
+#[derive(Debug, thiserror::Error)]
+pub enum DeclarationError {
+    /// It is not the JSON of one.
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+    /// It contradicts itself, or names what cannot be named so.
+    #[error("{0}")]
+    Wrong(String),
+}
+
+impl Declaration {
+    /// Reads a declaration, as it stands in a `collection.json`.
+    ///
+    /// # Errors
+    /// It is not one, or it contradicts itself: what is wrong, in words.
+    pub fn read(json: &str) -> Result<Self, DeclarationError> {
+        let declaration: Self = serde_json::from_str(json)?;
+        declaration.check()?;
+        Ok(declaration)
+    }
+
+    /// Looks for contradictions.
+    ///
+    /// # Errors
+    /// The first that was found.
+    pub fn check(&self) -> Result<(), DeclarationError> {
+        self.find_fault().map_or(Ok(()), |fault| Err(DeclarationError::Wrong(fault)))
+    }
+
+    fn find_fault(&self) -> Option<String> {
+        if !is_segment(&self.name) {
+            return Some(format!(
+                "the name {:?} must be 1 to {NAME_CHARACTERS} of a-z, A-Z, 0-9, `_` and `-`, and begin with a letter",
+                self.name
+            ));
+        }
+        for (nth, field) in self.fields.iter().enumerate() {
+            if &*field.name == "id" {
+                return Some("the field \"id\" is not declared: `ids` says what it is".to_owned());
+            }
+            if field.name.is_empty() || field.name.contains(|c: char| c.is_control() || "\"\\".contains(c)) {
+                return Some(format!("the field {:?} has a name that JSON escapes, or none", field.name));
+            }
+            if self.fields[..nth].iter().any(|other| other.name == field.name) {
+                return Some(format!("the field {:?} is declared twice", field.name));
+            }
+        }
+        for (nth, index) in self.indexes.iter().enumerate() {
+            let before = &self.indexes[..nth];
+            if self.field(&index.field).is_none() {
+                return Some(format!(
+                    "the index {:?} is of the field {:?}, which is not declared",
+                    index.route, index.field
+                ));
+            }
+            if self.field(&index.field).is_some_and(|field| field.shape.is_of().is_none()) {
+                return Some(format!(
+                    "the field {:?} is neither a text nor a reference, so no index lists it",
+                    index.field
+                ));
+            }
+            if !is_segment(&index.route) {
+                return Some(format!(
+                    "the route {:?} must be of a-z, A-Z, 0-9, `_` and `-`, and begin with a letter",
+                    index.route
+                ));
+            }
+            if before.iter().any(|other| other.route == index.route) {
+                return Some(format!("the route {:?} is declared twice", index.route));
+            }
+            if before.iter().any(|other| other.number == index.number) {
+                return Some(format!("the index {} is declared twice", index.number.0));
+            }
+        }
+        let is_listed = |field: &&Field| self.indexes.iter().any(|index| index.field == field.name);
+        let mut references = self.fields.iter().filter(|field| field.shape.is_reference());
+        if let Some(field) = references.find(|field| !is_listed(field)) {
+            return Some(format!("the reference {:?} has no index, by which what leads nowhere is found", field.name));
+        }
+        None
+    }
+
+    /// The declared field with that name.
+    pub fn field(&self, name: &str) -> Option<&Field> {
+        self.fields.iter().find(|field| &*field.name == name)
+    }
+}
+
+/// Whether a name can be a segment of a URL, a folder and a part of a container's name as it is.
+fn is_segment(name: &str) -> bool {
+    let is_known = |character: char| character.is_ascii_alphanumeric() || "_-".contains(character);
+    name.len() <= NAME_CHARACTERS
+        && name.starts_with(|first: char| first.is_ascii_alphabetic())
+        && name.chars().all(is_known)
+}
+
+impl Shape {
+    /// Whether the field refers to a record by its id.
+    pub fn is_reference(&self) -> bool {
+        matches!(self, Shape::Reference { .. })
+    }
+
+    /// What the field's values are in an index; nothing where they are in none.
+    pub(crate) fn is_of(&self) -> Option<TermKind> {
+        match self {
+            Shape::Reference { text: false, .. } => Some(TermKind::Id),
+            Shape::Reference { text: true, .. } => Some(TermKind::TextId),
+            Shape::Username | Shape::Line { .. } | Shape::Text { .. } => Some(TermKind::Text),
+            Shape::Number | Shape::Boolean | Shape::Any => None,
+        }
+    }
+
+    /// Whether `value`, in canonical form, may be written; if not, what it has to be.
+    pub(crate) fn check(&self, value: &str) -> Result<(), String> {
+        let is_so = match self {
+            Shape::Reference { text: false, .. } => Some(value.parse::<Id>().is_ok()),
+            Shape::Reference { text: true, .. } => Some(read_id_text(value).is_some()),
+            Shape::Number => Some(value.starts_with(|c: char| c == '-' || c.is_ascii_digit())),
+            Shape::Boolean => Some(value == "true" || value == "false"),
+            Shape::Any => Some(true),
+            Shape::Username | Shape::Line { .. } | Shape::Text { .. } => None,
+        };
+        if let Some(is_so) = is_so {
+            return if is_so { Ok(()) } else { Err(self.expected()) };
+        }
+        let text: String =
+            serde_json::from_str(value).map_err(|_| format!("must be a string, but is {}", kind(value)))?;
+        let length = text.chars().count();
+        let fits = match self {
+            Shape::Username => {
+                let known = |character: char| character.is_ascii_alphanumeric() || "._-".contains(character);
+                (1..=USERNAME_CHARACTERS).contains(&length) && text.chars().all(known) && !text.starts_with(['.', '-'])
+            }
+            Shape::Line { least, most } => {
+                let breaks = |character: char| character.is_control() || "\u{2028}\u{2029}".contains(character);
+                (*least..=*most).contains(&length) && !text.contains(breaks)
+            }
+            Shape::Text { most } => text.len() <= *most,
+            _ => true,
+        };
+        if fits { Ok(()) } else { Err(self.expected()) }
+    }
+
+    fn expected(&self) -> String {
+        match self {
+            Shape::Reference { text: false, .. } => format!("must be {}", Id::EXPECTED),
+            Shape::Reference { text: true, .. } => format!("must be {EXPECTED_ID_TEXT}"),
+            Shape::Number => "must be a number".to_owned(),
+            Shape::Boolean => "must be true or false".to_owned(),
+            Shape::Any => "must be JSON".to_owned(),
+            Shape::Username => format!(
+                "must be 1 to {USERNAME_CHARACTERS} of A-Z, a-z, 0-9, `.`, `_` and `-`, and not begin with `.` or `-`"
+            ),
+            Shape::Line { least, most } => {
+                format!("must have {least} to {most} characters, no line break or other control character among them")
+            }
+            Shape::Text { most } => format!("must have at most {most} bytes in UTF-8"),
+        }
+    }
+}
+
+/// What the values of an indexed field are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TermKind {
+    /// Ids of a collection whose ids are integers.
+    Id,
+    /// Ids of a collection whose ids are texts.
+    TextId,
+    /// Texts.
+    Text,
+}
+
+/// How long an id may be that is a text, in bytes: shorter than what an index has in full.
+const ID_TEXT_BYTES: usize = 255;
+
+/// What such an id is.
+pub(crate) const EXPECTED_ID_TEXT: &str = "a string of 1 to 255 bytes, or an integer";
+
+/// The text of such an id, from its JSON: an integer stands for its digits.
+pub fn read_id_text(value: &str) -> Option<Box<str>> {
+    let text: Box<str> = if value.starts_with('"') {
+        crate::model::read_text(value)?
+    } else {
+        let digits = value.strip_prefix('-').unwrap_or(value);
+        Some(value).filter(|_| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))?.into()
+    };
+    (1..=ID_TEXT_BYTES).contains(&text.len()).then_some(text)
+}
+
+/// A collection: one service's records. Equal by name.
+#[derive(Clone, Copy)]
+pub struct Collection(&'static Declaration);
+
+impl Collection {
+    /// The collection that is declared so. Each declaration stays in memory, once, for as long as the program runs.
+    pub fn of(declaration: Declaration) -> Self {
+        static KNOWN: Mutex<Vec<&'static Declaration>> = Mutex::new(Vec::new());
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = known.iter().copied().find(|known| **known == declaration);
+        Self(same.unwrap_or_else(|| {
+            known.push(Box::leak(Box::new(declaration)));
+            known[known.len() - 1]
+        }))
+    }
+
+    /// Reads the declaration that a program has in it.
+    ///
+    /// # Panics
+    /// It is none.
+    pub fn embedded(json: &str) -> Self {
+        Self::of(Declaration::read(json).unwrap_or_else(|error| panic!("the embedded declaration is wrong: {error}")))
+    }
+
+    /// What it is.
+    pub fn declaration(self) -> &'static Declaration {
+        self.0
+    }
+
+    /// The name in files, URLs and messages.
+    pub fn name(self) -> &'static str {
+        &self.0.name
+    }
+
+    /// What one of its records is called, as far as English plurals are regular.
+    pub fn singular(self) -> Cow<'static, str> {
+        match (self.name().strip_suffix("ies"), self.name().strip_suffix('s')) {
+            (Some(stem), _) => format!("{stem}y").into(),
+            (None, Some(stem)) => stem.into(),
+            (None, None) => self.name().into(),
+        }
+    }
+
+    /// Whether the monolith's records may have no ids, so that the split gives them some.
+    pub fn may_lack_ids(self) -> bool {
+        matches!(self.0.ids, IdRule::Position | IdRule::Text)
+    }
+
+    /// Whether its ids are texts.
+    pub fn has_text_ids(self) -> bool {
+        self.0.ids == IdRule::Text
+    }
+
+    /// Whether it is one record.
+    pub fn is_single(self) -> bool {
+        self.0.ids == IdRule::Single
+    }
+
+    /// What its records are found by.
+    pub fn indexes(self) -> &'static [IndexDeclaration] {
+        &self.0.indexes
+    }
+
+    /// The index that is asked at `route`.
+    pub fn index_at(self, route: &str) -> Option<&'static IndexDeclaration> {
+        self.0.indexes.iter().find(|index| &*index.route == route)
+    }
+
+    /// What an index is asked for.
+    pub fn terms_of(self, index: &IndexDeclaration) -> TermKind {
+        self.0.field(&index.field).and_then(|field| field.shape.is_of()).unwrap_or(TermKind::Text)
+    }
+
+    /// The numbers of all its indexes.
+    pub fn index_numbers(self) -> impl Iterator<Item = Index> {
+        let ids = self.has_text_ids().then_some(Index::IDS);
+        ids.into_iter().chain(self.0.indexes.iter().map(|index| index.number))
+    }
+
+    /// Its references to records of other collections.
+    pub fn references(self) -> impl Iterator<Item = Reference> {
+        self.0.fields.iter().filter_map(move |field| {
+            let Shape::Reference { to, .. } = &field.shape else { return None };
+            let index = self.0.indexes.iter().find(|index| index.field == field.name)?;
+            Some(Reference { from: self, field: &field.name, to, index })
+        })
+    }
+}
+
+impl PartialEq for Collection {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl Eq for Collection {}
+
+impl PartialOrd for Collection {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Collection {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.name().cmp(other.name())
+    }
+}
+
+impl fmt::Debug for Collection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

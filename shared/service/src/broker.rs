@@ -1,0 +1,210 @@
+//! The token file, read again at SIGHUP for a service that cannot open it: it lies outside the sandbox.
+//!
+//! A file is mostly changed by putting another in its place, so neither a descriptor kept from the start nor a landlock
+//! rule for what lay there then would reach the new one, and a rule for its folder would open whatever else lies there.
+//! So before a service goes in, it starts a broker: the same program in another process, which stays outside. Nothing
+//! but two pipes and the log joins them. A compromised service can have the broker read that one file again, whose digests it has
+//! anyway; it can neither name another nor hand it anything to parse.
+//!
+//! ```text
+//! service to broker   any byte: read it now
+//! broker to service   a byte, GOOD or FAILED; a length, u32 big-endian; so many bytes: the file's, or why there are none
+//! ```
+//!
+//! The broker ends when the service's end of its pipe is closed, however the service ended, and at no signal before.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::time::Duration;
+
+use record::token::{FILE_BYTES, TokenFile, TokenFileError};
+use rustix::fs::{Mode, OFlags};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::authorize::Tokens;
+
+/// The hidden command that makes a service's program a broker.
+pub const COMMAND: &str = "read-token-file";
+
+/// How long an answer may take before the log says that there is none yet.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What helps a service that has lost its broker.
+const RESTART: &str = "restart the service to have the file read";
+
+/// An answer with the file's bytes.
+const GOOD: u8 = 0;
+/// An answer with the reason why it cannot be read.
+const FAILED: u8 = 1;
+
+/// Runs the broker: reads the file at `path` at every request, until the service has ended.
+pub fn run(path: &Path) -> io::Result<()> {
+    // A signal to all processes of a service is for the service to obey. One that has a handler ends nothing, and the
+    // handler stays.
+    let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
+    let _context = runtime.enter();
+    for kind in [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()] {
+        drop(signal(kind)?);
+    }
+    let mut answers = io::stdout().lock();
+    for request in io::stdin().lock().bytes() {
+        request?;
+        let (kind, bytes) = match read(path) {
+            Ok(bytes) => (GOOD, bytes),
+            Err(error) => (FAILED, error.to_string().into_bytes()),
+        };
+        let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+        answers.write_all(&[&[kind][..], &length.to_be_bytes(), &bytes].concat())?;
+        answers.flush()?;
+    }
+    Ok(())
+}
+
+/// Reads the file, up to one byte more than a token file may have.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    // A pipe would have the broker wait for somebody to write, and is empty when nobody does.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The broker could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot start the process that reads {} again at SIGHUP: {source}; let the service start this program once more",
+    .path.display()
+)]
+pub struct BrokerError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// The service's side of a broker.
+pub struct Broker {
+    path: PathBuf,
+    process: Child,
+    requests: OwnedFd,
+    answers: OwnedFd,
+}
+
+impl Broker {
+    /// Starts a broker for the file at `path`. In a sandbox it is too late for that.
+    pub fn start(path: &Path) -> Result<Self, BrokerError> {
+        let start = || {
+            let (asked, requests) = io::pipe()?;
+            let (answers, answered) = io::pipe()?;
+            let mut program = Command::new(std::env::current_exe()?);
+            // No part of what Ctrl-C ends. Settings are the service's; a wrong one that its command line overrules
+            // would end the broker.
+            program.arg(COMMAND).arg("--").arg(path).env_clear().process_group(0).stdin(asked).stdout(answered);
+            Ok((program.spawn()?, requests.into(), answers.into()))
+        };
+        let (process, requests, answers) = start().map_err(|source| BrokerError { path: path.to_owned(), source })?;
+        Ok(Self { path: path.to_owned(), process, requests, answers })
+    }
+
+    /// Reads the file again at every hangup and replaces the tokens in force. It takes every answer, in order, however
+    /// late it comes: each is newer than what is in force.
+    async fn reload(self, mut hangups: Signal, tokens: Arc<Tokens>) -> io::Result<()> {
+        let Self { path, mut process, requests, answers } = self;
+        let (mut requests, mut answers) = (Sender::from_owned_fd(requests)?, Receiver::from_owned_fd(answers)?);
+        let (taken, mut seen) = watch::channel(0_u64);
+        let taking = async {
+            while let Ok(answer) = receive(&mut answers).await {
+                take(&path, answer, &tokens);
+                taken.send_modify(|taken| *taken += 1);
+            }
+            drop(taken);
+            let how = match tokio::task::spawn_blocking(move || process.wait()).await {
+                Ok(Ok(status)) => status.to_string(),
+                _ => "its status is unknown".to_owned(),
+            };
+            log::error!("the process that reads {} again at SIGHUP has ended ({how}); {RESTART}", path.display());
+        };
+        let asking = async {
+            let mut asked = 0;
+            while hangups.recv().await.is_some() {
+                let answered = timeout(PATIENCE, async {
+                    requests.write_all(b"?").await.ok()?;
+                    asked += 1;
+                    seen.wait_for(|taken| *taken >= asked).await.ok().map(drop)
+                });
+                let what = match answered.await {
+                    Ok(Some(())) => continue,
+                    Ok(None) => format!("the process that reads it again has ended; {RESTART}"),
+                    Err(_elapsed) => format!("not read again within {} s; once it is, it counts", PATIENCE.as_secs()),
+                };
+                log_failure(&format!("{}: {what}", path.display()), &tokens);
+            }
+        };
+        tokio::join!(taking, asking);
+        Ok(())
+    }
+}
+
+/// Receives the next answer. Fails when the broker has ended.
+async fn receive(answers: &mut Receiver) -> io::Result<Result<Vec<u8>, String>> {
+    let kind = answers.read_u8().await?;
+    let length = answers.read_u32().await?;
+    if u64::from(length) > FILE_BYTES + 1 {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    // Exactly: a part of a file could be a token file too.
+    let mut bytes = vec![0; length as usize];
+    answers.read_exact(&mut bytes).await?;
+    Ok(if kind == GOOD { Ok(bytes) } else { Err(String::from_utf8_lossy(&bytes).into_owned()) })
+}
+
+/// Replaces the tokens in force by those of the file at `path`, unless it is invalid.
+fn take(path: &Path, answer: Result<Vec<u8>, String>, tokens: &Tokens) {
+    let unread = |reason| TokenFileError::Io { path: path.to_owned(), source: io::Error::other(reason) };
+    match answer.map_err(unread).and_then(|bytes| TokenFile::from_bytes(path, bytes)) {
+        Ok(file) => {
+            let (path, count) = (path.display(), file.count());
+            tokens.replace(file);
+            if count > 0 {
+                log::info!("SIGHUP: reloaded; tokens of {path}: {count}");
+            } else {
+                log::warn!(
+                    "SIGHUP: reloaded; tokens of {path}: 0, so nobody may write. Before the next start add one with \
+                     `seed token`, or do without --write-token-file"
+                );
+            }
+        }
+        Err(error) => log_failure(&error.to_string(), tokens),
+    }
+}
+
+/// Logs why the old tokens stay in force.
+fn log_failure(what: &str, tokens: &Tokens) {
+    let count = tokens.count();
+    log::error!("SIGHUP: {what}. The old tokens stay in force ({count}); a file that is empty revokes them");
+}
+
+/// Reloads the tokens at every hangup; without a broker, since there is no token file, it only says so.
+pub async fn reload(mut hangups: Signal, broker: Option<Broker>, tokens: Arc<Tokens>) {
+    let Some(broker) = broker else {
+        while hangups.recv().await.is_some() {
+            log::info!("SIGHUP: nothing to reload, since there is no --write-token-file");
+        }
+        return;
+    };
+    if let Err(error) = broker.reload(hangups, tokens).await {
+        log::error!("SIGHUP reloads nothing: {error}; {RESTART}");
+    }
+}

@@ -1,0 +1,46 @@
+//! What a service's program does with its folder other than serving it.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use record::model::Collection;
+use store::{Folder, OnDamage, Purpose, Scrub, Snapshot, StoreError};
+
+use crate::check;
+use crate::process::start_log;
+
+/// Has everything read and checked: by the service that listens on `listen`, or here if nobody does. Returns what was
+/// read.
+///
+/// # Errors
+/// What is damaged, or why that cannot be said.
+pub fn scrub(listen: SocketAddr, data: &Path, collection: Collection, on_damage: OnDamage) -> Result<String, String> {
+    match check::scrub(listen) {
+        Ok((true, report)) => return Ok(report),
+        Ok((false, report)) => return Err(report),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+        Err(error) => return Err(format!("http://{listen}/scrub: {error}")),
+    }
+    start_log();
+    let scrub = || -> Result<Scrub, StoreError> {
+        let store = Folder::lock(data)?.open(collection, Purpose::Passing, on_damage)?;
+        let scrub = Scrub::run(&store, Snapshot::of(&store)?, false, &AtomicBool::new(false));
+        Ok(scrub.expect("nobody ends it"))
+    };
+    let scrub = scrub().map_err(|error| error.to_string())?;
+    if scrub.damaged == 0 { Ok(scrub.to_string()) } else { Err(scrub.to_string()) }
+}
+
+/// Writes the database in `data` anew, and says what that gave.
+///
+/// # Errors
+/// Why it is as it was.
+pub fn compact(data: &Path, collection: Collection, on_damage: OnDamage) -> Result<String, String> {
+    start_log();
+    let compacted = Folder::lock(data).and_then(|folder| folder.compact(collection, on_damage));
+    let (before, after) = compacted.map_err(|error| error.to_string())?;
+    let path = data.join("db");
+    Ok(format!("{}: {} KiB on the disk, {} KiB before\n", path.display(), after >> 10, before >> 10))
+}

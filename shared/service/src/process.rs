@@ -1,0 +1,336 @@
+//! A service's process: its log, and its life from opening the store to exit.
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{env, io, panic, thread};
+
+use record::model::Collection;
+use record::token::TokenFileError;
+use store::desk::Counter;
+use store::fill::{FillError, Slice};
+use store::{Commit, Folder, OnDamage, Purpose, Store};
+use tempfile::TempDir;
+use tokio::net::TcpSocket;
+use tokio::runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{sleep, timeout};
+
+use crate::api::{self, Routes};
+use crate::authorize::Tokens;
+use crate::broker::{self, Broker};
+use crate::config::{Command, Config};
+use crate::drain::Drain;
+use crate::operate::Operator;
+use crate::workers::Workers;
+use crate::write::Writes;
+use crate::{check, offline, sandbox, serve};
+
+/// How many connections may wait to be accepted. The system's own limit may be lower.
+const BACKLOG: u32 = 4096;
+
+/// How long the database may take to be synced at the end.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a service is.
+pub struct Service {
+    /// Whose records it serves.
+    pub collection: Collection,
+    /// Its folder, unless told otherwise.
+    pub data: &'static str,
+    /// Where it listens, unless told otherwise.
+    pub listen: &'static str,
+    /// What it answers.
+    pub routes: fn(Store) -> Routes,
+}
+
+/// Runs `service` until SIGTERM or SIGINT: 0 after an orderly end, 1 when it cannot start or cannot flush.
+pub fn run(service: &Service) -> ExitCode {
+    run_as(service.collection, service.routes, &Config::read(service))
+}
+
+/// Runs the service of a collection that has no code of its own: the command line names its declaration.
+pub fn run_declared() -> ExitCode {
+    let (config, collection) = Config::read_declared();
+    run_as(collection, api::routes_of, &config)
+}
+
+fn run_as(collection: Collection, routes: fn(Store) -> Routes, config: &Config) -> ExitCode {
+    if let Some(command) = &config.command {
+        let done = match command {
+            Command::Check => check::ready(config.listen).map(|()| String::new()),
+            Command::Scrub => offline::scrub(config.listen, &config.data, collection, config.on_damage()),
+            Command::Compact => offline::compact(&config.data, collection, config.on_damage()),
+            Command::Broker { file } => broker::run(file).map(|()| String::new()).map_err(|error| error.to_string()),
+        };
+        return match done {
+            Ok(report) => {
+                print!("{report}");
+                ExitCode::SUCCESS
+            }
+            Err(reason) => {
+                eprintln!("{}: {}", collection.name(), reason.trim_end());
+                ExitCode::FAILURE
+            }
+        };
+    }
+    start_log();
+    log_panics();
+    match panic::catch_unwind(|| live(collection, routes, config)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            log::error!("{error}");
+            ExitCode::FAILURE
+        }
+        // The panic hook has logged it.
+        Err(_panic) => ExitCode::FAILURE,
+    }
+}
+
+/// Logs to standard error, from `info` up unless `RUST_LOG` says otherwise.
+pub(crate) fn start_log() {
+    let mut builder = pretty_env_logger::formatted_timed_builder();
+    match std::env::var("RUST_LOG") {
+        Ok(filters) if !filters.is_empty() => builder.parse_filters(&filters),
+        _ => builder.filter_level(log::LevelFilter::Info),
+    };
+    builder.init();
+}
+
+/// Makes every panic one line of the log, where the standard library would print several that anybody can forge.
+pub fn log_panics() {
+    panic::set_hook(Box::new(|panic| {
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
+        let place = panic.location().map_or_else(String::new, |place| format!(" at {place}"));
+        // Quoted: it may repeat what a client sent.
+        log::error!(target: "panic", "panicked{place}: {:?}", text.unwrap_or("(no message)"));
+    }));
+}
+
+/// Takes what lies outside the sandbox, goes in, and serves.
+///
+/// The sandbox holds for the calling thread and the threads it spawns. So it comes before the runtime's threads and
+/// before sled's, while this is the only one; and the database is opened, or filled from a slice, inside.
+fn live(collection: Collection, routes: fn(Store) -> Routes, config: &Config) -> Result<(), Box<dyn Error>> {
+    // It has no threads yet. From here on SIGHUP ends nothing.
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let hangups = {
+        let _context = runtime.enter();
+        signal(SignalKind::hangup())?
+    };
+    // The files that tell a container's share of the processors lie outside too.
+    let threads = thread::available_parallelism()?.get();
+    if config.slice.is_some() {
+        std::fs::create_dir_all(&config.data).map_err(|error| format!("{}: {error}", config.data.display()))?;
+    }
+    let folder = Folder::lock(&config.data)?;
+    let database = folder.settled_database()?;
+    let slice = match &config.slice {
+        Some(path) if database.exists() => {
+            log::info!("{}: there is a database; {} is left alone", database.display(), path.display());
+            None
+        }
+        Some(path) => Some(Slice::open(path)?),
+        None => None,
+    };
+    // sled opens nothing that it cannot write to: a file system that can only be read is read through a copy.
+    let aside = if folder.is_read_only() { Some(read_through_a_copy(&folder)?) } else { None };
+    let (folder, _original) = match &aside {
+        Some(aside) => (folder.copy_database(aside.path())?, Some(folder)),
+        None => (folder, None),
+    };
+    let tokens = Arc::new(tokens(collection, config)?);
+    let counter = if aside.is_none() { open_counter(&folder) } else { None };
+    let broker = config.write_token_file.as_deref().map(Broker::start).transpose()?;
+    let cannot_listen =
+        |error| format!("{}: cannot listen here: {error}; --listen names another address", config.listen);
+    let socket = bind(config.listen).map_err(cannot_listen)?;
+    if config.no_sandbox {
+        log::warn!("without a sandbox, as --no-sandbox says");
+    } else if let Some(missing) = sandbox::enter(folder.path())? {
+        log::warn!("the sandbox is not whole: this kernel cannot {missing}");
+    }
+    let ended = runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        tokio::spawn(broker::reload(hangups, broker, Arc::clone(&tokens)));
+        let folder = Arc::new(folder);
+        let opening = {
+            let (folder, on_damage) = (Arc::clone(&folder), config.on_damage());
+            tokio::task::spawn_blocking(move || open(&folder, collection, slice, on_damage))
+        };
+        let store = tokio::select! {
+            opened = opening => opened??,
+            // What was not finished, the next start removes.
+            () = signals.next() => return Ok(()),
+        };
+        if aside.is_some() {
+            store.set_read_only();
+        }
+        let listener = socket.listen(BACKLOG).map_err(cannot_listen)?;
+        log::info!("serving {} on http://{}", folder.path().display(), listener.local_addr()?);
+        let drain = Drain::default();
+        let commit = Commit::start(&store, config.durability)?;
+        let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&tokens));
+        if let Some(counter) = &counter {
+            counter.serve(store.clone(), commit.clone())?;
+        }
+        let read_only = store.is_read_only();
+        let writes = Writes { collection, commit: commit.clone(), tokens, read_only };
+        let routes = drain.over(operator.over(writes.over(routes(store.clone()))));
+        let scrubs = tokio::spawn(scrubs(operator.clone(), config.scrub_every));
+        let mut restart = false;
+        let end = async {
+            tokio::select! {
+                () = told_to_end(&mut signals, &drain, config.drain) => {}
+                () = commit.until_a_restart_helps() => restart = true,
+            }
+        };
+        serve::serve(listener, routes, Workers::start(threads)?, end).await;
+        operator.end();
+        if let Some(counter) = counter {
+            tokio::task::spawn_blocking(move || counter.close()).await?;
+        }
+        scrubs.abort();
+        let _ = scrubs.await;
+        let synced: Result<(), Box<dyn Error>> = if restart {
+            let path = folder.path().display();
+            Err(format!(
+                "{path}: writes failed, as the log says, and the disk has room again; a new start takes writes"
+            )
+            .into())
+        } else {
+            let store = store.clone();
+            let synced = tokio::task::spawn_blocking(move || store.sync());
+            match timeout(SYNC_TIMEOUT, synced).await {
+                Ok(synced) => synced?.map_err(Into::into),
+                Err(_elapsed) => {
+                    Err(format!("not synced after {} s; the next start will see to it", SYNC_TIMEOUT.as_secs()).into())
+                }
+            }
+        };
+        if synced.is_err() {
+            // Not closed: sled would wait for a disk that has failed.
+            std::mem::forget(store);
+            return synced;
+        }
+        drop((commit, writes, operator));
+        let closing = store.close();
+        if let Err(error) = tokio::task::spawn_blocking(move || closing.mark_clean()).await? {
+            log::warn!("the next start will read the database's files anew: {error}");
+        }
+        log::info!("ended in order");
+        Ok(())
+    });
+    // Not waiting for a database that is still being opened or filled.
+    runtime.shutdown_background();
+    ended
+}
+
+/// Has everything read and checked every so often.
+async fn scrubs(operator: Operator, every: Duration) {
+    if !every.is_zero() {
+        operator.scrub_every(every).await;
+    }
+}
+
+/// Where `seed` brings newer files while the service runs; without it, they have to wait until it does not.
+fn open_counter(folder: &Folder) -> Option<Counter> {
+    let opened = Counter::open(folder.path());
+    if let Err(error) = &opened {
+        let path = folder.path().display();
+        log::warn!(
+            "{path}: no socket for `seed`: {error}; a newer file can be brought only while the service is stopped"
+        );
+    }
+    opened.ok()
+}
+
+/// Makes a folder for a copy of what lies on a file system that can only be read.
+fn read_through_a_copy(folder: &Folder) -> Result<TempDir, String> {
+    let elsewhere = env::temp_dir();
+    log::warn!(
+        "{}: the file system can only be read: the service only reads, from a copy in {}",
+        folder.path().display(),
+        elsewhere.display()
+    );
+    let cannot = |error: io::Error| {
+        format!("{}: no place for a copy of what can only be read: {error}; TMPDIR names another", elsewhere.display())
+    };
+    tempfile::tempdir().map_err(cannot)
+}
+
+/// Who may write.
+fn tokens(collection: Collection, config: &Config) -> Result<Tokens, TokenFileError> {
+    let Some(path) = &config.write_token_file else {
+        log::info!("read-only, since there is no --write-token-file");
+        return Ok(Tokens::none(collection));
+    };
+    let tokens = Tokens::read(collection, path)?;
+    log::info!("open for writes; tokens of {}: {}", path.display(), tokens.count());
+    Ok(tokens)
+}
+
+/// Binds, and does not listen yet: until the database is open, clients are better refused than left waiting.
+fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // Connections of an earlier run may still linger.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
+}
+
+/// Opens the folder's database, and fills it first if there is a slice to fill it from.
+fn open(
+    folder: &Folder,
+    collection: Collection,
+    slice: Option<Slice>,
+    on_damage: OnDamage,
+) -> Result<Store, FillError> {
+    folder.remove_part()?;
+    if let Some(slice) = slice {
+        log::info!("filling {} from its slice", folder.database().display());
+        let records = slice.fill(folder, collection)?;
+        log::info!("filled with {records} records");
+    }
+    let store = folder.open(collection, Purpose::Serving, on_damage)?;
+    store.check_indexes()?;
+    Ok(store)
+}
+
+/// Ends when the listener has to close: at a first signal and, if there is a time to drain, after it or at a second.
+async fn told_to_end(signals: &mut Signals, drain: &Drain, time: Duration) {
+    signals.next().await;
+    drain.begin();
+    if time.is_zero() {
+        return;
+    }
+    log::info!("not ready any more; serving for another {} s", time.as_secs());
+    tokio::select! {
+        () = sleep(time) => {}
+        () = signals.next() => {}
+    }
+}
+
+/// What tells a service to end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Ends at the next SIGTERM or SIGINT.
+    async fn next(&mut self) {
+        let name = tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        };
+        log::info!("{name} received");
+    }
+}

@@ -1,0 +1,195 @@
+//! A service on a free port with a fresh folder: what every service's tests begin with.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use record::model::{Collection, Records};
+use record::record_set::RecordSet;
+use record::token::TokenFile;
+use store::{Commit, Durability, Load, Store};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use ureq::http::{HeaderMap, Response};
+
+use crate::api::Routes;
+use crate::authorize::Tokens;
+use crate::operate::Operator;
+use crate::serve::serve;
+use crate::workers::Workers;
+use crate::write::Writes;
+
+/// No answer takes longer; a test that waits for one fails instead of hanging.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running service. Ends when dropped.
+pub struct App {
+    /// Where it listens.
+    pub address: SocketAddr,
+    shutdown: Option<oneshot::Sender<()>>,
+    server: Option<JoinHandle<()>>,
+    _dir: TempDir,
+}
+
+/// The `Authorization` of a client that may write where writes are allowed.
+pub fn bearer(collection: Collection) -> String {
+    format!("Bearer {}_secret", collection.name())
+}
+
+/// Who may write, then: by a file in `folder`.
+fn tokens(collection: Collection, folder: &Path) -> Tokens {
+    let path = folder.join("tokens");
+    let name = "test".parse().expect("it is a name");
+    let file =
+        TokenFile::default().with(&path, &name, &format!("{}_secret", collection.name())).expect("it is the first");
+    fs::write(&path, file.text()).expect("it can be written");
+    Tokens::read(collection, &path).expect("it was just made")
+}
+
+/// What a request got.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: String,
+}
+
+impl Answer {
+    /// A header's value; `""` where there is none.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map(|value| value.to_str().expect("our headers are text")).unwrap_or_default()
+    }
+}
+
+impl App {
+    /// Serves `records`, each as the monolith's file has it.
+    pub fn spawn<R: AsRef<str>>(
+        collection: Collection,
+        routes: fn(Store) -> Routes,
+        records: impl IntoIterator<Item = R>,
+    ) -> Self {
+        Self::start(collection, routes, records, false)
+    }
+
+    /// The same, and whoever is [`bearer`] may write.
+    pub fn spawn_writable<R: AsRef<str>>(
+        collection: Collection,
+        routes: fn(Store) -> Routes,
+        records: impl IntoIterator<Item = R>,
+    ) -> Self {
+        Self::start(collection, routes, records, true)
+    }
+
+    fn start<R: AsRef<str>>(
+        collection: Collection,
+        routes: fn(Store) -> Routes,
+        records: impl IntoIterator<Item = R>,
+        writable: bool,
+    ) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder can be made");
+        let store = Store::create(&dir.path().join("db"), collection).expect("a database can be made");
+        let mut load = Load::new(store);
+        let mut read = Records::new(collection, 0);
+        for (position, record) in (1_u64..).zip(records) {
+            read.push(record.as_ref(), position.try_into().ok()).expect("a test's records fit");
+        }
+        assert_eq!(
+            load.put(read.iter(), &RecordSet::of(read.iter())).expect("a database can be written"),
+            None,
+            "an id is taken"
+        );
+        let store = load.finish().expect("a database can be written");
+        let tokens = Arc::new(if writable { tokens(collection, dir.path()) } else { Tokens::none(collection) });
+        let (shutdown, asked) = oneshot::channel();
+        let (tell_address, address) = std::sync::mpsc::channel();
+        let server = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.expect("a runtime can be made");
+            runtime.block_on(async {
+                let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
+                tell_address.send(listener.local_addr().expect("it is bound")).expect("the test waits");
+                // Tests do not cut the power.
+                let commit = Commit::start(&store, Durability::Process).expect("a thread can be started");
+                let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&tokens));
+                let writes = Writes { collection, commit, tokens, read_only: false };
+                let workers = Workers::start(2).expect("threads can be started");
+                serve(listener, operator.over(writes.over(routes(store))), workers, async { drop(asked.await) }).await;
+            });
+        });
+        let address = address.recv().expect("the server starts");
+        Self { address, shutdown: Some(shutdown), server: Some(server), _dir: dir }
+    }
+
+    /// What `GET path` gets.
+    pub fn get(&self, path: &str) -> Answer {
+        self.request("GET", path)
+    }
+
+    /// What a request without a body gets.
+    pub fn request(&self, method: &str, path: &str) -> Answer {
+        self.send(method, path, &[], "")
+    }
+
+    /// What a request with more headers and a body gets.
+    pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .allow_non_standard_methods(true)
+            .timeout_global(Some(PATIENCE))
+            .build()
+            .into();
+        let mut request = ureq::http::Request::builder().method(method).uri(format!("http://{}{path}", self.address));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(body.to_owned()).expect("a test's request is valid");
+        let response: Response<ureq::Body> = agent.run(request).expect("the service answers");
+        let (head, mut body) = response.into_parts();
+        let body = body.with_config().limit(u64::MAX).read_to_string().expect("the body is text");
+        Answer { status: head.status.as_u16(), headers: head.headers, body }
+    }
+
+    /// Sends bytes as they are and returns all that comes back until the connection ends.
+    pub fn raw(&self, request: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.address).expect("the service listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        // The service may end the connection before it has read everything.
+        let _ = stream.write_all(request);
+        let mut answer = Vec::new();
+        match stream.read_to_end(&mut answer) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("the service hangs"),
+            _ => String::from_utf8_lossy(&answer).into_owned(),
+        }
+    }
+
+    /// Asks the service to end; returns at once.
+    pub fn shut_down(&mut self) {
+        if let Some(shutdown) = self.shutdown.take() {
+            let _ = shutdown.send(());
+        }
+    }
+
+    /// Waits until the service has ended.
+    pub fn join(&mut self) {
+        self.shut_down();
+        if let Some(server) = self.server.take() {
+            server.join().expect("the server does not panic");
+        }
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            self.join();
+        }
+    }
+}

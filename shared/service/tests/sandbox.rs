@@ -1,0 +1,154 @@
+//! A service that was taken over tries what its sandbox is there to refuse.
+//!
+//! The kernel puts threads into sandboxes, so here it is a thread that goes in; the rest of the process stays outside
+//! and sees to it that there is something to reach.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Child, Command};
+use std::sync::Mutex;
+use std::{env, thread};
+
+use service::sandbox;
+
+/// What was tried, and what came of it.
+type Attempt = (&'static str, io::Result<()>);
+
+/// Goes into the sandbox of `data/posts` and tries everything, in a thread of the thread that went in.
+fn break_out(
+    data: &Path,
+    tcp: &TcpListener,
+    local: &SocketAddr,
+    child: &Mutex<Child>,
+) -> (Option<String>, Vec<Attempt>) {
+    let posts = data.join("posts");
+    let users = data.join("users");
+    let missing = sandbox::enter(&posts).unwrap();
+    let attempts = thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                vec![
+                    ("read another service's slice", fs::read(users.join("db.json")).map(drop)),
+                    ("read it through ..", fs::read(posts.join("../users/db.json")).map(drop)),
+                    ("read it through a link in its own folder", fs::read(posts.join("link")).map(drop)),
+                    ("read it through /proc", {
+                        fs::read(Path::new("/proc/self/root").join(users.join("db.json").strip_prefix("/").unwrap()))
+                            .map(drop)
+                    }),
+                    ("give it a name in its own folder", fs::hard_link(users.join("db.json"), posts.join("mine"))),
+                    ("move it into its own folder", fs::rename(users.join("db.json"), posts.join("mine"))),
+                    ("list another service's folder", fs::read_dir(&users).map(drop)),
+                    ("list the folder above", fs::read_dir(data).map(drop)),
+                    ("read the system's files", fs::read("/etc/passwd").map(drop)),
+                    ("read its own environment", fs::read("/proc/self/environ").map(drop)),
+                    ("open a device", File::open("/dev/null").map(drop)),
+                    ("write into another service's folder", fs::write(users.join("new"), "x")),
+                    ("overwrite a file there", OpenOptions::new().write(true).open(users.join("db.json")).map(drop)),
+                    (
+                        "truncate it",
+                        OpenOptions::new().write(true).truncate(true).open(users.join("db.json")).map(drop),
+                    ),
+                    ("remove it", fs::remove_file(users.join("db.json"))),
+                    ("move its own file there", fs::rename(posts.join("own"), users.join("own"))),
+                    ("make a folder elsewhere", fs::create_dir(data.join("new"))),
+                    ("make a link in its own folder", symlink(users.join("db.json"), posts.join("another"))),
+                    ("run a program", Command::new("/bin/true").spawn().map(drop)),
+                    ("run a program of its own", Command::new(posts.join("program")).spawn().map(drop)),
+                    ("connect by TCP", TcpStream::connect(tcp.local_addr().unwrap()).map(drop)),
+                    ("bind a TCP port", TcpListener::bind("127.0.0.1:0").map(drop)),
+                    ("bind one on every address", TcpListener::bind("[::]:0").map(drop)),
+                    ("connect to an abstract socket", UnixStream::connect_addr(local).map(drop)),
+                    ("kill a process", child.lock().unwrap().kill()),
+                ]
+            })
+            .join()
+            .unwrap()
+    });
+    (missing, attempts)
+}
+
+/// Does in its own folder what sled does there.
+fn work_in(folder: &Path) -> io::Result<()> {
+    let nested = folder.join("db/blobs");
+    fs::create_dir_all(&nested)?;
+    fs::write(nested.join("1.part"), "12")?;
+    fs::rename(nested.join("1.part"), nested.join("1"))?;
+    OpenOptions::new().write(true).open(nested.join("1"))?.set_len(1)?;
+    File::open(nested.join("1"))?.sync_all()?;
+    assert_eq!(fs::read_to_string(nested.join("1"))?, "1");
+    assert_eq!(fs::read_dir(&nested)?.count(), 1);
+    fs::rename(folder.join("db"), folder.join("db.2"))?;
+    fs::remove_dir_all(folder.join("db.2"))
+}
+
+#[test]
+fn from_inside_nothing_but_the_own_folder_can_be_reached() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path();
+    for name in ["users", "posts"] {
+        fs::create_dir(data.join(name)).unwrap();
+        fs::write(data.join(name).join("db.json"), name).unwrap();
+    }
+    fs::write(data.join("posts/own"), "").unwrap();
+    fs::copy("/bin/true", data.join("posts/program")).unwrap();
+    symlink(data.join("users/db.json"), data.join("posts/link")).unwrap();
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let local = SocketAddr::from_abstract_name(format!("sandbox-{}", std::process::id())).unwrap();
+    let _listener = UnixListener::bind_addr(&local).unwrap();
+    let child = Mutex::new(Command::new("sleep").arg("60").spawn().unwrap());
+    let mut before = File::open(data.join("users/db.json")).unwrap();
+
+    let (missing, attempts) = thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            let tried = break_out(data, &tcp, &local, &child);
+            // What was opened before stays open, and the own folder is the service's own.
+            let mut text = String::new();
+            before.read_to_string(&mut text).unwrap();
+            assert_eq!(text, "users");
+            work_in(&data.join("posts")).unwrap();
+            tried
+        });
+        inside.join().unwrap()
+    });
+    let still_runs = child.lock().unwrap().try_wait().unwrap().is_none();
+    child.lock().unwrap().kill().unwrap();
+    child.lock().unwrap().wait().unwrap();
+
+    if let Some(missing) = missing {
+        assert!(env::var_os("CI").is_none(), "in CI nothing may be skipped: this kernel cannot {missing}");
+        writeln!(io::stderr(), "skipped: this kernel cannot {missing}; the sandbox is not tested").unwrap();
+        return;
+    }
+    for (what, result) in attempts {
+        // Between folders it is EXDEV: the kernel wants programs to take it for two file systems, and to copy.
+        let kind = result.map_err(|error| error.kind());
+        assert!(
+            matches!(kind, Err(ErrorKind::PermissionDenied | ErrorKind::CrossesDevices)),
+            "it could {what}, or failed for another reason: {kind:?}"
+        );
+    }
+    assert!(still_runs, "the process outside was killed");
+    assert_eq!(fs::read_to_string(data.join("users/db.json")).unwrap(), "users");
+    assert_eq!(fs::read_dir(data.join("users")).unwrap().count(), 1);
+
+    // From outside every attempt could have succeeded: it is the sandbox that refused them.
+    assert_eq!(fs::read_to_string(data.join("posts/link")).unwrap(), "users");
+    TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
+    UnixStream::connect_addr(&local).unwrap();
+    assert!(Command::new(data.join("posts/program")).status().unwrap().success());
+}
+
+#[test]
+fn a_folder_that_is_not_there_makes_no_sandbox() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = sandbox::enter(&dir.path().join("absent")).unwrap_err().to_string();
+    assert!(error.contains("absent") && error.contains("--no-sandbox"), "{error}");
+    fs::read_dir("/").unwrap();
+}

@@ -1,0 +1,544 @@
+//! A backup of one collection: lines of JSON that any program can read, and that prove themselves.
+//!
+//! ```text
+//! {"backup":1,"collection":"posts","declaration":{…},"history":"…","revision":812,"last_id":21,"records":21,"digest":"…"}
+//! {"revision":1,"id_from_position":true,"record":{"id":1,…}}        each record, by ascending id
+//! {"revision":1,"number":1,"record":{"id":"a",…}}                   the same where ids are texts, by ascending number
+//! {"kept":"ci/key","request":"…","revision":812,"until":1790000000,"answer":{"id":21,…}}
+//! {"end":true,"ids":[[1,20],[22,22]],"sha256":"…"}
+//! ```
+//!
+//! The first line says what the database held at one revision, as its service counts it: how many records, and the
+//! [`RecordSet`]'s digest of them. Whoever has read all records has the same, or something is wrong; without the last
+//! line something is missing. `sha256` is that of all lines before the last. `history` tells databases apart that began apart.
+//!
+//! An increment has `"since"` in its first line, and only the records that were written after that revision; `ids`, the
+//! ranges of all ids there are, says which records of the backup before it are gone.
+
+use std::io::BufRead;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use record::declaration::Declaration;
+use record::id::Id;
+use record::model::{Collection, Records};
+use record::record_set::RecordSet;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+
+use crate::layout::RECORD_BYTES;
+use crate::{KeptRecord, Snapshot, SnapshotRecord, StoreError};
+
+/// The format's version.
+const VERSION: u32 = 1;
+
+/// How much is put together before it is sent, in bytes.
+const CHUNK: usize = 64 << 10;
+
+/// How long a line may be, in bytes.
+const LINE_BYTES: u64 = 2 * RECORD_BYTES as u64;
+
+/// What the first line says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    backup: u32,
+    /// Whose records follow.
+    pub collection: String,
+    /// What that is; a backup of an earlier version does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub declaration: Option<Declaration>,
+    /// Tells databases apart that began apart: hexadecimal.
+    pub history: String,
+    /// The revision that the database had.
+    pub revision: u64,
+    /// Only records that were written after this revision follow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
+    /// The highest id that a record had by then.
+    pub last_id: u64,
+    /// How many records the database held.
+    pub records: u64,
+    /// Which: the sum of their [`RecordSet`].
+    pub digest: String,
+}
+
+impl Head {
+    /// Whether `set` is what the database held.
+    pub fn is_of(&self, set: &RecordSet) -> bool {
+        set.count == self.records && set.to_string() == self.digest
+    }
+}
+
+/// What an increment goes on from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Since {
+    /// The history of the backup before it.
+    pub history: String,
+    /// Its revision.
+    pub revision: u64,
+}
+
+/// Any other line.
+#[derive(Default, Serialize, Deserialize)]
+struct Line<'l> {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kept: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    request: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    revision: Option<u64>,
+    /// The record's number, where its id is a text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    number: Option<Id>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<u64>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    id_from_position: bool,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    record: Option<&'l RawValue>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    answer: Option<&'l RawValue>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    end: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ids: Option<Vec<(u64, u64)>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+}
+
+/// What a kept answer is read for.
+#[derive(Deserialize)]
+struct Named {
+    id: Id,
+}
+
+/// The bytes of a backup, a chunk at a time, from a snapshot. An error ends it, and so does damage.
+pub struct Chunks {
+    snapshot: Snapshot,
+    since: Option<u64>,
+    /// The first line, until it is written.
+    head: Option<Head>,
+    /// Whether kept answers belong to it.
+    with_kept: bool,
+    ids: Vec<(u64, u64)>,
+    hash: Sha256,
+    done: bool,
+}
+
+impl Chunks {
+    /// A backup of `snapshot`; an increment where `since` belongs to the same history. With the answers that are kept
+    /// under idempotency keys if `with_kept`.
+    pub fn new(snapshot: Snapshot, since: Option<&Since>, with_kept: bool) -> Self {
+        let history = format!("{:016x}", snapshot.store().history());
+        let since = since.filter(|since| since.history == history && since.revision <= snapshot.revision());
+        let since = since.map(|since| since.revision);
+        let head = Head {
+            backup: VERSION,
+            collection: snapshot.store().collection().name().to_owned(),
+            declaration: Some(snapshot.store().collection().declaration().clone()),
+            history,
+            revision: snapshot.revision(),
+            since,
+            last_id: snapshot.last_id(),
+            records: snapshot.set().count,
+            digest: snapshot.set().to_string(),
+        };
+        Self { snapshot, since, head: Some(head), with_kept, ids: Vec::new(), hash: Sha256::new(), done: false }
+    }
+
+    fn put_record(&mut self, out: &mut BytesMut, record: &SnapshotRecord) -> Result<(), StoreError> {
+        let id = record.id.get();
+        match self.ids.last_mut() {
+            Some((_, last)) if *last + 1 == id => *last = id,
+            _ => self.ids.push((id, id)),
+        }
+        if self.since.is_some_and(|since| record.revision <= since) {
+            return Ok(());
+        }
+        out.put_slice(b"{\"revision\":");
+        out.put_slice(record.revision.to_string().as_bytes());
+        if self.snapshot.store().collection().has_text_ids() {
+            out.put_slice(format!(",\"number\":{id}").as_bytes());
+        }
+        out.put_slice(if record.id_from_position {
+            b",\"id_from_position\":true,\"record\":"
+        } else {
+            b",\"record\":"
+        });
+        out.put_slice(&record.json);
+        out.put_slice(b"}\n");
+        Ok(())
+    }
+
+    fn put_rest(&mut self, out: &mut BytesMut) -> Result<(), StoreError> {
+        if self.with_kept {
+            for kept in self.snapshot.kept() {
+                let (key, kept) = kept?;
+                let answer: &RawValue = serde_json::from_str(&kept.json).expect("an answer is a record");
+                let line = Line {
+                    kept: Some(key),
+                    request: Some(hex::encode(kept.request)),
+                    revision: Some(kept.revision),
+                    number: self.snapshot.store().collection().has_text_ids().then_some(kept.id),
+                    until: Some(kept.until),
+                    answer: Some(answer),
+                    ..Line::default()
+                };
+                put_line(out, &line);
+            }
+        }
+        self.hash.update(&out[..]);
+        let sha256 = hex::encode(std::mem::take(&mut self.hash).finalize());
+        let ids = std::mem::take(&mut self.ids);
+        put_line(out, &Line { end: true, ids: Some(ids), sha256: Some(sha256), ..Line::default() });
+        Ok(())
+    }
+}
+
+impl Iterator for Chunks {
+    type Item = Result<Bytes, StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let mut out = BytesMut::with_capacity(CHUNK + (CHUNK >> 3));
+        if let Some(head) = self.head.take() {
+            put_line(&mut out, &head);
+        }
+        while out.len() < CHUNK {
+            let put = match self.snapshot.next() {
+                Some(Ok(record)) => self.put_record(&mut out, &record),
+                Some(Err(error)) => Err(error),
+                None => {
+                    self.done = true;
+                    self.put_rest(&mut out)
+                }
+            };
+            if let Err(error) = put {
+                self.done = true;
+                return Some(Err(error));
+            }
+            if self.done {
+                return Some(Ok(out.freeze()));
+            }
+        }
+        self.hash.update(&out[..]);
+        Some(Ok(out.freeze()))
+    }
+}
+
+fn put_line(out: &mut BytesMut, line: &impl Serialize) {
+    serde_json::to_writer(out.writer(), line).expect("memory takes every line");
+    out.put_u8(b'\n');
+}
+
+/// Why a backup cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackupError {
+    /// A line is not what it should be.
+    #[error("line {line}: {reason}")]
+    Line {
+        /// From 1, in its section.
+        line: u64,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The backup ends before its last line.
+    #[error("it ends before its end: it was cut short")]
+    Short,
+    /// All lines are there, but the records are not those that the first line counts.
+    #[error("its records are not those that its first line counts: {read} records with digest {digest} were read, of {}", .head.records)]
+    Different {
+        /// What was read.
+        read: u64,
+        /// Its digest.
+        digest: String,
+        /// What the first line says.
+        head: Box<Head>,
+    },
+    /// It could not be read.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// A section of a backup that is being read: its records, in id order. [`finish`](Self::finish) has what follows.
+pub struct Section<R> {
+    input: R,
+    collection: Collection,
+    head: Head,
+    line: u64,
+    text: Vec<u8>,
+    hash: Sha256,
+    last: Option<Id>,
+    rest: Option<Rest>,
+}
+
+/// What follows on a section's records.
+#[derive(Debug, Default)]
+pub struct Rest {
+    /// The answers that were kept, by their idempotency keys.
+    pub kept: Vec<(String, KeptRecord)>,
+    /// The ranges of all ids.
+    pub ids: Vec<(u64, u64)>,
+}
+
+impl Rest {
+    /// Whether there is a record `id`.
+    pub fn has(&self, id: Id) -> bool {
+        let nth = self.ids.partition_point(|(_, last)| *last < id.get());
+        self.ids.get(nth).is_some_and(|(first, _)| *first <= id.get())
+    }
+}
+
+impl<R: BufRead> Section<R> {
+    /// Begins to read a section; nothing where the input is at its end. `known` are the collections of sections that do
+    /// not say what they are.
+    pub fn open(mut input: R, known: &[Collection]) -> Result<Option<Self>, BackupError> {
+        let mut text = Vec::new();
+        read_line(&mut input, &mut text, 1)?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let wrong = |reason| BackupError::Line { line: 1, reason };
+        let head: Head =
+            serde_json::from_slice(&text).map_err(|error| wrong(format!("no backup begins so: {error}")))?;
+        if head.backup != VERSION {
+            return Err(wrong(format!("this backup has version {}, which is not known here", head.backup)));
+        }
+        let collection = match &head.declaration {
+            Some(declaration) => {
+                declaration.check().map_err(|error| wrong(format!("its declaration is wrong: {error}")))?;
+                Some(Collection::of(declaration.clone()))
+            }
+            None => known.iter().copied().find(|collection| collection.name() == head.collection),
+        };
+        let collection = collection.filter(|collection| collection.name() == head.collection);
+        let collection = collection.ok_or_else(|| wrong(format!("no service has {:?}", head.collection)))?;
+        let hash = Sha256::new_with_prefix(&text);
+        Ok(Some(Self { input, collection, head, line: 1, text, hash, last: None, rest: None }))
+    }
+
+    /// What the first line says.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// Whose records these are.
+    pub fn collection(&self) -> Collection {
+        self.collection
+    }
+
+    /// What follows on the records, and the input behind the section. The records have been read.
+    pub fn finish(mut self) -> Result<(Rest, R), BackupError> {
+        self.by_ref().try_for_each(|record| record.map(drop))?;
+        Ok((self.rest.ok_or(BackupError::Short)?, self.input))
+    }
+
+    /// The next record; nothing at their end.
+    fn read(&mut self) -> Result<Option<SnapshotRecord>, BackupError> {
+        let mut rest = Rest::default();
+        loop {
+            self.line += 1;
+            self.text.clear();
+            read_line(&mut self.input, &mut self.text, self.line)?;
+            if self.text.is_empty() {
+                return Err(BackupError::Short);
+            }
+            let hash = self.hash.clone();
+            self.hash.update(&self.text);
+            let number = self.line;
+            let wrong = |reason: &str| BackupError::Line { line: number, reason: reason.to_owned() };
+            let line: Line = serde_json::from_slice(&self.text).map_err(|error| wrong(&error.to_string()))?;
+            if let (Some(record), Some(revision)) = (line.record, line.revision) {
+                let mut read = Records::new(self.collection, record.get().len());
+                let number = line.number.unwrap_or(Id::FIRST);
+                read.push_stored(record.get(), number)
+                    .map_err(|fault| wrong(&format!("{}: {}", fault.pointer, fault.reason)))?;
+                let record = read.iter().next().ok_or_else(|| wrong("it holds no record"))?;
+                if self.last.is_some_and(|last| last >= record.id) {
+                    return Err(wrong("its id is not higher than the one before it"));
+                }
+                self.last = Some(record.id);
+                let (id, id_from_position) = (record.id, line.id_from_position);
+                let json = record.source.as_bytes().into();
+                return Ok(Some(SnapshotRecord { id, revision, id_from_position, json }));
+            }
+            if let (Some(key), Some(answer), Some(revision), Some(until)) =
+                (line.kept, line.answer, line.revision, line.until)
+            {
+                let request =
+                    line.request.as_deref().and_then(read_digest).ok_or_else(|| wrong("its request is no digest"))?;
+                let id = match line.number {
+                    Some(number) => number,
+                    None => {
+                        let named: Result<Named, _> = serde_json::from_str(answer.get());
+                        named.map_err(|error| wrong(&error.to_string()))?.id
+                    }
+                };
+                let json = answer.get().to_owned();
+                rest.kept.push((key, KeptRecord { request, id, revision, json, until }));
+            } else if line.end {
+                rest.ids = line.ids.ok_or_else(|| wrong("it does not say which ids there are"))?;
+                if line.sha256 != Some(hex::encode(hash.finalize())) {
+                    return Err(wrong("the lines before it are not those that were written"));
+                }
+                self.rest = Some(rest);
+                return Ok(None);
+            } else {
+                return Err(wrong("it is no line of a backup"));
+            }
+        }
+    }
+}
+
+impl<R: BufRead> Iterator for Section<R> {
+    type Item = Result<SnapshotRecord, BackupError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_some() { None } else { self.read().transpose() }
+    }
+}
+
+fn read_line(input: &mut impl BufRead, text: &mut Vec<u8>, line: u64) -> Result<(), BackupError> {
+    std::io::Read::take(input, LINE_BYTES).read_until(b'\n', text)?;
+    match text.last() {
+        None | Some(b'\n') => Ok(()),
+        Some(_) if text.len() as u64 == LINE_BYTES => {
+            Err(BackupError::Line { line, reason: format!("it is longer than {} MiB", LINE_BYTES >> 20) })
+        }
+        Some(_) => Err(BackupError::Short),
+    }
+}
+
+/// 32 bytes in hexadecimal.
+fn read_digest(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    hex::decode_to_slice(text, &mut bytes).ok()?;
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use record::sample;
+
+    use super::*;
+    use crate::{Change, Load, Store, Writer};
+
+    fn id(number: u64) -> Id {
+        number.try_into().unwrap()
+    }
+
+    fn json(number: u64, text: &str) -> String {
+        format!(r#"{{"id":{number},"thread":1,"text":"{text}","user":1}}"#)
+    }
+
+    /// Three posts, of which the service changed one, removed one, and added one; and what it answered.
+    fn store(dir: &std::path::Path) -> Store {
+        let mut records = Records::new(sample::posts(), 0);
+        for number in 1..=3 {
+            records.push(r#"{"thread":1,"text":"a","user":1}"#, Some(id(number))).unwrap();
+        }
+        let mut load = Load::new(Store::create(&dir.join("db"), sample::posts()).unwrap());
+        load.put(records.iter(), &RecordSet::of(records.iter())).unwrap();
+        let store = load.finish().unwrap();
+        let mut writer = Writer::new(&store).unwrap();
+        let mut changed = Records::new(sample::posts(), 0);
+        changed.push(&json(2, "changed"), None).unwrap();
+        changed.push(&json(4, "new"), None).unwrap();
+        let mut changes = vec![Change::Remove(id(3))];
+        changes.extend(changed.iter().map(|record| Change::Put(record, writer.next_revision())));
+        writer.apply(&changes).unwrap();
+        store.keep("ci/1", &KeptRecord { until: 9, ..KeptRecord::new([7; 32], id(4), 3, json(4, "new")) }).unwrap();
+        store
+    }
+
+    fn text(store: &Store, since: Option<&Since>) -> String {
+        let chunks = Chunks::new(Snapshot::of(store).unwrap(), since, true);
+        let bytes: Vec<u8> = chunks.flat_map(|chunk| chunk.unwrap()).collect();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    fn read(text: &str) -> Result<(Vec<SnapshotRecord>, Rest), BackupError> {
+        let mut section = Section::open(text.as_bytes(), &[])?.unwrap();
+        let records = section.by_ref().collect::<Result<Vec<_>, _>>()?;
+        Ok((records, section.finish()?.0))
+    }
+
+    #[test]
+    fn a_backup_is_lines_of_json_that_prove_themselves() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let text = text(&store, None);
+        let lines: Vec<&str> = text.lines().collect();
+        let head: Head = serde_json::from_str(lines[0]).unwrap();
+        assert_eq!((head.records, head.revision, head.last_id, head.since), (3, 3, 4, None));
+        let sha256 = hex::encode(Sha256::digest(&text[..text.rfind("{\"end\"").unwrap()]));
+        assert_eq!(
+            lines[1..],
+            [
+                r#"{"revision":1,"id_from_position":true,"record":{"id":1,"thread":1,"text":"a","user":1}}"#,
+                &format!(r#"{{"revision":2,"record":{}}}"#, json(2, "changed")),
+                &format!(r#"{{"revision":3,"record":{}}}"#, json(4, "new")),
+                &format!(
+                    r#"{{"kept":"ci/1","request":"{}","revision":3,"until":9,"answer":{}}}"#,
+                    "07".repeat(32),
+                    json(4, "new")
+                ),
+                &format!(r#"{{"end":true,"ids":[[1,2],[4,4]],"sha256":"{sha256}"}}"#),
+            ]
+        );
+        let (records, rest) = read(&text).unwrap();
+        let mut set = RecordSet::default();
+        records.iter().for_each(|record| set.add_record(record.id, record.id_from_position, &record.json));
+        assert!(head.is_of(&set));
+        assert_eq!((rest.kept.len(), rest.kept[0].1.id, rest.ids), (1, id(4), vec![(1, 2), (4, 4)]));
+    }
+
+    #[test]
+    fn an_increment_has_what_was_written_since_and_which_ids_there_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let history = format!("{:016x}", store.history());
+        let since = Since { history: history.clone(), revision: 2 };
+        let (records, rest) = read(&text(&store, Some(&since))).unwrap();
+        assert_eq!(records.iter().map(|record| record.id.get()).collect::<Vec<_>>(), [4]);
+        assert!([1, 2, 4].into_iter().all(|number| rest.has(id(number))) && !rest.has(id(3)) && !rest.has(id(5)));
+        // Of another database, or of a later state of this one, there is no increment.
+        for since in [Since { history: "0".to_owned(), revision: 2 }, Since { history, revision: 4 }] {
+            assert!(text(&store, Some(&since)) == text(&store, None), "{since:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_cut_short_or_no_backup_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let whole = text(&store(dir.path()), None);
+        for length in 1..whole.len() {
+            if let Ok((records, _)) = Section::open(&whole.as_bytes()[..length], &[])
+                .and_then(|section| section.ok_or(BackupError::Short))
+                .and_then(|mut section| Ok((section.by_ref().collect::<Result<Vec<_>, _>>()?, section.finish()?)))
+            {
+                panic!("{length} bytes passed for a whole of {} records", records.len());
+            }
+        }
+        assert!(Section::open(&b""[..], &[]).unwrap().is_none());
+        let lines: Vec<&str> = whole.lines().collect();
+        for (nth, other) in [
+            (0, "{}"),
+            (0, &*lines[0].replace("\"backup\":1", "\"backup\":2")),
+            (0, &*lines[0].replace("posts", "comments")),
+            (1, "{}"),
+            (1, "[]"),
+            (1, lines[2]),
+            (2, &*lines[2].replace("\"user\":1", "\"user\":\"1\"")),
+            (4, &*lines[4].replace("0707", "07")),
+            (5, "{\"end\":true}"),
+        ] {
+            let mut lines = lines.clone();
+            lines[nth] = other;
+            assert!(read(&(lines.join("\n") + "\n")).is_err(), "line {nth}: {other}");
+        }
+    }
+}

@@ -1,0 +1,559 @@
+//! The bytes of keys and values: the layout's second version. `v1.rs` reads the first.
+//!
+//! ```text
+//! key    00 "database"                        body  name history          which collection this is, and which database
+//!        00 "counters"                              revision last-id set  behind what the journal has
+//!        00 "lap"                                   lap                   how often the journal has begun anew
+//!        00 "applied"                               run groups            how much of a newer file's changes is there
+//!        01 page                                    table entry entry …   up to 16 records
+//!        02 index term first-id                     gaps                  a run of an index
+//!        03 id revision part                        json                  a part of a record too long for its page
+//!        04 idempotency-key                         kept                  the answer to a request that may come again
+//!        05 time idempotency-key                    nothing               when that may be forgotten
+//!
+//! value          02, the CRC-32C of key, 02 and body (4 bytes, little-endian), body; of a page: of key, 02 and table
+//! page, id, first-id, revision in a key   8 bytes, big-endian: key order is id order; page is id / 16
+//! index          1 byte, the number of a declared index; 0 is that of the ids, where ids are texts: each term is one id
+//!                and its record's number
+//! part           2 bytes, big-endian, from 0; each is PART_BYTES long but for the last, which is shorter
+//! term           an id: 8 bytes, big-endian · a text: its UTF-8, then FF, which no UTF-8 holds, so that no term is the
+//!                beginning of another · a text of more than TERM_BYTES: FE, then its SHA-256
+//! table          the number of entries: 1 byte; for each, by ascending slot: its slot (id mod 16): 1 byte; where it
+//!                ends, counted from the table's end, and its CRC-32C: 4 bytes each, little-endian
+//! entry          bincode of revision: u64, flags: u8; then the record's JSON to the entry's end; nothing where it lies
+//!                under 03. Flags: 1 the id is from the record's position, 2 the JSON lies under 03; no others are known
+//! name, history  bincode of a string and a u64, which is random: databases that began apart have different ones
+//! revision       in a value: the highest that a record of this database ever had
+//! last-id        the highest that a record of this database ever had
+//! set            count: u64, sum: [u64; 4]: the [`RecordSet`] of all records
+//! run, groups    bincode of two u64: which run of `seed`, and how many of its groups of changes
+//! kept           bincode of request: [u8; 32], id: u64, revision: u64, json: bytes, until: time as u64
+//! time           8 bytes, big-endian: seconds since 1970
+//! gaps           bincode of a list of u64: what to add to first-id for the second id, to that for the third, …
+//! ```
+//!
+//! bincode is its standard configuration: little-endian, variable-length integers. A value's checksum covers its key, so
+//! that a value under a wrong key is as bad as a wrong value. What is read is checked, whenever it is read: of a page
+//! the table and the entries that are wanted, since the whole of it would cost a read of one record several times more.
+//!
+//! The JSON lies in its entry exactly as it will be sent, so a GET sends sled's own memory and parses nothing.
+//! Reference fields are not repeated beside it: only a write needs them, and it has to read the record anyway.
+//!
+//! Neighbours share a page, and the ids of a term share runs of up to [`RUN_IDS`], because a key is what costs in
+//! sled: sixteen records to a key go in, and come out in a scan, several times faster than each under its own, and a
+//! post would need three keys where it now needs a fraction of one. `bench/split` shows what that gives.
+
+use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use bincode::{BorrowDecode, Decode, Encode};
+use record::id::Id;
+use record::model::{Index, Term};
+use record::record_set::RecordSet;
+use sha2::{Digest, Sha256};
+
+/// The first byte of a page's key.
+pub(super) const PAGE: u8 = 1;
+/// The first byte of an index run's key.
+pub(super) const INDEX: u8 = 2;
+/// The first byte of the key of a record that lies apart from its page.
+const APART: u8 = 3;
+/// The key under which the database says what it is.
+pub(super) const DATABASE_KEY: &[u8] = b"\0database";
+/// The key under which the counters lie.
+pub(super) const COUNTERS_KEY: &[u8] = b"\0counters";
+/// The key under which the journal's lap lies.
+pub(super) const LAP_KEY: &[u8] = b"\0lap";
+/// The key that says how much of a newer file's changes is there.
+pub(super) const APPLIED_KEY: &[u8] = b"\0applied";
+/// The first byte of every value.
+const VERSION: u8 = 2;
+/// Where in a value its body begins: behind the version and the checksum.
+pub(super) const BODY: usize = 5;
+
+/// How many ids share a page: two to this power.
+pub(super) const PAGE_BITS: u32 = 4;
+
+/// The highest slot of a page.
+pub(super) const LAST_SLOT: u8 = (1 << PAGE_BITS) - 1;
+
+/// A record whose JSON is longer, in bytes, lies apart from its page.
+const ENTRY_BYTES: usize = 4 << 10;
+
+/// How long a part of such a record is, in bytes of JSON: so that no value is long where sled minds
+/// ([`SEGMENT`](super::SEGMENT)).
+pub(super) const PART_BYTES: usize = 64 << 10;
+
+/// The longest text that stands in a key of an index as it is, in bytes: sled has keys in memory, and at each of its
+/// branches. A service takes no name this long, but a split does.
+const TERM_BYTES: usize = 1 << 10;
+
+/// How many ids one run of an index holds at most.
+pub const RUN_IDS: usize = 128;
+
+/// The largest record, in bytes of JSON. Bounds what a hostile file or a damaged length can make us allocate.
+pub const RECORD_BYTES: usize = 16 << 20;
+
+/// Nothing stored is larger than a record and its envelope's few bytes.
+const CONFIG: Configuration<LittleEndian, Varint, Limit<{ RECORD_BYTES + 64 }>> =
+    bincode::config::standard().with_limit::<{ RECORD_BYTES + 64 }>();
+
+/// A record in its page, and what the store keeps with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry<'a> {
+    pub(super) slot: u8,
+    pub(super) revision: u64,
+    pub(super) id_from_position: bool,
+    /// Nothing where it lies apart.
+    pub(super) json: Option<&'a [u8]>,
+}
+
+/// An entry's flag: the record has its id from its position.
+const FROM_POSITION: u8 = 1;
+/// An entry's flag: the record lies apart from its page.
+const LIES_APART: u8 = 2;
+
+/// What a database is.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) struct Identity {
+    /// The collection that it holds.
+    pub(super) name: String,
+    /// Random: databases that began apart have different ones.
+    pub(super) history: u64,
+}
+
+/// What a database counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub(super) struct Counters {
+    pub(super) revision: u64,
+    pub(super) last_id: u64,
+    /// What it holds.
+    pub(super) records: RecordSet,
+}
+
+/// Changes that belong together. Doing them once more, or after some of them, ends the same.
+#[derive(Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub(super) struct Step {
+    /// Keys and the values that they get, in an order in which nothing that is to be found is ever missing.
+    pub(super) puts: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Keys that go. They come after the puts.
+    pub(super) removes: Vec<Vec<u8>>,
+    /// What is counted then.
+    pub(super) counters: Counters,
+}
+
+impl Step {
+    /// Adds a key and the body of its value.
+    pub(super) fn put(&mut self, key: impl Into<Vec<u8>>, body: &[u8]) {
+        let key = key.into();
+        let value = seal(&key, body);
+        self.puts.push((key, value));
+    }
+}
+
+/// The answer to a request that was kept in case it comes again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+pub(super) struct KeptAnswer<'a> {
+    pub(super) request: [u8; 32],
+    pub(super) id: u64,
+    pub(super) revision: u64,
+    pub(super) json: &'a [u8],
+    pub(super) until: u64,
+}
+
+/// The first byte of the key of a kept answer.
+const KEPT: u8 = 4;
+/// The first byte of the key of what may be forgotten at a time.
+pub(super) const FORGET: u8 = 5;
+
+pub(super) fn kept_key(key: &str) -> Vec<u8> {
+    [&[KEPT], key.as_bytes()].concat()
+}
+
+/// `time` in seconds since 1970.
+pub(super) fn forget_key(time: u64, key: &str) -> Vec<u8> {
+    [&tagged(FORGET, time), key.as_bytes()].concat()
+}
+
+/// The time and the idempotency key of a [`forget_key`].
+pub(super) fn forget_key_parts(key: &[u8]) -> Option<(u64, &str)> {
+    let (time, key) = key.get(1..)?.split_first_chunk()?;
+    Some((u64::from_be_bytes(*time), std::str::from_utf8(key).ok()?))
+}
+
+/// Where a record lies: its page and its slot there.
+pub(super) fn place(id: Id) -> (u64, u8) {
+    (id.get() >> PAGE_BITS, (id.get() & ((1 << PAGE_BITS) - 1)) as u8)
+}
+
+/// The id of the record in that slot of that page; nothing where there can be none.
+pub(super) fn id_at(page: u64, slot: u8) -> Option<Id> {
+    let id =
+        page.checked_mul(1 << PAGE_BITS)?.checked_add(u64::from(slot)).filter(|_| u32::from(slot) < 1 << PAGE_BITS)?;
+    Id::try_from(id).ok()
+}
+
+pub(super) fn page_key(page: u64) -> [u8; 9] {
+    tagged(PAGE, page)
+}
+
+/// The page that a key names.
+pub(super) fn page_of(key: &[u8]) -> Option<u64> {
+    let [PAGE, page @ ..] = key else { return None };
+    page.try_into().ok().map(u64::from_be_bytes)
+}
+
+/// A part of a record, which never changes: what is written later has another revision.
+pub(super) fn part_key(id: Id, revision: u64, part: u16) -> Vec<u8> {
+    [&tagged(APART, id.get())[..], &revision.to_be_bytes(), &part.to_be_bytes()].concat()
+}
+
+/// The parts of a record that lies apart: their keys and what each holds.
+pub(super) fn parts(id: Id, revision: u64, json: &[u8]) -> impl Iterator<Item = (Vec<u8>, &[u8])> {
+    // The last is shorter than all others, if need be empty: so it shows.
+    (0_u16..=(json.len() / PART_BYTES) as u16).map(move |part| {
+        let begin = usize::from(part) * PART_BYTES;
+        (part_key(id, revision, part), &json[begin..json.len().min(begin + PART_BYTES)])
+    })
+}
+
+/// Whether a record with this JSON lies apart from its page.
+pub(super) fn lies_apart(json: &[u8]) -> bool {
+    json.len() > ENTRY_BYTES
+}
+
+fn tagged(tag: u8, number: u64) -> [u8; 9] {
+    let mut key = [tag; 9];
+    key[1..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// The beginning that all runs of `term` share.
+pub(super) fn term_prefix(index: Index, term: &Term) -> Vec<u8> {
+    let mut key = vec![INDEX, index.0];
+    match term {
+        Term::Id(id) => key.extend_from_slice(&id.get().to_be_bytes()),
+        Term::Text(text) if text.len() > TERM_BYTES => {
+            key.push(0xFE);
+            key.extend_from_slice(&Sha256::digest(text.as_bytes()));
+        }
+        Term::Text(text) => {
+            key.extend_from_slice(text.as_bytes());
+            key.push(0xFF);
+        }
+    }
+    key
+}
+
+/// The key of the run that begins with `first`.
+pub(super) fn run_key(prefix: &[u8], first: u64) -> Vec<u8> {
+    [prefix, &first.to_be_bytes()].concat()
+}
+
+/// The id that the key of a run in an index of ids stands for.
+pub(super) fn referred_id(key: &[u8]) -> Option<Id> {
+    let [INDEX, _, term @ ..] = key else { return None };
+    Id::try_from(u64::from_be_bytes(*term.first_chunk()?)).ok()
+}
+
+/// The id that ends a key.
+pub(super) fn last_id(key: &[u8]) -> Option<Id> {
+    Id::try_from(u64::from_be_bytes(*key.last_chunk()?)).ok()
+}
+
+/// The value that `body` is under `key`.
+pub(super) fn seal(key: &[u8], body: &[u8]) -> Vec<u8> {
+    let mut value = Vec::with_capacity(BODY + body.len());
+    value.push(VERSION);
+    value.extend_from_slice(&checksum(key, body).to_le_bytes());
+    value.extend_from_slice(body);
+    value
+}
+
+/// The body of `value`, which was found under `key`.
+pub(super) fn unseal<'v>(key: &[u8], value: &'v [u8]) -> Result<&'v [u8], String> {
+    match value {
+        [VERSION, crc @ ..] => match crc.split_first_chunk() {
+            Some((crc, body)) if u32::from_le_bytes(*crc) == checksum(key, body) => Ok(body),
+            Some(_) => Err("its checksum does not match".to_owned()),
+            None => Err("it has no checksum".to_owned()),
+        },
+        _ => Err(format!("it begins with {:?}, not with the layout's version {VERSION}", value.first())),
+    }
+}
+
+fn checksum(key: &[u8], body: &[u8]) -> u32 {
+    let crc = crc32c::crc32c_append(crc32c::crc32c(key), &[VERSION]);
+    crc32c::crc32c_append(crc, body)
+}
+
+/// Names a key, for messages.
+pub(super) fn describe_key(key: &[u8]) -> String {
+    let number =
+        |at: usize| key.get(at..).and_then(|rest| rest.first_chunk()).map(|number| u64::from_be_bytes(*number));
+    match (key.first(), number(1)) {
+        (Some(&PAGE), Some(page)) if page <= Id::MAX.get() >> PAGE_BITS => {
+            let first = page << PAGE_BITS;
+            format!("the page of ids {first} to {}", first + u64::from(LAST_SLOT))
+        }
+        (Some(&APART), Some(id)) => format!("a part of record {id}"),
+        (Some(&INDEX), _) => format!("a run of index {} ({})", key.get(1).unwrap_or(&0), key[1..].escape_ascii()),
+        _ => format!("the key {}", key.escape_ascii()),
+    }
+}
+
+/// The value of a page under `key`; `entries` ascend by slot.
+pub(super) fn encode_page<'a>(key: &[u8], entries: impl IntoIterator<Item = Entry<'a>>) -> Vec<u8> {
+    let (mut table, mut body) = (vec![0], Vec::new());
+    for Entry { slot, revision, id_from_position, json } in entries {
+        let from_position = if id_from_position { FROM_POSITION } else { 0 };
+        let apart = if json.is_none() { LIES_APART } else { 0 };
+        let begin = body.len();
+        put((revision, from_position | apart), &mut body);
+        body.extend_from_slice(json.unwrap_or_default());
+        table[0] += 1;
+        table.push(slot);
+        let end = u32::try_from(body.len()).expect("a page holds sixteen records that are short");
+        table.extend_from_slice(&end.to_le_bytes());
+        table.extend_from_slice(&crc32c::crc32c(&body[begin..]).to_le_bytes());
+    }
+    let mut value = seal(key, &table);
+    value.append(&mut body);
+    value
+}
+
+/// A page of which the table has been checked. Its entries are when they are asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Page<'a> {
+    table: &'a [[u8; ROW]],
+    entries: &'a [u8],
+}
+
+/// What a page's table has for an entry: slot, end, checksum.
+const ROW: usize = 9;
+
+impl<'a> Page<'a> {
+    /// `value`, which was found under `key`, as a page.
+    pub(super) fn read(key: &[u8], value: &'a [u8]) -> Result<Self, String> {
+        let table_end = BODY + 1 + ROW * usize::from(value.get(BODY).copied().unwrap_or_default());
+        let Some((sealed, entries)) = value.split_at_checked(table_end) else {
+            return Err("its table is cut short".to_owned());
+        };
+        let (_, table) = unseal(key, sealed)?.split_first().ok_or("it is empty")?;
+        Ok(Self { table: table.as_chunks().0, entries })
+    }
+
+    /// The entry in `slot`, if there is one.
+    pub(super) fn find(self, slot: u8) -> Result<Option<Entry<'a>>, String> {
+        self.table.binary_search_by_key(&slot, |row| row[0]).ok().map(|nth| self.entry(nth)).transpose()
+    }
+
+    /// All entries.
+    pub(super) fn iter(self) -> impl Iterator<Item = Result<Entry<'a>, String>> {
+        (0..self.table.len()).map(move |nth| self.entry(nth))
+    }
+
+    /// The highest slot that has an entry.
+    pub(super) fn last_slot(self) -> Option<u8> {
+        self.table.last().map(|row| row[0])
+    }
+
+    fn entry(self, nth: usize) -> Result<Entry<'a>, String> {
+        let row = |nth: usize| {
+            let [slot, e0, e1, e2, e3, crc @ ..] = self.table[nth];
+            (slot, u32::from_le_bytes([e0, e1, e2, e3]) as usize, u32::from_le_bytes(crc))
+        };
+        let begin = if nth == 0 { 0 } else { row(nth - 1).1 };
+        let (slot, end, crc) = row(nth);
+        let entry = self.entries.get(begin..end).ok_or("an entry ends outside of it")?;
+        if crc32c::crc32c(entry) != crc {
+            return Err(format!("the checksum of entry {slot} does not match"));
+        }
+        let ((revision, flags), length): ((u64, u8), usize) = bincode::borrow_decode_from_slice(entry, CONFIG)
+            .map_err(|error| format!("entry {slot} cannot be decoded: {error}"))?;
+        if flags & !(FROM_POSITION | LIES_APART) != 0 {
+            return Err(format!("entry {slot} has flags {flags:#04x} that this version does not know"));
+        }
+        let json = (flags & LIES_APART == 0).then_some(&entry[length..]);
+        Ok(Entry { slot, revision, id_from_position: flags & FROM_POSITION != 0, json })
+    }
+}
+
+/// The body that `value` is in bincode.
+pub(super) fn encode(value: impl Encode) -> Vec<u8> {
+    let mut body = Vec::new();
+    put(value, &mut body);
+    body
+}
+
+/// The body of a run; `ids` ascend.
+pub(super) fn encode_run(ids: &[Id]) -> Vec<u8> {
+    let gaps: Vec<u64> = ids.windows(2).map(|pair| pair[1].get() - pair[0].get()).collect();
+    encode(gaps)
+}
+
+pub(super) fn decode_run(key: &[u8], body: &[u8]) -> Result<Vec<Id>, String> {
+    let mut id = last_id(key).ok_or("an index key does not end in an id")?;
+    let gaps: Vec<u64> = decode(body)?;
+    let mut ids = Vec::with_capacity(1 + gaps.len());
+    ids.push(id);
+    for gap in gaps {
+        let next = id.get().checked_add(gap).filter(|_| gap > 0).and_then(|next| Id::try_from(next).ok());
+        id = next.ok_or("the ids of an index run do not ascend")?;
+        ids.push(id);
+    }
+    Ok(ids)
+}
+
+/// Whether all of `value` is what was written under `key`.
+pub(super) fn check(key: &[u8], value: &[u8]) -> Result<(), String> {
+    if key.first() == Some(&PAGE) {
+        let page = page_of(key).ok_or("it is no page's key")?;
+        return Page::read(key, value)?.iter().try_for_each(|entry| {
+            id_at(page, entry?.slot).map(drop).ok_or_else(|| "it holds what is no id".to_owned())
+        });
+    }
+    let body = unseal(key, value)?;
+    match key.first() {
+        Some(&INDEX) => decode_run(key, body).map(drop),
+        Some(&KEPT) => decode::<KeptAnswer>(body).map(drop),
+        Some(&FORGET) => forget_key_parts(key).map(drop).ok_or_else(|| "it is no such key".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+/// Appends `value` to `bytes`.
+pub(super) fn put(value: impl Encode, bytes: &mut Vec<u8>) {
+    bincode::encode_into_std_write(value, bytes, CONFIG).expect("memory takes every value");
+}
+
+/// The value that `body` is in bincode, all of it.
+pub(super) fn decode<'a, T: BorrowDecode<'a, ()>>(body: &'a [u8]) -> Result<T, String> {
+    match bincode::borrow_decode_from_slice(body, CONFIG) {
+        Ok((decoded, length)) if length == body.len() => Ok(decoded),
+        Ok((_, length)) => Err(format!("a value has {} bytes too many", body.len() - length)),
+        Err(error) => Err(format!("a value cannot be decoded: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: u64) -> Id {
+        number.try_into().unwrap()
+    }
+
+    fn entry(slot: u8, json: &[u8]) -> Entry<'_> {
+        Entry { slot, revision: 1, id_from_position: true, json: Some(json) }
+    }
+
+    /// Whoever changes these bytes needs a new version and a way to read the old one.
+    #[test]
+    fn the_bytes_are_what_they_were() {
+        assert_eq!(seal(b"123", b"456789"), [&[2, 230, 89, 202, 122][..], b"456789"].concat());
+        assert_eq!(place(id(0x1234)), (0x123, 4));
+        assert_eq!(page_key(258), [1, 0, 0, 0, 0, 0, 0, 1, 2]);
+        assert_eq!(part_key(id(258), 3, 4), b"\x03\0\0\0\0\0\0\x01\x02\0\0\0\0\0\0\0\x03\0\x04");
+        let long_lived = Entry { revision: 300, id_from_position: false, ..entry(14, b"") };
+        let apart = Entry { slot: 15, json: None, ..long_lived };
+        let crc = |bytes: &[u8]| crc32c::crc32c(bytes).to_le_bytes();
+        let entries: [&[u8]; 3] = [b"\x01\x01{}", &[251, 44, 1, 0], &[251, 44, 1, 2]];
+        let [first, second, third] = entries.map(crc);
+        let rows = [&[3, 2, 4, 0, 0, 0][..], &first, &[14, 8, 0, 0, 0], &second, &[15, 12, 0, 0, 0], &third];
+        let page = [seal(b"key", &rows.concat()), entries.concat()].concat();
+        assert_eq!(encode_page(b"key", [entry(2, b"{}"), long_lived, apart]), page);
+        assert_eq!(encode(Identity { name: "posts".to_owned(), history: 7 }), b"\x05posts\x07");
+        let sum = format!("{:016x}{:048x}", 300, 1);
+        let mut records: RecordSet = sum.parse().unwrap();
+        records.count = 2;
+        assert_eq!(encode(Counters { revision: 300, last_id: 7, records }), [251, 44, 1, 7, 2, 1, 0, 0, 251, 44, 1]);
+        let kept = KeptAnswer { request: [9; 32], id: 7, revision: 2, json: b"{}", until: 3 };
+        assert_eq!(encode(kept), [&[9; 32][..], &[7, 2, 2], b"{}", &[3]].concat());
+        assert_eq!(decode(&encode(kept)), Ok(kept));
+        assert_eq!(kept_key("t/k"), b"\x04t/k");
+        assert_eq!(forget_key(258, "k"), b"\x05\0\0\0\0\0\0\x01\x02k");
+        let by_id = term_prefix(Index(2), &Term::Id(id(7)));
+        assert_eq!(run_key(&by_id, 9), [2, 2, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 9]);
+        assert_eq!(term_prefix(Index(1), &Term::from("é")), [2, 1, 0xC3, 0xA9, 0xFF]);
+        let long = term_prefix(Index(1), &Term::from(&*"x".repeat(1025)));
+        assert_eq!(long[..7], [2, 1, 0xFE, 0xC6, 0xD8, 0xE9, 0x90]);
+        assert_eq!(encode_run(&[id(9), id(10), id(1009)]), [2, 1, 251, 231, 3]);
+    }
+
+    #[test]
+    fn what_is_encoded_is_decoded() {
+        let entries = [entry(0, b"{\"a\":1}"), Entry { json: None, ..entry(3, b"") }, entry(15, b"{}")];
+        let page = encode_page(b"key", entries);
+        let page = Page::read(b"key", &page).unwrap();
+        assert_eq!(page.iter().collect::<Result<Vec<_>, _>>(), Ok(entries.to_vec()));
+        for slot in 0..=LAST_SLOT {
+            assert_eq!(page.find(slot), Ok(entries.into_iter().find(|entry| entry.slot == slot)));
+        }
+        assert_eq!(page.last_slot(), Some(15));
+        let empty = encode_page(b"key", []);
+        assert_eq!(Page::read(b"key", &empty).unwrap().iter().count(), 0);
+        let ids = [1, 2, 300, i64::MAX as u64].map(id);
+        assert_eq!(decode_run(&run_key(b"prefix", 1), &encode_run(&ids)), Ok(ids.to_vec()));
+        for id in [id(1), id(16), Id::MAX] {
+            let (page, slot) = place(id);
+            assert_eq!(page_of(&page_key(page)), Some(page));
+            assert_eq!(id_at(page, slot), Some(id));
+        }
+    }
+
+    #[test]
+    fn a_value_with_any_bit_turned_or_under_another_key_is_not_taken() {
+        let (page, part) = (page_key(3), part_key(id(3), 1, 0));
+        let entries = [entry(0, b"{\"a\":1}"), entry(3, b"{}")];
+        for (key, value) in [(&page[..], encode_page(&page, entries)), (&part, seal(&part, b"{\"a\":1}"))] {
+            assert_eq!(check(key, &value), Ok(()));
+            for bit in 0..value.len() * 8 {
+                let mut damaged = value.clone();
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                assert!(check(key, &damaged).is_err(), "bit {bit}");
+            }
+            for bit in 8..key.len() * 8 {
+                let mut other = key.to_vec();
+                other[bit / 8] ^= 1 << (bit % 8);
+                assert!(check(&other, &value).is_err(), "bit {bit} of the key");
+            }
+            for length in 0..value.len() {
+                assert!(check(key, &value[..length]).is_err(), "{length} bytes");
+            }
+        }
+    }
+
+    /// Behind a checksum that matches there may still be another program's bytes.
+    #[test]
+    fn bodies_that_nothing_of_ours_wrote_are_errors() {
+        let key = page_key(3);
+        let row = |slot: u8, end: u32, entry: &[u8]| {
+            [&[slot][..], &end.to_le_bytes(), &crc32c::crc32c(entry).to_le_bytes()].concat()
+        };
+        for (table, entries) in [
+            (vec![], &b""[..]),
+            ([vec![2], row(1, 2, b"\x01\0")].concat(), b"\x01\0"),
+            ([vec![1], row(1, 3, b"\x01\0")].concat(), b"\x01\0"),
+            ([vec![1], row(1, 1, b"\xfd")].concat(), b"\xfd"),
+            ([vec![2], row(1, 2, b"\x01\0"), row(2, 1, b"")].concat(), b"\x01\0"),
+            ([vec![1], row(1, 2, b"\x01\x04")].concat(), b"\x01\x04"),
+            ([vec![1], row(99, 2, b"\x01\0")].concat(), b"\x01\0"),
+        ] {
+            let value = [&seal(&key, &table), entries].concat();
+            assert!(check(&key, &value).is_err(), "{value:?}");
+        }
+        for (page, slot) in [(0, 0), (0, 16), (u64::MAX, 1), (1 << 59, 0)] {
+            assert_eq!(id_at(page, slot), None);
+        }
+        let key = run_key(b"", 1);
+        for body in [
+            &b"\x01\x00"[..],
+            b"\x01\xfd\xff\xff\xff\xff\xff\xff\xff\xff",
+            b"\xfd\xff\xff\xff\xff\xff\xff\xff\x7f",
+            b"\x00\x00",
+        ] {
+            assert!(decode_run(&key, body).is_err(), "{body:?}");
+        }
+        assert!(decode_run(&run_key(b"", 0), b"\x00").is_err());
+        assert!(decode_run(b"short", b"\x00").is_err());
+    }
+}

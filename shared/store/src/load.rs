@@ -1,0 +1,164 @@
+//! Filling an empty database with many records.
+
+use std::borrow::Cow;
+use std::thread;
+
+use record::id::Id;
+use record::model::{Index, Record, Term, Terms};
+use record::record_set::RecordSet;
+
+use super::layout::{Counters, Page};
+use super::sorter::Sorter;
+use super::{Store, StoreError, at, layout};
+
+/// The revision of every record that is loaded.
+pub(super) const FIRST_REVISION: u64 = 1;
+
+/// A record on its way into a database.
+pub(super) struct Loaded<'r> {
+    pub(super) id: Id,
+    pub(super) revision: u64,
+    pub(super) id_from_position: bool,
+    pub(super) json: Cow<'r, str>,
+    pub(super) terms: &'r Terms,
+}
+
+/// A bulk load. Records go in as they come, in id order if they may choose; their index entries are collected and
+/// sorted, so that each run is written once. Nothing is durable before [`Store::sync`].
+pub struct Load {
+    store: Store,
+    pending: Vec<(Index, Sorter)>,
+    counters: Counters,
+}
+
+impl Load {
+    /// Begins to load `store`.
+    pub fn new(store: Store) -> Self {
+        let counters = Counters { revision: FIRST_REVISION, ..Counters::default() };
+        let pending = store.collection().index_numbers().map(|index| (index, Sorter::default())).collect();
+        Self { store, pending, counters }
+    }
+
+    /// Adds records, which are `set`. Returns an id that is taken, if there is one: the database is then of no use.
+    pub fn put<'r>(
+        &mut self,
+        records: impl IntoIterator<Item = Record<'r>>,
+        set: &RecordSet,
+    ) -> Result<Option<Id>, StoreError> {
+        let loaded = |record: Record<'r>| Loaded {
+            id: record.id,
+            revision: FIRST_REVISION,
+            id_from_position: record.id_from_position,
+            json: record.json(),
+            terms: record.terms,
+        };
+        self.put_loaded(records.into_iter().map(loaded).collect(), set)
+    }
+
+    /// Adds records with their revisions.
+    pub(super) fn put_loaded(&mut self, mut records: Vec<Loaded>, set: &RecordSet) -> Result<Option<Id>, StoreError> {
+        // Most files are in id order, and then this costs nothing.
+        records.sort_by_key(|record| record.id);
+        for page in records.chunk_by(|a, b| layout::place(a.id).0 == layout::place(b.id).0) {
+            if let Some(taken) = self.put_page(page)? {
+                return Ok(Some(taken));
+            }
+        }
+        // Where the database lies, there is room for its index entries, too.
+        let folder = self.store.path().parent().expect("a database has a name").to_owned();
+        for record in &records {
+            self.count_up_to(Counters { revision: record.revision, last_id: record.id.get(), ..Counters::default() });
+            for (index, term) in record.terms.iter() {
+                let pending = self.pending.iter_mut().find(|(of, _)| of == index);
+                let (_, pending) = pending.expect("a term is of a declared index");
+                pending.push((term.clone(), record.id), &folder).map_err(|error| at(&folder)(error))?;
+            }
+        }
+        self.counters.records.merge(set);
+        Ok(None)
+    }
+
+    /// No id up to `last_id` is given to a new record.
+    pub fn give_no_id_up_to(&mut self, last_id: u64) {
+        self.count_up_to(Counters { last_id, ..Counters::default() });
+    }
+
+    /// Sees to it that the counters are no lower than these, which a record of the database may have had.
+    pub(super) fn count_up_to(&mut self, counters: Counters) {
+        self.counters.revision = self.counters.revision.max(counters.revision);
+        self.counters.last_id = self.counters.last_id.max(counters.last_id);
+    }
+
+    /// Adds records of one page, in id order.
+    fn put_page(&mut self, records: &[Loaded]) -> Result<Option<Id>, StoreError> {
+        let (page, _) = layout::place(records[0].id);
+        let key = layout::page_key(page);
+        let there = self.store.unchecked(&key)?;
+        let mut entries = Vec::with_capacity(records.len());
+        if let Some(value) = &there {
+            let damaged = |what: String| self.store.damaged(&key, &what);
+            for entry in Page::read(&key, value).map_err(damaged)?.iter() {
+                entries.push(entry.map_err(damaged)?);
+            }
+        }
+        for record in records {
+            let json = record.json.as_bytes();
+            let apart = layout::lies_apart(json);
+            if apart {
+                for (key, part) in layout::parts(record.id, record.revision, json) {
+                    self.store.put(&key, part)?;
+                }
+            }
+            entries.push(layout::Entry {
+                slot: layout::place(record.id).1,
+                revision: record.revision,
+                id_from_position: record.id_from_position,
+                json: (!apart).then_some(json),
+            });
+        }
+        entries.sort_by_key(|entry| entry.slot);
+        if let Some(twice) = entries.windows(2).find(|pair| pair[0].slot == pair[1].slot) {
+            return Ok(layout::id_at(page, twice[0].slot));
+        }
+        // A plain insert: sled's batches hold far more memory and are no faster.
+        self.store.put_value(&key, layout::encode_page(&key, entries))?;
+        Ok(None)
+    }
+
+    /// Writes the indexes, and the counters.
+    pub fn finish(self) -> Result<Store, StoreError> {
+        let store = &self.store;
+        thread::scope(|scope| {
+            let write = |(index, entries)| scope.spawn(move || write_index(store, index, entries));
+            let writers: Vec<_> = self.pending.into_iter().map(write).collect();
+            writers.into_iter().try_for_each(|writer| writer.join().expect("a writer returns its errors"))
+        })?;
+        self.store.put_counters(self.counters)?;
+        Ok(self.store)
+    }
+}
+
+/// Lists `entries`, in the order of their keys: sled then has each leaf in hand once.
+fn write_index(store: &Store, index: Index, entries: Sorter) -> Result<(), StoreError> {
+    let mut run: Option<(Term, Vec<Id>)> = None;
+    for entry in entries.sorted().map_err(at(store.path()))? {
+        let (term, id) = entry.map_err(|error| at(store.path())(error))?;
+        match &mut run {
+            Some((of, ids)) if *of == term && ids.len() < layout::RUN_IDS => ids.push(id),
+            _ => {
+                if let Some((term, ids)) = run.replace((term, vec![id])) {
+                    put_run(store, index, &term, &ids)?;
+                }
+            }
+        }
+    }
+    run.map_or(Ok(()), |(term, ids)| put_run(store, index, &term, &ids))
+}
+
+/// Writes a run; of the ids' own index it is one id, or an id stands twice.
+fn put_run(store: &Store, index: Index, term: &Term, ids: &[Id]) -> Result<(), StoreError> {
+    if let (Index::IDS, [_, second, ..], Term::Text(text)) = (index, ids, term) {
+        return Err(StoreError::IdTaken { path: store.path().to_owned(), text: text.to_string(), second: *second });
+    }
+    store.put_run(index, term, ids)
+}

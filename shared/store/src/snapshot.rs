@@ -1,0 +1,276 @@
+//! The records as they are at one moment, read while writes go on.
+//!
+//! The committer begins a snapshot between two groups. From then on, whoever changes a record first puts aside what it
+//! was ([`Snapshots::keep`]), and the reader takes what was put aside in place of what it finds. Writes never wait for
+//! the reader; one that is too slow for the writes beside it, so that more than [`ASIDE_BYTES`] pile up, is given up.
+//!
+//! At its end a snapshot has proven itself: what it read is the set that the database counts.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::vec;
+
+use record::id::Id;
+use record::record_set::RecordSet;
+
+use super::layout::{self, Counters, Page};
+use super::{KeptRecord, Scan, Store, StoreError, Stored};
+
+/// How much may be put aside for a snapshot, in bytes of memory.
+const ASIDE_BYTES: usize = 64 << 20;
+
+/// What a record costs that was put aside, beside its JSON, in bytes.
+const ASIDE_RECORD: usize = 96;
+
+/// A record of a [`Snapshot`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotRecord {
+    /// Its id.
+    pub id: Id,
+    /// How often the database had been written to when the record was.
+    pub revision: u64,
+    /// Whether the split gave it its id.
+    pub id_from_position: bool,
+    /// Its text.
+    pub json: Box<[u8]>,
+}
+
+/// A record before it is changed.
+pub(super) struct Before {
+    pub(super) id: Id,
+    pub(super) stored: Stored,
+}
+
+impl Before {
+    fn copy(&self) -> SnapshotRecord {
+        let Self { id, stored } = self;
+        let (revision, id_from_position) = (stored.revision, stored.id_from_position);
+        SnapshotRecord { id: *id, revision, id_from_position, json: stored.json().into() }
+    }
+}
+
+/// The snapshots of a store that are being read.
+#[derive(Default)]
+pub(super) struct Snapshots {
+    wanted: AtomicUsize,
+    all: Mutex<Vec<Arc<Aside>>>,
+}
+
+/// What was put aside for one snapshot.
+struct Aside {
+    revision: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The highest id that was read.
+    passed: u64,
+    records: BTreeMap<Id, SnapshotRecord>,
+    bytes: usize,
+    given_up: bool,
+}
+
+/// What a panic left is as good as what it found: each change is one call.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Snapshots {
+    /// Whether there are any.
+    pub(super) fn are_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Acquire) > 0
+    }
+
+    /// Puts aside what is about to be changed, before it is.
+    pub(super) fn keep(&self, before: Vec<Before>) {
+        if before.is_empty() {
+            return;
+        }
+        for aside in lock(&self.all).iter() {
+            let mut state = lock(&aside.state);
+            for record in &before {
+                if state.given_up || record.stored.revision > aside.revision || record.id.get() <= state.passed {
+                    continue;
+                }
+                state.bytes += record.stored.json().len() + ASIDE_RECORD;
+                state.records.entry(record.id).or_insert_with(|| record.copy());
+            }
+            if state.bytes > ASIDE_BYTES {
+                *state = State { given_up: true, ..State::default() };
+            }
+        }
+    }
+
+    fn begin(&self, revision: u64) -> Arc<Aside> {
+        let aside = Arc::new(Aside { revision, state: Mutex::default() });
+        lock(&self.all).push(Arc::clone(&aside));
+        self.wanted.fetch_add(1, Ordering::Release);
+        aside
+    }
+
+    fn end(&self, aside: &Arc<Aside>) {
+        lock(&self.all).retain(|other| !Arc::ptr_eq(other, aside));
+        self.wanted.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// The records of one moment, in id order. An error ends it.
+pub struct Snapshot {
+    store: Store,
+    counters: Counters,
+    aside: Arc<Aside>,
+    pages: Option<Scan>,
+    records: vec::IntoIter<SnapshotRecord>,
+    read: RecordSet,
+}
+
+impl Snapshot {
+    /// A snapshot of `store` as it is, while nobody writes but who looks at [`Snapshots`] afterwards.
+    pub(super) fn begin(store: &Store, counters: Counters) -> Self {
+        let aside = store.shared.snapshots.begin(counters.revision);
+        let pages = Some(store.scan(&[layout::PAGE]));
+        Self {
+            store: store.clone(),
+            counters,
+            aside,
+            pages,
+            records: Vec::new().into_iter(),
+            read: RecordSet::default(),
+        }
+    }
+
+    /// A snapshot of a store that has no committer.
+    pub fn of(store: &Store) -> Result<Self, StoreError> {
+        Ok(Self::begin(store, store.counters()?))
+    }
+
+    /// The revision that the database had.
+    pub fn revision(&self) -> u64 {
+        self.counters.revision
+    }
+
+    /// The highest id that a record had by then.
+    pub fn last_id(&self) -> u64 {
+        self.counters.last_id
+    }
+
+    /// What the database held, as it counts it.
+    pub fn set(&self) -> &RecordSet {
+        &self.counters.records
+    }
+
+    /// The database.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The answers that were kept by then under idempotency keys, and still are.
+    pub fn kept(&self) -> impl Iterator<Item = Result<(String, KeptRecord), StoreError>> + Send + Sync + use<> {
+        let revision = self.counters.revision;
+        self.store.kept_answers().filter(move |kept| kept.as_ref().map_or(true, |(_, kept)| kept.revision <= revision))
+    }
+
+    /// Reads on, to the end of the next page.
+    fn read_page(&mut self) -> Option<Result<Vec<SnapshotRecord>, StoreError>> {
+        let page = self.pages.as_mut()?.next();
+        let read = match page {
+            Some(page) => page.and_then(|(key, value)| self.merge(&key, &value)),
+            None => {
+                self.pages = None;
+                self.take_aside(u64::MAX).map(|aside| aside.into_values().collect())
+            }
+        };
+        Some(read)
+    }
+
+    /// The records that the page at hand had, and those of pages before it that are gone.
+    fn merge(&self, key: &[u8], value: &sled::IVec) -> Result<Vec<SnapshotRecord>, StoreError> {
+        let store = &self.store;
+        let damaged = |what: &str| store.damaged(key, what);
+        let page = layout::page_of(key).ok_or_else(|| damaged("it is no page's key"))?;
+        let last = layout::id_at(page, layout::LAST_SLOT).ok_or_else(|| damaged("it holds what is no id"))?;
+        let mut there = BTreeMap::new();
+        let mut apart = None;
+        for entry in Page::read(key, value).map_err(|what| damaged(&what))?.iter() {
+            let entry = entry.map_err(|what| damaged(&what))?;
+            let id = layout::id_at(page, entry.slot).ok_or_else(|| damaged("it holds what is no id"))?;
+            if entry.revision > self.counters.revision {
+                continue;
+            }
+            match store.stored(value, id, &entry)? {
+                Some(stored) => drop(there.insert(id, Before { id, stored }.copy())),
+                // It was changed since the page was read, and is aside then.
+                None => apart = Some(id),
+            }
+        }
+        let mut records = self.take_aside(last.get())?;
+        if let Some(id) = apart.filter(|id| !records.contains_key(id)) {
+            return Err(damaged(&format!("a part of record {id} is gone")));
+        }
+        records.append(&mut there);
+        Ok(records.into_values().collect())
+    }
+
+    /// What was put aside of ids up to `last`, which have now been read.
+    fn take_aside(&self, last: u64) -> Result<BTreeMap<Id, SnapshotRecord>, StoreError> {
+        let mut state = lock(&self.aside.state);
+        if state.given_up {
+            return Err(StoreError::SnapshotGivenUp(self.store.path().to_owned()));
+        }
+        state.passed = last;
+        let later = match Id::try_from(last + u64::from(last < u64::MAX)) {
+            Ok(next) => state.records.split_off(&next),
+            Err(_) => BTreeMap::new(),
+        };
+        let taken = std::mem::replace(&mut state.records, later);
+        state.bytes -= taken.values().map(|record| record.json.len() + ASIDE_RECORD).sum::<usize>().min(state.bytes);
+        Ok(taken)
+    }
+
+    /// Whether all that was read is what the database counts.
+    fn prove(&self) -> Result<(), StoreError> {
+        if self.read == self.counters.records {
+            return Ok(());
+        }
+        let (read, counted) = (self.read, self.counters.records);
+        Err(self.store.corrupt(&format!(
+            "its records are not those that it counts: {} records with digest {read} were read, of {} with digest {counted}",
+            read.count, counted.count
+        )))
+    }
+}
+
+impl Iterator for Snapshot {
+    type Item = Result<SnapshotRecord, StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(record) = self.records.next() {
+                self.read.add_record(record.id, record.id_from_position, &record.json);
+                return Some(Ok(record));
+            }
+            match self.read_page() {
+                Some(Ok(records)) => self.records = records.into_iter(),
+                Some(Err(error)) => {
+                    self.pages = None;
+                    // It has been said; the end says nothing more.
+                    self.read = self.counters.records;
+                    return Some(Err(error));
+                }
+                None => {
+                    let proven = self.prove();
+                    self.read = self.counters.records;
+                    return proven.err().map(Err);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        self.store.shared.snapshots.end(&self.aside);
+    }
+}

@@ -1,0 +1,155 @@
+//! An external sort: the index entries of a bulk load, of which memory has no room for all.
+//!
+//! An index written in parts would be read, and written all over, once for each part. So what memory cannot hold is sorted
+//! into files without names, which no crash leaves behind, and merged once.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Seek, Write};
+use std::mem;
+use std::path::Path;
+
+use bincode::config::{Configuration, standard};
+use bincode::error::DecodeError;
+use record::id::Id;
+use record::model::Term;
+
+/// How many entries memory holds: 24 MiB.
+const IN_MEMORY: usize = 1 << 20;
+
+/// What is read or written of a file at once, in bytes.
+const BUFFER: usize = 64 << 10;
+
+const CONFIG: Configuration = standard();
+
+/// A term, and a record that is found by it.
+type Entry = (Term, Id);
+
+/// Takes entries as they come.
+#[derive(Default)]
+pub(super) struct Sorter {
+    pending: Vec<Entry>,
+    spilled: Vec<Spilled>,
+}
+
+impl Sorter {
+    /// Adds an entry. Files are made in `folder`.
+    pub(super) fn push(&mut self, entry: Entry, folder: &Path) -> io::Result<()> {
+        self.pending.push(entry);
+        if self.pending.len() == IN_MEMORY { self.spill(folder) } else { Ok(()) }
+    }
+
+    fn spill(&mut self, folder: &Path) -> io::Result<()> {
+        self.pending.sort_unstable();
+        let mut out = BufWriter::with_capacity(BUFFER, tempfile::tempfile_in(folder)?);
+        let left = self.pending.len();
+        for (term, id) in self.pending.drain(..) {
+            // No id is 0: it stands for a text.
+            let (referred, text) = match &term {
+                Term::Id(referred) => (referred.get(), ""),
+                Term::Text(text) => (0, &**text),
+            };
+            let bytes = bincode::encode_to_vec((referred, text, id.get()), CONFIG);
+            out.write_all(&bytes.expect("memory takes every value"))?;
+        }
+        let mut file = out.into_inner()?;
+        file.rewind()?;
+        self.spilled.push(Spilled { file: BufReader::with_capacity(BUFFER, file), left });
+        Ok(())
+    }
+
+    /// All entries, ascending.
+    pub(super) fn sorted(mut self) -> io::Result<Sorted> {
+        self.pending.sort_unstable();
+        let mut sources: Vec<Source> = vec![Box::new(self.pending.into_iter().map(Ok))];
+        sources.extend(self.spilled.into_iter().map(|spilled| Box::new(spilled) as Source));
+        let mut heads = BinaryHeap::new();
+        for (number, source) in sources.iter_mut().enumerate() {
+            if let Some(first) = source.next() {
+                heads.push(Reverse((first?, number)));
+            }
+        }
+        Ok(Sorted { sources, heads })
+    }
+}
+
+/// Entries in a file, ascending.
+struct Spilled {
+    file: BufReader<File>,
+    left: usize,
+}
+
+impl Spilled {
+    fn read(&mut self) -> Result<Entry, DecodeError> {
+        let (referred, text, id): (u64, Box<str>, u64) = bincode::decode_from_std_read(&mut self.file, CONFIG)?;
+        let id_of = |number: u64| Id::try_from(number).map_err(|_| DecodeError::Other("it is no id"));
+        let term = if referred == 0 { Term::Text(text) } else { Term::Id(id_of(referred)?) };
+        Ok((term, id_of(id)?))
+    }
+}
+
+impl Iterator for Spilled {
+    type Item = io::Result<Entry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        Some(self.read().map_err(|error| match error {
+            DecodeError::Io { inner, .. } => inner,
+            other => io::Error::other(other),
+        }))
+    }
+}
+
+type Source = Box<dyn Iterator<Item = io::Result<Entry>>>;
+
+/// All entries, ascending. Made by [`Sorter::sorted`].
+pub(super) struct Sorted {
+    sources: Vec<Source>,
+    /// The next entry of each source, and its number.
+    heads: BinaryHeap<Reverse<(Entry, usize)>>,
+}
+
+impl Iterator for Sorted {
+    type Item = io::Result<Entry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut least = self.heads.peek_mut()?;
+        Some(match self.sources[least.0.1].next() {
+            Some(next) => next.map(|next| mem::replace(&mut least.0.0, next)),
+            None => Ok(PeekMut::pop(least).0.0),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_in_files_and_what_lies_in_memory_come_in_one_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let id = |number: u64| Id::try_from(number).unwrap();
+        let mut entries = Vec::new();
+        for number in 1..=100 {
+            // As long as a term may be, and a term that begins another.
+            let name = "ab".repeat(number as usize % 7 * 300);
+            entries.extend([(Term::from(&*name), id(number)), (Term::Id(id(1 + number * 37 % 11)), id(number << 40))]);
+        }
+        entries.rotate_left(77);
+        let mut sorter = Sorter::default();
+        for part in entries.chunks(60) {
+            for entry in part {
+                sorter.push(entry.clone(), folder.path()).unwrap();
+            }
+            if part.len() == 60 {
+                sorter.spill(folder.path()).unwrap();
+            }
+        }
+        assert_eq!((sorter.spilled.len(), sorter.pending.len()), (3, 20));
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+        entries.sort();
+        assert_eq!(sorter.sorted().unwrap().collect::<io::Result<Vec<_>>>().unwrap(), entries);
+    }
+}

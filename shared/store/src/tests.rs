@@ -1,0 +1,414 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use record::model::Records;
+use record::record_set::RecordSet;
+use record::sample;
+
+use super::*;
+
+pub(super) fn id(number: u64) -> Id {
+    number.try_into().unwrap()
+}
+
+fn posts(posts: &[(u64, u64)]) -> Records {
+    let mut records = Records::new(sample::posts(), 0);
+    for (number, thread) in posts {
+        records.push(&json(*number, *thread), None).unwrap();
+    }
+    records
+}
+
+pub(super) fn json(number: u64, thread: u64) -> String {
+    let text = if number == LONG { "x".repeat(9000) } else { "t".to_owned() };
+    format!(r#"{{"id":{number},"thread":{thread},"text":"{text}","user":1}}"#)
+}
+
+/// The post that is too long for its page.
+const LONG: u64 = 9000;
+
+/// Adds records to a load.
+fn put(load: &mut Load, records: &Records) -> Option<Id> {
+    load.put(records.iter(), &RecordSet::of(records.iter())).unwrap()
+}
+
+fn ids_in_thread(store: &Store, thread: u64) -> Vec<u64> {
+    store.ids(sample::IN_THREAD, &Term::Id(id(thread))).map(|id| id.unwrap().get()).collect()
+}
+
+#[test]
+fn a_loaded_store_gives_its_records_back_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let mut load = Load::new(Store::create(&path, sample::posts()).unwrap());
+    for batch in [&[(3, 2), (1, 2), (LONG, 7)][..], &[(2, 1)], &[(300, 1)], &[(256, 1)]] {
+        assert_eq!(put(&mut load, &posts(batch)), None);
+    }
+    let store = load.finish().unwrap();
+    store.sync().unwrap();
+    drop(store);
+
+    let store = Store::open(&path, sample::posts(), Purpose::Serving).unwrap();
+    let all: Vec<u64> = store.records().map(|record| record.unwrap().0.get()).collect();
+    assert_eq!(all, [1, 2, 3, 256, 300, 9000]);
+    let stored = store.get(id(256)).unwrap().unwrap();
+    assert_eq!(stored.json(), br#"{"id":256,"thread":1,"text":"t","user":1}"#);
+    assert_eq!((stored.revision, stored.id_from_position), (1, false));
+    assert_eq!(stored.into_json(), json(256, 1));
+    assert_eq!(store.get(id(LONG)).unwrap().unwrap().into_json(), json(LONG, 7));
+    assert!(store.get(id(4)).unwrap().is_none());
+    assert!(store.get(id(9999)).unwrap().is_none());
+    assert_eq!(ids_in_thread(&store, 1), [2, 256, 300]);
+    assert_eq!(ids_in_thread(&store, 2), [1, 3]);
+    assert_eq!(ids_in_thread(&store, 3), [0_u64; 0]);
+    let found = store.find(sample::IN_THREAD, &Term::Id(id(2)));
+    let found: Vec<Bytes> = found.map(|stored| stored.unwrap().into_json()).collect();
+    assert_eq!(found, [json(1, 2), json(3, 2)]);
+}
+
+#[test]
+fn a_taken_id_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut load = Load::new(Store::create(&dir.path().join("db"), sample::posts()).unwrap());
+    assert_eq!(put(&mut load, &posts(&[(20, 1), (1, 1)])), None);
+    assert_eq!(put(&mut load, &posts(&[(2, 1), (20, 2)])), Some(id(20)));
+    assert_eq!(put(&mut load, &posts(&[(5, 1), (5, 2)])), Some(id(5)));
+}
+
+#[test]
+fn terms_of_which_one_begins_another_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create(&dir.path().join("db"), sample::users()).unwrap();
+    let index = record::model::Index(1);
+    let (long, longer) = ("a".repeat(2000), "a".repeat(2001));
+    let names = ["", "a", "ab", "a\0", "a\u{10FFFF}", "é", &long, &longer, &long[..1024]];
+    for (number, name) in (1..).zip(names) {
+        store.list(index, &Term::from(name), &[id(number)]).unwrap();
+    }
+    for (number, name) in (1..).zip(names) {
+        let ids: Vec<Id> = store.ids(index, &Term::from(name)).collect::<Result<_, _>>().unwrap();
+        assert_eq!(ids, [id(number)], "{name:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_opened_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let open = |collection| {
+        Store::open(&path, collection, Purpose::Serving).err().map(|error| error.to_string()).unwrap_or_default()
+    };
+    assert!(open(sample::posts()).contains("there is no database here"), "{}", open(sample::posts()));
+
+    drop(Store::create(&path, sample::users()).unwrap());
+    assert!(open(sample::posts()).contains("holds users, not posts"), "{}", open(sample::posts()));
+
+    // The guard of sled #1527: what a crash during an earlier open left behind.
+    std::fs::write(path.join("snap.0000.generating"), b"half").unwrap();
+    assert_eq!(open(sample::users()), "");
+    assert!(!path.join("snap.0000.generating").exists());
+
+    let held = Store::open(&path, sample::users(), Purpose::Serving).unwrap();
+    assert!(open(sample::users()).contains("in use"), "{}", open(sample::users()));
+    drop(held);
+
+    for entry in std::fs::read_dir(&path).unwrap() {
+        let file = entry.unwrap().path();
+        if file.is_file() {
+            std::fs::write(file, [0xA5; 4096]).unwrap();
+        }
+    }
+    assert!(open(sample::users()).contains("damaged"), "{}", open(sample::users()));
+}
+
+#[test]
+fn a_folder_has_one_holder_and_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = Folder::lock(dir.path()).unwrap();
+    let error = Folder::lock(dir.path()).err().unwrap().to_string();
+    assert!(error.contains(&format!("(process {})", std::process::id())), "{error}");
+    assert!(held.settled_database().is_ok());
+    std::fs::create_dir(held.next()).unwrap();
+    assert!(matches!(held.settled_database(), Err(StoreError::Unfinished(_))));
+    drop(held);
+    Folder::lock(dir.path()).unwrap();
+}
+
+#[test]
+fn an_answer_is_kept_for_its_time_and_its_key_is_then_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create(&dir.path().join("db"), sample::posts()).unwrap();
+    let commit = Commit::start(&store, Durability::Process).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let keep = |key: &'static str, until: Option<u64>| {
+        let kept = commit.write(move |now: &mut Transaction| {
+            let kept = now.kept(key).unwrap().map(|kept| kept.id);
+            let id = now.next_id().unwrap();
+            let json = json(id.get(), 1);
+            let revision = now.put(id, &json);
+            let new = KeptRecord::new([0; 32], id, revision, json);
+            now.keep_answer(key.to_owned(), KeptRecord { until: until.unwrap_or(new.until), ..new });
+            kept
+        });
+        runtime.block_on(kept).unwrap()
+    };
+    let lasting = || store.db.scan_prefix([4]).count();
+    let to_forget = || store.db.scan_prefix([layout::FORGET]).count();
+    assert_eq!(keep("over", Some(1)), None);
+    assert_eq!((lasting(), to_forget()), (1, 1));
+    assert_eq!(keep("over", None), None, "its time was over");
+    assert_eq!((lasting(), to_forget()), (1, 1), "nothing is left of the one before");
+    assert_eq!(keep("forgotten", Some(2)), None);
+    assert_eq!(keep("other", None), None);
+    assert_eq!((lasting(), to_forget()), (2, 2), "what is over is forgotten with the next group");
+    let again = runtime.block_on(commit.write(|now: &mut Transaction| now.kept("over").unwrap().map(|kept| kept.id)));
+    assert_eq!(again.unwrap(), Some(id(2)));
+}
+
+/// sled never syncs a file that it keeps beside its own: see [`SEGMENT`].
+#[test]
+fn nothing_goes_to_a_file_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let mut load = Load::new(Store::create(&path, sample::posts()).unwrap());
+    let record = |number: u64, length: usize| {
+        let mut record = Records::new(sample::posts(), 0);
+        record.push(&long(number, length), None).unwrap();
+        record
+    };
+    for number in 1..40 {
+        put(&mut load, &record(number, 1 << 20));
+    }
+    let store = load.finish().unwrap();
+    for number in 1..40 {
+        let name = format!("{number}{}", "x".repeat(1 << 20));
+        store.list(Index(9), &Term::from(&*name), &[id(number)]).unwrap();
+    }
+    let mut writer = Writer::new(&store).unwrap();
+    for number in 30..800 {
+        // As long as may lie in a page, as long as may be written, and longer.
+        let record = record(number, [4000, 65_000, 4000, 200_000][number as usize % 4]);
+        let revision = writer.next_revision();
+        writer.apply(&[Change::Put(record.iter().next().unwrap(), revision)]).unwrap();
+        assert_eq!(std::fs::read_dir(path.join("blobs")).unwrap().count(), 0, "after {number} posts");
+    }
+}
+
+/// The JSON of a post of so many bytes.
+fn long(number: u64, length: usize) -> String {
+    let json = format!(r#"{{"id":{number},"thread":1,"text":"","user":1}}"#);
+    json.replace(r#""""#, &format!(r#""{}""#, "x".repeat(length - json.len())))
+}
+
+#[test]
+fn a_long_record_lies_in_parts_and_leaves_none_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create(&dir.path().join("db"), sample::posts()).unwrap();
+    let mut writer = Writer::new(&store).unwrap();
+    let part = layout::PART_BYTES;
+    for length in [3 * part + 5, part - 1, part, part + 1, 2 * part, 100, 5 * part] {
+        let json = long(7, length);
+        let mut record = Records::new(sample::posts(), 0);
+        record.push(&json, None).unwrap();
+        let revision = writer.next_revision();
+        writer.apply(&[Change::Put(record.iter().next().unwrap(), revision)]).unwrap();
+        let stored = store.get(id(7)).unwrap().unwrap();
+        assert!((stored.revision, stored.json()) == (revision, json.as_bytes()), "{length}");
+        let parts = if length > 4096 { length / part + 1 } else { 0 };
+        assert_eq!(store.db.scan_prefix([3]).count(), parts, "{length}");
+    }
+    store.db.remove(layout::part_key(id(7), store.get(id(7)).unwrap().unwrap().revision, 2)).unwrap();
+    assert!(matches!(store.get(id(7)), Err(StoreError::Corrupt { .. })), "a part is missing");
+    assert!(writer.apply(&[Change::Remove(id(7))]).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever is created, replaced, removed and kept, many at a time, and however often the store is opened anew: it
+    /// holds what a plain map does, and gives no id twice.
+    #[test]
+    fn a_committed_store_equals_a_map(
+        steps in prop::collection::vec((prop::collection::vec((0_u8..4, 0_usize..40, 1_u64..4), 1..40), any::<bool>()), 1..5),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let mut store = Store::create(&path, sample::posts()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let mut model: BTreeMap<u64, (String, u64)> = BTreeMap::new();
+        let mut kept: BTreeMap<String, u64> = BTreeMap::new();
+        let mut given = std::collections::BTreeSet::new();
+        let mut commit = Commit::start(&store, Durability::Process).unwrap();
+        for (operations, reopen) in steps {
+            // All at once: they are decided in this order, in as many groups as it happens to take.
+            let decisions = operations.iter().map(|&(operation, which, thread)| {
+                commit.write(move |now: &mut Transaction| {
+                    let key = format!("key-{which}");
+                    let kept = if operation == 0 { now.kept(&key).unwrap() } else { None };
+                    if let Some(kept) = kept {
+                        return (0, kept.id, Some((kept.json, kept.revision)));
+                    }
+                    let id = if operation < 2 { now.next_id().unwrap() } else { id(which as u64 + 1) };
+                    if operation >= 2 && now.get(id).unwrap().is_none() {
+                        return (9, id, None);
+                    }
+                    if operation == 3 {
+                        now.remove(id);
+                        return (3, id, None);
+                    }
+                    let json = json(id.get(), thread);
+                    let revision = now.put(id, &json);
+                    if operation == 0 {
+                        now.keep_answer(key, KeptRecord::new([0; 32], id, revision, json.clone()));
+                    }
+                    assert!(now.ids(sample::IN_THREAD, &Term::Id("1".parse().unwrap())).is_ok());
+                    (operation, id, Some((json, revision)))
+                })
+            });
+            let outcomes = runtime.block_on(futures_util::future::join_all(decisions));
+            for (&(operation, which, _), outcome) in operations.iter().zip(outcomes) {
+                let (done, id, record) = outcome.unwrap();
+                match (done, record) {
+                    (3, _) => prop_assert!(model.remove(&id.get()).is_some()),
+                    (9, _) => prop_assert!(!model.contains_key(&id.get())),
+                    (_, Some(record)) => {
+                        if operation == 0 {
+                            let first = *kept.entry(format!("key-{which}")).or_insert(record.1);
+                            prop_assert_eq!(first, record.1, "a key was answered twice");
+                            if !given.insert(id.get()) {
+                                continue;
+                            }
+                        } else if operation == 1 {
+                            prop_assert!(given.insert(id.get()), "the id {} was given twice", id);
+                        }
+                        model.insert(id.get(), record);
+                    }
+                    _ => unreachable!(),
+                }
+            }
+            if reopen {
+                // The committer's thread ends soon after its last handle, and has the database open until then.
+                drop(commit);
+                store.sync().unwrap();
+                drop(store);
+                store = Store::open(&path, sample::posts(), Purpose::Serving).unwrap();
+                commit = Commit::start(&store, Durability::Process).unwrap();
+            }
+        }
+        let found: BTreeMap<u64, (String, u64)> = store.records().map(|record| {
+            let (id, stored) = record.unwrap();
+            (id.get(), (String::from_utf8(stored.json().to_vec()).unwrap(), stored.revision))
+        }).collect();
+        for (id, (text, revision)) in &model {
+            prop_assert_eq!(found.get(id), Some(&(text.clone(), *revision)));
+        }
+        prop_assert_eq!(found.len(), model.len());
+        let in_thread = |thread: u64| model.iter().filter(|(_, (text, _))| text.contains(&format!("\"thread\":{thread},"))).map(|(id, _)| *id).collect::<Vec<_>>();
+        for thread in 1..4 {
+            prop_assert_eq!(ids_in_thread(&store, thread), in_thread(thread));
+        }
+    }
+
+    /// Whatever is put and removed, and however often the database is opened anew: records, indexes and revisions are
+    /// those of a plain map.
+    #[test]
+    fn a_written_store_equals_a_map(
+        loaded in prop::collection::btree_map(1_u64..600, 1_u64..4, 0..300),
+        steps in prop::collection::vec((prop::collection::btree_map(1_u64..600, prop::option::of((1_u64..4, 0_usize..9)), 1..200), any::<bool>()), 1..6),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let mut load = Load::new(Store::create(&path, sample::posts()).unwrap());
+        put(&mut load, &posts(&loaded.iter().map(|(id, thread)| (*id, *thread)).collect::<Vec<_>>()));
+        let mut store = load.finish().unwrap();
+        let mut model: BTreeMap<u64, (u64, String, u64)> =
+            loaded.into_iter().map(|(id, thread)| (id, (thread, json(id, thread), 1))).collect();
+        let mut last_id = model.keys().last().copied().unwrap_or_default();
+        let mut revision = 1;
+        for (changes, reopen) in steps {
+            if reopen {
+                store.sync().unwrap();
+                drop(store);
+                store = Store::open(&path, sample::posts(), Purpose::Serving).unwrap();
+            }
+            let mut records = Records::new(sample::posts(), 0);
+            let mut removed = Vec::new();
+            for (number, change) in changes {
+                match change {
+                    Some((thread, length)) => {
+                        let text = "é".repeat(length * 400);
+                        let json = format!(r#"{{"id":{number},"thread":{thread},"text":"{text}","user":1}}"#);
+                        records.push(&json, None).unwrap();
+                        revision += 1;
+                        model.insert(number, (thread, json, revision));
+                    }
+                    None => {
+                        removed.push(Change::Remove(id(number)));
+                        model.remove(&number);
+                    }
+                }
+            }
+            let mut writer = Writer::new(&store).unwrap();
+            let puts = records.iter().map(|record| Change::Put(record, writer.next_revision()));
+            let changes: Vec<Change> = puts.collect::<Vec<_>>().into_iter().chain(removed).collect();
+            writer.apply(&changes).unwrap();
+            last_id = last_id.max(model.keys().last().copied().unwrap_or_default());
+            // No id is given twice, whatever was removed, and whenever it was opened anew.
+            prop_assert_eq!(Writer::new(&store).unwrap().next_id().unwrap().get(), last_id + 1);
+        }
+        let found: Vec<(u64, String, u64)> = store.records().map(|record| {
+            let (id, stored) = record.unwrap();
+            (id.get(), String::from_utf8(stored.json().to_vec()).unwrap(), stored.revision)
+        }).collect();
+        let expected: Vec<(u64, String, u64)> =
+            model.iter().map(|(id, (_, json, revision))| (*id, json.clone(), *revision)).collect();
+        prop_assert_eq!(found, expected);
+        for thread in 1..4 {
+            let listed: Vec<u64> = model.iter().filter(|(_, post)| post.0 == thread).map(|(id, _)| *id).collect();
+            prop_assert_eq!(ids_in_thread(&store, thread), listed);
+        }
+        let mut entries = store.entries();
+        let mut count = 0;
+        while let Some(entry) = entries.next() {
+            entry.unwrap();
+            count += 1;
+        }
+        prop_assert_eq!(count, 2 * model.len());
+        prop_assert_eq!(store.db.scan_prefix([3]).count(), model.values().filter(|post| layout::lies_apart(post.1.as_bytes())).count());
+        for run in store.db.scan_prefix([layout::INDEX]) {
+            let (key, value) = run.unwrap();
+            prop_assert!(layout::decode_run(&key, layout::unseal(&key, &value).unwrap()).unwrap().len() <= layout::RUN_IDS);
+        }
+    }
+
+    /// However the ids of a term arrive, the index lists them once each, in order, in runs of at most RUN_IDS.
+    #[test]
+    fn an_index_equals_a_sorted_map(groups in prop::collection::vec((1_u64..4, prop::collection::btree_set(1_u64..2000, 1..400)), 1..8)) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(&dir.path().join("db"), sample::posts()).unwrap();
+        let mut model: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+        for (thread, ids) in groups {
+            let known = model.entry(thread).or_default();
+            let ids: Vec<Id> = ids.into_iter().filter(|number| !known.contains(number)).map(id).collect();
+            store.list(sample::IN_THREAD, &Term::Id(id(thread)), &ids).unwrap();
+            known.extend(ids.iter().map(|id| id.get()));
+            known.sort_unstable();
+        }
+        for (thread, known) in &model {
+            prop_assert_eq!(&ids_in_thread(&store, *thread), known);
+        }
+        let mut entries = store.entries();
+        let mut count = 0;
+        while let Some(entry) = entries.next() {
+            let (prefix, id) = entry.unwrap();
+            let thread = u64::from_be_bytes(*prefix.last_chunk().unwrap());
+            prop_assert!(model[&thread].contains(&id.get()));
+            count += 1;
+        }
+        prop_assert_eq!(count, model.values().map(Vec::len).sum::<usize>());
+        for run in store.db.scan_prefix([layout::INDEX]) {
+            let (key, value) = run.unwrap();
+            prop_assert!(layout::decode_run(&key, layout::unseal(&key, &value).unwrap()).unwrap().len() <= layout::RUN_IDS);
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! The process ends between the steps of a commit: a write is then whole or absent, and there if it was answered.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+use std::collections::BTreeMap;
+use std::env;
+use std::path::Path;
+use std::process::{Command, abort};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use record::id::Id;
+use record::model::{Records, Term};
+use record::sample;
+use store::desk::{Ask, Desk, staged_at};
+use store::{Change, Commit, Durability, Edit, KeptRecord, Purpose, Staging, Store, Text, Transaction, Writer};
+
+const POINTS: [&str; 8] = [
+    "before the lap's mark",
+    "before the journal",
+    "before the sync",
+    "before the mark",
+    "before the step",
+    "within the step",
+    "between flush and sync",
+    "before the answer",
+];
+
+/// Long enough for the journal to begin anew every few groups.
+fn record(id: Id, nth: u64) -> String {
+    format!(r#"{{"id":{id},"thread":{},"text":"{nth}{}","user":1}}"#, nth % 3 + 1, " ".repeat(20_000))
+}
+
+/// Writes until the point of the environment is passed often enough, and says what was answered. Run by the test below.
+#[test]
+#[ignore = "the process of another test"]
+fn writes_until_it_ends() {
+    let Some(path) = env::var_os("DATABASE") else { return };
+    let number = |name| env::var(name).unwrap().parse::<usize>().unwrap();
+    let (passes, from) = (number("PASSES"), number("FROM") as u64);
+    static PASSED: AtomicUsize = AtomicUsize::new(0);
+    let end = move || {
+        if PASSED.fetch_add(1, Ordering::Relaxed) + 1 == passes {
+            abort();
+        }
+    };
+    let store = Store::open(Path::new(&path), sample::posts(), Purpose::Serving).unwrap();
+    let commit = Commit::start(&store, Durability::Power).unwrap();
+    fail::cfg_callback(env::var("POINT").unwrap(), end).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let write = |nth: u64| {
+        commit.write(move |now: &mut Transaction| {
+            let id = now.next_id().unwrap();
+            let json = record(id, nth);
+            let revision = now.put(id, &json);
+            now.keep_answer(format!("key-{nth}"), KeptRecord::new([0; 32], id, revision, json));
+            (id, nth)
+        })
+    };
+    for group in 0_u64.. {
+        let writes: Vec<_> = (0..=group % 4).map(|nth| write(from + group * 4 + nth)).collect();
+        for answered in runtime.block_on(futures_util::future::join_all(writes)) {
+            let (id, nth) = answered.unwrap();
+            // At once, since the process ends without a word.
+            use std::io::Write;
+            writeln!(std::io::stderr(), "answered {id} {nth}").unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_crash_at_any_step_leaves_a_write_whole_or_absent_and_an_answered_one_there() {
+    for point in POINTS {
+        for passes in [1, 2, 7] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("db");
+            drop(Store::create(&path, sample::posts()).unwrap());
+            let answered = write_until(&path, point, passes, 0);
+            check(&path, &answered, &format!("{point}, {passes}"));
+        }
+    }
+}
+
+/// The story: a start that did what the journal had began a lap without its mark, and the second lap after that one took
+/// the journal for an older one when the process ended before its own.
+#[test]
+fn a_crash_of_a_database_that_has_had_one_before_is_no_worse() {
+    // After some laps, so that the areas have marks of their own.
+    for first in ["before the sync", "before the answer"] {
+        for second in POINTS {
+            for passes in [1, 2] {
+                let dir = tempfile::tempdir().unwrap();
+                let path = dir.path().join("db");
+                drop(Store::create(&path, sample::posts()).unwrap());
+                let mut answered = write_until(&path, first, 30, 0);
+                answered.extend(write_until(&path, second, passes, 500));
+                check(&path, &answered, &format!("{first}, then {second}, {passes}"));
+            }
+        }
+    }
+}
+
+/// Runs a process that writes records, numbered on from `from`, until it has passed `point` so often. Returns what was
+/// answered.
+fn write_until(path: &Path, point: &str, passes: usize, from: u64) -> BTreeMap<u64, u64> {
+    let mut child = Command::new(env::current_exe().unwrap());
+    child.args(["writes_until_it_ends", "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
+    let child = child.env("DATABASE", path).env("POINT", point);
+    let output = child.env("PASSES", passes.to_string()).env("FROM", from.to_string()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{point}: the process did not end there: {said}");
+    let answered = said.lines().filter_map(|line| {
+        let (id, nth) = line.strip_prefix("answered ")?.split_once(' ')?;
+        Some((id.parse().ok()?, nth.parse().ok()?))
+    });
+    answered.collect()
+}
+
+fn check(path: &Path, answered: &BTreeMap<u64, u64>, what: &str) {
+    let store = Store::open(path, sample::posts(), Purpose::Serving).unwrap();
+    let found: BTreeMap<u64, String> = store
+        .records()
+        .map(|found| {
+            let (id, stored) = found.unwrap();
+            (id.get(), String::from_utf8(stored.json().to_vec()).unwrap())
+        })
+        .collect();
+    for (id, nth) in answered {
+        assert_eq!(found.get(id), Some(&record((*id).try_into().unwrap(), *nth)), "{what}");
+    }
+    // Each record is whole, in its index, and has its kept answer; and nothing else has one.
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let commit = Commit::start(&store, Durability::Power).unwrap();
+    let kept = commit.write(|now: &mut Transaction| {
+        let kept = |nth: u64| now.kept(&format!("key-{nth}")).unwrap().map(|kept| (kept.id.get(), kept.json));
+        (0..1000).filter_map(kept).collect::<BTreeMap<u64, String>>()
+    });
+    assert_eq!(runtime.block_on(kept).unwrap(), found, "{what}");
+    let listed = |thread: u64| {
+        let ids = store.ids(sample::IN_THREAD, &Term::Id(thread.try_into().unwrap()));
+        ids.map(|id| id.unwrap().get()).collect::<Vec<_>>()
+    };
+    let of = |thread: u64| {
+        let in_thread = format!("\"thread\":{thread},");
+        found.iter().filter(|(_, json)| json.contains(&in_thread)).map(|(id, _)| *id).collect::<Vec<_>>()
+    };
+    for thread in 1..=3 {
+        assert_eq!(listed(thread), of(thread), "{what}");
+    }
+    // An id that was given, though its write is absent, may come again: nobody was told of it. One that is there may not.
+    let next = runtime.block_on(commit.write(|now: &mut Transaction| now.next_id())).unwrap().unwrap();
+    assert!(!found.contains_key(&next.get()), "{what}");
+}
+
+/// How many records a newer file changes, below; as many are there before.
+const EDITED: u64 = 900;
+
+/// What becomes of record `id`: every fifth goes, others are changed, and some are new.
+fn edit(id: u64, revision: u64) -> Edit {
+    let json = format!(r#"{{"id":{id},"thread":{},"text":"newer","user":1}}"#, id % 2 + 4);
+    Edit { id, seen: revision, becomes: (!id.is_multiple_of(5)).then_some(Text { given: false, json }) }
+}
+
+/// Makes a newer file's changes until the point of the environment is passed often enough. Run by the test below.
+#[test]
+#[ignore = "the process of another test"]
+fn applies_until_it_ends() {
+    let Some(folder) = env::var_os("FOLDER") else { return };
+    let passes = env::var("PASSES").unwrap().parse::<usize>().unwrap();
+    static PASSED: AtomicUsize = AtomicUsize::new(0);
+    let end = move || {
+        if PASSED.fetch_add(1, Ordering::Relaxed) + 1 == passes {
+            abort();
+        }
+    };
+    let folder = Path::new(&folder);
+    let store = Store::open(&folder.join("db"), sample::posts(), Purpose::Serving).unwrap();
+    let mut desk = Desk::new(folder, store);
+    desk.answer(Ask::Hold).unwrap();
+    fail::cfg_callback(env::var("POINT").unwrap(), end).unwrap();
+    desk.answer(Ask::Apply).unwrap();
+    abort();
+}
+
+#[test]
+fn a_crash_amid_an_update_leaves_whole_groups_and_the_next_to_apply_it_does_the_rest() {
+    for point in POINTS {
+        for passes in [1, 2, 5, 11] {
+            let dir = tempfile::tempdir().unwrap();
+            let folder = dir.path();
+            let store = Store::create(&folder.join("db"), sample::posts()).unwrap();
+            let mut records = Records::new(sample::posts(), 0);
+            for id in 1..=EDITED / 2 {
+                records.push(&record(id.try_into().unwrap(), id % 3).replace(&" ".repeat(20_000), ""), None).unwrap();
+            }
+            let mut writer = Writer::new(&store).unwrap();
+            let puts: Vec<Change> = records.iter().map(|record| Change::Put(record, writer.next_revision())).collect();
+            writer.apply(&puts).unwrap();
+            let revision = |id: u64| store.get(id.try_into().unwrap()).unwrap().map_or(0, |stored| stored.revision);
+            std::fs::create_dir(folder.join("next")).unwrap();
+            let mut staging = Staging::create(&staged_at(folder), 7).unwrap();
+            (1..=EDITED)
+                .filter(|id| id % 5 != 0 || *id <= EDITED / 2)
+                .for_each(|id| staging.put(edit(id, revision(id))).unwrap());
+            staging.finish().unwrap();
+            drop((store, writer));
+
+            let mut child = Command::new(env::current_exe().unwrap());
+            child.args(["applies_until_it_ends", "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
+            let child = child.env("FOLDER", folder).env("POINT", point).env("PASSES", passes.to_string());
+            assert!(!child.output().unwrap().status.success());
+
+            let what = format!("{point}, {passes}");
+            let store = Store::open(&folder.join("db"), sample::posts(), Purpose::Serving).unwrap();
+            let texts = |store: &Store| {
+                let text = |found: Result<(Id, store::Stored), _>| {
+                    let (id, stored) = found.unwrap();
+                    (id.get(), String::from_utf8(stored.json().to_vec()).unwrap())
+                };
+                store.records().map(text).collect::<BTreeMap<u64, String>>()
+            };
+            // A group is whole or absent: they were made in order, so what is changed comes before what is not.
+            let now = texts(&store);
+            let is_made = |id: &u64| match edit(*id, 0).becomes {
+                Some(text) => now.get(id) == Some(&text.json),
+                None => !now.contains_key(id),
+            };
+            let made = (1..=EDITED).take_while(is_made).count() as u64;
+            assert!((made + 1..=EDITED).filter(|id| *id <= EDITED / 2).all(|id| !is_made(&id)), "{what}: {made}");
+            let mut desk = Desk::new(folder, store);
+            desk.answer(Ask::Apply).unwrap();
+            let expected: BTreeMap<u64, String> =
+                (1..=EDITED).filter_map(|id| Some((id, edit(id, 0).becomes?.json))).collect();
+            assert_eq!(texts(desk.store()), expected, "{what}");
+            desk.answer(Ask::Apply).unwrap();
+            assert_eq!(texts(desk.store()), expected, "{what}");
+            let listed = |thread: u64| {
+                let ids = desk.store().ids(sample::IN_THREAD, &Term::Id(thread.try_into().unwrap()));
+                ids.map(|id| id.unwrap().get()).collect::<Vec<_>>()
+            };
+            let of = |thread: u64| expected.keys().copied().filter(|id| id % 2 + 4 == thread).collect::<Vec<_>>();
+            assert_eq!([1, 2, 3, 4, 5].map(listed), [vec![], vec![], vec![], of(4), of(5)], "{what}");
+        }
+    }
+}
