@@ -7,14 +7,9 @@
 //! GET /api/posts/by-user/:id    the posts of a user
 //! ```
 
-use service::{Collection, Routes, Store};
+use service::Collection;
 
 /// What posts are.
 pub fn collection() -> Collection {
     Collection::embedded(include_str!("../collection.json"))
-}
-
-/// Everything the service answers to.
-pub fn routes(posts: Store) -> Routes {
-    service::routes(&posts)
 }

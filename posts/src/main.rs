@@ -10,5 +10,5 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let collection = posts::collection();
-    run(&Service { collection, data: "data/posts", listen: "127.0.0.1:3003", routes: posts::routes })
+    run(&Service { collection, data: "data/posts", listen: "127.0.0.1:3003", own: None })
 }

@@ -18,7 +18,7 @@ const THIRD: &str = r#"{"id":3,"thread":1,"text":"third","user":9223372036854775
 const OWN_ID: &str = r#"{"thread":1,"id":300,"text":"own id","user":4}"#;
 
 fn spawn_app() -> App {
-    App::spawn(posts::collection(), posts::routes, RECORDS)
+    App::spawn(posts::collection(), RECORDS)
 }
 
 fn assert_problem(answer: &Answer, status: u16, title: &str) {
@@ -173,7 +173,7 @@ fn a_long_list_is_whole_and_in_order() {
         .rev()
         .map(|id| format!(r#"{{"id":{id},"thread":{},"text":"{text}","user":1}}"#, id % 2 + 1))
         .collect();
-    let app = App::spawn(posts::collection(), posts::routes, &records);
+    let app = App::spawn(posts::collection(), &records);
     let join = |ids: &mut dyn Iterator<Item = usize>| {
         format!("[{}]", ids.map(|id| records[3000 - id].as_str()).collect::<Vec<_>>().join(","))
     };

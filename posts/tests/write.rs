@@ -11,7 +11,7 @@ const FIRST: &str = r#"{"thread":1,"text":"first","user":1}"#;
 const JSON: (&str, &str) = ("content-type", "application/json");
 
 fn app() -> App {
-    App::spawn_writable(posts::collection(), posts::routes, [FIRST])
+    App::spawn_writable(posts::collection(), [FIRST])
 }
 
 fn send(app: &App, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
@@ -172,7 +172,7 @@ fn nobody_writes_without_a_token_and_a_body_may_come_in_chunks() {
     let app = app();
     let missing = app.send("POST", "/api/posts", &[JSON], FIRST);
     assert_eq!((missing.status, missing.header("www-authenticate").is_empty()), (401, false));
-    let read_only = App::spawn(posts::collection(), posts::routes, [FIRST]);
+    let read_only = App::spawn(posts::collection(), [FIRST]);
     let refused = send(&read_only, "POST", "/api/posts", &[], FIRST);
     assert_eq!(refused.status, 403);
     assert!(refused.body.contains("--write-token-file"), "{refused:?}");

@@ -6,14 +6,9 @@
 //! GET /api/threads/by-user/:id  the threads that a user began
 //! ```
 
-use service::{Collection, Routes, Store};
+use service::Collection;
 
 /// What threads are.
 pub fn collection() -> Collection {
     Collection::embedded(include_str!("../collection.json"))
-}
-
-/// Everything the service answers to.
-pub fn routes(threads: Store) -> Routes {
-    service::routes(&threads)
 }

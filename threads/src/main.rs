@@ -10,5 +10,5 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let collection = threads::collection();
-    run(&Service { collection, data: "data/threads", listen: "127.0.0.1:3002", routes: threads::routes })
+    run(&Service { collection, data: "data/threads", listen: "127.0.0.1:3002", own: None })
 }

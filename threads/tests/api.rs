@@ -7,7 +7,7 @@ fn threads_are_found_by_id_and_by_user() {
     let one = r#"{"id":1,"title":"One","createdBy":4}"#;
     let two = r#"{"title":"Two","createdBy":3,"id":2,"tags":["a"]}"#;
     let nine = r#"{"id":9,"title":"Nine","createdBy":4}"#;
-    let app = App::spawn(threads::collection(), threads::routes, [nine, one, two]);
+    let app = App::spawn(threads::collection(), [nine, one, two]);
     for (path, expected) in [
         ("/api/threads", format!("[{one},{two},{nine}]")),
         ("/api/threads/2", two.to_owned()),

@@ -6,14 +6,9 @@
 //! GET /api/users/by-username/:name  one user; of several with that name, the one with the lowest id
 //! ```
 
-use service::{Collection, Routes, Store};
+use service::Collection;
 
 /// What users are.
 pub fn collection() -> Collection {
     Collection::embedded(include_str!("../collection.json"))
-}
-
-/// Everything the service answers to.
-pub fn routes(users: Store) -> Routes {
-    service::routes(&users)
 }

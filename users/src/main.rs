@@ -10,5 +10,5 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let collection = users::collection();
-    run(&Service { collection, data: "data/users", listen: "127.0.0.1:3001", routes: users::routes })
+    run(&Service { collection, data: "data/users", listen: "127.0.0.1:3001", own: None })
 }

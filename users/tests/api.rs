@@ -8,7 +8,7 @@ fn users_are_found_by_id_and_by_username() {
     let other_finn = r#"{"id":7,"username":"finn"}"#;
     let slash = r#"{"id":3,"username":"a/b?c #é%"}"#;
     let empty = r#"{"id":4,"username":"","bio":null}"#;
-    let app = App::spawn(users::collection(), users::routes, [other_finn, finn, slash, empty]);
+    let app = App::spawn(users::collection(), [other_finn, finn, slash, empty]);
     for (path, expected) in [
         ("/api/users", format!("[{finn},{slash},{empty},{other_finn}]")),
         ("/api/users/7", other_finn.to_owned()),
@@ -34,7 +34,7 @@ fn users_are_found_by_id_and_by_username() {
 #[test]
 fn a_username_belongs_to_one_user() {
     let ada = r#"{"id":1,"username":"ada"}"#;
-    let app = App::spawn_writable(users::collection(), users::routes, [ada, r#"{"id":2,"username":"bob"}"#]);
+    let app = App::spawn_writable(users::collection(), [ada, r#"{"id":2,"username":"bob"}"#]);
     let bearer = bearer(users::collection());
     let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
     for (method, path, body, status) in [

@@ -1,23 +1,25 @@
 //! A collection served over HTTP. In reading order:
 //!
-//! - [`api`], [`problem`]: the routes every service has, and its errors
-//! - [`mod@write`], [`condition`], [`authorize`]: those that write, when, and who may
-//! - [`operate`]: what operators ask for
-//! - [`serve`], [`workers`], [`drain`]: from a listener to the last request's end
-//! - [`sandbox`], [`broker`], [`check`], [`offline`], [`process`]: a process that locks itself in, is told of new
+//! - [`mod@routes`]: the one table of what a service answers to
+//! - [`read`], [`mod@write`], [`operate`]: the answers to whoever reads, writes, or runs it
+//! - [`condition`], [`authorize`], [`health`]: when, who may, and whether at all
+//! - [`problem`]: every status but 200 and its like
+//! - [`serve`], [`workers`]: from a listener to the last request's end
+//! - [`process`], [`sandbox`], [`broker`], [`check`], [`offline`]: a process that locks itself in, is told of new
 //!   tokens, is asked how it is, and does what can be done without serving
 
-pub mod api;
 pub mod authorize;
 pub mod broker;
 pub mod check;
 pub mod condition;
 mod config;
-pub mod drain;
+pub mod health;
 pub mod offline;
 pub mod operate;
 pub mod problem;
 pub mod process;
+pub mod read;
+pub mod routes;
 pub mod sandbox;
 pub mod serve;
 #[cfg(feature = "testing")]
@@ -25,7 +27,6 @@ pub mod testing;
 pub mod workers;
 pub mod write;
 
-pub use api::{Routes, routes};
 pub use process::{Service, run, run_declared};
 pub use record::model::Collection;
 pub use store::Store;

@@ -6,7 +6,6 @@
 //! POST /scrub                       has everything read and checked, and answers at the end; not behind the entrance
 //! ```
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -18,14 +17,13 @@ use store::backup::{Chunks, Since};
 use store::{Commit, Scrub, Snapshot, Store, StoreError};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::sleep;
-use warp::Filter;
+use warp::http::StatusCode;
 use warp::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use warp::http::{Method, StatusCode};
 use warp::reply::{Reply, Response};
 
-use crate::api::{Answer, Routes};
 use crate::authorize::Tokens;
 use crate::problem::Problem;
+use crate::routes::{Answer, Query};
 
 /// How many backups may be read at once: each has the service put aside what is changed meanwhile.
 const BACKUPS: usize = 2;
@@ -58,27 +56,6 @@ impl Operator {
         Self { store, commit, tokens, backups, scrubs, end: Arc::default() }
     }
 
-    /// `routes` and those for operators.
-    pub fn over(&self, routes: Routes) -> Routes {
-        let operator = self.clone();
-        let of_records = warp::path("api").and(warp::path(self.store.collection().name())).and(warp::path("-"));
-        let query = warp::query::<HashMap<String, String>>();
-        let backup = of_records.and(warp::path("backup")).and(warp::path::end()).and(warp::get());
-        let backup = backup.and(warp::header::headers_cloned()).and(query).then(move |headers: HeaderMap, query| {
-            let operator = operator.clone();
-            async move {
-                let answer = operator.backup(&headers, &query).await;
-                answer.unwrap_or_else(|problem| problem.into_response(&Method::GET))
-            }
-        });
-        let operator = self.clone();
-        let scrub = warp::path("scrub").and(warp::path::end()).and(warp::post()).then(move || {
-            let operator = operator.clone();
-            async move { operator.scrub_answer().await.unwrap_or_else(|problem| problem.into_response(&Method::POST)) }
-        });
-        backup.or(scrub).unify().or(routes).unify().boxed()
-    }
-
     /// Has everything read and checked again and again, so long after the last time.
     pub async fn scrub_every(self, pause: Duration) {
         loop {
@@ -93,7 +70,8 @@ impl Operator {
         self.end.store(true, Ordering::Relaxed);
     }
 
-    async fn backup(self, headers: &HeaderMap, query: &HashMap<String, String>) -> Answer {
+    /// `GET /api/{collection}/-/backup`
+    pub(crate) async fn backup(self, headers: &HeaderMap, query: &Query) -> Answer {
         let known = match self.tokens.authorize(headers) {
             Ok(_) => true,
             // A read-only service gives what its list gives.
@@ -118,7 +96,8 @@ impl Operator {
         Ok(response)
     }
 
-    async fn scrub_answer(self) -> Answer {
+    /// `POST /scrub`
+    pub(crate) async fn answer_scrub(self) -> Answer {
         let scrub = self.scrub().await?;
         let mut response = Response::new(scrub.to_string().into());
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));

@@ -1,6 +1,7 @@
 //! Errors as the client sees them: RFC 9457 problem documents. Every status but 200 is named here.
 
 use std::borrow::Cow;
+use std::mem::take;
 
 use record::json::Fault;
 use record::limits::{BODY_BYTES, Violation};
@@ -8,19 +9,15 @@ use record::model::Collection;
 use serde::Serialize;
 use store::{CommitError, StoreError};
 use warp::Rejection;
-use warp::http::header::{self, ALLOW, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use warp::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use warp::http::{Method, StatusCode};
 use warp::reject::MethodNotAllowed;
 use warp::reply::Response;
 
-/// What a path answers to, for `Allow`, unless it says otherwise.
-const READS: &str = "GET, HEAD";
+use crate::routes::READS;
 
 /// When to ask again, in seconds, for `Retry-After`.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
-
-/// What a client is told of a cause that is the service's own business.
-const FAILED: &str = "The service failed; its log says why.";
+const ASK_AGAIN: HeaderValue = HeaderValue::from_static("5");
 
 /// Why a request gets no record.
 pub enum Problem {
@@ -36,8 +33,8 @@ pub enum Problem {
     NoSuchRecord,
     /// There is no such path.
     NoSuchPath,
-    /// The path does not answer to this method.
-    MethodNotAllowed,
+    /// The path does not answer to this method, but to these, as `Allow` has them.
+    MethodNotAllowed(&'static str),
     /// This service has no tokens, so nobody may write.
     ReadOnly(Collection),
     /// Whoever asks to write shows no token, or none that is known.
@@ -86,6 +83,8 @@ pub enum Problem {
     DiskReadOnly,
     /// Writes have failed: there are none until the service is started anew.
     WritesFailed,
+    /// The database is getting indexes that are new in the declaration.
+    Building,
     /// The service is about to end: not an error of this request, but nobody should send more.
     Draining,
     /// The request's handler panicked; the panic hook has logged it.
@@ -129,7 +128,7 @@ impl From<Rejection> for Problem {
         if rejection.is_not_found() {
             Problem::NoSuchPath
         } else if rejection.find::<MethodNotAllowed>().is_some() {
-            Problem::MethodNotAllowed
+            Problem::MethodNotAllowed(READS)
         } else {
             Problem::Unexpected(rejection)
         }
@@ -138,124 +137,124 @@ impl From<Rejection> for Problem {
 
 impl Problem {
     /// The response for a request by `method`. A cause is logged; the client gets a fixed text.
-    pub fn into_response(self, method: &Method) -> Response {
-        self.into_response_allowing(method, READS)
-    }
-
-    /// The same on a path that answers to `allowed`.
-    pub fn into_response_allowing(self, method: &Method, allowed: &'static str) -> Response {
-        let allowed = HeaderValue::from_static(allowed);
-        let challenge = self.challenge();
-        let mut errors = Vec::new();
-        let (status, detail): (StatusCode, Cow<'static, str>) = match self {
-            Problem::NotAnId => (StatusCode::BAD_REQUEST, "An id is an integer from 1 to 9223372036854775807.".into()),
-            Problem::NotAText => (StatusCode::BAD_REQUEST, "The name in the path is not percent-encoded UTF-8.".into()),
-            Problem::Malformed(Fault { pointer, offset, reason }) => {
-                let detail = format!("The body can't be taken: {reason} (byte {offset}, pointer \"{pointer}\").");
-                (StatusCode::BAD_REQUEST, detail.into())
-            }
-            Problem::Invalid(violations) => {
-                errors = violations;
-                (StatusCode::UNPROCESSABLE_ENTITY, "The record can't be written as it would be; see errors.".into())
-            }
-            Problem::NoSuchRecord => (StatusCode::NOT_FOUND, "There is no such record.".into()),
-            Problem::NoSuchPath => (StatusCode::NOT_FOUND, "There is nothing at this path.".into()),
+    pub fn into_response(mut self, method: &Method) -> Response {
+        self.log();
+        let status = self.status();
+        let mut response = match &self {
             // As the monolith's router does.
-            Problem::MethodNotAllowed if method == Method::OPTIONS => {
+            Problem::MethodNotAllowed(_) if method == Method::OPTIONS => {
                 let mut response = Response::default();
                 *response.status_mut() = StatusCode::NO_CONTENT;
-                response.headers_mut().insert(ALLOW, allowed);
-                return response;
+                response
             }
-            Problem::MethodNotAllowed => {
-                (StatusCode::METHOD_NOT_ALLOWED, format!("This path does not answer to {method}.").into())
+            _ => {
+                let errors = if let Problem::Invalid(violations) = &mut self { take(violations) } else { Vec::new() };
+                document(status, &self.detail(method), errors)
             }
-            Problem::ReadOnly(collection) => (
-                StatusCode::FORBIDDEN,
-                format!(
+        };
+        let headers = response.headers_mut();
+        if let Problem::MethodNotAllowed(allowed) = self {
+            headers.insert(ALLOW, HeaderValue::from_static(allowed));
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, ASK_AGAIN);
+        }
+        if let Some(challenge) = self.challenge() {
+            headers.insert(WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+
+    fn log(&self) {
+        match self {
+            Problem::Store(error) => log::error!("the store failed: {error}"),
+            Problem::NoIdsLeft => log::error!("there are no ids left to give"),
+            Problem::Unexpected(rejection) => log::error!("a filter rejected a request: {rejection:?}"),
+            _ => {}
+        }
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Problem::NotAnId | Problem::NotAText | Problem::Malformed(_) | Problem::BodyBroken | Problem::NotAKey => {
+                StatusCode::BAD_REQUEST
+            }
+            Problem::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
+            Problem::ReadOnly(_) => StatusCode::FORBIDDEN,
+            Problem::NoSuchRecord | Problem::NoSuchPath => StatusCode::NOT_FOUND,
+            Problem::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Problem::BodySlow => StatusCode::REQUEST_TIMEOUT,
+            Problem::Taken { .. } => StatusCode::CONFLICT,
+            Problem::ConditionFailed => StatusCode::PRECONDITION_FAILED,
+            Problem::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Problem::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Problem::Invalid(_) | Problem::KeyReused | Problem::IdNotGiven => StatusCode::UNPROCESSABLE_ENTITY,
+            Problem::Store(_) | Problem::Panicked | Problem::Unexpected(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Problem::Busy
+            | Problem::Held
+            | Problem::BackupsBusy
+            | Problem::ScrubBusy
+            | Problem::DiskReadOnly
+            | Problem::WritesFailed
+            | Problem::Building
+            | Problem::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Problem::NoIdsLeft => StatusCode::INSUFFICIENT_STORAGE,
+        }
+    }
+
+    /// What the client is told.
+    fn detail(&self, method: &Method) -> Cow<'static, str> {
+        let text = match self {
+            Problem::Malformed(Fault { pointer, offset, reason }) => {
+                return format!("The body can't be taken: {reason} (byte {offset}, pointer \"{pointer}\").").into();
+            }
+            Problem::MethodNotAllowed(_) => return format!("This path does not answer to {method}.").into(),
+            Problem::ReadOnly(collection) => {
+                return format!(
                     "This service is read-only. To let it be written to, start it with --write-token-file FILE; \
                      `seed token {}` makes a token and its file.",
                     collection.name()
                 )
-                .into(),
-            ),
+                .into();
+            }
             Problem::Unauthorized { realm, given } => {
-                let what = if given { "The token is not one" } else { "Writing takes a token" };
+                let what = if *given { "The token is not one" } else { "Writing takes a token" };
                 let how = "it is sent as `Authorization: Bearer`, once.";
-                (StatusCode::UNAUTHORIZED, format!("{what} of the service {}; {how}", realm.name()).into())
+                return format!("{what} of the service {}; {how}", realm.name()).into();
             }
-            Problem::Store(error) => {
-                log::error!("the store failed: {error}");
-                (StatusCode::INTERNAL_SERVER_ERROR, FAILED.into())
-            }
-            Problem::ConditionFailed => {
-                (StatusCode::PRECONDITION_FAILED, "The record is not as the request's condition says.".into())
-            }
-            Problem::MediaType => {
-                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "A body is application/json, a patch application/merge-patch+json as well.".into())
-            }
-            Problem::BodyTooLarge => {
-                (StatusCode::PAYLOAD_TOO_LARGE, format!("A body has at most {BODY_BYTES} bytes.").into())
-            }
-            Problem::BodyBroken => (StatusCode::BAD_REQUEST, "The body ended too early.".into()),
-            Problem::BodySlow => (StatusCode::REQUEST_TIMEOUT, "The body did not arrive in time.".into()),
-            Problem::NotAKey => {
-                (StatusCode::BAD_REQUEST, "An Idempotency-Key is one text of 1 to 255 visible characters.".into())
-            }
-            Problem::KeyReused => {
-                (StatusCode::UNPROCESSABLE_ENTITY, "This Idempotency-Key belongs to a request with another body.".into())
-            }
-            Problem::Taken { singular, field } => (StatusCode::CONFLICT, format!("Another {singular} has this {field}.").into()),
-            Problem::IdNotGiven => {
-                (StatusCode::UNPROCESSABLE_ENTITY, "Ids are given by the service, and it has not given this one; POST gives one.".into())
-            }
-            Problem::NoIdsLeft => {
-                log::error!("there are no ids left to give");
-                (StatusCode::INSUFFICIENT_STORAGE, "There are no ids left.".into())
-            }
-            Problem::Busy => (StatusCode::SERVICE_UNAVAILABLE, "Too many writes wait; try again later.".into()),
-            Problem::Held => (StatusCode::SERVICE_UNAVAILABLE, "A newer file of the monolith's is about to change this record; try again.".into()),
-            Problem::BackupsBusy => {
-                (StatusCode::SERVICE_UNAVAILABLE, "Enough backups are being read; try again later.".into())
-            }
-            Problem::ScrubBusy => (StatusCode::SERVICE_UNAVAILABLE, "A scrub is under way; its end is in the log.".into()),
+            Problem::BodyTooLarge => return format!("A body has at most {BODY_BYTES} bytes.").into(),
+            Problem::Taken { singular, field } => return format!("Another {singular} has this {field}.").into(),
+            Problem::NotAnId => "An id is an integer from 1 to 9223372036854775807.",
+            Problem::NotAText => "The name in the path is not percent-encoded UTF-8.",
+            Problem::Invalid(_) => "The record can't be written as it would be; see errors.",
+            Problem::NoSuchRecord => "There is no such record.",
+            Problem::NoSuchPath => "There is nothing at this path.",
+            Problem::ConditionFailed => "The record is not as the request's condition says.",
+            Problem::MediaType => "A body is application/json, a patch application/merge-patch+json as well.",
+            Problem::BodyBroken => "The body ended too early.",
+            Problem::BodySlow => "The body did not arrive in time.",
+            Problem::NotAKey => "An Idempotency-Key is one text of 1 to 255 visible characters.",
+            Problem::KeyReused => "This Idempotency-Key belongs to a request with another body.",
+            Problem::IdNotGiven => "Ids are given by the service, and it has not given this one; POST gives one.",
+            Problem::NoIdsLeft => "There are no ids left.",
+            Problem::Busy => "Too many writes wait; try again later.",
+            Problem::Held => "A newer file of the monolith's is about to change this record; try again.",
+            Problem::BackupsBusy => "Enough backups are being read; try again later.",
+            Problem::ScrubBusy => "A scrub is under way; its end is in the log.",
             Problem::DiskReadOnly => {
-                (StatusCode::SERVICE_UNAVAILABLE, "The service's file system can only be read, so the service only reads, until it is started on one that can be written to.".into())
+                "The service's file system can only be read, so the service only reads, until it is started on one that \
+                 can be written to."
             }
             Problem::WritesFailed => {
-                (StatusCode::SERVICE_UNAVAILABLE, "The service cannot write now; reads go on. A write that was under way may have been made all the same.".into())
+                "The service cannot write now; reads go on. A write that was under way may have been made all the same."
             }
-            Problem::Draining => {
-                (StatusCode::SERVICE_UNAVAILABLE, "The service is about to end; send requests elsewhere.".into())
+            Problem::Building => {
+                "Indexes that are new in the declaration are being built; the log says how far that is."
             }
-            Problem::Panicked => (StatusCode::INTERNAL_SERVER_ERROR, FAILED.into()),
-            Problem::Unexpected(rejection) => {
-                log::error!("a filter rejected a request: {rejection:?}");
-                (StatusCode::INTERNAL_SERVER_ERROR, FAILED.into())
-            }
+            Problem::Draining => "The service is about to end; send requests elsewhere.",
+            Problem::Store(_) | Problem::Panicked | Problem::Unexpected(_) => "The service failed; its log says why.",
         };
-        let body = Document {
-            kind: "about:blank",
-            title: status.canonical_reason().unwrap_or_default(),
-            status: status.as_u16(),
-            detail: &detail,
-            errors,
-        };
-        let body = serde_json::to_vec(&body).expect("a problem can be written as JSON");
-        let mut response = Response::new(body.into());
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if status == StatusCode::METHOD_NOT_ALLOWED {
-            headers.insert(ALLOW, allowed);
-        }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, RETRY_AFTER);
-        }
-        if let Some(challenge) = challenge {
-            headers.insert(WWW_AUTHENTICATE, challenge);
-        }
-        response
+        text.into()
     }
 
     /// What a 401 asks for (RFC 6750).
@@ -265,6 +264,16 @@ impl Problem {
         let challenge = format!(r#"Bearer realm="{}"{error}"#, realm.name());
         Some(challenge.try_into().expect("a collection's name can be sent"))
     }
+}
+
+fn document(status: StatusCode, detail: &str, errors: Vec<Violation>) -> Response {
+    let title = status.canonical_reason().unwrap_or_default();
+    let document = Document { kind: "about:blank", title, status: status.as_u16(), detail, errors };
+    let body = serde_json::to_vec(&document).expect("a problem can be written as JSON");
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    response
 }
 
 #[cfg(test)]

@@ -18,14 +18,13 @@ use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{sleep, timeout};
 
-use crate::api::{self, Routes};
 use crate::authorize::Tokens;
 use crate::broker::{self, Broker};
 use crate::config::{Command, Config};
-use crate::drain::Drain;
+use crate::health::Health;
 use crate::operate::Operator;
+use crate::routes::{Own, Served, routes};
 use crate::workers::Workers;
-use crate::write::Writes;
 use crate::{check, offline, sandbox, serve};
 
 /// How many connections may wait to be accepted. The system's own limit may be lower.
@@ -42,22 +41,22 @@ pub struct Service {
     pub data: &'static str,
     /// Where it listens, unless told otherwise.
     pub listen: &'static str,
-    /// What it answers.
-    pub routes: fn(Store) -> Routes,
+    /// What it alone answers, below `/api/{collection}/`.
+    pub own: Option<Own>,
 }
 
 /// Runs `service` until SIGTERM or SIGINT: 0 after an orderly end, 1 when it cannot start or cannot flush.
 pub fn run(service: &Service) -> ExitCode {
-    run_as(service.collection, service.routes, &Config::read(service))
+    run_as(service.collection, service.own, &Config::read(service))
 }
 
 /// Runs the service of a collection that has no code of its own: the command line names its declaration.
 pub fn run_declared() -> ExitCode {
     let (config, collection) = Config::read_declared();
-    run_as(collection, api::routes_of, &config)
+    run_as(collection, None, &config)
 }
 
-fn run_as(collection: Collection, routes: fn(Store) -> Routes, config: &Config) -> ExitCode {
+fn run_as(collection: Collection, own: Option<Own>, config: &Config) -> ExitCode {
     if let Some(command) = &config.command {
         let done = match command {
             Command::Check => check::ready(config.listen).map(|()| String::new()),
@@ -78,7 +77,7 @@ fn run_as(collection: Collection, routes: fn(Store) -> Routes, config: &Config) 
     }
     start_log();
     log_panics();
-    match panic::catch_unwind(|| live(collection, routes, config)) {
+    match panic::catch_unwind(|| live(collection, own, config)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
             log::error!("{error}");
@@ -114,7 +113,7 @@ pub fn log_panics() {
 ///
 /// The sandbox holds for the calling thread and the threads it spawns. So it comes before the runtime's threads and
 /// before sled's, while this is the only one; and the database is opened, or filled from a slice, inside.
-fn live(collection: Collection, routes: fn(Store) -> Routes, config: &Config) -> Result<(), Box<dyn Error>> {
+fn live(collection: Collection, own: Option<Own>, config: &Config) -> Result<(), Box<dyn Error>> {
     // It has no threads yet. From here on SIGHUP ends nothing.
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let hangups = {
@@ -171,20 +170,25 @@ fn live(collection: Collection, routes: fn(Store) -> Routes, config: &Config) ->
         }
         let listener = socket.listen(BACKLOG).map_err(cannot_listen)?;
         log::info!("serving {} on http://{}", folder.path().display(), listener.local_addr()?);
-        let drain = Drain::default();
+        let health = Health::default();
         let commit = Commit::start(&store, config.durability)?;
         let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&tokens));
         if let Some(counter) = &counter {
             counter.serve(store.clone(), commit.clone())?;
         }
-        let read_only = store.is_read_only();
-        let writes = Writes { collection, commit: commit.clone(), tokens, read_only };
-        let routes = drain.over(operator.over(writes.over(routes(store.clone()))));
+        let served = Served {
+            store: store.clone(),
+            commit: commit.clone(),
+            tokens,
+            operator: operator.clone(),
+            health: health.clone(),
+        };
+        let routes = routes(&served, own);
         let scrubs = tokio::spawn(scrubs(operator.clone(), config.scrub_every));
         let mut restart = false;
         let end = async {
             tokio::select! {
-                () = told_to_end(&mut signals, &drain, config.drain) => {}
+                () = told_to_end(&mut signals, &health, config.drain) => {}
                 () = commit.until_a_restart_helps() => restart = true,
             }
         };
@@ -216,7 +220,7 @@ fn live(collection: Collection, routes: fn(Store) -> Routes, config: &Config) ->
             std::mem::forget(store);
             return synced;
         }
-        drop((commit, writes, operator));
+        drop((commit, served, operator));
         let closing = store.close();
         if let Err(error) = tokio::task::spawn_blocking(move || closing.mark_clean()).await? {
             log::warn!("the next start will read the database's files anew: {error}");
@@ -301,9 +305,9 @@ fn open(
 }
 
 /// Ends when the listener has to close: at a first signal and, if there is a time to drain, after it or at a second.
-async fn told_to_end(signals: &mut Signals, drain: &Drain, time: Duration) {
+async fn told_to_end(signals: &mut Signals, health: &Health, time: Duration) {
     signals.next().await;
-    drain.begin();
+    health.begin_draining();
     if time.is_zero() {
         return;
     }

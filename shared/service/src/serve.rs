@@ -25,8 +25,8 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use warp::reply::Response;
 
-use crate::api::Routes;
 use crate::problem::Problem;
+use crate::routes::Routes;
 use crate::workers::Workers;
 
 /// How many connections are served at once; more wait in the listener's queue.

@@ -17,12 +17,12 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use ureq::http::{HeaderMap, Response};
 
-use crate::api::Routes;
 use crate::authorize::Tokens;
+use crate::health::Health;
 use crate::operate::Operator;
+use crate::routes::{Own, Served, routes};
 use crate::serve::serve;
 use crate::workers::Workers;
-use crate::write::Writes;
 
 /// No answer takes longer; a test that waits for one fails instead of hanging.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -71,26 +71,23 @@ impl Answer {
 
 impl App {
     /// Serves `records`, each as the monolith's file has it.
-    pub fn spawn<R: AsRef<str>>(
-        collection: Collection,
-        routes: fn(Store) -> Routes,
-        records: impl IntoIterator<Item = R>,
-    ) -> Self {
-        Self::start(collection, routes, records, false)
+    pub fn spawn<R: AsRef<str>>(collection: Collection, records: impl IntoIterator<Item = R>) -> Self {
+        Self::start(collection, None, records, false)
+    }
+
+    /// The same, with routes of the service's own.
+    pub fn spawn_with<R: AsRef<str>>(collection: Collection, own: Own, records: impl IntoIterator<Item = R>) -> Self {
+        Self::start(collection, Some(own), records, false)
     }
 
     /// The same, and whoever is [`bearer`] may write.
-    pub fn spawn_writable<R: AsRef<str>>(
-        collection: Collection,
-        routes: fn(Store) -> Routes,
-        records: impl IntoIterator<Item = R>,
-    ) -> Self {
-        Self::start(collection, routes, records, true)
+    pub fn spawn_writable<R: AsRef<str>>(collection: Collection, records: impl IntoIterator<Item = R>) -> Self {
+        Self::start(collection, None, records, true)
     }
 
     fn start<R: AsRef<str>>(
         collection: Collection,
-        routes: fn(Store) -> Routes,
+        own: Option<Own>,
         records: impl IntoIterator<Item = R>,
         writable: bool,
     ) -> Self {
@@ -119,9 +116,9 @@ impl App {
                 // Tests do not cut the power.
                 let commit = Commit::start(&store, Durability::Process).expect("a thread can be started");
                 let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&tokens));
-                let writes = Writes { collection, commit, tokens, read_only: false };
+                let served = Served { store, commit, tokens, operator, health: Health::default() };
                 let workers = Workers::start(2).expect("threads can be started");
-                serve(listener, operator.over(writes.over(routes(store))), workers, async { drop(asked.await) }).await;
+                serve(listener, routes(&served, own), workers, async { drop(asked.await) }).await;
             });
         });
         let address = address.recv().expect("the server starts");

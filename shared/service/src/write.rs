@@ -1,20 +1,13 @@
-//! The routes that write: laid over those that read, since every collection has the same.
-//!
-//! ```text
-//! POST   /api/{collection}       a new record               201, Location
-//! PUT    /api/{collection}/:id   the record is to be this   200; 201 with If-None-Match: *
-//! PATCH  /api/{collection}/:id   a merge patch (RFC 7396)   200
-//! DELETE /api/{collection}/:id   the record is to be gone   204
-//! ```
+//! Answers to whoever writes.
 //!
 //! A request is looked at in this order: may it write, is its body what it says it is, and then, in the committer's one
 //! thread, does its condition hold and does the outcome fit the model.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use futures_util::{Stream, StreamExt};
+use futures_util::StreamExt;
+use headers::{ContentType, HeaderMapExt};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use record::declaration::read_id_text;
 use record::edit::{self, New, RecordName};
@@ -24,24 +17,16 @@ use record::limits::BODY_BYTES;
 use record::model::{Collection, Index, Records, Term};
 use record::token::Name;
 use sha2::{Digest, Sha256};
-use store::{Commit, Found, KeptRecord, Transaction};
+use store::{Found, KeptRecord, Transaction};
 use tokio::time::timeout;
-use warp::http::header::{CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use warp::http::header::{HeaderMap, HeaderName, HeaderValue, LOCATION};
 use warp::http::{Method, StatusCode};
 use warp::reply::{Reply, Response};
-use warp::{Filter, Rejection};
 
-use crate::api::{self, IdInPath, Routes};
-use crate::authorize::Tokens;
 use crate::condition::{Condition, entity_tag};
 use crate::problem::Problem;
-
-/// What a collection answers to.
-const ON_ALL: &str = "GET, HEAD, POST";
-/// What a collection that is one record answers to.
-const ON_SINGLE: &str = "GET, HEAD, PUT, PATCH";
-/// What a record answers to.
-const ON_ONE: &str = "GET, HEAD, PUT, PATCH, DELETE";
+use crate::read;
+use crate::routes::{Answer, Body, Served};
 
 /// The header that makes a repeated POST harmless.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -52,124 +37,90 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an idempotency key may be, in bytes.
 const KEY_BYTES: usize = 255;
 
-/// Who may write, and where it goes.
-#[derive(Clone)]
-pub struct Writes {
-    /// The collection.
-    pub collection: Collection,
-    /// Who hands writes in.
-    pub commit: Commit,
-    /// Who may.
-    pub tokens: Arc<Tokens>,
-    /// Whether nobody may after all: there is nothing to write to.
-    pub read_only: bool,
-}
-
-impl Writes {
-    /// `routes` and those that write. `/ready` says when writes have failed.
-    pub fn over(&self, routes: Routes) -> Routes {
-        let writes = self.clone();
-        let collection = warp::path("api").and(warp::path(self.collection.name()));
-        let one = warp::path::param().and(warp::path::end()).map(|id: IdInPath| Some(id));
-        let all = warp::path::end().map(|| None);
-        let asked = not_reading().and(collection).and(one.or(all).unify());
-        let asked = asked.and(warp::header::headers_cloned()).and(warp::body::stream());
-        let write = asked.then(move |method: Method, id: Option<IdInPath>, headers: HeaderMap, body| {
-            let writes = writes.clone();
-            async move {
-                let allowed = match id {
-                    Some(_) => ON_ONE,
-                    None if writes.collection.is_single() => ON_SINGLE,
-                    None => ON_ALL,
-                };
-                let answer = writes.answer(&method, id, &headers, body).await;
-                answer.unwrap_or_else(|problem| problem.into_response_allowing(&method, allowed))
-            }
-        });
-        let commit = self.commit.clone();
-        let unready = warp::path("ready").and(api::read()).and(warp::method()).and_then(move |method: Method| {
-            let answer = commit.is_broken().then(|| Problem::WritesFailed.into_response(&method));
-            async { answer.ok_or_else(warp::reject::not_found) }
-        });
-        write.or(unready).unify().or(routes).unify().boxed()
-    }
-
-    async fn answer(
-        self,
-        method: &Method,
-        id: Option<IdInPath>,
-        headers: &HeaderMap,
-        body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
-    ) -> api::Answer {
-        let is_single = self.collection.is_single();
-        let asks = match (method, &id) {
-            (_, Some(_)) if is_single => return Err(Problem::NoSuchRecord),
-            (&Method::PUT | &Method::PATCH, None) if is_single => method.clone(),
-            (&Method::POST, None) if !is_single => method.clone(),
-            (&Method::PUT | &Method::PATCH | &Method::DELETE, Some(_)) => method.clone(),
-            _ => return Err(Problem::MethodNotAllowed),
-        };
-        let name = self.tokens.authorize(headers)?;
-        if self.read_only {
-            return Err(Problem::DiskReadOnly);
-        }
-        let answer = self.written(asks, id, headers, body, &name).await;
-        let mut response = answer.unwrap_or_else(|problem| problem.into_response(method));
-        response.extensions_mut().insert(name);
-        Ok(response)
-    }
-
-    async fn written(
-        self,
-        method: Method,
-        id: Option<IdInPath>,
-        headers: &HeaderMap,
-        body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
-        token: &Name,
-    ) -> api::Answer {
-        let collection = self.collection;
-        let condition = Condition::read(headers);
-        let name = match id {
-            Some(id) => Some(id.name(collection)),
-            None => collection.is_single().then_some(Ok(RecordName::Single)),
-        };
-        let Some(record) = name else {
-            let key = idempotency_key(headers, token)?;
-            let body = json_body(headers, body, false).await?;
-            // A body may take its time. Whoever was revoked meanwhile writes nothing.
-            self.tokens.authorize(headers)?;
-            // Refused before an id is given, and not by the committer's one thread.
-            let new = edit::create(collection, body).map_err(Problem::Invalid)?;
-            return self.commit.write(move |now| create(now, collection, key, &new)).await?;
-        };
-        let record = record?;
-        if method == Method::DELETE {
-            return self.commit.write(move |now| delete(now, &record, &condition)).await?;
-        }
-        let patch = method == Method::PATCH;
-        let body = json_body(headers, body, patch).await?;
-        self.tokens.authorize(headers)?;
-        self.commit
-            .write(move |now| {
-                if patch {
-                    merge(now, collection, &record, &condition, &body)
-                } else {
-                    replace(now, collection, &record, &condition, &body)
-                }
-            })
-            .await?
-    }
-}
-
-/// Any method but those that read, with which nothing here is concerned.
-fn not_reading() -> impl Filter<Extract = (Method,), Error = Rejection> + Clone {
-    warp::method().and_then(|method: Method| async move {
-        if method == Method::GET || method == Method::HEAD { Err(warp::reject::not_found()) } else { Ok(method) }
-    })
-}
-
 /// `POST /api/posts`
-fn create(now: &mut Transaction, collection: Collection, key: Option<String>, new: &New) -> api::Answer {
+pub(crate) async fn post(served: Served, headers: &HeaderMap, body: impl Body) -> Answer {
+    let token = served.may_write(headers)?;
+    let collection = served.store.collection();
+    let answer = async {
+        let key = idempotency_key(headers, &token)?;
+        let body = served.json_body(headers, body, false).await?;
+        // Refused before an id is given, and not by the committer's one thread.
+        let new = edit::create(collection, body).map_err(Problem::Invalid)?;
+        served.commit.write(move |now| create(now, collection, key, &new)).await?
+    };
+    let answer = answer.await;
+    signed(token, &Method::POST, answer)
+}
+
+/// `PUT`, `PATCH` or `DELETE /api/posts/7`
+pub(crate) async fn change(
+    served: Served,
+    method: &Method,
+    name: Result<RecordName, Problem>,
+    headers: &HeaderMap,
+    body: impl Body,
+) -> Answer {
+    let token = served.may_write(headers)?;
+    let answer = async {
+        let target = Target { collection: served.store.collection(), name: name?, condition: Condition::read(headers) };
+        if *method == Method::DELETE {
+            return served.commit.write(move |now| target.delete(now)).await?;
+        }
+        let is_patch = *method == Method::PATCH;
+        let body = served.json_body(headers, body, is_patch).await?;
+        served
+            .commit
+            .write(move |now| if is_patch { target.merge(now, &body) } else { target.replace(now, &body) })
+            .await?
+    };
+    let answer = answer.await;
+    signed(token, method, answer)
+}
+
+/// The answer, with the name of the token that was shown, for the access log.
+fn signed(token: Name, method: &Method, answer: Answer) -> Answer {
+    let mut response = answer.unwrap_or_else(|problem| problem.into_response(method));
+    response.extensions_mut().insert(token);
+    Ok(response)
+}
+
+impl Served {
+    /// The token that a request shows, if it may write.
+    fn may_write(&self, headers: &HeaderMap) -> Result<Name, Problem> {
+        let name = self.tokens.authorize(headers)?;
+        if self.store.is_read_only() { Err(Problem::DiskReadOnly) } else { Ok(name) }
+    }
+
+    /// A body that is JSON, in canonical text.
+    async fn json_body(&self, headers: &HeaderMap, body: impl Body, is_patch: bool) -> Result<Object, Problem> {
+        let kind = headers.typed_get().map_or(mime::STAR_STAR, |kind: ContentType| kind.into());
+        let is_merge_patch = kind.essence_str() == "application/merge-patch+json";
+        if kind.essence_str() != mime::APPLICATION_JSON && !(is_patch && is_merge_patch) {
+            return Err(Problem::MediaType);
+        }
+        let bytes = timeout(BODY_TIMEOUT, collect(body)).await.map_err(|_elapsed| Problem::BodySlow)??;
+        // A body may take its time. Whoever was revoked meanwhile writes nothing.
+        self.tokens.authorize(headers)?;
+        edit::read(&bytes).map_err(Problem::Malformed)
+    }
+}
+
+/// The whole body, up to [`BODY_BYTES`].
+async fn collect(body: impl Body) -> Result<BytesMut, Problem> {
+    let mut body = std::pin::pin!(body);
+    let mut bytes = BytesMut::new();
+    while let Some(chunk) = body.next().await {
+        let mut chunk = chunk.map_err(|_broken| Problem::BodyBroken)?;
+        if bytes.len() + chunk.remaining() > BODY_BYTES {
+            return Err(Problem::BodyTooLarge);
+        }
+        bytes.extend_from_slice(&chunk.copy_to_bytes(chunk.remaining()));
+    }
+    Ok(bytes)
+}
+
+/// Makes the new record, or finds that an earlier request with that key has.
+fn create(now: &mut Transaction, collection: Collection, key: Option<String>, new: &New) -> Answer {
     let request = || Sha256::digest(new.body()).into();
     if let Some(kept) = key.as_ref().map(|key| now.kept(key)).transpose()?.flatten() {
         if kept.request != request() {
@@ -191,79 +142,77 @@ fn create(now: &mut Transaction, collection: Collection, key: Option<String>, ne
     Ok(created(collection, revision, json))
 }
 
-/// What a request names, as it is now, if its condition allows to write to it.
-struct Named {
-    /// Nothing where ids are texts and no record has this one.
-    id: Option<Id>,
-    found: Option<Found>,
+/// The record that a request names, and what has to hold for it.
+struct Target {
+    collection: Collection,
+    name: RecordName,
+    condition: Condition,
 }
 
-impl Named {
-    fn find(now: &Transaction, name: &RecordName, condition: &Condition) -> Result<Self, Problem> {
-        let id = match name {
+impl Target {
+    /// The record as it is now, if the condition allows to write to it. Without an id where ids are texts and no record
+    /// has this one.
+    fn find(&self, now: &Transaction) -> Result<(Option<Id>, Option<Found>), Problem> {
+        let id = match &self.name {
             RecordName::Number(id) => Some(*id),
             RecordName::Text(text) => now.ids(Index::IDS, &Term::Text(text.clone()))?.first().copied(),
             RecordName::Single => Some(Id::FIRST),
         };
         let found = id.map(|id| now.get(id)).transpose()?.flatten();
         let tag = found.as_ref().map(|found| entity_tag(found.revision, found.json.as_bytes()));
-        if condition.allows_write(tag.as_ref()) { Ok(Self { id, found }) } else { Err(Problem::ConditionFailed) }
+        if self.condition.allows_write(tag.as_ref()) { Ok((id, found)) } else { Err(Problem::ConditionFailed) }
     }
 
-    /// The record, which has to be there.
-    fn there(self) -> Result<(Id, Found), Problem> {
-        self.id.zip(self.found).ok_or(Problem::NoSuchRecord)
+    /// The same of one that has to be there.
+    fn find_there(&self, now: &Transaction) -> Result<(Id, Found), Problem> {
+        let (id, found) = self.find(now)?;
+        id.zip(found).ok_or(Problem::NoSuchRecord)
     }
-}
 
-/// `PUT /api/posts/7`
-fn replace(
-    now: &mut Transaction,
-    collection: Collection,
-    name: &RecordName,
-    condition: &Condition,
-    body: &Object,
-) -> api::Answer {
-    let Named { id, found } = Named::find(now, name, condition)?;
-    if found.is_none() && !condition.creates() {
-        return Err(Problem::NoSuchRecord);
-    }
-    match name {
-        RecordName::Number(id) if found.is_none() && id.get() > now.last_id() => return Err(Problem::IdNotGiven),
-        RecordName::Text(text) if found.is_none() => {
-            let json = serde_json::to_string(text).unwrap_or_default();
-            edit::check_new_id(&json).map_err(|violation| Problem::Invalid(vec![violation]))?;
+    /// `PUT`
+    fn replace(&self, now: &mut Transaction, body: &Object) -> Answer {
+        let (id, found) = self.find(now)?;
+        if found.is_none() {
+            self.check_creation(now)?;
         }
-        _ => {}
+        let current = found.as_ref().map(|found| &*found.json);
+        let json = edit::replace(self.collection, body, &self.name, current).map_err(Problem::Invalid)?;
+        unique(now, self.collection, id.unwrap_or(Id::MAX), || json.clone())?;
+        let id = id.or_else(|| now.next_id()).ok_or(Problem::NoIdsLeft)?;
+        let revision = now.put(id, &json);
+        if found.is_none() { Ok(created(self.collection, revision, json)) } else { Ok(written(revision, json)) }
     }
-    let current = found.as_ref().map(|found| &*found.json);
-    let json = edit::replace(collection, body, name, current).map_err(Problem::Invalid)?;
-    unique(now, collection, id.unwrap_or(Id::MAX), || json.clone())?;
-    let id = id.or_else(|| now.next_id()).ok_or(Problem::NoIdsLeft)?;
-    let revision = now.put(id, &json);
-    if found.is_none() { Ok(created(collection, revision, json)) } else { Ok(written(revision, json)) }
-}
 
-/// `PATCH /api/posts/7`
-fn merge(
-    now: &mut Transaction,
-    collection: Collection,
-    name: &RecordName,
-    condition: &Condition,
-    body: &Object,
-) -> api::Answer {
-    let (id, found) = Named::find(now, name, condition)?.there()?;
-    let json = edit::patch(collection, &found.json, body, name).map_err(Problem::Invalid)?;
-    unique(now, collection, id, || json.clone())?;
-    let revision = now.put(id, &json);
-    Ok(written(revision, json))
-}
+    /// Whether the record, which is not there, may come to be.
+    fn check_creation(&self, now: &Transaction) -> Result<(), Problem> {
+        if !self.condition.creates() {
+            return Err(Problem::NoSuchRecord);
+        }
+        match &self.name {
+            RecordName::Number(id) if id.get() > now.last_id() => Err(Problem::IdNotGiven),
+            RecordName::Text(text) => {
+                let json = serde_json::to_string(text).unwrap_or_default();
+                edit::check_new_id(&json).map_err(|violation| Problem::Invalid(vec![violation]))
+            }
+            _ => Ok(()),
+        }
+    }
 
-/// `DELETE /api/posts/7`
-fn delete(now: &mut Transaction, name: &RecordName, condition: &Condition) -> api::Answer {
-    let (id, _) = Named::find(now, name, condition)?.there()?;
-    now.remove(id);
-    Ok(StatusCode::NO_CONTENT.into_response())
+    /// `PATCH`
+    fn merge(&self, now: &mut Transaction, body: &Object) -> Answer {
+        let (id, found) = self.find_there(now)?;
+        let json = edit::patch(self.collection, &found.json, body, &self.name).map_err(Problem::Invalid)?;
+        unique(now, self.collection, id, || json.clone())?;
+        let revision = now.put(id, &json);
+        Ok(written(revision, json))
+    }
+
+    /// `DELETE`
+    fn delete(&self, now: &mut Transaction) -> Answer {
+        let (id, _) = self.find_there(now)?;
+        now.remove(id);
+        Ok(StatusCode::NO_CONTENT.into_response())
+    }
 }
 
 /// Whether a record, which has been checked, has for itself what only one may have; the monolith may have let others.
@@ -305,8 +254,8 @@ const IN_PATHS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b
 
 fn written(revision: u64, json: String) -> Response {
     let tag = entity_tag(revision, json.as_bytes());
-    let mut response = api::json(Response::new(json.into()));
-    response.headers_mut().insert(ETAG, tag);
+    let mut response = read::json(Response::new(json.into()));
+    response.headers_mut().typed_insert(tag);
     response
 }
 
@@ -318,33 +267,4 @@ fn idempotency_key(headers: &HeaderMap, name: &Name) -> Result<Option<String>, P
         Ok(key) if (1..=KEY_BYTES).contains(&key.len()) && values.next().is_none() => Ok(Some(format!("{name}/{key}"))),
         _ => Err(Problem::NotAKey),
     }
-}
-
-/// A body that is JSON, in canonical text.
-async fn json_body(
-    headers: &HeaderMap,
-    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
-    patch: bool,
-) -> Result<Object, Problem> {
-    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    if kind != "application/json" && !(patch && kind == "application/merge-patch+json") {
-        return Err(Problem::MediaType);
-    }
-    let bytes = timeout(BODY_TIMEOUT, collect(body)).await.map_err(|_elapsed| Problem::BodySlow)??;
-    edit::read(&bytes).map_err(Problem::Malformed)
-}
-
-/// The whole body, up to [`BODY_BYTES`].
-async fn collect(body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send) -> Result<BytesMut, Problem> {
-    let mut body = std::pin::pin!(body);
-    let mut bytes = BytesMut::new();
-    while let Some(chunk) = body.next().await {
-        let mut chunk = chunk.map_err(|_broken| Problem::BodyBroken)?;
-        if bytes.len() + chunk.remaining() > BODY_BYTES {
-            return Err(Problem::BodyTooLarge);
-        }
-        bytes.extend_from_slice(&chunk.copy_to_bytes(chunk.remaining()));
-    }
-    Ok(bytes)
 }

@@ -9,9 +9,10 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 use record::sample;
 use record::token::{TokenFile, secret};
-use service::api::{self, Answer, Routes, read};
 use service::authorize::Tokens;
 use service::process::log_panics;
+use service::read;
+use service::routes::{Answer, OwnRoutes};
 use service::testing::App;
 use store::Store;
 use warp::Filter;
@@ -74,14 +75,14 @@ fn write(path: &'static str, tokens: Tokens) -> impl Filter<Extract = (Answer,),
     })
 }
 
-/// The routes of posts, two that panic (one at once, one in the midst of its list), and two that take a token (one
+/// Two routes that panic (one at once, one in the midst of its list), and two that take a token (one
 /// where there are none).
-fn routes(posts: Store) -> Routes {
-    let at_once = warp::path("at-once").and(read()).map(|| -> Answer { panic!("no record\nINFO access > forged") });
+fn own(posts: &Store) -> OwnRoutes {
+    let at_once = warp::path("at-once").map(|| -> Answer { panic!("no record\nINFO access > forged") });
     let store = posts.clone();
-    let midway = warp::path("midway").and(read()).map(move || {
+    let midway = warp::path("midway").map(move || {
         let (records, store) = (store.clone(), store.clone());
-        api::list(&store, move || {
+        read::list(&store, move || {
             let store = records.clone();
             (0..).map(move |number| {
                 assert!(number < 50_000, "the list broke at {number}");
@@ -90,7 +91,7 @@ fn routes(posts: Store) -> Routes {
         })
     });
     let writes = write("write", tokens()).or(write("closed", Tokens::none(sample::posts()))).unify();
-    api::routes_with(&posts, at_once.or(midway).unify().or(writes).unify())
+    at_once.or(midway).unify().or(writes).unify().boxed()
 }
 
 fn spawn_app() -> App {
@@ -99,7 +100,7 @@ fn spawn_app() -> App {
         log::set_max_level(log::LevelFilter::Trace);
         log_panics();
     }
-    App::spawn(sample::posts(), routes, [RECORD])
+    App::spawn_with(sample::posts(), own, [RECORD])
 }
 
 #[test]

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 use record::model::Collection;
-use service::api;
 use service::testing::{App, bearer};
 
 fn notes() -> Collection {
@@ -58,7 +57,7 @@ fn a_record_is_found_by_its_text_and_listed_in_the_sources_order() {
         r#"{"text":"second","id":7,"parent":"z é/1"}"#,
         r#"{"text":"third","parent":7}"#,
     );
-    let app = App::spawn_writable(notes(), api::routes_of, [z, seven, none]);
+    let app = App::spawn_writable(notes(), [z, seven, none]);
     let client = Client { app: &app, collection: notes() };
     let given = r#"{"id":3,"text":"third","parent":7}"#;
     for (path, expected) in [
@@ -80,7 +79,7 @@ fn a_record_is_found_by_its_text_and_listed_in_the_sources_order() {
 
 #[test]
 fn ids_are_given_taken_and_kept_as_texts() {
-    let app = App::spawn_writable(notes(), api::routes_of, [r#"{"id":7,"text":"a"}"#]);
+    let app = App::spawn_writable(notes(), [r#"{"id":7,"text":"a"}"#]);
     let client = Client { app: &app, collection: notes() };
     let post = |body: &str| client.ask("POST", "/api/notes", body, None);
     assert_eq!(post(r#"{"text":"b","id":"own"}"#), (201, r#"{"text":"b","id":"own"}"#.into(), "/api/notes/own".into()));
@@ -121,7 +120,7 @@ fn ids_are_given_taken_and_kept_as_texts() {
 
 #[test]
 fn a_collection_that_is_one_record_is_read_and_written_by_its_name() {
-    let app = App::spawn_writable(profile(), api::routes_of, [r#"{"name":"typicode","id":"any"}"#]);
+    let app = App::spawn_writable(profile(), [r#"{"name":"typicode","id":"any"}"#]);
     let client = Client { app: &app, collection: profile() };
     assert_eq!(client.get("/api/profile"), (200, r#"{"name":"typicode","id":"any"}"#.to_owned()));
     assert_eq!(client.get("/api/profile/1").0, 404);

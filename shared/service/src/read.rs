@@ -1,0 +1,140 @@
+//! Answers to whoever reads: a record, or a list of them.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::stream::{self, StreamExt};
+use headers::HeaderMapExt;
+use record::declaration::{Answers, IndexDeclaration};
+use record::edit::RecordName;
+use record::id::Id;
+use record::model::{Index, Term};
+use store::{Store, StoreError, Stored};
+use warp::http::StatusCode;
+use warp::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use warp::reply::{Reply, Response};
+
+use crate::condition::{Condition, entity_tag};
+use crate::problem::Problem;
+use crate::routes::Answer;
+
+/// How much of a list is put together before it is sent, in bytes. A list that fits is sent with its length.
+const LIST_CHUNK: usize = 64 << 10;
+
+/// `GET /api/{collection}`, where that is a list
+pub(crate) fn all(store: &Store) -> Answer {
+    list(store, || store.records().map(|record| Ok(record?.1)))
+}
+
+/// `GET /api/{collection}/7`
+pub(crate) fn one(store: &Store, name: RecordName) -> Answer {
+    match name {
+        RecordName::Number(id) => record(store, || store.get(id)),
+        RecordName::Text(text) => {
+            let term = Term::Text(text);
+            record(store, || store.find(Index::IDS, &term).next().transpose())
+        }
+        RecordName::Single => record(store, || store.get(Id::FIRST)),
+    }
+}
+
+/// `GET /api/{collection}/in-thread/7`
+pub(crate) fn found(store: &Store, index: &IndexDeclaration, term: &Term) -> Answer {
+    match index.answers {
+        Answers::Many => list(store, || store.find(index.number, term)),
+        Answers::One => record(store, || store.find(index.number, term).next().transpose()),
+    }
+}
+
+/// The answer without what a client with these headers has already.
+pub(crate) fn spare(headers: &HeaderMap, mut response: Response) -> Response {
+    if response.headers().typed_get().is_some_and(|tag| Condition::read(headers).has(&tag)) {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        *response.body_mut() = Default::default();
+        response.headers_mut().remove(CONTENT_TYPE);
+    }
+    response
+}
+
+/// Answers with the record that `find` finds in `store`, straight from the store's memory.
+pub fn record(store: &Store, find: impl Fn() -> Result<Option<Stored>, StoreError>) -> Answer {
+    let stored = store.read_whole(find)?.ok_or(Problem::NoSuchRecord)?;
+    let tag = entity_tag(stored.revision, stored.json());
+    let mut response = json(Response::new(stored.into_json().into()));
+    response.headers_mut().typed_insert(tag);
+    Ok(response)
+}
+
+/// Answers with a JSON array of records. A list of any length is sent in bounded memory; if the store fails in its
+/// midst, the connection is cut, so that no client takes the part for the whole.
+///
+/// A list that fits into one chunk has all of a group of an update's changes, or nothing of it; a longer one is sent as it
+/// is read, while others write.
+pub fn list<I>(store: &Store, records: impl Fn() -> I) -> Answer
+where
+    I: Iterator<Item = Result<Stored, StoreError>> + Send + Sync + 'static,
+{
+    let (list, first) = store.read_whole(|| {
+        let mut list = List { records: records(), begun: false, done: false };
+        let first = list.next().unwrap_or_else(|| Ok(Bytes::new()));
+        (list, first)
+    });
+    let first = first?;
+    if list.done {
+        return Ok(json(Response::new(first.into())));
+    }
+    let rest = list.inspect(|chunk| {
+        if let Err(error) = chunk {
+            log::error!("a list was cut short: {error}");
+        }
+    });
+    let chunks = stream::once(async { Ok(first) }).chain(stream::iter(rest));
+    Ok(json(warp::reply::stream(chunks).into_response()))
+}
+
+/// A JSON array in chunks.
+struct List<I> {
+    records: I,
+    begun: bool,
+    done: bool,
+}
+
+impl<I: Iterator<Item = Result<Stored, StoreError>>> Iterator for List<I> {
+    type Item = Result<Bytes, StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let mut chunk = BytesMut::new();
+        while chunk.len() < LIST_CHUNK {
+            let stored = match self.records.next() {
+                Some(Ok(stored)) => stored,
+                Some(Err(error)) => {
+                    self.done = true;
+                    return Some(Err(error));
+                }
+                None => {
+                    chunk.put_slice(if self.begun { b"]" } else { b"[]" });
+                    self.done = true;
+                    break;
+                }
+            };
+            chunk.put_u8(if self.begun { b',' } else { b'[' });
+            chunk.put_slice(stored.json());
+            self.begun = true;
+        }
+        Some(Ok(chunk.freeze()))
+    }
+}
+
+pub(crate) fn json(response: Response) -> Response {
+    with_type(response, "application/json; charset=utf-8")
+}
+
+pub(crate) fn text(text: impl Into<Bytes>) -> Answer {
+    Ok(with_type(Response::new(text.into().into()), "text/plain; charset=utf-8"))
+}
+
+fn with_type(mut response: Response, content_type: &'static str) -> Response {
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}

@@ -1,0 +1,67 @@
+//! The table of routes: which path is what, and what each answers to.
+
+use record::sample;
+use service::testing::App;
+
+#[test]
+fn every_path_says_what_it_answers_to_and_nothing_else_is_there() {
+    let app = App::spawn_writable(sample::posts(), [r#"{"id":1,"thread":1,"text":"t","user":1}"#]);
+    let reads = "GET, HEAD";
+    for (path, allowed) in [
+        ("/", reads),
+        ("/api", reads),
+        ("/api/", reads),
+        ("/live", reads),
+        ("/ready/", reads),
+        ("/scrub", "POST"),
+        ("/api/posts", "GET, HEAD, POST"),
+        ("/api/posts/", "GET, HEAD, POST"),
+        ("/api/posts/1", "GET, HEAD, PUT, PATCH, DELETE"),
+        ("/api/posts/1/", "GET, HEAD, PUT, PATCH, DELETE"),
+        ("/api/posts/x", "GET, HEAD, PUT, PATCH, DELETE"),
+        ("/api/posts/in-thread/1", reads),
+        ("/api/posts/-/backup", "GET"),
+    ] {
+        let options = app.request("OPTIONS", path);
+        assert_eq!((options.status, options.header("allow"), options.body.as_str()), (204, allowed, ""), "{path}");
+        for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE"] {
+            let answer = app.request(method, path);
+            let is_allowed = allowed.split(", ").any(|allowed| allowed == method);
+            assert_eq!(answer.status != 405, is_allowed, "{method} {path}: {answer:?}");
+            assert_eq!(answer.header("allow"), if is_allowed { "" } else { allowed }, "{method} {path}");
+        }
+    }
+    for path in [
+        "//",
+        "/api//",
+        "/api/posts//",
+        "/api//posts",
+        "//api/posts",
+        "/api/posts//1",
+        "/api/posts/1//",
+        "/posts",
+        "/api/users",
+        "/api/users/1",
+        "/API/posts",
+        "/api/Posts",
+        "/api/%70osts",
+        "/api/posts/in-user/1",
+        "/api/posts/in-thread",
+        "/api/posts/in-thread/1/2",
+        "/api/posts/-/scrub",
+        "/live/x",
+        "/api/posts/1/2/3/4",
+    ] {
+        for method in ["GET", "POST", "PUT", "DELETE", "OPTIONS"] {
+            // `in-thread` alone could be an id, and is none.
+            let expected = match (path, method) {
+                ("/api/posts/in-thread", "GET") => 400,
+                ("/api/posts/in-thread", "OPTIONS") => 204,
+                ("/api/posts/in-thread", "POST") => 405,
+                ("/api/posts/in-thread", _) => 401,
+                _ => 404,
+            };
+            assert_eq!(app.request(method, path).status, expected, "{method} {path}");
+        }
+    }
+}
