@@ -56,7 +56,8 @@ impl Kind {
             }
             Self::Missing => "A collection that is missing: without --require it is empty.",
             Self::Collection => {
-                "A collection that is no list: correct the file, or leave it out of the plan, and --rest FILE puts it aside."
+                "A collection that is no list, or is there twice: correct the file, or leave it out of the plan, and --rest FILE \
+                 puts it aside."
             }
             Self::Record => {
                 "A record that does not fit: correct the file, or edit its collection.json; or --rejects FILE goes on \
