@@ -33,7 +33,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
 FROM rust:1-slim-bookworm AS plan
 COPY . /context
 RUN cd /context && mkdir -p /plan /empty && cp --parents plan $(find * -maxdepth 1 -name collection.json) /plan/ \
- && for name in $(awk '{ sub(/#.*/, "") } NF { print $1 }' plan); do mkdir "/empty/$name"; done
+ && for name in $(awk '{ sub(/#.*/, "") } NF { print NF > 2 ? $3 : $1 }' plan); do mkdir "/empty/$name"; done
 
 FROM workspace AS build-seed
 COPY seed seed
@@ -50,7 +50,7 @@ USER 65532:65532
 ENV DATA_DIR=/data LISTEN=0.0.0.0:3000 DECLARATION=/collection.json
 EXPOSE 3000
 LABEL org.opencontainers.image.licenses=MIT org.opencontainers.image.title=${SERVICE} \
-      org.opencontainers.image.description="Serves /api/${SERVICE} from its own database"
+      org.opencontainers.image.description="Serves one collection from its own database"
 HEALTHCHECK --interval=5s --timeout=5s --start-period=60s CMD ["/service", "check"]
 ENTRYPOINT ["/service"]
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use store::StoreError;
 use store::desk::DeskError;
 
+use crate::obstacles::{Obstacle, Obstacles};
 use crate::orphans::Orphans;
 use crate::report::Report;
 
@@ -23,6 +24,14 @@ pub enum Error {
         place: String,
         /// What is wrong there.
         reason: String,
+    },
+    /// The input is not one, for several reasons.
+    #[error("{}: this is in the way of a split:\n{found}Nothing was changed.", .file.display())]
+    Obstacles {
+        /// The input file.
+        file: PathBuf,
+        /// The reasons.
+        found: Obstacles,
     },
     /// A plan or a declaration is none.
     #[error("{}: {reason}\nNothing was changed.", .path.display())]
@@ -135,6 +144,7 @@ impl Error {
         let rename = |file: PathBuf| if file == path { PathBuf::from(name) } else { file };
         match self {
             Error::Input { file, place, reason } => Error::Input { file: rename(file), place, reason },
+            Error::Obstacles { file, found } => Error::Obstacles { file: rename(file), found },
             Error::Io { path, source } => Error::Io { path: rename(path), source },
             Error::Difference(text) => Error::Difference(named(text)),
             Error::Conflicts(report) => Error::Conflicts(Report { text: named(report.text), ..report }),
@@ -147,6 +157,13 @@ impl Error {
         let (kind, more) = match self {
             Error::Input { file, place, reason } => {
                 ("input", json!({ "file": file.to_string_lossy(), "place": place, "reason": reason }))
+            }
+            Error::Obstacles { file, found: Obstacles { named, more } } => {
+                let more: Vec<_> =
+                    more.iter().map(|(name, more)| json!({ "collection": name, "records": more })).collect();
+                let Obstacle { place, reason, .. } = &named[0];
+                let file = file.to_string_lossy();
+                ("input", json!({ "file": file, "place": place, "reason": reason, "obstacles": named, "more": more }))
             }
             Error::Plan { path, reason } => ("plan", json!({ "file": path.to_string_lossy(), "reason": reason })),
             Error::NoCollection { .. } => ("usage", json!({})),
@@ -193,7 +210,11 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Tokens(TokenFileError::Io { .. }) | Error::Random(_) => 6,
-            Error::Input { .. } | Error::Plan { .. } | Error::Orphans(_) | Error::Tokens(_) => 3,
+            Error::Input { .. }
+            | Error::Obstacles { .. }
+            | Error::Plan { .. }
+            | Error::Orphans(_)
+            | Error::Tokens(_) => 3,
             Error::NoCollection { .. } => 2,
             Error::Compared(report) => report.exit_code,
             Error::Difference(_) => 4,

@@ -2,7 +2,7 @@
 //!
 //! - [`plan`]: which collections there are; [`propose`]: which a file seems to have
 //! - [`source`]: the combined file, as a stream of records; [`rejects`]: those that can't be taken; [`node`]: what only
-//!   Node takes
+//!   Node takes; [`obstacles`]: all that is in the way of a split, named at once
 //! - [`mod@split`]: into [slices](mod@slice) and databases, beside what is there
 //! - [`digest`]: what a set of records is, whatever its order
 //! - [`mod@verify`]: everything read back and compared with the source
@@ -34,6 +34,7 @@ pub mod join;
 pub mod manifest;
 pub mod near;
 pub mod node;
+pub mod obstacles;
 pub mod orphans;
 pub mod patch;
 pub mod plan;

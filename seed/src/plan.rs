@@ -1,7 +1,7 @@
 //! Which collections there are: a folder that lists them, and has a folder for each with its declaration.
 //!
 //! ```text
-//! plan                     a line for each: its name, and the port its service has under ./up
+//! plan                     a line for each: its service's name and port under ./up, and its own name where that is another
 //! users/collection.json    what users are
 //! …
 //! ```
@@ -40,13 +40,17 @@ impl Plan {
             reason: format!("line {}: {}", fault.line, fault.reason),
         };
         let mut collections: Vec<Collection> = Vec::new();
-        for PlanLine { name, .. } in topology::parse(&list, &text).map_err(fault)? {
+        for PlanLine { name, collection, .. } in topology::parse(&list, &text).map_err(fault)? {
             let path = folder.join(&name).join("collection.json");
             let json = fs::read_to_string(&path).map_err(Error::io(&path))?;
             let wrong = |reason: String| Error::Plan { path: path.clone(), reason };
             let declaration = Declaration::read(&json).map_err(|error| wrong(error.to_string()))?;
-            if *declaration.name != *name {
-                return Err(wrong(format!("it declares {:?}, and its folder is {name:?}", declaration.name)));
+            if *declaration.name != *collection {
+                let declared = &declaration.name;
+                return Err(wrong(format!(
+                    "it declares {declared:?}, and {} lists {collection:?}; `{name} PORT {declared}` lists that",
+                    list.display()
+                )));
             }
             collections.push(Collection::of(declaration));
         }
@@ -64,9 +68,8 @@ impl Plan {
         if self.0.is_empty() {
             return Err("there is no collection in it".to_owned());
         }
-        for (nth, collection) in self.iter().enumerate() {
-            let same = |other: &Collection| other.name().eq_ignore_ascii_case(collection.name());
-            if self.0[..nth].iter().any(same) {
+        for (nth, collection) in self.0.iter().enumerate() {
+            if self.0[..nth].contains(collection) {
                 return Err(format!("{} is in it twice", collection.name()));
             }
             if collection.has_text_ids() || collection.is_single() {

@@ -7,17 +7,22 @@ use std::fmt::{self, Write as _};
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io::BufReader;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use record::declaration::{
     Answers, Declaration, Field, IdRule, Index, IndexDeclaration, Shape, USERNAME_CHARACTERS, read_id_text,
 };
 use record::id::Id;
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
+use store::{sync, sync_tree};
+use tempfile::TempDir;
 
 use crate::error::Error;
-use crate::topology::{self, PLAN};
+use crate::identity::folder_of;
+use crate::topology::{self, PLAN, PlanLine};
 
 /// How many different values of a field are looked at, to tell whether they are all different, or ids.
 const DISTINCT: usize = 1 << 20;
@@ -45,6 +50,8 @@ pub struct Proposal {
 /// What one collection seems to be.
 #[derive(Debug)]
 pub struct Proposed {
+    /// What its service is called.
+    pub service: String,
     /// How many records were looked at.
     pub records: u64,
     /// What they seem to be.
@@ -68,56 +75,106 @@ pub fn propose(input: &Path) -> Result<Proposal, Error> {
         false => Error::Input { file: input.to_owned(), place: "the file".to_owned(), reason: error.to_string() },
     })?;
     let mut proposal = Proposal::default();
-    let mut taken: Vec<(String, Seen)> = Vec::new();
-    for (name, seen) in read {
-        let why_not = match &seen {
-            Seen::Records(_) => topology::check_name(&name).err(),
-            Seen::Other(what) => Some(format!("it holds {what}, not records")),
+    let mut collections: Vec<(String, Profile)> = Vec::new();
+    for (name, member) in read {
+        let is_twice = collections.iter().any(|(other, _)| *other == name);
+        let why_not = match (member, topology::check_collection(&name)) {
+            (Member::Other(what), _) => format!("it holds {what}, not records"),
+            (_, Err(reason)) => reason,
+            _ if is_twice => "it is in the file twice, and the split refuses that".to_owned(),
+            (Member::Records(profile), Ok(())) => {
+                collections.push((name, profile));
+                continue;
+            }
         };
-        match why_not {
-            Some(reason) => proposal.left_out.push((name, reason)),
-            None => taken.push((name, seen)),
-        }
+        proposal.left_out.push((name, why_not));
     }
-    let of = |(name, seen)| match seen {
-        Seen::Records(looked) => Some((name, looked)),
-        Seen::Other(_) => None,
-    };
-    let looked: Vec<(String, Looked)> = taken.into_iter().filter_map(of).collect();
-    proposal.collections = looked.iter().map(|(name, of)| propose_one(name, of, &looked)).collect();
+    let names: Vec<&str> = collections.iter().map(|(name, _)| &**name).collect();
+    let propose =
+        |((name, profile), service): (&(String, Profile), String)| propose_one(name, service, profile, &collections);
+    proposal.collections = collections.iter().zip(name_services(&names)).map(propose).collect();
     Ok(proposal)
 }
 
-/// Writes `proposal` into the folder `output`.
+/// Names for the services of collections that are called `names`: the same where a topology takes that, else what comes
+/// near.
+fn name_services(names: &[&str]) -> Vec<String> {
+    let fits = |name: &str| topology::check_name(name).is_ok();
+    let mut services = vec![String::new(); names.len()];
+    // Those whose own name fits have it first, wherever they stand.
+    for own in [true, false] {
+        for nth in (0..names.len()).filter(|nth| fits(names[*nth]) == own) {
+            let base = if own { names[nth].to_owned() } else { name_near(names[nth]) };
+            services[nth] =
+                number(&base, |name| fits(name) && !services.iter().any(|other| topology::meet(other, name)));
+        }
+    }
+    services
+}
+
+/// `blog-posts` for `blogPosts`, `service-2024-events` for `2024-events`, `monolith-service` for `monolith`.
+fn name_near(collection: &str) -> String {
+    let mut name = dashed(collection);
+    if !name.starts_with(|first: char| first.is_ascii_lowercase()) {
+        name.insert_str(0, "service-");
+    }
+    let name = cut(&name, topology::NAME_LENGTH);
+    if topology::check_name(name).is_ok() { name.to_owned() } else { format!("{name}-service") }
+}
+
+/// `base`, or the first of `base-2`, `base-3`, … that is free.
+fn number(base: &str, is_free: impl Fn(&str) -> bool) -> String {
+    const ROOM: usize = topology::NAME_LENGTH - "-999".len();
+    let numbered = (2_u64..).map(|nth| format!("{}-{nth}", cut(base, ROOM)));
+    let mut names = std::iter::once(cut(base, topology::NAME_LENGTH).to_owned()).chain(numbered);
+    names.find(|name| is_free(name)).expect("there are more numbers than names")
+}
+
+/// At most so many characters of a name, which is ASCII.
+fn cut(name: &str, most: usize) -> &str {
+    name[..name.len().min(most)].trim_end_matches(['-', '_'])
+}
+
+/// Writes `proposal` into the folder `output`, which appears whole or not at all.
 ///
 /// # Errors
-/// A file that would be written is there already, or cannot be written.
+/// There is something in it already, or it cannot be written.
 pub fn write(proposal: &Proposal, output: &Path) -> Result<(), Error> {
-    let list = output.join(PLAN);
-    let path_of = |proposed: &Proposed| output.join(&*proposed.declaration.name).join("collection.json");
-    let paths = proposal.collections.iter().map(path_of);
-    if let Some(there) = std::iter::once(list.clone()).chain(paths).find(|path| path.exists()) {
+    let is_empty = fs::read_dir(output).map(|mut inside| inside.next().is_none());
+    if !is_empty.unwrap_or_else(|_| !output.exists()) {
         let reason = "it is there already, and may have been edited; name another folder".to_owned();
-        return Err(Error::Output { path: there, reason });
+        return Err(Error::Output { path: output.to_owned(), reason });
     }
-    for proposed in &proposal.collections {
-        let path = path_of(proposed);
-        let folder = path.parent().expect("it lies in a folder");
-        fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        let json = serde_json::to_string_pretty(&proposed.declaration).expect("a declaration can be written as JSON");
+    // Of a path that ends with a slash, too.
+    let output = &output.components().collect::<PathBuf>();
+    let beside = folder_of(output);
+    fs::create_dir_all(beside).map_err(Error::io(beside))?;
+    let part = TempDir::new_in(beside).map_err(Error::io(beside))?;
+    let whole = part.path().join(PLAN);
+    for Proposed { service, declaration, .. } in &proposal.collections {
+        let folder = whole.join(service);
+        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        let json = serde_json::to_string_pretty(declaration).expect("a declaration can be written as JSON");
+        let path = folder.join("collection.json");
         fs::write(&path, json + "\n").map_err(Error::io(&path))?;
     }
-    fs::write(&list, proposal.list()).map_err(Error::io(&list))
+    fs::create_dir_all(&whole).map_err(Error::io(&whole))?;
+    fs::write(whole.join(PLAN), proposal.list()).map_err(Error::io(&whole))?;
+    sync_tree(&whole)?;
+    fs::rename(&whole, output).map_err(Error::io(output))?;
+    sync(beside)?;
+    Ok(())
 }
 
 impl Proposal {
     /// The list of the plan, with the reasons.
     fn list(&self) -> String {
-        let mut list =
-            String::from("# Proposed from a db.json: each line is a collection, and the port of its service.\n");
-        let mut ports = (FIRST_PORT..).filter(|port| *port != 8080);
-        for proposed in &self.collections {
-            let name = &proposed.declaration.name;
+        let mut list = String::from(
+            "# Proposed from a db.json. Each line is a service: its name, its port, and its collection's name where that is\n\
+             # another.\n",
+        );
+        let ports = (FIRST_PORT..).filter(|port| *port != 8080);
+        for (proposed, port) in self.collections.iter().zip(ports) {
             let _ = writeln!(list, "\n# {} records.", proposed.records);
             for reason in &proposed.reasons {
                 let _ = writeln!(list, "# {reason}");
@@ -125,7 +182,8 @@ impl Proposal {
             for unsure in &proposed.unsure {
                 let _ = writeln!(list, "# Unsure: {unsure}");
             }
-            let _ = writeln!(list, "{name}  {}", ports.next().unwrap_or_default());
+            let (name, collection) = (proposed.service.clone(), proposed.declaration.name.to_string());
+            let _ = writeln!(list, "{}", PlanLine { name, port, collection });
         }
         for (name, reason) in &self.left_out {
             let _ = writeln!(list, "\n# Left out: {name:?}: {}. --rest FILE puts it aside.", reason.replace('\n', " "));
@@ -135,14 +193,14 @@ impl Proposal {
 }
 
 /// What stands under a name.
-enum Seen {
-    Records(Looked),
+enum Member {
+    Records(Profile),
     Other(&'static str),
 }
 
 /// What was seen of a collection's records.
 #[derive(Default)]
-struct Looked {
+struct Profile {
     records: u64,
     is_single: bool,
     /// How many have an integer for an id, a text, none, or something else.
@@ -183,10 +241,10 @@ fn hash(text: &str) -> u64 {
     HASHER.with(|hasher| hasher.hash_one(text))
 }
 
-impl Looked {
-    fn look_at(&mut self, record: &serde_json::Map<String, Value>) {
+impl Profile {
+    fn look_at(&mut self, record: &Record) {
         self.records += 1;
-        match record.get("id") {
+        match record.values.get("id") {
             None => self.no_ids += 1,
             Some(id) => {
                 let text = id.to_string();
@@ -200,12 +258,12 @@ impl Looked {
                 }
             }
         }
-        for (name, value) in record.iter().filter(|(name, _)| *name != "id") {
+        for name in record.names.iter().filter(|name| *name != "id") {
             let place = *self.places.entry(name.clone()).or_insert_with(|| {
                 self.fields.push((name.clone(), Values { is_username: true, ..Values::default() }));
                 self.fields.len() - 1
             });
-            self.fields[place].1.look_at(value);
+            self.fields[place].1.look_at(&record.values[name]);
         }
     }
 }
@@ -264,19 +322,19 @@ impl Values {
 }
 
 /// Declares what was seen of a collection, beside `all`.
-fn propose_one(name: &str, looked: &Looked, all: &[(String, Looked)]) -> Proposed {
+fn propose_one(name: &str, service: String, profile: &Profile, all: &[(String, Profile)]) -> Proposed {
     let (mut reasons, mut unsure) = (Vec::new(), Vec::new());
-    let ids = propose_ids(looked, &mut reasons, &mut unsure);
+    let ids = propose_ids(profile, &mut reasons, &mut unsure);
     let (mut fields, mut indexes) = (Vec::new(), Vec::new());
-    for (field, values) in &looked.fields {
+    for (field, values) in &profile.fields {
         if field.is_empty() || field.contains(|c: char| c.is_control() || "\"\\".contains(c)) {
             unsure.push(format!("the field {field:?} has a name that JSON escapes, so it is kept but not declared"));
             continue;
         }
-        let required = values.present == looked.records && values.nulls == 0 && looked.records > 0;
+        let required = values.present == profile.records && values.nulls == 0 && profile.records > 0;
         let mut shape = values.shape();
         let referred =
-            if looked.is_single { None } else { find_referred(field, values, all, &mut reasons, &mut unsure) };
+            if profile.is_single { None } else { find_referred(field, values, all, &mut reasons, &mut unsure) };
         if let Some((to, text)) = referred {
             shape = Shape::Reference { to: to.into(), text };
             indexes.push((field, to, Answers::Many, false));
@@ -298,10 +356,11 @@ fn propose_one(name: &str, looked: &Looked, all: &[(String, Looked)]) -> Propose
     }
     let mut routes: Vec<String> = Vec::new();
     let declare = |(nth, (field, of, answers, unique)): (u8, (&String, &str, Answers, bool))| {
-        let mut route = format!("by-{}", singular(of));
-        if routes.contains(&route) || topology::check_name(&route).is_err() {
+        let mut route = format!("by-{}", dashed(&singular(of)));
+        if routes.contains(&route) {
             route = format!("by-{}", dashed(field));
         }
+        let route = number(&route, |route| !routes.iter().any(|other| other == route));
         routes.push(route.clone());
         let number = Index::numbered(nth).expect("it is not zero");
         let (field, route) = (field.as_str().into(), route.into());
@@ -310,11 +369,11 @@ fn propose_one(name: &str, looked: &Looked, all: &[(String, Looked)]) -> Propose
     // More than a database has numbers for, nobody needs.
     let indexes = (1..u8::MAX).zip(indexes).map(declare).collect();
     let declaration = Declaration { name: name.into(), ids, in_monolith: true, fields: fields.into(), indexes };
-    Proposed { records: looked.records, declaration, reasons, unsure }
+    Proposed { service, records: profile.records, declaration, reasons, unsure }
 }
 
-fn propose_ids(looked: &Looked, reasons: &mut Vec<String>, unsure: &mut Vec<String>) -> IdRule {
-    let Looked { records, is_single, integer_ids, text_ids, no_ids, other_ids, repeats_ids, .. } = looked;
+fn propose_ids(profile: &Profile, reasons: &mut Vec<String>, unsure: &mut Vec<String>) -> IdRule {
+    let Profile { records, is_single, integer_ids, text_ids, no_ids, other_ids, repeats_ids, .. } = profile;
     if *repeats_ids {
         unsure.push("an id stands twice: the split refuses that".to_owned());
     }
@@ -349,7 +408,7 @@ fn propose_ids(looked: &Looked, reasons: &mut Vec<String>, unsure: &mut Vec<Stri
 fn find_referred<'a>(
     field: &str,
     values: &Values,
-    all: &'a [(String, Looked)],
+    all: &'a [(String, Profile)],
     reasons: &mut Vec<String>,
     unsure: &mut Vec<String>,
 ) -> Option<(&'a str, bool)> {
@@ -364,11 +423,11 @@ fn find_referred<'a>(
         let name = name.to_lowercase().replace(['_', '-'], "");
         stem == name || stem == singular(&name) || PEOPLE.contains(&&*name) && SOMEBODY.contains(&&*stem)
     };
-    for (name, looked) in all.iter().filter(|(_, looked)| !looked.is_single) {
-        let known = values.distinct.iter().filter(|value| looked.ids.contains(value)).count();
+    for (name, profile) in all.iter().filter(|(_, profile)| !profile.is_single) {
+        let known = values.distinct.iter().filter(|value| profile.ids.contains(value)).count();
         let of = values.distinct.len();
-        let text = looked.text_ids > 0;
-        if is_named(name) && (text || values.texts == 0) && (known > 0 || looked.ids.is_empty() || is_marked) {
+        let text = profile.text_ids > 0;
+        if is_named(name) && (text || values.texts == 0) && (known > 0 || profile.ids.is_empty() || is_marked) {
             let found = format!("{field} refers to {name}: by its name, and {known} of its {of} values are ids there");
             if known * 10 < of * 9 {
                 unsure.push(found)
@@ -378,8 +437,10 @@ fn find_referred<'a>(
             return Some((name, text));
         }
     }
-    let fits = |(_, looked): &&(String, Looked)| {
-        !looked.is_single && values.distinct.len() > 1 && values.distinct.iter().all(|value| looked.ids.contains(value))
+    let fits = |(_, profile): &&(String, Profile)| {
+        !profile.is_single
+            && values.distinct.len() > 1
+            && values.distinct.iter().all(|value| profile.ids.contains(value))
     };
     if let Some((name, _)) = all.iter().find(fits)
         && (is_marked || values.texts == count)
@@ -400,27 +461,76 @@ fn singular(word: &str) -> String {
     }
 }
 
-/// `createdBy` as `created-by`, for a route.
-fn dashed(field: &str) -> String {
+/// `createdBy` as `created-by`, for a route or a service.
+fn dashed(name: &str) -> String {
     let mut dashed = String::new();
-    for character in field.chars() {
-        match character {
-            'A'..='Z' if !dashed.is_empty() => {
-                dashed.push('-');
-                dashed.push(character.to_ascii_lowercase());
-            }
-            _ if character.is_ascii_alphanumeric() => dashed.push(character.to_ascii_lowercase()),
-            _ => dashed.push('-'),
+    let mut before = ' ';
+    for character in name.chars() {
+        let is_known = character.is_ascii_alphanumeric();
+        let begins_word = character.is_ascii_uppercase() && !before.is_ascii_uppercase();
+        if (!is_known || begins_word) && !dashed.is_empty() && !dashed.ends_with('-') {
+            dashed.push('-');
+        }
+        dashed.extend(is_known.then_some(character.to_ascii_lowercase()));
+        before = character;
+    }
+    dashed.truncate(dashed.trim_end_matches('-').len());
+    dashed
+}
+
+/// A record, its members' names in the file's order.
+#[derive(Default)]
+struct Record {
+    names: Vec<String>,
+    values: serde_json::Map<String, Value>,
+}
+
+impl Record {
+    /// Of a name that is repeated, the last value counts.
+    fn add(&mut self, name: String, value: Value) {
+        if self.values.insert(name.clone(), value).is_none() {
+            self.names.push(name);
         }
     }
-    dashed
+}
+
+impl<'de> Deserialize<'de> for Record {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+
+        impl<'de> Visitor<'de> for Members {
+            type Value = Record;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a record")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Record, A::Error> {
+                let mut record = Record::default();
+                while let Some((name, value)) = map.next_entry()? {
+                    record.add(name, value);
+                }
+                Ok(record)
+            }
+        }
+
+        deserializer.deserialize_map(Members)
+    }
+}
+
+/// What stands in a list.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Element {
+    Record(Record),
+    Other(IgnoredAny),
 }
 
 /// The file: an object of whatever.
 struct Collections;
 
 impl<'de> Visitor<'de> for Collections {
-    type Value = Vec<(String, Seen)>;
+    type Value = Vec<(String, Member)>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object of collections")
@@ -439,62 +549,108 @@ impl<'de> Visitor<'de> for Collections {
 struct OneOf;
 
 impl<'de> DeserializeSeed<'de> for OneOf {
-    type Value = Seen;
+    type Value = Member;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Seen, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Member, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for OneOf {
-    type Value = Seen;
+    type Value = Member;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JSON")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Seen, A::Error> {
-        let (mut looked, mut others) = (Looked::default(), 0_u64);
-        while let Some(element) = array.next_element::<Value>()? {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Member, A::Error> {
+        let (mut profile, mut others) = (Profile::default(), 0_u64);
+        while let Some(element) = array.next_element()? {
             match element {
-                Value::Object(record) => looked.look_at(&record),
-                _ => others += 1,
+                Element::Record(record) => profile.look_at(&record),
+                Element::Other(IgnoredAny) => others += 1,
             }
         }
-        Ok(if others > 0 { Seen::Other("a list with something else than objects") } else { Seen::Records(looked) })
+        Ok(if others > 0 { Member::Other("a list with something else than objects") } else { Member::Records(profile) })
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Seen, A::Error> {
-        let mut record = serde_json::Map::new();
-        while let Some((name, value)) = map.next_entry()? {
-            record.insert(name, value);
-        }
-        let mut looked = Looked { is_single: true, ..Looked::default() };
-        looked.look_at(&record);
-        Ok(Seen::Records(looked))
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Member, A::Error> {
+        let record = Record::deserialize(MapAccessDeserializer::new(map))?;
+        let mut profile = Profile { is_single: true, ..Profile::default() };
+        profile.look_at(&record);
+        Ok(Member::Records(profile))
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Seen, E> {
-        Ok(Seen::Other("true or false"))
+    fn visit_bool<E>(self, _: bool) -> Result<Member, E> {
+        Ok(Member::Other("true or false"))
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Seen, E> {
-        Ok(Seen::Other("a number"))
+    fn visit_i64<E>(self, _: i64) -> Result<Member, E> {
+        Ok(Member::Other("a number"))
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Seen, E> {
-        Ok(Seen::Other("a number"))
+    fn visit_u64<E>(self, _: u64) -> Result<Member, E> {
+        Ok(Member::Other("a number"))
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Seen, E> {
-        Ok(Seen::Other("a number"))
+    fn visit_f64<E>(self, _: f64) -> Result<Member, E> {
+        Ok(Member::Other("a number"))
     }
 
-    fn visit_str<E>(self, _: &str) -> Result<Seen, E> {
-        Ok(Seen::Other("a text"))
+    fn visit_str<E>(self, _: &str) -> Result<Member, E> {
+        Ok(Member::Other("a text"))
     }
 
-    fn visit_unit<E>(self) -> Result<Seen, E> {
-        Ok(Seen::Other("null"))
+    fn visit_unit<E>(self) -> Result<Member, E> {
+        Ok(Member::Other("null"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_collection_has_a_service_by_a_name_that_a_topology_takes() {
+        let [long, shouted] = ["a", "A"].map(|letter| letter.repeat(40));
+        let named = [
+            ("blogPosts", "blog-posts"),
+            ("user_profiles", "user_profiles"),
+            ("Products", "products-2"),
+            ("products", "products"),
+            ("order-items", "order-items"),
+            ("orderItems", "order-items-2"),
+            ("2024-events", "service-2024-events"),
+            ("monolith", "monolith-service"),
+            ("service", "service-service"),
+            ("a.b~c", "a-b-c"),
+            ("abc", "abc"),
+            ("HTTPLogs", "httplogs"),
+            ("_", "service-service-2"),
+            (&long, &long[..32]),
+            (&shouted, &format!("{}-2", &long[..28])),
+        ];
+        let services = name_services(&named.map(|(name, _)| name));
+        let expected = named.map(|(name, service)| if name == "a.b~c" { "a-b-c-2" } else { service });
+        assert_eq!(services, expected);
+        let lines = services.iter().zip(3001..).map(|(name, port)| format!("{name} {port}\n"));
+        assert!(topology::parse(Path::new(PLAN), &lines.collect::<String>()).is_ok());
+    }
+
+    #[test]
+    fn fields_stay_in_the_files_order_and_routes_are_different() {
+        let source = r#"{"users": [{"id": 1}, {"id": 2}], "blogPosts": [
+            {"zeta": 1, "id": 7, "user_id": 1, "alpha": 2, "userId": 2, "alpha": 3, "user-id": 1},
+            {"mid": null, "zeta": 2}
+        ]}"#;
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut file, source.as_bytes()).unwrap();
+        let proposal = propose(file.path()).unwrap();
+        let declaration = &proposal.collections[1].declaration;
+        let names: Vec<&str> = declaration.fields.iter().map(|field| &*field.name).collect();
+        assert_eq!(names, ["zeta", "user_id", "alpha", "userId", "user-id", "mid"]);
+        let routes: Vec<&str> = declaration.indexes.iter().map(|index| &*index.route).collect();
+        assert_eq!(routes, ["by-user", "by-user-id", "by-user-id-2"]);
+        assert!(declaration.check().is_ok());
     }
 }

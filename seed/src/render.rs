@@ -12,6 +12,9 @@
 //! The first one is written by hand, for the collection that the comment names; the others are the same in other words.
 //! Blocks are what blank lines divide. In a region of lines `for each that has none`, people have a say in each line:
 //! it stays as it is, and the comment itself has a new one's text.
+//!
+//! A collection may have another name than its service (`blog-posts 3001 blogPosts`). What stands behind `/api/`, `/data/`
+//! or `/tokens/` is the collection's, everything else the service's.
 
 use std::fs;
 use std::io::{self, ErrorKind, Write};
@@ -161,6 +164,7 @@ fn render_text(file: &Path, text: &str, plan: &[PlanLine], purpose: Purpose) -> 
         };
         let first_line = begin + 1;
         let region = Region::read(marker, &body).map_err(|reason| fault(begin, reason))?;
+        let plan = if matches!(region.kind, Kind::Missing) { &routed(plan) } else { plan };
         let first = &plan[0];
         if !matches!(purpose, Purpose::Copy(_)) && !region.can_be_of(first) {
             let reason = format!(
@@ -170,7 +174,8 @@ fn render_text(file: &Path, text: &str, plan: &[PlanLine], purpose: Purpose) -> 
             );
             return Err(fault(first_line, reason));
         }
-        rendered.push(replace_words(line, &region.owner, first));
+        let (indent, _) = line.split_at(line.len() - line.trim_start().len());
+        rendered.push(format!("{indent}# plan: {}", region.marker(first)));
         rendered.extend(region.render(plan));
         rendered.push(end.to_owned());
         regions += 1;
@@ -184,6 +189,8 @@ fn render_text(file: &Path, text: &str, plan: &[PlanLine], purpose: Purpose) -> 
 /// What is between two comments.
 struct Region<'a> {
     kind: Kind,
+    /// The comment's words before the collection.
+    words: &'static str,
     /// Whose the template is.
     owner: PlanLine,
     template: String,
@@ -192,8 +199,8 @@ struct Region<'a> {
 
 impl<'a> Region<'a> {
     fn read(marker: &str, body: &'a [&'a str]) -> Result<Self, String> {
-        let known = KINDS.iter().find_map(|(words, kind)| Some((kind, marker.strip_prefix(words)?)));
-        let Some((kind, owner)) = known else {
+        let known = KINDS.iter().find_map(|(words, kind)| Some((kind, *words, marker.strip_prefix(words)?)));
+        let Some((kind, words, owner)) = known else {
             let kinds = KINDS.map(|(words, _)| format!("`# plan: {words}NAME PORT`"));
             return Err(format!("{marker:?} begins nothing; these do: {}", kinds.join(", ")));
         };
@@ -209,11 +216,20 @@ impl<'a> Region<'a> {
             }
         };
         let owner = topology::parse_line(owner)?;
-        let nobody = PlanLine { name: String::new(), port: 0 };
+        let nobody = PlanLine { name: String::new(), port: 0, collection: String::new() };
         if replace_words(&template, &owner, &nobody) == template {
             return Err(format!("the first line or block after this does not name {}", owner.name));
         }
-        Ok(Self { kind: *kind, owner, template, body })
+        Ok(Self { kind: *kind, words, owner, template, body })
+    }
+
+    /// The comment that begins it, where `first` is the first collection.
+    fn marker(&self, first: &PlanLine) -> String {
+        let Self { words, template, .. } = self;
+        match self.kind {
+            Kind::Missing => format!("{words}{first}: {}", replace_words(template, &self.owner, first)),
+            Kind::Lines | Kind::Blocks => format!("{words}{first}"),
+        }
     }
 
     /// Whether the template, made that of `first`, still tells its words from all others.
@@ -228,8 +244,18 @@ impl<'a> Region<'a> {
             Kind::Lines => made.collect(),
             Kind::Blocks => vec![made.collect::<Vec<_>>().join("\n\n")],
             Kind::Missing => {
-                let is_word = |word: &str| plan.iter().any(|line| line.name == word);
-                let stays = |line: &&str| line.trim_start().starts_with('#') || line.split(ends_word).any(is_word);
+                let wants_spelling = |line: &PlanLine| line.collection.contains(|c: char| c.is_ascii_uppercase());
+                let made = plan.iter().zip(made).map(|(line, made)| match wants_spelling(line) {
+                    true => format!("={made}"),
+                    false => made,
+                });
+                let is_service = |word: &str| plan.iter().any(|line| line.name == word);
+                let is_collection = |path: &str| plan.iter().any(|line| segment(path) == line.collection);
+                let is_moved_back = |line: &str| {
+                    line.split_whitespace().nth(1) == Some("monolith") && behind_folders(line).any(is_collection)
+                };
+                let is_ours = |line: &str| line.split(ends_word).any(is_service) || is_moved_back(line);
+                let stays = |line: &&str| line.trim_start().starts_with('#') || is_ours(line);
                 let mut lines: Vec<String> = self.body.iter().copied().filter(stays).map(str::to_owned).collect();
                 let begin = |line: &str| line.split_whitespace().next().map(str::to_owned);
                 let there: Vec<_> = lines.iter().map(|line| begin(line)).collect();
@@ -255,8 +281,44 @@ fn upper_case(name: &str) -> String {
     name.to_uppercase().replace('-', "_")
 }
 
-/// Replaces what names one collection by what names another: whole words, and `Users` in `UsersTask`.
+/// Behind these stands a collection's name, and not its service's.
+const FOLDERS: [&str; 3] = ["/api/", "/data/", "/tokens/"];
+
+/// What stands behind each of them in `text`.
+fn behind_folders(text: &str) -> impl Iterator<Item = &str> {
+    FOLDERS.into_iter().flat_map(move |folder| text.split(folder).skip(1))
+}
+
+/// The path's first segment.
+fn segment(path: &str) -> &str {
+    let is_part = |character: char| character.is_ascii_alphanumeric() || "-._~".contains(character);
+    &path[..path.find(|character| !is_part(character)).unwrap_or(path.len())]
+}
+
+/// The plan with each collection's name as routes.map has it: in lower case, in which the entrance looks for a path; but as
+/// it is where that would be another's, for a rule that wants this very spelling.
+fn routed(plan: &[PlanLine]) -> Vec<PlanLine> {
+    let spell = |line: &PlanLine| {
+        let lower = line.collection.to_ascii_lowercase();
+        let mut same = plan.iter().filter(|other| other.collection.eq_ignore_ascii_case(&lower));
+        let owner = same.clone().find(|other| other.collection == lower).or_else(|| same.next());
+        if owner == Some(line) { lower } else { line.collection.clone() }
+    };
+    plan.iter().map(|line| PlanLine { collection: spell(line), ..line.clone() }).collect()
+}
+
+/// Replaces what names one collection by what names another: behind those folders, and the words between.
 fn replace_words(text: &str, from: &PlanLine, to: &PlanLine) -> String {
+    let found = FOLDERS.into_iter().filter_map(|folder| Some(text.find(folder)? + folder.len())).min();
+    let Some(at) = found else { return replace_service(text, from, to) };
+    let (before, path) = text.split_at(at);
+    let (name, rest) = path.split_at(segment(path).len());
+    let name = if name == from.collection { &to.collection } else { name };
+    replace_service(before, from, to) + name + &replace_words(rest, from, to)
+}
+
+/// Replaces what names one service by what names another: whole words, and `Users` in `UsersTask`.
+fn replace_service(text: &str, from: &PlanLine, to: &PlanLine) -> String {
     let replace = |word: &str| {
         let begin = capitalize(&from.name);
         if word == from.name {
@@ -331,6 +393,50 @@ no newline";
             "{swapped}"
         );
         assert_eq!(rendered(&swapped, "users 3001\nopen-issues 3002"), expected);
+    }
+
+    #[test]
+    fn what_is_behind_a_folder_is_the_collections_and_all_else_the_services() {
+        let text = "\
+# plan: a line for each, as users 3001
+users:/data/users /tokens/users [/api/users, /api/users/*] ${Bucket}/users/* $USERS UsersTask /api/users-x 3001
+# plan: end";
+        let list = "users 3001\nblog-posts 3002 blogPosts\nmonolith-service 3003 monolith\na 3004 a.b~c";
+        let all = rendered(text, list);
+        for expected in [
+            "blog-posts:/data/blogPosts /tokens/blogPosts [/api/blogPosts, /api/blogPosts/*] ${Bucket}/blog-posts/* \
+             $BLOG_POSTS BlogPostsTask /api/users-x 3002",
+            "monolith-service:/data/monolith /tokens/monolith [/api/monolith, /api/monolith/*] \
+             ${Bucket}/monolith-service/* $MONOLITH_SERVICE MonolithServiceTask /api/users-x 3003",
+            "a:/data/a.b~c /tokens/a.b~c [/api/a.b~c, /api/a.b~c/*] ${Bucket}/a/* $A ATask /api/users-x 3004",
+        ] {
+            assert!(all.lines().any(|line| line == expected), "{expected} is not in {all}");
+        }
+        // Another first one, and back.
+        let swapped = rendered(&all, "blog-posts 3002 blogPosts");
+        assert!(
+            swapped.starts_with("# plan: a line for each, as blog-posts 3002 blogPosts\nblog-posts:/data/blogPosts")
+        );
+        assert_eq!(rendered(&swapped, "users 3001"), text);
+    }
+
+    #[test]
+    fn listener_rules_are_in_lower_case_unless_case_alone_tells_collections_apart() {
+        let rules = |list: &str| {
+            let map = rendered(MAP, list);
+            map.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(rules("blog-posts 3001 blogPosts"), ["/api/blogposts/ blog-posts"]);
+        assert_eq!(
+            rules("a 3001 Tags\nb 3002 tags\nc 3003 TAGS"),
+            ["=/api/Tags/ a", "/api/tags/ b", "=/api/TAGS/ c"],
+            "the one that is in lower case has that spelling",
+        );
+        assert_eq!(rules("c 3003 TAGS\na 3001 Tags"), ["/api/tags/ c", "=/api/Tags/ a"]);
+        // What was moved back stays there; what leads to a service that has another name now is made anew.
+        let moved = MAP.replace("/api/gone/ gone", "/api/blogposts/ monolith\n/api/tags/ tags");
+        let moved = rendered(&moved, "users 3001\nblog-posts 3002 blogPosts\nlabels 3003 tags");
+        assert!(moved.contains("\n/api/blogposts/ monolith\n/api/tags/ labels\n# plan: end"), "{moved}");
     }
 
     #[test]

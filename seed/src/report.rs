@@ -281,9 +281,12 @@ pub fn proposed(input: &Path, output: &Path, proposal: &Proposal) -> Report {
     let mut text = format!("{} has the plan that {} seems to be of. Look at it:\n", output.display(), input.display());
     let mut json =
         json!({ "outcome": "proposed", "output": output.to_string_lossy(), "collections": {}, "left_out": {} });
-    for Proposed { records, declaration, reasons, unsure } in &proposal.collections {
+    for Proposed { service, records, declaration, reasons, unsure } in &proposal.collections {
         let name = &*declaration.name;
         let _ = writeln!(text, "\n{name}: {records} records");
+        if service != name {
+            let _ = writeln!(text, "  its service is called {service}, since a topology does not take its own name");
+        }
         for reason in reasons {
             let _ = writeln!(text, "  {reason}");
         }
@@ -291,7 +294,7 @@ pub fn proposed(input: &Path, output: &Path, proposal: &Proposal) -> Report {
             let _ = writeln!(text, "  unsure: {unsure}");
         }
         json["collections"][name] = json!({
-            "records": records, "declaration": declaration, "reasons": reasons, "unsure": unsure,
+            "service": service, "records": records, "declaration": declaration, "reasons": reasons, "unsure": unsure,
         });
     }
     for (name, reason) in &proposal.left_out {

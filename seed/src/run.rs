@@ -21,6 +21,7 @@ use crate::identity::{Hashed, Identity, folder_of, identify, is_device, part_of,
 use crate::ids::{self, AllGiven, Given};
 use crate::join::{WrittenIds, keep_out_of_data, write_array};
 use crate::manifest::{Manifest, Moment};
+use crate::obstacles::Looking;
 use crate::orphans::{Edited, Edits, Orphans};
 use crate::plan::Plan;
 use crate::progress::{self, Progress, Total};
@@ -206,12 +207,33 @@ fn split_file(input: &Path, data: &Path, options: &Options) -> Result<Report, Er
     let plan = &options.plan_for(there.as_ref())?;
     // A first split, or another in its place, is not for services that run.
     let target = if there.is_some() { Target::reach(data, plan) } else { Target::lock(data, plan) };
-    let mut target = match target {
+    let target = match target {
         Err(Error::Store(error @ StoreError::InUse { .. })) if !options.replace => {
             return leave_running(input, data, plan, error);
         }
         target => target?,
     };
+    split_into(input, data, plan, target, options)
+        .map_err(|error| explain(input, plan, there.is_some(), options, error))
+}
+
+/// Names all that is in the way of a split, where its error is about the file.
+fn explain(input: &Path, plan: &Plan, is_update: bool, options: &Options, error: Error) -> Error {
+    let given = if is_update { Ok(AllGiven::default()) } else { ids::read_beside(input, plan, || identify(input)) };
+    let looking = Looking {
+        plan,
+        reading: Reading { given: given.unwrap_or_default(), as_node: options.as_node },
+        own_ids_alone: is_update,
+        requires_all: options.require,
+        has_rest: options.rest.is_some(),
+        has_rejects: options.rejects.is_some(),
+        progress: options.progress,
+    };
+    looking.explain(input, error)
+}
+
+/// The same, into `target`.
+fn split_into(input: &Path, data: &Path, plan: &Plan, mut target: Target, options: &Options) -> Result<Report, Error> {
     let manifest = Manifest::read(data);
     if options.replace || matches!(manifest, Ok(None)) && target.is_empty(plan) {
         return fill(input, data, plan, target, options);

@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::identity::{Hashed, Identity};
 use crate::ids::AllGiven;
 use crate::node;
+use crate::obstacles::{Kind, Obstacle};
 use crate::plan::Plan;
 
 /// How much is read at a time, in bytes.
@@ -54,6 +55,8 @@ pub struct Source {
     end: Option<u64>,
     array: Option<Array>,
     rest: Option<Rest>,
+    /// Where it goes on past obstacles, those that it has met.
+    obstacles: Option<Vec<Obstacle>>,
     begun: bool,
     reading: Arc<Reading>,
     /// The file and its state when it was opened.
@@ -149,6 +152,7 @@ impl Source {
             end: None,
             array: None,
             rest: None,
+            obstacles: None,
             begun: false,
             reading: Arc::default(),
             opened: None,
@@ -193,6 +197,24 @@ impl Source {
         self
     }
 
+    /// Goes on past collections that cannot be taken, and notes them.
+    pub fn going_on(mut self) -> Self {
+        self.obstacles = Some(Vec::new());
+        self
+    }
+
+    /// What it has gone past.
+    pub fn obstacles(&mut self) -> Vec<Obstacle> {
+        self.obstacles.take().unwrap_or_default()
+    }
+
+    /// "This is in the way": the end of it all, unless it goes on past that.
+    fn meet(&mut self, kind: Kind, offset: u64, pointer: &str, reason: &str) -> Result<(), Error> {
+        let Some(obstacles) = &mut self.obstacles else { return Err(self.wrong_at(offset, pointer, reason)) };
+        obstacles.push(Obstacle { kind, place: place_of(pointer, offset), reason: reason.to_owned() });
+        Ok(())
+    }
+
     /// It is read so.
     pub fn read_as(mut self, reading: &Arc<Reading>) -> Self {
         self.reading = Arc::clone(reading);
@@ -214,6 +236,11 @@ impl Source {
             let reason = format!("the collection {:?} is missing", missing.name());
             Err(self.wrong_at(self.end.unwrap_or_default(), "", &reason))
         })
+    }
+
+    /// Where the object ends.
+    pub fn place_of_end(&self) -> String {
+        place_of("", self.end.unwrap_or_default())
     }
 
     /// What the file was. To be asked after the last batch.
@@ -252,11 +279,17 @@ impl Source {
                 continue;
             };
             if self.seen.contains(&collection) {
-                return Err(self.wrong_at(offset, &pointer, "the collection is repeated"));
+                self.meet(Kind::Collection, offset, &pointer, "the collection is repeated")?;
+                self.skip(&pointer, None)?;
+                continue;
             }
             if begin != Some(b'[') {
                 let found = begin.map_or("the end of the file", kind_of);
-                return Err(self.wrong(&pointer, &format!("expected an array of records, found {found}")));
+                let reason = format!("expected an array of records, found {found}");
+                self.meet(Kind::Collection, self.base + self.at as u64, &pointer, &reason)?;
+                self.skip(&pointer, None)?;
+                self.seen.push(collection);
+                continue;
             }
             self.at += 1;
             self.seen.push(collection);
@@ -269,31 +302,42 @@ impl Source {
         let pointer = pointer_to(&name, None);
         let Some(mut rest) = self.rest.take() else {
             let reason = "no service owns this collection; --rest FILE puts such collections aside";
-            return Err(self.wrong_at(offset, &pointer, reason));
+            self.meet(Kind::Unowned, offset, &pointer, reason)?;
+            return self.skip(&pointer, None);
         };
         if rest.names.contains(&name) {
-            return Err(self.wrong_at(offset, &pointer, "the collection is repeated"));
+            self.meet(Kind::Collection, offset, &pointer, "the collection is repeated")?;
+            self.skip(&pointer, None)?;
+            self.rest = Some(rest);
+            return Ok(());
         }
         let before = if rest.names.is_empty() { "{" } else { "," };
         let key = serde_json::to_string(&name).expect("a string can be written as JSON");
         rest.write(format!("{before}{key}:").as_bytes())?;
         rest.names.push(name);
+        self.skip(&pointer, Some(&mut rest))?;
+        self.rest = Some(rest);
+        Ok(())
+    }
+
+    /// Skips the value at hand, whatever its length; it goes to `rest`, where there is one.
+    fn skip(&mut self, pointer: &str, mut rest: Option<&mut Rest>) -> Result<(), Error> {
         let mut scan = Scan::default();
         loop {
             let end = scan.end_in(&self.bytes[self.at..]);
             let next = end.map_or(self.bytes.len(), |end| self.at + end);
-            rest.write(&self.bytes[self.at..next])?;
+            if let Some(rest) = &mut rest {
+                rest.write(&self.bytes[self.at..next])?;
+            }
             self.at = next;
             self.discard();
             if end.is_some() {
-                break;
+                return Ok(());
             }
             if !self.fill()? {
-                return Err(self.wrong(&pointer, "the file ends in the middle of this collection"));
+                return Err(self.wrong(pointer, "the file ends in the middle of this collection"));
             }
         }
-        self.rest = Some(rest);
-        Ok(())
     }
 
     fn open_object(&mut self) -> Result<(), Error> {
@@ -318,7 +362,8 @@ impl Source {
     fn close_object(&mut self) -> Result<(), Error> {
         if self.seen.is_empty() {
             let names: Vec<&str> = self.wanted.iter().map(Collection::name).collect();
-            return Err(self.wrong("", &format!("none of the collections {} is in it", names.join(", "))));
+            let reason = format!("none of the collections {} is in it", names.join(", "));
+            self.meet(Kind::Missing, self.base + self.at as u64, "", &reason)?;
         }
         self.end = Some(self.base + self.at as u64);
         self.at += 1;
@@ -628,11 +673,15 @@ impl Batch {
 
 /// "This file is wrong here."
 pub fn input_error(path: &Path, pointer: &str, offset: u64, reason: &str) -> Error {
-    let place = match pointer {
+    Error::Input { file: path.to_owned(), place: place_of(pointer, offset), reason: reason.to_owned() }
+}
+
+/// A place in the file, for messages.
+pub fn place_of(pointer: &str, offset: u64) -> String {
+    match pointer {
         "" => format!("byte {offset}"),
         _ => format!("{pointer} (byte {offset})"),
-    };
-    Error::Input { file: path.to_owned(), place, reason: reason.to_owned() }
+    }
 }
 
 /// Where the reader is, for messages.

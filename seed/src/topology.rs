@@ -2,9 +2,13 @@
 //!
 //! ```text
 //! # A comment.
-//! users   3001
-//! threads 3002
+//! users      3001
+//! threads    3002
+//! blog-posts 3003 blogPosts
 //! ```
+//!
+//! A line is a service's name, its port, and its collection's name where that is another: what can be a name in a file of
+//! JSON and in a URL need not be one for folders of code, images, containers, HAProxy and CloudFormation.
 //!
 //! It depends on nothing else here, so that a build script can read the list, too.
 
@@ -15,7 +19,11 @@ use std::path::{Path, PathBuf};
 /// The list's name in its folder.
 pub const PLAN: &str = "plan";
 
-const NAME_LENGTH: usize = 32;
+/// How long a service's name may be.
+pub const NAME_LENGTH: usize = 32;
+
+/// As long as a declaration lets it be.
+const COLLECTION_LENGTH: usize = 64;
 
 /// Those below belong to root, those above to the system, which gives them to clients. A listener rule on AWS has its
 /// collection's port as its priority: that is at most 50,000, and the smallest are the entrance's own.
@@ -24,7 +32,7 @@ const PORTS: RangeInclusive<u16> = 1024..=49151;
 /// Where every service listens in its container, and where the entrance listens under `./up`.
 const OTHERS_PORTS: [u16; 2] = [3000, 8080];
 
-/// What else has a name where collections have theirs; without `-` and `_`.
+/// What else has a name where services have theirs; without `-` and `_`.
 #[rustfmt::skip]
 const OTHERS_NAMES: &[&str] = &[
     // Programs, folders and files here, in containers and in a data folder.
@@ -43,13 +51,33 @@ const OTHERS_NAMES: &[&str] = &[
     "y", "n", "yes", "no", "on", "off", "true", "false", "null",
 ];
 
+/// What else has a name where collections have theirs, in lower case: a file system may not tell more apart.
+#[rustfmt::skip]
+const RESERVED: &[&str] = &[
+    // Files in a data folder, and in a backup.
+    "manifest.json", "manifest.next.json", "manifest.part.json", "building.json", "backup", "split",
+    // What a report has beside the collections.
+    "outcome", "dry_run", "rejected", "running", "as_node", "absent", "added", "phases", "manifest", "error", "message",
+    "exit_code",
+];
+
 /// A line of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanLine {
-    /// The collection's name: in URLs, and that of its folder, its image and its containers.
+    /// The service's name: that of its folder, its image and its containers.
     pub name: String,
-    /// The port that its service has under `./up`.
+    /// The port that it has under `./up`.
     pub port: u16,
+    /// Its collection's name: in the data, in URLs and in messages.
+    pub collection: String,
+}
+
+impl Display for PlanLine {
+    fn fmt(&self, formatter: &mut Formatter) -> fmt::Result {
+        let Self { name, port, collection } = self;
+        write!(formatter, "{name} {port}")?;
+        if collection != name { write!(formatter, " {collection}") } else { Ok(()) }
+    }
 }
 
 /// What is wrong in a list.
@@ -82,7 +110,7 @@ pub fn parse(file: &Path, text: &str) -> Result<Vec<PlanLine>, PlanFault> {
         }
         let line = parse_line(content).map_err(|reason| fault(number, reason))?;
         for (earlier, other) in &plan {
-            if without_marks(&other.name) == without_marks(&line.name) {
+            if meet(&other.name, &line.name) {
                 let reason = format!(
                     "{:?} and {:?} of line {earlier} differ in - and _ at most; give one of them another name",
                     line.name, other.name
@@ -94,6 +122,10 @@ pub fn parse(file: &Path, text: &str) -> Result<Vec<PlanLine>, PlanFault> {
                     format!("{:?} has the port {} already, in line {earlier}; take another", other.name, line.port);
                 return Err(fault(number, reason));
             }
+            if other.collection == line.collection {
+                let reason = format!("{:?} has a service already, in line {earlier}; drop one", line.collection);
+                return Err(fault(number, reason));
+            }
         }
         plan.push((number, line));
     }
@@ -103,12 +135,15 @@ pub fn parse(file: &Path, text: &str) -> Result<Vec<PlanLine>, PlanFault> {
     Ok(plan.into_iter().map(|(_, line)| line).collect())
 }
 
-/// Reads `NAME PORT`.
+/// Reads `NAME PORT`, or `NAME PORT COLLECTION`.
 pub fn parse_line(line: &str) -> Result<PlanLine, String> {
-    let [name, port] = line.split_whitespace().collect::<Vec<_>>()[..] else {
-        return Err(format!("{line:?} is not a name and a port; `users 3001` is"));
+    let (name, port, collection) = match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [name, port] => (name, port, name),
+        [name, port, collection] => (name, port, collection),
+        _ => return Err(format!("{line:?} is not a name and a port; `users 3001` is")),
     };
     check_name(name)?;
+    check_collection(collection)?;
     let port = port.parse().ok().filter(|port| PORTS.contains(port) && !OTHERS_PORTS.contains(port));
     let port = port.ok_or_else(|| {
         let [container, entrance] = OTHERS_PORTS;
@@ -119,10 +154,28 @@ pub fn parse_line(line: &str) -> Result<PlanLine, String> {
             PORTS.end()
         )
     })?;
-    Ok(PlanLine { name: name.to_owned(), port })
+    Ok(PlanLine { name: name.to_owned(), port, collection: collection.to_owned() })
 }
 
-/// Says why a collection cannot have this name.
+/// Says why a collection cannot have this name: in a URL it is a segment of the path, in a data folder a folder.
+pub fn check_collection(name: &str) -> Result<(), String> {
+    // Those that RFC 3986 calls unreserved. A `.` at the beginning hides a file, a `-` makes an option of a name.
+    let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let begins = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+    let fits = name.len() <= COLLECTION_LENGTH && name.bytes().all(is_unreserved);
+    if !fits || !name.as_bytes().first().is_some_and(begins) {
+        return Err(format!(
+            "{name:?} cannot stand in a URL and be a folder as it is: 1 to {COLLECTION_LENGTH} of a-z A-Z 0-9 - . _ ~ \
+             can, beginning with a letter, a digit or _"
+        ));
+    }
+    if RESERVED.contains(&name.to_ascii_lowercase().as_str()) {
+        return Err(format!("{name:?} is the name of something else in data folders, backups or reports"));
+    }
+    Ok(())
+}
+
+/// Says why a service cannot have this name.
 pub fn check_name(name: &str) -> Result<(), String> {
     let is_mark = |byte: u8| matches!(byte, b'-' | b'_');
     let bytes = name.as_bytes();
@@ -135,16 +188,24 @@ pub fn check_name(name: &str) -> Result<(), String> {
     if !fits {
         return Err(format!(
             "{name:?} is no name: 1 to {NAME_LENGTH} of a-z 0-9 - _ are one, beginning with a letter, each - or _ \
-             between two others"
+             between two others. A collection may have another name than its service: `users 3001 Users`"
         ));
     }
     if OTHERS_NAMES.contains(&without_marks(name).as_str()) {
-        return Err(format!("{name:?} is the name of something else in the topology; take another"));
+        return Err(format!(
+            "{name:?} is the name of something else in the topology; take another, and write the \
+             collection's behind the port: `NAME PORT {name}`"
+        ));
     }
     Ok(())
 }
 
-/// The name as it stands where there can be neither `-` nor `_`. Two that are the same then would meet there.
+/// Whether two names are the same where there can be neither `-` nor `_`.
+pub fn meet(one: &str, other: &str) -> bool {
+    without_marks(one) == without_marks(other)
+}
+
+/// The name as it stands there.
 fn without_marks(name: &str) -> String {
     name.replace(['-', '_'], "")
 }
@@ -159,9 +220,20 @@ mod tests {
 
     #[test]
     fn a_list_has_a_name_and_a_port_a_line_and_comments() {
-        let plan = read("# the list\n\n  users\t3001 # these\nopen-issues_2 3002").unwrap();
-        let line = |name: &str, port| PlanLine { name: name.to_owned(), port };
-        assert_eq!(plan, [line("users", 3001), line("open-issues_2", 3002)]);
+        let plan = read("# the list\n\n  users\t3001 # these\nopen-issues_2 3002\nblog  3003  blogPosts").unwrap();
+        let line = |name: &str, port, collection: &str| PlanLine {
+            name: name.to_owned(),
+            port,
+            collection: collection.to_owned(),
+        };
+        let expected = [
+            line("users", 3001, "users"),
+            line("open-issues_2", 3002, "open-issues_2"),
+            line("blog", 3003, "blogPosts"),
+        ];
+        assert_eq!(plan, expected);
+        let written: Vec<String> = plan.iter().map(PlanLine::to_string).collect();
+        assert_eq!(written, ["users 3001", "open-issues_2 3002", "blog 3003 blogPosts"]);
     }
 
     #[test]
@@ -169,7 +241,9 @@ mod tests {
         for (text, expected) in [
             ("", "x/plan: line 1: no collection is listed"),
             ("#\nusers", "x/plan: line 2: \"users\" is not a name and a port"),
-            ("users 3001 x", "line 1: \"users 3001 x\" is not"),
+            ("users 3001 x y", "line 1: \"users 3001 x y\" is not"),
+            ("users 3001 a/b", "\"a/b\" cannot stand in a URL"),
+            ("users 3001\nothers 3002 users", "line 2: \"users\" has a service already, in line 1"),
             ("Users 3001", "\"Users\" is no name"),
             ("2users 3001", "is no name"),
             ("a- 3001", "is no name"),
@@ -186,6 +260,27 @@ mod tests {
         ] {
             let message = read(text).unwrap_err();
             assert!(message.contains(expected), "{message} does not say {expected}");
+        }
+    }
+
+    #[test]
+    fn a_collection_may_have_any_name_that_a_url_and_a_folder_take() {
+        let longest = "x".repeat(64);
+        for name in
+            ["blogPosts", "user_profiles", "Products", "2024-events", "a.b", "_x~y", "monolith", "data", &longest]
+        {
+            assert_eq!(check_collection(name), Ok(()), "{name}");
+            // A service whose declaration has the name starts.
+            let json = format!(r#"{{"name": "{name}", "ids": "record", "fields": []}}"#);
+            assert!(record::declaration::Declaration::read(&json).is_ok(), "{name}");
+        }
+        for name in ["", ".", "..", ".git", "-x", "~x", "a b", "a/b", "a%20b", "über", "x\ny", &"x".repeat(65)] {
+            assert!(check_collection(name).unwrap_err().contains("cannot stand in a URL"), "{name}");
+            let declaration = serde_json::json!({"name": name, "ids": "record", "fields": []}).to_string();
+            assert!(record::declaration::Declaration::read(&declaration).is_err(), "{name}");
+        }
+        for name in ["manifest.json", "Manifest.next.json", "backup", "outcome"] {
+            assert!(check_collection(name).unwrap_err().contains("something else"), "{name}");
         }
     }
 

@@ -357,7 +357,7 @@ fn a_plan_that_contradicts_itself_is_refused_with_its_file_and_the_reason() {
         refused(&plan)
     };
     for (from, to, reason) in [
-        ("\"name\": \"comments\"", "\"name\": \"remarks\"", "it declares \"remarks\", and its folder is \"comments\""),
+        ("\"name\": \"comments\"", "\"name\": \"remarks\"", "it declares \"remarks\", and "),
         ("\"number\": 7", "\"number\": 1", "the index 1 is declared twice"),
         ("\"number\": 7", "\"number\": 0", "indexes are numbered from 1"),
         ("\"route\": \"by-user\"", "\"route\": \"on-post\"", "the route \"on-post\" is declared twice"),
@@ -393,7 +393,7 @@ fn a_plan_is_proposed_with_its_reasons_and_overwrites_nothing() {
         "reviews": [{"product_id": 7, "stars": 5}, {"product_id": 8, "stars": "many"}],
         "empty": [],
         "version": 3,
-        "Tags": []
+        "no segment": []
     }"#;
     fs::write(&input, source).unwrap();
     let report = done(&["plan", "--from", input_text, "--output", plan_text]);
@@ -405,7 +405,7 @@ fn a_plan_is_proposed_with_its_reasons_and_overwrites_nothing() {
         "unsure: stars is of several kinds, so it may be anything",
         "unsure: there are no records to tell by",
         "left out: \"version\": it holds a number, not records. --rest FILE puts it aside",
-        "left out: \"Tags\": \"Tags\" is no name",
+        "left out: \"no segment\": \"no segment\" cannot stand in a URL",
     ] {
         assert!(report.contains(reason), "{reason:?} is not in {report}");
         let noted = reason.lines().last().unwrap().trim().trim_start_matches("unsure: ");
@@ -438,6 +438,11 @@ fn a_plan_is_proposed_with_its_reasons_and_overwrites_nothing() {
     let back: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(back, serde_json::from_str::<Value>(source).unwrap());
 
+    // Nothing but the plan was ever there.
+    let mut there: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    there.sort_unstable();
+    assert_eq!(there, ["data", "db.json", "plan", "rest.json"]);
+
     fs::write(&input, "[]").unwrap();
     let other = dir.path().join("other");
     let (code, refused) = run(&["plan", "--from", input_text, "--output", other.to_str().unwrap()]);
@@ -462,4 +467,128 @@ fn ids_that_are_texts_and_single_objects_are_proposed_and_refused_by_name() {
         assert!(refused.contains("`seed` cannot split it yet"), "{refused}");
         assert!(!data.exists());
     }
+}
+
+#[test]
+fn collections_of_any_name_are_planned_split_served_and_joined_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let [input, plan, data, newer] = ["db.json", "plan", "data", "newer.json"].map(|name| dir.path().join(name));
+    let [input_text, plan_text, data_text, newer_text] =
+        [&input, &plan, &data, &newer].map(|path| path.to_str().unwrap());
+    let source = r#"{
+        "blogPosts": [{"id": 1, "title": "a"}, {"id": 2, "title": "b"}],
+        "Tags": [{"id": 1, "blogPostId": 2}],
+        "tags": [{"id": 7, "tagId": 1}],
+        "monolith": [{"id": 1}],
+        "2024-events": [{"day": 1}],
+        "a.b~c": [],
+        "service": [{"id": 3}]
+    }"#;
+    fs::write(&input, source).unwrap();
+    let report = done(&["plan", "--from", input_text, "--output", plan_text]);
+    assert!(report.contains("its service is called blog-posts, since"), "{report}");
+    let list = fs::read_to_string(plan.join("plan")).unwrap();
+    let lines: Vec<&str> = list.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+    let expected = [
+        "blog-posts 3001 blogPosts",
+        "tags-2 3002 Tags",
+        "tags 3003",
+        "monolith-service 3004 monolith",
+        "service-2024-events 3005 2024-events",
+        "a-b-c 3006 a.b~c",
+        "service-service 3007 service",
+    ];
+    assert_eq!(lines, expected);
+    done(&["--plan", plan_text, "--input", input_text, "--data", data_text]);
+    done(&["verify", "--data", data_text, "--input", input_text]);
+    assert_eq!(joined(&data), source.split_whitespace().collect::<String>() + "\n");
+    for (service, collection, path, body) in [
+        ("blog-posts", "blogPosts", "/api/blogPosts/2", r#"{"id":2,"title":"b"}"#),
+        ("service-2024-events", "2024-events", "/api/2024-events/1", r#"{"id":1,"day":1}"#),
+        ("a-b-c", "a.b~c", "/api/a.b~c", "[]"),
+    ] {
+        let mut command = Command::new(program("collection"));
+        command.arg("--declaration").arg(plan.join(service).join("collection.json"));
+        command.arg("--data").arg(data.join(collection)).args(["--listen", "127.0.0.1:0"]);
+        let mut process = Process::start(&mut command);
+        let address: std::net::SocketAddr = process.await_line(" on http://").trim().parse().unwrap();
+        assert_eq!(get(address, path).2, body);
+        process.signal("TERM");
+        assert!(process.wait().success());
+    }
+    fs::write(&newer, source.replace(r#""title": "b""#, r#""title": "c""#)).unwrap();
+    done(&["--input", newer_text, "--data", data_text]);
+    let backup = dir.path().join("backup");
+    done(&["backup", "--data", data_text, "--output", backup.to_str().unwrap()]);
+    done(&["verify", "--backup", backup.to_str().unwrap(), "--input", newer_text]);
+
+    // The list and the declaration have to agree.
+    fs::write(plan.join("plan"), "blog-posts 3001 blogposts\n").unwrap();
+    let (code, refused) = run(&["--plan", plan_text, "--input", input_text, "--data", "elsewhere"]);
+    assert_eq!(code, Some(3), "{refused}");
+    assert!(refused.contains("`blog-posts PORT blogPosts` lists that"), "{refused}");
+}
+
+#[test]
+fn all_that_is_in_the_way_is_named_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let [input, data, rest] = ["db.json", "data", "rest.json"].map(|name| dir.path().join(name));
+    let [input_text, data_text, rest] = [&input, &data, &rest].map(|path| path.to_str().unwrap());
+    let source = r#"{"version": 3,
+        "users": [{"id": 1, "username": "a"}, {"id": 1, "username": "b"}, {"id": "x"}],
+        "posts": [1, 2, 3, {"thread": 1, "text": "t", "user": 1}, 4, 5, 6, 7],
+        "tags": [{"id": [1]}], "users": []"#;
+    fs::write(&input, format!("{source}}}")).unwrap();
+    let arguments = ["--input", input_text, "--data", data_text];
+    let (code, refused) = run(&[&arguments[..], &["--require"]].concat());
+    assert_eq!(code, Some(3), "{refused}");
+    for expected in [
+        "db.json: this is in the way of a split:\n  /version (byte 1): no service owns this collection",
+        "\n  /tags (byte 190): no service owns this collection",
+        "\n  /users (byte 213): the collection is repeated",
+        "the collection \"threads\" is missing",
+        "\n  /users/1 (byte 61): the id 1 is taken by an earlier record",
+        "\n  /users/2/id (byte 96): ",
+        "\n  /posts/0 (byte 121): ",
+        "\n  /posts/5 (byte ",
+        "\n  and 2 more records of posts\n",
+        "--rest FILE puts it aside, or `seed plan --from FILE --output FOLDER` proposes a plan that has it",
+        "without --require it is empty",
+        "--rejects FILE goes on without such records.",
+        "Nothing was changed.",
+    ] {
+        assert!(refused.contains(expected), "{expected:?} is not in {refused}");
+    }
+    assert!(!refused.contains("/posts/6"), "{refused}");
+    assert!(!data.exists());
+    let (_, report) = run(&[&arguments[..], &["--json"]].concat());
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!((&report["error"], &report["place"]), (&"input".into(), &"/version (byte 1)".into()), "{report}");
+    assert_eq!(report["obstacles"].as_array().unwrap().len(), 10, "{report}");
+    assert_eq!(report["obstacles"][0]["kind"], "unowned", "{report}");
+    assert_eq!(report["more"], json!([{"collection": "posts", "records": 2}]), "{report}");
+
+    // What is put aside is in nobody's way; one obstacle alone is said as ever; what is no JSON ends it.
+    let aside = [&arguments[..], &["--rest", rest, "--rejects", rest]].concat();
+    let (_, refused) = run(&aside[..aside.len() - 2]);
+    assert!(!refused.contains("no service owns"), "{refused}");
+    fs::write(&input, r#"{"users": {}, "threads": [], "posts": []}"#).unwrap();
+    let (code, refused) = run(&arguments);
+    assert_eq!(code, Some(3), "{refused}");
+    assert!(
+        refused.contains("/users (byte 10): expected an array of records, found an object\nNothing was"),
+        "{refused}"
+    );
+    fs::write(&input, r#"{"users": {}, "posts": [7], "threads": [}"#).unwrap();
+    let (_, refused) = run(&arguments);
+    for expected in
+        ["/users (byte 10): expected an array", "/posts/0 (byte 24): ", "/threads/0 (byte 40): expected a record"]
+    {
+        assert!(refused.contains(expected), "{expected:?} is not in {refused}");
+    }
+    // Standard input has another name than what it was kept in.
+    let mut seed = Command::new(program("seed"));
+    seed.args(["--input", "-", "--data", data_text]).current_dir(root()).stdin(fs::File::open(&input).unwrap());
+    let refused = text(&seed.output().unwrap().stderr);
+    assert!(refused.starts_with("seed: standard input: this is in the way of a split:\n"), "{refused}");
 }

@@ -107,10 +107,74 @@ fn a_broken_file_or_list_is_refused_and_nothing_is_changed() {
     assert_eq!(read(copy.path()), before);
 }
 
+/// Names of collections as files have them, each with a service of its own.
+const NAMED: &str = "blog-posts 3001 blogPosts
+monolith-service 3002 monolith
+tags 3003 Tags
+tags-2 3004 tags
+events 3005 2024-events
+service-service 3006 service
+a-b 3007 a.b~c
+";
+
+#[test]
+fn collections_of_any_name_keep_it_where_they_are_asked_for() {
+    let copy = copy(NAMED);
+    let output = tempfile::tempdir().unwrap();
+    let (plan, output) = (copy.path().to_str().unwrap(), output.path().join("new"));
+    let rendered = render(root(), &["--plan", plan, "--output", output.to_str().unwrap()]);
+    assert!(rendered.status.success(), "{}", text(&rendered.stderr));
+    let [compose, writes, haproxy, routes, template] = read(&output);
+    let has = |file: &str, expected: &str| assert!(file.contains(expected), "{expected:?} is not in {file}");
+    has(&compose, "\n      - \"blog-posts:/data/blogPosts\"\n      - \"monolith-service:/data/monolith\"\n");
+    has(&compose, "\n  blog-posts:\n    <<: *service\n");
+    has(&compose, "args: { SERVICE: blog-posts } }\n    networks: [blog-posts]\n    volumes: [\"blog-posts:/data\"]");
+    has(&writes, "\n  blog-posts:\n    environment: { WRITE_TOKEN_FILE: /tokens/blogPosts }");
+    has(&haproxy, "presetenv BLOG_POSTS blog-posts:3000\n    presetenv MONOLITH_SERVICE monolith-service:3000\n");
+    has(&haproxy, "presetenv MONOLITH        off ");
+    has(
+        &routes,
+        "\n/api/blogposts/ blog-posts\n/api/monolith/ monolith-service\n=/api/Tags/ tags\n/api/tags/ tags-2\n",
+    );
+    has(&template, "\n  BlogPostsTask:\n");
+    has(
+        &template,
+        "Priority: 3001\n      Conditions: [{ Field: path-pattern, PathPatternConfig: { Values: [/api/blogPosts, /api/blogPosts/*] } }]",
+    );
+    has(&template, "{ Values: [/api/a.b~c, /api/a.b~c/*] }");
+    // The other way round, such files can be those of another plan.
+    for file in FILES {
+        fs::copy(output.join(file), copy.path().join(file)).unwrap();
+    }
+    assert!(render(copy.path(), &["--check"]).status.success());
+    fs::copy(root().join("plan"), copy.path().join("plan")).unwrap();
+    assert!(render(copy.path(), &[]).status.success());
+    // In routes.map the lines are new, without what people have made of them.
+    for (nth, (file, (back, here))) in FILES.iter().zip(read(copy.path()).iter().zip(&read(root()))).enumerate() {
+        assert!(nth == 3 || back == here, "{file}");
+    }
+}
+
 #[test]
 fn haproxy_compose_and_cloudformation_take_four() {
+    take(&four(), &["comments", "entrance", "posts", "seed", "threads", "users"]);
+}
+
+#[test]
+fn haproxy_compose_and_cloudformation_take_any_name() {
+    let services = ["a-b", "blog-posts", "entrance", "events", "monolith-service", "seed", "service-service", "tags"];
+    let services: Vec<&str> = services.into_iter().chain(["tags-2"]).collect();
+    take(NAMED, &services);
+}
+
+/// Checks what is rendered for `plan` with the programs that read it.
+fn take(plan: &str, expected: &[&str]) {
     let copy = copy(&four());
-    assert!(render(copy.path(), &[]).status.success());
+    let plan_folder = tempfile::tempdir().unwrap();
+    fs::write(plan_folder.path().join("plan"), plan).unwrap();
+    let (plan, output) = (plan_folder.path().to_str().unwrap(), copy.path().to_str().unwrap());
+    let rendered = render(root(), &["--plan", plan, "--output", output]);
+    assert!(rendered.status.success(), "{}", text(&rendered.stderr));
     let check = |command: &mut Command| {
         let output = command.current_dir(copy.path()).output().unwrap();
         assert!(output.status.success(), "{command:?}: {}{}", text(&output.stdout), text(&output.stderr));
@@ -125,11 +189,13 @@ fn haproxy_compose_and_cloudformation_take_four() {
     let Some(mut compose) = compose::program() else {
         return skip("Compose is not installed; the rendered compose.yaml is not tested");
     };
-    for over in ["writes", "tls", "replicas"] {
+    // The replicas are those of posts.
+    let over = if expected.contains(&"posts") { &["writes", "tls", "replicas"][..] } else { &["writes", "tls"] };
+    for over in over {
         compose.args(["--file", "compose.yaml", "--file", &format!("compose.{over}.yaml")]);
     }
     let services = check(compose.args(["config", "--services"]).env("CERTIFICATE", "/dev/null"));
     let mut services: Vec<&str> = services.lines().collect();
     services.sort_unstable();
-    assert_eq!(services, ["comments", "entrance", "posts", "seed", "threads", "users"]);
+    assert_eq!(services, expected);
 }

@@ -12,7 +12,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 use world::{
-    Process, free_port, get, program, root, sample, split, start_entrance, start_service, text, tool, try_get, wait_for,
+    Process, free_port, get, program, root, sample, seed, split, start_entrance, start_service, text, tool, try_get,
+    wait_for,
 };
 
 struct World {
@@ -264,6 +265,49 @@ fn up_serves_through_one_entrance_until_it_is_told_to_stop() {
     assert_eq!(get(services[2], "/api/posts/1").0, 200);
     process.signal("INT");
     assert!(process.wait().success(), "{}", process.log());
+}
+
+#[test]
+fn up_serves_collections_of_any_name() {
+    if tool("haproxy", "the entrance").is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let [input, plan, data] = ["db.json", "plan", "data"].map(|name| dir.path().join(name));
+    let source = r#"{"blogPosts": [{"id": 1}], "Tags": [{"id": 2}], "tags": [{"id": 3}], "a.b~c": [], "monolith": []}"#;
+    std::fs::write(&input, source).unwrap();
+    let proposed =
+        seed([Path::new("plan"), Path::new("--from"), &input, Path::new("--output"), &plan].map(Path::as_os_str));
+    assert!(proposed.status.success(), "{}", text(&proposed.stderr));
+    let (mut command, [entrance, ..]) = up(&data);
+    for service in ["BLOG_POSTS", "TAGS_2", "TAGS", "A_B_C", "MONOLITH_SERVICE"] {
+        command.env(format!("{service}_PORT"), free_port().to_string());
+    }
+    let mut process = Process::start(command.arg("--plan").arg(&plan).arg(&input));
+    process
+        .await_line(&format!("up       | ready: http://{entrance}/api/blogPosts  …/api/Tags  …/api/tags  …/api/a.b~c"));
+    for (path, expected) in [
+        ("/api/blogPosts", r#"[{"id":1}]"#),
+        ("/api/blogPosts/1/", r#"{"id":1}"#),
+        ("/api/Tags", r#"[{"id":2}]"#),
+        ("/api/Tags/2", r#"{"id":2}"#),
+        ("/api/tags/3", r#"{"id":3}"#),
+        ("/api/a.b~c", "[]"),
+        ("/api/monolith", "[]"),
+    ] {
+        let (status, _, body) = get(entrance, path);
+        assert_eq!((status, &*body), (200, expected), "{path}");
+    }
+    // Another spelling leads to the service, too, which has no such collection: never to the monolith or a neighbour.
+    for (path, service) in [("/api/BLOGPOSTS/1", "blog-posts"), ("/api/blogposts", "blog-posts"), ("/api/TAGS", "tags")]
+    {
+        let (status, _, body) = get(entrance, path);
+        assert_eq!(status, 404, "{path}: {body}");
+        process.await_line(&format!(" entrance {service}/"));
+    }
+    process.signal("TERM");
+    assert!(process.wait().success(), "{}", process.log());
+    assert!(data.join("blogPosts/db.json").exists() && !data.join("blog-posts").exists());
 }
 
 /// Then all that was started from it gets a SIGHUP, which does not end a service.

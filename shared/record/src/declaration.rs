@@ -26,7 +26,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::id::Id;
 use crate::json::kind;
 
-/// How many characters a collection's name may have: it stands in paths, in URLs and in the names of containers.
+/// How many characters the name of a collection or a route may have: it stands in paths and in URLs.
 const NAME_CHARACTERS: usize = 64;
 
 /// How long a username may be, in characters, each of which is a byte.
@@ -236,9 +236,13 @@ impl Declaration {
     }
 
     fn find_fault(&self) -> Option<String> {
-        if !is_segment(&self.name) {
+        let is_unreserved = |character: char| character.is_ascii_alphanumeric() || "-._~".contains(character);
+        let begins = |first: char| first.is_ascii_alphanumeric() || first == '_';
+        let is_short = self.name.len() <= NAME_CHARACTERS;
+        if !is_short || !self.name.starts_with(begins) || !self.name.chars().all(is_unreserved) {
             return Some(format!(
-                "the name {:?} must be 1 to {NAME_CHARACTERS} of a-z, A-Z, 0-9, `_` and `-`, and begin with a letter",
+                "the name {:?} must be 1 to {NAME_CHARACTERS} of a-z, A-Z, 0-9, `-`, `.`, `_` and `~`, and begin with a \
+                 letter, a digit or `_`",
                 self.name
             ));
         }
@@ -294,7 +298,7 @@ impl Declaration {
     }
 }
 
-/// Whether a name can be a segment of a URL, a folder and a part of a container's name as it is.
+/// Whether a name can be a route's segment of a URL.
 fn is_segment(name: &str) -> bool {
     let is_known = |character: char| character.is_ascii_alphanumeric() || "_-".contains(character);
     name.len() <= NAME_CHARACTERS

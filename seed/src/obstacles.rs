@@ -1,0 +1,226 @@
+//! All that is in the way of a split, named at once: a file that was refused is read once more, past each obstacle.
+
+use std::fmt::{self, Display, Formatter};
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::plan::Plan;
+use crate::progress::{Progress, Total};
+use crate::rejects::Rejects;
+use crate::source::{Reading, Source, place_of};
+
+/// How many records of each collection are named.
+const NAMED: usize = 5;
+
+/// What is in the way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Obstacle {
+    /// What kind of thing it is.
+    pub kind: Kind,
+    /// JSON pointer and byte offset.
+    pub place: String,
+    /// What is wrong there.
+    pub reason: String,
+}
+
+/// Kinds of obstacles, each with its own way on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A collection that no service owns.
+    Unowned,
+    /// A collection that should be there.
+    Missing,
+    /// A collection that is no list, or is there twice.
+    Collection,
+    /// A record.
+    Record,
+    /// What is no JSON: nothing behind it can be read.
+    Json,
+}
+
+impl Kind {
+    /// All of them.
+    const ALL: [Self; 5] = [Self::Unowned, Self::Missing, Self::Collection, Self::Record, Self::Json];
+
+    /// What to do.
+    fn way_on(self) -> &'static str {
+        match self {
+            Self::Unowned => {
+                "A collection that no service owns: --rest FILE puts it aside, or `seed plan --from FILE --output FOLDER` \
+                 proposes a plan that has it."
+            }
+            Self::Missing => "A collection that is missing: without --require it is empty.",
+            Self::Collection => {
+                "A collection that is no list, or is there twice: correct the file, or leave it out of the plan, and --rest FILE \
+                 puts it aside."
+            }
+            Self::Record => {
+                "A record that does not fit: correct the file, or edit its collection.json; or --rejects FILE goes on \
+                 without such records."
+            }
+            Self::Json => "What is no JSON: correct the file; what stands behind it was not looked at.",
+        }
+    }
+}
+
+impl Display for Obstacle {
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.reason)
+    }
+}
+
+/// More than one of them.
+#[derive(Debug)]
+pub struct Obstacles {
+    /// Those that are named, in the file's order as far as they have a place in it.
+    pub named: Vec<Obstacle>,
+    /// How many more records there are, by their collections.
+    pub more: Vec<(String, u64)>,
+}
+
+impl Display for Obstacles {
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        for obstacle in &self.named {
+            writeln!(f, "  {obstacle}")?;
+        }
+        for (collection, more) in &self.more {
+            writeln!(f, "  and {more} more records of {collection}")?;
+        }
+        for kind in Kind::ALL {
+            if self.named.iter().any(|obstacle| obstacle.kind == kind) {
+                writeln!(f, "{}", kind.way_on())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What of a split says what is in its way.
+pub struct Looking<'l> {
+    /// The collections.
+    pub plan: &'l Plan,
+    /// How the file is read.
+    pub reading: Reading,
+    /// Whether ids from positions say nothing yet.
+    pub own_ids_alone: bool,
+    /// Whether all that the monolith has must be there.
+    pub requires_all: bool,
+    /// Whether what no service owns is put aside.
+    pub has_rest: bool,
+    /// Whether records are put aside.
+    pub has_rejects: bool,
+    /// How progress is shown.
+    pub progress: Progress,
+}
+
+impl Looking<'_> {
+    /// Reads the file at `input`, which was refused for `error`, for all other obstacles, and returns the error that names
+    /// them; or `error` itself where it is the only one, or is something else.
+    pub fn explain(self, input: &Path, error: Error) -> Error {
+        let Error::Input { file, place, reason } = &error else { return error };
+        if file != input {
+            return error;
+        }
+        let Ok(mut found) = self.look(input) else { return error };
+        match found.named.iter_mut().find(|obstacle| obstacle.place == *place) {
+            Some(same) => same.reason.clone_from(reason),
+            // Only the split has looked at it so closely.
+            None => {
+                let (kind, place, reason) = (Kind::Record, place.clone(), reason.clone());
+                found.named.insert(0, Obstacle { kind, place, reason });
+            }
+        }
+        if found.named.len() == 1 { error } else { Error::Obstacles { file: input.to_owned(), found } }
+    }
+
+    fn look(self, input: &Path) -> Result<Obstacles, Error> {
+        let mut source = Source::open(input, self.plan)?.read_as(&Arc::new(self.reading)).going_on();
+        if self.has_rest {
+            source = source.passing(Box::new(io::sink()));
+        }
+        let stage = self.progress.stage("looking for all that is in the way", Total::Bytes(source.length()));
+        let lines = Lines::default();
+        let mut rejects = Rejects::write(input, Box::new(lines.clone()), u64::MAX);
+        if self.own_ids_alone {
+            rejects = rejects.of_own_ids_alone();
+        }
+        let (mut records, mut more): (Vec<Obstacle>, Vec<(String, u64)>) = Default::default();
+        let mut of_collection = (None, 0);
+        let end = loop {
+            let batch = match source.next_batch() {
+                Ok(Some(batch)) => batch,
+                Ok(None) => break None,
+                Err(Error::Input { place, reason, .. }) => break Some(Obstacle { kind: Kind::Json, place, reason }),
+                Err(error) => return Err(error),
+            };
+            let (bytes, count) = batch.size();
+            stage.advance(bytes, count);
+            if self.has_rejects {
+                source.recycle(batch);
+                continue;
+            }
+            rejects.sift(&batch)?;
+            if of_collection.0 != Some(batch.collection) {
+                of_collection = (Some(batch.collection), 0);
+            }
+            for line in lines.take() {
+                of_collection.1 += 1;
+                if of_collection.1 <= NAMED {
+                    let place = place_of(&line.pointer, line.offset);
+                    records.push(Obstacle { kind: Kind::Record, place, reason: line.reason });
+                } else if let Some((_, more)) = more.last_mut().filter(|_| of_collection.1 > NAMED + 1) {
+                    *more += 1;
+                } else {
+                    more.push((batch.collection.name().to_owned(), 1));
+                }
+            }
+            source.recycle(batch);
+        };
+        let mut named = source.obstacles();
+        if self.requires_all && end.is_none() {
+            let missing = source.absent().into_iter().filter(|collection| collection.declaration().in_monolith);
+            named.extend(missing.map(|collection| {
+                let reason = format!("the collection {:?} is missing", collection.name());
+                Obstacle { kind: Kind::Missing, place: source.place_of_end(), reason }
+            }));
+        }
+        named.extend(records);
+        named.extend(end);
+        Ok(Obstacles { named, more })
+    }
+}
+
+/// The rejects of a batch, as lines of JSON.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+/// What such a line says.
+#[derive(Deserialize)]
+struct Line {
+    pointer: String,
+    offset: u64,
+    reason: String,
+}
+
+impl Lines {
+    /// Those since the last time.
+    fn take(&self) -> Vec<Line> {
+        let bytes = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        serde_json::Deserializer::from_slice(&bytes).into_iter().map_while(Result::ok).collect()
+    }
+}
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
