@@ -391,7 +391,7 @@ pub(crate) const EXPECTED_ID_TEXT: &str = "a string of 1 to 255 bytes, or an int
 /// The text of such an id, from its JSON: an integer stands for its digits.
 pub fn read_id_text(value: &str) -> Option<Box<str>> {
     let text: Box<str> = if value.starts_with('"') {
-        crate::model::read_text(value)?
+        crate::json::read_text(value)?
     } else {
         let digits = value.strip_prefix('-').unwrap_or(value);
         Some(value).filter(|_| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))?.into()

@@ -106,6 +106,11 @@ fn end(text: &str) -> usize {
     text.len()
 }
 
+/// The text of a JSON string.
+pub(crate) fn read_text(string: &str) -> Option<Box<str>> {
+    if string.contains('\\') { serde_json::from_str(string).ok() } else { Some(string[1..string.len() - 1].into()) }
+}
+
 /// What a value is, for "expected …, found …".
 pub fn kind(value: &str) -> &'static str {
     match value.as_bytes().first() {

@@ -112,15 +112,10 @@ impl<'r> Value<'r> {
         match self {
             Value::Id(id) => Some(Term::Id(*id)),
             Value::TextId(text) => Some(Term::Text(text.clone())),
-            Value::Text(text) => read_text(text).map(Term::Text),
+            Value::Text(text) => json::read_text(text).map(Term::Text),
             Value::Other => None,
         }
     }
-}
-
-/// The text of a JSON string.
-pub(crate) fn read_text(string: &str) -> Option<Box<str>> {
-    if string.contains('\\') { serde_json::from_str(string).ok() } else { Some(string[1..string.len() - 1].into()) }
 }
 
 /// What an index is asked for.

@@ -12,7 +12,19 @@ use record::model::Collection;
 use store::{Durability, OnDamage};
 
 use crate::broker;
-use crate::process::Service;
+use crate::routes::Own;
+
+/// What a service is.
+pub struct Service {
+    /// Whose records it serves.
+    pub collection: Collection,
+    /// Its folder, unless told otherwise.
+    pub data: &'static str,
+    /// Where it listens, unless told otherwise.
+    pub listen: &'static str,
+    /// What it alone answers, below `/api/{collection}/`.
+    pub own: Option<Own>,
+}
 
 /// The command line of every service.
 #[derive(Parser)]

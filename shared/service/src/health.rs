@@ -9,8 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use store::{Commit, Store};
 
 use crate::problem::Problem;
-use crate::read;
-use crate::routes::Answer;
+use crate::reply::{self, Answer};
 
 /// Where a service is on its way from its start to its end. Clones share it.
 #[derive(Clone, Default)]
@@ -54,6 +53,6 @@ impl Health {
             store.damage().map(|found| format!("damaged: {found} values could not be read; the log names them")),
         ];
         let remarks: Vec<String> = remarks.into_iter().flatten().collect();
-        read::text(if remarks.is_empty() { "ready".to_owned() } else { format!("ready; {}\n", remarks.join("; ")) })
+        reply::text(if remarks.is_empty() { "ready".to_owned() } else { format!("ready; {}\n", remarks.join("; ")) })
     }
 }

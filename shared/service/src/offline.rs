@@ -9,7 +9,7 @@ use record::model::Collection;
 use store::{Folder, OnDamage, Purpose, Scrub, Snapshot, StoreError};
 
 use crate::check;
-use crate::process::start_log;
+use crate::logging::start_log;
 
 /// Has everything read and checked: by the service that listens on `listen`, or here if nobody does. Returns what was
 /// read.

@@ -6,6 +6,7 @@
 //! POST /scrub                       has everything read and checked, and answers at the end; not behind the entrance
 //! ```
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -23,7 +24,7 @@ use warp::reply::{Reply, Response};
 
 use crate::authorize::Tokens;
 use crate::problem::Problem;
-use crate::routes::{Answer, Query};
+use crate::reply::Answer;
 
 /// How many backups may be read at once: each has the service put aside what is changed meanwhile.
 const BACKUPS: usize = 2;
@@ -71,7 +72,7 @@ impl Operator {
     }
 
     /// `GET /api/{collection}/-/backup`
-    pub(crate) async fn backup(self, headers: &HeaderMap, query: &Query) -> Answer {
+    pub(crate) async fn backup(self, headers: &HeaderMap, query: &HashMap<String, String>) -> Answer {
         let known = match self.tokens.authorize(headers) {
             Ok(_) => true,
             // A read-only service gives what its list gives.

@@ -14,7 +14,8 @@ use warp::http::{Method, StatusCode};
 use warp::reject::MethodNotAllowed;
 use warp::reply::Response;
 
-use crate::routes::READS;
+/// What a path answers to that is only read.
+pub(crate) const READS: &str = "GET, HEAD";
 
 /// When to ask again, in seconds, for `Retry-After`.
 const ASK_AGAIN: HeaderValue = HeaderValue::from_static("5");

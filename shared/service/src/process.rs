@@ -20,10 +20,12 @@ use tokio::time::{sleep, timeout};
 
 use crate::authorize::Tokens;
 use crate::broker::{self, Broker};
-use crate::config::{Command, Config};
+use crate::config::{Command, Config, Service};
 use crate::health::Health;
+use crate::logging::{log_panics, start_log};
 use crate::operate::Operator;
-use crate::routes::{Own, Served, routes};
+use crate::routes::{Own, routes};
+use crate::state::State;
 use crate::workers::Workers;
 use crate::{check, offline, sandbox, serve};
 
@@ -32,18 +34,6 @@ const BACKLOG: u32 = 4096;
 
 /// How long the database may take to be synced at the end.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What a service is.
-pub struct Service {
-    /// Whose records it serves.
-    pub collection: Collection,
-    /// Its folder, unless told otherwise.
-    pub data: &'static str,
-    /// Where it listens, unless told otherwise.
-    pub listen: &'static str,
-    /// What it alone answers, below `/api/{collection}/`.
-    pub own: Option<Own>,
-}
 
 /// Runs `service` until SIGTERM or SIGINT: 0 after an orderly end, 1 when it cannot start or cannot flush.
 pub fn run(service: &Service) -> ExitCode {
@@ -86,27 +76,6 @@ fn run_as(collection: Collection, own: Option<Own>, config: &Config) -> ExitCode
         // The panic hook has logged it.
         Err(_panic) => ExitCode::FAILURE,
     }
-}
-
-/// Logs to standard error, from `info` up unless `RUST_LOG` says otherwise.
-pub(crate) fn start_log() {
-    let mut builder = pretty_env_logger::formatted_timed_builder();
-    match std::env::var("RUST_LOG") {
-        Ok(filters) if !filters.is_empty() => builder.parse_filters(&filters),
-        _ => builder.filter_level(log::LevelFilter::Info),
-    };
-    builder.init();
-}
-
-/// Makes every panic one line of the log, where the standard library would print several that anybody can forge.
-pub fn log_panics() {
-    panic::set_hook(Box::new(|panic| {
-        let payload = panic.payload();
-        let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
-        let place = panic.location().map_or_else(String::new, |place| format!(" at {place}"));
-        // Quoted: it may repeat what a client sent.
-        log::error!(target: "panic", "panicked{place}: {:?}", text.unwrap_or("(no message)"));
-    }));
 }
 
 /// Takes what lies outside the sandbox, goes in, and serves.
@@ -176,14 +145,14 @@ fn live(collection: Collection, own: Option<Own>, config: &Config) -> Result<(),
         if let Some(counter) = &counter {
             counter.serve(store.clone(), commit.clone())?;
         }
-        let served = Served {
+        let state = State {
             store: store.clone(),
             commit: commit.clone(),
             tokens,
             operator: operator.clone(),
             health: health.clone(),
         };
-        let routes = routes(&served, own);
+        let routes = routes(&state, own);
         let scrubs = tokio::spawn(scrubs(operator.clone(), config.scrub_every));
         let mut restart = false;
         let end = async {
@@ -220,7 +189,7 @@ fn live(collection: Collection, own: Option<Own>, config: &Config) -> Result<(),
             std::mem::forget(store);
             return synced;
         }
-        drop((commit, served, operator));
+        drop((commit, state, operator));
         let closing = store.close();
         if let Err(error) = tokio::task::spawn_blocking(move || closing.mark_clean()).await? {
             log::warn!("the next start will read the database's files anew: {error}");

@@ -9,12 +9,12 @@ use record::id::Id;
 use record::model::{Index, Term};
 use store::{Store, StoreError, Stored};
 use warp::http::StatusCode;
-use warp::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use warp::http::header::{CONTENT_TYPE, HeaderMap};
 use warp::reply::{Reply, Response};
 
 use crate::condition::{Condition, entity_tag};
 use crate::problem::Problem;
-use crate::routes::Answer;
+use crate::reply::{self, Answer};
 
 /// How much of a list is put together before it is sent, in bytes. A list that fits is sent with its length.
 const LIST_CHUNK: usize = 64 << 10;
@@ -58,7 +58,7 @@ pub(crate) fn spare(headers: &HeaderMap, mut response: Response) -> Response {
 pub fn record(store: &Store, find: impl Fn() -> Result<Option<Stored>, StoreError>) -> Answer {
     let stored = store.read_whole(find)?.ok_or(Problem::NoSuchRecord)?;
     let tag = entity_tag(stored.revision, stored.json());
-    let mut response = json(Response::new(stored.into_json().into()));
+    let mut response = reply::json(Response::new(stored.into_json().into()));
     response.headers_mut().typed_insert(tag);
     Ok(response)
 }
@@ -79,7 +79,7 @@ where
     });
     let first = first?;
     if list.done {
-        return Ok(json(Response::new(first.into())));
+        return Ok(reply::json(Response::new(first.into())));
     }
     let rest = list.inspect(|chunk| {
         if let Err(error) = chunk {
@@ -87,7 +87,7 @@ where
         }
     });
     let chunks = stream::once(async { Ok(first) }).chain(stream::iter(rest));
-    Ok(json(warp::reply::stream(chunks).into_response()))
+    Ok(reply::json(warp::reply::stream(chunks).into_response()))
 }
 
 /// A JSON array in chunks.
@@ -124,17 +124,4 @@ impl<I: Iterator<Item = Result<Stored, StoreError>>> Iterator for List<I> {
         }
         Some(Ok(chunk.freeze()))
     }
-}
-
-pub(crate) fn json(response: Response) -> Response {
-    with_type(response, "application/json; charset=utf-8")
-}
-
-pub(crate) fn text(text: impl Into<Bytes>) -> Answer {
-    Ok(with_type(Response::new(text.into().into()), "text/plain; charset=utf-8"))
-}
-
-fn with_type(mut response: Response, content_type: &'static str) -> Response {
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
 }

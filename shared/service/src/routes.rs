@@ -20,18 +20,14 @@
 //! everything to OPTIONS and with a slash at its end.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::Arc;
 
-use bytes::Buf;
-use futures_util::Stream;
 use percent_encoding::percent_decode_str;
 use record::declaration::{IndexDeclaration, TermKind};
 use record::edit::RecordName;
 use record::id::Id;
 use record::model::{Collection, Term};
-use store::{Commit, Store};
+use store::Store;
 use warp::filters::BoxedFilter;
 use warp::filters::path::FullPath;
 use warp::http::Method;
@@ -39,17 +35,14 @@ use warp::http::header::{CONNECTION, HeaderMap, HeaderValue};
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
-use crate::authorize::Tokens;
 use crate::health::Health;
-use crate::operate::Operator;
-use crate::problem::Problem;
+use crate::problem::{Problem, READS};
+use crate::reply::{self, Answer};
+use crate::state::{Body, Query, State};
 use crate::{read, write};
 
 /// Everything a service answers to. It never rejects.
 pub type Routes = BoxedFilter<(Response,)>;
-
-/// What an endpoint answers.
-pub type Answer = Result<Response, Problem>;
 
 /// What only one service has below `/api/{collection}/`. It rejects all else.
 pub type OwnRoutes = BoxedFilter<(Answer,)>;
@@ -57,43 +50,16 @@ pub type OwnRoutes = BoxedFilter<(Answer,)>;
 /// A service's own routes, over its store.
 pub type Own = fn(&Store) -> OwnRoutes;
 
-/// A path's query.
-pub(crate) type Query = HashMap<String, String>;
-
-/// A request's body as it comes.
-pub(crate) trait Body: Stream<Item = Result<Self::Chunk, warp::Error>> + Send {
-    type Chunk: Buf;
-}
-
-impl<B: Buf, S: Stream<Item = Result<B, warp::Error>> + Send> Body for S {
-    type Chunk = B;
-}
-
-/// What the routes stand on.
-#[derive(Clone)]
-pub struct Served {
-    /// The records.
-    pub store: Store,
-    /// Who hands writes in.
-    pub commit: Commit,
-    /// Who may write.
-    pub tokens: Arc<Tokens>,
-    /// Who does what operators ask for.
-    pub operator: Operator,
-    /// Whether the service is ready.
-    pub health: Health,
-}
-
 /// The routes of a service, with those that are its `own`.
-pub fn routes(served: &Served, own: Option<Own>) -> Routes {
-    let mut answers = table(served).boxed();
+pub fn routes(state: &State, own: Option<Own>) -> Routes {
+    let mut answers = table(state).boxed();
     if let Some(own) = own {
-        let own = warp::path("api").and(warp::path(served.store.collection().name())).and(own(&served.store));
+        let own = warp::path("api").and(warp::path(state.store.collection().name())).and(own(&state.store));
         answers = own.or(answers).unify().boxed();
     }
-    let answers = wait(&served.health).or(answers).unify();
+    let answers = wait(&state.health).or(answers).unify();
     let answers = answers.recover(async |rejection| Ok::<Answer, Infallible>(Err(Problem::from(rejection)))).unify();
-    let health = served.health.clone();
+    let health = state.health.clone();
     let respond = move |method: Method, answer: Answer| {
         let mut response = answer.unwrap_or_else(|problem| problem.into_response(&method));
         if health.is_draining() {
@@ -115,18 +81,18 @@ fn wait(health: &Health) -> impl Filter<Extract = (Answer,), Error = Rejection> 
 }
 
 /// What every service answers to.
-fn table(served: &Served) -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + use<> {
-    let served = served.clone();
+fn table(state: &State) -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + use<> {
+    let state = state.clone();
     // One that cannot be read asks for nothing.
     let query = warp::query::<Query>().or(warp::any().map(Query::new)).unify();
     let request = warp::method().and(warp::path::full()).and(query).and(warp::header::headers_cloned());
     request.and(warp::body::stream()).and_then(
         move |method: Method, path: FullPath, query: Query, headers: HeaderMap, body| {
-            let served = served.clone();
+            let state = state.clone();
             async move {
-                let resource = Resource::at(path.as_str(), served.store.collection());
+                let resource = Resource::at(path.as_str(), state.store.collection());
                 let resource = resource.ok_or_else(warp::reject::not_found)?;
-                Ok::<Answer, Rejection>(served.answer(&method, resource, &query, &headers, body).await)
+                Ok::<Answer, Rejection>(state.answer(&method, resource, &query, &headers, body).await)
             }
         },
     )
@@ -186,10 +152,7 @@ impl<'p> Resource<'p> {
     }
 }
 
-/// What a path answers to that is only read.
-pub(crate) const READS: &str = "GET, HEAD";
-
-impl Served {
+impl State {
     async fn answer(
         self,
         method: &Method,
@@ -219,9 +182,9 @@ impl Served {
     fn read(self, resource: Resource) -> Answer {
         let (store, collection) = (&self.store, self.store.collection());
         match resource {
-            Resource::Root => read::text("Ready to receive requests"),
-            Resource::Api => read::text("API ready to receive requests"),
-            Resource::Live => read::text("live"),
+            Resource::Root => reply::text("Ready to receive requests"),
+            Resource::Api => reply::text("API ready to receive requests"),
+            Resource::Live => reply::text("live"),
             Resource::Ready => self.health.check(store, &self.commit),
             Resource::All => read::all(store),
             Resource::Single => read::one(store, RecordName::Single),

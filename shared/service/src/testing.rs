@@ -20,8 +20,9 @@ use ureq::http::{HeaderMap, Response};
 use crate::authorize::Tokens;
 use crate::health::Health;
 use crate::operate::Operator;
-use crate::routes::{Own, Served, routes};
+use crate::routes::{Own, routes};
 use crate::serve::serve;
+use crate::state::State;
 use crate::workers::Workers;
 
 /// No answer takes longer; a test that waits for one fails instead of hanging.
@@ -116,9 +117,9 @@ impl App {
                 // Tests do not cut the power.
                 let commit = Commit::start(&store, Durability::Process).expect("a thread can be started");
                 let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&tokens));
-                let served = Served { store, commit, tokens, operator, health: Health::default() };
+                let state = State { store, commit, tokens, operator, health: Health::default() };
                 let workers = Workers::start(2).expect("threads can be started");
-                serve(listener, routes(&served, own), workers, async { drop(asked.await) }).await;
+                serve(listener, routes(&state, own), workers, async { drop(asked.await) }).await;
             });
         });
         let address = address.recv().expect("the server starts");

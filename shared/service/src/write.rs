@@ -25,8 +25,8 @@ use warp::reply::{Reply, Response};
 
 use crate::condition::{Condition, entity_tag};
 use crate::problem::Problem;
-use crate::read;
-use crate::routes::{Answer, Body, Served};
+use crate::reply::{self, Answer};
+use crate::state::{Body, State};
 
 /// The header that makes a repeated POST harmless.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -38,15 +38,15 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const KEY_BYTES: usize = 255;
 
 /// `POST /api/posts`
-pub(crate) async fn post(served: Served, headers: &HeaderMap, body: impl Body) -> Answer {
-    let token = served.may_write(headers)?;
-    let collection = served.store.collection();
+pub(crate) async fn post(state: State, headers: &HeaderMap, body: impl Body) -> Answer {
+    let token = state.may_write(headers)?;
+    let collection = state.store.collection();
     let answer = async {
         let key = idempotency_key(headers, &token)?;
-        let body = served.json_body(headers, body, false).await?;
+        let body = state.json_body(headers, body, false).await?;
         // Refused before an id is given, and not by the committer's one thread.
         let new = edit::create(collection, body).map_err(Problem::Invalid)?;
-        served.commit.write(move |now| create(now, collection, key, &new)).await?
+        state.commit.write(move |now| create(now, collection, key, &new)).await?
     };
     let answer = answer.await;
     signed(token, &Method::POST, answer)
@@ -54,21 +54,21 @@ pub(crate) async fn post(served: Served, headers: &HeaderMap, body: impl Body) -
 
 /// `PUT`, `PATCH` or `DELETE /api/posts/7`
 pub(crate) async fn change(
-    served: Served,
+    state: State,
     method: &Method,
     name: Result<RecordName, Problem>,
     headers: &HeaderMap,
     body: impl Body,
 ) -> Answer {
-    let token = served.may_write(headers)?;
+    let token = state.may_write(headers)?;
     let answer = async {
-        let target = Target { collection: served.store.collection(), name: name?, condition: Condition::read(headers) };
+        let target = Target { collection: state.store.collection(), name: name?, condition: Condition::read(headers) };
         if *method == Method::DELETE {
-            return served.commit.write(move |now| target.delete(now)).await?;
+            return state.commit.write(move |now| target.delete(now)).await?;
         }
         let is_patch = *method == Method::PATCH;
-        let body = served.json_body(headers, body, is_patch).await?;
-        served
+        let body = state.json_body(headers, body, is_patch).await?;
+        state
             .commit
             .write(move |now| if is_patch { target.merge(now, &body) } else { target.replace(now, &body) })
             .await?
@@ -84,7 +84,7 @@ fn signed(token: Name, method: &Method, answer: Answer) -> Answer {
     Ok(response)
 }
 
-impl Served {
+impl State {
     /// The token that a request shows, if it may write.
     fn may_write(&self, headers: &HeaderMap) -> Result<Name, Problem> {
         let name = self.tokens.authorize(headers)?;
@@ -254,7 +254,7 @@ const IN_PATHS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b
 
 fn written(revision: u64, json: String) -> Response {
     let tag = entity_tag(revision, json.as_bytes());
-    let mut response = read::json(Response::new(json.into()));
+    let mut response = reply::json(Response::new(json.into()));
     response.headers_mut().typed_insert(tag);
     response
 }
