@@ -15,6 +15,7 @@
 pub mod api;
 pub mod backup;
 pub mod broker;
+pub mod building;
 pub mod check;
 pub mod condition;
 pub mod declaration;

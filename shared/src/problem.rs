@@ -87,6 +87,8 @@ pub enum Problem {
     DiskReadOnly,
     /// Writes have failed: there are none until the service is started anew.
     WritesFailed,
+    /// Indexes that are new in the declaration are being built.
+    Building,
     /// The service is about to end: not an error of this request, but nobody should send more.
     Draining,
     /// The request's handler panicked; the panic hook has logged it.
@@ -225,6 +227,9 @@ impl Problem {
             }
             Problem::WritesFailed => {
                 (StatusCode::SERVICE_UNAVAILABLE, "The service cannot write now; reads go on. A write that was under way may have been made all the same.".into())
+            }
+            Problem::Building => {
+                (StatusCode::SERVICE_UNAVAILABLE, "Indexes that are new in the declaration are being built; the log says how far that is.".into())
             }
             Problem::Draining => {
                 (StatusCode::SERVICE_UNAVAILABLE, "The service is about to end; send requests elsewhere.".into())

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{env, io, panic, thread};
 
@@ -19,13 +20,14 @@ use tokio::time::{sleep, timeout};
 
 use crate::api::{self, Routes};
 use crate::broker::{self, Broker};
+use crate::building::Building;
 use crate::declaration::Declaration;
 use crate::desk::Counter;
 use crate::drain::Drain;
 use crate::fill::{FillError, Slice};
 use crate::model::Collection;
 use crate::operate::Operator;
-use crate::store::{Commit, Durability, Folder, OnDamage, Purpose, Store};
+use crate::store::{Commit, Durability, Folder, OnDamage, Purpose, Redeclaration, Store};
 use crate::token::{TokenFileError, Tokens};
 use crate::workers::Workers;
 use crate::write::Writes;
@@ -285,11 +287,12 @@ fn live(collection: Collection, routes: fn(Store) -> Routes, config: &Config) ->
             let (folder, on_damage) = (Arc::clone(&folder), config.on_damage());
             tokio::task::spawn_blocking(move || open(&folder, collection, slice, on_damage))
         };
-        let store = tokio::select! {
+        let redeclaration = tokio::select! {
             opened = opening => opened??,
             // What was not finished, the next start removes.
             () = signals.next() => return Ok(()),
         };
+        let store = redeclaration.store().clone();
         if aside.is_some() {
             store.set_read_only();
         }
@@ -298,28 +301,58 @@ fn live(collection: Collection, routes: fn(Store) -> Routes, config: &Config) ->
         let drain = Drain::default();
         let commit = Commit::start(&store, config.durability)?;
         let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&tokens));
-        if let Some(counter) = &counter {
-            counter.serve(store.clone(), commit.clone())?;
-        }
         let read_only = store.is_read_only();
         let writes = Writes { collection, commit: commit.clone(), tokens, read_only };
-        let routes = drain.over(operator.over(writes.over(routes(store.clone()))));
+        let mut routes = operator.over(writes.over(routes(store.clone())));
+        let (building, told) = (Building::default(), Arc::new(AtomicBool::new(false)));
+        if !redeclaration.is_current() {
+            building.begin();
+            routes = building.over(routes);
+        }
+        let routes = drain.over(routes);
+        let mut made = {
+            let told = Arc::clone(&told);
+            tokio::task::spawn_blocking(move || redeclaration.make(&told))
+        };
         let scrubs = tokio::spawn(scrubs(operator.clone(), config.scrub_every));
-        let mut restart = false;
+        let (mut restart, mut failed) = (false, None);
         let end = async {
+            let made = async {
+                let made: Result<(), Box<dyn Error>> = match (&mut made).await {
+                    Ok(Ok(())) => counter
+                        .as_ref()
+                        .map_or(Ok(()), |counter| counter.serve(store.clone(), commit.clone()).map_err(Into::into)),
+                    Ok(Err(error)) => Err(error.into()),
+                    Err(panic) => Err(panic.into()),
+                };
+                if let Err(error) = made {
+                    return error;
+                }
+                building.end();
+                std::future::pending().await
+            };
             tokio::select! {
                 () = told_to_end(&mut signals, &drain, config.drain) => {}
                 () = commit.until_a_restart_helps() => restart = true,
+                error = made => failed = Some(error),
             }
         };
         serve::serve(listener, routes, Workers::start(threads)?, end).await;
         operator.end();
+        told.store(true, Ordering::Relaxed);
+        if !made.is_finished()
+            && let Err(unfinished) = made.await?
+        {
+            log::info!("{unfinished}");
+        }
         if let Some(counter) = counter {
             tokio::task::spawn_blocking(move || counter.close()).await?;
         }
         scrubs.abort();
         let _ = scrubs.await;
-        let synced: Result<(), Box<dyn Error>> = if restart {
+        let synced: Result<(), Box<dyn Error>> = if let Some(error) = failed {
+            Err(error)
+        } else if restart {
             let path = folder.path().display();
             Err(format!(
                 "{path}: writes failed, as the log says, and the disk has room again; a new start takes writes"
@@ -406,22 +439,21 @@ fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// Opens the folder's database, and fills it first if there is a slice to fill it from.
+/// Opens the folder's database, and fills it first if there is a slice to fill it from. Says what has to become of it before
+/// it can be served.
 fn open(
     folder: &Folder,
     collection: Collection,
     slice: Option<Slice>,
     on_damage: OnDamage,
-) -> Result<Store, FillError> {
+) -> Result<Redeclaration, FillError> {
     folder.remove_part()?;
     if let Some(slice) = slice {
         log::info!("filling {} from its slice", folder.database().display());
         let records = slice.fill(folder, collection)?;
         log::info!("filled with {records} records");
     }
-    let store = folder.open(collection, Purpose::Serving, on_damage)?;
-    store.check_indexes()?;
-    Ok(store)
+    Ok(folder.open(collection, Purpose::Serving, on_damage)?.redeclare()?)
 }
 
 /// Ends when the listener has to close: at a first signal and, if there is a time to drain, after it or at a second.
