@@ -8,7 +8,7 @@
 //! - [`mod@write`], [`condition`], [`token`]: those that write, when, and who may
 //! - [`operate`], [`backup`]: what operators ask for; the records at one revision, as lines of JSON
 //! - [`desk`]: what `seed` asks of a database when a newer file changes it, here or in a service that runs
-//! - [`serve`], [`workers`], [`drain`]: from a listener to the last request's end
+//! - [`serve`], [`workers`], [`building`], [`drain`]: from a listener to the last request's end
 //! - [`fill`], [`sandbox`], [`broker`], [`check`], [`offline`], [`service`]: a process that fills its folder, locks
 //!   itself in, is told of new tokens, is asked how it is, and does what can be done without serving
 

@@ -453,6 +453,23 @@ mod tests {
     }
 
     #[test]
+    fn what_lies_in_a_database_is_found_by_what_fits() {
+        for (source, expected) in [
+            (r#"{"id":7,"thread":"x","user":2}"#, Some(1)),
+            (r#"{"id":7,"thread":null,"text":5,"user":2}"#, Some(1)),
+            (r#"{"id":7}"#, Some(0)),
+            (r#"{"id":"7","thread":1,"user":2}"#, None),
+            (r#"{"thread":1,"user":2}"#, None),
+        ] {
+            assert!(read(sample::posts(), source, None).is_err());
+            let mut records = Records::new(sample::posts(), 0);
+            let read = records.push_lying(source, Id::try_from(7).unwrap(), false).is_ok();
+            let terms = records.iter().next().map(|record| record.terms.len());
+            assert_eq!((read, terms), (expected.is_some(), expected), "{source}");
+        }
+    }
+
+    #[test]
     fn some_records_are_kept_and_others_not() {
         let mut records = Records::new(sample::users(), 0);
         for number in 1..=4 {

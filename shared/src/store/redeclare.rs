@@ -426,3 +426,91 @@ fn plural(kind: Option<TermKind>) -> &'static str {
         None => "values",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{id, json};
+    use super::super::{Purpose, Restore, SnapshotRecord};
+    use super::*;
+    use crate::model::Term;
+    use crate::testing::sample;
+
+    /// Posts with the indexes of these numbers, fields and routes.
+    fn posts(indexes: &str) -> Collection {
+        let mut declaration = sample::posts().declaration().clone();
+        declaration.indexes = serde_json::from_str(indexes).unwrap();
+        Collection::of(declaration)
+    }
+
+    const USER: &str = r#"[{"number":255,"field":"user","route":"by"}]"#;
+
+    /// A database of 300 posts in two threads.
+    fn restore(path: &Path) {
+        let mut restore = Restore::create(path, sample::posts()).unwrap();
+        for number in 1..=300 {
+            let json = json(number, number % 2 + 1).into_bytes().into();
+            restore.put(&SnapshotRecord { id: id(number), revision: 1, id_from_position: false, json }).unwrap();
+        }
+        restore.finish(&[], 1, 300).unwrap().sync().unwrap();
+    }
+
+    fn listed(store: &Store, number: u8, term: u64) -> usize {
+        store.ids(Index(number), &Term::Id(id(term))).map(|id| id.unwrap()).count()
+    }
+
+    fn make(path: &Path, collection: Collection) -> Store {
+        let redeclaration = Store::open(path, collection, Purpose::Serving).unwrap().redeclare().unwrap();
+        redeclaration.make(&AtomicBool::new(false)).unwrap();
+        redeclaration.store().clone()
+    }
+
+    #[test]
+    fn whoever_opens_a_database_goes_by_what_it_was_declared_by() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        restore(&path);
+        assert_eq!(listed(&make(&path, posts(USER)), 255, 1), 300);
+        let store = Store::open(&path, sample::posts(), Purpose::Passing).unwrap();
+        assert_eq!(store.made_by().indexes().len(), 1);
+        assert_eq!(store.collection().indexes().len(), 2);
+        assert_eq!(store.terms_of(id(1), json(1, 2).as_bytes()).unwrap()[..], [(Index(255), Term::Id(id(1)))]);
+        drop(store);
+        let store = make(&path, sample::posts());
+        assert_eq!([(1, 1), (1, 2), (2, 1), (255, 1)].map(|(of, term)| listed(&store, of, term)), [150, 150, 300, 0]);
+        assert!(store.redeclare().unwrap().is_current());
+    }
+
+    #[test]
+    fn a_database_without_a_note_takes_one_and_gets_the_indexes_that_it_never_had() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        restore(&path);
+        let store = Store::open(&path, posts("[]"), Purpose::Serving).unwrap();
+        store.db.remove(layout::DECLARED_KEY).unwrap();
+        store.remove_strays(posts(r#"[{"number":1,"field":"thread","route":"in"}]"#).declaration()).unwrap();
+        drop(store);
+        // A build that is ended leaves nothing that the next start could take for whole.
+        let store = Store::open(&path, sample::posts(), Purpose::Serving).unwrap();
+        let redeclaration = store.redeclare().unwrap();
+        assert!(!redeclaration.is_current());
+        assert!(matches!(redeclaration.make(&AtomicBool::new(true)), Err(StoreError::Interrupted(_))));
+        store.put_run(Index(2), &Term::Id(id(1)), &[id(7)]).unwrap();
+        drop((redeclaration, store));
+        let store = make(&path, sample::posts());
+        assert_eq!([(1, 1), (2, 1)].map(|(of, term)| listed(&store, of, term)), [150, 300]);
+    }
+
+    #[test]
+    fn records_that_share_a_value_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        restore(&path);
+        let unique = r#"[{"number":1,"field":"thread","route":"in-thread","unique":true}]"#;
+        let refused = {
+            let redeclaration = Store::open(&path, posts(unique), Purpose::Serving).unwrap().redeclare().unwrap();
+            redeclaration.make(&AtomicBool::new(false)).unwrap_err().to_string()
+        };
+        assert!(refused.contains("but the records 2 and 4 have the same \"thread\""), "{refused}");
+        assert_eq!(listed(&Store::open(&path, sample::posts(), Purpose::Serving).unwrap(), 2, 1), 300);
+    }
+}
