@@ -442,12 +442,13 @@ impl Chain {
         Ok((head, rest))
     }
 
-    /// Makes a database at `path`, where nothing is yet, of a collection.
+    /// Makes a database at `path`, where nothing is yet, of a collection: declared as the one that was backed up.
     pub fn restore(&self, collection: Collection, path: &Path, stage: &Stage) -> Result<Head, Error> {
+        let declared = self.head(collection)?.declaration.map_or(collection, Collection::of);
         let (send, pieces) = sync_channel::<Vec<SnapshotRecord>>(PIECES);
         thread::scope(|scope| {
             let loader = scope.spawn(move || {
-                let mut restore = Restore::create(path, collection)?;
+                let mut restore = Restore::create(path, declared)?;
                 for piece in pieces {
                     piece.iter().try_for_each(|record| restore.put(record))?;
                 }

@@ -782,7 +782,8 @@ fn align_all(
     let plan = &manifest.plan();
     let known = ids::known(input, plan, || identify(input));
     for (slice, store) in slices.iter().zip(stores) {
-        let collection = store.collection();
+        // By the declaration that the file was split by.
+        let collection = manifest.entry(store.collection()).collection();
         if !collection.may_lack_ids() {
             continue;
         }
@@ -1036,7 +1037,8 @@ fn scan_split<'f>(
     let stage = progress.stage("reading back", Total::Records(records.sum()));
     for (collection, folder) in folders {
         look_for_parts(data, folder.path())?;
-        let scanned = scan(folder.open(collection, Purpose::Passing, OnDamage::Refuse)?, &stage)?;
+        let declared = manifest.entry(collection).collection();
+        let scanned = scan(folder.open(declared, Purpose::Passing, OnDamage::Refuse)?, &stage)?;
         faults.look_at(&scanned);
         let slice_equal = identify(&folder.slice())? == manifest.entry(collection).slice;
         faults.different.extend(report::fault(collection, true, slice_equal, true));

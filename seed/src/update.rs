@@ -300,7 +300,8 @@ impl Planning<'_> {
             looks.push(before.database.look()?);
             let all_given = are_all_given(before.entry, self.rejected_before, before.collection, before.database)?;
             all_are_given.push(all_given);
-            older.push((before.collection, before.slice.clone(), before.entry, all_given));
+            // By the declaration that it was split by.
+            older.push((before.entry.collection(), before.slice.clone(), before.entry, all_given));
         }
         let stage = self.progress.stage("comparing", Total::Bytes(source.length()));
         let mut newer = Vec::new();

@@ -77,7 +77,7 @@ fn scan_records(store: &Store, stage: &Stage) -> Result<(Digests, RecordSet), Er
         if parts.is_empty() {
             return Ok((digests, entries));
         }
-        let scanned: Vec<_> = parts.par_iter().map(|part| scan_part(store.collection(), part)).collect();
+        let scanned: Vec<_> = parts.par_iter().map(|part| scan_part(store.made_by(), part)).collect();
         stage.advance(0, parts.iter().map(|part| part.len() as u64).sum());
         for part in scanned {
             let (part, of_part) = part?;
@@ -108,7 +108,7 @@ fn scan_part(collection: Collection, part: &[(Id, Stored)]) -> Result<(Digests, 
     for (id, stored) in part {
         let json = std::str::from_utf8(stored.json()).map_err(|error| unreadable(*id, &error.to_string()))?;
         let mut read = Records::new(collection, json.len());
-        read.push_stored(json, *id).map_err(|fault| unreadable(*id, &fault.to_string()))?;
+        read.push_lying(json, *id, false).map_err(|fault| unreadable(*id, &fault.to_string()))?;
         for record in read.iter() {
             if record.id != *id || record.source != json {
                 return Err(unreadable(*id, "it is not in canonical form"));

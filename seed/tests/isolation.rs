@@ -260,6 +260,18 @@ fn posts_ships_alone() {
     let changed = source.replace("3003", "3993");
     assert_ne!(changed, source);
     fs::write(&main, changed).unwrap();
+    // What posts are is theirs alone, too: a limit, a field, and an index that their service builds at its start.
+    let declared = dir.path().join("posts/collection.json");
+    let source = fs::read_to_string(&declared).unwrap();
+    let changed = source
+        .replace("16384", "20000")
+        .replace(
+            r#""fields": ["#,
+            r#""fields": [{ "name": "mood", "shape": { "line": { "most": 9 } }, "required": false },"#,
+        )
+        .replace(r#""indexes": ["#, r#""indexes": [{ "number": 9, "field": "text", "route": "saying" },"#);
+    assert!(["20000", "mood", "saying"].iter().all(|edit| changed.contains(edit)), "{changed}");
+    fs::write(&declared, changed).unwrap();
     // Nor does a further collection concern them.
     fs::create_dir(dir.path().join("comments")).unwrap();
     fs::write(dir.path().join("comments/collection.json"), "{}").unwrap();
@@ -284,7 +296,10 @@ fn posts_ships_alone() {
             asked
         });
         project.ok(&["up", "--build", "--detach", "--no-deps", "posts"]);
-        wait_for("the new posts", || try_get(entrance, "/api/posts/1").is_some_and(|got| got.0 == 200));
+        wait_for("the new posts", || {
+            let saying = try_get(entrance, "/api/posts/saying/nothing");
+            saying.is_some_and(|got| got.0 == 200 && got.2 == "[]")
+        });
         over.store(true, Ordering::Relaxed);
         asking.join().unwrap()
     });

@@ -308,39 +308,6 @@ fn a_collection_without_code_is_served_read_and_written_like_any() {
 }
 
 #[test]
-fn an_index_that_was_declared_later_is_refused_until_it_is_built() {
-    let dir = tempfile::tempdir().unwrap();
-    let [data, input] = ["data", "db.json"].map(|name| dir.path().join(name));
-    let plan = write_plan(dir.path(), &["users", "threads", "posts", "comments"]);
-    write_commented(&input, &[json!({"post": 1, "body": "a", "title": "t"}), json!({"post": 2, "body": "b"})]);
-    done(&["--plan", plan.to_str().unwrap(), "--data", data.to_str().unwrap(), "--input", input.to_str().unwrap()]);
-    let declaration = plan.join("comments/collection.json");
-    let more = COMMENTS
-        .replace(
-            r#""fields": ["#,
-            r#""fields": [{ "name": "title", "shape": { "line": { "most": 9 } }, "required": false },"#,
-        )
-        .replace(r#""indexes": ["#, r#""indexes": [{ "number": 9, "field": "title", "route": "titled" },"#);
-    fs::write(&declaration, more).unwrap();
-    let serve = |arguments: &[&str]| {
-        let mut command = Command::new(program("collection"));
-        command.arg("--declaration").arg(&declaration).arg("--data").arg(data.join("comments"));
-        command.args(["--listen", "127.0.0.1:0"]).args(arguments);
-        command
-    };
-    let output = serve(&[]).output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let log = text(&output.stderr);
-    assert!(log.contains(r#"the index "titled" (number 9) is declared, and is not in this database"#), "{log}");
-    let output = serve(&["compact"]).output().unwrap();
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    let mut service = Process::start(&mut serve(&[]));
-    let address: std::net::SocketAddr = service.await_line(" on http://").trim().parse().unwrap();
-    assert_eq!(get(address, "/api/comments/titled/t").2, r#"[{"id":1,"body":"a","post":1,"title":"t"}]"#);
-    assert_eq!(get(address, "/api/comments/on-post/2").2, r#"[{"id":2,"body":"b","post":2}]"#);
-}
-
-#[test]
 fn a_plan_that_contradicts_itself_is_refused_with_its_file_and_the_reason() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");

@@ -313,7 +313,7 @@ impl Shape {
     }
 
     /// What the field's values are in an index; nothing where they are in none.
-    pub(crate) fn is_of(&self) -> Option<TermKind> {
+    pub fn is_of(&self) -> Option<TermKind> {
         match self {
             Shape::Reference { text: false, .. } => Some(TermKind::Id),
             Shape::Reference { text: true, .. } => Some(TermKind::TextId),

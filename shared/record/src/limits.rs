@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::declaration::{Collection, Field};
 use crate::json::{Object, members};
+use crate::model::is_of_kind;
 
 /// How long a request's body may be, in bytes.
 pub const BODY_BYTES: usize = 64 << 10;
@@ -26,12 +27,15 @@ impl Violation {
     }
 }
 
-/// In what the members of `record` do not fit the model and its limits; of the `id`, and of what is in `current` alike, which
-/// a split may have brought, nothing is said.
+/// Lists the fields that break the model or its limits. Skips `id`, and the limits of fields that are alike in `current`:
+/// a split, or a wider declaration, may have let them through.
 pub(crate) fn violations(collection: Collection, record: &Object, current: Option<&str>) -> Vec<Violation> {
     let violation = |field: &Field| {
         let value = record.get(&field.name);
-        let stays = |current| members(current).any(|(name, stands)| name == &*field.name && Some(stands) == value);
+        let stays = |current| {
+            let is_same = |(name, stands)| name == &*field.name && Some(stands) == value;
+            members(current).any(is_same) && value.is_some_and(|value| is_of_kind(&field.shape, value))
+        };
         if current.is_some_and(stays) {
             return None;
         }

@@ -13,8 +13,8 @@ use crate::json::{self, Fault, Member};
 
 impl Collection {
     /// What a record, in canonical form, is found by; nothing where it does not fit its declaration. `given` is the id of
-    /// one that has none.
-    fn keys(self, json: &str, members: &[Member], given: Option<Id>) -> Option<Keys> {
+    /// one that has none. Of one that `lies` in a database already, the id alone has to fit.
+    fn keys(self, json: &str, members: &[Member], given: Option<Id>, lies: bool) -> Option<Keys> {
         let declaration = self.declaration();
         let value_of = |name: &str| {
             let member = members.iter().find(|member| &json[member.key.clone()] == name);
@@ -35,7 +35,10 @@ impl Collection {
         for field in &declaration.fields {
             let value = match value_of(&field.name) {
                 None | Some("null") if !field.required => continue,
-                value => Value::read(&field.shape, value?)?,
+                value => match value.and_then(|value| Value::read(&field.shape, value)) {
+                    None if lies => continue,
+                    value => value?,
+                },
             };
             for index in declaration.indexes.iter().filter(|index| index.field == field.name) {
                 terms.push((index.number, value.term()?));
@@ -85,6 +88,16 @@ fn misfit_of<'v, T: Deserialize<'v>>(value: &'v str) -> Option<String> {
 
 fn expected(what: &str, value: &str) -> String {
     format!("expected {what}, found {}", json::kind(value))
+}
+
+/// Whether `value`, in canonical form, is of the kind that a field has, whatever its limits are.
+pub(crate) fn is_of_kind(shape: &Shape, value: &str) -> bool {
+    Value::read(shape, value).is_some()
+}
+
+/// What an index of such a field lists `value` under, in canonical form; nothing where it is of another kind.
+pub fn term_of(shape: &Shape, value: &str) -> Option<Term> {
+    Value::read(shape, value)?.term()
 }
 
 /// A field's value as it stands in a record.
@@ -220,13 +233,17 @@ impl Records {
     /// # Errors
     /// See [`push`](Self::push).
     pub fn push_given(&mut self, text: &str, position: Option<Id>, given: Option<Id>) -> Result<(), Fault> {
+        self.read(text, position, given, false)
+    }
+
+    fn read(&mut self, text: &str, position: Option<Id>, given: Option<Id>, lies: bool) -> Result<(), Fault> {
         let before = self.text.len();
         if !self.rows.is_empty() {
             self.text.push(',');
         }
         let begin = self.text.len();
         let read = json::canonical_object(text, &mut self.text, &mut self.members).and_then(|()| {
-            let keys = self.collection.keys(&self.text, &self.members, given);
+            let keys = self.collection.keys(&self.text, &self.members, given, lies);
             let keys = keys.map(|keys| Keys { position, ..keys });
             keys.ok_or_else(|| self.collection.misfit(&self.text, &self.members))
         });
@@ -247,6 +264,15 @@ impl Records {
     pub fn push_stored(&mut self, text: &str, id: Id) -> Result<(), Fault> {
         // Its number does not stand in it where ids are texts.
         self.push_given(text, None, self.collection.has_text_ids().then_some(id))
+    }
+
+    /// Adds the record `id` as it lies in a database, whose declaration may have been wider when it was written: a field
+    /// that does not fit is in no index. `given` says that the id does not stand in the text.
+    ///
+    /// # Errors
+    /// The text is not a JSON object, or its id is none.
+    pub fn push_lying(&mut self, text: &str, id: Id, given: bool) -> Result<(), Fault> {
+        self.read(text, None, (given || self.collection.has_text_ids()).then_some(id), true)
     }
 
     /// Whose records these are.
@@ -418,6 +444,23 @@ mod tests {
                     prop_assert_eq!(ours, theirs, "{}", json);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn what_lies_in_a_database_is_found_by_what_fits() {
+        for (source, expected) in [
+            (r#"{"id":7,"thread":"x","user":2}"#, Some(1)),
+            (r#"{"id":7,"thread":null,"text":5,"user":2}"#, Some(1)),
+            (r#"{"id":7}"#, Some(0)),
+            (r#"{"id":"7","thread":1,"user":2}"#, None),
+            (r#"{"thread":1,"user":2}"#, None),
+        ] {
+            assert!(read(sample::posts(), source, None).is_err());
+            let mut records = Records::new(sample::posts(), 0);
+            let read = records.push_lying(source, Id::try_from(7).unwrap(), false).is_ok();
+            let terms = records.iter().next().map(|record| record.terms.len());
+            assert_eq!((read, terms), (expected.is_some(), expected), "{source}");
         }
     }
 

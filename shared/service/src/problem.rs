@@ -84,7 +84,7 @@ pub enum Problem {
     DiskReadOnly,
     /// Writes have failed: there are none until the service is started anew.
     WritesFailed,
-    /// The database is getting indexes that are new in the declaration.
+    /// Indexes that are new in the declaration are being built.
     Building,
     /// The service is about to end: not an error of this request, but nobody should send more.
     Draining,

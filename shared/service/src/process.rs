@@ -4,6 +4,7 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{env, io, panic, thread};
 
@@ -11,7 +12,7 @@ use record::model::Collection;
 use record::token::TokenFileError;
 use store::desk::Counter;
 use store::fill::{FillError, Slice};
-use store::{Commit, Folder, OnDamage, Purpose, Store};
+use store::{Commit, Folder, OnDamage, Purpose, Redeclaration};
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
 use tokio::runtime;
@@ -129,11 +130,12 @@ fn live(collection: Collection, own: Option<Own>, config: &Config) -> Result<(),
             let (folder, on_damage) = (Arc::clone(&folder), config.on_damage());
             tokio::task::spawn_blocking(move || open(&folder, collection, slice, on_damage))
         };
-        let store = tokio::select! {
+        let redeclaration = tokio::select! {
             opened = opening => opened??,
             // What was not finished, the next start removes.
             () = signals.next() => return Ok(()),
         };
+        let store = redeclaration.store().clone();
         if aside.is_some() {
             store.set_read_only();
         }
@@ -142,9 +144,6 @@ fn live(collection: Collection, own: Option<Own>, config: &Config) -> Result<(),
         let health = Health::default();
         let commit = Commit::start(&store, config.durability)?;
         let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&tokens));
-        if let Some(counter) = &counter {
-            counter.serve(store.clone(), commit.clone())?;
-        }
         let state = State {
             store: store.clone(),
             commit: commit.clone(),
@@ -153,22 +152,51 @@ fn live(collection: Collection, own: Option<Own>, config: &Config) -> Result<(),
             health: health.clone(),
         };
         let routes = routes(&state, own);
+        health.set_building(!redeclaration.is_current());
+        let told = Arc::new(AtomicBool::new(false));
+        let mut made = {
+            let told = Arc::clone(&told);
+            tokio::task::spawn_blocking(move || redeclaration.make(&told))
+        };
         let scrubs = tokio::spawn(scrubs(operator.clone(), config.scrub_every));
-        let mut restart = false;
+        let (mut restart, mut failed) = (false, None);
         let end = async {
+            let made = async {
+                let made: Result<(), Box<dyn Error>> = match (&mut made).await {
+                    Ok(Ok(())) => counter
+                        .as_ref()
+                        .map_or(Ok(()), |counter| counter.serve(store.clone(), commit.clone()).map_err(Into::into)),
+                    Ok(Err(error)) => Err(error.into()),
+                    Err(panic) => Err(panic.into()),
+                };
+                if let Err(error) = made {
+                    return error;
+                }
+                health.set_building(false);
+                std::future::pending().await
+            };
             tokio::select! {
                 () = told_to_end(&mut signals, &health, config.drain) => {}
                 () = commit.until_a_restart_helps() => restart = true,
+                error = made => failed = Some(error),
             }
         };
         serve::serve(listener, routes, Workers::start(threads)?, end).await;
         operator.end();
+        told.store(true, Ordering::Relaxed);
+        if !made.is_finished()
+            && let Err(unfinished) = made.await?
+        {
+            log::info!("{unfinished}");
+        }
         if let Some(counter) = counter {
             tokio::task::spawn_blocking(move || counter.close()).await?;
         }
         scrubs.abort();
         let _ = scrubs.await;
-        let synced: Result<(), Box<dyn Error>> = if restart {
+        let synced: Result<(), Box<dyn Error>> = if let Some(error) = failed {
+            Err(error)
+        } else if restart {
             let path = folder.path().display();
             Err(format!(
                 "{path}: writes failed, as the log says, and the disk has room again; a new start takes writes"
@@ -255,22 +283,21 @@ fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// Opens the folder's database, and fills it first if there is a slice to fill it from.
+/// Opens the folder's database, and fills it first if there is a slice to fill it from. Says what has to become of it before
+/// it can be served.
 fn open(
     folder: &Folder,
     collection: Collection,
     slice: Option<Slice>,
     on_damage: OnDamage,
-) -> Result<Store, FillError> {
+) -> Result<Redeclaration, FillError> {
     folder.remove_part()?;
     if let Some(slice) = slice {
         log::info!("filling {} from its slice", folder.database().display());
         let records = slice.fill(folder, collection)?;
         log::info!("filled with {records} records");
     }
-    let store = folder.open(collection, Purpose::Serving, on_damage)?;
-    store.check_indexes()?;
-    Ok(store)
+    Ok(folder.open(collection, Purpose::Serving, on_damage)?.redeclare()?)
 }
 
 /// Ends when the listener has to close: at a first signal and, if there is a time to drain, after it or at a second.

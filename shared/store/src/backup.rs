@@ -135,7 +135,7 @@ impl Chunks {
         let head = Head {
             backup: VERSION,
             collection: snapshot.store().collection().name().to_owned(),
-            declaration: Some(snapshot.store().collection().declaration().clone()),
+            declaration: Some(snapshot.store().made_by().declaration().clone()),
             history,
             revision: snapshot.revision(),
             since,
@@ -354,7 +354,7 @@ impl<R: BufRead> Section<R> {
             if let (Some(record), Some(revision)) = (line.record, line.revision) {
                 let mut read = Records::new(self.collection, record.get().len());
                 let number = line.number.unwrap_or(Id::FIRST);
-                read.push_stored(record.get(), number)
+                read.push_lying(record.get(), number, false)
                     .map_err(|fault| wrong(&format!("{}: {}", fault.pointer, fault.reason)))?;
                 let record = read.iter().next().ok_or_else(|| wrong("it holds no record"))?;
                 if self.last.is_some_and(|last| last >= record.id) {

@@ -488,7 +488,7 @@ impl Transaction<'_> {
         self.look_whether_held(id);
         self.group.bytes += json.len();
         let revision = self.committer.writer.next_revision();
-        let now = Now::put(self.committer.store.collection(), id, revision, json);
+        let now = Now::put(self.committer.store.made_by(), id, revision, json);
         self.own.record = Some((id, now.expect("the record was checked against its model")));
         revision
     }

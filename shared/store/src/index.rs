@@ -15,28 +15,8 @@ impl Store {
         Ids { store: self.clone(), runs, run: Vec::new().into_iter(), last: None }
     }
 
-    /// Looks whether each declared index was ever built: one that is empty, while a record belongs into it, was not.
-    ///
-    /// # Errors
-    /// [`StoreError::NoIndex`] for the first that was not.
-    pub fn check_indexes(&self) -> Result<(), StoreError> {
-        for index in self.collection().indexes() {
-            if self.db.scan_prefix([layout::INDEX, index.number.0]).next().is_some() {
-                continue;
-            }
-            // Mostly there are no records either.
-            for record in self.records() {
-                let (id, stored) = record?;
-                if self.terms_of(id, stored.json())?.iter().any(|(number, _)| *number == index.number) {
-                    let (path, route) = (self.path().to_owned(), &*index.route);
-                    return Err(StoreError::NoIndex { path, route, number: index.number.0 });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Every entry of every index, as the run's key without its first id, and an id.
+    /// Every entry of every index there is, as the run's key without its first id, and an id. What an interrupted build left
+    /// is none.
     pub fn entries(&self) -> Entries {
         Entries {
             store: self.clone(),
@@ -175,7 +155,7 @@ impl Store {
     }
 
     /// The ids of a run, whose `value` has been checked.
-    fn decode_run(&self, key: &[u8], value: &[u8]) -> Result<Vec<Id>, StoreError> {
+    pub(super) fn decode_run(&self, key: &[u8], value: &[u8]) -> Result<Vec<Id>, StoreError> {
         layout::decode_run(key, &value[layout::BODY..]).map_err(|what| self.damaged(key, &what))
     }
 }
@@ -224,6 +204,7 @@ impl Entries {
             }
             let run = self.runs.next()?.and_then(|(key, value)| Ok((self.store.decode_run(&key, &value)?, key)));
             match run {
+                Ok((_, key)) if self.store.made_by().index_numbers().all(|index| Some(&index.0) != key.get(1)) => {}
                 Ok((ids, key)) => {
                     self.prefix.clear();
                     self.prefix.extend_from_slice(&key[..key.len() - size_of::<u64>()]);

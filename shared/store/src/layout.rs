@@ -3,6 +3,7 @@
 //! ```text
 //! key    00 "database"                        body  name history          which collection this is, and which database
 //!        00 "counters"                              revision last-id set  behind what the journal has
+//!        00 "declared"                              declaration           which of its indexes are whole
 //!        00 "lap"                                   lap                   how often the journal has begun anew
 //!        00 "applied"                               run groups            how much of a newer file's changes is there
 //!        01 page                                    table entry entry …   up to 16 records
@@ -29,6 +30,7 @@
 //! run, groups    bincode of two u64: which run of `seed`, and how many of its groups of changes
 //! kept           bincode of request: [u8; 32], id: u64, revision: u64, json: bytes, until: time as u64
 //! time           8 bytes, big-endian: seconds since 1970
+//! declaration    JSON of a declaration, of which other fields than those that are indexed are left out
 //! gaps           bincode of a list of u64: what to add to first-id for the second id, to that for the third, …
 //! ```
 //!
@@ -60,6 +62,8 @@ const APART: u8 = 3;
 pub(super) const DATABASE_KEY: &[u8] = b"\0database";
 /// The key under which the counters lie.
 pub(super) const COUNTERS_KEY: &[u8] = b"\0counters";
+/// The key under which the database says what it was declared by.
+pub(super) const DECLARED_KEY: &[u8] = b"\0declared";
 /// The key under which the journal's lap lies.
 pub(super) const LAP_KEY: &[u8] = b"\0lap";
 /// The key that says how much of a newer file's changes is there.

@@ -54,6 +54,7 @@ mod index;
 pub mod layout;
 mod load;
 mod rebuild;
+mod redeclare;
 mod scrub;
 mod sled_files;
 mod snapshot;
@@ -69,6 +70,7 @@ pub use folder::{Folder, OnDamage, sync, sync_tree};
 pub use index::{Entries, Ids};
 pub use load::Load;
 pub use rebuild::Restore;
+pub use redeclare::Redeclaration;
 pub use scrub::{Scrub, ScrubError};
 pub use snapshot::{Snapshot, SnapshotRecord};
 pub use update::{Edit, Hold, Staged, Staging, Text};
@@ -163,16 +165,17 @@ pub enum StoreError {
     /// A write needs more room on the disk than there is. Nothing is amiss otherwise.
     #[error("{}: the disk has no room for {} MiB more, which a write may need", .0.display(), ROOM >> 20)]
     NoRoom(PathBuf),
-    /// An index was declared after the database was made.
-    #[error("{}: the index {route:?} (number {number}) is declared, and is not in this database; with the service stopped, its `compact` builds it", .path.display())]
-    NoIndex {
+    /// What is there cannot be served as it is declared now.
+    #[error("{}: the declaration does not go with what is there: {what}", .path.display())]
+    Contradiction {
         /// The database.
         path: PathBuf,
-        /// The route that would find nothing.
-        route: &'static str,
-        /// The number of the index.
-        number: u8,
+        /// In what, and the way on.
+        what: String,
     },
+    /// It was told to end.
+    #[error("{}: told to end before all indexes were built; the next start builds them", .0.display())]
+    Interrupted(PathBuf),
     /// Two records have the same text for an id.
     #[error("{}: two records have the id {text:?}", .path.display())]
     IdTaken {
@@ -206,6 +209,7 @@ pub enum StoreError {
 pub struct Store {
     db: sled::Db,
     collection: Collection,
+    made_by: Collection,
     shared: Arc<Shared>,
 }
 
@@ -253,12 +257,13 @@ impl Store {
     /// [`StoreError::Lost`] when the journal does not have all that it must, [`StoreError::OldLayout`] for a database of
     /// the layout's first version: [`Folder::open`] knows the way on.
     pub fn open(path: &Path, collection: Collection, purpose: Purpose) -> Result<Self, StoreError> {
-        let store = Self::open_unproven(path, collection, purpose)?;
+        let mut store = Self::open_unproven(path, collection, purpose)?;
         commit::journal::recover(&store)?;
+        store.read_note()?;
         Ok(store)
     }
 
-    /// The same, without a look at the journal.
+    /// The same, without a look at the journal, and at what it was declared by.
     fn open_unproven(path: &Path, collection: Collection, purpose: Purpose) -> Result<Self, StoreError> {
         if !path.is_dir() {
             return Err(StoreError::Missing(path.to_owned()));
@@ -279,7 +284,7 @@ impl Store {
         let (damage, failed, read_only, snapshots, gate) = Default::default();
         let shared = Shared { file, path: path.to_owned(), history, damage, failed, read_only, snapshots, gate };
         let shared = Arc::new(shared);
-        Ok(Self { db, collection, shared })
+        Ok(Self { db, collection, made_by: collection, shared })
     }
 
     /// Whether the database answers, and holds what it should.
@@ -325,6 +330,7 @@ impl Store {
         let name = collection.name().to_owned();
         store.put(layout::DATABASE_KEY, &layout::encode(Identity { name, history }))?;
         store.put_counters(Counters { revision: load::FIRST_REVISION, ..Counters::default() })?;
+        store.note_all()?;
         Ok(store)
     }
 

@@ -35,7 +35,7 @@ impl Load {
     /// Begins to load `store`.
     pub fn new(store: Store) -> Self {
         let counters = Counters { revision: FIRST_REVISION, ..Counters::default() };
-        let pending = store.collection().index_numbers().map(|index| (index, Sorter::default())).collect();
+        let pending = store.made_by().index_numbers().map(|index| (index, Sorter::default())).collect();
         Self { store, pending, counters }
     }
 
@@ -129,7 +129,10 @@ impl Load {
     pub fn finish(self) -> Result<Store, StoreError> {
         let store = &self.store;
         thread::scope(|scope| {
-            let write = |(index, entries)| scope.spawn(move || write_index(store, index, entries));
+            let write = |(index, entries)| {
+                scope
+                    .spawn(move || write_index(store, index, entries, |term, ids| check_alone(store, index, term, ids)))
+            };
             let writers: Vec<_> = self.pending.into_iter().map(write).collect();
             writers.into_iter().try_for_each(|writer| writer.join().expect("a writer returns its errors"))
         })?;
@@ -138,8 +141,17 @@ impl Load {
     }
 }
 
-/// Lists `entries`, in the order of their keys: sled then has each leaf in hand once.
-fn write_index(store: &Store, index: Index, entries: Sorter) -> Result<(), StoreError> {
+/// Lists `entries`, in the order of their keys: sled then has each leaf in hand once. Each run passes `check` first.
+pub(super) fn write_index(
+    store: &Store,
+    index: Index,
+    entries: Sorter,
+    check: impl Fn(&Term, &[Id]) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let put = |term: &Term, ids: &[Id]| {
+        check(term, ids)?;
+        store.put_run(index, term, ids)
+    };
     let mut run: Option<(Term, Vec<Id>)> = None;
     for entry in entries.sorted().map_err(at(store.path()))? {
         let (term, id) = entry.map_err(|error| at(store.path())(error))?;
@@ -147,18 +159,18 @@ fn write_index(store: &Store, index: Index, entries: Sorter) -> Result<(), Store
             Some((of, ids)) if *of == term && ids.len() < layout::RUN_IDS => ids.push(id),
             _ => {
                 if let Some((term, ids)) = run.replace((term, vec![id])) {
-                    put_run(store, index, &term, &ids)?;
+                    put(&term, &ids)?;
                 }
             }
         }
     }
-    run.map_or(Ok(()), |(term, ids)| put_run(store, index, &term, &ids))
+    run.map_or(Ok(()), |(term, ids)| put(&term, &ids))
 }
 
-/// Writes a run; of the ids' own index it is one id, or an id stands twice.
-fn put_run(store: &Store, index: Index, term: &Term, ids: &[Id]) -> Result<(), StoreError> {
+/// A run of the ids' own index is one id, or an id stands twice.
+fn check_alone(store: &Store, index: Index, term: &Term, ids: &[Id]) -> Result<(), StoreError> {
     if let (Index::IDS, [_, second, ..], Term::Text(text)) = (index, ids, term) {
         return Err(StoreError::IdTaken { path: store.path().to_owned(), text: text.to_string(), second: *second });
     }
-    store.put_run(index, term, ids)
+    Ok(())
 }

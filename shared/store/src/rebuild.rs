@@ -84,7 +84,7 @@ pub(super) fn convert(folder: &Folder, collection: Collection) -> Result<(), Sto
 /// Writes the sound database of `folder` anew, without the room that deleted and replaced records left behind.
 pub(super) fn compact(folder: &Folder, store: Store) -> Result<(), StoreError> {
     let counters = store.counters()?;
-    let new = rebuild(&store, folder, store.collection(), counters, None)?;
+    let new = rebuild(&store, folder, store.made_by(), counters, None)?;
     if new.counters()?.records != counters.records {
         return Err(store.corrupt("its records are not those that it counts"));
     }
@@ -101,7 +101,7 @@ pub(super) fn salvage(folder: &Folder, store: Store) -> Result<Salvage, StoreErr
     // Those that are gone were answered: neither their ids nor their revisions may come again.
     counters.last_id = counters.last_id.max(store.last_id()?.map_or(0, Id::get)).saturating_add(SKIPPED);
     counters.revision = counters.revision.saturating_add(SKIPPED);
-    let new = rebuild(&store, folder, store.collection(), counters, Some(&mut salvage))?;
+    let new = rebuild(&store, folder, store.made_by(), counters, Some(&mut salvage))?;
     finish(folder, new, store)?;
     Ok(salvage)
 }
@@ -184,7 +184,7 @@ impl Restore {
     pub fn put(&mut self, record: &SnapshotRecord) -> Result<(), StoreError> {
         let misfit = |what: String| self.store.corrupt(&format!("record {}: {what}", record.id));
         let json = std::str::from_utf8(&record.json).map_err(|error| misfit(error.to_string()))?;
-        self.block.records.push_stored(json, record.id).map_err(|fault| misfit(fault.to_string()))?;
+        self.block.records.push_lying(json, record.id, false).map_err(|fault| misfit(fault.to_string()))?;
         self.block.rows.push((record.revision, record.id_from_position));
         self.block.set.add_record(record.id, record.id_from_position, &record.json);
         if self.block.records.text().len() < BLOCK {
@@ -219,7 +219,7 @@ fn read_blocks(
                 what: format!("record {id} is none of {}: {what}", collection.name()),
             };
             let json = std::str::from_utf8(stored.json()).map_err(|error| misfit(error.to_string()))?;
-            block.records.push_stored(json, id).map_err(|fault| misfit(fault.to_string()))?;
+            block.records.push_lying(json, id, false).map_err(|fault| misfit(fault.to_string()))?;
             block.rows.push((stored.revision, stored.id_from_position));
             block.set.add_record(id, stored.id_from_position, stored.json());
             Ok(())
@@ -269,7 +269,11 @@ pub(super) fn open(
 
 /// Rebuilds the database of `folder` without what is damaged in it, and logs what that is.
 pub(super) fn give_up_damage(folder: &Folder, collection: Collection) -> Result<(), StoreError> {
-    let store = Store::open_unproven(&folder.database(), collection, Purpose::Passing)?;
+    let mut store = Store::open_unproven(&folder.database(), collection, Purpose::Passing)?;
+    if let Err(error) = store.read_note() {
+        // All indexes are made anew.
+        log::warn!("{error}");
+    }
     let counted = store.counters().ok().map(|counters| counters.records.count);
     let Salvage { lost, count } = salvage(folder, store)?;
     let path = folder.database();

@@ -278,11 +278,11 @@ impl Store {
 
     /// The records that `edits` put.
     fn read_edits(&self, edits: &[Edit]) -> Result<Records, StoreError> {
-        let mut records = Records::new(self.collection(), 0);
+        let mut records = Records::new(self.made_by(), 0);
         for Edit { id, becomes, .. } in edits {
             let Some(Text { given, json }) = becomes else { continue };
             let id = Id::try_from(*id).expect("it was read as an id");
-            let read = if *given { records.push_given(json, None, Some(id)) } else { records.push_stored(json, id) };
+            let read = records.push_lying(json, id, *given);
             let is_so =
                 records.iter().last().is_some_and(|record| record.id == id && record.id_from_position == *given);
             if read.is_err() || !is_so {

@@ -185,11 +185,11 @@ impl Writer {
 impl Store {
     /// What a stored record is found by.
     pub(super) fn terms_of(&self, id: Id, json: &[u8]) -> Result<Terms, StoreError> {
-        let collection = self.collection();
+        let collection = self.made_by();
         let misfit = |what: String| self.corrupt(&format!("a record of {} is none: {what}", collection.name()));
         let json = std::str::from_utf8(json).map_err(|error| misfit(error.to_string()))?;
         let mut records = Records::new(collection, json.len());
-        records.push_stored(json, id).map_err(|fault| misfit(fault.to_string()))?;
+        records.push_lying(json, id, false).map_err(|fault| misfit(fault.to_string()))?;
         let terms = records.iter().next().map(|record| record.terms.clone());
         Ok(terms.unwrap_or_default())
     }

@@ -6,13 +6,16 @@ use std::collections::BTreeMap;
 use std::env;
 use std::path::Path;
 use std::process::{Command, abort};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use record::id::Id;
-use record::model::{Records, Term};
+use record::model::{Collection, Index, Records, Term};
 use record::sample;
 use store::desk::{Ask, Desk, staged_at};
-use store::{Change, Commit, Durability, Edit, KeptRecord, Purpose, Staging, Store, Text, Transaction, Writer};
+use store::{
+    Change, Commit, Durability, Edit, KeptRecord, Purpose, Restore, SnapshotRecord, Staging, Store, Text, Transaction,
+    Writer,
+};
 
 const POINTS: [&str; 8] = [
     "before the lap's mark",
@@ -239,6 +242,73 @@ fn a_crash_amid_an_update_leaves_whole_groups_and_the_next_to_apply_it_does_the_
             };
             let of = |thread: u64| expected.keys().copied().filter(|id| id % 2 + 4 == thread).collect::<Vec<_>>();
             assert_eq!([1, 2, 3, 4, 5].map(listed), [vec![], vec![], vec![], of(4), of(5)], "{what}");
+        }
+    }
+}
+
+/// Posts that have an index of their texts, too, and none of their users.
+fn redeclared() -> Collection {
+    let mut declaration = sample::posts().declaration().clone();
+    let mut indexes = declaration.indexes.to_vec();
+    indexes.retain(|index| index.number == sample::IN_THREAD);
+    indexes.push(serde_json::from_str(r#"{"number":3,"field":"text","route":"saying"}"#).unwrap());
+    declaration.indexes = indexes.into();
+    Collection::of(declaration)
+}
+
+/// Brings a database to another declaration until the point of the environment is passed often enough. Run by the test
+/// below.
+#[test]
+#[ignore = "the process of another test"]
+fn redeclares_until_it_ends() {
+    let Some(path) = env::var_os("DATABASE") else { return };
+    let passes = env::var("PASSES").unwrap().parse::<usize>().unwrap();
+    static PASSED: AtomicUsize = AtomicUsize::new(0);
+    let end = move || {
+        if PASSED.fetch_add(1, Ordering::Relaxed) + 1 == passes {
+            abort();
+        }
+    };
+    fail::cfg_callback(env::var("POINT").unwrap(), end).unwrap();
+    let store = Store::open(Path::new(&path), redeclared(), Purpose::Serving).unwrap();
+    store.redeclare().unwrap().make(&AtomicBool::new(false)).unwrap();
+}
+
+#[test]
+fn a_crash_while_an_index_is_built_and_another_removed_leaves_neither_half_there() {
+    for point in ["before the strays", "within the build", "before the note", "between flush and sync"] {
+        for passes in [1, 2, 700] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("db");
+            let mut restore = Restore::create(&path, sample::posts()).unwrap();
+            for id in (1..=400).map(|id| Id::try_from(id).unwrap()) {
+                let json =
+                    format!(r#"{{"id":{id},"thread":1,"text":"{}","user":2}}"#, id.get() % 5).into_bytes().into();
+                restore.put(&SnapshotRecord { id, revision: 1, id_from_position: false, json }).unwrap();
+            }
+            restore.finish(&[], 1, 400).unwrap().sync().unwrap();
+            let mut child = Command::new(env::current_exe().unwrap());
+            child.args(["redeclares_until_it_ends", "--exact", "--ignored", "--test-threads=1"]);
+            let child = child.env("DATABASE", &path).env("POINT", point).env("PASSES", passes.to_string());
+            let has_ended = !child.output().unwrap().status.success();
+            let what = format!("{point}, {passes}");
+            assert!(has_ended || passes > 1, "{what}: the process did not end there");
+            // By whichever declaration the next start is: all that it has is whole, and nothing else is there.
+            for collection in [redeclared(), sample::posts(), redeclared()] {
+                let store = Store::open(&path, collection, Purpose::Serving).unwrap();
+                let redeclaration = store.redeclare().unwrap();
+                redeclaration.make(&AtomicBool::new(false)).unwrap();
+                let store = redeclaration.store();
+                let count = |index: Index, term: Term| store.ids(index, &term).filter(Result::is_ok).count();
+                let two = Term::Id(2.try_into().unwrap());
+                let [in_thread, by_user] = [(sample::IN_THREAD, Term::Id(Id::FIRST)), (sample::BY_USER, two)];
+                assert_eq!(count(in_thread.0, in_thread.1), 400, "{what}");
+                let is_old = collection.index_at("by-user").is_some();
+                assert_eq!(count(by_user.0, by_user.1), if is_old { 400 } else { 0 }, "{what}");
+                let saying = Index::numbered(3).unwrap();
+                assert_eq!(count(saying, Term::from("3")), if is_old { 0 } else { 80 }, "{what}");
+                assert_eq!(store.records().count(), 400, "{what}");
+            }
         }
     }
 }

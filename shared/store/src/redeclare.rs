@@ -1,0 +1,516 @@
+//! What a database was declared by, and what another declaration means for what is there.
+//!
+//! | the declaration now | the database |
+//! |---|---|
+//! | has other limits, fields, routes | stays as it is |
+//! | has a further index | gets it, before anybody reads or writes |
+//! | lacks an index | loses that one's entries, so that its number may come again |
+//! | has an index that is unique now | is searched for records that share a value, and refused where there are any |
+//! | gives an index's number to another field or kind of value, or has another id rule | is refused |
+//!
+//! The note, in the database itself, names the indexes that are whole. It loses what goes before the entries go, and gets
+//! what is new when all of that is on the disk: entries of an index that it does not name are what an interrupted start
+//! left, and are removed. Without a note (as in a database of an earlier version) an index counts as whole that has entries.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::layout::{self, INDEX};
+use super::load::write_index;
+use super::sorter::Sorter;
+use super::{Store, StoreError, at};
+use record::declaration::{Declaration, IdRule, IndexDeclaration, Shape, TermKind};
+use record::id::Id;
+use record::json::members;
+use record::model::{Collection, Index, term_of};
+
+/// How often the log says how far a build is.
+const SAY_EVERY: Duration = Duration::from_secs(3);
+
+/// What of a declaration the bytes of a database follow from.
+#[derive(PartialEq, Eq)]
+struct Essence<'d> {
+    ids: IdRule,
+    indexes: Vec<(Index, &'d str, Option<TermKind>, bool)>,
+}
+
+impl<'d> Essence<'d> {
+    fn of(declaration: &'d Declaration) -> Self {
+        let mut indexes: Vec<_> = declaration
+            .indexes
+            .iter()
+            .map(|index| (index.number, &*index.field, kind_of(declaration, index), index.unique))
+            .collect();
+        indexes.sort_by_key(|(number, ..)| *number);
+        Self { ids: declaration.ids, indexes }
+    }
+}
+
+fn kind_of(declaration: &Declaration, index: &IndexDeclaration) -> Option<TermKind> {
+    declaration.field(&index.field).and_then(|field| field.shape.is_of())
+}
+
+/// The part of `declaration` that a database notes, with those of its indexes that `is_whole` picks.
+fn note_of(declaration: &Declaration, is_whole: impl Fn(&IndexDeclaration) -> bool) -> Declaration {
+    let mut note = declaration.clone();
+    note.indexes = declaration.indexes.iter().filter(|index| is_whole(index)).cloned().collect();
+    let is_indexed = |name: &str| note.indexes.iter().any(|index| &*index.field == name);
+    note.fields = declaration.fields.iter().filter(|field| is_indexed(&field.name)).cloned().collect();
+    note
+}
+
+impl Store {
+    /// What the database was declared by: its indexes follow from that, whatever [`collection`](Self::collection) says.
+    pub fn made_by(&self) -> Collection {
+        self.made_by
+    }
+
+    /// Reads what the database was declared by, where it says.
+    pub(super) fn read_note(&mut self) -> Result<(), StoreError> {
+        if let Some(noted) = self.noted()?
+            && Essence::of(&noted) != Essence::of(self.collection.declaration())
+        {
+            self.made_by = Collection::of(noted);
+        }
+        Ok(())
+    }
+
+    /// Notes, in a new database, what it is declared by.
+    pub(super) fn note_all(&self) -> Result<(), StoreError> {
+        self.note(&note_of(self.collection.declaration(), |_| true))
+    }
+
+    fn noted(&self) -> Result<Option<Declaration>, StoreError> {
+        let Some(value) = self.value(layout::DECLARED_KEY)? else { return Ok(None) };
+        let noted = Declaration::read(&String::from_utf8_lossy(&value[layout::BODY..]));
+        noted.map(Some).map_err(|error| {
+            self.contradiction(format!(
+                "its own one cannot be read here ({error}); take the newer program that wrote it"
+            ))
+        })
+    }
+
+    fn note(&self, declaration: &Declaration) -> Result<(), StoreError> {
+        let json = serde_json::to_vec(declaration).expect("a declaration can be written as JSON");
+        self.put(layout::DECLARED_KEY, &json)
+    }
+
+    fn contradiction(&self, what: String) -> StoreError {
+        StoreError::Contradiction { path: self.path().to_owned(), what }
+    }
+
+    /// Compares what the database was declared by with [`collection`](Self::collection).
+    ///
+    /// # Errors
+    /// [`StoreError::Contradiction`] where what is there cannot be served so.
+    pub fn redeclare(&self) -> Result<Redeclaration, StoreError> {
+        let noted = self.noted()?;
+        let declaration = self.collection.declaration();
+        let (mut missing, mut restricted) = (Vec::new(), Vec::new());
+        match &noted {
+            None => missing = self.find_unbuilt()?,
+            Some(noted) => {
+                self.refuse_contradictions(noted)?;
+                for index in &declaration.indexes {
+                    match noted.indexes.iter().find(|before| before.number == index.number) {
+                        None => missing.push(index),
+                        Some(before) if index.unique && !before.unique => restricted.push(index),
+                        Some(_) => {}
+                    }
+                }
+            }
+        }
+        let store = Self { made_by: self.collection, ..self.clone() };
+        let is_current = noted.as_ref().is_some_and(|noted| Essence::of(noted) == Essence::of(declaration))
+            && store.strays(declaration)?.is_empty();
+        Ok(Redeclaration { store, noted, missing, restricted, is_current })
+    }
+
+    fn refuse_contradictions(&self, noted: &Declaration) -> Result<(), StoreError> {
+        let declaration = self.collection.declaration();
+        if noted.ids != declaration.ids {
+            return Err(self.contradiction(format!(
+                "its ids were declared as {}, and are now as {}; declare them as they were, or split again with \
+                 `seed --replace`",
+                name_of(noted.ids),
+                name_of(declaration.ids)
+            )));
+        }
+        for index in &declaration.indexes {
+            let Some(before) = noted.indexes.iter().find(|before| before.number == index.number) else { continue };
+            let (was, is) = (kind_of(noted, before), kind_of(declaration, index));
+            if (&before.field, was) != (&index.field, is) {
+                return Err(self.contradiction(format!(
+                    "index {} lists the {} of the field {:?}, and is now declared for the {} of {:?}; give the new index a \
+                     number that was never used, or start the service once without it, which removes the old one",
+                    index.number.number(),
+                    plural(was),
+                    before.field,
+                    plural(is),
+                    index.field
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The declared indexes that have no entries, though a record belongs into them.
+    fn find_unbuilt(&self) -> Result<Vec<&'static IndexDeclaration>, StoreError> {
+        let mut unbuilt = Vec::new();
+        for index in self.collection.indexes() {
+            if self.db.scan_prefix([INDEX, index.number.0]).next().is_some() {
+                continue;
+            }
+            // Mostly there are no records either.
+            for record in self.records() {
+                let (id, stored) = record?;
+                if self.terms_of(id, stored.json())?.iter().any(|(number, _)| *number == index.number) {
+                    unbuilt.push(index);
+                    break;
+                }
+            }
+        }
+        Ok(unbuilt)
+    }
+
+    /// The numbers of indexes that have entries, and that `declaration` does not have.
+    fn strays(&self, declaration: &Declaration) -> Result<Vec<u8>, StoreError> {
+        let is_declared = |number: u8| {
+            let ids = declaration.ids == IdRule::Text && Index(number) == Index::IDS;
+            ids || declaration.indexes.iter().any(|index| index.number.0 == number)
+        };
+        let mut strays = Vec::new();
+        let mut from = vec![INDEX, 0];
+        while let Some(found) = self.db.range(&from[..]..&[INDEX + 1]).next() {
+            let (key, _) = found.map_err(|source| self.sled(source))?;
+            let number = key.get(1).copied().unwrap_or_default();
+            if !is_declared(number) {
+                strays.push(number);
+            }
+            match number.checked_add(1) {
+                Some(next) => from = vec![INDEX, next],
+                None => break,
+            }
+        }
+        Ok(strays)
+    }
+}
+
+/// What has to become of a database before it can be served as it is declared now.
+pub struct Redeclaration {
+    store: Store,
+    noted: Option<Declaration>,
+    /// Indexes that are to be built.
+    missing: Vec<&'static IndexDeclaration>,
+    /// Indexes that are unique now.
+    restricted: Vec<&'static IndexDeclaration>,
+    is_current: bool,
+}
+
+impl Redeclaration {
+    /// The database as it is declared now: nobody reads its indexes or writes to it before this is [`made`](Self::make).
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Whether there is nothing to be done.
+    pub fn is_current(&self) -> bool {
+        self.is_current
+    }
+
+    /// Brings the database to the declaration: builds and removes indexes, and notes it. Whatever interrupts this, the next
+    /// start does it again.
+    ///
+    /// # Errors
+    /// [`StoreError::Contradiction`] where records share what is unique now, and [`StoreError::Interrupted`] when `end` says
+    /// so: then no further index counts.
+    pub fn make(&self, end: &AtomicBool) -> Result<(), StoreError> {
+        if self.is_current {
+            return Ok(());
+        }
+        let (store, declaration) = (&self.store, self.store.collection.declaration());
+        for index in &self.restricted {
+            store.refuse_shared(index)?;
+        }
+        let is_new = |index: &IndexDeclaration| self.missing.iter().any(|missing| missing.number == index.number);
+        let kept = note_of(declaration, |index| !is_new(index));
+        if self.noted.as_ref() != Some(&kept) {
+            store.note(&kept)?;
+            store.sync()?;
+        }
+        fail_point!("before the strays");
+        store.remove_strays(&kept)?;
+        if self.missing.is_empty() {
+            return store.sync();
+        }
+        if let Err(error) = self.build(end) {
+            // Another program, which knows of no note, would take a part for the whole.
+            store.remove_strays(&kept)?;
+            return Err(error);
+        }
+        store.sync()?;
+        fail_point!("before the note");
+        store.note(&note_of(declaration, |_| true))?;
+        store.sync()
+    }
+
+    /// Writes the missing indexes as a split does: all entries are collected and sorted, so that each run is written once.
+    fn build(&self, end: &AtomicBool) -> Result<(), StoreError> {
+        let (store, begin) = (&self.store, Instant::now());
+        let routes: Vec<String> = self.missing.iter().map(|index| format!("{:?}", index.route)).collect();
+        let routes = routes.join(", ");
+        let path = store.path().display();
+        let records = store.counted()?.count;
+        log::info!("{path}: building what is new in the declaration: {routes}, of {records} records");
+        let progress = Progress::new(store, end, "records read", records);
+        // Where the database lies, there is room for its index entries, too.
+        let folder = store.path().parent().expect("a database has a name").to_owned();
+        let mut columns: Vec<Column> = self.missing.iter().map(|index| Column::of(store.collection, index)).collect();
+        for record in store.records() {
+            let (id, stored) = record?;
+            let json = std::str::from_utf8(stored.json())
+                .map_err(|error| store.corrupt(&format!("record {id} is no text: {error}")))?;
+            for column in &mut columns {
+                column.add(id, json, &folder)?;
+            }
+            progress.advance(1)?;
+        }
+        let entries = columns.iter().map(|column| column.count).sum();
+        let progress = &Progress::new(store, end, "entries written", entries);
+        thread::scope(|scope| {
+            let mut writers = Vec::new();
+            for column in columns {
+                writers.push(scope.spawn(move || column.write(store, progress)));
+            }
+            writers.into_iter().try_for_each(|writer| writer.join().expect("a writer returns its errors"))
+        })?;
+        log::info!("{path}: built {routes}: {entries} entries, in {:.1} s", begin.elapsed().as_secs_f64());
+        Ok(())
+    }
+}
+
+/// A missing index on its way into the database.
+struct Column {
+    index: &'static IndexDeclaration,
+    shape: &'static Shape,
+    entries: Sorter,
+    count: u64,
+    /// Records with a value that the index cannot list, and the first of them.
+    left_out: Option<(u64, Id)>,
+}
+
+impl Column {
+    fn of(collection: Collection, index: &'static IndexDeclaration) -> Self {
+        let field = collection.declaration().field(&index.field).expect("an index is of a declared field");
+        Self { index, shape: &field.shape, entries: Sorter::default(), count: 0, left_out: None }
+    }
+
+    fn add(&mut self, id: Id, json: &str, folder: &Path) -> Result<(), StoreError> {
+        let value = members(json).find(|(name, _)| *name == &*self.index.field).map(|(_, value)| value);
+        match value.filter(|value| *value != "null").map(|value| term_of(self.shape, value)) {
+            Some(Some(term)) => {
+                self.count += 1;
+                self.entries.push((term, id), folder).map_err(at(folder))?;
+            }
+            Some(None) => self.left_out.get_or_insert((0, id)).0 += 1,
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn write(self, store: &Store, progress: &Progress) -> Result<(), StoreError> {
+        let Self { index, shape, entries, left_out, .. } = self;
+        write_index(store, index.number, entries, |_, ids| {
+            if let ([first, second, ..], true) = (ids, index.unique) {
+                return Err(store.shared_value(index, *first, *second));
+            }
+            progress.advance(ids.len() as u64)
+        })?;
+        if let Some((count, first)) = left_out {
+            log::warn!(
+                "{}: {count} records are not in the index {:?}, and are served all the same: their {:?} is not one of \
+                 the {} it lists; the first is record {first}",
+                store.path().display(),
+                index.route,
+                index.field,
+                plural(shape.is_of())
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Looks for records that share a value in what `index` lists.
+    fn refuse_shared(&self, index: &IndexDeclaration) -> Result<(), StoreError> {
+        let mut before: Option<(Vec<u8>, Id)> = None;
+        for run in self.scan(&[INDEX, index.number.0]) {
+            let (key, value) = run?;
+            let ids = self.decode_run(&key, &value)?;
+            let term = &key[..key.len() - size_of::<u64>()];
+            let same = before.as_ref().filter(|(of, _)| of == term).map(|(_, id)| *id);
+            if let [first, second, ..] = same.into_iter().chain(ids.iter().copied()).take(2).collect::<Vec<_>>()[..] {
+                return Err(self.shared_value(index, first, second));
+            }
+            before = ids.last().map(|id| (term.to_vec(), *id));
+        }
+        Ok(())
+    }
+
+    fn shared_value(&self, index: &IndexDeclaration, first: Id, second: Id) -> StoreError {
+        self.contradiction(format!(
+            "the index {:?} is declared as unique, but the records {first} and {second} have the same {:?}; change one of \
+             them while it is served as it was declared before, or declare the index without `unique`",
+            index.route, index.field
+        ))
+    }
+
+    /// Removes the entries of indexes that `declaration` does not have.
+    fn remove_strays(&self, declaration: &Declaration) -> Result<(), StoreError> {
+        for number in self.strays(declaration)? {
+            for entry in self.db.scan_prefix([INDEX, number]) {
+                let (key, _) = entry.map_err(|source| self.sled(source))?;
+                self.db.remove(key).map_err(|source| self.sled(source))?;
+            }
+            log::info!("{}: removed index {number}, which does not count", self.path().display());
+        }
+        Ok(())
+    }
+}
+
+/// How far a build is, for the log, and whether it is to end.
+struct Progress<'p> {
+    store: &'p Store,
+    end: &'p AtomicBool,
+    verb: &'static str,
+    all: u64,
+    done: AtomicU64,
+    said: Mutex<Instant>,
+}
+
+impl<'p> Progress<'p> {
+    fn new(store: &'p Store, end: &'p AtomicBool, verb: &'static str, all: u64) -> Self {
+        Self { store, end, verb, all, done: AtomicU64::new(0), said: Mutex::new(Instant::now()) }
+    }
+
+    fn advance(&self, count: u64) -> Result<(), StoreError> {
+        fail_point!("within the build");
+        let path = self.store.path();
+        if self.end.load(Ordering::Relaxed) {
+            return Err(StoreError::Interrupted(path.to_owned()));
+        }
+        let done = self.done.fetch_add(count, Ordering::Relaxed) + count;
+        if let Ok(mut said) = self.said.try_lock()
+            && said.elapsed() >= SAY_EVERY
+        {
+            *said = Instant::now();
+            log::info!("{}: {}: {done} of {}", path.display(), self.verb, self.all);
+        }
+        Ok(())
+    }
+}
+
+/// An id rule as a declaration has it.
+fn name_of(ids: IdRule) -> String {
+    serde_json::to_string(&ids).unwrap_or_default()
+}
+
+fn plural(kind: Option<TermKind>) -> &'static str {
+    match kind {
+        Some(TermKind::Id) => "integer ids",
+        Some(TermKind::TextId) => "text ids",
+        Some(TermKind::Text) => "texts",
+        None => "values",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{id, json};
+    use super::super::{Purpose, Restore, SnapshotRecord};
+    use super::*;
+    use record::model::Term;
+    use record::sample;
+
+    /// Posts with the indexes of these numbers, fields and routes.
+    fn posts(indexes: &str) -> Collection {
+        let mut declaration = sample::posts().declaration().clone();
+        declaration.indexes = serde_json::from_str(indexes).unwrap();
+        Collection::of(declaration)
+    }
+
+    const USER: &str = r#"[{"number":255,"field":"user","route":"by"}]"#;
+
+    /// A database of 300 posts in two threads.
+    fn restore(path: &Path) {
+        let mut restore = Restore::create(path, sample::posts()).unwrap();
+        for number in 1..=300 {
+            let json = json(number, number % 2 + 1).into_bytes().into();
+            restore.put(&SnapshotRecord { id: id(number), revision: 1, id_from_position: false, json }).unwrap();
+        }
+        restore.finish(&[], 1, 300).unwrap().sync().unwrap();
+    }
+
+    fn listed(store: &Store, number: u8, term: u64) -> usize {
+        store.ids(Index(number), &Term::Id(id(term))).filter(Result::is_ok).count()
+    }
+
+    fn make(path: &Path, collection: Collection) -> Store {
+        let redeclaration = Store::open(path, collection, Purpose::Serving).unwrap().redeclare().unwrap();
+        redeclaration.make(&AtomicBool::new(false)).unwrap();
+        redeclaration.store().clone()
+    }
+
+    #[test]
+    fn whoever_opens_a_database_goes_by_what_it_was_declared_by() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        restore(&path);
+        assert_eq!(listed(&make(&path, posts(USER)), 255, 1), 300);
+        let store = Store::open(&path, sample::posts(), Purpose::Passing).unwrap();
+        assert_eq!(store.made_by().indexes().len(), 1);
+        assert_eq!(store.collection().indexes().len(), 2);
+        assert_eq!(store.terms_of(id(1), json(1, 2).as_bytes()).unwrap()[..], [(Index(255), Term::Id(id(1)))]);
+        drop(store);
+        let store = make(&path, sample::posts());
+        assert_eq!([(1, 1), (1, 2), (2, 1), (255, 1)].map(|(of, term)| listed(&store, of, term)), [150, 150, 300, 0]);
+        assert!(store.redeclare().unwrap().is_current());
+    }
+
+    #[test]
+    fn a_database_without_a_note_takes_one_and_gets_the_indexes_that_it_never_had() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        restore(&path);
+        let store = Store::open(&path, posts("[]"), Purpose::Serving).unwrap();
+        store.db.remove(layout::DECLARED_KEY).unwrap();
+        store.remove_strays(posts(r#"[{"number":1,"field":"thread","route":"in"}]"#).declaration()).unwrap();
+        drop(store);
+        // A build that is ended leaves nothing that the next start could take for whole.
+        let store = Store::open(&path, sample::posts(), Purpose::Serving).unwrap();
+        let redeclaration = store.redeclare().unwrap();
+        assert!(!redeclaration.is_current());
+        assert!(matches!(redeclaration.make(&AtomicBool::new(true)), Err(StoreError::Interrupted(_))));
+        store.put_run(Index(2), &Term::Id(id(1)), &[id(7)]).unwrap();
+        drop((redeclaration, store));
+        let store = make(&path, sample::posts());
+        assert_eq!([(1, 1), (2, 1)].map(|(of, term)| listed(&store, of, term)), [150, 300]);
+    }
+
+    #[test]
+    fn records_that_share_a_value_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        restore(&path);
+        let unique = r#"[{"number":1,"field":"thread","route":"in-thread","unique":true}]"#;
+        let refused = {
+            let redeclaration = Store::open(&path, posts(unique), Purpose::Serving).unwrap().redeclare().unwrap();
+            redeclaration.make(&AtomicBool::new(false)).unwrap_err().to_string()
+        };
+        assert!(refused.contains("but the records 2 and 4 have the same \"thread\""), "{refused}");
+        assert_eq!(listed(&Store::open(&path, sample::posts(), Purpose::Serving).unwrap(), 2, 1), 300);
+    }
+}
