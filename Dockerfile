@@ -36,6 +36,8 @@ RUN cd /context && mkdir -p /plan /empty && cp --parents plan $(find * -maxdepth
  && for name in $(awk '{ sub(/#.*/, "") } NF { print NF > 2 ? $3 : $1 }' plan); do mkdir "/empty/$name"; done
 
 FROM workspace AS build-seed
+# Cargo reads what seed's tests depend on, too, and builds nothing of it.
+COPY system-tests/Cargo.toml system-tests/
 COPY seed seed
 COPY --from=plan /plan ./
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target,sharing=locked \

@@ -2,8 +2,6 @@
 //! no code of their own.
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
-mod world;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,11 +1,11 @@
 //! Real processes on free ports with fresh folders.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
@@ -67,6 +67,7 @@ pub fn text(bytes: &[u8]) -> String {
 pub struct Process {
     child: Child,
     log: Arc<Mutex<String>>,
+    reader: JoinHandle<()>,
 }
 
 impl Process {
@@ -79,14 +80,14 @@ impl Process {
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let log = Arc::new(Mutex::new(String::new()));
         let lines = Arc::clone(&log);
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             for line in BufReader::new(read).lines().map_while(Result::ok) {
                 let mut log = lines.lock().expect("no holder panics");
                 log.push_str(&line);
                 log.push('\n');
             }
         });
-        Self { child, log }
+        Self { child, log, reader }
     }
 
     /// Its process id.
@@ -105,7 +106,10 @@ impl Process {
         wait_for(&format!("{expected:?} in the log"), || {
             let log = self.log();
             found = log.lines().find_map(|line| line.split_once(expected)).map(|(_, rest)| rest.to_owned());
-            let ended = found.is_none() && self.child.try_wait().expect("it can be waited for").is_some();
+            // Its last lines may be read only after its end.
+            let ended = found.is_none()
+                && self.child.try_wait().expect("it can be waited for").is_some()
+                && self.reader.is_finished();
             assert!(!ended || self.log().contains(expected), "it ended:\n{}", self.log());
             found.is_some()
         });
@@ -132,6 +136,11 @@ impl Process {
             status = self.child.try_wait().expect("it can be waited for");
             status.is_some()
         });
+        // So that the log is whole; but what it has started may outlive it, and hold the pipe.
+        let begin = Instant::now();
+        while !self.reader.is_finished() && begin.elapsed() < Duration::from_secs(5) {
+            thread::sleep(Duration::from_millis(10));
+        }
         status.expect("it was waited for")
     }
 }

@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
-mod world;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;

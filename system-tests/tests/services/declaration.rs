@@ -1,7 +1,4 @@
 //! A declaration is changed, and its service started on what is there.
-#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
-
-mod world;
 
 use std::fs;
 use std::net::SocketAddr;

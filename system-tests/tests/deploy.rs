@@ -2,8 +2,6 @@
 //!
 //! moto keeps only a part of what a stack says. What it keeps is read back from it; the rest is read in the template.
 
-mod world;
-
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::fs;

@@ -6,8 +6,6 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
-mod world;
-
 use std::fs::{self, File};
 use std::io::IoSliceMut;
 use std::path::{Path, PathBuf};

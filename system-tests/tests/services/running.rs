@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
-mod world;
-
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};

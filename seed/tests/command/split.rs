@@ -1,7 +1,5 @@
 //! `seed` as a user runs it: what it makes, what it refuses, and what it leaves alone.
 
-mod world;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
