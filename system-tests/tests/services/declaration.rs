@@ -1,5 +1,7 @@
 //! A declaration is changed, and its service started on what is there.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
