@@ -10,9 +10,8 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -130,9 +129,9 @@ impl Repository {
     }
 
     /// The digests of its programs.
-    fn programs(&self) -> BTreeMap<&'static str, String> {
+    fn programs(&self) -> BTreeMap<String, String> {
         let names = ["users", "threads", "posts", "collection", "seed"];
-        names.map(|name| (name, hex::encode(Sha256::digest(fs::read(self.program(name)).unwrap())))).into()
+        names.map(|name| (name.to_owned(), hex::encode(Sha256::digest(fs::read(self.program(name)).unwrap())))).into()
     }
 
     /// Runs its `seed`; returns the exit code, and all that was printed.
@@ -166,10 +165,10 @@ impl Repository {
     }
 }
 
-/// What differs: files that are new, gone or changed.
-fn differences(before: &BTreeMap<String, Vec<u8>>, after: &BTreeMap<String, Vec<u8>>) -> Vec<String> {
-    let paths: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
-    paths.into_iter().filter(|path| before.get(*path) != after.get(*path)).cloned().collect()
+/// What is new, gone or changed.
+fn differences<T: PartialEq>(before: &BTreeMap<String, T>, after: &BTreeMap<String, T>) -> Vec<String> {
+    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    names.into_iter().filter(|name| before.get(*name) != after.get(*name)).cloned().collect()
 }
 
 // ---- What is served.
@@ -199,22 +198,18 @@ impl Up {
     }
 
     /// Asks for what the services serve for as long as `work` takes; returns how often it was answered, which is always.
-    fn serve_during(&self, work: impl FnOnce()) -> usize {
-        let over = AtomicBool::new(false);
+    fn serve_during(&self, work: impl FnOnce() + Send) -> usize {
         thread::scope(|scope| {
-            let asking = scope.spawn(|| {
-                let mut asked = 0;
-                while !over.load(Ordering::Relaxed) {
-                    OTHERS.iter().for_each(|name| drop(self.get(&format!("/api/{name}/1"))));
-                    asked += OTHERS.len();
-                }
-                asked
-            });
-            // The other thread has to end, whatever becomes of this one.
-            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-            over.store(true, Ordering::Relaxed);
-            done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            asking.join().unwrap()
+            let work = scope.spawn(work);
+            let mut asked = 0;
+            while !work.is_finished() {
+                OTHERS.iter().for_each(|name| drop(self.get(&format!("/api/{name}/1"))));
+                asked += OTHERS.len();
+                // What is compiled meanwhile shares the processors.
+                thread::sleep(Duration::from_millis(10));
+            }
+            work.join().unwrap();
+            asked
         })
     }
 
@@ -228,9 +223,7 @@ impl Up {
 /// A monolith that has `source`, comments included.
 fn start_monolith(source: &str) -> Server {
     let mut source: BTreeMap<String, Vec<Box<RawValue>>> = serde_json::from_str(source).unwrap();
-    let mut take = |name| -> Vec<String> {
-        source.remove(name).unwrap().iter().map(|record| record.get().to_owned()).collect()
-    };
+    let mut take = |name| source.remove(name).unwrap().iter().map(|record| record.get().to_owned()).collect::<Vec<_>>();
     let comments = take("comments");
     let forum = Forum { users: take("users"), threads: take("threads"), posts: take("posts") };
     Server::start(move |path| {
@@ -302,8 +295,7 @@ fn a_folder_and_a_line_make_a_service_of_what_was_split_and_is_served() {
         assert_eq!(rendered, RENDERED);
         repository.build();
         assert_eq!(differences(&before, &repository.files()), all, "the build has changed files");
-        let changed: Vec<&str> =
-            repository.programs().into_iter().filter(|(name, digest)| programs[name] != *digest).map(|of| of.0).collect();
+        let changed = differences(&programs, &repository.programs());
         assert_eq!(changed, ["seed"], "other programs than seed, which has the plan in it, are not the same");
         tell(&format!("by hand: {by_hand:?}; rendered: {rendered:?}; programs that changed: {changed:?}"));
         let report = repository.seed(&["--data", &data, "--input", &newer]);
@@ -372,7 +364,7 @@ fn take_a_file_without_comments(repository: &Repository, dir: &TempDir) {
 }
 
 /// A service with code of its own needs its folder and its line among the members of the workspace.
-fn give_comments_a_program(repository: &Repository, data: &str, programs: &BTreeMap<&'static str, String>) {
+fn give_comments_a_program(repository: &Repository, data: &str, programs: &BTreeMap<String, String>) {
     let before = repository.files();
     let write = |file: &str, content: &str| fs::write(repository.folder.join(file), content).unwrap();
     fs::create_dir(repository.folder.join("comments/src")).unwrap();
