@@ -312,7 +312,7 @@ fn a_folder_and_a_line_make_a_service_of_what_was_split_and_is_served() {
     // The fourth service behind the entrance; written to, and brought up to a newer file.
     let comments = repository.token("comments");
     let up = repository.up(&data);
-    assert_eq!(up.get("/api/comments/1"), r#"{"id":1,"post":1,"body":"first"}"#);
+    assert_eq!(up.get("/api/comments/1"), r#"{"id":1,"body":"first","post":1}"#);
     assert_eq!(up.get("/api/comments/on-post/2"), r#"[{"id":2,"body":"second","post":2}]"#);
     let written = (201, r#"{"id":3,"post":1,"body":"third"}"#.to_owned());
     assert_eq!(up.send(&comments, "POST", "/api/comments", r#"{"post":1,"body":"third"}"#), written);
@@ -322,7 +322,7 @@ fn a_folder_and_a_line_make_a_service_of_what_was_split_and_is_served() {
     source["threads"][0]["title"] = "Say who you are".into();
     write(&source);
     repository.seed(&["--data", &data, "--input", &newer]);
-    assert_eq!(up.get("/api/comments/1"), r#"{"id":1,"post":1,"body":"first, corrected"}"#);
+    assert_eq!(up.get("/api/comments/1"), r#"{"id":1,"body":"first, corrected","post":1}"#);
     up.stop();
     repository.seed(&["verify", "--data", &data]);
     expected["threads"] = source["threads"].clone();
