@@ -7,6 +7,7 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -15,11 +16,13 @@ use ::seed::plan::Plan;
 use ::seed::run::{Options, split_and_verify};
 use ::seed::scoped::Scoped;
 use fastrand::Rng;
+use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use shared::model::{Collection, Records};
 use shared::store::{Change, Purpose, Store, Writer};
 use world::changes::joined;
+use world::liar::{Answer, Server};
 use world::posts::Client;
 use world::{Process, program, seed, text};
 
@@ -517,9 +520,7 @@ fn a_backup_of_services_with_text_ids_comes_back_as_it_was() {
     fs::write(world.dir.path().join("secrets"), ["posts", "comments", "profile"].map(secret_of).join("\n")).unwrap();
     let mut arguments = vec!["backup".to_owned()];
     for (process, _) in &services {
-        let log = process.log();
-        let address = log.lines().find_map(|line| line.split_once(" on http://")).unwrap().1.trim().to_owned();
-        arguments.extend(["--from".to_owned(), format!("http://{address}")]);
+        arguments.extend(["--from".to_owned(), format!("http://{}", address_of(process))]);
     }
     let [data, secrets, backup, restored] = ["data", "secrets", "backup", "restored"].map(|name| world.path(name));
     arguments.extend(["--data", &data, "--secrets", &secrets, "--output", &backup].map(str::to_owned));
@@ -544,4 +545,80 @@ fn a_backup_of_services_with_text_ids_comes_back_as_it_was() {
     let newer = world.write("newer.json", &newer);
     done(&["--input", &newer, "--data", &restored]);
     done(&["verify", "--data", &restored]);
+}
+
+/// What a liar makes of an answer.
+type Lie = fn(String) -> String;
+
+/// A monolith that serves `source` as json-server does.
+fn monolith(source: &Value) -> Server {
+    let source = source.clone();
+    Server::start(move |path| {
+        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+        let found = match parts[..] {
+            [""] => return Answer::new(200, "text/plain; charset=utf-8", "Ready to receive requests"),
+            ["api"] => return Answer::new(200, "text/plain; charset=utf-8", "API ready to receive requests"),
+            ["api", name] => source.get(name),
+            ["api", name, id] => {
+                let id = percent_decode_str(id).decode_utf8().unwrap();
+                source[name].as_array().and_then(|list| list.iter().find(|record| id_of(&record.to_string()) == *id))
+            }
+            _ => None,
+        };
+        match found {
+            Some(found) => Answer::new(200, "application/json; charset=utf-8", &found.to_string()),
+            None => Answer::new(404, "text/plain; charset=utf-8", "Not Found"),
+        }
+    })
+}
+
+#[test]
+fn a_comparison_asks_for_records_by_their_texts_and_for_single_ones() {
+    let mut source = blog();
+    source["posts"].as_array_mut().unwrap().push(json!({"id": "é/?", "title": "Odd"}));
+    source["posts"].as_array_mut().unwrap().push(json!({"title": "Without"}));
+    let world = World::split(&source);
+    let names = ["posts", "comments", "profile"];
+    let running = names.map(|name| world.serve(name));
+    let addresses = running.each_ref().map(|(process, _)| address_of(process));
+    let services = |lie: Lie| {
+        Server::start(move |path| {
+            let name = path.trim_start_matches("/api/").split('/').next().unwrap_or_default();
+            let nth = names.iter().position(|other| *other == name).unwrap_or(0);
+            let (status, kind, body) = world::get(addresses[nth], path);
+            Answer::new(status, &kind, &lie(body))
+        })
+    };
+    let compare = |services: &Server, more: &[&str]| {
+        let (monolith, services) = (monolith(&source).url(), services.url());
+        let arguments = ["compare", "--json", "--quiet", "--monolith", &monolith, "--services", &services];
+        let (code, report) = run(&[&arguments, more].concat());
+        (code, serde_json::from_str::<Value>(&report).unwrap_or_else(|_| panic!("{report}")))
+    };
+    let [plan, data, input] = ["plan", "data", "db.json"].map(|name| world.path(name));
+    for more in [&["--data", &data][..], &["--plan", &plan, "--input", &input], &["--plan", &plan]] {
+        let (code, report) = compare(&services(|body| body), more);
+        assert_eq!(code, Some(0), "{more:?}: {report}");
+        // Three lists, two texts, 4 posts and the one that is referred to, 4 comments.
+        assert_eq!((&report["paths"], &report["different"]), (&14.into(), &0.into()), "{more:?}: {report}");
+        assert_eq!(report["records"]["compared"], 10, "{more:?}: {report}");
+        assert_eq!(report["expected"], json!({"post_id": 1}), "{more:?}: {report}");
+        assert!(report.get("not_compared").is_none(), "{report}");
+    }
+    let liars: [(Lie, &str); 3] = [
+        (|body| body.replace("Hello", "Hullo"), "id \\\"k3f9\\\""),
+        (|body| body.replace("\"zz02\"", "\"zz03\""), "zz02"),
+        (|body| body.replace("typicode", "nobody"), "typicode"),
+    ];
+    for (lie, named) in liars {
+        let (code, report) = compare(&services(lie), &["--data", &data]);
+        assert_eq!(code, Some(4), "{report}");
+        assert!(report["differences"].to_string().contains(named), "{named}: {report}");
+    }
+    running.into_iter().for_each(|(service, _)| stop(service));
+}
+
+fn address_of(service: &Process) -> SocketAddr {
+    let log = service.log();
+    log.lines().find_map(|line| line.split_once(" on http://")).unwrap().1.trim().parse().unwrap()
 }
