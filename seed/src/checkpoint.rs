@@ -16,6 +16,7 @@ use store::sync;
 use crate::digest::Digests;
 use crate::error::Error;
 use crate::identity::Identity;
+use crate::ids::Ids;
 use crate::plan::Plan;
 use crate::slice::Sliced;
 use crate::split::{Part, Splitted};
@@ -90,7 +91,8 @@ pub fn read(data: &Path, plan: &Plan) -> Option<Splitted> {
         parts.push(Part {
             collection,
             digests,
-            slice: Sliced { file: slice, given: RoaringTreemap::from_iter(given) },
+            // It is written only where the positions say everything.
+            slice: Sliced { file: slice, given: RoaringTreemap::from_iter(given), numbers: Ids::Positions },
         });
     }
     let absent = read.absent.iter().map(|name| plan.named(name)).collect::<Option<_>>()?;

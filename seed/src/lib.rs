@@ -12,7 +12,7 @@
 //!   an interrupted run had finished before
 //! - [`update`]: what a newer file changes, applied to a split that is there; [`database`]: which services may run on.
 //!   [`mod@patch`]: its slices; [`rows`]: records as hashes; [`mod@align`],
-//!   [`near`]: which is which where they have no ids; [`ids`]: the ids they were given; [`conflict`]: what both have changed
+//!   [`near`]: which is which where they have no ids; [`numbers`]: where those are texts; [`ids`]: the ids they were given; [`conflict`]: what both have changed
 //! - [`run`]: all of that, in order
 //! - [`join`]: the way back; [`backup`]: taken from running services, and put back
 //! - [`compare`]: the monolith and the services, over HTTP
@@ -34,6 +34,7 @@ pub mod join;
 pub mod manifest;
 pub mod near;
 pub mod node;
+pub mod numbers;
 pub mod obstacles;
 pub mod orphans;
 pub mod patch;

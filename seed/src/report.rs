@@ -4,7 +4,6 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use record::id::Id;
 use record::model::Collection;
 use serde_json::{Value, json};
 use store::StoreError;
@@ -221,7 +220,7 @@ fn updated_json(changes: &Changes) -> Value {
         .flat_map(|conflict| conflict.fields().into_iter().map(move |field| (conflict, field)))
         .map(|(conflict, field)| {
             json!({
-                "id": conflict.id, "pointer": format!("{}{}", conflict.pointer, field.pointer),
+                "id": serde_json::from_str::<Value>(&conflict.id_json()).unwrap_or_default(), "pointer": format!("{}{}", conflict.pointer, field.pointer),
                 "base": version(&field.base), "file": version(&field.file), "service": version(&field.service),
             })
         })
@@ -261,10 +260,9 @@ fn describe_alignment(collection: Collection, changes: &Changes, text: &mut Stri
 }
 
 /// The first of so many ids.
-fn listed(ids: &[Id], count: u64) -> String {
-    let listed: Vec<String> = ids.iter().map(Id::to_string).collect();
+fn listed(ids: &[String], count: u64) -> String {
     let more = if count > ids.len() as u64 { ", …" } else { "" };
-    format!("id {}{more}", listed.join(", "))
+    format!("id {}{more}", ids.join(", "))
 }
 
 /// A value as it is printed: whole where it is short.

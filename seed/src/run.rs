@@ -18,9 +18,10 @@ use crate::conflict::{Merge, Resolutions, Side};
 use crate::database::Database;
 use crate::error::Error;
 use crate::identity::{Hashed, Identity, folder_of, identify, is_device, part_of, put_in_place};
-use crate::ids::{self, AllGiven, Given};
+use crate::ids::{self, AllGiven, Given, Ids};
 use crate::join::{WrittenIds, keep_out_of_data, write_array};
 use crate::manifest::{Manifest, Moment};
+use crate::numbers::{give_ids, number};
 use crate::obstacles::Looking;
 use crate::orphans::{Edited, Edits, Orphans};
 use crate::plan::Plan;
@@ -758,7 +759,7 @@ fn check(input: &Path, data: &Path, manifest: &Manifest, target: &Target, progre
         let stores: Vec<&Store> = scans.iter().map(|scanned| &scanned.store).collect();
         let passing = manifest.rejected > 0;
         let as_node = manifest.as_node > 0;
-        let given = align_all(input, as_node, manifest, &slices, &stores, passing, progress)?;
+        let given = align_all(input, as_node, plan, Some((manifest, &slices)), &stores, passing, progress)?;
         let reading = Arc::new(Reading { given, as_node });
         compare(input, &reading, plan, passing, &scans.iter().collect::<Vec<_>>())?
     };
@@ -768,43 +769,59 @@ fn check(input: &Path, data: &Path, manifest: &Manifest, target: &Target, progre
 }
 
 /// The ids that the records of the file at `input` have, where they have none of their own: their lists are aligned with
-/// the slices of a split. Slices and databases come in one order.
+/// the slices of a `split`; and their numbers, where ids are texts. Slices and databases come in one order.
 fn align_all(
     input: &Path,
     as_node: bool,
-    manifest: &Manifest,
-    slices: &[PathBuf],
+    plan: &Plan,
+    split: Option<(&Manifest, &[PathBuf])>,
     stores: &[&Store],
     passing: bool,
     progress: Progress,
 ) -> Result<AllGiven, Error> {
-    let mut given_ids = AllGiven::default();
-    let plan = &manifest.plan();
+    let mut given_ids = match split {
+        Some(_) => AllGiven::default(),
+        None => ids::read_beside(input, plan, || identify(input))?,
+    };
     let known = ids::known(input, plan, || identify(input));
-    for (slice, store) in slices.iter().zip(stores) {
-        // By the declaration that the file was split by.
-        let collection = manifest.entry(store.collection()).collection();
-        if !collection.may_lack_ids() {
+    for (nth, store) in stores.iter().enumerate() {
+        let collection = store.collection();
+        if !collection.has_text_ids() && (split.is_none() || !collection.may_lack_ids()) {
             continue;
         }
-        let entry = manifest.entry(collection);
-        let length = fs::metadata(input).map_err(Error::io(input))?.len();
-        let stage = progress.stage("aligning", Total::Bytes(length + entry.slice.bytes));
-        let mut older = Rows::new(slice, collection, false)?;
         let mut database = Database::of(store);
-        let all_given = are_all_given(entry, manifest.rejected > 0, collection, &mut database)?;
-        let given = |id| all_given || entry.given.contains(id);
-        older.read(&mut Source::open(slice, &Plan::of(collection))?, &given, false, Some(&stage))?;
         let mut newer = Rows::new(input, collection, as_node)?;
         let reading = Arc::new(Reading { as_node, ..Reading::default() });
         let mut source = Source::open(input, plan)?.read_as(&reading).passing(Box::new(io::sink()));
+        let stage = progress.stage("aligning", Total::Bytes(source.length()));
         newer.read(&mut source, &|_| false, passing, Some(&stage))?;
-        let known = known.as_ref().map(|known| &known.of(collection).ids).filter(|ids| !ids.are_positions());
-        let alignment = match known.and_then(|ids| Alignment::of_known_ids(ids, &older, &newer)) {
-            Some(alignment) => alignment,
-            None => align(&older, &newer, |_, above| Ok(above.max(database.look()?.last_id)))?,
+        let older = match split {
+            Some((manifest, slices)) => {
+                let entry = manifest.entry(collection);
+                let all_given = are_all_given(entry, manifest.rejected > 0, collection, &mut database)?;
+                let given = |id| all_given || entry.given.contains(id);
+                // By the declaration that the file was split by.
+                let mut older = Rows::new(&slices[nth], entry.collection(), false)?;
+                older.read(&mut entry.open_slice(&slices[nth])?, &given, false, None)?;
+                Some(older)
+            }
+            None => None,
         };
-        given_ids.set(collection, Given { ids: alignment.ids, last_id: 0 });
+        let nothing = Rows::new(input, collection, as_node)?;
+        let has_slice = older.is_some();
+        let mut older = older.unwrap_or(nothing);
+        if collection.has_text_ids() {
+            number(&mut database, &mut older, &mut newer, false, false)?;
+        }
+        let known = known.as_ref().map(|known| &known.of(collection).ids).filter(|ids| !ids.are_positions());
+        let ids = match known.and_then(|ids| Alignment::of_known_ids(ids, &older, &newer)) {
+            _ if !has_slice => given_ids.of(collection).ids.clone(),
+            Some(alignment) => alignment.ids,
+            None => align(&older, &newer, |count, above| give_ids(&mut database, &newer, count, above, false))?.ids,
+        };
+        newer.take_ids(&ids);
+        let last_id = given_ids.of(collection).last_id;
+        given_ids.set(collection, Given { ids: newer.ids(), last_id });
     }
     Ok(given_ids)
 }
@@ -897,10 +914,7 @@ fn judge(
         // Its ids are those of the split, whatever its positions have become since.
         let stores: Vec<&Store> = scans.iter().map(|scanned| &scanned.store).collect();
         let plan: Plan = stores.iter().map(|store| store.collection()).collect();
-        let given = match split {
-            Some((manifest, slices)) => align_all(input, as_node, manifest, slices, &stores, passed_over, progress)?,
-            None => ids::read_beside(input, &plan, || identify(input))?,
-        };
+        let given = align_all(input, as_node, &plan, split, &stores, passed_over, progress)?;
         let scanned: Vec<&Scanned> = scans.iter().collect();
         let comparisons = compare(input, &Arc::new(Reading { given, as_node }), &plan, passed_over, &scanned)?;
         different.extend(comparisons.iter().filter(|comparison| comparison.differences() > 0).map(report::differences));
@@ -968,9 +982,12 @@ fn without_split(building: &[Building], scans: &[Scanned]) -> Result<Manifest, E
         let mut out = Hashed::new(BufWriter::new(file), true);
         out.write_all(b"{").map_err(Error::io(&part.slice))?;
         let stage = Progress::Quiet.stage("", Total::Records(0));
-        let given = write_array(&scanned.store, None, WrittenIds::Slice, &mut out, &part.slice, &stage)?.given;
+        let written = write_array(&scanned.store, None, WrittenIds::Slice, &mut out, &part.slice, &stage)?;
+        let has_numbers = part.collection.has_text_ids();
+        let numbers = if has_numbers { written.left_out.shortened() } else { Ids::Positions };
         out.write_all(b"}\n").map_err(Error::io(&part.slice))?;
-        let slice = Sliced { file: out.finish().map_err(Error::io(&part.slice))?, given };
+        let file = out.finish().map_err(Error::io(&part.slice))?;
+        let slice = Sliced { file, given: written.given, numbers };
         parts.push(Part { collection: part.collection, digests: scanned.digests, slice });
     }
     let unknown = Identity { sha256: String::new(), bytes: 0 };

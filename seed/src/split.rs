@@ -15,7 +15,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, ScopedJoinHandle};
 
 use record::id::Id;
-use record::model::{Collection, Records};
+use record::model::{Collection, Record, Records};
 use record::record_set::RecordSet;
 use store::{Load, Store, StoreError};
 
@@ -27,6 +27,7 @@ use crate::progress::{Progress, Total};
 use crate::rejects::Rejects;
 use crate::slice::{Slice, Sliced};
 use crate::source::{Reading, Source};
+use crate::text::id_in;
 
 /// How many batches may wait for a loader. Bounds the memory of the split together with a batch's size.
 const WAITING_BATCHES: usize = 4;
@@ -194,8 +195,15 @@ impl<'scope> Sink<'scope> {
         if let Some(Loader { batches, thread }) = self.loader {
             drop(batches);
             thread.join().expect("a loader returns its errors").map_err(|error| match error {
+                LoadError::Store(StoreError::IdTaken { text, .. }) => {
+                    let is_it = |record: &Record| record.id_text() == Some(&text);
+                    repeated_id(source, plan, reading, self.collection, is_it)
+                }
                 LoadError::Store(error) => error.into(),
-                LoadError::RepeatedId(id) => repeated_id(source, plan, reading, self.collection, id),
+                LoadError::RepeatedId(id) => {
+                    let is_it = |record: &Record| record.id == id;
+                    repeated_id(source, plan, reading, self.collection, is_it)
+                }
             })?;
         }
         Ok(Part { collection: self.collection, digests: self.digests, slice })
@@ -214,8 +222,15 @@ fn load(store: Store, last_id: u64, batches: Receiver<(Vec<Records>, RecordSet)>
     Ok(())
 }
 
-/// Reads the source once more to say where `id` stands twice: the database told of the second time alone.
-pub fn repeated_id(path: &Path, plan: &Plan, reading: &Arc<Reading>, collection: Collection, id: Id) -> Error {
+/// Reads the source once more to say where the id of a record stands twice, of which it is told by `is_it`: the database
+/// told of the second time alone.
+pub fn repeated_id(
+    path: &Path,
+    plan: &Plan,
+    reading: &Arc<Reading>,
+    collection: Collection,
+    is_it: impl Fn(&Record) -> bool,
+) -> Error {
     let find = || {
         let mut source = Source::open(path, plan)?.read_as(reading).passing(Box::new(io::sink()));
         let mut first = None;
@@ -224,9 +239,10 @@ pub fn repeated_id(path: &Path, plan: &Plan, reading: &Arc<Reading>, collection:
                 continue;
             }
             for record in Rejects::refuse(path).sift(&batch)?.iter().flat_map(Records::iter) {
-                if record.id == id {
+                if is_it(&record) {
                     if let Some(first) = &first {
                         let given = if record.id_from_position { ", which it has from its position," } else { "" };
+                        let id = id_in(collection, record.id, &record.json());
                         let reason = format!("the id {id}{given} is taken by {first}");
                         return Err(batch.reject(&record, reason).into_error(path));
                     }

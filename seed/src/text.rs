@@ -1,5 +1,9 @@
 //! Finding one's way in canonical text, which is known to be well-formed and holds no needless space.
 
+use std::fmt::Display;
+
+use record::model::Collection;
+
 use crate::digest::meaning;
 
 /// Calls `part` at each member or element of the container at the beginning of `json`; it says how long that is.
@@ -47,6 +51,31 @@ pub fn each_member<'j>(json: &'j [u8], mut member: impl FnMut(&'j [u8], &'j [u8]
         member(&part[..key], &part[key + 1..length]);
         length
     })
+}
+
+/// The value of the member `key`, quoted as it stands there, of the object `json`.
+pub fn member_of<'j>(json: &'j str, key: &str) -> Option<&'j str> {
+    let mut found = None;
+    each_member(json.as_bytes(), |name, value| {
+        if name == key.as_bytes() {
+            found = std::str::from_utf8(value).ok();
+        }
+    });
+    found
+}
+
+/// The `id` of the record `json` as it stands there, where ids are texts; else its number.
+pub fn id_in(collection: Collection, number: impl Display, json: &str) -> String {
+    let own = if collection.has_text_ids() { member_of(json, "\"id\"") } else { None };
+    own.map_or_else(|| number.to_string(), str::to_owned)
+}
+
+/// Where a record is that stands in no file.
+pub fn place_of(collection: Collection, number: impl Display, json: &str) -> String {
+    if collection.is_single() {
+        return format!("/{}", collection.name());
+    }
+    format!("/{}/- (id {})", collection.name(), id_in(collection, number, json))
 }
 
 /// One place where two values differ.

@@ -18,7 +18,7 @@ use crate::plan::Plan;
 use crate::progress::Stage;
 use crate::rejects::Rejects;
 use crate::source::{Reading, Source};
-use crate::text::{Difference, differences};
+use crate::text::{Difference, differences, place_of};
 
 /// How many records are looked at as one piece of work.
 const PART: usize = 1024;
@@ -221,8 +221,9 @@ fn name_added(
     for entry in store.records() {
         let (id, stored) = entry?;
         if !in_file.contains(id.get()) {
-            let pointer = format!("/{}/- (id {id})", store.collection().name());
-            let right = Some(String::from_utf8_lossy(stored.json()).into_owned());
+            let json = String::from_utf8_lossy(stored.json()).into_owned();
+            let pointer = place_of(store.collection(), id, &json);
+            let right = Some(json);
             comparison.name([Difference { pointer, left: None, right }]);
             if comparison.named.len() == NAMED {
                 break;
