@@ -1,4 +1,5 @@
-//! Real processes on free ports with fresh folders.
+//! Real processes on free ports with fresh folders: what the tests of several programs, and of `seed`, begin with.
+#![allow(missing_docs, reason = "helpers of tests: many a name says it all")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
