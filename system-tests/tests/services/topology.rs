@@ -10,7 +10,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 use world::{
-    Process, free_port, get, program, root, sample, split, start_entrance, start_service, text, tool, try_get, wait_for,
+    Process, forget_package, free_port, get, program, root, sample, split, start_entrance, start_service, text, tool,
+    try_get, wait_for,
 };
 
 struct World {
@@ -230,6 +231,7 @@ fn up(data: &Path) -> (Command, [SocketAddr; 4]) {
     for (name, port) in ["PORT", "USERS_PORT", "THREADS_PORT", "POSTS_PORT"].into_iter().zip(ports) {
         command.env(name, port.to_string());
     }
+    forget_package(&mut command);
     (command, ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port))))
 }
 
