@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use record::declaration::read_id_text;
 use record::id::Id;
+use record::json::each_member;
 use record::model::{Collection, Record, Records};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -16,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::Error;
 use crate::plan::Plan;
-use crate::text::{each_member, id_in};
+use crate::text::id_in;
 
 /// Whose version of a record is taken where both changed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

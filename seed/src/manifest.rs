@@ -42,7 +42,7 @@ use crate::ids::{AllGiven, Given, Ids};
 use crate::orphans::Orphans;
 use crate::plan::Plan;
 use crate::source::{Reading, Source};
-use crate::split::Part;
+use crate::splitting::Part;
 
 /// The manifest's name.
 pub const MANIFEST: &str = "manifest.json";

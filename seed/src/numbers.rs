@@ -12,7 +12,8 @@ use record::id::Id;
 
 use crate::database::{AT_ONCE, Database};
 use crate::error::Error;
-use crate::rows::{Rows, name_of};
+use crate::rows::Rows;
+use crate::text::name_of;
 
 /// Gives the `newer` rows that have ids of their own their numbers, and the `older` ones those that the database has now.
 /// `is_untouched` says that nobody has written to that since. Nobody else gets numbers that are new, if `takes` says so.

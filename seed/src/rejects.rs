@@ -12,9 +12,8 @@ use roaring::RoaringTreemap;
 use crate::error::Error;
 use crate::near::Content;
 use crate::node;
-use crate::rows::name_of;
 use crate::source::{Batch, Reject, Scan, input_error};
-use crate::text::{id_in, member_of};
+use crate::text::{id_in, member_of, name_of};
 
 /// What becomes of records that cannot be taken.
 ///

@@ -19,6 +19,7 @@ use crate::node;
 use crate::progress::Stage;
 use crate::rejects::Rejected;
 use crate::source::{Source, pointer_to};
+use crate::text::name_of;
 
 /// A record of a list.
 #[derive(Clone, Copy, Debug)]
@@ -232,11 +233,6 @@ impl<'r> ById<'r> {
         };
         Some(row)
     }
-}
-
-/// An id that is a text, as short as can be told apart.
-pub fn name_of(text: &str) -> u128 {
-    u128::from_le_bytes(Sha256::digest(text)[..16].try_into().expect("a digest is longer"))
 }
 
 /// What a record says, but for an id that is `given`.

@@ -24,7 +24,8 @@ use crate::error::Error;
 use crate::identity::{Hashed, Identity};
 use crate::ids::AllGiven;
 use crate::node;
-use crate::obstacles::{Kind, Obstacle};
+use crate::obstacle::Kind;
+use crate::obstacle::Obstacle;
 use crate::plan::Plan;
 
 /// How much is read at a time, in bytes.

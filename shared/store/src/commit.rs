@@ -12,6 +12,7 @@
 //! next group. An answer is given, and a read sees what was written, only when it is as durable as [`Durability`] asks.
 
 mod group;
+mod held;
 pub(crate) mod journal;
 mod pace;
 
@@ -30,11 +31,11 @@ use tokio::sync::{Notify, oneshot};
 
 pub use self::group::KeptRecord;
 use self::group::{Group, Now};
+pub(crate) use self::held::Held;
 pub use self::journal::Hole;
 use self::journal::Journal;
 use self::pace::Pace;
 use crate::layout::{Counters, Step};
-use crate::update::Held;
 use crate::{Edit, Hold, Snapshot, Store, StoreError, Writer, layout};
 
 /// How many bytes of records may make a group longer.

@@ -27,7 +27,7 @@ use bincode::{Decode, Encode};
 use record::id::Id;
 use record::model::{Index, Record, Records, Term};
 
-use super::commit::Committer;
+use super::commit::{Committer, Held};
 use super::layout::{self, Step};
 use super::{Change, Store, StoreError, at};
 
@@ -172,27 +172,6 @@ fn decode_group(body: &[u8]) -> Option<Vec<Edit>> {
     let (edits, length): (Vec<Edit>, usize) = bincode::decode_from_slice(body, config).ok()?;
     let ascend = edits.is_sorted_by(|a, b| a.id < b.id) && edits.iter().all(|edit| Id::try_from(edit.id).is_ok());
     (length == body.len() && ascend).then_some(edits)
-}
-
-/// Records that only an update changes for now.
-pub(super) struct Held {
-    /// Their ids, which ascend.
-    ids: Vec<u64>,
-    /// The texts of those that are written, where ids are texts, with their numbers: nobody else is to be called so.
-    texts: HashMap<Box<str>, u64>,
-    /// Up to this one they are changed, and everybody's again.
-    done: u64,
-}
-
-impl Held {
-    pub(super) fn has(&self, id: Id) -> bool {
-        id.get() > self.done && self.ids.binary_search(&id.get()).is_ok()
-    }
-
-    /// The same of the record that is to be called so.
-    pub(super) fn has_text(&self, text: &str) -> bool {
-        self.texts.get(text).is_some_and(|number| *number > self.done)
-    }
 }
 
 /// What came of an attempt to hold records.

@@ -9,9 +9,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use ::seed::commands::split::split_and_verify;
 use ::seed::conflict::{Merge, Side};
+use ::seed::options::Options;
 use ::seed::plan::Plan;
-use ::seed::run::{Options, split_and_verify};
 use ::seed::scoped::Scoped;
 use fastrand::Rng;
 use percent_encoding::percent_decode_str;

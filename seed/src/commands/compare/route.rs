@@ -246,13 +246,13 @@ pub(super) mod tests {
     use super::*;
 
     /// The route with that name.
-    pub(in crate::compare) fn named(plan: &Plan, name: &str) -> Route {
+    pub(in crate::commands::compare) fn named(plan: &Plan, name: &str) -> Route {
         Route::of_the_monolith(plan).into_iter().find(|route| route.name() == name).unwrap()
     }
 
     /// The workspace's own collections, one that is not compared, one that is one record, one whose ids are texts, and one of
     /// which the monolith has all that can be declared.
-    pub(in crate::compare) fn wide_plan() -> Plan {
+    pub(in crate::commands::compare) fn wide_plan() -> Plan {
         let settings = r#"{"name":"settings","ids":"single","fields":[]}"#;
         let tags = r#"{"name":"tags","ids":"text",
             "fields":[{"name":"up","shape":{"reference":{"to":"tags","text":true}},"required":false}],

@@ -321,8 +321,8 @@ fn digest(json: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::route::tests::{named, wide_plan};
-    use crate::compare::route::why_not;
+    use crate::commands::compare::route::tests::{named, wide_plan};
+    use crate::commands::compare::route::why_not;
 
     #[test]
     fn each_collection_has_ids_of_its_own_and_those_that_others_refer_to() {

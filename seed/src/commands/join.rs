@@ -4,6 +4,7 @@
 //! Ids that the split gave are left out: the monolith's records have none. Where they are not the records' positions they
 //! go into a file beside the joined one, so that a split of that gives them again.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -12,15 +13,17 @@ use record::id::Id;
 use record::model::{Collection, Records, without_id};
 use roaring::RoaringTreemap;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::{Value, json};
 use store::{OnDamage, Purpose, Store, Stored, Writer};
 
-use crate::backup::{Chain, slice_path, unpack};
+use crate::chain::{Chain, slice_path, unpack};
 use crate::error::Error;
 use crate::identity::{BUFFER, Hashed, folder_of, identify, part_of, put_in_place};
 use crate::ids::{self, AllGiven, Given, Ids};
+use crate::inspect::open_split;
 use crate::manifest::{Entry, Manifest};
 use crate::progress::{Progress, Stage, Total};
-use crate::run::open_split;
+use crate::report::Report;
 use crate::slice::{closing, opening};
 
 /// What is joined, and where it goes.
@@ -370,4 +373,32 @@ impl<'de> Visitor<'de> for Names {
         }
         Ok(names)
     }
+}
+
+/// A file that was joined. Where it went to standard output, nothing else does.
+pub fn describe(output: Option<&Path>, joined: &Joined) -> Report {
+    let mut note = String::new();
+    for collection in &joined.without_order {
+        let _ = writeln!(
+            note,
+            "{}: the slice is gone or changed, so they stand in the order of their ids.",
+            collection.name()
+        );
+    }
+    if joined.ids_left_out {
+        note += "Positions do not say all ids any more: a split of this in another folder gives others. \
+                 --output FILE writes them beside FILE, --ids writes them into the records.\n";
+    }
+    let Some(path) = output else { return Report { note, ..Report::new(String::new(), Value::Null) } };
+    let mut text = format!("{} is joined.\n", path.display());
+    if let Some(beside) = &joined.ids_beside {
+        let _ = writeln!(text, "{} has the ids that its positions do not say, for a split of it.", beside.display());
+    }
+    let records: serde_json::Map<String, Value> =
+        joined.records.iter().map(|(collection, records)| (collection.name().to_owned(), json!(records))).collect();
+    let beside = joined.ids_beside.as_ref().map(|path| path.to_string_lossy());
+    let json = json!({
+        "outcome": "joined", "output": path.to_string_lossy(), "ids": beside, "records": records,
+    });
+    Report { note, ..Report::new(text, json) }
 }

@@ -197,7 +197,7 @@ impl Paths {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::route::tests::named;
+    use crate::commands::compare::route::tests::named;
 
     fn paths(sizes: &[u64]) -> Paths {
         let names = ["/", "/api/users/:id", "/api/threads/:id", "/api/posts/in-thread/:id"];

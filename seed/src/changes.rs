@@ -17,11 +17,10 @@
 //! run or not.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
+use std::{fs, thread};
 
 use record::id::Id;
 use record::model::{Collection, Record, Records, strip_id};
@@ -45,14 +44,14 @@ use crate::patch::Patch;
 use crate::plan::Plan;
 use crate::progress::{Progress, Total};
 use crate::rejects::Rejects;
-use crate::report;
-use crate::rows::{ById, Row, Rows, name_of};
+use crate::rows::{ById, Row, Rows};
+use crate::scan::{NAMED, fault};
 use crate::scoped::{self, Scoped};
 use crate::slice::Sliced;
 use crate::source::{Reading, Source};
-use crate::split::{Part, repeated_id};
+use crate::splitting::{Part, repeated_id};
+use crate::text::name_of;
 use crate::text::{id_in, place_of};
-use crate::verify::NAMED;
 
 /// How many records of the split are held against one that cannot be taken,
 const MANY: usize = 10_000;
@@ -640,7 +639,7 @@ fn read_older(slice: &Path, entry: &Entry, all_given: bool) -> Result<Rows, Erro
     if source.identity() == entry.slice {
         return Ok(rows);
     }
-    let fault = report::fault(collection, true, false, true).unwrap_or_default();
+    let fault = fault(collection, true, false, true).unwrap_or_default();
     Err(Error::Difference(format!("{fault}\n`seed --replace` splits the file anew.")))
 }
 

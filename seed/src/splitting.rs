@@ -53,7 +53,7 @@ pub struct Part {
 }
 
 /// What was split.
-pub struct Splitted {
+pub struct WholeSplit {
     /// The file.
     pub source: Identity,
     /// What the parts should be, in the destinations' order.
@@ -81,7 +81,7 @@ pub struct Splitting<'s> {
 impl Splitting<'_> {
     /// Splits the file into `destinations`. `rejects` takes what can't be a record. What this leaves is complete, but neither
     /// verified nor made durable.
-    pub fn split(self, destinations: &[Destination], rejects: &mut Rejects) -> Result<Splitted, Error> {
+    pub fn split(self, destinations: &[Destination], rejects: &mut Rejects) -> Result<WholeSplit, Error> {
         let Self { path: source_path, plan, reading, requires_all, rest, progress } = self;
         let mut source = Source::open(source_path, plan)?.read_as(reading);
         if destinations.iter().any(|destination| destination.database.is_some()) {
@@ -137,7 +137,7 @@ impl Splitting<'_> {
             sinks.into_iter().map(|sink| sink.finish(source_path, plan, reading)).collect::<Result<Vec<Part>, Error>>()
         })?;
         let absent = source.absent();
-        Ok(Splitted { source: source.identity(), parts, absent })
+        Ok(WholeSplit { source: source.identity(), parts, absent })
     }
 }
 

@@ -9,7 +9,8 @@ use super::paths::Paths;
 use super::route::{Route, Takes, why_not};
 use super::tally::{Counts, Tally};
 use crate::plan::Plan;
-use crate::report::{Report, table};
+use crate::report::Report;
+use crate::report::table;
 
 /// A comparison that is over.
 pub struct Printout<'p> {
@@ -290,8 +291,8 @@ impl Printout<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::reference::Reference;
-    use crate::compare::route::tests::wide_plan;
+    use crate::commands::compare::reference::Reference;
+    use crate::commands::compare::route::tests::wide_plan;
 
     fn printed(plan: &Plan, paths: &Paths) -> (String, Value) {
         let printout = Printout {
