@@ -12,10 +12,12 @@ COPY collection collection
 # change to another member rebuilds nothing here; the versions are those of Cargo.lock all the same. Named by its target, so
 # that crt-static concerns our binaries alone and not build scripts and macros.
 # A collection without a program in its folder is served by `collection`, which reads its declaration.
+# Cargo goes by the times of files, and what it has kept may be of another checkout: all that is of this one is new to it.
 RUN printf '%s\n' '#!/bin/sh' 'set -eu' 'mkdir /out' \
       'members=$(grep "^members = " Cargo.toml | grep -o "\"shared[^\"]*\"" | tr "\n" ,) package=$1' \
       'if [ ! -e "$1/Cargo.toml" ]; then package=collection && cp "$1/collection.json" /out/; fi' \
       'sed -i "s|^members = .*|members = [$members \"$package\"]|" Cargo.toml' \
+      'find . -path ./target -prune -o -type f -exec touch {} +' \
       'target=$(rustc -vV | sed -n "s/^host: //p")' \
       'RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --package "$package" --bins --target "$target"' \
       'cp "target/$target/release/$package" "/out/$2"' >/usr/local/bin/member \

@@ -41,6 +41,20 @@ pub fn joined(data: &Path) -> String {
     text(&output.stdout)
 }
 
+/// Writes the manifest in `data` as the first version had it.
+pub fn make_manifest_old(data: &Path) {
+    let path = data.join("manifest.json");
+    let mut manifest: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let collections = manifest.as_object_mut().unwrap().remove("collections").unwrap();
+    for (name, entry) in collections.as_object().unwrap() {
+        let mut entry = entry.clone();
+        entry.as_object_mut().unwrap().remove("declaration").unwrap();
+        manifest[name] = entry;
+    }
+    manifest["version"] = 1.into();
+    fs::write(path, manifest.to_string()).unwrap();
+}
+
 /// Copies the folder `from`, of a closed database, to `to`, where nothing is yet.
 pub fn copy_database(from: &Path, to: &Path) -> io::Result<()> {
     fs::create_dir(to)?;

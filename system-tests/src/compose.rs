@@ -136,7 +136,7 @@ pub fn inspect(name: &str, format: &str) -> String {
 }
 
 /// Whether an engine answers and builds; says so where not.
-fn can_build() -> bool {
+pub fn can_build() -> bool {
     static CAN: OnceLock<Result<(), String>> = OnceLock::new();
     let can = CAN.get_or_init(|| {
         if !Command::new("docker").arg("info").output().is_ok_and(|output| output.status.success()) {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use world::changes::{change, collection, joined};
+use world::changes::{change, collection, joined, make_manifest_old};
 use world::{Process, get, program, root, sample, seed, split, start_service, text};
 
 const COMMENTS: &str = r#"{
@@ -58,20 +58,6 @@ fn done(arguments: &[&str]) -> String {
     let (code, report) = run(arguments);
     assert_eq!(code, Some(0), "{arguments:?}: {report}");
     report
-}
-
-/// Writes the manifest in `data` as the first version had it.
-fn make_manifest_old(data: &Path) {
-    let path = data.join("manifest.json");
-    let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    let collections = manifest.as_object_mut().unwrap().remove("collections").unwrap();
-    for (name, entry) in collections.as_object().unwrap() {
-        let mut entry = entry.clone();
-        entry.as_object_mut().unwrap().remove("declaration").unwrap();
-        manifest[name] = entry;
-    }
-    manifest["version"] = 1.into();
-    fs::write(path, manifest.to_string()).unwrap();
 }
 
 #[test]

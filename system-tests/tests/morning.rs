@@ -1,0 +1,416 @@
+//! A service in a morning, for real: a copy of the repository gets a fourth collection, while what was split before is
+//! served and written to. By hand there are one folder and one line in `plan`; all else follows.
+//!
+//! A program of its own: it builds the copy, in `target/tmp/morning`, where what it depends on stays for the next run.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+use world::changes::make_manifest_old;
+use world::compose::{can_build, copy_sources};
+use world::liar::{Answer, Forum, Server};
+use world::{PATIENCE, Process, free_port, get, sample, snapshot, text, tool};
+
+/// The folder by hand: what comments are.
+const COMMENTS: &str = r#"{
+  "name": "comments",
+  "ids": "position",
+  "fields": [
+    { "name": "post", "shape": { "reference": { "to": "posts" } } },
+    { "name": "body", "shape": { "text": { "most": 1000 } } }
+  ],
+  "indexes": [
+    { "number": 1, "field": "post", "route": "on-post" }
+  ]
+}
+"#;
+
+/// The line by hand.
+const LINE: &str = "comments 3004\n";
+
+/// What a service with code of its own has besides.
+const MANIFEST: &str = r#"[package]
+name = "comments"
+version.workspace = true
+edition.workspace = true
+
+[dependencies]
+service.workspace = true
+warp.workspace = true
+"#;
+const MAIN: &str = r#"use service::routes::OwnRoutes;
+use service::{Collection, Service, Store, run};
+use warp::{Filter, Reply};
+
+fn own(_: &Store) -> OwnRoutes {
+    warp::path!("own").map(|| Ok("by its own program".into_response())).boxed()
+}
+
+fn main() -> std::process::ExitCode {
+    let collection = Collection::embedded(include_str!("../collection.json"));
+    run(&Service { collection, data: "data/comments", listen: "127.0.0.1:3004", own: Some(own) })
+}
+"#;
+
+/// What `seed plan render` writes.
+const RENDERED: [&str; 5] =
+    ["compose.writes.yaml", "compose.yaml", "deploy/ecs.yaml", "gateway/haproxy.cfg", "gateway/routes.map"];
+
+const OTHERS: [&str; 3] = ["users", "threads", "posts"];
+
+// ---- The copy.
+
+/// A copy of the repository.
+struct Repository {
+    folder: PathBuf,
+    target: PathBuf,
+}
+
+impl Repository {
+    /// Copies it to where the last run had it, so that Cargo compiles only what has changed since.
+    fn copy() -> (Self, File) {
+        let morning = Path::new(env!("CARGO_TARGET_TMPDIR")).join("morning");
+        fs::create_dir_all(&morning).unwrap();
+        let alone = File::create(morning.join("lock")).unwrap();
+        alone.lock().unwrap();
+        let copy = Self { folder: morning.join("repository"), target: morning.join("target") };
+        let _ = fs::remove_dir_all(&copy.folder);
+        fs::create_dir(&copy.folder).unwrap();
+        copy_sources(&copy.folder);
+        // It is older than the one that the last run has left, and Cargo would not see it.
+        fs::write(copy.folder.join("plan"), copy.read("plan")).unwrap();
+        (copy, alone)
+    }
+
+    fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.folder.join(file)).unwrap()
+    }
+
+    /// Writes the folder and the line.
+    fn add_comments(&self) {
+        fs::create_dir(self.folder.join("comments")).unwrap();
+        fs::write(self.folder.join("comments/collection.json"), COMMENTS).unwrap();
+        fs::write(self.folder.join("plan"), self.read("plan") + LINE).unwrap();
+    }
+
+    /// What Git would see of it, by path.
+    fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        let own = |path: &Path| path.strip_prefix(&self.folder).unwrap().to_str().unwrap().to_owned();
+        let files = snapshot(&self.folder).into_iter().map(|(path, content)| (own(&path), content));
+        files.filter(|(path, _)| !path.starts_with("tokens/")).collect()
+    }
+
+    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(&self.folder).env("CARGO_TARGET_DIR", &self.target).env("CARGO_PROFILE_DEV_DEBUG", "0");
+        command
+    }
+
+    /// Builds it as `./up` does.
+    fn build(&self) {
+        let mut cargo = self.command(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--offline", "--profile", "dev", "--workspace", "--bins"]);
+        assert!(cargo.status().unwrap().success(), "the copy does not build");
+    }
+
+    fn program(&self, name: &str) -> PathBuf {
+        self.target.join("debug").join(name)
+    }
+
+    /// The digests of its programs.
+    fn programs(&self) -> BTreeMap<String, String> {
+        let names = ["users", "threads", "posts", "collection", "seed"];
+        names.map(|name| (name.to_owned(), hex::encode(Sha256::digest(fs::read(self.program(name)).unwrap())))).into()
+    }
+
+    /// Runs its `seed`; returns the exit code, and all that was printed.
+    fn run(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let output = self.command(self.program("seed")).args(arguments).output().unwrap();
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    }
+
+    /// The same, which must succeed.
+    fn seed(&self, arguments: &[&str]) -> String {
+        let (code, report) = self.run(arguments);
+        assert_eq!(code, Some(0), "{arguments:?}: {report}");
+        report
+    }
+
+    /// A new token's secret.
+    fn token(&self, collection: &str) -> String {
+        self.seed(&["token", collection]).lines().next().unwrap().to_owned()
+    }
+
+    /// Its `./up` with the data in `data`, ready.
+    fn up(&self, data: &str) -> Up {
+        let mut command = self.command("bash");
+        command.arg("up").env("PROFILE", "dev").env("DATA", data).env("CARGO_NET_OFFLINE", "true");
+        for port in ["PORT", "USERS_PORT", "THREADS_PORT", "POSTS_PORT", "COMMENTS_PORT"] {
+            command.env(port, free_port().to_string());
+        }
+        let mut process = Process::start(&mut command);
+        let ready = process.await_line("up       | ready: http://");
+        Up { entrance: ready.split('/').next().unwrap().parse().unwrap(), process }
+    }
+}
+
+/// What is new, gone or changed.
+fn differences<T: PartialEq>(before: &BTreeMap<String, T>, after: &BTreeMap<String, T>) -> Vec<String> {
+    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    names.into_iter().filter(|name| before.get(*name) != after.get(*name)).cloned().collect()
+}
+
+// ---- What is served.
+
+/// A running `./up`.
+struct Up {
+    process: Process,
+    entrance: SocketAddr,
+}
+
+impl Up {
+    fn get(&self, path: &str) -> String {
+        let (status, _, body) = get(self.entrance, path);
+        assert_eq!(status, 200, "{path}: {body}");
+        body
+    }
+
+    /// Status and body of a write.
+    fn send(&self, secret: &str, method: &str, path: &str, body: &str) -> (u16, String) {
+        let config = ureq::Agent::config_builder().http_status_as_error(false).allow_non_standard_methods(true);
+        let agent: ureq::Agent = config.timeout_global(Some(PATIENCE)).build().into();
+        let request = ureq::http::Request::builder().method(method).uri(format!("http://{}{path}", self.entrance));
+        let request = request.header("authorization", format!("Bearer {secret}"));
+        let request = request.header("content-type", "application/json").body(body.to_owned()).unwrap();
+        let mut answer = agent.run(request).unwrap();
+        (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap())
+    }
+
+    /// Asks for what the services serve for as long as `work` takes; returns how often it was answered, which is always.
+    fn serve_during(&self, work: impl FnOnce() + Send) -> usize {
+        thread::scope(|scope| {
+            let work = scope.spawn(work);
+            let mut asked = 0;
+            while !work.is_finished() {
+                OTHERS.iter().for_each(|name| drop(self.get(&format!("/api/{name}/1"))));
+                asked += OTHERS.len();
+                // What is compiled meanwhile shares the processors.
+                thread::sleep(Duration::from_millis(10));
+            }
+            work.join().unwrap();
+            asked
+        })
+    }
+
+    fn stop(mut self) {
+        assert!(!self.process.log().contains(" ended with status "), "{}", self.process.log());
+        self.process.signal("TERM");
+        assert!(self.process.wait().success(), "{}", self.process.log());
+    }
+}
+
+/// A monolith that has `source`, comments included.
+fn start_monolith(source: &str) -> Server {
+    let mut source: BTreeMap<String, Vec<Box<RawValue>>> = serde_json::from_str(source).unwrap();
+    let mut take = |name| source.remove(name).unwrap().iter().map(|record| record.get().to_owned()).collect::<Vec<_>>();
+    let comments = take("comments");
+    let forum = Forum { users: take("users"), threads: take("threads"), posts: take("posts") };
+    Server::start(move |path| {
+        let on_post = |id: &str| {
+            let is_on = |comment: &&String| serde_json::from_str::<Value>(comment).unwrap()["post"].to_string() == id;
+            comments.iter().filter(is_on).cloned().collect::<Vec<_>>()
+        };
+        let found = match path.trim_matches('/').split('/').collect::<Vec<_>>()[..] {
+            ["api", "comments"] => comments.clone(),
+            ["api", "comments", "on-post", id] => on_post(id),
+            _ => return forum.as_monolith(path),
+        };
+        Answer::new(200, "application/json; charset=utf-8", &format!("[{}]", found.join(",")))
+    })
+}
+
+// ---- The morning.
+
+#[test]
+fn a_folder_and_a_line_make_a_service_of_what_was_split_and_is_served() {
+    if tool("haproxy", "a service in a morning").is_none() {
+        return;
+    }
+    let (repository, _alone) = Repository::copy();
+    let begin = Instant::now();
+    let tell = |what: &str| eprintln!("{:6.1} s  {what}", begin.elapsed().as_secs_f64());
+    let before = repository.files();
+    repository.build();
+    let programs = repository.programs();
+    tell("built before there are comments");
+
+    // The forum as it was: split, served, written to, and brought up to a newer file.
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let [data, newer, back] = ["data", "newer.json", "back.json"].map(path);
+    let write = |source: &Value| fs::write(&newer, source.to_string()).unwrap();
+    let mut source: Value = serde_json::from_slice(&fs::read(sample()).unwrap()).unwrap();
+    repository.seed(&["--data", &data, "--input", sample().to_str().unwrap()]);
+    let posts = repository.token("posts");
+    let up = repository.up(&data);
+    let own = r#"{"id":2,"thread":1,"text":"by its service","user":2}"#;
+    assert_eq!(up.send(&posts, "PUT", "/api/posts/2", own), (200, own.to_owned()));
+    assert_eq!(up.send(&posts, "POST", "/api/posts", r#"{"thread":1,"text":"new","user":1}"#).0, 201);
+    source["users"][0]["name"] = "Ada Lovelace".into();
+    write(&source);
+    repository.seed(&["--data", &data, "--input", &newer]);
+    assert!(up.get("/api/users/1").contains("Ada Lovelace"));
+    up.stop();
+    make_manifest_old(Path::new(&data));
+    repository.seed(&["verify", "--data", &data]);
+    let mut expected = source.clone();
+    // What a service has written has its id, which a client knows; what the split gave one does not.
+    expected["posts"][1] = serde_json::from_str(own).unwrap();
+    expected["posts"].as_array_mut().unwrap().push(json!({"id": 21, "thread": 1, "text": "new", "user": 1}));
+    let joined = || -> Value { serde_json::from_str(&repository.seed(&["join", "--data", &data])).unwrap() };
+    assert_eq!(joined(), expected);
+
+    // While it is served: the folder, the line, what is rendered, the build, and a file that has comments.
+    let up = repository.up(&data);
+    source["comments"] = json!([{"post": 1, "body": "first"}, {"body": "second", "post": 2}]);
+    write(&source);
+    let asked = up.serve_during(|| {
+        repository.add_comments();
+        let by_hand = differences(&before, &repository.files());
+        assert_eq!(by_hand, ["comments/collection.json", "plan"]);
+        assert_eq!(repository.read("plan").lines().count(), text(&before["plan"]).lines().count() + 1);
+        repository.seed(&["plan", "render"]);
+        let all = differences(&before, &repository.files());
+        let rendered: Vec<&String> = all.iter().filter(|file| !by_hand.contains(file)).collect();
+        assert_eq!(rendered, RENDERED);
+        repository.build();
+        assert_eq!(differences(&before, &repository.files()), all, "the build has changed files");
+        let changed = differences(&programs, &repository.programs());
+        assert_eq!(changed, ["seed"], "other programs than seed, which has the plan in it, are not the same");
+        tell(&format!("by hand: {by_hand:?}; rendered: {rendered:?}; programs that changed: {changed:?}"));
+        let report = repository.seed(&["--data", &data, "--input", &newer]);
+        assert!(report.contains("Added to the split: comments with 2 records"), "{report}");
+    });
+    assert_eq!(up.get("/api/posts/2"), own);
+    up.stop();
+    tell(&format!("the running split has comments; {asked} requests meanwhile, all answered"));
+    repository.seed(&["verify", "--data", &data]);
+    expected["comments"] = source["comments"].clone();
+    assert_eq!(joined(), expected);
+
+    // The fourth service behind the entrance; written to, and brought up to a newer file.
+    let comments = repository.token("comments");
+    let up = repository.up(&data);
+    assert_eq!(up.get("/api/comments/1"), r#"{"id":1,"body":"first","post":1}"#);
+    assert_eq!(up.get("/api/comments/on-post/2"), r#"[{"id":2,"body":"second","post":2}]"#);
+    let written = (201, r#"{"id":3,"post":1,"body":"third"}"#.to_owned());
+    assert_eq!(up.send(&comments, "POST", "/api/comments", r#"{"post":1,"body":"third"}"#), written);
+    assert_eq!(up.send(&comments, "POST", "/api/comments", r#"{"post":"1","body":"third"}"#).0, 422);
+    assert_eq!(up.send(&posts, "POST", "/api/comments", r#"{"post":1,"body":"third"}"#).0, 401);
+    source["comments"][0]["body"] = "first, corrected".into();
+    source["threads"][0]["title"] = "Say who you are".into();
+    write(&source);
+    repository.seed(&["--data", &data, "--input", &newer]);
+    assert_eq!(up.get("/api/comments/1"), r#"{"id":1,"body":"first, corrected","post":1}"#);
+    up.stop();
+    repository.seed(&["verify", "--data", &data]);
+    expected["threads"] = source["threads"].clone();
+    expected["comments"] = source["comments"].clone();
+    expected["comments"].as_array_mut().unwrap().push(json!({"id": 3, "post": 1, "body": "third"}));
+    repository.seed(&["join", "--data", &data, "--output", &back]);
+    let source_and_writes = fs::read_to_string(&back).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&source_and_writes).unwrap(), expected);
+
+    let up = repository.up(&data);
+    let services = format!("http://{}", up.entrance);
+    let compare = |source: &str| {
+        let monolith = start_monolith(source).url();
+        repository.run(&["compare", "--json", "--monolith", &monolith, "--services", &services, "--input", &back])
+    };
+    let alike = compare(&source_and_writes);
+    assert_eq!(alike.0, Some(0), "{}", alike.1);
+    let different = compare(&source_and_writes.replace("third", "3rd"));
+    assert!(different.0 == Some(4) && different.1.contains("/api/comments/on-post/1"), "{}", different.1);
+    up.stop();
+    tell("served, written to, brought up to a newer file, verified, joined, compared");
+
+    take_a_file_without_comments(&repository, &dir);
+    give_comments_a_program(&repository, &data, &programs);
+    tell("the same with a program of its own: by hand a folder and two lines");
+}
+
+/// What the file lacks is empty, and the report says so; or the file is refused.
+fn take_a_file_without_comments(repository: &Repository, dir: &TempDir) {
+    let sample = sample();
+    let other = dir.path().join("other");
+    let arguments = ["--data", other.to_str().unwrap(), "--input", sample.to_str().unwrap()];
+    let (code, refused) = repository.run(&[&arguments[..], &["--require"]].concat());
+    assert_eq!(code, Some(3), "{refused}");
+    assert!(refused.contains("the collection \"comments\" is missing") && !other.exists(), "{refused}");
+    let report = repository.seed(&arguments);
+    let said = "Not in the file, and therefore empty: comments. --require refuses such a file.";
+    assert!(report.contains(said), "{report}");
+    repository.seed(&[&["verify"], &arguments[..]].concat());
+}
+
+/// A service with code of its own needs its folder and its line among the members of the workspace.
+fn give_comments_a_program(repository: &Repository, data: &str, programs: &BTreeMap<String, String>) {
+    let before = repository.files();
+    let write = |file: &str, content: &str| fs::write(repository.folder.join(file), content).unwrap();
+    fs::create_dir(repository.folder.join("comments/src")).unwrap();
+    write("comments/Cargo.toml", MANIFEST);
+    write("comments/src/main.rs", MAIN);
+    write("Cargo.toml", &repository.read("Cargo.toml").replacen("\"posts\", ", "\"posts\", \"comments\", ", 1));
+    let by_hand = differences(&before, &repository.files());
+    assert_eq!(by_hand, ["Cargo.toml", "comments/Cargo.toml", "comments/src/main.rs"]);
+    repository.build();
+    let all = differences(&before, &repository.files());
+    assert_eq!(all, [&["Cargo.lock".to_owned()], &by_hand[..]].concat());
+    for name in OTHERS {
+        assert_eq!(repository.programs()[name], programs[name], "{name} is not the same");
+    }
+    let up = repository.up(data);
+    assert_eq!(up.get("/api/comments/own"), "by its own program");
+    assert_eq!(up.get("/api/comments/3"), r#"{"id":3,"post":1,"body":"third"}"#);
+    up.stop();
+}
+
+#[test]
+fn images_of_the_others_are_the_same_with_a_fourth_service() {
+    if !can_build() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let repository = Repository { folder: dir.path().to_owned(), target: dir.path().join("target") };
+    copy_sources(dir.path());
+    let build = |name: &str| {
+        let mut build = Command::new("docker");
+        build.env("DOCKER_BUILDKIT", "1").args(["build", "--quiet", "--target", "service", "--build-arg"]);
+        let built = build.arg(format!("SERVICE={name}")).arg(dir.path()).output().unwrap();
+        assert!(built.status.success(), "{name}: {}", text(&built.stderr));
+        text(&built.stdout).trim().to_owned()
+    };
+    let before = OTHERS.map(build);
+    repository.add_comments();
+    let render = Command::new(world::program("seed")).args(["plan", "render"]).current_dir(dir.path()).output();
+    assert!(render.unwrap().status.success());
+    assert_eq!(OTHERS.map(build), before);
+    // A build goes by what files say: one that is older than what was built before, as in another checkout, is not missed.
+    let main = dir.path().join("posts/src/main.rs");
+    let changed = fs::read_to_string(&main).unwrap().replace("3003", "3993");
+    fs::write(&main, changed).unwrap();
+    File::options().append(true).open(&main).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    assert_ne!(build("posts"), before[2], "the change of posts is not in its image");
+    eprintln!("images of {OTHERS:?}: the same");
+}
