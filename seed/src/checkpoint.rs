@@ -16,9 +16,11 @@ use store::sync;
 use crate::digest::Digests;
 use crate::error::Error;
 use crate::identity::Identity;
+use crate::ids::Ids;
 use crate::plan::Plan;
 use crate::slice::Sliced;
-use crate::split::{Part, Splitted};
+use crate::splitting::Part;
+use crate::splitting::WholeSplit;
 
 const CHECKPOINT: &str = "building.json";
 
@@ -50,7 +52,7 @@ pub fn path_in(data: &Path) -> PathBuf {
 }
 
 /// Notes that `source` is split into `parts`, in `data`.
-pub fn write(data: &Path, Splitted { source, parts, absent }: &Splitted) -> Result<(), Error> {
+pub fn write(data: &Path, WholeSplit { source, parts, absent }: &WholeSplit) -> Result<(), Error> {
     let finished = |part: &Part| Finished {
         declaration: part.collection.declaration().clone(),
         records: part.digests.exact.count,
@@ -70,7 +72,7 @@ pub fn write(data: &Path, Splitted { source, parts, absent }: &Splitted) -> Resu
 }
 
 /// What is finished in `data`: of which file, and what the parts should be. Nothing where it cannot be told.
-pub fn read(data: &Path, plan: &Plan) -> Option<Splitted> {
+pub fn read(data: &Path, plan: &Plan) -> Option<WholeSplit> {
     let read: Checkpoint = serde_json::from_slice(&fs::read(path_in(data)).ok()?).ok()?;
     if read.version != env!("CARGO_PKG_VERSION") {
         return None;
@@ -90,9 +92,10 @@ pub fn read(data: &Path, plan: &Plan) -> Option<Splitted> {
         parts.push(Part {
             collection,
             digests,
-            slice: Sliced { file: slice, given: RoaringTreemap::from_iter(given) },
+            // It is written only where the positions say everything.
+            slice: Sliced { file: slice, given: RoaringTreemap::from_iter(given), numbers: Ids::Positions },
         });
     }
     let absent = read.absent.iter().map(|name| plan.named(name)).collect::<Option<_>>()?;
-    (parts.len() == plan.count()).then_some(Splitted { source: read.source, parts, absent })
+    (parts.len() == plan.count()).then_some(WholeSplit { source: read.source, parts, absent })
 }

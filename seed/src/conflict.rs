@@ -7,15 +7,17 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
+use record::declaration::read_id_text;
 use record::id::Id;
-use record::model::{Collection, Records};
+use record::json::each_member;
+use record::model::{Collection, Record, Records};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::Error;
 use crate::plan::Plan;
-use crate::text::each_member;
+use crate::text::id_in;
 
 /// Whose version of a record is taken where both changed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -67,6 +69,12 @@ pub struct Field {
 }
 
 impl Conflict {
+    /// The `id` as it stands in the record.
+    pub fn id_json(&self) -> String {
+        let there = [&self.base, &self.file, &self.service].into_iter().flatten().next();
+        id_in(self.collection, self.id, there.map_or("{}", |json| json))
+    }
+
     /// The record with what both have changed, if each has changed fields that the other has not.
     pub fn merge(&self) -> Option<String> {
         let (Some(base), Some(file), Some(service)) = (&self.base, &self.file, &self.service) else { return None };
@@ -101,7 +109,7 @@ impl Conflict {
         // What each has made is a record; what comes of both need not be.
         let mut records = Records::new(self.collection, merged.len());
         records.push_stored(&merged, self.id).ok()?;
-        let is_itself = records.iter().all(|record| record.id == self.id);
+        let is_itself = records.iter().all(|record| record.id == self.id && is_called(&record, &self.id_json()));
         is_itself.then_some(merged)
     }
 
@@ -158,7 +166,7 @@ impl Conflict {
         let fields = self.fields().into_iter().map(|field| field.pointer).filter(|pointer| !pointer.is_empty());
         let line = Line {
             collection: self.collection.name().to_owned(),
-            id: self.id,
+            id: RawValue::from_string(self.id_json()).expect("canonical text is JSON"),
             pointer: self.pointer.clone(),
             base: raw(&self.base),
             file: raw(&self.file),
@@ -191,11 +199,16 @@ fn value_of<'j>(members: &[(&str, &'j str)], key: &str) -> Option<&'j str> {
     members.iter().find(|(other, _)| *other == key).map(|(_, value)| *value)
 }
 
+/// Whether the `id` of a record, where ids are texts, says the same as `id` does.
+fn is_called(record: &Record, id: &str) -> bool {
+    record.id_text().is_none_or(|text| read_id_text(id).as_deref() == Some(text) && !record.id_from_position)
+}
+
 /// A conflict as a line of a file.
 #[derive(Serialize, Deserialize)]
 struct Line {
     collection: String,
-    id: Id,
+    id: Box<RawValue>,
     pointer: String,
     base: Option<Box<RawValue>>,
     file: Option<Box<RawValue>>,
@@ -223,8 +236,8 @@ pub enum Take {
 #[derive(Debug, Default)]
 pub struct Resolutions {
     path: PathBuf,
-    /// By collection and id: the line in the file, the versions that it is about, and what to take.
-    of: HashMap<(&'static str, Id), (u64, String, Take)>,
+    /// By collection and id, as its text: the line in the file, the versions that it is about, and what to take.
+    of: HashMap<(&'static str, Box<str>), (u64, String, Take)>,
     /// The lines that were about a conflict.
     used: RefCell<HashSet<u64>>,
 }
@@ -252,6 +265,12 @@ impl Resolutions {
             let Some(collection) = plan.named(&read.collection) else {
                 return Err(resolutions.wrong(number, format!("there is no collection {:?}", read.collection)));
             };
+            let id = read_id_text(read.id.get());
+            // Where ids are texts, its number is not known here, and any does.
+            let known = if collection.has_text_ids() { Some(Id::MAX) } else { read.id.get().parse::<Id>().ok() };
+            let (Some(id), Some(known)) = (id, known) else {
+                return Err(resolutions.wrong(number, format!("{} is no id of {}", read.id, collection.name())));
+            };
             let Some(take) = read.take.filter(|take| take.get() != "null") else { continue };
             let take = match take.get() {
                 r#""file""# | r#""monolith""# => Take::File,
@@ -260,15 +279,15 @@ impl Resolutions {
                 record if record.starts_with('{') => {
                     let mut records = Records::new(collection, record.len());
                     let fault = records
-                        .push_stored(record, read.id)
+                        .push_stored(record, known)
                         .err()
                         .map(|fault| format!("take{}: {}", fault.pointer, fault.reason));
-                    let other = records.iter().find(|record| record.id != read.id);
-                    let fault =
-                        fault
-                            .or(other
-                                .map(|record| format!("the record to take has the id {}, not {}", record.id, read.id)));
-                    match fault {
+                    let is_it = |record: &Record| record.id == known && is_called(record, read.id.get());
+                    let other = records.iter().find(|record| !is_it(record)).map(|record| {
+                        let other = id_in(collection, record.id, record.source);
+                        format!("the record to take has the id {other}, not {}", read.id)
+                    });
+                    match fault.or(other) {
                         Some(fault) => return Err(resolutions.wrong(number, fault)),
                         None => Take::Own(records.text().to_owned()),
                     }
@@ -279,7 +298,7 @@ impl Resolutions {
                 }
             };
             let entry = (number, read.versions, take);
-            if resolutions.of.insert((collection.name(), read.id), entry).is_some() {
+            if resolutions.of.insert((collection.name(), id), entry).is_some() {
                 return Err(resolutions.wrong(number, format!("{} {} was resolved before", collection.name(), read.id)));
             }
         }
@@ -291,14 +310,13 @@ impl Resolutions {
     /// # Errors
     /// It was said of other versions.
     pub fn take(&self, conflict: &Conflict) -> Result<Option<&Take>, Error> {
-        let Some((line, versions, take)) = self.of.get(&(conflict.collection.name(), conflict.id)) else {
-            return Ok(None);
-        };
+        let id = conflict.id_json();
+        let key = (conflict.collection.name(), read_id_text(&id).unwrap_or_default());
+        let Some((line, versions, take)) = self.of.get(&key) else { return Ok(None) };
         if *versions != conflict.versions() {
             let reason = format!(
-                "{} {} has changed since --conflicts wrote this line; have it written anew",
-                conflict.collection.name(),
-                conflict.id
+                "{} {id} has changed since --conflicts wrote this line; have it written anew",
+                conflict.collection.name()
             );
             return Err(self.wrong(*line, reason));
         }

@@ -89,17 +89,29 @@ impl Database {
         Ok(records)
     }
 
-    /// Calls `with` with each entry of an index of ids: the id that is referred to, and that of a record that does.
-    pub fn for_each_reference(&mut self, index: Index, mut with: impl FnMut(u64, u64)) -> Result<(), Error> {
-        let mut after = (0, 0);
-        loop {
-            let part = match self.ask(Ask::References { index: index.number(), after })? {
-                Answer::References(part) => part,
-                other => return Err(other_answer(&other)),
-            };
-            let Some(last) = part.last() else { return Ok(()) };
-            after = *last;
-            part.into_iter().for_each(|(referred, by)| with(referred, by));
+    /// The next entries of an index of ids, behind the entry `after`: the id that is referred to, and that of a record that
+    /// does.
+    pub fn references(&mut self, index: Index, after: (u64, u64)) -> Result<Vec<(u64, u64)>, Error> {
+        match self.ask(Ask::References { index: index.number(), after })? {
+            Answer::References(part) => Ok(part),
+            other => Err(other_answer(&other)),
+        }
+    }
+
+    /// The next entries of an index of ids that are texts, behind the entry `after`: the text, and a record under it.
+    pub fn texts(&mut self, index: Index, after: Option<(String, u64)>) -> Result<Vec<(String, u64)>, Error> {
+        match self.ask(Ask::Texts { index: index.number(), after })? {
+            Answer::Texts(part) => Ok(part),
+            other => Err(other_answer(&other)),
+        }
+    }
+
+    /// The numbers of the records with these ids, which are texts: 0 where there is none.
+    pub fn numbers(&mut self, texts: Vec<String>) -> Result<Vec<u64>, Error> {
+        let count = texts.len();
+        match self.ask(Ask::Numbers(texts))? {
+            Answer::Numbers(numbers) if numbers.len() == count => Ok(numbers),
+            other => Err(other_answer(&other)),
         }
     }
 

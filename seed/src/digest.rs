@@ -2,11 +2,10 @@
 
 use rayon::prelude::*;
 use record::id::Id;
+use record::json::{each, each_member, string_end, value_end};
 use record::model::Records;
 use record::record_set::RecordSet;
 use sha2::{Digest as _, Sha256};
-
-use crate::text::{each, each_member, string_end, value_end};
 
 /// The digests of a collection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -8,9 +8,18 @@ use serde_json::{Value, json};
 use store::StoreError;
 use store::desk::DeskError;
 
-use crate::obstacles::{Obstacle, Obstacles};
-use crate::orphans::Orphans;
-use crate::report::Report;
+use crate::obstacle::{Obstacle, Obstacles};
+
+/// What a command came to, where that is no success.
+#[derive(Debug)]
+pub struct Outcome {
+    /// For people.
+    pub text: String,
+    /// For programs: an object.
+    pub json: Value,
+    /// What the program ends with.
+    pub exit_code: u8,
+}
 
 /// A failure, for people and for scripts.
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +59,13 @@ pub enum Error {
         known: String,
     },
     /// References lead nowhere, and that was not to be.
-    #[error("{0} --strict refuses them. Nothing was changed.")]
-    Orphans(Orphans),
+    #[error("{text} --strict refuses them. Nothing was changed.")]
+    Orphans {
+        /// Which.
+        text: String,
+        /// The same for scripts.
+        json: Value,
+    },
     /// What was read back is not what the source holds.
     #[error("{0}")]
     Difference(String),
@@ -71,13 +85,13 @@ pub enum Error {
         "{}\nNothing was changed. --prefer monolith takes the file's version of such records, --prefer service the service's.",
         .0.text.trim_end()
     )]
-    Conflicts(Report),
+    Conflicts(Outcome),
     /// The monolith does not answer as one.
     #[error("{0}; is this the monolith?")]
     Monolith(String),
     /// What the services answer is not what the monolith does, or that cannot be told; the report has the exit code.
     #[error("{}", .0.text.trim_end())]
-    Compared(Report),
+    Compared(Outcome),
     /// The target holds something that is not to be overwritten.
     #[error("{}: {holds}. Nothing was changed. --replace puts the split of this file in its place; another --data leaves it alone.", .data.display())]
     Occupied {
@@ -147,7 +161,7 @@ impl Error {
             Error::Obstacles { file, found } => Error::Obstacles { file: rename(file), found },
             Error::Io { path, source } => Error::Io { path: rename(path), source },
             Error::Difference(text) => Error::Difference(named(text)),
-            Error::Conflicts(report) => Error::Conflicts(Report { text: named(report.text), ..report }),
+            Error::Conflicts(report) => Error::Conflicts(Outcome { text: named(report.text), ..report }),
             other => other,
         }
     }
@@ -167,7 +181,7 @@ impl Error {
             }
             Error::Plan { path, reason } => ("plan", json!({ "file": path.to_string_lossy(), "reason": reason })),
             Error::NoCollection { .. } => ("usage", json!({})),
-            Error::Orphans(orphans) => ("orphans", json!({ "orphans": orphans })),
+            Error::Orphans { json, .. } => ("orphans", json!({ "orphans": json })),
             Error::Difference(_) => ("difference", json!({})),
             Error::Damaged(_) => ("damaged", json!({})),
             Error::Backup { path, reason } => ("backup", json!({ "path": path, "reason": reason })),
@@ -213,7 +227,7 @@ impl Error {
             Error::Input { .. }
             | Error::Obstacles { .. }
             | Error::Plan { .. }
-            | Error::Orphans(_)
+            | Error::Orphans { .. }
             | Error::Tokens(_) => 3,
             Error::NoCollection { .. } => 2,
             Error::Compared(report) => report.exit_code,

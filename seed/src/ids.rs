@@ -1,4 +1,5 @@
-//! Which id each position of a list has, where the records have none of their own.
+//! Which id each position of a list has, where the records have none of their own; where ids are texts, which number in the
+//! database each position has.
 //!
 //! At the first split that is the position itself, from 1. Later a list has lost records in the middle, and its order may
 //! have changed, while every record has kept its id: then it is more than one run.
@@ -17,7 +18,8 @@ use crate::identity::Identity;
 use crate::plan::Plan;
 
 /// The ids that the positions of a list have.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<Run>", into = "Vec<Run>")]
 pub enum Ids {
     /// Each position is the id.
     #[default]
@@ -44,6 +46,23 @@ impl From<(u64, u64, u64)> for Run {
 impl From<Run> for (u64, u64, u64) {
     fn from(Run { position, id, count }: Run) -> Self {
         (position, id, count)
+    }
+}
+
+impl TryFrom<Vec<Run>> for Ids {
+    type Error = &'static str;
+
+    fn try_from(runs: Vec<Run>) -> Result<Self, Self::Error> {
+        let ascend = runs.iter().zip(runs.iter().skip(1)).all(|(a, b)| {
+            a.position.checked_add(a.count).is_some_and(|end| end <= b.position) && a.id.checked_add(a.count).is_some()
+        });
+        if ascend { Ok(Ids::Runs(runs)) } else { Err("the positions do not ascend") }
+    }
+}
+
+impl From<Ids> for Vec<Run> {
+    fn from(ids: Ids) -> Self {
+        if let Ids::Runs(runs) = ids { runs } else { Vec::new() }
     }
 }
 
@@ -79,6 +98,11 @@ impl Ids {
     /// No position has an id yet.
     pub fn none() -> Self {
         Ids::Runs(Vec::new())
+    }
+
+    /// The same, as short as it can be said.
+    pub fn shortened(self) -> Self {
+        if self.are_positions() { Ids::Positions } else { self }
     }
 
     /// Whether each position that has an id has its own number.
@@ -155,10 +179,9 @@ pub fn known(path: &Path, plan: &Plan, identify: impl FnOnce() -> Result<Identit
 
 /// What lies beside a file whose positions do not say all of its ids.
 pub fn to_json(file: Identity, AllGiven(given): &AllGiven) -> String {
-    let runs = |ids: &Ids| if let Ids::Runs(runs) = ids { runs.clone() } else { Vec::new() };
     let name = |collection: &Collection| collection.name().to_owned();
     let moved = given.iter().filter(|(_, given)| !given.ids.are_positions());
-    let ids = moved.map(|(collection, given)| (name(collection), runs(&given.ids))).collect();
+    let ids = moved.map(|(collection, given)| (name(collection), given.ids.clone().into())).collect();
     let last_ids = given.iter().map(|(collection, given)| (name(collection), given.last_id)).collect();
     serde_json::to_string(&Beside { version: VERSION, file, ids, last_ids }).expect("ids can be written as JSON") + "\n"
 }
@@ -199,13 +222,8 @@ pub fn read_beside(
             given.set(collection, Given { last_id, ..Given::default() });
             continue;
         };
-        let ascend = runs.iter().zip(runs.iter().skip(1)).all(|(a, b)| {
-            a.position.checked_add(a.count).is_some_and(|end| end <= b.position) && a.id.checked_add(a.count).is_some()
-        });
-        if !ascend {
-            return Err(wrong(format!("the positions of {} do not ascend", collection.name())));
-        }
-        given.set(collection, Given { ids: Ids::Runs(runs.clone()), last_id });
+        let ids = Ids::try_from(runs.clone()).map_err(|reason| wrong(format!("{}: {reason}", collection.name())))?;
+        given.set(collection, Given { ids, last_id });
     }
     Ok(given)
 }

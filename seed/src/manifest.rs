@@ -15,11 +15,14 @@
 //! ```
 //!
 //! `digest` is the canonical one of [`Digests`](crate::digest::Digests). Where a slice has ids in it that the split gave,
-//! `"given": [[4, 9], [12, 12]]` is beside it: from the first to the last of each row.
+//! `"given": [[4, 9], [12, 12]]` is beside it: from the first to the last of each row. Where ids are texts,
+//! `"numbers": [[1, 1, 8], [9, 12, 3]]` says which numbers in the database the slice's places have, from 1, if not their own:
+//! the first place, its number, and how many follow on both.
 //!
 //! Version 1 had the members of `collections` beside `source`, without declarations: those of the workspace.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 use std::{fs, io};
 
@@ -35,9 +38,11 @@ use store::desk::Look;
 
 use crate::error::Error;
 use crate::identity::{Identity, folder_of};
+use crate::ids::{AllGiven, Given, Ids};
 use crate::orphans::Orphans;
 use crate::plan::Plan;
-use crate::split::Part;
+use crate::source::{Reading, Source};
+use crate::splitting::Part;
 
 /// The manifest's name.
 pub const MANIFEST: &str = "manifest.json";
@@ -84,6 +89,9 @@ pub struct Entry {
     /// Of the ids that stand in the slice, those that the split gave.
     #[serde(default, skip_serializing_if = "RoaringTreemap::is_empty", with = "ranges")]
     pub given: RoaringTreemap,
+    /// The numbers of the slice's records in the database, where ids are texts.
+    #[serde(default, skip_serializing_if = "Ids::are_positions")]
+    pub numbers: Ids,
     /// The database when it was as split; not known of one that an earlier `seed` has made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<Moment>,
@@ -123,6 +131,14 @@ impl Entry {
     /// The collection.
     pub fn collection(&self) -> Collection {
         Collection::of(self.declaration.clone())
+    }
+
+    /// Opens the slice at `path`, of this collection.
+    pub fn open_slice(&self, path: &Path) -> Result<Source, Error> {
+        let mut given = AllGiven::default();
+        given.set(self.collection(), Given { ids: self.numbers.clone(), last_id: 0 });
+        let reading = Reading { given, ..Reading::default() };
+        Ok(Source::open(path, &Plan::of(self.collection()))?.read_as(&Arc::new(reading)))
     }
 
     /// What the records mean, as a set.
@@ -213,6 +229,7 @@ impl Manifest {
             digest: digests.canonical.to_string(),
             slice: slice.file,
             given: slice.given,
+            numbers: slice.numbers,
             database: None,
         });
         Self {

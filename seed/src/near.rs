@@ -14,7 +14,7 @@
 use std::cmp::Ordering;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::text::{each, each_member, value_end};
+use record::json::{each, each_member, value_end};
 
 /// How many words of a record are looked at.
 const WORDS: usize = 256;

@@ -2,17 +2,19 @@
 //!
 //! The monolith serves such records, so they are kept. Once each collection is on its own, nobody can look across.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-use record::declaration::Reference;
+use record::declaration::{Reference, TermKind};
+use record::id::Id;
 use record::model::{Collection, Index, Record, Term};
 use roaring::RoaringTreemap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use store::Store;
 
-use crate::database::Database;
+use crate::database::{AT_ONCE, Database};
 use crate::error::Error;
+use crate::text::id_in;
 
 /// How many orphans are named; the others are counted.
 const NAMED: usize = 20;
@@ -68,18 +70,20 @@ pub struct Edited {
     pub ids: RoaringTreemap,
     /// Those that go.
     pub gone: RoaringTreemap,
+    /// What the ids of those that are written say, where ids are texts, with their numbers.
+    pub texts: HashMap<Box<str>, u64>,
     /// The references of those that are written: by which index, to whom, by whom.
-    pub references: Vec<(Index, u64, u64)>,
+    pub references: Vec<(Index, Term, u64)>,
 }
 
 impl Edited {
     /// Notes whom a record that is written refers to.
-    pub fn note(&mut self, record: &Record) {
-        for (index, term) in record.terms.iter() {
-            if let Term::Id(referred) = term {
-                self.references.push((*index, referred.get(), record.id.get()));
-            }
+    pub fn note(&mut self, collection: Collection, record: &Record) {
+        let refers = |index: Index| collection.references().any(|reference| reference.index.number == index);
+        for (index, term) in record.terms.iter().filter(|(index, _)| refers(*index)) {
+            self.references.push((*index, term.clone(), record.id.get()));
         }
+        self.texts.extend(record.id_text().map(|text| (text.into(), record.id.get())));
     }
 }
 
@@ -110,49 +114,126 @@ impl Orphans {
     /// Looks for those that there will be in `databases` once they are edited.
     pub fn find_edited(databases: &mut [Edits]) -> Result<Self, Error> {
         let mut orphans = Self::default();
+        // What is known of collections whose ids are texts is asked for: it would take too much memory.
         let mut known: BTreeMap<&str, RoaringTreemap> = BTreeMap::new();
         let references: Vec<Reference> = databases.iter().flat_map(|edits| edits.collection.references()).collect();
         for reference in references {
-            let to = reference.to;
-            if !known.contains_key(to) {
-                let edits = databases.iter_mut().find(|edits| edits.collection.name() == to);
-                let ids = match edits {
-                    Some(Edits { database, edited, .. }) => {
-                        (database.written(u64::MAX)?.0 | &edited.ids) - &edited.gone
-                    }
-                    None => RoaringTreemap::new(),
-                };
-                known.insert(to, ids);
+            let to = databases.iter().position(|edits| edits.collection.name() == reference.to);
+            let has_texts = to.is_some_and(|to| databases[to].collection.has_text_ids());
+            if !has_texts && !known.contains_key(reference.to) {
+                let ids = to.map(|to| databases[to].numbers()).transpose()?;
+                known.insert(reference.to, ids.unwrap_or_default());
             }
-            let from = databases.iter_mut().find(|edits| edits.collection == reference.from);
-            let Edits { database, edited, .. } = from.expect("it is one of the databases'");
-            let (index, field, known) = (reference.index.number, reference.field, &known[to]);
+            let from = databases.iter().position(|edits| edits.collection == reference.from);
+            let from = from.expect("it is one of the databases'");
             let mut count = Count::of(&reference);
-            let named = &mut orphans.named;
-            // Those that refer to the same record follow on each other.
-            let mut last = (0, false);
-            let mut look = |referred: u64, by: u64| {
-                if last.0 != referred {
-                    last = (referred, known.contains(referred));
-                }
-                if !last.1 {
-                    count.count += 1;
-                    if named.len() < NAMED {
-                        let name = reference.from.name();
-                        named.push(format!("{name}: id {by}: {field} is {referred}, which is not among {to}"));
+            let mut look = |part: &[(Term, u64)], databases: &mut [Edits]| {
+                // Those that refer to the same record follow on each other.
+                let runs: Vec<&[(Term, u64)]> = part.chunk_by(|a, b| a.0 == b.0).collect();
+                let leads = match (known.get(reference.to), to) {
+                    (None, Some(to)) => {
+                        databases[to].have(&runs.iter().map(|run| text_of(&run[0].0)).collect::<Vec<_>>())?
+                    }
+                    (known, _) => {
+                        let has =
+                            |run: &&[(Term, u64)]| known.is_some_and(|known| known.contains(number_of(&run[0].0)));
+                        runs.iter().map(has).collect()
+                    }
+                };
+                for (run, _) in runs.iter().zip(leads).filter(|(_, leads)| !leads) {
+                    count.count += run.len() as u64;
+                    for (referred, by) in run.iter().take(NAMED.saturating_sub(orphans.named.len())) {
+                        let (name, field) = (reference.from.name(), reference.field);
+                        let (by, referred) = (databases[from].name_of(*by)?, shown(referred));
+                        let to = reference.to;
+                        orphans.named.push(format!("{name}: id {by}: {field} is {referred}, which is not among {to}"));
                     }
                 }
+                Ok::<(), Error>(())
             };
-            database.for_each_reference(index, |referred, by| {
-                if !edited.ids.contains(by) {
-                    look(referred, by);
-                }
-            })?;
-            let new = edited.references.iter().filter(|(by_index, ..)| *by_index == index);
-            new.for_each(|(_, referred, by)| look(*referred, *by));
+            let Edits { edited, .. } = databases[from];
+            let mut after = None;
+            loop {
+                let mut part = databases[from].referrers(&reference, after)?;
+                let Some(last) = part.last() else { break };
+                after = Some(last.clone());
+                part.retain(|(_, by)| !edited.ids.contains(*by));
+                look(&part, databases)?;
+            }
+            let new = edited.references.iter().filter(|(by_index, ..)| *by_index == reference.index.number);
+            let new: Vec<(Term, u64)> = new.map(|(_, referred, by)| (referred.clone(), *by)).collect();
+            look(&new, databases)?;
             orphans.counts.push(count);
         }
         Ok(orphans)
+    }
+}
+
+impl Edits<'_> {
+    /// The numbers of its records.
+    fn numbers(&mut self) -> Result<RoaringTreemap, Error> {
+        Ok((self.database.written(u64::MAX)?.0 | &self.edited.ids) - &self.edited.gone)
+    }
+
+    /// Whether each of these texts is the id of one of its records.
+    fn have(&mut self, texts: &[String]) -> Result<Vec<bool>, Error> {
+        let mut have = Vec::with_capacity(texts.len());
+        for texts in texts.chunks(AT_ONCE) {
+            for (text, number) in texts.iter().zip(self.database.numbers(texts.to_vec())?) {
+                let stays = number > 0 && !self.edited.gone.contains(number);
+                have.push(stays || self.edited.texts.contains_key(&**text));
+            }
+        }
+        Ok(have)
+    }
+
+    /// The next references in its database, behind the entry `after`: to whom, and by which record.
+    fn referrers(&mut self, reference: &Reference, after: Option<(Term, u64)>) -> Result<Vec<(Term, u64)>, Error> {
+        let index = reference.index.number;
+        if self.collection.terms_of(reference.index) == TermKind::Id {
+            let after = after.map(|(referred, by)| (number_of(&referred), by)).unwrap_or_default();
+            let part = self.database.references(index, after)?;
+            let term = |(referred, by)| Some((Term::Id(Id::try_from(referred).ok()?), by));
+            return Ok(part.into_iter().filter_map(term).collect());
+        }
+        let part = self.database.texts(index, after.map(|(referred, by)| (text_of(&referred), by)))?;
+        Ok(part.into_iter().map(|(referred, by)| (Term::Text(referred.into()), by)).collect())
+    }
+
+    /// What people call the record with that number.
+    fn name_of(&mut self, number: u64) -> Result<String, Error> {
+        if !self.collection.has_text_ids() {
+            return Ok(number.to_string());
+        }
+        if let Some((text, _)) = self.edited.texts.iter().find(|(_, of)| **of == number) {
+            return Ok(format!("{text:?}"));
+        }
+        let records = self.database.records(&[number])?;
+        Ok(records.get(&number).map_or_else(|| number.to_string(), |seen| id_in(self.collection, number, &seen.json)))
+    }
+}
+
+/// The id that a reference has, as a text.
+fn text_of(term: &Term) -> String {
+    match term {
+        Term::Id(id) => id.to_string(),
+        Term::Text(text) => text.to_string(),
+    }
+}
+
+/// The same as a number; 0 where it is none.
+fn number_of(term: &Term) -> u64 {
+    match term {
+        Term::Id(id) => id.get(),
+        Term::Text(text) => text.parse::<Id>().map_or(0, Id::get),
+    }
+}
+
+/// The same for people.
+fn shown(term: &Term) -> String {
+    match term {
+        Term::Id(id) => id.to_string(),
+        Term::Text(text) => format!("{text:?}"),
     }
 }
 

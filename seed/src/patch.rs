@@ -16,13 +16,15 @@ use std::io::{BufReader, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use record::id::Id;
 use record::model::Collection;
 use roaring::RoaringTreemap;
 use store::sync;
 
 use crate::error::Error;
 use crate::identity::{BUFFER, Hashed};
-use crate::slice::Sliced;
+use crate::ids::Ids;
+use crate::slice::{Sliced, closing, opening};
 
 /// The patch's name, beside the place of the new slice.
 const PATCH: &str = "slice.patch";
@@ -50,6 +52,7 @@ pub fn patch_in(folder: &Path) -> PathBuf {
 /// Writes a patch, and finds out what the new slice will be.
 pub struct Patch {
     path: PathBuf,
+    collection: Collection,
     out: Hashed<BufWriter<File>>,
     old: Window,
     /// The piece of the old slice to which the next may belong: offset and length.
@@ -59,15 +62,17 @@ pub struct Patch {
     slice: Hashed<std::io::Sink>,
     records: u64,
     given: RoaringTreemap,
+    numbers: Ids,
 }
 
 impl Patch {
     /// Begins the patch at `path`, a new file, of the slice `old` of `collection`.
     pub fn create(path: &Path, old: &Path, collection: Collection) -> Result<Self, Error> {
         let out = BufWriter::new(File::create_new(path).map_err(Error::io(path))?);
-        let head = format!("{{\"{}\":[", collection.name());
+        let head = format!("{{\"{}\":{}", collection.name(), opening(collection));
         Ok(Self {
             path: path.to_owned(),
+            collection,
             out: Hashed::new(out, true),
             old: Window::new(old, File::open(old).map_err(Error::io(old))?),
             piece: (0, head.len() as u64),
@@ -75,6 +80,7 @@ impl Patch {
             slice: Hashed::new(std::io::sink(), true),
             records: 0,
             given: RoaringTreemap::new(),
+            numbers: Ids::none(),
         })
     }
 
@@ -114,7 +120,7 @@ impl Patch {
         if is_to_have {
             self.given.insert(id);
         }
-        self.records += 1;
+        self.count(id);
         Ok(())
     }
 
@@ -123,7 +129,7 @@ impl Patch {
         if self.records > 0 {
             self.put_new(b",")?;
         }
-        self.records += 1;
+        self.count(id);
         if !given || id == self.records {
             return self.put_new(text.as_bytes());
         }
@@ -131,14 +137,22 @@ impl Patch {
         self.put_new(format!("{{\"id\":{id},{}", &text[1..]).as_bytes())
     }
 
+    fn count(&mut self, id: u64) {
+        self.records += 1;
+        if let (true, Ok(number)) = (self.collection.has_text_ids(), Id::try_from(id)) {
+            self.numbers.push(self.records, number);
+        }
+    }
+
     /// Ends the patch, and says what the new slice will be.
     pub fn finish(mut self) -> Result<Sliced, Error> {
-        self.put_new(b"]}\n")?;
+        self.put_new(format!("{}}}\n", closing(self.collection, self.records)).as_bytes())?;
         self.end_new()?;
         let hash = self.out.digest();
         let written = self.out.write_all(&hash).and_then(|()| self.out.flush());
         written.map_err(Error::io(&self.path))?;
-        Ok(Sliced { file: self.slice.finish().map_err(Error::io(&self.path))?, given: self.given })
+        let file = self.slice.finish().map_err(Error::io(&self.path))?;
+        Ok(Sliced { file, given: self.given, numbers: self.numbers.shortened() })
     }
 
     fn put_new(&mut self, text: &[u8]) -> Result<(), Error> {

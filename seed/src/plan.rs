@@ -72,12 +72,6 @@ impl Plan {
             if self.0[..nth].contains(collection) {
                 return Err(format!("{} is in it twice", collection.name()));
             }
-            if collection.has_text_ids() || collection.is_single() {
-                let name = collection.name();
-                return Err(format!(
-                    "{name} has no integer ids: a service serves that, but `seed` cannot split it yet"
-                ));
-            }
             let mut references = collection.references();
             if let Some(reference) = references.find(|reference| self.named(reference.to).is_none()) {
                 let (name, to) = (collection.name(), reference.to);

@@ -1,9 +1,10 @@
 //! Records that cannot be taken: what becomes of them, and how many there may be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use record::declaration::read_id_text;
 use record::id::Id;
 use record::model::{Collection, Records};
 use roaring::RoaringTreemap;
@@ -11,8 +12,8 @@ use roaring::RoaringTreemap;
 use crate::error::Error;
 use crate::near::Content;
 use crate::node;
-use crate::source::{Batch, Reject, input_error};
-use crate::text::each_member;
+use crate::source::{Batch, Reject, Scan, input_error};
+use crate::text::{id_in, member_of, name_of};
 
 /// What becomes of records that cannot be taken.
 ///
@@ -38,6 +39,8 @@ pub struct Rejected {
     pub position: u64,
     /// Its id, as far as it can be told.
     pub id: Option<u64>,
+    /// The same where ids are texts, as [`name_of`] has it.
+    pub name: Option<u128>,
     /// What it says, as far as that can be told.
     pub content: Option<Content>,
 }
@@ -46,19 +49,17 @@ impl Rejected {
     /// What is known of `reject`.
     pub fn of(reject: &Reject) -> Self {
         let text = node::read(&reject.raw).filter(|text| text.starts_with('{'));
+        let value = text.as_deref().and_then(|text| member_of(text, "\"id\""));
         let id = match &text {
-            Some(text) => {
-                let mut id = None;
-                each_member(text.as_bytes(), |key, value| {
-                    if key == b"\"id\"" {
-                        id = std::str::from_utf8(value).ok().and_then(|value| value.parse::<Id>().ok());
-                    }
-                });
-                id.map(Id::get)
-            }
+            Some(_) => value.and_then(|value| value.parse::<Id>().ok()).map(Id::get),
             None => id_of(&reject.raw),
         };
-        Self { position: reject.position, id, content: text.map(|text| Content::of(&text)) }
+        let name = match &text {
+            Some(_) => value.and_then(read_id_text),
+            None => id_text_of(&reject.raw),
+        };
+        let (name, content) = (name.map(|name| name_of(&name)), text.as_deref().map(Content::of));
+        Self { position: reject.position, id, name, content }
     }
 }
 
@@ -78,7 +79,15 @@ struct Passed {
     out: Box<dyn Write + Send>,
     limit: u64,
     count: u64,
-    taken: BTreeMap<Collection, RoaringTreemap>,
+    taken: BTreeMap<Collection, Taken>,
+}
+
+/// The ids that were met.
+#[derive(Default)]
+struct Taken {
+    numbers: RoaringTreemap,
+    /// Those that are texts, by their names.
+    names: HashSet<u128>,
 }
 
 impl Rejects {
@@ -153,9 +162,14 @@ impl Rejects {
         let (taken, own_ids_alone) = (passed.taken.entry(batch.collection).or_default(), self.own_ids_alone);
         for records in &mut records {
             records.retain(|record| {
-                let fresh = own_ids_alone && record.id_from_position || taken.insert(record.id.get());
+                let fresh = own_ids_alone && record.id_from_position
+                    || match record.id_text() {
+                        Some(text) => taken.names.insert(name_of(text)),
+                        None => taken.numbers.insert(record.id.get()),
+                    };
                 if !fresh {
-                    let reason = format!("the id {} is taken by an earlier record", record.id);
+                    let id = id_in(batch.collection, record.id, &record.json());
+                    let reason = format!("the id {id} is taken by an earlier record");
                     rejects.push(batch.reject(&record, reason));
                 }
                 fresh
@@ -195,10 +209,21 @@ impl Rejects {
     }
 }
 
-/// The id of a record that cannot be taken, as far as it can be told: what stands behind its first `"id":`.
-fn id_of(raw: &[u8]) -> Option<u64> {
+/// What stands behind the first `"id":` of a record that cannot be taken.
+fn behind_id(raw: &[u8]) -> Option<&[u8]> {
     let at = memchr::memmem::find(raw, b"\"id\"")? + 4;
-    let rest = raw[at..].trim_ascii_start().strip_prefix(b":")?.trim_ascii_start();
+    Some(raw[at..].trim_ascii_start().strip_prefix(b":")?.trim_ascii_start())
+}
+
+/// The id that is a text, as far as it can be told there.
+fn id_text_of(raw: &[u8]) -> Option<Box<str>> {
+    let rest = behind_id(raw)?;
+    read_id_text(std::str::from_utf8(&rest[..Scan::default().end_in(rest)?]).ok()?)
+}
+
+/// The id that is an integer, as far as it can be told there.
+fn id_of(raw: &[u8]) -> Option<u64> {
+    let rest = behind_id(raw)?;
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let id: Id = std::str::from_utf8(&rest[..digits]).ok()?.parse().ok()?;
     Some(id.get())

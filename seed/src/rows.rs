@@ -14,10 +14,12 @@ use roaring::RoaringTreemap;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::Error;
+use crate::ids::Ids;
 use crate::node;
 use crate::progress::Stage;
 use crate::rejects::Rejected;
 use crate::source::{Source, pointer_to};
+use crate::text::name_of;
 
 /// A record of a list.
 #[derive(Clone, Copy, Debug)]
@@ -44,8 +46,10 @@ pub struct Rows {
     pub collection: Collection,
     /// The records.
     pub rows: Vec<Row>,
-    /// The ids that are the records' own.
+    /// The ids that are the records' own. Where ids are texts, their numbers, once they are known.
     pub own: RoaringTreemap,
+    /// Where ids are texts, the names of those that are the records' own, with the positions; sorted once all are read.
+    pub names: Vec<(u128, u64)>,
     /// Records that cannot be taken, by their positions.
     pub rejected: BTreeMap<u64, Rejected>,
     path: PathBuf,
@@ -61,6 +65,7 @@ impl Rows {
             collection,
             rows: Vec::new(),
             own: RoaringTreemap::new(),
+            names: Vec::new(),
             rejected: BTreeMap::new(),
             path: path.to_owned(),
             file,
@@ -75,7 +80,7 @@ impl Rows {
 
     /// The JSON pointer of a row.
     pub fn pointer(&self, row: &Row) -> String {
-        pointer_to(self.collection.name(), Some(row.position - 1))
+        pointer_to(self.collection, row.position - 1)
     }
 
     /// Reads the rows of `source`, which is opened at this list's path. Of the ids in it those that are `given` are not the
@@ -114,15 +119,18 @@ impl Rows {
     ) {
         let first = self.rows.len();
         let is_given = |record: &Record| record.id_from_position || given(record.id.get());
-        let hash = |records: &Records| -> Vec<u128> {
-            records.iter().map(|record| hash_of(&record, is_given(&record))).collect()
+        let hash = |records: &Records| -> Vec<(u128, Option<u128>)> {
+            let of = |record: Record| (hash_of(&record, is_given(&record)), record.id_text().map(name_of));
+            records.iter().map(of).collect()
         };
-        let hashes: Vec<Vec<u128>> = records.par_iter().map(hash).collect();
-        for (record, hash) in records.iter().flat_map(Records::iter).zip(hashes.into_iter().flatten()) {
+        let hashes: Vec<Vec<(u128, Option<u128>)>> = records.par_iter().map(hash).collect();
+        for (record, (hash, name)) in records.iter().flat_map(Records::iter).zip(hashes.into_iter().flatten()) {
             let (offset, length) = span(&record);
             let (position, id, given) = (record.position.map_or(0, Id::get), record.id.get(), is_given(&record));
-            if !given {
-                self.own.insert(id);
+            match name {
+                _ if given => {}
+                Some(name) => self.names.push((name, position)),
+                None => drop(self.own.insert(id)),
             }
             self.rows.push(Row { position, id, hash, offset, length, given, rejected: false });
         }
@@ -136,6 +144,41 @@ impl Rows {
             self.rejected.insert(position, reject);
         }
         self.rows[first..].sort_by_key(|row| row.position);
+    }
+
+    /// The row at a position of the list, from 1: each has one, whether it can be taken or not.
+    pub fn at(&self, position: u64) -> usize {
+        (position - 1) as usize
+    }
+
+    /// The row of the record with an id that is a text, once the names are sorted.
+    pub fn named(&self, name: u128) -> Option<usize> {
+        let found = self.names.binary_search_by_key(&name, |(name, _)| *name).ok()?;
+        Some(self.at(self.names[found].1))
+    }
+
+    /// The records without ids of their own have these.
+    pub fn take_ids(&mut self, ids: &Ids) {
+        for row in self.rows.iter_mut().filter(|row| row.given && !row.rejected) {
+            row.id = ids.at(row.position).map_or(0, Id::get);
+        }
+    }
+
+    /// The ids of all positions.
+    pub fn ids(&self) -> Ids {
+        let mut ids = Ids::none();
+        for row in self.rows.iter().filter(|row| !row.rejected) {
+            if let Ok(id) = Id::try_from(row.id) {
+                ids.push(row.position, id);
+            }
+        }
+        ids
+    }
+
+    /// The id of a row's record, where ids are texts.
+    pub fn id_text(&self, row: &Row) -> Result<String, Error> {
+        let id = Id::try_from(row.id).unwrap_or(Id::MAX);
+        self.with_record(row, id, |record| record.id_text().unwrap_or_default().to_owned())
     }
 
     /// A record's text without an id that is not its own.

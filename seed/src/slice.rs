@@ -2,6 +2,9 @@
 //!
 //! A post that has no id has none here either, while its id is its position. Where that is not so, since records before it
 //! are gone or its place is another, the id that it was given is written, and the manifest notes that it was given.
+//!
+//! Where ids are texts, a record's number in the database does not stand in it: the manifest notes which number each place
+//! has. A collection that is one record is that record, or null where there is none.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -13,6 +16,7 @@ use roaring::RoaringTreemap;
 
 use crate::error::Error;
 use crate::identity::{BUFFER, Hashed, Identity};
+use crate::ids::Ids;
 
 /// What a slice is.
 pub struct Sliced {
@@ -20,15 +24,33 @@ pub struct Sliced {
     pub file: Identity,
     /// Of the ids that stand in it, those that the split gave.
     pub given: RoaringTreemap,
+    /// The numbers of its records, where ids are texts.
+    pub numbers: Ids,
+}
+
+/// What stands before a collection's records in a file.
+pub fn opening(collection: Collection) -> &'static str {
+    if collection.is_single() { "" } else { "[" }
+}
+
+/// What stands behind them, so many.
+pub fn closing(collection: Collection, records: u64) -> &'static str {
+    match (collection.is_single(), records) {
+        (false, _) => "]",
+        (true, 0) => "null",
+        (true, _) => "",
+    }
 }
 
 /// Writes a slice.
 pub struct Slice {
     path: PathBuf,
+    collection: Collection,
     file: Hashed<BufWriter<File>>,
     /// How many it holds.
     records: u64,
     given: RoaringTreemap,
+    numbers: Ids,
 }
 
 impl Slice {
@@ -36,8 +58,9 @@ impl Slice {
     pub fn create(path: &Path, collection: Collection, hash: bool) -> Result<Self, Error> {
         let file = File::create_new(path).map_err(Error::io(path))?;
         let file = Hashed::new(BufWriter::with_capacity(BUFFER, file), hash);
-        let mut slice = Self { path: path.to_owned(), file, records: 0, given: RoaringTreemap::new() };
-        slice.write(&format!("{{\"{}\":[", collection.name()))?;
+        let (given, numbers) = (RoaringTreemap::new(), Ids::none());
+        let mut slice = Self { path: path.to_owned(), collection, file, records: 0, given, numbers };
+        slice.write(&format!("{{\"{}\":{}", collection.name(), opening(collection)))?;
         Ok(slice)
     }
 
@@ -48,6 +71,9 @@ impl Slice {
         }
         let begin = self.records;
         self.records += records.iter().count() as u64;
+        if self.collection.has_text_ids() {
+            (begin + 1..).zip(records.iter()).for_each(|(place, record)| self.numbers.push(place, record.id));
+        }
         if (begin + 1..).zip(records.iter()).all(|(place, record)| !record.id_from_position || record.id.get() == place)
         {
             return self.write_next(begin, records.text());
@@ -73,8 +99,10 @@ impl Slice {
 
     /// Ends the slice.
     pub fn finish(mut self) -> Result<Sliced, Error> {
-        self.write("]}\n")?;
-        Ok(Sliced { file: self.file.finish().map_err(Error::io(&self.path))?, given: self.given })
+        self.write(closing(self.collection, self.records))?;
+        self.write("}\n")?;
+        let file = self.file.finish().map_err(Error::io(&self.path))?;
+        Ok(Sliced { file, given: self.given, numbers: self.numbers.shortened() })
     }
 
     fn write(&mut self, text: &str) -> Result<(), Error> {

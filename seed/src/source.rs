@@ -1,4 +1,5 @@
-//! The monolith's file: one JSON object with an array for each collection, read as a stream.
+//! The monolith's file: one JSON object with an array for each collection, read as a stream. A collection that is one record
+//! is an object there, or null where there is none.
 //!
 //! A file of any size passes through in bounded memory. This module finds where each record begins and ends, and
 //! checks what is around the records; what is inside one is [`Records::push`]'s business.
@@ -23,7 +24,8 @@ use crate::error::Error;
 use crate::identity::{Hashed, Identity};
 use crate::ids::AllGiven;
 use crate::node;
-use crate::obstacles::{Kind, Obstacle};
+use crate::obstacle::Kind;
+use crate::obstacle::Obstacle;
 use crate::plan::Plan;
 
 /// How much is read at a time, in bytes.
@@ -268,7 +270,7 @@ impl Source {
                 (_, false) => return Err(self.wrong("", "expected `,` or `}` after a collection")),
             }
             let (name, offset) = self.name()?;
-            let pointer = pointer_to(&name, None);
+            let pointer = pointer_to_all(&name);
             if self.token()? != Some(b':') {
                 return Err(self.wrong(&pointer, "expected `:` after the collection's name"));
             }
@@ -283,15 +285,25 @@ impl Source {
                 self.skip(&pointer, None)?;
                 continue;
             }
-            if begin != Some(b'[') {
+            let (opening, expected) =
+                if collection.is_single() { (b'{', "an object or null") } else { (b'[', "an array of records") };
+            if collection.is_single() && begin == Some(b'n') {
+                let value = self.skip_value(Place::Record(collection, 0))?;
+                if self.bytes[value] != *b"null" {
+                    return Err(self.wrong_at(offset, &pointer, &format!("expected {expected}")));
+                }
+                self.seen.push(collection);
+                continue;
+            }
+            if begin != Some(opening) {
                 let found = begin.map_or("the end of the file", kind_of);
-                let reason = format!("expected an array of records, found {found}");
+                let reason = format!("expected {expected}, found {found}");
                 self.meet(Kind::Collection, self.base + self.at as u64, &pointer, &reason)?;
                 self.skip(&pointer, None)?;
                 self.seen.push(collection);
                 continue;
             }
-            self.at += 1;
+            self.at += usize::from(!collection.is_single());
             self.seen.push(collection);
             return Ok(Some(Array { collection, records: 0 }));
         }
@@ -299,7 +311,7 @@ impl Source {
 
     /// Passes over the value at hand, of a collection that no service owns, whatever its length.
     fn pass(&mut self, name: String, offset: u64) -> Result<(), Error> {
-        let pointer = pointer_to(&name, None);
+        let pointer = pointer_to_all(&name);
         let Some(mut rest) = self.rest.take() else {
             let reason = "no service owns this collection; --rest FILE puts such collections aside";
             self.meet(Kind::Unowned, offset, &pointer, reason)?;
@@ -407,6 +419,9 @@ impl Source {
         let mut records = Vec::new();
         let here = |records: &Vec<Range<usize>>| Place::Record(collection, first + records.len() as u64);
         loop {
+            if collection.is_single() {
+                break records.push(self.skip_value(here(&records))?);
+            }
             let number = first + records.len() as u64;
             match self.token()? {
                 Some(b']') if number == 0 => break self.at += 1,
@@ -593,7 +608,7 @@ impl Batch {
         let mut numbers = self.as_node.lock().unwrap_or_else(PoisonError::into_inner).clone();
         numbers.sort_unstable();
         numbers.dedup();
-        numbers.into_iter().map(|number| pointer_to(self.collection.name(), Some(number))).collect()
+        numbers.into_iter().map(|number| pointer_to(self.collection, number)).collect()
     }
 
     /// How many bytes of the file, and how many records, the batch is.
@@ -603,7 +618,7 @@ impl Batch {
 
     /// The JSON pointer of one of its records.
     pub fn pointer(&self, record: &Record) -> String {
-        pointer_to(self.collection.name(), Some(self.first + self.nth(record) as u64))
+        pointer_to(self.collection, self.first + self.nth(record) as u64)
     }
 
     /// The offset in the file of one of its records.
@@ -659,7 +674,7 @@ impl Batch {
             }
             if let Err(fault) = read {
                 rejects.push(Reject {
-                    pointer: pointer_to(self.collection.name(), Some(number)) + &fault.pointer,
+                    pointer: pointer_to(self.collection, number) + &fault.pointer,
                     offset: self.base + (range.start + fault.offset) as u64,
                     reason: fault.reason,
                     position: number + 1,
@@ -695,18 +710,21 @@ impl Place {
     fn pointer(self) -> String {
         match self {
             Place::Name => String::new(),
-            Place::Record(collection, number) => pointer_to(collection.name(), Some(number)),
+            Place::Record(collection, number) => pointer_to(collection, number),
         }
     }
 }
 
-/// The JSON pointer of a collection, or of a record of it by its place from 0.
-pub fn pointer_to(collection: &str, record: Option<u64>) -> String {
+/// The JSON pointer of a record by its place, from 0.
+pub fn pointer_to(collection: Collection, place: u64) -> String {
+    let pointer = pointer_to_all(collection.name());
+    if collection.is_single() { pointer } else { format!("{pointer}/{place}") }
+}
+
+/// The JSON pointer of a collection.
+fn pointer_to_all(name: &str) -> String {
     let mut pointer = String::new();
-    record::json::push_pointer(&mut pointer, collection);
-    if let Some(record) = record {
-        record::json::push_pointer(&mut pointer, &record.to_string());
-    }
+    record::json::push_pointer(&mut pointer, name);
     pointer
 }
 

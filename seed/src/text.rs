@@ -1,52 +1,41 @@
-//! Finding one's way in canonical text, which is known to be well-formed and holds no needless space.
+//! Records' texts: their ids, and where two of them differ.
+
+use std::fmt::Display;
+
+use record::json::each_member;
+use record::model::Collection;
+use sha2::{Digest, Sha256};
 
 use crate::digest::meaning;
 
-/// Calls `part` at each member or element of the container at the beginning of `json`; it says how long that is.
-/// Returns the container's length.
-pub fn each<'j>(json: &'j [u8], mut part: impl FnMut(&'j [u8]) -> usize) -> usize {
-    let mut at = 1;
-    while !matches!(json[at], b'}' | b']') {
-        at += usize::from(json[at] == b',');
-        at += part(&json[at..]);
-    }
-    at + 1
-}
-
-/// The length of the string at the beginning of `json`.
-pub fn string_end(json: &[u8]) -> usize {
-    let mut at = 1;
-    loop {
-        at += memchr::memchr2(b'"', b'\\', &json[at..]).expect("canonical text is whole");
-        if json[at] == b'"' {
-            return at + 1;
+/// The value of the member `key`, quoted as it stands there, of the object `json`.
+pub fn member_of<'j>(json: &'j str, key: &str) -> Option<&'j str> {
+    let mut found = None;
+    each_member(json.as_bytes(), |name, value| {
+        if name == key.as_bytes() {
+            found = std::str::from_utf8(value).ok();
         }
-        at += 2;
-    }
+    });
+    found
 }
 
-/// The length of the value at the beginning of `json`.
-pub fn value_end(json: &[u8]) -> usize {
-    match json[0] {
-        b'"' => string_end(json),
-        b'{' => each(json, |part| {
-            let key = string_end(part);
-            key + 1 + value_end(&part[key + 1..])
-        }),
-        b'[' => each(json, value_end),
-        _ => json.iter().position(|byte| matches!(byte, b',' | b'}' | b']')).unwrap_or(json.len()),
-    }
+/// The `id` of the record `json` as it stands there, where ids are texts; else its number.
+pub fn id_in(collection: Collection, number: impl Display, json: &str) -> String {
+    let own = if collection.has_text_ids() { member_of(json, "\"id\"") } else { None };
+    own.map_or_else(|| number.to_string(), str::to_owned)
 }
 
-/// Calls `member` with each key, quoted as it stands there, and value of the object at the beginning of `json`.
-/// Returns the object's length.
-pub fn each_member<'j>(json: &'j [u8], mut member: impl FnMut(&'j [u8], &'j [u8])) -> usize {
-    each(json, |part| {
-        let key = string_end(part);
-        let length = key + 1 + value_end(&part[key + 1..]);
-        member(&part[..key], &part[key + 1..length]);
-        length
-    })
+/// An id that is a text, as short as can be told apart.
+pub fn name_of(text: &str) -> u128 {
+    u128::from_le_bytes(Sha256::digest(text)[..16].try_into().expect("a digest is longer"))
+}
+
+/// Where a record is that stands in no file.
+pub fn place_of(collection: Collection, number: impl Display, json: &str) -> String {
+    if collection.is_single() {
+        return format!("/{}", collection.name());
+    }
+    format!("/{}/- (id {})", collection.name(), id_in(collection, number, json))
 }
 
 /// One place where two values differ.

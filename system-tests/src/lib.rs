@@ -1,4 +1,5 @@
-//! Real processes on free ports with fresh folders.
+//! Real processes on free ports with fresh folders: what the tests of several programs, and of `seed`, begin with.
+#![allow(missing_docs, reason = "helpers of tests: many a name says it all")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -40,10 +41,24 @@ pub fn program(name: &str) -> PathBuf {
         if folder.ends_with("release") {
             build.arg("--release");
         }
+        forget_package(&mut build);
         assert!(build.status().expect("cargo runs").success(), "the workspace does not build");
         folder
     });
     folder.join(name)
+}
+
+/// Takes from a command that builds what Cargo tells a test of its package: ring would be compiled anew for it, with all
+/// that stands on it, and again by the next `cargo test`.
+pub fn forget_package(command: &mut Command) {
+    for (name, _) in env::vars_os() {
+        if ["CARGO_MANIFEST_", "CARGO_PKG_", "OUT_DIR"]
+            .iter()
+            .any(|own| name.as_encoded_bytes().starts_with(own.as_bytes()))
+        {
+            command.env_remove(name);
+        }
+    }
 }
 
 /// Runs `seed` to its end.

@@ -49,6 +49,7 @@ pub fn kill(mut posts: Process) {
 pub struct Client {
     agent: ureq::Agent,
     address: SocketAddr,
+    secret: String,
 }
 
 /// What a client got.
@@ -63,14 +64,19 @@ pub struct Answer {
 impl Client {
     /// A connection to `address`.
     pub fn new(address: SocketAddr) -> Self {
+        Self::with_secret(address, SECRET)
+    }
+
+    /// The same with another token than posts'.
+    pub fn with_secret(address: SocketAddr, secret: &str) -> Self {
         let config = ureq::Agent::config_builder().http_status_as_error(false).allow_non_standard_methods(true);
-        Self { agent: config.timeout_global(Some(PATIENCE)).build().into(), address }
+        Self { agent: config.timeout_global(Some(PATIENCE)).build().into(), address, secret: secret.to_owned() }
     }
 
     /// The answer, if all of it comes.
     pub fn try_send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Option<Answer> {
         let mut request = ureq::http::Request::builder().method(method).uri(format!("http://{}{path}", self.address));
-        let own = [("authorization", &*format!("Bearer {SECRET}")), ("content-type", "application/json")];
+        let own = [("authorization", &*format!("Bearer {}", self.secret)), ("content-type", "application/json")];
         for (name, value) in own.iter().chain(headers) {
             request = request.header(*name, *value);
         }

@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 
 use fastrand::Rng;
 use record::id::Id;
+use seed::commands::join::Joining;
+use seed::commands::split::split_and_verify;
 use seed::conflict::Side;
 use seed::error::Error;
-use seed::join::Joining;
+use seed::options::Options;
 use seed::progress::Progress;
 use seed::report::Report;
-use seed::run::{Options, split_and_verify};
 use seed::scoped::Scoped;
 use store::{Change, Purpose, Store, Writer};
 use world::changes::{change, collection, joined};
@@ -421,7 +422,7 @@ fn in_random_histories_no_post_is_lost_and_none_has_another_id() {
             updates += 1;
             assert_eq!(posts(&data), model.expected(), "history {seed}, round {round}");
             let joining = Joining { output: Some(&back), with_ids: false, rest: None, progress: Progress::Quiet };
-            seed::join::join(&data, &joining).unwrap();
+            seed::commands::join::join(&data, &joining).unwrap();
             assert_eq!(fs::read_to_string(&back).unwrap(), model.joined(), "history {seed}, round {round}");
         }
         let again = dir.path().join("again");

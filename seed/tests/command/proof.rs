@@ -8,9 +8,9 @@ use std::process::Command;
 use std::thread;
 
 use proptest::prelude::*;
-use seed::join::Joining;
+use seed::commands::join::Joining;
+use seed::options::Options;
 use seed::progress::Progress;
-use seed::run::Options;
 use world::{Process, program, sample, seed, split, start_service, text};
 
 fn verify(data: &Path, input: Option<&Path>) -> (Option<i32>, String) {
@@ -236,12 +236,15 @@ fn record(fields: &'static [(&'static str, bool)]) -> impl Strategy<Value = Stri
 
 /// What `seed verify` finds.
 fn fault(input: &Path, data: &Path) -> String {
-    seed::run::verify(Some(input), None, data, Progress::Quiet).err().map(|error| error.to_string()).unwrap_or_default()
+    seed::commands::verify::verify(Some(input), None, data, Progress::Quiet)
+        .err()
+        .map(|error| error.to_string())
+        .unwrap_or_default()
 }
 
 fn join_to(data: &Path, output: &Path) {
     let joining = Joining { output: Some(output), with_ids: false, rest: None, progress: Progress::Quiet };
-    seed::join::join(data, &joining).unwrap();
+    seed::commands::join::join(data, &joining).unwrap();
 }
 
 /// A file, and how many records it holds.
@@ -268,7 +271,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let [input, back, data, again] = ["in.json", "back.json", "data", "again"].map(|name| dir.path().join(name));
         fs::write(&input, &source).unwrap();
-        match seed::run::split_and_verify(&input, &data, &Options::default()) {
+        match seed::commands::split::split_and_verify(&input, &data, &Options::default()) {
             Err(error) => {
                 prop_assert_eq!(error.exit_code(), 3, "{}", error);
                 prop_assert!(error.to_string().contains("(byte "), "{}", error);
@@ -276,7 +279,7 @@ proptest! {
                 // Without what can't be taken the rest is as good as any.
                 let rejects = dir.path().join("rejects");
                 let options = Options { rejects: Some(rejects.clone()), ..Options::default() };
-                seed::run::split_and_verify(&input, &data, &options).unwrap();
+                seed::commands::split::split_and_verify(&input, &data, &options).unwrap();
                 prop_assert_eq!(fault(&input, &data), "");
                 let lines = fs::read_to_string(rejects).unwrap().lines().count() as u64;
                 let kept: u64 = digests(&data).iter().map(|(records, _)| records.as_u64().unwrap()).sum();
@@ -285,7 +288,7 @@ proptest! {
                 join_to(&data, &back);
                 prop_assert_eq!(fault(&back, &data), "");
                 // What was rejected is not there any more, and all others have the ids they had.
-                seed::run::split_and_verify(&back, &again, &Options::default()).unwrap();
+                seed::commands::split::split_and_verify(&back, &again, &Options::default()).unwrap();
                 prop_assert_eq!(digests(&again), digests(&data));
             }
             Ok(_) => {
@@ -293,7 +296,7 @@ proptest! {
                 join_to(&data, &back);
                 // The original against what came back, and the other way round.
                 prop_assert_eq!(fault(&back, &data), "");
-                seed::run::split_and_verify(&back, &again, &Options::default()).unwrap();
+                seed::commands::split::split_and_verify(&back, &again, &Options::default()).unwrap();
                 prop_assert_eq!(fault(&input, &again), "");
                 prop_assert_eq!(digests(&again), digests(&data));
             }

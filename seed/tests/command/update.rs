@@ -10,9 +10,10 @@ use std::time::Instant;
 use std::{fs, thread};
 
 use proptest::prelude::*;
+use seed::commands::split::split_and_verify;
 use seed::conflict::Side;
 use seed::error::Error;
-use seed::run::{Options, split_and_verify};
+use seed::options::Options;
 use seed::scoped::Scoped;
 use store::{Purpose, Store};
 use world::changes::{change, collection, joined};

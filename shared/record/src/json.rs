@@ -80,30 +80,60 @@ impl Object {
 pub fn members(value: &str) -> impl Iterator<Item = (&str, &str)> {
     let mut rest = value.strip_prefix('{').unwrap_or_default();
     std::iter::from_fn(move || {
-        let (key, more) = rest.split_at_checked(end(rest))?;
+        let (key, more) = rest.split_at_checked(value_end(rest.as_bytes()))?;
         let more = more.strip_prefix(':')?;
-        let (value, more) = more.split_at_checked(end(more))?;
+        let (value, more) = more.split_at_checked(value_end(more.as_bytes()))?;
         rest = more.get(1..)?;
         Some((key.strip_prefix('"')?.strip_suffix('"')?, value))
     })
 }
 
-/// The length of the key or value that a canonical text begins with.
-fn end(text: &str) -> usize {
-    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
-    for (at, byte) in text.bytes().enumerate() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            b'"' => in_string = !in_string,
-            _ if in_string => {}
-            b',' | b':' | b'}' | b']' if depth == 0 => return at,
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => depth -= 1,
-            _ => {}
-        }
+/// Calls `part` at each member or element of the container at the beginning of `json`; it says how long that is.
+/// Returns the container's length.
+pub fn each<'j>(json: &'j [u8], mut part: impl FnMut(&'j [u8]) -> usize) -> usize {
+    let mut at = 1;
+    while !matches!(json[at], b'}' | b']') {
+        at += usize::from(json[at] == b',');
+        at += part(&json[at..]);
     }
-    text.len()
+    at + 1
+}
+
+/// The length of the string at the beginning of `json`.
+pub fn string_end(json: &[u8]) -> usize {
+    let mut at = 1;
+    loop {
+        at += memchr::memchr2(b'"', b'\\', &json[at..]).expect("canonical text is whole");
+        if json[at] == b'"' {
+            return at + 1;
+        }
+        at += 2;
+    }
+}
+
+/// The length of the value at the beginning of `json`.
+pub fn value_end(json: &[u8]) -> usize {
+    match json.first() {
+        None => 0,
+        Some(b'"') => string_end(json),
+        Some(b'{') => each(json, |part| {
+            let key = string_end(part);
+            key + 1 + value_end(&part[key + 1..])
+        }),
+        Some(b'[') => each(json, value_end),
+        Some(_) => json.iter().position(|byte| matches!(byte, b',' | b'}' | b']')).unwrap_or(json.len()),
+    }
+}
+
+/// Calls `member` with each key, quoted as it stands there, and value of the object at the beginning of `json`.
+/// Returns the object's length.
+pub fn each_member<'j>(json: &'j [u8], mut member: impl FnMut(&'j [u8], &'j [u8])) -> usize {
+    each(json, |part| {
+        let key = string_end(part);
+        let length = key + 1 + value_end(&part[key + 1..]);
+        member(&part[..key], &part[key + 1..length]);
+        length
+    })
 }
 
 /// The text of a JSON string.

@@ -179,6 +179,14 @@ pub struct Record<'r> {
 }
 
 impl<'r> Record<'r> {
+    /// What its id says, where ids are texts.
+    pub fn id_text(&self) -> Option<&'r str> {
+        self.terms.iter().find_map(|(index, term)| match term {
+            Term::Text(text) if *index == Index::IDS => Some(&**text),
+            _ => None,
+        })
+    }
+
     /// The record as it is sent: an id from its position is its first member.
     pub fn json(&self) -> Cow<'r, str> {
         if self.id_from_position { Cow::Owned(with_id(self.source, self.id)) } else { Cow::Borrowed(self.source) }

@@ -18,7 +18,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, ExitCode};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,8 +33,9 @@ use tokio::time::timeout;
 
 use crate::authorize::Tokens;
 
-/// The hidden command that makes a service's program a broker.
-pub const COMMAND: &str = "read-token-file";
+/// The first argument that makes a service's program a broker. No command line of a service's has it: what a service needs
+/// to be told, a broker does not.
+const COMMAND: &str = "read-token-file";
 
 /// How long an answer may take before the log says that there is none yet.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -47,8 +48,22 @@ const GOOD: u8 = 0;
 /// An answer with the reason why it cannot be read.
 const FAILED: u8 = 1;
 
-/// Runs the broker: reads the file at `path` at every request, until the service has ended.
-pub fn run(path: &Path) -> io::Result<()> {
+/// Runs the broker if that is what this process is for, and returns how it ended.
+pub fn run_if_asked() -> Option<ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    arguments.next().filter(|first| first == COMMAND)?;
+    let path = PathBuf::from(arguments.next()?);
+    Some(match run(&path) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{COMMAND} {}: {error}", path.display());
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// Reads the file at `path` at every request, until the service has ended.
+fn run(path: &Path) -> io::Result<()> {
     // A signal to all processes of a service is for the service to obey. One that has a handler ends nothing, and the
     // handler stays.
     let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
@@ -109,9 +124,8 @@ impl Broker {
             let (asked, requests) = io::pipe()?;
             let (answers, answered) = io::pipe()?;
             let mut program = Command::new(std::env::current_exe()?);
-            // No part of what Ctrl-C ends. Settings are the service's; a wrong one that its command line overrules
-            // would end the broker.
-            program.arg(COMMAND).arg("--").arg(path).env_clear().process_group(0).stdin(asked).stdout(answered);
+            // No part of what Ctrl-C ends; settings are the service's.
+            program.arg(COMMAND).arg(path).env_clear().process_group(0).stdin(asked).stdout(answered);
             Ok((program.spawn()?, requests.into(), answers.into()))
         };
         let (process, requests, answers) = start().map_err(|source| BrokerError { path: path.to_owned(), source })?;

@@ -11,7 +11,6 @@ use record::declaration::Declaration;
 use record::model::Collection;
 use store::{Durability, OnDamage};
 
-use crate::broker;
 use crate::routes::Own;
 
 /// What a service is.
@@ -80,9 +79,6 @@ pub(crate) enum Command {
     Scrub,
     /// Write the database anew, without the room that deleted and replaced records left behind. The service is stopped
     Compact,
-    /// Read FILE at every request of a service
-    #[command(name = broker::COMMAND, hide = true)]
-    Broker { file: PathBuf },
 }
 
 fn seconds(text: &str) -> Result<Duration, std::num::ParseIntError> {

@@ -12,11 +12,12 @@ use record::model::Collection;
 use record::token::TokenFileError;
 use store::desk::Counter;
 use store::fill::{FillError, Slice};
-use store::{Commit, Folder, OnDamage, Purpose, Redeclaration};
+use store::{Commit, Folder, OnDamage, Purpose, Redeclaration, Store, StoreError};
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{sleep, timeout};
 
 use crate::authorize::Tokens;
@@ -38,11 +39,17 @@ const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs `service` until SIGTERM or SIGINT: 0 after an orderly end, 1 when it cannot start or cannot flush.
 pub fn run(service: &Service) -> ExitCode {
+    if let Some(ended) = broker::run_if_asked() {
+        return ended;
+    }
     run_as(service.collection, service.own, &Config::read(service))
 }
 
 /// Runs the service of a collection that has no code of its own: the command line names its declaration.
 pub fn run_declared() -> ExitCode {
+    if let Some(ended) = broker::run_if_asked() {
+        return ended;
+    }
     let (config, collection) = Config::read_declared();
     run_as(collection, None, &config)
 }
@@ -53,7 +60,6 @@ fn run_as(collection: Collection, own: Option<Own>, config: &Config) -> ExitCode
             Command::Check => check::ready(config.listen).map(|()| String::new()),
             Command::Scrub => offline::scrub(config.listen, &config.data, collection, config.on_damage()),
             Command::Compact => offline::compact(&config.data, collection, config.on_damage()),
-            Command::Broker { file } => broker::run(file).map(|()| String::new()).map_err(|error| error.to_string()),
         };
         return match done {
             Ok(report) => {
@@ -86,43 +92,70 @@ fn run_as(collection: Collection, own: Option<Own>, config: &Config) -> ExitCode
 fn live(collection: Collection, own: Option<Own>, config: &Config) -> Result<(), Box<dyn Error>> {
     // It has no threads yet. From here on SIGHUP ends nothing.
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    let hangups = {
+    let outside = {
         let _context = runtime.enter();
-        signal(SignalKind::hangup())?
+        Outside::take(collection, config)?
     };
-    // The files that tell a container's share of the processors lie outside too.
-    let threads = thread::available_parallelism()?.get();
-    if config.slice.is_some() {
-        std::fs::create_dir_all(&config.data).map_err(|error| format!("{}: {error}", config.data.display()))?;
-    }
-    let folder = Folder::lock(&config.data)?;
-    let database = folder.settled_database()?;
-    let slice = match &config.slice {
-        Some(path) if database.exists() => {
-            log::info!("{}: there is a database; {} is left alone", database.display(), path.display());
-            None
-        }
-        Some(path) => Some(Slice::open(path)?),
-        None => None,
-    };
-    // sled opens nothing that it cannot write to: a file system that can only be read is read through a copy.
-    let aside = if folder.is_read_only() { Some(read_through_a_copy(&folder)?) } else { None };
-    let (folder, _original) = match &aside {
-        Some(aside) => (folder.copy_database(aside.path())?, Some(folder)),
-        None => (folder, None),
-    };
-    let tokens = Arc::new(tokens(collection, config)?);
-    let counter = if aside.is_none() { open_counter(&folder) } else { None };
-    let broker = config.write_token_file.as_deref().map(Broker::start).transpose()?;
-    let cannot_listen =
-        |error| format!("{}: cannot listen here: {error}; --listen names another address", config.listen);
-    let socket = bind(config.listen).map_err(cannot_listen)?;
     if config.no_sandbox {
         log::warn!("without a sandbox, as --no-sandbox says");
-    } else if let Some(missing) = sandbox::enter(folder.path())? {
+    } else if let Some(missing) = sandbox::enter(outside.folder.path())? {
         log::warn!("the sandbox is not whole: this kernel cannot {missing}");
     }
-    let ended = runtime.block_on(async {
+    let ended = runtime.block_on(outside.serve(collection, own, config));
+    // Not waiting for a database that is still being opened or filled.
+    runtime.shutdown_background();
+    ended
+}
+
+/// What a service takes along into its sandbox.
+struct Outside {
+    hangups: Signal,
+    /// How many threads serve: the files that tell a container's share of the processors lie outside too.
+    threads: usize,
+    folder: Folder,
+    /// Where the folder is a copy, since the file system can only be read: the copy's place, and the folder itself.
+    copied: Option<(TempDir, Folder)>,
+    slice: Option<Slice>,
+    tokens: Arc<Tokens>,
+    counter: Option<Counter>,
+    broker: Option<Broker>,
+    socket: TcpSocket,
+}
+
+impl Outside {
+    fn take(collection: Collection, config: &Config) -> Result<Self, Box<dyn Error>> {
+        let hangups = signal(SignalKind::hangup())?;
+        let threads = thread::available_parallelism()?.get();
+        if config.slice.is_some() {
+            std::fs::create_dir_all(&config.data).map_err(|error| format!("{}: {error}", config.data.display()))?;
+        }
+        let folder = Folder::lock(&config.data)?;
+        let database = folder.settled_database()?;
+        let slice = match &config.slice {
+            Some(path) if database.exists() => {
+                log::info!("{}: there is a database; {} is left alone", database.display(), path.display());
+                None
+            }
+            Some(path) => Some(Slice::open(path)?),
+            None => None,
+        };
+        // sled opens nothing that it cannot write to: a file system that can only be read is read through a copy.
+        let (folder, copied) = if folder.is_read_only() {
+            let place = read_through_a_copy(&folder)?;
+            (folder.copy_database(place.path())?, Some((place, folder)))
+        } else {
+            (folder, None)
+        };
+        let tokens = Arc::new(tokens(collection, config)?);
+        let counter = if copied.is_none() { open_counter(&folder) } else { None };
+        let broker = config.write_token_file.as_deref().map(Broker::start).transpose()?;
+        let socket = bind(config.listen).map_err(|error| cannot_listen(config, &error))?;
+        Ok(Self { hangups, threads, folder, copied, slice, tokens, counter, broker, socket })
+    }
+
+    /// Opens the database and serves it until the service is told to end.
+    async fn serve(self, collection: Collection, own: Option<Own>, config: &Config) -> Result<(), Box<dyn Error>> {
+        let Self { hangups, threads, folder, copied, slice, tokens, counter, broker, socket } = self;
         let mut signals = Signals::new()?;
         tokio::spawn(broker::reload(hangups, broker, Arc::clone(&tokens)));
         let folder = Arc::new(folder);
@@ -136,73 +169,100 @@ fn live(collection: Collection, own: Option<Own>, config: &Config) -> Result<(),
             () = signals.next() => return Ok(()),
         };
         let store = redeclaration.store().clone();
-        if aside.is_some() {
+        if copied.is_some() {
             store.set_read_only();
         }
-        let listener = socket.listen(BACKLOG).map_err(cannot_listen)?;
+        let listener = socket.listen(BACKLOG).map_err(|error| cannot_listen(config, &error))?;
         log::info!("serving {} on http://{}", folder.path().display(), listener.local_addr()?);
-        let health = Health::default();
         let commit = Commit::start(&store, config.durability)?;
         let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&tokens));
-        let state = State {
-            store: store.clone(),
-            commit: commit.clone(),
-            tokens,
-            operator: operator.clone(),
-            health: health.clone(),
-        };
-        let routes = routes(&state, own);
-        health.set_building(!redeclaration.is_current());
-        let told = Arc::new(AtomicBool::new(false));
-        let mut made = {
-            let told = Arc::clone(&told);
-            tokio::task::spawn_blocking(move || redeclaration.make(&told))
-        };
-        let scrubs = tokio::spawn(scrubs(operator.clone(), config.scrub_every));
-        let (mut restart, mut failed) = (false, None);
+        let state = State { store, commit, tokens, operator, health: Health::default() };
+        let scrubs = tokio::spawn(scrubs(state.operator.clone(), config.scrub_every));
+        let mut making = Making::start(redeclaration, &state.health);
         let end = async {
-            let made = async {
-                let made: Result<(), Box<dyn Error>> = match (&mut made).await {
-                    Ok(Ok(())) => counter
-                        .as_ref()
-                        .map_or(Ok(()), |counter| counter.serve(store.clone(), commit.clone()).map_err(Into::into)),
-                    Ok(Err(error)) => Err(error.into()),
-                    Err(panic) => Err(panic.into()),
-                };
-                if let Err(error) = made {
-                    return error;
-                }
-                health.set_building(false);
-                std::future::pending().await
-            };
             tokio::select! {
-                () = told_to_end(&mut signals, &health, config.drain) => {}
-                () = commit.until_a_restart_helps() => restart = true,
-                error = made => failed = Some(error),
+                () = told_to_end(&mut signals, &state.health, config.drain) => End::Told,
+                () = state.commit.until_a_restart_helps() => End::Restart,
+                error = making.open_counter(counter.as_ref(), &state) => End::Failed(error),
             }
         };
-        serve::serve(listener, routes, Workers::start(threads)?, end).await;
-        operator.end();
-        told.store(true, Ordering::Relaxed);
-        if !made.is_finished()
-            && let Err(unfinished) = made.await?
-        {
-            log::info!("{unfinished}");
-        }
+        let end = serve::serve(listener, routes(&state, own), Workers::start(threads)?, end).await;
+        state.operator.end();
+        making.end().await?;
         if let Some(counter) = counter {
             tokio::task::spawn_blocking(move || counter.close()).await?;
         }
         scrubs.abort();
         let _ = scrubs.await;
-        let synced: Result<(), Box<dyn Error>> = if let Some(error) = failed {
-            Err(error)
-        } else if restart {
+        let store = state.store.clone();
+        drop(state);
+        close(store, &folder, end).await
+    }
+}
+
+/// Why a service ends.
+enum End {
+    /// It was told to.
+    Told,
+    /// Writes have failed, and a new start would take them again.
+    Restart,
+    /// It cannot serve what it has.
+    Failed(Box<dyn Error>),
+}
+
+/// A database on its way to its declaration, on a thread of its own.
+struct Making {
+    is_told: Arc<AtomicBool>,
+    made: JoinHandle<Result<(), StoreError>>,
+}
+
+impl Making {
+    fn start(redeclaration: Redeclaration, health: &Health) -> Self {
+        health.set_building(!redeclaration.is_current());
+        let is_told = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&is_told);
+        Self { is_told, made: tokio::task::spawn_blocking(move || redeclaration.make(&told)) }
+    }
+
+    /// Has the database served, and `seed` answered, once it is made. Returns when it cannot be.
+    async fn open_counter(&mut self, counter: Option<&Counter>, state: &State) -> Box<dyn Error> {
+        let made = match (&mut self.made).await {
+            Ok(made) => made.map_err(Into::into),
+            Err(panic) => Err(panic.into()),
+        };
+        let serve = |counter: &Counter| counter.serve(state.store.clone(), state.commit.clone());
+        let opened = made.and_then(|()| counter.map_or(Ok(()), serve).map_err(Into::into));
+        if let Err(error) = opened {
+            return error;
+        }
+        state.health.set_building(false);
+        std::future::pending().await
+    }
+
+    /// Has it end where it is; the next start goes on.
+    async fn end(self) -> Result<(), JoinError> {
+        self.is_told.store(true, Ordering::Relaxed);
+        if !self.made.is_finished()
+            && let Err(unfinished) = self.made.await?
+        {
+            log::info!("{unfinished}");
+        }
+        Ok(())
+    }
+}
+
+/// Syncs the database and says that it ended in order, unless it did not.
+async fn close(store: Store, folder: &Folder, end: End) -> Result<(), Box<dyn Error>> {
+    let synced = match end {
+        End::Failed(error) => Err(error),
+        End::Restart => {
             let path = folder.path().display();
             Err(format!(
                 "{path}: writes failed, as the log says, and the disk has room again; a new start takes writes"
             )
             .into())
-        } else {
+        }
+        End::Told => {
             let store = store.clone();
             let synced = tokio::task::spawn_blocking(move || store.sync());
             match timeout(SYNC_TIMEOUT, synced).await {
@@ -211,23 +271,23 @@ fn live(collection: Collection, own: Option<Own>, config: &Config) -> Result<(),
                     Err(format!("not synced after {} s; the next start will see to it", SYNC_TIMEOUT.as_secs()).into())
                 }
             }
-        };
-        if synced.is_err() {
-            // Not closed: sled would wait for a disk that has failed.
-            std::mem::forget(store);
-            return synced;
         }
-        drop((commit, state, operator));
-        let closing = store.close();
-        if let Err(error) = tokio::task::spawn_blocking(move || closing.mark_clean()).await? {
-            log::warn!("the next start will read the database's files anew: {error}");
-        }
-        log::info!("ended in order");
-        Ok(())
-    });
-    // Not waiting for a database that is still being opened or filled.
-    runtime.shutdown_background();
-    ended
+    };
+    if synced.is_err() {
+        // Not closed: sled would wait for a disk that has failed.
+        std::mem::forget(store);
+        return synced;
+    }
+    let closing = store.close();
+    if let Err(error) = tokio::task::spawn_blocking(move || closing.mark_clean()).await? {
+        log::warn!("the next start will read the database's files anew: {error}");
+    }
+    log::info!("ended in order");
+    Ok(())
+}
+
+fn cannot_listen(config: &Config, error: &io::Error) -> String {
+    format!("{}: cannot listen here: {error}; --listen names another address", config.listen)
 }
 
 /// Has everything read and checked every so often.

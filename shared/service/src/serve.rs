@@ -47,21 +47,21 @@ const REQUEST_ID_BYTES: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves `routes` on `listener` with `workers` until `shutdown` ends, then lets requests under way end, within
-/// [`DRAIN_TIMEOUT`].
-pub async fn serve(listener: TcpListener, routes: Routes, workers: Workers, shutdown: impl Future<Output = ()>) {
+/// [`DRAIN_TIMEOUT`]. Returns what `shutdown` said.
+pub async fn serve<T>(listener: TcpListener, routes: Routes, workers: Workers, shutdown: impl Future<Output = T>) -> T {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     let mut shutdown = pin!(shutdown);
-    loop {
+    let ended = loop {
         let accepted = async {
             let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
             (listener.accept().await, permit)
         };
         let (accepted, permit) = tokio::select! {
             accepted = accepted => accepted,
-            () = &mut shutdown => break,
+            ended = &mut shutdown => break ended,
         };
         let (stream, client) = match accepted.and_then(|(stream, client)| Ok((stream.into_std()?, client))) {
             Ok(accepted) => accepted,
@@ -83,12 +83,13 @@ pub async fn serve(listener: TcpListener, routes: Routes, workers: Workers, shut
             }
             drop(permit);
         });
-    }
+    };
     drop(listener);
     log::info!("draining {} connections", graceful.count());
     if timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
         log::warn!("requests were still under way after {} s; they are cut off", DRAIN_TIMEOUT.as_secs());
     }
+    ended
 }
 
 /// `stream`, on the runtime that this is called on.

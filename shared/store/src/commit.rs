@@ -12,10 +12,12 @@
 //! next group. An answer is given, and a read sees what was written, only when it is as durable as [`Durability`] asks.
 
 mod group;
+mod held;
 pub(crate) mod journal;
 mod pace;
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,11 +31,11 @@ use tokio::sync::{Notify, oneshot};
 
 pub use self::group::KeptRecord;
 use self::group::{Group, Now};
+pub(crate) use self::held::Held;
 pub use self::journal::Hole;
 use self::journal::Journal;
 use self::pace::Pace;
 use crate::layout::{Counters, Step};
-use crate::update::Held;
 use crate::{Edit, Hold, Snapshot, Store, StoreError, Writer, layout};
 
 /// How many bytes of records may make a group longer.
@@ -172,11 +174,15 @@ impl Commit {
         answered.await.map_err(|_dropped| CommitError::Broken)
     }
 
-    /// Holds records for an update, which are given by ascending ids with the revisions that were seen of them: whoever
-    /// else writes to one is told [`CommitError::Held`]. Waits, as do the other parts of an update: not for a runtime's
-    /// threads.
-    pub fn hold(&self, seen: Vec<(u64, u64)>) -> Result<Result<Hold, StoreError>, CommitError> {
-        self.between(move |committer| committer.hold(&seen))
+    /// Holds records for an update, which are given by ascending ids with the revisions that were seen of them, and the
+    /// `texts` that are ids of those that are written: whoever else writes to one, or wants to be called so, is told
+    /// [`CommitError::Held`]. Waits, as do the other parts of an update: not for a runtime's threads.
+    pub fn hold(
+        &self,
+        seen: Vec<(u64, u64)>,
+        texts: HashMap<Box<str>, u64>,
+    ) -> Result<Result<Hold, StoreError>, CommitError> {
+        self.between(move |committer| committer.hold(&seen, texts))
     }
 
     /// Makes the changes of group `nth` of an update, and then lets others change those records again. Returns when it is
@@ -489,7 +495,13 @@ impl Transaction<'_> {
         self.group.bytes += json.len();
         let revision = self.committer.writer.next_revision();
         let now = Now::put(self.committer.store.made_by(), id, revision, json);
-        self.own.record = Some((id, now.expect("the record was checked against its model")));
+        let now = now.expect("the record was checked against its model");
+        if let (Some(held), Now::There { record, .. }) = (&self.committer.held, &now)
+            && record.iter().filter_map(|record| record.id_text()).any(|text| held.has_text(text))
+        {
+            self.own.is_held.set(true);
+        }
+        self.own.record = Some((id, now));
         revision
     }
 

@@ -16,6 +16,7 @@
 //! When the other end is gone before its run has committed, what it holds is released. Has it come so far that it may
 //! have committed (there is a `next/` in the folder), the records stay held until `seed` is run again, which knows.
 
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -103,6 +104,15 @@ pub enum Ask {
     Release,
     /// Read and check everything.
     Scrub,
+    /// Which numbers have the records with these ids, which are texts?
+    Numbers(Vec<String>),
+    /// Which records does an index of texts list, behind that entry?
+    Texts {
+        /// The index.
+        index: u8,
+        /// The text, and a record under it.
+        after: Option<(String, u64)>,
+    },
 }
 
 /// An answer.
@@ -126,6 +136,10 @@ pub enum Answer {
     Scrubbed(String, bool),
     /// It could not be done.
     Failed(String),
+    /// Numbers, in the order of the texts; 0 where there is no such record.
+    Numbers(Vec<u64>),
+    /// Entries of an index.
+    Texts(Vec<(String, u64)>),
 }
 
 /// What is in a database.
@@ -244,6 +258,13 @@ impl Desk {
                 let scrub = scrub.map_err(|error| self.refused(&error.to_string()))?;
                 Answer::Scrubbed(scrub.to_string(), scrub.damaged == 0)
             }
+            Ask::Numbers(texts) => {
+                let number = |text: &String| Ok(store.number_of(text)?.map_or(0, Id::get));
+                Answer::Numbers(texts.iter().map(number).collect::<Result<_, StoreError>>()?)
+            }
+            Ask::Texts { index, after } => {
+                Answer::Texts(store.texts_after(Index(index), after).take(IDS).collect::<Result<_, _>>()?)
+            }
         })
     }
 
@@ -259,11 +280,12 @@ impl Desk {
 
     fn hold(&mut self) -> Result<Hold, DeskError> {
         let mut staged = self.staged()?;
-        let mut seen = Vec::new();
+        let (mut seen, mut texts) = (Vec::new(), HashMap::new());
         while let Some(group) = staged.next_group()? {
             seen.extend(group.iter().map(|edit| (edit.id, edit.seen)));
+            texts.extend(self.store.id_texts(&group)?);
         }
-        Ok(self.commit(|commit| commit.hold(seen))??)
+        Ok(self.commit(|commit| commit.hold(seen, texts))??)
     }
 
     fn apply(&mut self) -> Result<(), DeskError> {

@@ -1,4 +1,5 @@
-//! Filling a service's folder from its slice: `{"posts":[record, …]}`, as `seed` writes it.
+//! Filling a service's folder from its slice: `{"posts":[record, …]}`, as `seed` writes it; of a collection that is one
+//! record, `{"profile":record}`, or null.
 //!
 //! That is how a replica comes to a database of its own. The slice passes through as a stream, in bounded memory. The
 //! database grows in `db.part` and becomes `db` when all of it is durable: it is there whole or not at all.
@@ -123,7 +124,12 @@ impl Filling {
 
     /// The JSON pointer of the record at `index`.
     fn pointer(&self, index: u64) -> String {
-        format!("/{}/{index}", self.collection().name())
+        let collection = self.collection();
+        if collection.is_single() {
+            format!("/{}", collection.name())
+        } else {
+            format!("/{}/{index}", collection.name())
+        }
     }
 
     /// Lets the next record be as long as a record may be. It begins within what has been read ahead.
@@ -184,7 +190,14 @@ impl<'de> Visitor<'de> for &mut Filling {
             if seen {
                 return Err(A::Error::custom(format!("the collection {name:?} is here twice")));
             }
-            map.next_value_seed(Array(&mut *self))?;
+            if self.collection().is_single() {
+                let record = map.next_value::<Box<RawValue>>()?;
+                let put = if record.get() == "null" { Ok(()) } else { self.put(record.get()) };
+                let put = put.and_then(|()| self.write_block());
+                self.keep(put)?;
+            } else {
+                map.next_value_seed(Array(&mut *self))?;
+            }
             seen = true;
         }
         if seen { Ok(()) } else { Err(A::Error::custom(format!("the collection {name:?} is missing"))) }

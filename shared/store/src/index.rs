@@ -46,6 +46,37 @@ impl Store {
         references.filter(move |pair| pair.as_ref().map_or(true, |pair| *pair > after))
     }
 
+    /// Each entry of an index of ids that are texts: the text, and a record under it; in that order, behind the entry `after`.
+    pub fn texts_after(
+        &self,
+        index: Index,
+        after: Option<(String, u64)>,
+    ) -> impl Iterator<Item = Result<(String, u64), StoreError>> + use<> {
+        let first = after.as_ref().map_or(vec![layout::INDEX, index.0], |(text, by)| {
+            let prefix = layout::term_prefix(index, &Term::from(&**text));
+            let key = layout::run_key(&prefix, *by);
+            // Its run, or where that would be.
+            let run = self.db.range(&prefix[..]..=&key[..]).next_back().and_then(Result::ok);
+            run.map_or(key, |(key, _)| key.to_vec())
+        });
+        let store = self.clone();
+        let entries = self.checked(self.db.range(&first[..]..&[layout::INDEX, index.0 + 1])).flat_map(move |run| {
+            let run = run.and_then(|(key, value)| {
+                let text = layout::listed_text(&key).ok_or_else(|| store.damaged(&key, "it holds no text"))?;
+                Ok((text.to_owned(), store.decode_run(&key, &value)?))
+            });
+            match run {
+                Ok((text, ids)) => ids.into_iter().map(|id| Ok((text.clone(), id.get()))).collect(),
+                Err(error) => vec![Err(error)],
+            }
+        });
+        entries.filter(move |pair| match (pair, &after) {
+            // Texts are not in the order of their keys; before it stand only others under its text.
+            (Ok(pair), Some(after)) => pair.0 != after.0 || pair.1 > after.1,
+            _ => true,
+        })
+    }
+
     fn read_references(&self, runs: sled::Iter) -> impl Iterator<Item = Result<(Id, Id), StoreError>> + use<> {
         let store = self.clone();
         self.checked(runs).flat_map(move |run| {

@@ -258,6 +258,13 @@ pub(super) fn referred_id(key: &[u8]) -> Option<Id> {
     Id::try_from(u64::from_be_bytes(*term.first_chunk()?)).ok()
 }
 
+/// The text that the key of a run in an index of texts stands for; nothing where it is too long to stand there.
+pub(super) fn listed_text(key: &[u8]) -> Option<&str> {
+    let [INDEX, _, term @ ..] = key else { return None };
+    let (0xFF, text) = term.get(..term.len().checked_sub(size_of::<u64>())?)?.split_last()? else { return None };
+    std::str::from_utf8(text).ok()
+}
+
 /// The id that ends a key.
 pub(super) fn last_id(key: &[u8]) -> Option<Id> {
     Id::try_from(u64::from_be_bytes(*key.last_chunk()?)).ok()

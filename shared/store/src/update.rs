@@ -15,6 +15,7 @@
 //! group   length, CRC-32C: 4 bytes each, little-endian; bincode of its edits, which ascend by id
 //! ```
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ use bincode::{Decode, Encode};
 use record::id::Id;
 use record::model::{Index, Record, Records, Term};
 
-use super::commit::Committer;
+use super::commit::{Committer, Held};
 use super::layout::{self, Step};
 use super::{Change, Store, StoreError, at};
 
@@ -173,20 +174,6 @@ fn decode_group(body: &[u8]) -> Option<Vec<Edit>> {
     (length == body.len() && ascend).then_some(edits)
 }
 
-/// Records that only an update changes for now.
-pub(super) struct Held {
-    /// Their ids, which ascend.
-    ids: Vec<u64>,
-    /// Up to this one they are changed, and everybody's again.
-    done: u64,
-}
-
-impl Held {
-    pub(super) fn has(&self, id: Id) -> bool {
-        id.get() > self.done && self.ids.binary_search(&id.get()).is_ok()
-    }
-}
-
 /// What came of an attempt to hold records.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Hold {
@@ -197,8 +184,9 @@ pub enum Hold {
 }
 
 impl Committer {
-    /// Holds records, of which the ids ascend, if each has still the revision that was seen of it.
-    pub(super) fn hold(&mut self, seen: &[(u64, u64)]) -> Result<Hold, StoreError> {
+    /// Holds records, of which the ids ascend, if each has still the revision that was seen of it, and no other has one of
+    /// the `texts` for its id.
+    pub(super) fn hold(&mut self, seen: &[(u64, u64)], texts: HashMap<Box<str>, u64>) -> Result<Hold, StoreError> {
         let mut overtaken = Vec::new();
         for (number, revision) in seen {
             let id = Id::try_from(*number).expect("it was read as an id");
@@ -207,12 +195,18 @@ impl Committer {
                 overtaken.push(*number);
             }
         }
+        for (text, number) in &texts {
+            let holder = self.store.number_of(text)?.map(Id::get);
+            if holder.is_some_and(|holder| holder != *number) && overtaken.len() < NAMED {
+                overtaken.push(*number);
+            }
+        }
         if !overtaken.is_empty() {
             return Ok(Hold::Overtaken(overtaken));
         }
         // Whoever asks for an id meanwhile gets none of those.
         self.writer.give_no_id_up_to(seen.last().map_or(0, |(id, _)| *id));
-        self.held = Some(Held { ids: seen.iter().map(|(id, _)| *id).collect(), done: 0 });
+        self.held = Some(Held { ids: seen.iter().map(|(id, _)| *id).collect(), texts, done: 0 });
         Ok(Hold::Held(self.writer.counters().revision))
     }
 
@@ -274,6 +268,16 @@ type Places = Vec<(Index, Term, Id)>;
 impl Store {
     fn applied(&self) -> Result<Applied, StoreError> {
         Ok(self.decoded(layout::APPLIED_KEY)?.unwrap_or_default())
+    }
+
+    /// What the ids of the records say that `edits` put, where ids are texts, with their numbers.
+    pub fn id_texts(&self, edits: &[Edit]) -> Result<Vec<(Box<str>, u64)>, StoreError> {
+        if !self.collection().has_text_ids() {
+            return Ok(Vec::new());
+        }
+        let records = self.read_edits(edits)?;
+        let text = |record: Record| Some((record.id_text()?.into(), record.id.get()));
+        Ok(records.iter().filter_map(text).collect())
     }
 
     /// The records that `edits` put.

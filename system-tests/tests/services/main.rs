@@ -11,5 +11,6 @@ mod declaration;
 mod entrance;
 mod running;
 mod service;
+mod text_ids;
 mod token;
 mod topology;

@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use record::declaration::{Answers, IdRule, IndexDeclaration, TermKind};
 use record::id::Id;
 use record::model::Collection;
 use serde::{Serialize, Serializer};
+use sha2::{Digest, Sha256};
 
 use crate::plan::Plan;
 
@@ -45,15 +47,7 @@ pub enum Which {
 
 /// Why no records of a collection are compared, if so.
 pub fn why_not(collection: Collection) -> Option<&'static str> {
-    if !collection.declaration().in_monolith {
-        Some("the monolith does not have it")
-    } else if collection.has_text_ids() {
-        Some("its ids are texts")
-    } else if collection.is_single() {
-        Some("it is one record")
-    } else {
-        None
-    }
+    if !collection.declaration().in_monolith { Some("the monolith does not have it") } else { None }
 }
 
 /// What belongs into a route's path.
@@ -88,7 +82,7 @@ impl Route {
         routes
     }
 
-    /// The route of a path, and the id in it if it is one.
+    /// The route of a path, and the id in it if it is one, as [`key_of`] has it.
     pub fn of(plan: &Plan, path: &str) -> (Self, Option<u64>) {
         Self::find(plan, path, |name, part| name == part)
     }
@@ -123,8 +117,10 @@ impl Route {
         match (route.is_in_monolith(), why_not(collection)) {
             (false, _) => (Route::Added, None),
             (true, Some(_)) => (Route::Other, None),
-            (true, None) if route.takes_id() => (route, text.parse::<Id>().ok().map(Id::get)),
-            (true, None) => (route, None),
+            (true, None) => match route.takes() {
+                Takes::IdOf(name) => (route, id_in(plan.named(name), text)),
+                Takes::Nothing | Takes::Text => (route, None),
+            },
         }
     }
 
@@ -158,6 +154,11 @@ impl Route {
         self.with(&id.to_string())
     }
 
+    /// The same with an id that is a text.
+    pub fn path_of_text(self, text: &str) -> String {
+        self.with(&utf8_percent_encode(text, NON_ALPHANUMERIC).to_string())
+    }
+
     fn with(self, end: &str) -> String {
         let Route::Records { collection, which, .. } = self else { return self.name().into_owned() };
         let name = collection.name();
@@ -183,8 +184,9 @@ impl Route {
 
     /// Whether it sends a list of records; `None` if it sends none.
     pub fn is_list(self) -> Option<bool> {
-        let Route::Records { which, .. } = self else { return None };
-        Some(self.index().map_or(which == Which::All, |index| index.answers == Answers::Many))
+        let Route::Records { collection, which, .. } = self else { return None };
+        let is_all = which == Which::All && !collection.is_single();
+        Some(self.index().map_or(is_all, |index| index.answers == Answers::Many))
     }
 
     /// What belongs into the path.
@@ -194,7 +196,7 @@ impl Route {
             (Route::Records { collection, .. }, Some(index)) => {
                 let mut references = collection.references();
                 let found = references.find(|reference| *reference.field == *index.field);
-                let found = found.filter(|_| collection.terms_of(index) == TermKind::Id);
+                let found = found.filter(|_| collection.terms_of(index) != TermKind::Text);
                 found.map_or(Takes::Text, |reference| Takes::IdOf(reference.to))
             }
             _ => Takes::Nothing,
@@ -205,6 +207,25 @@ impl Route {
     pub fn takes_id(self) -> bool {
         matches!(self.takes(), Takes::IdOf(_))
     }
+}
+
+/// Where the ids are that are no integers.
+const TEXTS: u64 = 1 << 63;
+
+/// What a record is known by in a comparison: its id, or where that is another text than an integer's digits, a number beyond
+/// all ids that stands for it.
+pub fn key_of(text: &str) -> u64 {
+    let digest = || u64::from_le_bytes(*Sha256::digest(text).first_chunk().expect("a SHA-256 has 32 bytes"));
+    text.parse::<Id>().map_or_else(|_| digest() | TEXTS, Id::get)
+}
+
+/// The id in a path, of a record of `collection`.
+fn id_in(collection: Option<Collection>, segment: &str) -> Option<u64> {
+    if !collection.is_some_and(Collection::has_text_ids) {
+        return segment.parse::<Id>().ok().map(Id::get);
+    }
+    let text = percent_decode_str(segment).decode_utf8().ok()?;
+    (!text.is_empty()).then(|| key_of(&text))
 }
 
 impl fmt::Display for Route {
@@ -225,15 +246,17 @@ pub(super) mod tests {
     use super::*;
 
     /// The route with that name.
-    pub(in crate::compare) fn named(plan: &Plan, name: &str) -> Route {
+    pub(in crate::commands::compare) fn named(plan: &Plan, name: &str) -> Route {
         Route::of_the_monolith(plan).into_iter().find(|route| route.name() == name).unwrap()
     }
 
-    /// The workspace's own collections, three that are not compared, and one of which the monolith has all that can be
-    /// declared.
-    pub(in crate::compare) fn wide_plan() -> Plan {
+    /// The workspace's own collections, one that is not compared, one that is one record, one whose ids are texts, and one of
+    /// which the monolith has all that can be declared.
+    pub(in crate::commands::compare) fn wide_plan() -> Plan {
         let settings = r#"{"name":"settings","ids":"single","fields":[]}"#;
-        let tags = r#"{"name":"tags","ids":"text","fields":[]}"#;
+        let tags = r#"{"name":"tags","ids":"text",
+            "fields":[{"name":"up","shape":{"reference":{"to":"tags","text":true}},"required":false}],
+            "indexes":[{"number":1,"field":"up","route":"below"}]}"#;
         let added = r#"{"name":"friends","ids":"record","in_monolith":false,
             "fields":[{"name":"user","shape":{"reference":{"to":"users"}}}],
             "indexes":[{"number":1,"field":"user","route":"of-user"}]}"#;
@@ -301,21 +324,34 @@ pub(super) mod tests {
     #[test]
     fn what_the_monolith_has_not_is_added() {
         let plan = wide_plan();
-        for path in ["/api/settings", "/api/tags", "/api/tags/a"] {
-            assert_eq!(Route::of(&plan, path), (Route::Other, None), "{path}");
+        for (path, name, id) in [
+            ("/api/settings", "/api/settings", None),
+            ("/api/tags", "/api/tags", None),
+            ("/api/tags/7", "/api/tags/:id", Some(7)),
+            ("/api/tags/%C3%A9%2F", "/api/tags/:id", Some(key_of("é/"))),
+            ("/api/tags/below/a", "/api/tags/below/:id", Some(key_of("a"))),
+            ("/api/tags/%FF", "/api/tags/:id", None),
+        ] {
+            assert_eq!(Route::of(&plan, path), (named(&plan, name), id), "{path}");
         }
-        for path in ["/api/friends", "/api/friends/1", "/api/friends/of-user/1", "/api/Entries/1"] {
+        assert_eq!(named(&plan, "/api/tags/:id").path_of_text("é/"), "/api/tags/%C3%A9%2F");
+        assert_eq!(named(&plan, "/api/settings").is_list(), Some(false));
+        for path in ["/api/settings/1", "/api/friends", "/api/friends/1", "/api/friends/of-user/1", "/api/Entries/1"] {
             assert_eq!(Route::of(&plan, path), (Route::Added, None), "{path}");
         }
         assert_eq!(
             names(Route::of_the_monolith(&plan))[5..],
             [
+                "/api/settings",
+                "/api/tags",
                 "/api/Entries",
                 "/api/users/:id",
                 "/api/posts/by-user/:id",
                 "/api/threads/:id",
                 "/api/posts/in-thread/:id",
                 "/api/Entries/about/:id",
+                "/api/tags/:id",
+                "/api/tags/below/:id",
                 "/api/Entries/below/:id",
                 "/api/Entries/by-label/:label",
             ]

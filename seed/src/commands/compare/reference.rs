@@ -4,10 +4,10 @@
 //! serves records that the split has rejected. Records that say the same stand in the same lists, in the source's order:
 //! the nth of them in a list has the nth of their ids.
 //!
-//! **Memory**: 16 bytes for each record without an id of its own. Sets of ids are bitmaps. Of the records, only those that
-//! JavaScript spells otherwise are remembered, with 16 bytes each.
+//! **Memory**: 16 bytes for each record without an id of its own. Sets of ids are bitmaps; ids that are texts are remembered,
+//! with some 100 bytes each. Of the records, only those that JavaScript spells otherwise are remembered, with 16 bytes each.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 
 use super::client::Endpoint;
 use super::javascript::respell;
-use super::route::{Route, Which};
+use super::route::{Route, Which, key_of};
 use crate::error::Error;
 use crate::identity::identify;
 use crate::ids;
@@ -54,7 +54,7 @@ pub struct Reference {
 struct Known {
     /// How many records it has.
     records: u64,
-    /// Their ids.
+    /// Their ids, as [`key_of`] has them; so are all others here.
     ids: RoaringTreemap,
     /// The ids that they refer to, by index: of what an answer must not be empty.
     referred: BTreeMap<Index, RoaringTreemap>,
@@ -63,6 +63,10 @@ struct Known {
     given: Vec<(u64, u64)>,
     /// The digests of records that JavaScript spells otherwise, by id.
     spelled: HashMap<u64, u64>,
+    /// The ids that are texts, by their keys, and their places in a service's list.
+    texts: HashMap<u64, (Box<str>, u64)>,
+    /// Those that they refer to, by their keys.
+    referred_texts: HashMap<u64, Box<str>>,
 }
 
 /// Whether a service's spelling of a record is the source's own.
@@ -121,9 +125,9 @@ impl Reference {
         progress: Progress,
     ) -> Result<(), Error> {
         let path = data.join(collection.name()).join("db.json");
-        let mut source = Source::open(&path, &Plan::of(collection))?.hashed();
-        let length = source.length();
         let entry = manifest.entry(collection);
+        let mut source = entry.open_slice(&path)?.hashed();
+        let length = source.length();
         // A `seed` before this one did not note which ids it gave.
         let all_given = entry.database.is_none() && manifest.rejected > 0;
         let is_given = |id| all_given || entry.given.contains(id);
@@ -178,16 +182,26 @@ impl Reference {
     fn add_all(&mut self, records: &Records, is_given: &dyn Fn(u64) -> bool) {
         let collection = records.collection();
         let known = self.collections.entry(collection).or_default();
+        let text_references: Vec<Index> = collection.references().map(|reference| reference.index.number).collect();
         for record in records.iter() {
-            let id = record.id.get();
+            let number = record.id.get();
+            let id = record.id_text().map_or(number, key_of);
             known.records += 1;
             known.ids.insert(id);
-            if collection.may_lack_ids() && (record.id_from_position || is_given(id)) {
+            if let Some(text) = record.id_text() {
+                known.texts.insert(id, (text.into(), number));
+            }
+            if collection.may_lack_ids() && (record.id_from_position || is_given(number)) {
                 known.given.push((digest_of_sent(&record), id));
             }
             for (index, term) in record.terms {
-                if let Term::Id(other) = term {
-                    known.referred.entry(*index).or_default().insert(other.get());
+                match term {
+                    Term::Id(other) => drop(known.referred.entry(*index).or_default().insert(other.get())),
+                    Term::Text(other) if text_references.contains(index) => {
+                        known.referred.entry(*index).or_default().insert(key_of(other));
+                        known.referred_texts.entry(key_of(other)).or_insert_with(|| other.clone());
+                    }
+                    Term::Text(_) => {}
                 }
             }
             if self.knows_spelling {
@@ -205,6 +219,31 @@ impl Reference {
             referred.for_each(|others| ids |= others);
         }
         ids
+    }
+
+    /// The same where they are texts; those that the split gave only `with_given`.
+    pub fn texts(&self, collection: Collection, with_given: bool) -> BTreeSet<&str> {
+        let known = self.collections.get(&collection);
+        let given: HashSet<u64> = known.into_iter().flat_map(|known| &known.given).map(|(_, id)| *id).collect();
+        let own = known.into_iter().flat_map(|known| &known.texts).map(|(key, (text, _))| (key, text));
+        let is_to = |from: &Collection| from.references().any(|reference| reference.to == collection.name());
+        let others = self.collections.iter().filter(|(from, _)| is_to(from));
+        let referred = others.flat_map(|(_, known)| &known.referred_texts);
+        let all = own.chain(referred).filter(|(key, _)| with_given || !given.contains(key));
+        all.map(|(_, text)| &**text).collect()
+    }
+
+    /// Where a record stands in its service's list, beside others; where ids are texts, that may not be known.
+    pub fn place_of(&self, collection: Collection, id: u64) -> Option<u64> {
+        if !collection.has_text_ids() {
+            return Some(id);
+        }
+        self.collections.get(&collection)?.texts.get(&id).map(|(_, number)| *number)
+    }
+
+    /// The text that is a record's id.
+    pub fn text_of(&self, collection: Collection, id: u64) -> Option<&str> {
+        self.collections.get(&collection)?.texts.get(&id).map(|(text, _)| &**text)
     }
 
     /// How many records a collection has.
@@ -260,7 +299,8 @@ impl Known {
         }
         let json = record.json();
         if respell(json.as_bytes()).is_some() {
-            self.spelled.insert(record.id.get(), digest(json.as_bytes()));
+            let id = record.id_text().map_or(record.id.get(), key_of);
+            self.spelled.insert(id, digest(json.as_bytes()));
         }
     }
 }
@@ -281,8 +321,8 @@ fn digest(json: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::route::tests::{named, wide_plan};
-    use crate::compare::route::why_not;
+    use crate::commands::compare::route::tests::{named, wide_plan};
+    use crate::commands::compare::route::why_not;
 
     #[test]
     fn each_collection_has_ids_of_its_own_and_those_that_others_refer_to() {
@@ -291,7 +331,7 @@ mod tests {
         let entries = r#"{"label":"a","thread":5},{"id":9,"label":"a","thread":5,"up":2},{"label":"a","thread":5}"#;
         let users = r#"{"id":1,"username":"a","1":1.0}"#;
         let json = format!(
-            r#"{{"settings":{{}},"users":[{users}],"threads":[{{"id":3,"title":"t","createdBy":2}}],"posts":[],"Entries":[{entries}]}}"#
+            r#"{{"settings":{{"id":7}},"tags":[{{"id":"b","up":"a"}},{{"id":7}},{{"up":7}}],"users":[{users}],"threads":[{{"id":3,"title":"t","createdBy":2}}],"posts":[],"Entries":[{entries}]}}"#
         );
         std::fs::write(&file, json).unwrap();
         let plan = wide_plan();
@@ -302,7 +342,13 @@ mod tests {
             [ids("users"), ids("threads"), ids("posts"), ids("Entries")],
             [vec![1, 2], vec![3, 5], vec![], vec![1, 2, 3, 9]]
         );
-        assert_eq!(reference.all_records(), 5);
+        assert_eq!(reference.all_records(), 9);
+        let tags = plan.named("tags").unwrap();
+        assert_eq!(
+            [true, false].map(|given| reference.texts(tags, given).into_iter().collect::<Vec<_>>().join(" ")),
+            ["3 7 a b", "7 a b"]
+        );
+        assert_eq!(["b", "3", "a"].map(|text| reference.place_of(tags, key_of(text))), [Some(1), Some(3), None]);
         for (name, id, has) in [
             ("/api/users", None, true),
             ("/api/posts", None, false),

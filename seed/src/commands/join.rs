@@ -4,6 +4,7 @@
 //! Ids that the split gave are left out: the monolith's records have none. Where they are not the records' positions they
 //! go into a file beside the joined one, so that a split of that gives them again.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -12,17 +13,18 @@ use record::id::Id;
 use record::model::{Collection, Records, without_id};
 use roaring::RoaringTreemap;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::{Value, json};
 use store::{OnDamage, Purpose, Store, Stored, Writer};
 
-use crate::backup::{Chain, slice_path, unpack};
+use crate::chain::{Chain, slice_path, unpack};
 use crate::error::Error;
 use crate::identity::{BUFFER, Hashed, folder_of, identify, part_of, put_in_place};
 use crate::ids::{self, AllGiven, Given, Ids};
-use crate::manifest::Manifest;
-use crate::plan::Plan;
+use crate::inspect::open_split;
+use crate::manifest::{Entry, Manifest};
 use crate::progress::{Progress, Stage, Total};
-use crate::run::open_split;
-use crate::source::Source;
+use crate::report::Report;
+use crate::slice::{closing, opening};
 
 /// What is joined, and where it goes.
 pub struct Joining<'j> {
@@ -177,7 +179,8 @@ fn write<W: Write>(
             joined.without_order.push(collection);
         }
         let written_ids = if joining.with_ids { WrittenIds::All } else { WrittenIds::Own };
-        let array = write_array(store, slice.map(|slice| &**slice), written_ids, &mut out, path, &stage)?;
+        let slice = split.and_then(|(manifest, _)| Some((manifest.entry(collection), &**slice?)));
+        let array = write_array(store, slice, written_ids, &mut out, path, &stage)?;
         joined.records.push((collection, array.records));
         let last_id = Writer::new(store)?.last_id();
         // Whoever splits the file must not give an id again that one has had which is gone.
@@ -208,22 +211,24 @@ pub struct Array {
     pub records: u64,
     /// The highest id of any of them.
     pub highest_id: u64,
-    /// The ids that were left out, by position.
+    /// The ids that were left out, by position; where ids are texts, the numbers of all.
     pub left_out: Ids,
     /// Ids that were written and are given by the split.
     pub given: RoaringTreemap,
 }
 
-/// Writes `"posts":[…]`: in the order of the slice, where there is one, and then in that of the ids.
+/// Writes `"posts":[…]`: in the order of the slice, where there is one, and then in that of the ids. Of a collection that is
+/// one record it writes that, or null.
 pub fn write_array(
     store: &Store,
-    slice: Option<&Path>,
+    slice: Option<(&Entry, &Path)>,
     ids: WrittenIds,
     out: &mut impl Write,
     path: &Path,
     stage: &Stage,
 ) -> Result<Array, Error> {
-    write!(out, "\"{}\":[", store.collection().name()).map_err(Error::io(path))?;
+    let collection = store.collection();
+    write!(out, "\"{}\":{}", collection.name(), opening(collection)).map_err(Error::io(path))?;
     let mut array = Array { records: 0, highest_id: 0, left_out: Ids::none(), given: RoaringTreemap::new() };
     let mut in_slice = RoaringTreemap::new();
     let mut put = |id: Id, stored: &Stored| {
@@ -236,17 +241,18 @@ pub fn write_array(
             WrittenIds::Slice => id.get() == position,
             WrittenIds::All => false,
         };
-        if stored.id_from_position && leaves_out {
+        if collection.has_text_ids() || stored.id_from_position && leaves_out {
             array.left_out.push(position, id);
-        } else if stored.id_from_position {
+        }
+        if stored.id_from_position && !leaves_out {
             array.given.insert(id.get());
         }
         let comma: &[u8] = if position > 1 { b"," } else { b"" };
         let [begin, rest] = source_json(id, stored, leaves_out);
         [comma, begin, rest].into_iter().try_for_each(|piece| out.write_all(piece)).map_err(Error::io(path))
     };
-    if let Some(slice) = slice {
-        let mut source = Source::open(slice, &Plan::of(store.collection()))?;
+    if let Some((entry, slice)) = slice {
+        let mut source = entry.open_slice(slice)?;
         // A slice is mostly in the order of its ids, and then one scan of the database has all of it.
         let mut scan = store.records().peekable();
         let mut scanned = 0;
@@ -282,7 +288,7 @@ pub fn write_array(
             put(id, &stored)?;
         }
     }
-    out.write_all(b"]").map_err(Error::io(path))?;
+    out.write_all(closing(collection, array.records).as_bytes()).map_err(Error::io(path))?;
     Ok(array)
 }
 
@@ -367,4 +373,32 @@ impl<'de> Visitor<'de> for Names {
         }
         Ok(names)
     }
+}
+
+/// A file that was joined. Where it went to standard output, nothing else does.
+pub fn describe(output: Option<&Path>, joined: &Joined) -> Report {
+    let mut note = String::new();
+    for collection in &joined.without_order {
+        let _ = writeln!(
+            note,
+            "{}: the slice is gone or changed, so they stand in the order of their ids.",
+            collection.name()
+        );
+    }
+    if joined.ids_left_out {
+        note += "Positions do not say all ids any more: a split of this in another folder gives others. \
+                 --output FILE writes them beside FILE, --ids writes them into the records.\n";
+    }
+    let Some(path) = output else { return Report { note, ..Report::new(String::new(), Value::Null) } };
+    let mut text = format!("{} is joined.\n", path.display());
+    if let Some(beside) = &joined.ids_beside {
+        let _ = writeln!(text, "{} has the ids that its positions do not say, for a split of it.", beside.display());
+    }
+    let records: serde_json::Map<String, Value> =
+        joined.records.iter().map(|(collection, records)| (collection.name().to_owned(), json!(records))).collect();
+    let beside = joined.ids_beside.as_ref().map(|path| path.to_string_lossy());
+    let json = json!({
+        "outcome": "joined", "output": path.to_string_lossy(), "ids": beside, "records": records,
+    });
+    Report { note, ..Report::new(text, json) }
 }

@@ -168,6 +168,15 @@ impl<'f> Finding<'f> {
         Self { route, path, kind, id: None, pointer: None, monolith: None, services: None, note: None }
     }
 
+    /// Says which record it is by its id, which is a text: the key that stands for that says nothing.
+    pub fn name<'t>(&mut self, text_of: impl Fn(u64) -> Option<&'t str>) {
+        let Some(id) = self.id.take() else { return };
+        if let Some(text) = text_of(id) {
+            let note = self.note.take().map(|note| format!(": {note}")).unwrap_or_default();
+            self.note = Some(Cow::Owned(format!("id {text:?}{note}")));
+        }
+    }
+
     /// Takes the secrets out.
     pub fn hide(&mut self, secrets: &Secrets) {
         let texts = [&mut self.pointer, &mut self.monolith, &mut self.services, &mut self.note];

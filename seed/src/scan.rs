@@ -1,5 +1,6 @@
 //! The proof: what the databases and slices hold, read back.
 
+use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::{io, thread};
@@ -10,6 +11,7 @@ use record::model::{Collection, Records};
 use record::record_set::RecordSet;
 use roaring::RoaringTreemap;
 use sha2::{Digest as _, Sha256};
+use store::backup::Head;
 use store::{Store, StoreError, Stored};
 
 use crate::digest::Digests;
@@ -18,7 +20,7 @@ use crate::plan::Plan;
 use crate::progress::Stage;
 use crate::rejects::Rejects;
 use crate::source::{Reading, Source};
-use crate::text::{Difference, differences};
+use crate::text::{Difference, differences, place_of};
 
 /// How many records are looked at as one piece of work.
 const PART: usize = 1024;
@@ -221,8 +223,9 @@ fn name_added(
     for entry in store.records() {
         let (id, stored) = entry?;
         if !in_file.contains(id.get()) {
-            let pointer = format!("/{}/- (id {id})", store.collection().name());
-            let right = Some(String::from_utf8_lossy(stored.json()).into_owned());
+            let json = String::from_utf8_lossy(stored.json()).into_owned();
+            let pointer = place_of(store.collection(), id, &json);
+            let right = Some(json);
             comparison.name([Difference { pointer, left: None, right }]);
             if comparison.named.len() == NAMED {
                 break;
@@ -230,4 +233,51 @@ fn name_added(
         }
     }
     Ok(())
+}
+
+/// How many records differ, and the first places where they do.
+pub fn describe_differences(comparison: &Comparison) -> String {
+    let mut lines = format!(
+        "{} records differ ({} changed, {} only in the file, {} only in the database):",
+        comparison.differences(),
+        comparison.changed,
+        comparison.removed,
+        comparison.added,
+    );
+    for Difference { pointer, left, right } in &comparison.named {
+        let [left, right] = [left, right].map(|side| side.as_deref().unwrap_or("nothing"));
+        let _ = write!(lines, "\n  {pointer}: {left} in the file, {right} in the database");
+    }
+    lines
+}
+
+/// What is wrong with a database that no writer of its own did, if anything is.
+pub fn damage(scanned: &Scanned) -> Option<String> {
+    let name = scanned.store.collection().name();
+    let found = [
+        (scanned.counted, "its records are not those that its service counts"),
+        (scanned.indexes_equal, "an index is not what a scan of the records says"),
+    ];
+    let found: Vec<&str> = found.into_iter().filter(|(good, _)| !good).map(|(_, what)| what).collect();
+    (!found.is_empty()).then(|| format!("{name}: the database is damaged: {}", found.join("; ")))
+}
+
+/// A database that holds other records than a backup.
+pub fn other_than_backup(scanned: &Scanned, head: &Head) -> String {
+    let (name, held) = (scanned.store.collection().name(), scanned.digests.exact);
+    format!(
+        "{name}: {} records with digest {held} are here, {} with digest {} in the backup",
+        held.count, head.records, head.digest
+    )
+}
+
+/// What is wrong with a collection's database and slice, if anything is.
+pub fn fault(collection: Collection, records_equal: bool, slice_equal: bool, indexes_equal: bool) -> Option<String> {
+    let faults = [
+        (records_equal, "the database does not hold the source's records"),
+        (slice_equal, "the slice is not what the source holds"),
+        (indexes_equal, "an index is not what a scan of the records says"),
+    ];
+    let faults: Vec<&str> = faults.into_iter().filter(|(equal, _)| !equal).map(|(_, fault)| fault).collect();
+    (!faults.is_empty()).then(|| format!("{}: {}", collection.name(), faults.join("; ")))
 }

@@ -85,7 +85,17 @@ impl Paths {
         let strata = Route::of_the_monolith(plan).into_iter().filter_map(|route| {
             let (paths, list) = match route.takes() {
                 Takes::Nothing => (Asked::Texts(vec![route.name().into_owned()]), route.collection()),
-                Takes::IdOf(name) => (Asked::Ids(reference.ids(plan.named(name)?)), None),
+                Takes::IdOf(name) => {
+                    let collection = plan.named(name)?;
+                    let paths = if collection.has_text_ids() {
+                        // The monolith finds no record by an id that it has not.
+                        let texts = reference.texts(collection, route.index().is_some());
+                        Asked::Texts(texts.into_iter().map(|text| route.path_of_text(text)).collect())
+                    } else {
+                        Asked::Ids(reference.ids(collection))
+                    };
+                    (paths, None)
+                }
                 Takes::Text => return None,
             };
             let records = list.map_or(0, |collection| reference.records(collection));
@@ -187,7 +197,7 @@ impl Paths {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::route::tests::named;
+    use crate::commands::compare::route::tests::named;
 
     fn paths(sizes: &[u64]) -> Paths {
         let names = ["/", "/api/users/:id", "/api/threads/:id", "/api/posts/in-thread/:id"];

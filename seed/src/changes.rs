@@ -17,11 +17,10 @@
 //! run or not.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
+use std::{fs, thread};
 
 use record::id::Id;
 use record::model::{Collection, Record, Records, strip_id};
@@ -39,18 +38,20 @@ use crate::identity::Identity;
 use crate::ids::{self, Given};
 use crate::manifest::{Entry, Moment};
 use crate::near::{Content, alikeness};
+use crate::numbers::{give_ids, number};
 use crate::orphans::Edited;
 use crate::patch::Patch;
 use crate::plan::Plan;
 use crate::progress::{Progress, Total};
 use crate::rejects::Rejects;
-use crate::report;
 use crate::rows::{ById, Row, Rows};
+use crate::scan::{NAMED, fault};
 use crate::scoped::{self, Scoped};
 use crate::slice::Sliced;
 use crate::source::{Reading, Source};
-use crate::split::{Part, repeated_id};
-use crate::verify::NAMED;
+use crate::splitting::{Part, repeated_id};
+use crate::text::name_of;
+use crate::text::{id_in, place_of};
 
 /// How many records of the split are held against one that cannot be taken,
 const MANY: usize = 10_000;
@@ -92,7 +93,7 @@ pub struct Changes {
     /// Records that are there, and in the file cannot be taken: they stay.
     pub spared: u64,
     /// The first of them.
-    pub named_spared: Vec<Id>,
+    pub named_spared: Vec<String>,
     /// Which record of the file is which, where they have no ids.
     pub alignment: Option<Alignment>,
     /// Records of the new slice that may be something else in the database, once this is applied.
@@ -206,7 +207,7 @@ impl Changes {
                 Becomes::File => {
                     let row = by_id.get(id.get()).expect("it was met in the file");
                     Some(newer.with_record(row, id, |record| {
-                        self.edited.note(&record);
+                        self.edited.note(newer.collection, &record);
                         Text { given: record.id_from_position, json: record.source.to_owned() }
                     })?)
                 }
@@ -228,7 +229,7 @@ impl Changes {
         let mut records = Records::new(collection, json.len());
         let read = if given { records.push_given(&json, None, Some(id)) } else { records.push_stored(&json, id) };
         read.expect("it was read as such a record");
-        records.iter().for_each(|record| self.edited.note(&record));
+        records.iter().for_each(|record| self.edited.note(collection, &record));
         Text { given, json }
     }
 
@@ -300,8 +301,7 @@ impl Planning<'_> {
             looks.push(before.database.look()?);
             let all_given = are_all_given(before.entry, self.rejected_before, before.collection, before.database)?;
             all_are_given.push(all_given);
-            // By the declaration that it was split by.
-            older.push((before.entry.collection(), before.slice.clone(), before.entry, all_given));
+            older.push((before.slice.clone(), before.entry, all_given));
         }
         let stage = self.progress.stage("comparing", Total::Bytes(source.length()));
         let mut newer = Vec::new();
@@ -311,9 +311,7 @@ impl Planning<'_> {
         // Beside each other: what the one does alone, the other fills.
         let older = thread::scope(|scope| {
             let older = scope.spawn(move || {
-                let read = older
-                    .into_iter()
-                    .map(|(collection, slice, entry, all_given)| read_older(collection, &slice, entry, all_given));
+                let read = older.into_iter().map(|(slice, entry, all_given)| read_older(&slice, entry, all_given));
                 read.collect()
             });
             let read = (|| {
@@ -342,25 +340,35 @@ impl Planning<'_> {
         let (mut parts, mut changes) = (Vec::new(), Vec::new());
         // Told apart from every run that was interrupted.
         let run = getrandom::u64().map_err(Error::Random)?;
-        for ((((before, look), older), mut newer), all_given) in
-            before.iter_mut().zip(&looks).zip(&older).zip(newer).zip(all_are_given)
+        for ((((before, look), mut older), mut newer), all_given) in
+            before.iter_mut().zip(&looks).zip(older).zip(newer).zip(all_are_given)
         {
             let collection = before.collection;
             let stage = self.progress.stage("aligning", Total::Unknown);
+            if collection.has_text_ids() {
+                let is_untouched = is_untouched(before.entry, look);
+                let takes = !self.dry_run;
+                if let Some(name) = number(before.database, &mut older, &mut newer, is_untouched, takes)? {
+                    let reading = Arc::new(Reading { as_node: self.as_node, ..Reading::default() });
+                    let is_it =
+                        |record: &Record| !record.id_from_position && record.id_text().map(name_of) == Some(name);
+                    return Err(repeated_id(self.input, self.plan, &reading, collection, is_it));
+                }
+            }
+            let older = &older;
             let mut alignment = if collection.may_lack_ids() {
                 let known = known.as_ref().map(|known| &known.of(collection).ids).filter(|ids| !ids.are_positions());
                 Some(match known.and_then(|ids| Alignment::of_known_ids(ids, older, &newer)) {
                     Some(alignment) => alignment,
                     None => align(older, &newer, |count, above| {
-                        let is_needed = count > 0 && !self.dry_run;
-                        if is_needed { before.database.reserve(count, above) } else { Ok(above.max(look.last_id)) }
+                        give_ids(before.database, &newer, count, above, !self.dry_run)
                     })?,
                 })
             } else {
                 None
             };
-            for row in newer.rows.iter_mut().filter(|row| row.given && !row.rejected) {
-                row.id = alignment.as_ref().and_then(|alignment| alignment.ids.at(row.position)).map_or(0, Id::get);
+            if let Some(alignment) = &alignment {
+                newer.take_ids(&alignment.ids);
             }
             let split = older.by_id();
             let spared = Spared::find(older, &split, &newer)?;
@@ -407,7 +415,9 @@ impl Planning<'_> {
                 if let Some(alignment) = alignment {
                     reading.given.set(collection, Given { ids: alignment.ids, last_id: 0 });
                 }
-                return Err(repeated_id(self.input, self.plan, &Arc::new(reading), collection, id));
+                return Err(repeated_id(self.input, self.plan, &Arc::new(reading), collection, |record| {
+                    record.id == id
+                }));
             }
             let was = split.get(row.id);
             if was.is_some_and(|was| was.hash == row.hash && was.given == row.given) {
@@ -425,7 +435,8 @@ impl Planning<'_> {
             changes.spared += 1;
             changes.kept += u64::from(touched.has(row.id));
             if changes.named_spared.len() < NAMED {
-                changes.named_spared.push(Id::try_from(row.id).expect("it came from an id"));
+                let id = Id::try_from(row.id).expect("it came from an id");
+                changes.named_spared.push(older.with_record(row, id, |record| id_in(collection, id, &record.json()))?);
             }
         }
         // Records of the service's own that the file has, too.
@@ -436,7 +447,8 @@ impl Planning<'_> {
             for (number, row) in part {
                 let id = Id::try_from(*number).expect("it came from an id");
                 // No id was taken for what is new: where it has got to somebody else's record meanwhile, that is not met.
-                let is_not_taken = self.dry_run && *number > look.last_id && row.is_some_and(|row| row.given);
+                let is_new = |row: &Row| row.given || collection.has_text_ids();
+                let is_not_taken = self.dry_run && *number > look.last_id && row.is_some_and(is_new);
                 let (was, stored) = (split.get(*number), stored.get(number).filter(|_| !is_not_taken));
                 met += u64::from(stored.is_some() && was.is_none());
                 let base =
@@ -450,8 +462,8 @@ impl Planning<'_> {
                 let given = was.is_some_and(|was| was.given);
                 let versions = Versions { collection, id, base, given, file: None, stored };
                 let Some(row) = row else {
-                    if stored.is_some() {
-                        let pointer = || format!("/{}/- (id {id})", collection.name());
+                    if let Some(stored) = stored {
+                        let pointer = || place_of(collection, id, &stored.json);
                         self.settle(&mut changes, &versions, is_touched, pointer)?;
                     }
                     continue;
@@ -582,10 +594,9 @@ impl Touched {
         let now = Moment::at(look, RoaringTreemap::new());
         let since = entry.database.as_ref();
         let since = since.filter(|then| then.history == now.history && then.revision <= now.revision);
-        let nothing_written = since.is_some_and(|then| then.revision == now.revision && then.exact == now.exact);
         let mut suspects = since.map(|then| then.differs.clone()).unwrap_or_default();
         let mut absent = RoaringTreemap::new();
-        if !nothing_written {
+        if !is_untouched(entry, look) {
             let (there, written) = database.written(since.map_or(0, |then| then.revision))?;
             suspects |= written;
             absent.extend(older.rows.iter().map(|row| row.id).filter(|id| !there.contains(*id)));
@@ -611,15 +622,24 @@ impl Touched {
     }
 }
 
+/// Whether nobody has written to a database since it was as the manifest says.
+fn is_untouched(entry: &Entry, look: &Look) -> bool {
+    let now = Moment::at(look, RoaringTreemap::new());
+    let is_same =
+        |then: &Moment| (&then.history, then.revision, &then.exact) == (&now.history, now.revision, &now.exact);
+    entry.database.as_ref().is_some_and(is_same)
+}
+
 /// Reads the slice of what is there.
-fn read_older(collection: Collection, slice: &Path, entry: &Entry, all_given: bool) -> Result<Rows, Error> {
+fn read_older(slice: &Path, entry: &Entry, all_given: bool) -> Result<Rows, Error> {
+    let collection = entry.collection();
     let mut rows = Rows::new(slice, collection, false)?;
-    let mut source = Source::open(slice, &Plan::of(collection))?.hashed();
+    let mut source = entry.open_slice(slice)?.hashed();
     rows.read(&mut source, &|id| all_given || entry.given.contains(id), false, None)?;
     if source.identity() == entry.slice {
         return Ok(rows);
     }
-    let fault = report::fault(collection, true, false, true).unwrap_or_default();
+    let fault = fault(collection, true, false, true).unwrap_or_default();
     Err(Error::Difference(format!("{fault}\n`seed --replace` splits the file anew.")))
 }
 
@@ -668,12 +688,15 @@ impl Spared {
         let mut untold = Vec::new();
         for (nth, row) in newer.rows.iter().enumerate().filter(|(_, row)| row.rejected) {
             let rejected = &newer.rejected[&row.position];
-            match rejected.id {
-                Some(id) => {
-                    if let Some(row) = split.get(id).filter(|row| is_left(&spared, place(row))) {
-                        spared.add(older, rejected.position, place(row));
-                    }
-                }
+            let (is_told, was) = if older.collection.has_text_ids() {
+                let was = rejected.name.and_then(|name| older.named(name)).map(|nth| &older.rows[nth]);
+                (rejected.name.is_some(), was)
+            } else {
+                (rejected.id.is_some(), rejected.id.and_then(|id| split.get(id)))
+            };
+            match was.filter(|row| is_left(&spared, place(row))) {
+                Some(row) => spared.add(older, rejected.position, place(row)),
+                None if is_told => {}
                 None => untold.push((nth, rejected)),
             }
         }

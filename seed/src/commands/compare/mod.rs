@@ -48,7 +48,7 @@ use self::printout::Printout;
 use self::reference::{Origin, Reference};
 use self::route::Route;
 use self::verdict::{Context, NeedsRoom, Outcome};
-use crate::error::Error;
+use crate::error::{self, Error};
 use crate::manifest::Manifest;
 use crate::plan::Plan;
 use crate::progress::{Progress, Total};
@@ -161,13 +161,15 @@ pub fn compare(args: &CompareArgs, progress: Progress) -> Result<Report, Error> 
     let mut secrets = Secrets::default();
     let (kind, message, exit_code) = match try_compare(args, progress, &mut secrets) {
         Ok(report) if report.exit_code == 0 => return Ok(report),
-        Ok(report) => return Err(Error::Compared(report)),
+        Ok(Report { text, json, exit_code, .. }) => {
+            return Err(Error::Compared(error::Outcome { text, json, exit_code }));
+        }
         Err(Stop::Usage(message)) => ("usage", message, 2),
         Err(Stop::Error(error)) => (kind_of(&error), error.to_string(), error.exit_code()),
     };
     let text = secrets.hide(&message).into_owned();
     let json = json!({ "outcome": "failed", "kind": kind, "message": text, "exit_code": exit_code });
-    Err(Error::Compared(Report { text, json, note: String::new(), exit_code, is_secret: false }))
+    Err(Error::Compared(error::Outcome { text, json, exit_code }))
 }
 
 /// The key of an error in the report for programs.

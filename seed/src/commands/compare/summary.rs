@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use record::declaration::{IdRule, read_id_text};
 use record::id::Id;
 use record::record_set::RecordSet;
 use roaring::RoaringTreemap;
@@ -15,7 +16,7 @@ use super::client::{Body, Failure};
 use super::elements::{Elements, Shape};
 use super::javascript::respell;
 use super::reference::{Reference, Spelling};
-use super::route::Route;
+use super::route::{Route, key_of};
 
 /// How many sets an answer is kept in.
 pub const BUCKETS: u64 = 1024;
@@ -185,15 +186,16 @@ struct Adder<'r> {
     lens: Lens<'r>,
     /// How often each record came that others say the same as, by the first of their ids.
     repeated: HashMap<u64, usize>,
-    /// The id before.
-    last: Option<u64>,
+    /// The id before, and its place.
+    last: Option<(u64, u64)>,
     kept_bytes: usize,
 }
 
 impl Adder<'_> {
     fn add(&mut self, json: &[u8], summary: &mut Summary) {
         let own = respell(json);
-        let record = Record::read(json);
+        let rule = self.lens.route.collection().map(|collection| collection.declaration().ids);
+        let record = Record::read(json, rule);
         let sent = own.as_ref().map_or(json, |own| &own.text);
         let (id, form) = match record.id.or_else(|| self.id_given_to(sent)) {
             Some(given) if record.id.is_none() => {
@@ -210,10 +212,14 @@ impl Adder<'_> {
         } else {
             summary.ids.insert(id);
         }
-        if let Some(last) = self.last.filter(|last| id <= *last) {
-            summary.disorder.get_or_insert((last, id));
+        let collection = self.lens.route.collection();
+        let place = collection.map_or(Some(id), |collection| self.lens.reference.place_of(collection, id));
+        if let Some(place) = place {
+            if let Some((last, _)) = self.last.filter(|(_, last)| place <= *last) {
+                summary.disorder.get_or_insert((last, id));
+            }
+            self.last = Some((id, place));
         }
-        self.last = Some(id);
 
         let bucket = id % BUCKETS;
         let sums = summary.buckets.entry(bucket).or_default();
@@ -224,11 +230,11 @@ impl Adder<'_> {
         match &own {
             // JavaScript puts an array index before the id that the record should have.
             None if form == record.form || !record.begins_with_index() => sums.javascript.merge(&one),
-            None => sums.javascript.add(javascript_hash(&whole(id, form, record.tail))),
+            None => sums.javascript.add(javascript_hash(&whole(id, form, record.tail), rule)),
             Some(own) => {
                 summary.digits += u64::from(own.digits);
                 summary.keys += u64::from(own.keys);
-                sums.javascript.add(javascript_hash(&whole(id, form, record.tail)));
+                sums.javascript.add(javascript_hash(&whole(id, form, record.tail), rule));
                 if let (Some(collection), false) = (self.lens.route.collection(), self.lens.is_monolith) {
                     let found = self.lens.reference.spelling_of(collection, id, json);
                     spelling = Some(found);
@@ -245,7 +251,8 @@ impl Adder<'_> {
         let Some(wanted) = self.lens.id else { return true };
         let Some(index) = self.lens.route.index() else { return id == wanted };
         let mut members = std::str::from_utf8(json).into_iter().flat_map(record::json::members);
-        members.any(|(other, value)| *other == *index.field && value.parse() == Ok(wanted))
+        let is_wanted = |value| read_id_text(value).is_some_and(|text| key_of(&text) == wanted);
+        members.any(|(other, value)| *other == *index.field && is_wanted(value))
     }
 
     /// The id that the split gave to a record of the monolith, which `sent` it without one.
@@ -326,8 +333,12 @@ struct Record<'j> {
 }
 
 impl<'j> Record<'j> {
-    fn read(json: &'j [u8]) -> Self {
+    /// Takes it apart; `rule` says what its id is.
+    fn read(json: &'j [u8], rule: Option<IdRule>) -> Self {
         let Some(tail) = json.strip_prefix(b"{") else { return Self { id: None, form: NO_OBJECT, tail: json } };
+        if rule == Some(IdRule::Single) {
+            return Self { id: Some(Id::FIRST.get()), form: OBJECT, tail };
+        }
         let first = tail.strip_prefix(b"\"id\":").and_then(|value| {
             let digits = value.iter().position(|byte| !byte.is_ascii_digit())?;
             let id = std::str::from_utf8(&value[..digits]).ok()?.parse::<Id>().ok()?;
@@ -341,6 +352,9 @@ impl<'j> Record<'j> {
         }
         let id = memchr::memmem::find(json, b"\"id\":").and_then(|_| {
             let (_, value) = record::json::members(std::str::from_utf8(json).ok()?).find(|(key, _)| *key == "id")?;
+            if rule == Some(IdRule::Text) {
+                return read_id_text(value).map(|text| key_of(&text));
+            }
             value.parse::<Id>().ok().map(Id::get)
         });
         Self { id, form: OBJECT, tail }
@@ -354,7 +368,7 @@ impl<'j> Record<'j> {
 
 /// A record without the id that is its first member.
 pub fn tail_of(json: &[u8]) -> &[u8] {
-    Record::read(json).tail
+    Record::read(json, None).tail
 }
 
 /// The record as it is sent, with its id in its place.
@@ -377,8 +391,8 @@ fn hash(id: u64, form: u8, tail: &[u8]) -> Sha256 {
 }
 
 /// The hash of what JavaScript makes of a record.
-fn javascript_hash(json: &[u8]) -> Sha256 {
+fn javascript_hash(json: &[u8], rule: Option<IdRule>) -> Sha256 {
     let own = respell(json);
-    let record = Record::read(own.as_ref().map_or(json, |own| &own.text));
+    let record = Record::read(own.as_ref().map_or(json, |own| &own.text), rule);
     hash(record.id.unwrap_or_default(), record.form, record.tail)
 }

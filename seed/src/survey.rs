@@ -1,13 +1,13 @@
 //! All that is in the way of a split, named at once: a file that was refused is read once more, past each obstacle.
 
-use std::fmt::{self, Display, Formatter};
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::error::Error;
+use crate::obstacle::{Kind, Obstacle, Obstacles};
 use crate::plan::Plan;
 use crate::progress::{Progress, Total};
 use crate::rejects::Rejects;
@@ -16,92 +16,8 @@ use crate::source::{Reading, Source, place_of};
 /// How many records of each collection are named.
 const NAMED: usize = 5;
 
-/// What is in the way.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Obstacle {
-    /// What kind of thing it is.
-    pub kind: Kind,
-    /// JSON pointer and byte offset.
-    pub place: String,
-    /// What is wrong there.
-    pub reason: String,
-}
-
-/// Kinds of obstacles, each with its own way on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// A collection that no service owns.
-    Unowned,
-    /// A collection that should be there.
-    Missing,
-    /// A collection that is no list, or is there twice.
-    Collection,
-    /// A record.
-    Record,
-    /// What is no JSON: nothing behind it can be read.
-    Json,
-}
-
-impl Kind {
-    /// All of them.
-    const ALL: [Self; 5] = [Self::Unowned, Self::Missing, Self::Collection, Self::Record, Self::Json];
-
-    /// What to do.
-    fn way_on(self) -> &'static str {
-        match self {
-            Self::Unowned => {
-                "A collection that no service owns: --rest FILE puts it aside, or `seed plan --from FILE --output FOLDER` \
-                 proposes a plan that has it."
-            }
-            Self::Missing => "A collection that is missing: without --require it is empty.",
-            Self::Collection => {
-                "A collection that is no list, or is there twice: correct the file, or leave it out of the plan, and --rest FILE \
-                 puts it aside."
-            }
-            Self::Record => {
-                "A record that does not fit: correct the file, or edit its collection.json; or --rejects FILE goes on \
-                 without such records."
-            }
-            Self::Json => "What is no JSON: correct the file; what stands behind it was not looked at.",
-        }
-    }
-}
-
-impl Display for Obstacle {
-    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.reason)
-    }
-}
-
-/// More than one of them.
-#[derive(Debug)]
-pub struct Obstacles {
-    /// Those that are named, in the file's order as far as they have a place in it.
-    pub named: Vec<Obstacle>,
-    /// How many more records there are, by their collections.
-    pub more: Vec<(String, u64)>,
-}
-
-impl Display for Obstacles {
-    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
-        for obstacle in &self.named {
-            writeln!(f, "  {obstacle}")?;
-        }
-        for (collection, more) in &self.more {
-            writeln!(f, "  and {more} more records of {collection}")?;
-        }
-        for kind in Kind::ALL {
-            if self.named.iter().any(|obstacle| obstacle.kind == kind) {
-                writeln!(f, "{}", kind.way_on())?;
-            }
-        }
-        Ok(())
-    }
-}
-
 /// What of a split says what is in its way.
-pub struct Looking<'l> {
+pub struct Survey<'l> {
     /// The collections.
     pub plan: &'l Plan,
     /// How the file is read.
@@ -118,7 +34,7 @@ pub struct Looking<'l> {
     pub progress: Progress,
 }
 
-impl Looking<'_> {
+impl Survey<'_> {
     /// Reads the file at `input`, which was refused for `error`, for all other obstacles, and returns the error that names
     /// them; or `error` itself where it is the only one, or is something else.
     pub fn explain(self, input: &Path, error: Error) -> Error {
@@ -199,14 +115,6 @@ impl Looking<'_> {
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 
-/// What such a line says.
-#[derive(Deserialize)]
-struct Line {
-    pointer: String,
-    offset: u64,
-    reason: String,
-}
-
 impl Lines {
     /// Those since the last time.
     fn take(&self) -> Vec<Line> {
@@ -223,4 +131,12 @@ impl Write for Lines {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// What such a line says.
+#[derive(Deserialize)]
+struct Line {
+    pointer: String,
+    offset: u64,
+    reason: String,
 }

@@ -16,12 +16,13 @@ use record::id::Id;
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
+use serde_json::{Value, json};
 use store::{sync, sync_tree};
 use tempfile::TempDir;
 
 use crate::error::Error;
 use crate::identity::folder_of;
+use crate::report::Report;
 use crate::topology::{self, PLAN, PlanLine};
 
 /// How many different values of a field are looked at, to tell whether they are all different, or ids.
@@ -604,6 +605,35 @@ impl<'de> Visitor<'de> for OneOf {
     fn visit_unit<E>(self) -> Result<Member, E> {
         Ok(Member::Other("null"))
     }
+}
+
+/// A plan that was proposed.
+pub fn describe(input: &Path, output: &Path, proposal: &Proposal) -> Report {
+    let mut text = format!("{} has the plan that {} seems to be of. Look at it:\n", output.display(), input.display());
+    let mut json =
+        json!({ "outcome": "proposed", "output": output.to_string_lossy(), "collections": {}, "left_out": {} });
+    for Proposed { service, records, declaration, reasons, unsure } in &proposal.collections {
+        let name = &*declaration.name;
+        let _ = writeln!(text, "\n{name}: {records} records");
+        if service != name {
+            let _ = writeln!(text, "  its service is called {service}, since a topology does not take its own name");
+        }
+        for reason in reasons {
+            let _ = writeln!(text, "  {reason}");
+        }
+        for unsure in unsure {
+            let _ = writeln!(text, "  unsure: {unsure}");
+        }
+        json["collections"][name] = json!({
+            "service": service, "records": records, "declaration": declaration, "reasons": reasons, "unsure": unsure,
+        });
+    }
+    for (name, reason) in &proposal.left_out {
+        let _ = writeln!(text, "\nleft out: {name:?}: {reason}. --rest FILE puts it aside");
+        json["left_out"][name] = reason.as_str().into();
+    }
+    let _ = writeln!(text, "\nThen: seed --plan {} --input {} --data DIR", output.display(), input.display());
+    Report::new(text, json)
 }
 
 #[cfg(test)]

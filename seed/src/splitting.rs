@@ -15,7 +15,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, ScopedJoinHandle};
 
 use record::id::Id;
-use record::model::{Collection, Records};
+use record::model::{Collection, Record, Records};
 use record::record_set::RecordSet;
 use store::{Load, Store, StoreError};
 
@@ -27,6 +27,7 @@ use crate::progress::{Progress, Total};
 use crate::rejects::Rejects;
 use crate::slice::{Slice, Sliced};
 use crate::source::{Reading, Source};
+use crate::text::id_in;
 
 /// How many batches may wait for a loader. Bounds the memory of the split together with a batch's size.
 const WAITING_BATCHES: usize = 4;
@@ -52,7 +53,7 @@ pub struct Part {
 }
 
 /// What was split.
-pub struct Splitted {
+pub struct WholeSplit {
     /// The file.
     pub source: Identity,
     /// What the parts should be, in the destinations' order.
@@ -80,7 +81,7 @@ pub struct Splitting<'s> {
 impl Splitting<'_> {
     /// Splits the file into `destinations`. `rejects` takes what can't be a record. What this leaves is complete, but neither
     /// verified nor made durable.
-    pub fn split(self, destinations: &[Destination], rejects: &mut Rejects) -> Result<Splitted, Error> {
+    pub fn split(self, destinations: &[Destination], rejects: &mut Rejects) -> Result<WholeSplit, Error> {
         let Self { path: source_path, plan, reading, requires_all, rest, progress } = self;
         let mut source = Source::open(source_path, plan)?.read_as(reading);
         if destinations.iter().any(|destination| destination.database.is_some()) {
@@ -136,7 +137,7 @@ impl Splitting<'_> {
             sinks.into_iter().map(|sink| sink.finish(source_path, plan, reading)).collect::<Result<Vec<Part>, Error>>()
         })?;
         let absent = source.absent();
-        Ok(Splitted { source: source.identity(), parts, absent })
+        Ok(WholeSplit { source: source.identity(), parts, absent })
     }
 }
 
@@ -194,8 +195,15 @@ impl<'scope> Sink<'scope> {
         if let Some(Loader { batches, thread }) = self.loader {
             drop(batches);
             thread.join().expect("a loader returns its errors").map_err(|error| match error {
+                LoadError::Store(StoreError::IdTaken { text, .. }) => {
+                    let is_it = |record: &Record| record.id_text() == Some(&text);
+                    repeated_id(source, plan, reading, self.collection, is_it)
+                }
                 LoadError::Store(error) => error.into(),
-                LoadError::RepeatedId(id) => repeated_id(source, plan, reading, self.collection, id),
+                LoadError::RepeatedId(id) => {
+                    let is_it = |record: &Record| record.id == id;
+                    repeated_id(source, plan, reading, self.collection, is_it)
+                }
             })?;
         }
         Ok(Part { collection: self.collection, digests: self.digests, slice })
@@ -214,8 +222,15 @@ fn load(store: Store, last_id: u64, batches: Receiver<(Vec<Records>, RecordSet)>
     Ok(())
 }
 
-/// Reads the source once more to say where `id` stands twice: the database told of the second time alone.
-pub fn repeated_id(path: &Path, plan: &Plan, reading: &Arc<Reading>, collection: Collection, id: Id) -> Error {
+/// Reads the source once more to say where the id of a record stands twice, of which it is told by `is_it`: the database
+/// told of the second time alone.
+pub fn repeated_id(
+    path: &Path,
+    plan: &Plan,
+    reading: &Arc<Reading>,
+    collection: Collection,
+    is_it: impl Fn(&Record) -> bool,
+) -> Error {
     let find = || {
         let mut source = Source::open(path, plan)?.read_as(reading).passing(Box::new(io::sink()));
         let mut first = None;
@@ -224,9 +239,10 @@ pub fn repeated_id(path: &Path, plan: &Plan, reading: &Arc<Reading>, collection:
                 continue;
             }
             for record in Rejects::refuse(path).sift(&batch)?.iter().flat_map(Records::iter) {
-                if record.id == id {
+                if is_it(&record) {
                     if let Some(first) = &first {
                         let given = if record.id_from_position { ", which it has from its position," } else { "" };
+                        let id = id_in(collection, record.id, &record.json());
                         let reason = format!("the id {id}{given} is taken by {first}");
                         return Err(batch.reject(&record, reason).into_error(path));
                     }

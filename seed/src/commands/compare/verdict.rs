@@ -95,6 +95,9 @@ impl Context {
         let room = if is_alone { RECORD_BYTES } else { ROOM };
         let comparison = Comparison { context: self, path, printed: &printed, route, id, room };
         comparison.run(&mut |mut finding| {
+            if let Some(collection) = route.collection().filter(|collection| collection.has_text_ids()) {
+                finding.name(|id| self.reference.text_of(collection, id));
+            }
             finding.hide(&self.sides.secrets);
             sink(finding);
         })
@@ -297,6 +300,8 @@ impl Comparison<'_> {
             let (kind, note) = if before == id {
                 (Kind::Repeated, "the services send this record more than once".to_owned())
             } else {
+                let text = self.route.collection().and_then(|of| self.context.reference.text_of(of, before));
+                let before = text.map_or_else(|| before.to_string(), |text| format!("{text:?}"));
                 (Kind::Order, format!("the services' list is not in id order: this follows on id {before}"))
             };
             sink(Finding { id: Some(id), note: Some(Cow::Owned(note)), ..self.finding(kind) });
@@ -391,7 +396,11 @@ impl Comparison<'_> {
             if named <= NAMED {
                 let note = match pairs[to].id {
                     0 => "the services give the record no id".to_owned(),
-                    id => format!("the services give the record the id {id}"),
+                    id => {
+                        let text = self.route.collection().and_then(|of| self.context.reference.text_of(of, id));
+                        let id = text.map_or_else(|| id.to_string(), |text| format!("{text:?}"));
+                        format!("the services give the record the id {id}")
+                    }
                 };
                 let [monolith, services] =
                     [pair.left, pairs[to].right].map(|side| side.map(|kept| String::from_utf8_lossy(&kept.json)));

@@ -5,9 +5,8 @@
 
 use std::ops::Range;
 
+use record::json::{each, string_end, value_end};
 use serde_json::value::RawValue;
-
-use crate::text::{each, string_end, value_end};
 
 /// An integer of so few digits is a double, and JavaScript spells it the same.
 const SAFE_DIGITS: usize = 15;

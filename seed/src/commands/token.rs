@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 
 use record::model::Collection;
 use record::token::{self, Name, TokenFile};
+use serde_json::json;
 use store::sync;
 use tempfile::NamedTempFile;
 
 use crate::error::Error;
 use crate::identity::folder_of;
+use crate::report::Report;
 
 /// A token that was made.
 pub struct Made {
@@ -87,4 +89,20 @@ fn replace(path: &Path, text: &str, there: Option<&Metadata>) -> Result<(), Erro
     part.as_file().sync_all().map_err(Error::io(path))?;
     part.persist(path).map_err(|error| Error::io(path)(error.error))?;
     Ok(sync(folder)?)
+}
+
+/// A token that was made: the only time that its secret is shown.
+pub fn describe(collection: Collection, made: &Made) -> Report {
+    let Made { name, secret, file } = made;
+    let (collection, file) = (collection.name(), file.display());
+    let json = json!({
+        "outcome": "made", "collection": collection, "name": name.to_string(), "file": file.to_string(), "secret": secret,
+    });
+    let note = format!(
+        "That is the secret of {name}; it is not shown again, and {file} has its digest alone.\n\
+         `{collection} --write-token-file {file}` takes it when it starts, and when it runs already at SIGHUP:\n\
+         `kill -HUP PID`, in containers `docker compose kill -s HUP {collection}`. Its log says so.\n\
+         Clients then send the header `Authorization: Bearer SECRET`.\n"
+    );
+    Report { note, is_secret: true, ..Report::new(format!("{secret}\n"), json) }
 }

@@ -1,0 +1,313 @@
+//! A backup and its increments, read as one.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::mpsc::sync_channel;
+use std::thread;
+
+use record::model::Collection;
+use record::record_set::RecordSet;
+use serde::{Deserialize, Serialize};
+use store::backup::{BackupError, Head, Rest, Section};
+use store::{Purpose, Restore, SnapshotRecord, Store};
+use tempfile::TempDir;
+
+use crate::error::Error;
+use crate::identity::{BUFFER, Identity, identify};
+use crate::manifest::Manifest;
+use crate::plan::Plan;
+use crate::progress::{Progress, Stage, Total};
+
+/// How many records are handed on as one piece, and how many such pieces may wait.
+pub(crate) const PIECE: usize = 1024;
+
+pub(crate) const PIECES: usize = 8;
+
+/// What is in a backup.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Contents {
+    pub(crate) version: u32,
+    /// When it was taken: RFC 3339, UTC.
+    pub created: String,
+    /// Its sections.
+    pub sections: Vec<Entry>,
+}
+
+/// A section, and its file.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Entry {
+    /// What the section's first line says.
+    #[serde(flatten)]
+    pub head: Head,
+    /// The file.
+    pub file: Identity,
+}
+
+pub(crate) fn section_path(folder: &Path, collection: Collection) -> PathBuf {
+    folder.join(format!("{}.{ONE_FILE}", collection.name()))
+}
+
+/// The name of a backup's own manifest.
+pub(crate) const BACKUP: &str = "backup.json";
+
+/// The name that the split's manifest has in a backup.
+pub(crate) const SPLIT: &str = "split.json";
+
+/// How the name of a backup ends that is one file.
+pub(crate) const ONE_FILE: &str = "ndjson";
+
+/// A backup, and the increments on it in their order.
+pub struct Chain {
+    paths: Vec<PathBuf>,
+    plan: OnceLock<Plan>,
+}
+
+impl Chain {
+    /// Takes the backup at the first path, and its increments at the others. Files are proven where they have a list.
+    pub fn open(paths: &[PathBuf]) -> Result<Self, Error> {
+        for path in paths {
+            let list = path.join(BACKUP);
+            if !path.is_dir() {
+                continue;
+            }
+            let text = fs::read(&list).map_err(Error::io(&list))?;
+            let contents: Contents = serde_json::from_slice(&text).map_err(|error| broken(&list, error.to_string()))?;
+            for Entry { head, file } in &contents.sections {
+                let section = path.join(format!("{}.{ONE_FILE}", head.collection));
+                if identify(&section)? != *file {
+                    return Err(broken(&section, format!("it is not what {BACKUP} says: it was damaged or changed")));
+                }
+            }
+        }
+        Ok(Self { paths: paths.to_vec(), plan: OnceLock::new() })
+    }
+
+    /// Which collections the backup is of.
+    pub fn plan(&self) -> Result<&Plan, Error> {
+        match self.plan.get() {
+            Some(plan) => Ok(plan),
+            None => {
+                let plan = self.find_plan()?;
+                Ok(self.plan.get_or_init(|| plan))
+            }
+        }
+    }
+
+    /// Finds that out by the split that is in it, else by its sections, which say it since backups have declarations. A
+    /// file of several sections has to be read for that.
+    fn find_plan(&self) -> Result<Plan, Error> {
+        if let Some((manifest, _)) = self.split()? {
+            return Ok(manifest.plan());
+        }
+        let last = self.paths.last().expect("a chain has a backup");
+        let mut found = Vec::new();
+        let mut files = vec![last.to_owned()];
+        if last.is_dir() {
+            let inside = fs::read_dir(last).map_err(Error::io(last))?;
+            files = inside
+                .map(|entry| entry.map(|entry| entry.path()))
+                .collect::<Result<_, _>>()
+                .map_err(Error::io(last))?;
+            files.retain(|path| path.extension().is_some_and(|extension| extension == ONE_FILE));
+            files.sort();
+        }
+        for file in files {
+            let failed = |error: BackupError| broken(&file, error.to_string());
+            let mut input = open_sections(&file)?;
+            while let Some(section) = Section::open(input, &known()).map_err(failed)? {
+                found.push(section.collection());
+                if last.is_dir() {
+                    // Each has a file of its own.
+                    break;
+                }
+                input = section.finish().map_err(failed)?.1;
+            }
+        }
+        let workspace = Plan::workspace();
+        // A part of a backup is none.
+        let is_of_workspace = found.iter().all(|collection| workspace.named(collection.name()).is_some());
+        Ok(if is_of_workspace { workspace } else { found.into_iter().collect() })
+    }
+
+    /// The first line of the last section of a collection.
+    pub fn head(&self, collection: Collection) -> Result<Head, Error> {
+        let last = self.paths.last().expect("a chain has a backup");
+        Ok(section(last, collection)?.head().clone())
+    }
+
+    /// The manifest of the split, and the slices, where a backup has them: the last that does.
+    pub fn split(&self) -> Result<Option<(Manifest, PathBuf)>, Error> {
+        for path in self.paths.iter().rev() {
+            if path.join(SPLIT).exists() {
+                let manifest = Manifest::read_at(&path.join(SPLIT))?;
+                return Ok(manifest.map(|manifest| (manifest, path.clone())));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Hands on all records of a collection, as the last increment has them: by ascending id.
+    ///
+    /// # Errors
+    /// Something is missing or damaged: what was handed on is then of no use.
+    pub fn read(
+        &self,
+        collection: Collection,
+        mut put: impl FnMut(&SnapshotRecord) -> Result<(), Error>,
+    ) -> Result<(Head, Rest), Error> {
+        let mut sections = Vec::new();
+        for path in &self.paths {
+            let section = section(path, collection)?;
+            let head = section.head();
+            let goes_on =
+                |before: &Input| head.history == before.head().history && head.since <= Some(before.head().revision);
+            match head.since {
+                // In a full backup is all that was before it.
+                None => sections.clear(),
+                Some(_) if sections.last().is_some_and(|(_, before)| goes_on(before)) => {}
+                Some(_) => {
+                    let reason = "it is an increment; name the backup that it goes on from before it".to_owned();
+                    return Err(broken(path, reason));
+                }
+            }
+            sections.push((path, section));
+        }
+        let (last, section) = sections.last().expect("a chain has a backup");
+        let (last, head) = (last.as_path(), section.head().clone());
+        let rest = self::section(last, collection)?.finish().map_err(|error| broken(last, error.to_string()))?.0;
+        let mut next = Vec::new();
+        for (path, section) in &mut sections {
+            next.push(advance(section, path)?);
+        }
+        let mut set = RecordSet::default();
+        while let Some(id) = next.iter().flatten().map(|record| record.id).min() {
+            let mut newest = None;
+            for (nth, (path, section)) in sections.iter_mut().enumerate() {
+                if next[nth].as_ref().is_some_and(|record| record.id == id) {
+                    newest = std::mem::replace(&mut next[nth], advance(section, path)?);
+                }
+            }
+            if let Some(record) = newest.filter(|record| rest.has(record.id)) {
+                set.add_record(record.id, record.id_from_position, &record.json);
+                put(&record)?;
+            }
+        }
+        if !head.is_of(&set) {
+            let reason = format!(
+                "the {} that were read are not those that the service counted: {} of {}, with digest {set} for {}",
+                collection.name(),
+                set.count,
+                head.records,
+                head.digest
+            );
+            return Err(broken(last, reason));
+        }
+        Ok((head, rest))
+    }
+
+    /// Makes a database at `path`, where nothing is yet, of a collection: declared as the one that was backed up.
+    pub fn restore(&self, collection: Collection, path: &Path, stage: &Stage) -> Result<Head, Error> {
+        let declared = self.head(collection)?.declaration.map_or(collection, Collection::of);
+        let (send, pieces) = sync_channel::<Vec<SnapshotRecord>>(PIECES);
+        thread::scope(|scope| {
+            let loader = scope.spawn(move || {
+                let mut restore = Restore::create(path, declared)?;
+                for piece in pieces {
+                    piece.iter().try_for_each(|record| restore.put(record))?;
+                }
+                Ok::<_, Error>(restore)
+            });
+            let mut piece = Vec::new();
+            let read = self.read(collection, |record| {
+                piece.push(record.clone());
+                if piece.len() == PIECE {
+                    stage.advance(0, PIECE as u64);
+                    // Why nobody takes it any more is the loader's to say.
+                    let _ = send.send(std::mem::take(&mut piece));
+                }
+                Ok(())
+            });
+            let _ = send.send(piece);
+            drop(send);
+            let restore = loader.join().expect("a loader returns its errors")?;
+            let (head, rest) = read?;
+            restore.finish(&rest.kept, head.revision, head.last_id)?.sync()?;
+            Ok(head)
+        })
+    }
+}
+
+type Input = Section<Box<dyn BufRead + Send>>;
+
+fn advance(section: &mut Input, path: &Path) -> Result<Option<SnapshotRecord>, Error> {
+    section.next().transpose().map_err(|error| broken(path, error.to_string()))
+}
+
+/// Opens a collection's section of the backup at `path`: a folder, a file of all sections, or a section's file.
+pub(crate) fn section(path: &Path, collection: Collection) -> Result<Input, Error> {
+    let path = if path.is_dir() { section_path(path, collection) } else { path.to_owned() };
+    let mut input = open_sections(&path)?;
+    let failed = |error: BackupError| broken(&path, error.to_string());
+    loop {
+        let section = Section::open(input, &known()).map_err(failed)?;
+        let section = section.ok_or_else(|| broken(&path, format!("there are no {} in it", collection.name())))?;
+        if section.collection() == collection {
+            return Ok(section);
+        }
+        input = section.finish().map_err(failed)?.1;
+    }
+}
+
+/// A file of sections, one after the other.
+fn open_sections(path: &Path) -> Result<Box<dyn BufRead + Send>, Error> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    Ok(Box::new(BufReader::with_capacity(BUFFER, file)))
+}
+
+/// The collections of backups that do not say what they are of.
+fn known() -> Vec<Collection> {
+    Plan::workspace().iter().collect()
+}
+
+fn broken(path: &Path, reason: String) -> Error {
+    Error::Backup { path: path.display().to_string(), reason }
+}
+
+/// Databases that were made of a backup to be looked at.
+pub struct Unpacked {
+    /// Where they are.
+    pub _dir: TempDir,
+    /// In the plan's order.
+    pub stores: Vec<Store>,
+}
+
+/// Makes databases of a backup in a temporary folder.
+pub fn unpack(chain: &Chain, progress: Progress) -> Result<Unpacked, Error> {
+    let dir = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir()))?;
+    let stage = progress.stage("unpacking", Total::Records(records(chain)?));
+    let mut stores = Vec::new();
+    for collection in chain.plan()?.iter() {
+        let path = dir.path().join(collection.name());
+        chain.restore(collection, &path, &stage)?;
+        stores.push(Store::open(&path, collection, Purpose::Passing)?);
+    }
+    Ok(Unpacked { _dir: dir, stores })
+}
+
+/// How many records a backup has.
+pub fn records(chain: &Chain) -> Result<u64, Error> {
+    chain.plan()?.iter().map(|collection| Ok(chain.head(collection)?.records)).sum()
+}
+
+/// Copies the slice of a collection out of the backup in `folder`.
+pub fn copy_slice(folder: &Path, collection: Collection, to: &Path) -> Result<(), Error> {
+    let from = slice_path(folder, collection);
+    fs::copy(&from, to).map(drop).map_err(Error::io(&from))
+}
+
+/// Where the slice of a collection is in the backup in `folder`.
+pub fn slice_path(folder: &Path, collection: Collection) -> PathBuf {
+    folder.join(format!("{}.json", collection.name()))
+}

@@ -1,0 +1,98 @@
+//! Databases and slices that are being filled: proven, and put into place.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::json;
+use store::{Purpose, Store};
+
+use crate::aside::Aside;
+use crate::error::Error;
+use crate::identity::identify;
+use crate::manifest::Manifest;
+use crate::options::Options;
+use crate::orphans::Orphans;
+use crate::plan::Plan;
+use crate::progress::{Progress, Total};
+use crate::rejects::AsNode;
+use crate::scan::{Scanned, compare, describe_differences, fault, scan};
+use crate::source::Reading;
+use crate::splitting::{Destination, WholeSplit};
+use crate::target::{Building, Target};
+
+/// Where the parts of a split are built.
+pub(crate) fn destinations(building: &[Building]) -> Vec<Destination<'_>> {
+    let mut destinations = Vec::new();
+    for Building { collection, slice, database, .. } in building {
+        destinations.push(Destination { collection: *collection, slice, database: Some(database) });
+    }
+    destinations
+}
+
+/// What was split, and is not in its place yet.
+pub(crate) struct Built {
+    pub(crate) split: WholeSplit,
+    pub(crate) rejected: u64,
+    pub(crate) as_node: AsNode,
+    pub(crate) reading: Arc<Reading>,
+    /// Whether an interrupted run did it.
+    pub(crate) taken_up: bool,
+}
+
+/// Reads back what was built, and compares it with what it should be.
+pub(crate) fn prove(
+    input: &Path,
+    plan: &Plan,
+    building: &[Building],
+    built: &Built,
+    options: &Options,
+) -> Result<Vec<Scanned>, Error> {
+    let records = built.split.parts.iter().map(|part| part.digests.exact.count).sum();
+    let scans = read_back(building, records, options.progress)?;
+    let mut faults = Vec::new();
+    for ((scanned, building), part) in scans.iter().zip(building).zip(&built.split.parts) {
+        let slice_equal = identify(&building.slice)? == part.slice.file;
+        let records_equal = scanned.digests == part.digests;
+        faults.extend(fault(building.collection, records_equal, slice_equal, scanned.indexes_equal));
+    }
+    if faults.is_empty() {
+        return Ok(scans);
+    }
+    if !built.taken_up {
+        let scanned: Vec<&Scanned> = scans.iter().collect();
+        let comparisons = compare(input, &built.reading, plan, built.rejected > 0, &scanned)?;
+        faults.extend(comparisons.iter().map(describe_differences));
+    }
+    Err(Error::Difference(format!("{}\nNothing was published.", faults.join("\n"))))
+}
+
+/// Scans the databases that were built. They are opened anew: what counts is what a service will find.
+pub(crate) fn read_back(building: &[Building], records: u64, progress: Progress) -> Result<Vec<Scanned>, Error> {
+    let stage = progress.stage("reading back", Total::Records(records));
+    let open = |part: &Building| Store::open(&part.database, part.collection, Purpose::Passing);
+    building.iter().map(|part| scan(open(part)?, &stage)).collect()
+}
+
+/// The orphans in the databases of all collections; an error where there may be none.
+pub(crate) fn orphans(stores: &[Store], options: &Options) -> Result<Orphans, Error> {
+    let _stage = options.progress.stage("checking references", Total::Unknown);
+    refuse_orphans(Orphans::find(stores)?, options)
+}
+
+/// An error where there may be none.
+pub(crate) fn refuse_orphans(orphans: Orphans, options: &Options) -> Result<Orphans, Error> {
+    if options.strict && orphans.count() > 0 {
+        Err(Error::Orphans { text: orphans.to_string(), json: json!(orphans) })
+    } else {
+        Ok(orphans)
+    }
+}
+
+/// Puts what was built, and what was put aside, into place.
+pub(crate) fn publish(mut target: Target, manifest: &Manifest, aside: Aside, options: &Options) -> Result<(), Error> {
+    if options.dry_run {
+        return aside.put_findings_in_place();
+    }
+    let _stage = options.progress.stage("putting into place", Total::Unknown);
+    target.publish(manifest, || aside.put_in_place()).map(drop)
+}
