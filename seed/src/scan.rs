@@ -167,6 +167,7 @@ pub fn compare(
     let again = || if passed_over { Rejects::pass_over(path) } else { Rejects::refuse(path) };
     let mut rejects = again();
     let mut comparisons: Vec<Comparison> = databases.iter().map(|_| Comparison::default()).collect();
+    let mut seen: Vec<RoaringTreemap> = databases.iter().map(|_| RoaringTreemap::new()).collect();
     let mut source = Source::open(path, wanted)?.read_as(reading).passing(Box::new(io::sink()));
     while let Some(batch) = source.next_batch()? {
         let Some(nth) = databases.iter().position(|scanned| scanned.store.collection() == batch.collection) else {
@@ -174,6 +175,10 @@ pub fn compare(
         };
         let comparison = &mut comparisons[nth];
         for record in rejects.sift(&batch)?.iter().flat_map(Records::iter) {
+            if !seen[nth].insert(record.id.get()) {
+                let reason = format!("the id {} is taken by an earlier record", record.id);
+                return Err(batch.reject(&record, reason).into_error(path));
+            }
             let json = record.json();
             let stored = databases[nth].store.get(record.id)?;
             let pointer = || batch.pointer(&record);

@@ -160,8 +160,9 @@ fn fetch(
         if let Some(Since { history, revision }) = since {
             request = request.query("history", history).query("since", revision.to_string());
         }
-        // A secret begins with its service's name.
-        if let Some(secret) = secrets.iter().find(|secret| secret.starts_with(&format!("{name}_"))) {
+        // A secret begins with its service's name; another's name may begin with it, too.
+        let own = secrets.iter().filter(|secret| secret.starts_with(&format!("{name}_")));
+        if let Some(secret) = own.min_by_key(|secret| secret.len()) {
             request = request.header("authorization", format!("Bearer {secret}"));
         }
         let failed = |reason: String| Error::Backup { path: format!("{base}/api/{name}"), reason };

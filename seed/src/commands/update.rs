@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use record::model::Collection;
 use serde_json::{Value, json};
+use store::desk::Look;
 
 use crate::align::{Alignment, Named, TakenFor};
 use crate::aside::{Aside, check_rest};
@@ -128,16 +129,8 @@ fn update(
         aside.put_findings_in_place()?;
         return Ok(Some(report(&[], false)));
     }
-    let orphans = {
-        let _stage = options.progress.stage("checking references", Total::Unknown);
-        let mut edits = Vec::new();
-        for (before, changes) in before.into_iter().zip(&changes) {
-            edits.push(Edits { collection: before.collection, database: before.database, edited: &changes.edited });
-        }
-        refuse_orphans(Orphans::find_edited(&mut edits)?, options)?
-    };
-    let differs = |changes: &Changes| changes.differs.clone();
-    let moments = looks.iter().zip(&changes).map(|(look, changes)| Moment::at(look, differs(changes))).collect();
+    let orphans = find_orphans(before, &changes, options)?;
+    let moments = looks.iter().zip(&changes).map(|(look, changes)| Moment::at(look, changes.differs.clone())).collect();
     let mut manifest = Manifest::new(source, parts, rejected, orphans).with_databases(moments);
     manifest.as_node = as_node.count;
     manifest.plan_given = options.plan.is_some() || old.plan_given;
@@ -146,9 +139,30 @@ fn update(
     if !target.publish(&manifest, || aside.put_in_place())? {
         return Ok(None);
     }
-    // Of a database to which nobody else has written, the manifest can say what it is: that spares the next run a look.
+    let manifest = manifest.with_databases(look_after(target, &looks, &changes)?);
+    target.replace_manifest(&manifest)?;
+    drop(stage);
+    if options.verify == Verified::All {
+        verify_all(data, &manifest, target, options.progress)?;
+    }
+    Ok(Some(report(&running, true)))
+}
+
+/// Counts the references that lead nowhere, now that records are changed.
+fn find_orphans(before: Vec<Before>, changes: &[Changes], options: &Options) -> Result<Orphans, Error> {
+    let _stage = options.progress.stage("checking references", Total::Unknown);
+    let mut edits = Vec::new();
+    for (before, changes) in before.into_iter().zip(changes) {
+        edits.push(Edits { collection: before.collection, database: before.database, edited: &changes.edited });
+    }
+    refuse_orphans(Orphans::find_edited(&mut edits)?, options)
+}
+
+/// Says what the databases are after an update, each as far as that is known: of one to which nobody else has written, what
+/// it is now, which spares the next run a look.
+fn look_after(target: &mut Target, looks: &[Look], changes: &[Changes]) -> Result<Vec<Moment>, Error> {
     let mut moments = Vec::new();
-    for ((place, look), changes) in target.places().iter_mut().zip(&looks).zip(&changes) {
+    for ((place, look), changes) in target.places().iter_mut().zip(looks).zip(changes) {
         let now = match place.database()?.look() {
             // A service that has ended since: its changes are made.
             Err(Error::Service(_)) => *look,
@@ -159,15 +173,9 @@ fn update(
             let fault = fault(place.collection, false, true, true).unwrap_or_default();
             return Err(Error::Damaged(fault));
         }
-        moments.push(Moment::at(if is_alone { &now } else { look }, differs(changes)));
+        moments.push(Moment::at(if is_alone { &now } else { look }, changes.differs.clone()));
     }
-    let manifest = manifest.with_databases(moments);
-    target.replace_manifest(&manifest)?;
-    drop(stage);
-    if options.verify == Verified::All {
-        verify_all(data, &manifest, target, options.progress)?;
-    }
-    Ok(Some(report(&running, true)))
+    Ok(moments)
 }
 
 /// Reads and checks all databases: by their services, where they run.

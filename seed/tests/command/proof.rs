@@ -28,6 +28,10 @@ fn join(data: &Path, more: &[&str]) -> String {
     text(&output.stdout)
 }
 
+fn sample_json() -> serde_json::Value {
+    serde_json::from_slice(&fs::read(sample()).unwrap()).unwrap()
+}
+
 fn manifest(data: &Path) -> serde_json::Value {
     serde_json::from_slice(&fs::read(data.join("manifest.json")).unwrap()).unwrap()
 }
@@ -97,6 +101,19 @@ fn verify_shows_each_difference_with_both_values() {
     fs::write(&changed, source.replace("0.10", "1e-1").replace("안", "\\uc548")).unwrap();
     split(&sample(), &dir.path().join("again"));
     assert_eq!(verify(&dir.path().join("again"), Some(&changed)).0, Some(0));
+}
+
+#[test]
+fn a_file_that_has_an_id_twice_is_not_compared() {
+    let dir = tempfile::tempdir().unwrap();
+    split(&sample(), dir.path());
+    let (file, mut source) = (dir.path().join("twice.json"), sample_json());
+    let first = source["users"][0].clone();
+    source["users"].as_array_mut().unwrap().push(first);
+    fs::write(&file, source.to_string()).unwrap();
+    let (code, report) = verify(dir.path(), Some(&file));
+    assert_eq!(code, Some(3), "{report}");
+    assert!(report.contains("/users/4") && report.contains("taken by an earlier record"), "{report}");
 }
 
 #[test]
