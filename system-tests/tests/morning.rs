@@ -229,7 +229,8 @@ fn start_monolith(source: &str) -> Server {
     let forum = Forum { users: take("users"), threads: take("threads"), posts: take("posts") };
     Server::start(move |path| {
         let on_post = |id: &str| {
-            let is_on = |comment: &&String| serde_json::from_str::<Value>(comment).unwrap()["post"].to_string() == id;
+            let is_on =
+                |comment: &&String| serde_json::from_str::<Value>(comment).unwrap()["post"].as_u64() == id.parse().ok();
             comments.iter().filter(is_on).cloned().collect::<Vec<_>>()
         };
         let found = match path.trim_matches('/').split('/').collect::<Vec<_>>()[..] {
