@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use world::changes::make_manifest_old;
 use world::compose::{can_build, copy_sources, docker_ok};
 use world::liar::{Answer, Forum, Server};
-use world::{PATIENCE, Process, free_port, get, sample, snapshot, text, tool};
+use world::{PATIENCE, Process, forget_package, free_port, get, sample, snapshot, text, tool};
 
 /// The folder by hand: what comments are.
 const COMMENTS: &str = r#"{
@@ -114,6 +114,7 @@ impl Repository {
     fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         command.current_dir(&self.folder).env("CARGO_TARGET_DIR", &self.target).env("CARGO_PROFILE_DEV_DEBUG", "0");
+        forget_package(&mut command);
         command
     }
 
@@ -228,7 +229,8 @@ fn start_monolith(source: &str) -> Server {
     let forum = Forum { users: take("users"), threads: take("threads"), posts: take("posts") };
     Server::start(move |path| {
         let on_post = |id: &str| {
-            let is_on = |comment: &&String| serde_json::from_str::<Value>(comment).unwrap()["post"].to_string() == id;
+            let is_on =
+                |comment: &&String| serde_json::from_str::<Value>(comment).unwrap()["post"].as_u64() == id.parse().ok();
             comments.iter().filter(is_on).cloned().collect::<Vec<_>>()
         };
         let found = match path.trim_matches('/').split('/').collect::<Vec<_>>()[..] {
