@@ -402,3 +402,16 @@ fn a_service_killed_while_it_builds_an_index_never_serves_a_part_of_it() {
     notes.sound("data");
     assert_eq!(notes.seed(&["verify", "--data", "data", "--input", "db.json"]).0, Some(0));
 }
+
+#[test]
+fn the_program_of_any_collection_reads_its_tokens_again_at_sighup() {
+    let notes = Notes::split(&three());
+    let service = notes.serve(&declared());
+    assert_eq!(service.ask("PATCH", "/api/notes/1", r#"{"stars":1}"#).0, 200);
+    fs::write(notes.path("tokens"), "# nobody\n").unwrap();
+    service.process.signal("HUP");
+    wait_for("the token to be revoked", || service.ask("PATCH", "/api/notes/1", r#"{"stars":2}"#).0 == 401);
+    assert!(service.get("/api/notes/1").1.contains("\"stars\":1"));
+    let log = service.end();
+    assert!(!log.contains("ERROR"), "{log}");
+}
