@@ -80,12 +80,30 @@ impl Object {
 pub fn members(value: &str) -> impl Iterator<Item = (&str, &str)> {
     let mut rest = value.strip_prefix('{').unwrap_or_default();
     std::iter::from_fn(move || {
-        let (key, more) = rest.split_at_checked(value_end(rest.as_bytes()))?;
+        let (key, more) = rest.split_at_checked(end(rest))?;
         let more = more.strip_prefix(':')?;
-        let (value, more) = more.split_at_checked(value_end(more.as_bytes()))?;
+        let (value, more) = more.split_at_checked(end(more))?;
         rest = more.get(1..)?;
         Some((key.strip_prefix('"')?.strip_suffix('"')?, value))
     })
+}
+
+/// The length of the key or value that a text begins with, which need not be canonical: this never panics.
+fn end(text: &str) -> usize {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b',' | b':' | b'}' | b']' if depth == 0 => return at,
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth -= 1,
+            _ => {}
+        }
+    }
+    text.len()
 }
 
 /// Calls `part` at each member or element of the container at the beginning of `json`; it says how long that is.
@@ -113,15 +131,14 @@ pub fn string_end(json: &[u8]) -> usize {
 
 /// The length of the value at the beginning of `json`.
 pub fn value_end(json: &[u8]) -> usize {
-    match json.first() {
-        None => 0,
-        Some(b'"') => string_end(json),
-        Some(b'{') => each(json, |part| {
+    match json[0] {
+        b'"' => string_end(json),
+        b'{' => each(json, |part| {
             let key = string_end(part);
             key + 1 + value_end(&part[key + 1..])
         }),
-        Some(b'[') => each(json, value_end),
-        Some(_) => json.iter().position(|byte| matches!(byte, b',' | b'}' | b']')).unwrap_or(json.len()),
+        b'[' => each(json, value_end),
+        _ => json.iter().position(|byte| matches!(byte, b',' | b'}' | b']')).unwrap_or(json.len()),
     }
 }
 
