@@ -113,7 +113,7 @@ fn a_file_that_has_an_id_twice_is_not_compared() {
     fs::write(&file, source.to_string()).unwrap();
     let (code, report) = verify(dir.path(), Some(&file));
     assert_eq!(code, Some(3), "{report}");
-    assert!(report.contains("/users/4") && report.contains("taken by an earlier record"), "{report}");
+    assert!(report.contains("/users/7 ") && report.contains("taken by an earlier record"), "{report}");
 }
 
 #[test]
