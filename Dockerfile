@@ -35,7 +35,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
 FROM rust:1-slim-bookworm AS plan
 COPY . /context
 RUN cd /context && mkdir -p /plan /empty && cp --parents plan $(find * -maxdepth 1 -name collection.json) /plan/ \
- && for name in $(awk '{ sub(/#.*/, "") } NF { print NF > 2 ? $3 : $1 }' plan); do mkdir "/empty/$name"; done
+ && for name in $(awk '{ sub(/#.*/, "") } NF { print (NF > 2 ? $3 : $1) }' plan); do mkdir "/empty/$name"; done
 
 FROM workspace AS build-seed
 # Cargo reads what seed's tests depend on, too, and builds nothing of it.
