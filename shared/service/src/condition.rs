@@ -69,6 +69,13 @@ mod tests {
             (&[("if-match", "W/\"1-a\"")], false, false),
             (&[("if-match", "*")], true, false),
             (&[("if-match", "")], false, false),
+            (&[("if-match", "junk")], false, false),
+            (&[("if-match", "\"1-a")], false, false),
+            (&[("if-match", "1-a")], false, false),
+            (&[("if-match", "junk, \"1-a\"")], true, false),
+            (&[("if-match", "\"0-a\""), ("if-match", "\"1-a\"")], true, false),
+            (&[("if-match", "\"a,b\", \"1-a\"")], true, false),
+            (&[("if-none-match", "junk")], true, true),
             (&[("if-none-match", "*")], false, true),
             (&[("if-none-match", "\"1-a\"")], false, true),
             (&[("if-none-match", "W/\"1-a\"")], false, true),
@@ -86,5 +93,16 @@ mod tests {
         assert!(!condition(&[("if-none-match", "\"1-a\"")]).creates());
         assert!(condition(&[("if-none-match", "\"0\", W/\"1-a\"")]).has(&tag));
         assert!(!condition(&[("if-match", "\"1-a\"")]).has(&tag));
+    }
+
+    /// Who asks for a condition that cannot be read must not write without one.
+    #[test]
+    fn a_condition_that_is_no_text_matches_nothing() {
+        let tag = "\"1-a\"".parse().unwrap();
+        for value in [&b"\xff"[..], b"\"\xff\"", b"\xc3\xa9"] {
+            let mut headers = HeaderMap::new();
+            headers.insert("if-match", HeaderValue::from_bytes(value).unwrap());
+            assert!(!Condition::read(&headers).allows_write(Some(&tag)), "{value:?}");
+        }
     }
 }

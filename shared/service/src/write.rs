@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use futures_util::StreamExt;
-use headers::{ContentType, HeaderMapExt};
+use headers::HeaderMapExt;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use record::declaration::read_id_text;
 use record::edit::{self, New, RecordName};
@@ -19,7 +19,7 @@ use record::token::Name;
 use sha2::{Digest, Sha256};
 use store::{Found, KeptRecord, Transaction};
 use tokio::time::timeout;
-use warp::http::header::{HeaderMap, HeaderName, HeaderValue, LOCATION};
+use warp::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use warp::http::{Method, StatusCode};
 use warp::reply::{Reply, Response};
 
@@ -93,15 +93,24 @@ impl State {
 
     /// A body that is JSON, in canonical text.
     async fn json_body(&self, headers: &HeaderMap, body: impl Body, is_patch: bool) -> Result<Object, Problem> {
-        let kind = headers.typed_get().map_or(mime::STAR_STAR, |kind: ContentType| kind.into());
-        let is_merge_patch = kind.essence_str() == "application/merge-patch+json";
-        if kind.essence_str() != mime::APPLICATION_JSON && !(is_patch && is_merge_patch) {
+        if !is_json(headers, is_patch) {
             return Err(Problem::MediaType);
         }
         let bytes = timeout(BODY_TIMEOUT, collect(body)).await.map_err(|_elapsed| Problem::BodySlow)??;
         // A body may take its time. Whoever was revoked meanwhile writes nothing.
         self.tokens.authorize(headers)?;
         edit::read(&bytes).map_err(Problem::Malformed)
+    }
+}
+
+/// Whether a body is said to be JSON, or a patch of it. By hand: the crate `mime` refuses the space that may stand before a
+/// parameter (RFC 9110, section 5.6.6).
+fn is_json(headers: &HeaderMap, is_patch: bool) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    match &*kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase() {
+        "application/json" => true,
+        "application/merge-patch+json" => is_patch,
+        _ => false,
     }
 }
 
@@ -266,5 +275,33 @@ fn idempotency_key(headers: &HeaderMap, name: &Name) -> Result<Option<String>, P
     match value.to_str() {
         Ok(key) if (1..=KEY_BYTES).contains(&key.len()) && values.next().is_none() => Ok(Some(format!("{name}/{key}"))),
         _ => Err(Problem::NotAKey),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_known_in_every_spelling_of_its_type() {
+        for (value, of_a_record, of_a_patch) in [
+            ("application/json", true, true),
+            ("Application/JSON", true, true),
+            ("application/json; charset=utf-8", true, true),
+            ("application/json;charset=\"UTF-8\"", true, true),
+            ("application/json ; charset=utf-8", true, true),
+            ("application/json;", true, true),
+            ("application/merge-patch+json", false, true),
+            ("application/jsonx", false, false),
+            ("application/json+x", false, false),
+            ("text/plain", false, false),
+            ("json", false, false),
+            ("", false, false),
+        ] {
+            let mut headers = HeaderMap::new();
+            assert!(!is_json(&headers, true));
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(value));
+            assert_eq!((is_json(&headers, false), is_json(&headers, true)), (of_a_record, of_a_patch), "{value:?}");
+        }
     }
 }
