@@ -632,9 +632,9 @@ fn is_untouched(entry: &Entry, look: &Look) -> bool {
 
 /// Reads the slice of what is there.
 fn read_older(slice: &Path, entry: &Entry, all_given: bool) -> Result<Rows, Error> {
-    let collection = entry.collection();
+    let collection = entry.in_slice();
     let mut rows = Rows::new(slice, collection, false)?;
-    let mut source = entry.open_slice(slice)?.hashed();
+    let mut source = entry.open_slice(slice, collection)?.hashed();
     rows.read(&mut source, &|id| all_given || entry.given.contains(id), false, None)?;
     if source.identity() == entry.slice {
         return Ok(rows);

@@ -133,9 +133,8 @@ pub(crate) fn align_all(
                 let entry = manifest.entry(collection);
                 let all_given = are_all_given(entry, manifest.rejected > 0, collection, &mut database)?;
                 let given = |id| all_given || entry.given.contains(id);
-                // By the declaration that the file was split by.
-                let mut older = Rows::new(&slices[nth], entry.collection(), false)?;
-                older.read(&mut entry.open_slice(&slices[nth])?, &given, false, None)?;
+                let mut older = Rows::new(&slices[nth], entry.in_slice(), false)?;
+                older.read(&mut entry.open_slice(&slices[nth], entry.in_slice())?, &given, false, None)?;
                 Some(older)
             }
             None => None,

@@ -133,12 +133,20 @@ impl Entry {
         Collection::of(self.declaration.clone())
     }
 
-    /// Opens the slice at `path`, of this collection.
-    pub fn open_slice(&self, path: &Path) -> Result<Source, Error> {
+    /// What the slice's records are for sure: ids as declared. A record that an update has spared, since it does not fit what
+    /// is declared by now, stays in the slice as it was.
+    pub fn in_slice(&self) -> Collection {
+        let mut declaration = self.declaration.clone();
+        (declaration.fields, declaration.indexes) = Default::default();
+        Collection::of(declaration)
+    }
+
+    /// Opens the slice at `path`, as one of `collection`: this one, or [`in_slice`](Self::in_slice).
+    pub fn open_slice(&self, path: &Path, collection: Collection) -> Result<Source, Error> {
         let mut given = AllGiven::default();
-        given.set(self.collection(), Given { ids: self.numbers.clone(), last_id: 0 });
+        given.set(collection, Given { ids: self.numbers.clone(), last_id: 0 });
         let reading = Reading { given, ..Reading::default() };
-        Ok(Source::open(path, &Plan::of(self.collection()))?.read_as(&Arc::new(reading)))
+        Ok(Source::open(path, &Plan::of(collection))?.read_as(&Arc::new(reading)))
     }
 
     /// What the records mean, as a set.

@@ -252,7 +252,7 @@ pub fn write_array(
         [comma, begin, rest].into_iter().try_for_each(|piece| out.write_all(piece)).map_err(Error::io(path))
     };
     if let Some((entry, slice)) = slice {
-        let mut source = entry.open_slice(slice)?;
+        let mut source = entry.open_slice(slice, entry.in_slice())?;
         // A slice is mostly in the order of its ids, and then one scan of the database has all of it.
         let mut scan = store.records().peekable();
         let mut scanned = 0;

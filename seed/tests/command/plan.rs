@@ -540,3 +540,37 @@ fn all_that_is_in_the_way_is_named_at_once() {
     let refused = text(&seed.output().unwrap().stderr);
     assert!(refused.starts_with("seed: standard input: this is in the way of a split:\n"), "{refused}");
 }
+
+/// What a narrower declaration does not take of a newer file stays as it was, in the slice, too; it must not lock the way back.
+#[test]
+fn a_record_that_was_spared_under_a_narrower_declaration_stands_in_nobodys_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let declare = |shape: &str| {
+        let fields = json!([{ "name": "n", "shape": shape }]);
+        let declaration = json!({ "name": "notes", "ids": "record", "fields": fields, "indexes": [] });
+        fs::write(path("plan/notes/collection.json"), declaration.to_string()).unwrap();
+    };
+    fs::create_dir_all(path("plan/notes")).unwrap();
+    fs::write(path("plan/plan"), "notes 4001\n").unwrap();
+    let update = |name: &str, text: &str, code: i32| {
+        fs::write(path(name), text).unwrap();
+        let [plan, input, data, rejects] = ["plan", name, "data", "rejects"].map(|name| path(name).into_os_string());
+        let output =
+            seed(["--plan".into(), plan, "--input".into(), input, "--data".into(), data, "--rejects".into(), rejects]);
+        assert_eq!(output.status.code(), Some(code), "{}", text_of(&output));
+    };
+    let joined =
+        || text(&seed(["join".as_ref(), "--data".as_ref(), path("data").as_os_str()]).stdout).trim_end().to_owned();
+    declare("any");
+    update("db.json", r#"{"notes":[{"id":1,"n":"text"},{"id":2,"n":2},{"id":3,"n":3}]}"#, 0);
+    declare("number");
+    update("new.json", r#"{"notes":[{"id":1,"n":"text"},{"id":2,"n":5},{"id":3,"n":3}]}"#, 7);
+    assert_eq!(joined(), r#"{"notes":[{"id":1,"n":"text"},{"id":2,"n":5},{"id":3,"n":3}]}"#);
+    update("newer.json", r#"{"notes":[{"id":2,"n":6},{"id":3,"n":3}]}"#, 0);
+    assert_eq!(joined(), r#"{"notes":[{"id":2,"n":6},{"id":3,"n":3}]}"#);
+}
+
+fn text_of(output: &std::process::Output) -> String {
+    text(&output.stdout) + &text(&output.stderr)
+}

@@ -126,7 +126,7 @@ impl Reference {
     ) -> Result<(), Error> {
         let path = data.join(collection.name()).join("db.json");
         let entry = manifest.entry(collection);
-        let mut source = entry.open_slice(&path)?.hashed();
+        let mut source = entry.open_slice(&path, entry.collection())?.hashed();
         let length = source.length();
         // A `seed` before this one did not note which ids it gave.
         let all_given = entry.database.is_none() && manifest.rejected > 0;
