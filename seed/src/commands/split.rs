@@ -83,7 +83,7 @@ fn split_file(input: &Path, data: &Path, options: &Options) -> Result<Report, Er
 /// Names all that is in the way of a split, where its error is about the file.
 fn explain(input: &Path, plan: &Plan, is_update: bool, options: &Options, error: Error) -> Error {
     let given = if is_update { Ok(AllGiven::default()) } else { ids::read_beside(input, plan, || identify(input)) };
-    let looking = Survey {
+    let survey = Survey {
         plan,
         reading: Reading { given: given.unwrap_or_default(), as_node: options.as_node },
         own_ids_alone: is_update,
@@ -92,7 +92,7 @@ fn explain(input: &Path, plan: &Plan, is_update: bool, options: &Options, error:
         has_rejects: options.rejects.is_some(),
         progress: options.progress,
     };
-    looking.explain(input, error)
+    survey.explain(input, error)
 }
 
 /// The same, into `target`.

@@ -18,14 +18,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::layout::{self, INDEX};
-use super::load::write_index;
-use super::sorter::Sorter;
-use super::{Store, StoreError, at};
 use record::declaration::{Declaration, IdRule, IndexDeclaration, Shape, TermKind};
 use record::id::Id;
 use record::json::members;
 use record::model::{Collection, Index, term_of};
+
+use super::layout::{self, INDEX};
+use super::load::write_index;
+use super::sorter::Sorter;
+use super::{Store, StoreError, at};
 
 /// How often the log says how far a build is.
 const SAY_EVERY: Duration = Duration::from_secs(3);
