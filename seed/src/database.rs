@@ -98,8 +98,9 @@ impl Database {
         }
     }
 
-    /// The next entries of an index of ids that are texts, behind the entry `after`: the text, and a record under it.
-    pub fn texts(&mut self, index: Index, after: Option<(String, u64)>) -> Result<Vec<(String, u64)>, Error> {
+    /// The next entries of an index of ids that are texts, behind the entry `after`: a text, and records under it. The same
+    /// text may follow with further ones.
+    pub fn texts(&mut self, index: Index, after: Option<(String, u64)>) -> Result<Vec<(String, Vec<u64>)>, Error> {
         match self.ask(Ask::Texts { index: index.number(), after })? {
             Answer::Texts(part) => Ok(part),
             other => Err(other_answer(&other)),

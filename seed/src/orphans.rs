@@ -87,6 +87,9 @@ impl Edited {
     }
 }
 
+/// To whom some refer, and the numbers of the records that do.
+type Referrers = (Term, Vec<u64>);
+
 /// A database that is looked at, and what becomes of it.
 pub struct Edits<'e> {
     /// Whose records.
@@ -127,22 +130,17 @@ impl Orphans {
             let from = databases.iter().position(|edits| edits.collection == reference.from);
             let from = from.expect("it is one of the databases'");
             let mut count = Count::of(&reference);
-            let mut look = |part: &[(Term, u64)], databases: &mut [Edits]| {
-                // Those that refer to the same record follow on each other.
-                let runs: Vec<&[(Term, u64)]> = part.chunk_by(|a, b| a.0 == b.0).collect();
-                let leads = match (known.get(reference.to), to) {
+            let mut look = |part: &[Referrers], databases: &mut [Edits]| {
+                let leads: Vec<bool> = match (known.get(reference.to), to) {
                     (None, Some(to)) => {
-                        databases[to].have(&runs.iter().map(|run| text_of(&run[0].0)).collect::<Vec<_>>())?
+                        databases[to].have(&part.iter().map(|(referred, _)| text_of(referred)).collect::<Vec<_>>())?
                     }
-                    (known, _) => {
-                        let has =
-                            |run: &&[(Term, u64)]| known.is_some_and(|known| known.contains(number_of(&run[0].0)));
-                        runs.iter().map(has).collect()
-                    }
+                    (Some(known), _) => part.iter().map(|(referred, _)| known.contains(number_of(referred))).collect(),
+                    (None, None) => vec![false; part.len()],
                 };
-                for (run, _) in runs.iter().zip(leads).filter(|(_, leads)| !leads) {
-                    count.count += run.len() as u64;
-                    for (referred, by) in run.iter().take(NAMED.saturating_sub(orphans.named.len())) {
+                for ((referred, by), _) in part.iter().zip(leads).filter(|(_, leads)| !leads) {
+                    count.count += by.len() as u64;
+                    for by in by.iter().take(NAMED.saturating_sub(orphans.named.len())) {
                         let (name, field) = (reference.from.name(), reference.field);
                         let (by, referred) = (databases[from].name_of(*by)?, shown(referred));
                         let to = reference.to;
@@ -155,13 +153,13 @@ impl Orphans {
             let mut after = None;
             loop {
                 let mut part = databases[from].referrers(&reference, after)?;
-                let Some(last) = part.last() else { break };
-                after = Some(last.clone());
-                part.retain(|(_, by)| !edited.ids.contains(*by));
+                let Some((referred, by)) = part.last() else { break };
+                after = by.last().map(|by| (referred.clone(), *by));
+                part.iter_mut().for_each(|(_, by)| by.retain(|by| !edited.ids.contains(*by)));
                 look(&part, databases)?;
             }
             let new = edited.references.iter().filter(|(by_index, ..)| *by_index == reference.index.number);
-            let new: Vec<(Term, u64)> = new.map(|(_, referred, by)| (referred.clone(), *by)).collect();
+            let new: Vec<Referrers> = new.map(|(_, referred, by)| (referred.clone(), vec![*by])).collect();
             look(&new, databases)?;
             orphans.counts.push(count);
         }
@@ -187,14 +185,17 @@ impl Edits<'_> {
         Ok(have)
     }
 
-    /// The next references in its database, behind the entry `after`: to whom, and by which record.
-    fn referrers(&mut self, reference: &Reference, after: Option<(Term, u64)>) -> Result<Vec<(Term, u64)>, Error> {
+    /// The next references in its database, behind the entry `after`.
+    fn referrers(&mut self, reference: &Reference, after: Option<(Term, u64)>) -> Result<Vec<Referrers>, Error> {
         let index = reference.index.number;
         if self.collection.terms_of(reference.index) == TermKind::Id {
             let after = after.map(|(referred, by)| (number_of(&referred), by)).unwrap_or_default();
             let part = self.database.references(index, after)?;
-            let term = |(referred, by)| Some((Term::Id(Id::try_from(referred).ok()?), by));
-            return Ok(part.into_iter().filter_map(term).collect());
+            let of = |run: &[(u64, u64)]| {
+                let by = run.iter().map(|(_, by)| *by).collect();
+                Some((Term::Id(Id::try_from(run[0].0).ok()?), by))
+            };
+            return Ok(part.chunk_by(|a, b| a.0 == b.0).filter_map(of).collect());
         }
         let part = self.database.texts(index, after.map(|(referred, by)| (text_of(&referred), by)))?;
         Ok(part.into_iter().map(|(referred, by)| (Term::Text(referred.into()), by)).collect())

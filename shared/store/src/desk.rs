@@ -59,6 +59,9 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
 /// How many ids, or ranges of them, an answer has at most.
 const IDS: usize = 1 << 16;
 
+/// How many runs of an index it holds at most.
+const RUNS: usize = 1 << 12;
+
 /// How many bytes of records make an answer complete.
 const ANSWER_BYTES: usize = 4 << 20;
 
@@ -139,7 +142,7 @@ pub enum Answer {
     /// Numbers, in the order of the texts; 0 where there is no such record.
     Numbers(Vec<u64>),
     /// Entries of an index.
-    Texts(Vec<(String, u64)>),
+    Texts(Vec<(String, Vec<u64>)>),
 }
 
 /// What is in a database.
@@ -263,7 +266,7 @@ impl Desk {
                 Answer::Numbers(texts.iter().map(number).collect::<Result<_, StoreError>>()?)
             }
             Ask::Texts { index, after } => {
-                Answer::Texts(store.texts_after(Index(index), after).take(IDS).collect::<Result<_, _>>()?)
+                Answer::Texts(store.texts_after(Index(index), after).take(RUNS).collect::<Result<_, _>>()?)
             }
         })
     }

@@ -1,18 +1,42 @@
 //! Secondary indexes: which ids stand under a term, in runs (see [`layout`]).
 
-use std::vec;
+use std::ops::Bound;
+use std::{iter, vec};
 
 use record::id::Id;
 use record::model::{Index, Term};
 
-use super::layout::{self, Step};
+use super::layout::{self, Listed, NAMES, Name, Step, TermKey};
 use super::{Scan, Store, StoreError};
 
 impl Store {
     /// The ids that `index` lists under `term`, ascending.
     pub fn ids(&self, index: Index, term: &Term) -> Ids {
-        let runs = self.scan(&layout::term_prefix(index, term));
-        Ids { store: self.clone(), runs, run: Vec::new().into_iter(), last: None }
+        let no_run = Vec::new().into_iter();
+        let (runs, run): (Scan, _) = match (index, term) {
+            (Index::IDS, Term::Text(text)) => match self.number_of(text) {
+                Ok(number) => (Box::new(iter::empty()), number.into_iter().collect::<Vec<Id>>().into_iter()),
+                Err(error) => (Box::new(iter::once(Err(error))), no_run),
+            },
+            _ => (self.scan(&layout::term_prefix(index, &TermKey::of(term))), no_run),
+        };
+        Ids { store: self.clone(), runs, run, last: None }
+    }
+
+    /// The number of the record whose id is `text`, where ids are texts.
+    pub fn number_of(&self, text: &str) -> Result<Option<Id>, StoreError> {
+        let Some((key, value)) = self.run_of(&NAMES, &(TermKey::of(&Term::from(text)), Id::MAX))? else {
+            return Ok(None);
+        };
+        layout::find_name(&key, &value[layout::BODY..], text).map_err(|what| self.damaged(&key, &what))
+    }
+
+    /// The run that `listed` belongs to: the last that does not begin behind it.
+    fn run_of(&self, prefix: &[u8], listed: &impl Listed) -> Result<Option<(sled::IVec, sled::IVec)>, StoreError> {
+        let run = self.db.range(prefix..=&listed.run_key(prefix)[..]).next_back();
+        let Some((key, value)) = run.transpose().map_err(|source| self.sled(source))? else { return Ok(None) };
+        self.verify(&key, &value)?;
+        Ok(Some((key, value)))
     }
 
     /// Every entry of every index there is, as the run's key without its first id, and an id. What an interrupted build left
@@ -22,6 +46,7 @@ impl Store {
             store: self.clone(),
             runs: self.scan(&[layout::INDEX]),
             run: Vec::new().into_iter(),
+            names: Vec::new().into_iter(),
             prefix: Vec::new(),
         }
     }
@@ -37,7 +62,7 @@ impl Store {
         index: Index,
         after: (Id, Id),
     ) -> impl Iterator<Item = Result<(Id, Id), StoreError>> + use<> {
-        let prefix = layout::term_prefix(index, &Term::Id(after.0));
+        let prefix = layout::term_prefix(index, &TermKey::of(&Term::Id(after.0)));
         let key = layout::run_key(&prefix, after.1.get());
         // Its run, or where that would be.
         let run = self.db.range(&prefix[..]..=&key[..]).next_back().and_then(Result::ok);
@@ -46,35 +71,31 @@ impl Store {
         references.filter(move |pair| pair.as_ref().map_or(true, |pair| *pair > after))
     }
 
-    /// Each entry of an index of ids that are texts: the text, and a record under it; in that order, behind the entry `after`.
+    /// The runs of an index of ids that are texts, behind the entry `after`: the text, and records under it, ascending.
     pub fn texts_after(
         &self,
         index: Index,
         after: Option<(String, u64)>,
-    ) -> impl Iterator<Item = Result<(String, u64), StoreError>> + use<> {
+    ) -> impl Iterator<Item = Result<(String, Vec<u64>), StoreError>> + use<> {
         let first = after.as_ref().map_or(vec![layout::INDEX, index.0], |(text, by)| {
-            let prefix = layout::term_prefix(index, &Term::from(&**text));
+            let prefix = layout::term_prefix(index, &TermKey::of(&Term::from(&**text)));
             let key = layout::run_key(&prefix, *by);
             // Its run, or where that would be.
             let run = self.db.range(&prefix[..]..=&key[..]).next_back().and_then(Result::ok);
             run.map_or(key, |(key, _)| key.to_vec())
         });
         let store = self.clone();
-        let entries = self.checked(self.db.range(&first[..]..&[layout::INDEX, index.0 + 1])).flat_map(move |run| {
-            let run = run.and_then(|(key, value)| {
-                let text = layout::listed_text(&key).ok_or_else(|| store.damaged(&key, "it holds no text"))?;
-                Ok((text.to_owned(), store.decode_run(&key, &value)?))
-            });
-            match run {
-                Ok((text, ids)) => ids.into_iter().map(|id| Ok((text.clone(), id.get()))).collect(),
-                Err(error) => vec![Err(error)],
-            }
-        });
-        entries.filter(move |pair| match (pair, &after) {
+        let runs = self.checked(self.db.range(&first[..]..&[layout::INDEX, index.0 + 1])).map(move |run| {
+            let (key, value) = run?;
+            let text = layout::listed_text(&key).ok_or_else(|| store.damaged(&key, "it holds no text"))?;
+            let mut ids: Vec<u64> = store.decode_run::<Id>(&key, &value)?.into_iter().map(Id::get).collect();
             // Texts are not in the order of their keys; before it stand only others under its text.
-            (Ok(pair), Some(after)) => pair.0 != after.0 || pair.1 > after.1,
-            _ => true,
-        })
+            if let Some((_, by)) = after.as_ref().filter(|after| after.0 == text) {
+                ids.retain(|id| id > by);
+            }
+            Ok((text.to_owned(), ids))
+        });
+        runs.filter(|run| run.as_ref().map_or(true, |(_, ids)| !ids.is_empty()))
     }
 
     fn read_references(&self, runs: sled::Iter) -> impl Iterator<Item = Result<(Id, Id), StoreError>> + use<> {
@@ -93,22 +114,22 @@ impl Store {
 
     /// The key prefix under which [`entries`](Self::entries) shows `term`.
     pub fn entry_prefix(index: Index, term: &Term) -> Vec<u8> {
-        layout::term_prefix(index, term)
+        layout::term_prefix(index, &TermKey::of(term))
     }
 
     /// Whether `index` lists `id` under `term`.
     pub(super) fn lists(&self, index: Index, term: &Term, id: Id) -> Result<bool, StoreError> {
-        let prefix = layout::term_prefix(index, term);
-        let run = self.db.range(&prefix[..]..=&layout::run_key(&prefix, id.get())).next_back();
-        let Some((key, value)) = run.transpose().map_err(|source| self.sled(source))? else { return Ok(false) };
-        self.verify(&key, &value)?;
-        Ok(self.decode_run(&key, &value)?.binary_search(&id).is_ok())
+        if let (Index::IDS, Term::Text(text)) = (index, term) {
+            return Ok(self.number_of(text)? == Some(id));
+        }
+        let run = self.run_of(&layout::term_prefix(index, &TermKey::of(term)), &id)?;
+        let Some((key, value)) = run else { return Ok(false) };
+        Ok(self.decode_run::<Id>(&key, &value)?.binary_search(&id).is_ok())
     }
 
-    /// Lists `ids`, which ascend and are one run, under `term`.
-    pub(super) fn put_run(&self, index: Index, term: &Term, ids: &[Id]) -> Result<(), StoreError> {
-        let prefix = layout::term_prefix(index, term);
-        self.put(&layout::run_key(&prefix, ids[0].get()), &layout::encode_run(ids))
+    /// Writes a run: what it lists ascends.
+    pub(super) fn put_run<L: Listed>(&self, prefix: &[u8], run: &[L]) -> Result<(), StoreError> {
+        self.put(&run[0].run_key(prefix), &L::encode_run(run))
     }
 
     /// Lists `ids`, which ascend, under `term`.
@@ -116,45 +137,46 @@ impl Store {
     pub(super) fn list(&self, index: Index, term: &Term, ids: &[Id]) -> Result<(), StoreError> {
         let ids: Vec<(Id, bool)> = ids.iter().map(|id| (*id, true)).collect();
         let mut step = Step::default();
-        self.relist(index, term, &ids, Id::MAX.get(), &mut step)?;
+        self.relist(&layout::term_prefix(index, &TermKey::of(term)), &ids, |_| false, &mut step)?;
         self.apply_in_parts(&step)
     }
 
-    /// Adds to `step` what makes of `ids`, which ascend, those with `true` listed under `term`, and those with `false` not.
-    /// No id above `last_id` is listed yet.
-    pub(super) fn relist(
+    /// Adds to `step` what makes of `changes`, which ascend, those with `true` listed in the runs under `prefix`, and those
+    /// with `false` not. Nothing is listed yet from where `is_new` says so.
+    pub(super) fn relist<L: Listed>(
         &self,
-        index: Index,
-        term: &Term,
-        ids: &[(Id, bool)],
-        last_id: u64,
+        prefix: &[u8],
+        changes: &[(L, bool)],
+        is_new: impl Fn(&L) -> bool,
         step: &mut Step,
     ) -> Result<(), StoreError> {
-        let prefix = layout::term_prefix(index, term);
-        let mut rest = ids;
-        while let Some(first) = rest.first().map(|(id, _)| id.get()) {
-            // The run it belongs to: the last that does not begin behind it; else the first of all, which then begins anew.
-            let before = self.db.range(&prefix[..]..=&layout::run_key(&prefix, first)).next_back();
-            let later_run = |than: u64| if first <= last_id { self.runs_from(&prefix, than).next() } else { None };
-            let run = before.or_else(|| later_run(first));
-            let run = run.transpose().map_err(|source| self.sled(source))?;
+        let mut rest = changes;
+        while let Some((first, _)) = rest.first() {
+            // The run it belongs to; else the first of all, which then begins anew.
+            let run = match self.run_of(prefix, first)? {
+                None if !is_new(first) => self.next_run(prefix, &first.run_key(prefix))?,
+                run => run,
+            };
             let (key, old) = match run {
-                Some((key, value)) => {
-                    self.verify(&key, &value)?;
-                    (Some(key.to_vec()), self.decode_run(&key, &value)?)
-                }
+                Some((key, value)) => (Some(key.to_vec()), self.decode_run::<L>(&key, &value)?),
                 None => (None, Vec::new()),
             };
             // It takes what comes before the next run.
-            let next = later_run(old.first().map_or(first, |id| id.get()) + 1);
-            let next = next.transpose().map_err(|source| self.sled(source))?;
-            let next = next.and_then(|(key, _)| layout::last_id(&key)).map_or(u64::MAX, Id::get);
-            let (here, later) = rest.split_at(rest.partition_point(|(id, _)| id.get() < next));
+            let next = match &key {
+                Some(key) if !is_new(first) => self.next_run(prefix, key)?,
+                _ => None,
+            };
+            let end = match &next {
+                // Nothing can be asked of a key but where it stands.
+                Some((next, _)) => rest.partition_point(|(listed, _)| listed.run_key(prefix)[..] < next[..]),
+                None => rest.len(),
+            };
+            let (here, later) = rest.split_at(end);
             rest = later;
             let mut new = old.clone();
-            for (id, listed) in here {
-                match (new.binary_search(id), listed) {
-                    (Err(place), true) => new.insert(place, *id),
+            for (listed, stays) in here {
+                match (new.binary_search(listed), stays) {
+                    (Err(place), true) => new.insert(place, listed.clone()),
                     (Ok(place), false) => drop(new.remove(place)),
                     _ => {}
                 }
@@ -164,30 +186,34 @@ impl Store {
             }
             // Ids mostly ascend, and then full runs stay behind; a run that bursts in its middle is cut evenly, so that
             // both parts have room.
-            let at_the_end = here.iter().all(|(id, _)| Some(id) > old.last());
-            let pieces = new.len().div_ceil(layout::RUN_IDS).max(1);
-            let length = if at_the_end { layout::RUN_IDS } else { new.len().div_ceil(pieces).max(1) };
+            let at_the_end = here.iter().all(|(listed, _)| Some(listed) > old.last());
+            let pieces = new.len().div_ceil(L::RUN).max(1);
+            let length = if at_the_end { L::RUN } else { new.len().div_ceil(pieces).max(1) };
             // The last first: what leaves a run is in another already.
             for run in new.chunks(length).rev() {
-                step.put(layout::run_key(&prefix, run[0].get()), &layout::encode_run(run));
+                step.put(run[0].run_key(prefix), &L::encode_run(run));
             }
-            if let Some(key) =
-                key.filter(|key| new.first().map(|id| layout::run_key(&prefix, id.get())).as_ref() != Some(key))
-            {
+            if let Some(key) = key.filter(|key| new.first().map(|first| first.run_key(prefix)).as_ref() != Some(key)) {
                 step.removes.push(key);
             }
         }
         Ok(())
     }
 
-    /// The runs under `prefix` that begin with the id `first` or a later one.
-    fn runs_from(&self, prefix: &[u8], first: u64) -> sled::Iter {
-        self.db.range(layout::run_key(prefix, first)..layout::run_key(prefix, u64::MAX))
+    /// The first run under `prefix` behind `key`; its value has been checked.
+    fn next_run(&self, prefix: &[u8], key: &[u8]) -> Result<Option<(sled::IVec, sled::IVec)>, StoreError> {
+        let next = self.db.range::<&[u8], _>((Bound::Excluded(key), Bound::Unbounded)).next();
+        let Some((key, value)) = next.transpose().map_err(|source| self.sled(source))? else { return Ok(None) };
+        if !key.starts_with(prefix) {
+            return Ok(None);
+        }
+        self.verify(&key, &value)?;
+        Ok(Some((key, value)))
     }
 
-    /// The ids of a run, whose `value` has been checked.
-    pub(super) fn decode_run(&self, key: &[u8], value: &[u8]) -> Result<Vec<Id>, StoreError> {
-        layout::decode_run(key, &value[layout::BODY..]).map_err(|what| self.damaged(key, &what))
+    /// What a run lists, whose `value` has been checked.
+    pub(super) fn decode_run<L: Listed>(&self, key: &[u8], value: &[u8]) -> Result<Vec<L>, StoreError> {
+        L::decode_run(key, &value[layout::BODY..]).map_err(|what| self.damaged(key, &what))
     }
 }
 
@@ -223,6 +249,7 @@ pub struct Entries {
     runs: Scan,
     prefix: Vec<u8>,
     run: vec::IntoIter<Id>,
+    names: vec::IntoIter<Name>,
 }
 
 impl Entries {
@@ -230,19 +257,33 @@ impl Entries {
     #[expect(clippy::should_implement_trait, reason = "an iterator could not lend the prefix")]
     pub fn next(&mut self) -> Option<Result<(&[u8], Id), StoreError>> {
         loop {
+            if let Some((text, id)) = self.names.next() {
+                self.prefix.splice(NAMES.len().., text.bytes().iter().copied());
+                return Some(Ok((&self.prefix, id)));
+            }
             if let Some(id) = self.run.next() {
                 return Some(Ok((&self.prefix, id)));
             }
-            let run = self.runs.next()?.and_then(|(key, value)| Ok((self.store.decode_run(&key, &value)?, key)));
-            match run {
-                Ok((_, key)) if self.store.made_by().index_numbers().all(|index| Some(&index.0) != key.get(1)) => {}
-                Ok((ids, key)) => {
-                    self.prefix.clear();
-                    self.prefix.extend_from_slice(&key[..key.len() - size_of::<u64>()]);
-                    self.run = ids.into_iter();
-                }
+            match self.runs.next()?.and_then(|(key, value)| self.read(&key, &value)) {
+                Ok(()) => {}
                 Err(error) => return Some(Err(error)),
             }
         }
+    }
+
+    fn read(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        let store = &self.store;
+        if store.made_by().index_numbers().all(|index| Some(&index.0) != key.get(1)) {
+            return Ok(());
+        }
+        self.prefix.clear();
+        if layout::lists_names(key) {
+            self.names = store.decode_run(key, value)?.into_iter();
+            self.prefix.extend_from_slice(&NAMES);
+        } else {
+            self.run = store.decode_run(key, value)?.into_iter();
+            self.prefix.extend_from_slice(&key[..key.len() - size_of::<u64>()]);
+        }
+        Ok(())
     }
 }

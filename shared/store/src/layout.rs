@@ -7,15 +7,15 @@
 //!        00 "lap"                                   lap                   how often the journal has begun anew
 //!        00 "applied"                               run groups            how much of a newer file's changes is there
 //!        01 page                                    table entry entry …   up to 16 records
-//!        02 index term first-id                     gaps                  a run of an index
+//!        02 index term first-id                     gaps                  a run of an index: ids of one term
+//!        02 00 first-text first-number              names                 a run of the ids, where those are texts
 //!        03 id revision part                        json                  a part of a record too long for its page
 //!        04 idempotency-key                         kept                  the answer to a request that may come again
 //!        05 time idempotency-key                    nothing               when that may be forgotten
 //!
 //! value          02, the CRC-32C of key, 02 and body (4 bytes, little-endian), body; of a page: of key, 02 and table
 //! page, id, first-id, revision in a key   8 bytes, big-endian: key order is id order; page is id / 16
-//! index          1 byte, the number of a declared index; 0 is that of the ids, where ids are texts: each term is one id
-//!                and its record's number
+//! index          1 byte, the number of a declared index; 0 is that of the ids, where ids are texts
 //! part           2 bytes, big-endian, from 0; each is PART_BYTES long but for the last, which is shorter
 //! term           an id: 8 bytes, big-endian · a text: its UTF-8, then FF, which no UTF-8 holds, so that no term is the
 //!                beginning of another · a text of more than TERM_BYTES: FE, then its SHA-256
@@ -32,6 +32,8 @@
 //! time           8 bytes, big-endian: seconds since 1970
 //! declaration    JSON of a declaration, of which other fields than those that are indexed are left out
 //! gaps           bincode of a list of u64: what to add to first-id for the second id, to that for the third, …
+//! first-text     a term, and first-number the number of the record with that id; names is bincode of a list of pairs
+//!                (text, number: u64): the further ids of the run, ascending as their terms do
 //! ```
 //!
 //! bincode is its standard configuration: little-endian, variable-length integers. A value's checksum covers its key, so
@@ -92,6 +94,10 @@ const TERM_BYTES: usize = 1 << 10;
 
 /// How many ids one run of an index holds at most.
 pub const RUN_IDS: usize = 128;
+
+/// How many ids one run holds at most where ids are texts: each is a name of up to 255 bytes, and a write writes its run
+/// anew.
+pub(super) const RUN_NAMES: usize = 32;
 
 /// The largest record, in bytes of JSON. Bounds what a hostile file or a damaged length can make us allocate.
 pub const RECORD_BYTES: usize = 16 << 20;
@@ -230,26 +236,144 @@ fn tagged(tag: u8, number: u64) -> [u8; 9] {
     key
 }
 
-/// The beginning that all runs of `term` share.
-pub(super) fn term_prefix(index: Index, term: &Term) -> Vec<u8> {
-    let mut key = vec![INDEX, index.0];
-    match term {
-        Term::Id(id) => key.extend_from_slice(&id.get().to_be_bytes()),
-        Term::Text(text) if text.len() > TERM_BYTES => {
-            key.push(0xFE);
-            key.extend_from_slice(&Sha256::digest(text.as_bytes()));
-        }
-        Term::Text(text) => {
-            key.extend_from_slice(text.as_bytes());
-            key.push(0xFF);
-        }
+/// A term as it stands in a key: terms ascend as their keys do.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+pub(super) struct TermKey {
+    /// How it begins: with this at hand, a sort looks at few texts.
+    head: [u8; 8],
+    /// All of it; nothing where that is the head.
+    text: Option<Box<[u8]>>,
+}
+
+impl TermKey {
+    pub(super) fn of(term: &Term) -> Self {
+        let text: Box<[u8]> = match term {
+            Term::Id(id) => return Self { head: id.get().to_be_bytes(), text: None },
+            Term::Text(text) if text.len() > TERM_BYTES => {
+                [&[0xFE], &Sha256::digest(text.as_bytes())[..]].concat().into()
+            }
+            Term::Text(text) => [text.as_bytes(), &[0xFF]].concat().into(),
+        };
+        // No text is the beginning of another, so it does not matter what a short one is filled up with.
+        let mut head = [0; 8];
+        let length = text.len().min(head.len());
+        head[..length].copy_from_slice(&text[..length]);
+        Self { head, text: Some(text) }
     }
-    key
+
+    /// How it begins, as a number: terms of which this differs ascend as it does.
+    pub(super) fn head(&self) -> u64 {
+        u64::from_be_bytes(self.head)
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.text.as_deref().unwrap_or(&self.head)
+    }
+
+    /// The text; nothing where it is none, or too long to stand there.
+    pub(super) fn text(&self) -> Option<&str> {
+        let (0xFF, text) = self.text.as_deref()?.split_last()? else { return None };
+        std::str::from_utf8(text).ok()
+    }
+}
+
+/// The beginning that all runs of `term` share.
+pub(super) fn term_prefix(index: Index, term: &TermKey) -> Vec<u8> {
+    [&[INDEX, index.0], term.bytes()].concat()
 }
 
 /// The key of the run that begins with `first`.
 pub(super) fn run_key(prefix: &[u8], first: u64) -> Vec<u8> {
     [prefix, &first.to_be_bytes()].concat()
+}
+
+/// What a run lists. They ascend as the keys do of runs that begin with them.
+pub(super) trait Listed: Clone + Ord {
+    /// How many a run has at most.
+    const RUN: usize;
+
+    /// The key of a run that begins with this, behind `prefix`, which all runs share.
+    fn run_key(&self, prefix: &[u8]) -> Vec<u8>;
+
+    /// The body of a run, which ascends.
+    fn encode_run(run: &[Self]) -> Vec<u8>;
+
+    /// What the run under `key` lists.
+    fn decode_run(key: &[u8], body: &[u8]) -> Result<Vec<Self>, String>;
+}
+
+impl Listed for Id {
+    const RUN: usize = RUN_IDS;
+
+    fn run_key(&self, prefix: &[u8]) -> Vec<u8> {
+        run_key(prefix, self.get())
+    }
+
+    fn encode_run(run: &[Self]) -> Vec<u8> {
+        let gaps: Vec<u64> = run.windows(2).map(|pair| pair[1].get() - pair[0].get()).collect();
+        encode(gaps)
+    }
+
+    fn decode_run(key: &[u8], body: &[u8]) -> Result<Vec<Self>, String> {
+        let mut id = last_id(key).ok_or("an index key does not end in an id")?;
+        let gaps: Vec<u64> = decode(body)?;
+        let mut ids = Vec::with_capacity(1 + gaps.len());
+        ids.push(id);
+        for gap in gaps {
+            let next = id.get().checked_add(gap).filter(|_| gap > 0).and_then(|next| Id::try_from(next).ok());
+            id = next.ok_or("the ids of an index run do not ascend")?;
+            ids.push(id);
+        }
+        Ok(ids)
+    }
+}
+
+/// An id that is a text, and its record's number.
+pub(super) type Name = (TermKey, Id);
+
+/// What the keys of all runs of names begin with.
+pub(super) const NAMES: [u8; 2] = [INDEX, Index::IDS.0];
+
+impl Listed for Name {
+    const RUN: usize = RUN_NAMES;
+
+    fn run_key(&self, prefix: &[u8]) -> Vec<u8> {
+        run_key(&[prefix, self.0.bytes()].concat(), self.1.get())
+    }
+
+    fn encode_run(run: &[Self]) -> Vec<u8> {
+        let rest = run.get(1..).unwrap_or_default();
+        encode(rest.iter().map(|(term, id)| (term.text().unwrap_or_default(), id.get())).collect::<Vec<(&str, u64)>>())
+    }
+
+    fn decode_run(key: &[u8], body: &[u8]) -> Result<Vec<Self>, String> {
+        let first = listed_text(key).zip(last_id(key)).ok_or("a key of the ids does not end in a text and a number")?;
+        let mut names = vec![(TermKey::of(&Term::from(first.0)), first.1)];
+        for (text, number) in decode::<Vec<(&str, u64)>>(body)? {
+            let id = Id::try_from(number).map_err(|_| "a number in a run of the ids is none")?;
+            let name = (TermKey::of(&Term::from(text)), id);
+            if names.last() >= Some(&name) {
+                return Err("the ids of a run do not ascend".to_owned());
+            }
+            names.push(name);
+        }
+        Ok(names)
+    }
+}
+
+/// The number that a run of names has for `text`.
+pub(super) fn find_name(key: &[u8], body: &[u8], text: &str) -> Result<Option<Id>, String> {
+    if listed_text(key) == Some(text) {
+        return Ok(last_id(key));
+    }
+    let names: Vec<(&str, u64)> = decode(body)?;
+    let number = names.iter().find(|(of, _)| *of == text).map(|(_, number)| Id::try_from(*number));
+    number.transpose().map_err(|_| "a number in a run of the ids is none".to_owned())
+}
+
+/// Whether the run under `key` lists names.
+pub(super) fn lists_names(key: &[u8]) -> bool {
+    key.starts_with(&NAMES)
 }
 
 /// The id that the key of a run in an index of ids stands for.
@@ -395,25 +519,6 @@ pub(super) fn encode(value: impl Encode) -> Vec<u8> {
     body
 }
 
-/// The body of a run; `ids` ascend.
-pub(super) fn encode_run(ids: &[Id]) -> Vec<u8> {
-    let gaps: Vec<u64> = ids.windows(2).map(|pair| pair[1].get() - pair[0].get()).collect();
-    encode(gaps)
-}
-
-pub(super) fn decode_run(key: &[u8], body: &[u8]) -> Result<Vec<Id>, String> {
-    let mut id = last_id(key).ok_or("an index key does not end in an id")?;
-    let gaps: Vec<u64> = decode(body)?;
-    let mut ids = Vec::with_capacity(1 + gaps.len());
-    ids.push(id);
-    for gap in gaps {
-        let next = id.get().checked_add(gap).filter(|_| gap > 0).and_then(|next| Id::try_from(next).ok());
-        id = next.ok_or("the ids of an index run do not ascend")?;
-        ids.push(id);
-    }
-    Ok(ids)
-}
-
 /// Whether all of `value` is what was written under `key`.
 pub(super) fn check(key: &[u8], value: &[u8]) -> Result<(), String> {
     if key.first() == Some(&PAGE) {
@@ -424,7 +529,8 @@ pub(super) fn check(key: &[u8], value: &[u8]) -> Result<(), String> {
     }
     let body = unseal(key, value)?;
     match key.first() {
-        Some(&INDEX) => decode_run(key, body).map(drop),
+        Some(&INDEX) if lists_names(key) => Name::decode_run(key, body).map(drop),
+        Some(&INDEX) => Id::decode_run(key, body).map(drop),
         Some(&KEPT) => decode::<KeptAnswer>(body).map(drop),
         Some(&FORGET) => forget_key_parts(key).map(drop).ok_or_else(|| "it is no such key".to_owned()),
         _ => Ok(()),
@@ -482,12 +588,16 @@ mod tests {
         assert_eq!(decode(&encode(kept)), Ok(kept));
         assert_eq!(kept_key("t/k"), b"\x04t/k");
         assert_eq!(forget_key(258, "k"), b"\x05\0\0\0\0\0\0\x01\x02k");
-        let by_id = term_prefix(Index(2), &Term::Id(id(7)));
+        let by_id = term_prefix(Index(2), &TermKey::of(&Term::Id(id(7))));
         assert_eq!(run_key(&by_id, 9), [2, 2, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 9]);
-        assert_eq!(term_prefix(Index(1), &Term::from("é")), [2, 1, 0xC3, 0xA9, 0xFF]);
-        let long = term_prefix(Index(1), &Term::from(&*"x".repeat(1025)));
+        assert_eq!(term_prefix(Index(1), &TermKey::of(&Term::from("é"))), [2, 1, 0xC3, 0xA9, 0xFF]);
+        let long = term_prefix(Index(1), &TermKey::of(&Term::from(&*"x".repeat(1025))));
         assert_eq!(long[..7], [2, 1, 0xFE, 0xC6, 0xD8, 0xE9, 0x90]);
-        assert_eq!(encode_run(&[id(9), id(10), id(1009)]), [2, 1, 251, 231, 3]);
+        assert_eq!(Id::encode_run(&[id(9), id(10), id(1009)]), [2, 1, 251, 231, 3]);
+        let names = [("a", 9), ("é", 300)].map(|(text, number)| (TermKey::of(&Term::from(text)), id(number)));
+        assert_eq!(names[0].run_key(&NAMES), [2, 0, b'a', 255, 0, 0, 0, 0, 0, 0, 0, 9]);
+        assert_eq!(Name::encode_run(&names), [1, 2, 0xC3, 0xA9, 251, 44, 1]);
+        assert_eq!(Name::encode_run(&names[..1]), [0]);
     }
 
     #[test]
@@ -503,7 +613,7 @@ mod tests {
         let empty = encode_page(b"key", []);
         assert_eq!(Page::read(b"key", &empty).unwrap().iter().count(), 0);
         let ids = [1, 2, 300, i64::MAX as u64].map(id);
-        assert_eq!(decode_run(&run_key(b"prefix", 1), &encode_run(&ids)), Ok(ids.to_vec()));
+        assert_eq!(Id::decode_run(&run_key(b"prefix", 1), &Id::encode_run(&ids)), Ok(ids.to_vec()));
         for id in [id(1), id(16), Id::MAX] {
             let (page, slot) = place(id);
             assert_eq!(page_of(&page_key(page)), Some(page));
@@ -562,9 +672,22 @@ mod tests {
             b"\xfd\xff\xff\xff\xff\xff\xff\xff\x7f",
             b"\x00\x00",
         ] {
-            assert!(decode_run(&key, body).is_err(), "{body:?}");
+            assert!(Id::decode_run(&key, body).is_err(), "{body:?}");
         }
-        assert!(decode_run(&run_key(b"", 0), b"\x00").is_err());
-        assert!(decode_run(b"short", b"\x00").is_err());
+        assert!(Id::decode_run(&run_key(b"", 0), b"\x00").is_err());
+        assert!(Id::decode_run(b"short", b"\x00").is_err());
+        let key = (TermKey::of(&Term::from("b")), id(2)).run_key(&NAMES);
+        assert_eq!(Name::decode_run(&key, b"\x01\x01c\x01").map(|names| names.len()), Ok(2));
+        for (key, body) in [
+            (&key[..], &b"\x01\x01a\x01"[..]),
+            (&key, b"\x01\x01b\x02"),
+            (&key, b"\x01\x01c\x00"),
+            (&key, b"\x01\x01\xff\x01"),
+            (&key, b"\x02\x01c\x01"),
+            (&key[..key.len() - 1], b"\x00"),
+            (&key[..2], b"\x00"),
+        ] {
+            assert!(Name::decode_run(key, body).is_err(), "{body:?}");
+        }
     }
 }

@@ -450,11 +450,6 @@ impl Store {
         self.ids(index, term).filter_map(move |id| id.and_then(|id| store.get(id)).transpose())
     }
 
-    /// The number of the record whose id is `text`, where ids are texts.
-    pub fn number_of(&self, text: &str) -> Result<Option<Id>, StoreError> {
-        self.ids(Index::IDS, &Term::from(text)).next().transpose()
-    }
-
     /// Returns when all that was written is on the disk and stays there through a power loss.
     pub fn sync(&self) -> Result<(), StoreError> {
         self.db.flush().map_err(|source| self.sled(source))?;

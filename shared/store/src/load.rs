@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::thread;
 
 use record::id::Id;
-use record::model::{Index, Record, Term, Terms};
+use record::model::{Index, Record, Terms};
 use record::record_set::RecordSet;
 
-use super::layout::{Counters, Page};
+use super::layout::{Counters, Name, Page, TermKey};
 use super::sorter::Sorter;
 use super::{Store, StoreError, at, layout};
 
@@ -71,7 +71,7 @@ impl Load {
             for (index, term) in record.terms.iter() {
                 let pending = self.pending.iter_mut().find(|(of, _)| of == index);
                 let (_, pending) = pending.expect("a term is of a declared index");
-                pending.push((term.clone(), record.id), &folder).map_err(|error| at(&folder)(error))?;
+                pending.push((TermKey::of(term), record.id), &folder).map_err(|error| at(&folder)(error))?;
             }
         }
         self.counters.records.merge(set);
@@ -130,8 +130,10 @@ impl Load {
         let store = &self.store;
         thread::scope(|scope| {
             let write = |(index, entries)| {
-                scope
-                    .spawn(move || write_index(store, index, entries, |term, ids| check_alone(store, index, term, ids)))
+                scope.spawn(move || match index {
+                    Index::IDS => write_names(store, entries),
+                    index => write_index(store, index, entries, |_| Ok(())),
+                })
             };
             let writers: Vec<_> = self.pending.into_iter().map(write).collect();
             writers.into_iter().try_for_each(|writer| writer.join().expect("a writer returns its errors"))
@@ -141,18 +143,18 @@ impl Load {
     }
 }
 
-/// Lists `entries`, in the order of their keys: sled then has each leaf in hand once. Each run passes `check` first.
+/// Lists `entries`, in the order of their keys: sled then has each leaf in hand once. Each run of a term passes `check` first.
 pub(super) fn write_index(
     store: &Store,
     index: Index,
     entries: Sorter,
-    check: impl Fn(&Term, &[Id]) -> Result<(), StoreError>,
+    check: impl Fn(&[Id]) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
-    let put = |term: &Term, ids: &[Id]| {
-        check(term, ids)?;
-        store.put_run(index, term, ids)
+    let put = |term: &TermKey, ids: &[Id]| {
+        check(ids)?;
+        store.put_run(&layout::term_prefix(index, term), ids)
     };
-    let mut run: Option<(Term, Vec<Id>)> = None;
+    let mut run: Option<(TermKey, Vec<Id>)> = None;
     for entry in entries.sorted().map_err(at(store.path()))? {
         let (term, id) = entry.map_err(|error| at(store.path())(error))?;
         match &mut run {
@@ -167,10 +169,21 @@ pub(super) fn write_index(
     run.map_or(Ok(()), |(term, ids)| put(&term, &ids))
 }
 
-/// A run of the ids' own index is one id, or an id stands twice.
-fn check_alone(store: &Store, index: Index, term: &Term, ids: &[Id]) -> Result<(), StoreError> {
-    if let (Index::IDS, [_, second, ..], Term::Text(text)) = (index, ids, term) {
-        return Err(StoreError::IdTaken { path: store.path().to_owned(), text: text.to_string(), second: *second });
+/// Writes the index of ids that are texts.
+fn write_names(store: &Store, entries: Sorter) -> Result<(), StoreError> {
+    let mut run: Vec<Name> = Vec::with_capacity(layout::RUN_NAMES);
+    for entry in entries.sorted().map_err(at(store.path()))? {
+        let (text, id) = entry.map_err(|error| at(store.path())(error))?;
+        if run.last().is_some_and(|(before, _)| *before == text) {
+            let text = text.text().unwrap_or_default().to_owned();
+            return Err(StoreError::IdTaken { path: store.path().to_owned(), text, second: id });
+        }
+        run.push((text, id));
+        // One stays behind, so that one more of it shows.
+        if run.len() > layout::RUN_NAMES {
+            store.put_run(&layout::NAMES, &run[..layout::RUN_NAMES])?;
+            run.drain(..layout::RUN_NAMES);
+        }
     }
-    Ok(())
+    if run.is_empty() { Ok(()) } else { store.put_run(&layout::NAMES, &run) }
 }

@@ -23,7 +23,7 @@ use record::id::Id;
 use record::json::members;
 use record::model::{Collection, Index, term_of};
 
-use super::layout::{self, INDEX};
+use super::layout::{self, INDEX, TermKey};
 use super::load::write_index;
 use super::sorter::Sorter;
 use super::{Store, StoreError, at};
@@ -314,7 +314,7 @@ impl Column {
         match value.filter(|value| *value != "null").map(|value| term_of(self.shape, value)) {
             Some(Some(term)) => {
                 self.count += 1;
-                self.entries.push((term, id), folder).map_err(at(folder))?;
+                self.entries.push((TermKey::of(&term), id), folder).map_err(at(folder))?;
             }
             Some(None) => self.left_out.get_or_insert((0, id)).0 += 1,
             None => {}
@@ -324,7 +324,7 @@ impl Column {
 
     fn write(self, store: &Store, progress: &Progress) -> Result<(), StoreError> {
         let Self { index, shape, entries, left_out, .. } = self;
-        write_index(store, index.number, entries, |_, ids| {
+        write_index(store, index.number, entries, |ids| {
             if let ([first, second, ..], true) = (ids, index.unique) {
                 return Err(store.shared_value(index, *first, *second));
             }
@@ -350,7 +350,7 @@ impl Store {
         let mut before: Option<(Vec<u8>, Id)> = None;
         for run in self.scan(&[INDEX, index.number.0]) {
             let (key, value) = run?;
-            let ids = self.decode_run(&key, &value)?;
+            let ids = self.decode_run::<Id>(&key, &value)?;
             let term = &key[..key.len() - size_of::<u64>()];
             let same = before.as_ref().filter(|(of, _)| of == term).map(|(_, id)| *id);
             if let [first, second, ..] = same.into_iter().chain(ids.iter().copied()).take(2).collect::<Vec<_>>()[..] {
@@ -495,7 +495,7 @@ mod tests {
         let redeclaration = store.redeclare().unwrap();
         assert!(!redeclaration.is_current());
         assert!(matches!(redeclaration.make(&AtomicBool::new(true)), Err(StoreError::Interrupted(_))));
-        store.put_run(Index(2), &Term::Id(id(1)), &[id(7)]).unwrap();
+        store.list(Index(2), &Term::Id(id(1)), &[id(7)]).unwrap();
         drop((redeclaration, store));
         let store = make(&path, sample::posts());
         assert_eq!([(1, 1), (2, 1)].map(|(of, term)| listed(&store, of, term)), [150, 300]);

@@ -14,7 +14,8 @@ use std::path::Path;
 use bincode::config::{Configuration, standard};
 use bincode::error::DecodeError;
 use record::id::Id;
-use record::model::Term;
+
+use super::layout::TermKey;
 
 /// How many entries memory holds: 24 MiB.
 const IN_MEMORY: usize = 1 << 20;
@@ -25,7 +26,7 @@ const BUFFER: usize = 64 << 10;
 const CONFIG: Configuration = standard();
 
 /// A term, and a record that is found by it.
-type Entry = (Term, Id);
+type Entry = (TermKey, Id);
 
 /// Takes entries as they come.
 #[derive(Default)]
@@ -42,16 +43,11 @@ impl Sorter {
     }
 
     fn spill(&mut self, folder: &Path) -> io::Result<()> {
-        self.pending.sort_unstable();
+        sort(&mut self.pending);
         let mut out = BufWriter::with_capacity(BUFFER, tempfile::tempfile_in(folder)?);
         let left = self.pending.len();
         for (term, id) in self.pending.drain(..) {
-            // No id is 0: it stands for a text.
-            let (referred, text) = match &term {
-                Term::Id(referred) => (referred.get(), ""),
-                Term::Text(text) => (0, &**text),
-            };
-            let bytes = bincode::encode_to_vec((referred, text, id.get()), CONFIG);
+            let bytes = bincode::encode_to_vec((term, id.get()), CONFIG);
             out.write_all(&bytes.expect("memory takes every value"))?;
         }
         let mut file = out.into_inner()?;
@@ -62,7 +58,7 @@ impl Sorter {
 
     /// All entries, ascending.
     pub(super) fn sorted(mut self) -> io::Result<Sorted> {
-        self.pending.sort_unstable();
+        sort(&mut self.pending);
         let mut sources: Vec<Source> = vec![Box::new(self.pending.into_iter().map(Ok))];
         sources.extend(self.spilled.into_iter().map(|spilled| Box::new(spilled) as Source));
         let mut heads = BinaryHeap::new();
@@ -75,6 +71,17 @@ impl Sorter {
     }
 }
 
+/// Sorts entries, and looks at few texts: those lie anywhere in memory, and where many records share one, comparing them
+/// would take most of the time.
+fn sort(entries: &mut [Entry]) {
+    entries.sort_unstable_by_key(|(term, id)| (term.head(), *id));
+    for alike in entries.chunk_by_mut(|a, b| a.0.head() == b.0.head()) {
+        if alike.iter().any(|(term, _)| *term != alike[0].0) {
+            alike.sort_unstable();
+        }
+    }
+}
+
 /// Entries in a file, ascending.
 struct Spilled {
     file: BufReader<File>,
@@ -83,10 +90,8 @@ struct Spilled {
 
 impl Spilled {
     fn read(&mut self) -> Result<Entry, DecodeError> {
-        let (referred, text, id): (u64, Box<str>, u64) = bincode::decode_from_std_read(&mut self.file, CONFIG)?;
-        let id_of = |number: u64| Id::try_from(number).map_err(|_| DecodeError::Other("it is no id"));
-        let term = if referred == 0 { Term::Text(text) } else { Term::Id(id_of(referred)?) };
-        Ok((term, id_of(id)?))
+        let (term, id): (TermKey, u64) = bincode::decode_from_std_read(&mut self.file, CONFIG)?;
+        Ok((term, Id::try_from(id).map_err(|_| DecodeError::Other("it is no id"))?))
     }
 }
 
@@ -125,6 +130,8 @@ impl Iterator for Sorted {
 
 #[cfg(test)]
 mod tests {
+    use record::model::Term;
+
     use super::*;
 
     #[test]
@@ -134,8 +141,9 @@ mod tests {
         let mut entries = Vec::new();
         for number in 1..=100 {
             // As long as a term may be, and a term that begins another.
-            let name = "ab".repeat(number as usize % 7 * 300);
-            entries.extend([(Term::from(&*name), id(number)), (Term::Id(id(1 + number * 37 % 11)), id(number << 40))]);
+            let name = TermKey::of(&Term::from(&*"ab".repeat(number as usize % 7 * 300)));
+            let referred = TermKey::of(&Term::Id(id(1 + number * 37 % 11)));
+            entries.extend([(name, id(number)), (referred, id(number << 40))]);
         }
         entries.rotate_left(77);
         let mut sorter = Sorter::default();

@@ -5,6 +5,7 @@ use record::model::Records;
 use record::record_set::RecordSet;
 use record::sample;
 
+use super::layout::Listed as _;
 use super::*;
 
 pub(super) fn id(number: u64) -> Id {
@@ -377,7 +378,7 @@ proptest! {
         prop_assert_eq!(store.db.scan_prefix([3]).count(), model.values().filter(|post| layout::lies_apart(post.1.as_bytes())).count());
         for run in store.db.scan_prefix([layout::INDEX]) {
             let (key, value) = run.unwrap();
-            prop_assert!(layout::decode_run(&key, layout::unseal(&key, &value).unwrap()).unwrap().len() <= layout::RUN_IDS);
+            prop_assert!(Id::decode_run(&key, layout::unseal(&key, &value).unwrap()).unwrap().len() <= layout::RUN_IDS);
         }
     }
 
@@ -408,7 +409,66 @@ proptest! {
         prop_assert_eq!(count, model.values().map(Vec::len).sum::<usize>());
         for run in store.db.scan_prefix([layout::INDEX]) {
             let (key, value) = run.unwrap();
-            prop_assert!(layout::decode_run(&key, layout::unseal(&key, &value).unwrap()).unwrap().len() <= layout::RUN_IDS);
+            prop_assert!(Id::decode_run(&key, layout::unseal(&key, &value).unwrap()).unwrap().len() <= layout::RUN_IDS);
+        }
+    }
+
+    /// However ids that are texts come, change and go: each is found with its number, no other is, and runs stay short.
+    #[test]
+    fn the_ids_that_are_texts_equal_a_map(
+        loaded in prop::collection::btree_map("[ab\u{0}é]{1,5}", Just(()), 0..200),
+        steps in prop::collection::vec(prop::collection::btree_map(1_u64..400, prop::option::of("[ab\u{0}é]{1,5}"), 1..150), 1..8),
+    ) {
+        let ids = r#"{"name":"notes","ids":"text","fields":[],"indexes":[]}"#;
+        let notes = Collection::of(record::declaration::Declaration::read(ids).unwrap());
+        let note = |text: &str| format!(r#"{{"id":{}}}"#, serde_json::json!(text));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let mut model: BTreeMap<u64, String> = (1..).zip(loaded.into_keys()).collect();
+        // As in a file: their order is none.
+        let mut load = Load::new(Store::create(&path, notes).unwrap());
+        let mut records = Records::new(notes, 0);
+        model.iter().rev().for_each(|(number, text)| records.push_stored(&note(text), id(*number)).unwrap());
+        put(&mut load, &records);
+        let store = load.finish().unwrap();
+        for changes in steps {
+            let (mut records, mut removed) = (Records::new(notes, 0), Vec::new());
+            for (number, text) in changes {
+                match text {
+                    Some(text) if model.iter().all(|(other, has)| *has != text || *other == number) => {
+                        records.push_stored(&note(&text), id(number)).unwrap();
+                        model.insert(number, text);
+                    }
+                    _ => {
+                        removed.push(Change::Remove(id(number)));
+                        model.remove(&number);
+                    }
+                }
+            }
+            let mut writer = Writer::new(&store).unwrap();
+            let puts = records.iter().map(|record| Change::Put(record, writer.next_revision()));
+            let changes: Vec<Change> = puts.collect::<Vec<_>>().into_iter().chain(removed).collect();
+            writer.apply(&changes).unwrap();
+            for (number, text) in &model {
+                prop_assert_eq!(store.number_of(text).unwrap(), Some(id(*number)));
+                prop_assert!(store.lists(Index::IDS, &Term::from(&**text), id(*number)).unwrap());
+                let longer = format!("{text}a");
+                let known = model.iter().find(|(_, text)| **text == longer).map(|(number, _)| id(*number));
+                prop_assert_eq!(store.number_of(&longer).unwrap(), known);
+            }
+        }
+        let (mut entries, mut found) = (store.entries(), BTreeMap::new());
+        while let Some(entry) = entries.next() {
+            let (prefix, number) = entry.unwrap();
+            prop_assert!(found.insert(number.get(), prefix.to_vec()).is_none());
+        }
+        let expected = model.iter().map(|(id, text)| (*id, Store::entry_prefix(Index::IDS, &Term::from(&**text)))).collect();
+        prop_assert_eq!(found, expected);
+        for run in store.db.scan_prefix(layout::NAMES) {
+            let (key, value) = run.unwrap();
+            prop_assert_eq!(layout::check(&key, &value), Ok(()));
+            let names = layout::Name::decode_run(&key, layout::unseal(&key, &value).unwrap()).unwrap();
+            prop_assert!(names.len() <= layout::RUN_NAMES);
         }
     }
 }

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 
 use record::id::Id;
-use record::model::{Index, Record, Records, Term, Terms};
+use record::model::{Index, Record, Records, Terms};
 
-use super::layout::{self, Counters, Entry, Page, Step};
+use super::layout::{self, Counters, Entry, Page, Step, TermKey};
 use super::snapshot::Before;
 use super::{Store, StoreError};
 
@@ -40,7 +40,7 @@ pub struct Writer {
 }
 
 /// The terms of an index that gain or lose ids: `true` for an id that is listed from now on.
-type IndexChanges = BTreeMap<(Index, Term), BTreeMap<Id, bool>>;
+type IndexChanges = BTreeMap<(Index, TermKey), BTreeMap<Id, bool>>;
 
 impl Writer {
     /// The writer of `store`.
@@ -101,10 +101,16 @@ impl Writer {
         if let Some(Change::Put(record, _)) = changes.iter().rev().find(|change| matches!(change, Change::Put(..))) {
             self.counters.last_id = self.counters.last_id.max(record.id.get());
         }
+        let (mut names, last_id) = (Vec::new(), self.listed_id);
         for ((index, term), ids) in &indexes {
+            if *index == Index::IDS {
+                names.extend(ids.iter().map(|(id, listed)| ((term.clone(), *id), *listed)));
+                continue;
+            }
             let ids: Vec<(Id, bool)> = ids.iter().map(|(id, listed)| (*id, *listed)).collect();
-            self.store.relist(*index, term, &ids, self.listed_id, step)?;
+            self.store.relist(&layout::term_prefix(*index, term), &ids, |id| id.get() > last_id, step)?;
         }
+        self.store.relist(&layout::NAMES, &names, |_| false, step)?;
         self.listed_id = self.counters.last_id;
         step.counters = self.counters;
         Ok(())
@@ -143,7 +149,7 @@ impl Writer {
                 let gone = || self.store.damaged(&key, &format!("a part of record {id} is gone"));
                 let stored = self.store.stored(page, id, &entry)?.ok_or_else(gone)?;
                 for (index, term) in self.store.terms_of(id, stored.json())? {
-                    indexes.entry((index, term)).or_default().insert(id, false);
+                    indexes.entry((index, TermKey::of(&term))).or_default().insert(id, false);
                 }
                 if entry.json.is_none() {
                     step.removes.extend(layout::parts(id, entry.revision, stored.json()).map(|(key, _)| key));
@@ -164,7 +170,7 @@ impl Writer {
                 let json = (!apart).then_some(json.as_bytes());
                 entries.insert(slot, Entry { slot, revision: *revision, id_from_position, json });
                 for (index, term) in record.terms.iter() {
-                    indexes.entry((*index, term.clone())).or_default().insert(id, true);
+                    indexes.entry((*index, TermKey::of(term))).or_default().insert(id, true);
                 }
             }
         }
