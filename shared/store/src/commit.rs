@@ -29,29 +29,20 @@ use record::id::Id;
 use record::model::{Index, Term};
 use tokio::sync::{Notify, oneshot};
 
-pub use self::group::KeptRecord;
 use self::group::{Group, Now};
 pub(crate) use self::held::Held;
 pub use self::journal::Hole;
 use self::journal::Journal;
 use self::pace::Pace;
+use crate::idempotency::Kept;
 use crate::layout::{Counters, Step};
-use crate::{Edit, Hold, Snapshot, Store, StoreError, Writer, layout};
+use crate::{Edit, Hold, KeptRecord, Snapshot, Store, StoreError, Writer};
 
 /// How many bytes of records may make a group longer.
 const GROUP_BYTES: usize = 1 << 20;
 
 /// How many writes may wait for the committer.
 const WAITING: usize = 4096;
-
-/// How many such answers are kept at most.
-const KEPT_ANSWERS: u64 = 100_000;
-
-/// How many bytes of them are kept at most, in memory and on disk.
-const KEPT_BYTES: u64 = 256 << 20;
-
-/// How many kept answers are forgotten with one group at most.
-const FORGET_AT_ONCE: usize = 64;
 
 /// How long to wait for another write before what the last one left is settled.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -360,10 +351,7 @@ impl Committer {
     /// Commits a group, and says how long it waited for the disk.
     fn commit(&mut self, group: &Group) -> Result<Duration, StoreError> {
         let mut step = Step::default();
-        self.kept.forget(&self.store, group, &mut step)?;
-        for (key, kept) in &group.kept {
-            self.kept.add(&self.store, key, kept, &mut step)?;
-        }
+        self.kept.step(&self.store, &group.kept, &mut step)?;
         group.step(&mut self.writer, &mut step)?;
         let begin = Instant::now();
         self.journal.append(&self.store, &step)?;
@@ -524,8 +512,7 @@ impl Transaction<'_> {
 
     /// Whether there is room to keep another answer.
     pub fn can_keep(&self) -> bool {
-        let Kept { answers, bytes } = self.committer.kept;
-        answers + (self.group.kept.len() as u64) < KEPT_ANSWERS && bytes < KEPT_BYTES
+        self.committer.kept.has_room(self.group.kept.len())
     }
 
     /// Keeps the answer under an idempotency key.
@@ -552,63 +539,5 @@ impl Transaction<'_> {
     fn keep(self) {
         self.group.records.extend(self.own.record);
         self.group.kept.extend(self.own.kept);
-    }
-}
-
-/// How much is kept for requests that may come again.
-#[derive(Clone, Copy, Debug, Default)]
-struct Kept {
-    answers: u64,
-    bytes: u64,
-}
-
-impl Kept {
-    /// Counts what is kept.
-    fn count(store: &Store) -> Result<Self, StoreError> {
-        let mut kept = Self::default();
-        for answer in store.kept_answers() {
-            let (key, answer) = answer?;
-            kept.answers += 1;
-            kept.bytes += (key.len() + answer.json.len()) as u64;
-        }
-        Ok(kept)
-    }
-
-    /// One more is kept; `step` forgets when its predecessor, whose time was over, was to be forgotten.
-    fn add(&mut self, store: &Store, key: &str, kept: &KeptRecord, step: &mut Step) -> Result<(), StoreError> {
-        if let Some(over) = store.kept(key)? {
-            self.subtract(key, &over);
-            step.removes.push(layout::forget_key(over.until, key));
-        }
-        self.answers += 1;
-        self.bytes += (key.len() + kept.json.len()) as u64;
-        Ok(())
-    }
-
-    fn subtract(&mut self, key: &str, kept: &KeptRecord) {
-        self.answers = self.answers.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub((key.len() + kept.json.len()) as u64);
-    }
-
-    /// Forgets, with `step`, answers whose time is over, but for those in whose place `group` keeps another.
-    fn forget(&mut self, store: &Store, group: &Group, step: &mut Step) -> Result<(), StoreError> {
-        let now = group::now();
-        for pair in store.db.scan_prefix([layout::FORGET]).take(FORGET_AT_ONCE) {
-            let (forget, _) = pair.map_err(|source| store.sled(source))?;
-            let (until, key) =
-                layout::forget_key_parts(&forget).ok_or_else(|| store.damaged(&forget, "it is no such key"))?;
-            if until > now {
-                break;
-            }
-            if group.kept.contains_key(key) {
-                continue;
-            }
-            if let Some(kept) = store.kept(key)? {
-                self.subtract(key, &kept);
-                step.removes.push(layout::kept_key(key));
-            }
-            step.removes.push(forget.to_vec());
-        }
-        Ok(())
     }
 }

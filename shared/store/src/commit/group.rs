@@ -2,14 +2,13 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use record::id::Id;
 use record::json::Fault;
 use record::model::{Collection, Record, Records};
 
-use crate::layout::{self, KeptAnswer, Step};
-use crate::{Change, StoreError, Writer};
+use crate::layout::Step;
+use crate::{Change, KeptRecord, StoreError, Writer};
 
 /// What a group of writes changes.
 #[derive(Default)]
@@ -28,63 +27,13 @@ pub(crate) enum Now {
     Gone,
 }
 
-/// The answer to a request with an idempotency key.
-#[derive(Clone, Debug)]
-pub struct KeptRecord {
-    /// What the request was: a digest of it.
-    pub request: [u8; 32],
-    /// Whose record was answered.
-    pub id: Id,
-    /// The revision that was answered.
-    pub revision: u64,
-    /// The record that was answered.
-    pub json: String,
-    /// When it may be forgotten, in seconds since 1970.
-    pub until: u64,
-}
-
-impl KeptRecord {
-    /// How long it is kept, in seconds.
-    pub const SECONDS: u64 = 24 * 60 * 60;
-
-    /// An answer that is kept from now on.
-    pub fn new(request: [u8; 32], id: Id, revision: u64, json: String) -> Self {
-        Self { request, id, revision, json, until: now() + Self::SECONDS }
-    }
-
-    /// Whether its time is over.
-    pub(crate) fn is_over(&self) -> bool {
-        self.until <= now()
-    }
-
-    pub(crate) fn read(stored: &KeptAnswer) -> Result<Self, String> {
-        let &KeptAnswer { request, id, revision, json, until } = stored;
-        let id = Id::try_from(id).map_err(|_| "a kept answer is of no record")?;
-        Ok(Self { request, id, revision, json: String::from_utf8_lossy(json).into_owned(), until })
-    }
-
-    pub(crate) fn as_stored(&self) -> KeptAnswer<'_> {
-        let Self { request, id, revision, json, until } = self;
-        KeptAnswer { request: *request, id: id.get(), revision: *revision, json: json.as_bytes(), until: *until }
-    }
-}
-
-/// Seconds since 1970.
-pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
-}
-
 impl Group {
     pub(crate) fn is_empty(&self) -> bool {
         self.records.is_empty() && self.kept.is_empty()
     }
 
-    /// What it means for the database.
+    /// What its records mean for the database.
     pub(crate) fn step(&self, writer: &mut Writer, step: &mut Step) -> Result<(), StoreError> {
-        for (key, kept) in &self.kept {
-            step.put(layout::kept_key(key), &layout::encode(kept.as_stored()));
-            step.put(layout::forget_key(kept.until, key), b"");
-        }
         let changes: Vec<Change> = self.records.iter().map(|(id, now)| now.as_change(*id)).collect();
         writer.step(&changes, step)
     }
