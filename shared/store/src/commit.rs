@@ -29,6 +29,7 @@ use record::id::Id;
 use record::model::{Index, Term};
 use tokio::sync::{Notify, oneshot};
 
+pub use self::group::Draft;
 use self::group::{Group, Now};
 pub(crate) use self::held::Held;
 pub use self::journal::Hole;
@@ -420,7 +421,7 @@ struct Own {
     is_held: Cell<bool>,
 }
 
-/// A record as a write finds it.
+/// A record as a write finds it, or leaves it.
 #[derive(Clone, Debug)]
 pub struct Found {
     /// Its revision.
@@ -434,11 +435,7 @@ impl Transaction<'_> {
     pub fn get(&self, id: Id) -> Result<Option<Found>, StoreError> {
         self.look_whether_held(id);
         match self.group.records.get(&id) {
-            Some(Now::Gone) => Ok(None),
-            Some(Now::There { revision, record }) => {
-                let json = record.iter().next().map(|record| record.source.to_owned()).unwrap_or_default();
-                Ok(Some(Found { revision: *revision, json }))
-            }
+            Some(now) => Ok(now.there().map(|(revision, record)| Found { revision, json: record.source.to_owned() })),
             None => Ok(self.noted(self.committer.store.get(id))?.map(|stored| Found {
                 revision: stored.revision,
                 json: String::from_utf8_lossy(stored.json()).into_owned(),
@@ -453,19 +450,16 @@ impl Transaction<'_> {
             ids.push(self.noted(id)?);
         }
         ids.retain(|id| !self.group.records.contains_key(id));
-        let listed = |now: &Now| match now {
-            Now::There { record, .. } => {
-                record.iter().any(|record| record.terms.iter().any(|(i, t)| *i == index && t == term))
-            }
-            Now::Gone => false,
+        let listed = |now: &Now| {
+            now.there().is_some_and(|(_, record)| record.terms.iter().any(|(i, t)| *i == index && t == term))
         };
         ids.extend(self.group.records.iter().filter(|(_, now)| listed(now)).map(|(id, _)| *id));
         Ok(ids)
     }
 
-    /// An id that no record ever had; nothing where all are used up.
-    pub fn next_id(&mut self) -> Option<Id> {
-        self.committer.writer.next_id()
+    /// An id that no record ever had; nothing where all are used up. It is given to the record that is put with it.
+    pub fn next_id(&self) -> Option<Id> {
+        self.committer.writer.free_id()
     }
 
     /// The highest id that a record ever had.
@@ -473,23 +467,28 @@ impl Transaction<'_> {
         self.committer.writer.last_id()
     }
 
-    /// The record `id` is to be `json`, which is its canonical text: its new revision. From now on its id is its own, even
-    /// if the split gave it.
+    /// Reads `json`, the canonical text of the record `id`, to be [`put`](Self::put).
     ///
     /// # Panics
-    /// `json` does not fit the model.
-    pub fn put(&mut self, id: Id, json: &str) -> u64 {
+    /// It does not fit the model.
+    pub fn read(&self, id: Id, json: &str) -> Draft {
+        Draft::read(self.committer.store.made_by(), id, json).expect("the record was checked against its model")
+    }
+
+    /// The record is to be what `draft` says: its new revision. From now on its id is its own, even if the split gave it.
+    pub fn put(&mut self, draft: Draft) -> u64 {
+        let record = draft.record();
+        let id = record.id;
         self.look_whether_held(id);
-        self.group.bytes += json.len();
-        let revision = self.committer.writer.next_revision();
-        let now = Now::put(self.committer.store.made_by(), id, revision, json);
-        let now = now.expect("the record was checked against its model");
-        if let (Some(held), Now::There { record, .. }) = (&self.committer.held, &now)
-            && record.iter().filter_map(|record| record.id_text()).any(|text| held.has_text(text))
+        if let (Some(held), Some(text)) = (&self.committer.held, record.id_text())
+            && held.has_text(text)
         {
             self.own.is_held.set(true);
         }
-        self.own.record = Some((id, now));
+        self.group.bytes += record.source.len();
+        self.committer.writer.give_no_id_up_to(id.get());
+        let revision = self.committer.writer.next_revision();
+        self.own.record = Some((id, Now::There { revision, draft }));
         revision
     }
 

@@ -236,7 +236,7 @@ mod tests {
                 let kept = now.kept(key).unwrap().map(|kept| kept.id);
                 let id = now.next_id().unwrap();
                 let json = json(id.get(), 1);
-                let revision = now.put(id, &json);
+                let revision = now.put(now.read(id, &json));
                 let new = KeptRecord::new([0; 32], id, revision, json);
                 now.keep_answer(key.to_owned(), KeptRecord { until: until.unwrap_or(new.until), ..new });
                 kept

@@ -65,7 +65,7 @@ mod v1;
 mod write;
 
 pub use cache::Closing;
-pub use commit::{Commit, CommitError, Durability, Found, Hole, Transaction};
+pub use commit::{Commit, CommitError, Draft, Durability, Found, Hole, Transaction};
 use folder::at;
 pub use folder::{Folder, OnDamage, sync, sync_tree};
 pub use idempotency::KeptRecord;

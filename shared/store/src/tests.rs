@@ -227,7 +227,7 @@ proptest! {
                         return (3, id, None);
                     }
                     let json = json(id.get(), thread);
-                    let revision = now.put(id, &json);
+                    let revision = now.put(now.read(id, &json));
                     if operation == 0 {
                         now.keep_answer(key, KeptRecord::new([0; 32], id, revision, json.clone()));
                     }

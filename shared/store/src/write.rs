@@ -60,9 +60,14 @@ impl Writer {
 
     /// An id that no record of this database ever had; nothing where all are used up.
     pub fn next_id(&mut self) -> Option<Id> {
-        let id = Id::try_from(self.counters.last_id.checked_add(1)?).ok()?;
+        let id = self.free_id()?;
         self.counters.last_id = id.get();
         Some(id)
+    }
+
+    /// The same, which is still to be given.
+    pub(super) fn free_id(&self) -> Option<Id> {
+        Id::try_from(self.counters.last_id.checked_add(1)?).ok()
     }
 
     /// The highest id that a record of this database ever had.

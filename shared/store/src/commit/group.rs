@@ -23,7 +23,7 @@ pub(crate) struct Group {
 
 /// What a record is, once its group is committed.
 pub(crate) enum Now {
-    There { revision: u64, record: Records },
+    There { revision: u64, draft: Draft },
     Gone,
 }
 
@@ -39,18 +39,28 @@ impl Group {
     }
 }
 
-impl Now {
-    /// The record is there, as `revision`, and `json` is its text.
-    pub(crate) fn put(collection: Collection, id: Id, revision: u64, json: &str) -> Result<Self, Fault> {
-        let mut record = Records::new(collection, json.len());
-        record.push_stored(json, id)?;
-        Ok(Now::There { revision, record })
+/// A record that fits its model, read once: what it is found by can be asked for before it is put.
+pub struct Draft(Records);
+
+impl Draft {
+    /// Reads `json`, the canonical text of the record `id`.
+    pub(super) fn read(collection: Collection, id: Id, json: &str) -> Result<Self, Fault> {
+        let mut records = Records::new(collection, json.len());
+        records.push_stored(json, id)?;
+        Ok(Self(records))
     }
 
+    /// The record.
+    pub fn record(&self) -> Record<'_> {
+        self.0.iter().next().expect("one was read")
+    }
+}
+
+impl Now {
     /// The record with its revision, if it is.
-    pub(crate) fn there(&self) -> Option<(u64, Record<'_>)> {
+    pub(super) fn there(&self) -> Option<(u64, Record<'_>)> {
         match self {
-            Now::There { revision, record } => record.iter().next().map(|record| (*revision, record)),
+            Now::There { revision, draft } => Some((*revision, draft.record())),
             Now::Gone => None,
         }
     }
