@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use world::changes::{change, collection, joined, make_manifest_old};
-use world::{Process, get, program, root, sample, seed, split, start_service, text};
+use world::{Process, declare, get, program, root, sample, seed, split, start_service, text};
 
 const COMMENTS: &str = r#"{
   "name": "comments",
@@ -29,16 +29,11 @@ const COMMENTS: &str = r#"{
 /// A plan of these collections: the workspace's own, and comments.
 fn write_plan(folder: &Path, names: &[&str]) -> PathBuf {
     let plan = folder.join(names.join("-"));
-    let mut list = String::from("# Collections.\n");
-    for (name, port) in names.iter().zip(4001..) {
-        list += &format!("{name} {port}\n");
-        fs::create_dir_all(plan.join(name)).unwrap();
-        let workspace = root().join(name).join("collection.json");
-        let declaration =
-            if *name == "comments" { COMMENTS.to_owned() } else { fs::read_to_string(workspace).unwrap() };
-        fs::write(plan.join(name).join("collection.json"), declaration).unwrap();
-    }
-    fs::write(plan.join("plan"), list).unwrap();
+    let declared = names.iter().map(|name| match *name {
+        "comments" => ("comments", COMMENTS.to_owned()),
+        name => (name, fs::read_to_string(root().join(name).join("collection.json")).unwrap()),
+    });
+    declare(&plan, &declared.collect::<Vec<_>>());
     plan
 }
 
@@ -549,10 +544,8 @@ fn a_record_that_was_spared_under_a_narrower_declaration_stands_in_nobodys_way()
     let declare = |shape: &str| {
         let fields = json!([{ "name": "n", "shape": shape }]);
         let declaration = json!({ "name": "notes", "ids": "record", "fields": fields, "indexes": [] });
-        fs::write(path("plan/notes/collection.json"), declaration.to_string()).unwrap();
+        world::declare(&path("plan"), &[("notes", declaration.to_string())]);
     };
-    fs::create_dir_all(path("plan/notes")).unwrap();
-    fs::write(path("plan/plan"), "notes 4001\n").unwrap();
     let update = |name: &str, text: &str, code: i32| {
         fs::write(path(name), text).unwrap();
         let [plan, input, data, rejects] = ["plan", name, "data", "rejects"].map(|name| path(name).into_os_string());

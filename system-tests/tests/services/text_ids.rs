@@ -23,7 +23,7 @@ use store::{Change, Purpose, Store, Writer};
 use world::changes::joined;
 use world::liar::{Answer, Server};
 use world::posts::Client;
-use world::{Process, program, seed, text};
+use world::{Process, declare, program, seed, text};
 
 /// A split by a plan that was proposed.
 struct World {
@@ -421,9 +421,7 @@ fn whatever_a_file_and_a_service_do_no_record_is_lost_or_there_twice() {
         let mut random = Rng::with_seed(round);
         let dir = tempfile::tempdir().unwrap();
         let [plan, data, input] = ["plan", "data", "db.json"].map(|name| dir.path().join(name));
-        fs::create_dir_all(plan.join("notes")).unwrap();
-        fs::write(plan.join("plan"), "notes 3001\n").unwrap();
-        fs::write(plan.join("notes/collection.json"), declaration).unwrap();
+        declare(&plan, &[("notes", declaration)]);
         let notes = Plan::read(&plan).unwrap().named("notes").unwrap();
         let prefers = random.bool();
         let options = Options {
