@@ -178,6 +178,31 @@ fn collections_move_one_at_a_time() {
 }
 
 #[test]
+fn what_was_put_aside_is_not_in_the_way_of_another_collection() {
+    let dir = tempfile::tempdir().unwrap();
+    let [data, rest, input] = ["data", "rest.json", "db.json"].map(|name| dir.path().join(name));
+    let [data, rest, input_text] = [&data, &rest, &input].map(|path| path.to_str().unwrap());
+    let source =
+        r#"{"version": 3, "users": [{"id": 1, "username": "ada"}], "threads": [{"id": 1, "title": 7}], "posts": []}"#;
+    fs::write(&input, source).unwrap();
+    let [users, threads] = [&["users"][..], &["users", "threads"]].map(|names| write_plan(dir.path(), names));
+    let arguments = ["--data", data, "--input", input_text, "--plan"];
+    done(&[&arguments[..], &[users.to_str().unwrap(), "--rest", rest]].concat());
+    let extend = || run(&[&arguments[..], &[threads.to_str().unwrap()]].concat());
+    let (code, refused) = extend();
+    assert_eq!(code, Some(3), "{refused}");
+    assert!(refused.contains("/threads/0/title (byte "), "{refused}");
+    assert!(!refused.contains("no service owns"), "{refused}");
+    // Of a newer file it is put aside anew, or refused.
+    fs::write(&input, source.replace("ada", "bob")).unwrap();
+    let (code, refused) = extend();
+    assert_eq!(code, Some(3), "{refused}");
+    for expected in ["/version (byte 1): no service owns", "/threads/0/title (byte ", "/posts (byte "] {
+        assert!(refused.contains(expected), "{expected:?} is not in {refused}");
+    }
+}
+
+#[test]
 fn the_order_of_a_plan_may_change() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
