@@ -595,10 +595,9 @@ fn an_id_that_a_client_and_a_newer_file_give_at_once_is_one_records() {
         }
         of_file = ids.len() - made.len();
     }
+    let (of_clients, held) = (made.len(), service.log().matches("status=503").count());
     eprintln!(
-        "of {} ids {} are clients', {of_file} the file's; {refused} updates were overtaken",
-        ids.len(),
-        made.len()
+        "{of_clients} ids are clients', {of_file} the file's; {held} writes waited, {refused} updates were overtaken"
     );
     stop(service);
     done(&["verify", "--data", &data]);
