@@ -76,20 +76,24 @@ fn split_file(input: &Path, data: &Path, options: &Options) -> Result<Report, Er
         }
         target => target?,
     };
-    split_into(input, data, plan, target, options)
-        .map_err(|error| explain(input, plan, there.is_some(), options, error))
+    split_into(input, data, plan, target, options).map_err(|error| explain(input, plan, there.as_ref(), options, error))
 }
 
 /// Names all that is in the way of a split, where its error is about the file.
-fn explain(input: &Path, plan: &Plan, is_update: bool, options: &Options, error: Error) -> Error {
+fn explain(input: &Path, plan: &Plan, there: Option<&Manifest>, options: &Options, error: Error) -> Error {
+    let Error::Input { .. } = error else { return error };
+    // The very file that was split is only extended: what was put aside then is in nobody's way.
+    let extended = there.filter(|there| identify(input).is_ok_and(|file| file == there.source));
+    let is_update = there.is_some() && extended.is_none();
     let given = if is_update { Ok(AllGiven::default()) } else { ids::read_beside(input, plan, || identify(input)) };
+    let as_node = options.as_node || extended.is_some_and(|split| split.as_node > 0);
     let survey = Survey {
         plan,
-        reading: Reading { given: given.unwrap_or_default(), as_node: options.as_node },
+        reading: Reading { given: given.unwrap_or_default(), as_node },
         own_ids_alone: is_update,
         requires_all: options.require,
-        has_rest: options.rest.is_some(),
-        has_rejects: options.rejects.is_some(),
+        has_rest: options.rest.is_some() || extended.is_some(),
+        has_rejects: options.rejects.is_some() || extended.is_some_and(|split| split.rejected > 0),
         progress: options.progress,
     };
     survey.explain(input, error)
