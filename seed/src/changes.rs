@@ -284,7 +284,7 @@ pub struct Planning<'p> {
     /// What is to become of records that both have changed.
     pub rules: Rules<'p>,
     /// Where each of those goes, as a line.
-    pub conflicts: Option<Box<dyn Write + 'p>>,
+    pub conflicts: Option<Box<dyn Write + Send + 'p>>,
     /// Whether all that the monolith has must be there.
     pub requires_all: bool,
     /// Whether nothing is to be changed: then no ids are taken.

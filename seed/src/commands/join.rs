@@ -18,10 +18,11 @@ use store::{OnDamage, Purpose, Store, Stored, Writer};
 
 use crate::chain::{Chain, slice_path, unpack};
 use crate::error::Error;
-use crate::identity::{BUFFER, Hashed, folder_of, identify, part_of, put_in_place};
+use crate::identity::{BUFFER, Hashed, folder_of, identify};
 use crate::ids::{self, AllGiven, Given, Ids};
 use crate::inspect::open_split;
 use crate::manifest::{Entry, Manifest};
+use crate::part_file::PartFile;
 use crate::progress::{Progress, Stage, Total};
 use crate::report::Report;
 use crate::slice::{closing, opening};
@@ -89,37 +90,23 @@ fn join_stores(stores: &[Store], split: Option<(&Manifest, &[PathBuf])>, joining
         let reason = "it is what --with reads; name another file".to_owned();
         return Err(Error::Output { path: path.to_owned(), reason });
     }
-    let part = part_of(path);
+    let part = PartFile::create(path)?;
+    let out = Hashed::new(BufWriter::with_capacity(BUFFER, part.as_file()), true);
+    let (out, ids, mut joined) = write(stores, split, rest, joining, out, part.path())?;
+    let file = out.finish().map_err(Error::io(part.path()))?;
     let beside = ids::path_beside(path);
-    let file = create_anew(&part)?;
-    let out = Hashed::new(BufWriter::with_capacity(BUFFER, file), true);
-    let written = write(stores, split, rest, joining, out, &part).and_then(|(out, ids, mut joined)| {
-        let file = out.finish().map_err(Error::io(&part))?;
-        if joined.ids_left_out {
-            // Before the file itself: whoever finds that has its ids.
-            fs::write(part_of(&beside), ids::to_json(file, &ids)).map_err(Error::io(&beside))?;
-            put_in_place(&part_of(&beside), &beside)?;
-            joined.ids_left_out = false;
-            joined.ids_beside = Some(beside.clone());
-        } else if ids::is_one(&beside) {
-            fs::remove_file(&beside).map_err(Error::io(&beside))?;
-        }
-        put_in_place(&part, path)?;
-        Ok(joined)
-    });
-    if written.is_err() {
-        let _ = fs::remove_file(&part);
+    if joined.ids_left_out {
+        // Before the file itself: whoever finds that has its ids.
+        let mut part = PartFile::create(&beside)?;
+        part.write(&ids::to_json(file, &ids))?;
+        part.put_in_place()?;
+        joined.ids_left_out = false;
+        joined.ids_beside = Some(beside);
+    } else if ids::is_one(&beside) {
+        fs::remove_file(&beside).map_err(Error::io(&beside))?;
     }
-    written
-}
-
-/// Makes a file at `path`; what is there goes, and where it leads elsewhere that stays as it is.
-fn create_anew(path: &Path) -> Result<File, Error> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io(path)(error)),
-        _ => {}
-    }
-    File::create_new(path).map_err(Error::io(path))
+    part.put_in_place()?;
+    Ok(joined)
 }
 
 /// A file in a data folder belongs to what is there: it would be taken for a slice, or worse.

@@ -1,8 +1,6 @@
 //! A newer file, applied to what is there.
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::BufWriter;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,7 +9,7 @@ use serde_json::{Value, json};
 use store::desk::Look;
 
 use crate::align::{Alignment, Named, TakenFor};
-use crate::aside::{Aside, check_rest};
+use crate::aside::Aside;
 use crate::changes::{Before, Changes, Planned, Planning, Rules};
 use crate::conflict::{Field, Resolutions};
 use crate::error::Error;
@@ -79,12 +77,12 @@ fn update(
     let resolutions = resolutions.transpose()?.unwrap_or_default();
     let there = &old.plan();
     let building = target.build(there)?;
-    let aside = Aside::begin(options)?;
+    let mut aside = Aside::begin(options)?;
     let mut rejects = aside.rejects(input, options)?.of_own_ids_alone();
     let reading = Arc::new(Reading { as_node: options.as_node, ..Reading::default() });
     let mut source = Source::open(input, plan)?.read_as(&reading).hashed();
-    if let Some(rest) = aside.rest() {
-        source = source.passing(Box::new(BufWriter::new(File::create(rest).map_err(Error::io(rest))?)));
+    if let Some(rest) = aside.rest()? {
+        source = source.passing(rest);
     }
     let mut before = Vec::new();
     for (place, part) in target.places().iter_mut().filter(|place| there.has(place.collection)).zip(&building) {
@@ -113,7 +111,7 @@ fn update(
     let planned = planning.plan(source, &mut before, &mut rejects);
     let Planned { source, parts, changes, looks } = aside.unless_too_many(planned, &mut rejects)?;
     let (rejected, as_node) = rejects.finish()?;
-    check_rest(input, aside.rest())?;
+    aside.check_rest(input)?;
     if let Some(holds) = another_file(&changes, old, options) {
         return Err(Error::occupied(data, holds));
     }
