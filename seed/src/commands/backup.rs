@@ -136,6 +136,18 @@ fn copy_database(
     Ok(())
 }
 
+/// What asks services.
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_connect(Some(PATIENCE))
+        .timeout_recv_response(Some(PATIENCE))
+        .max_redirects(0)
+        .user_agent(concat!("seed/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .into()
+}
+
 /// Writes the section of a running service: the first of `urls` that has the collection.
 fn fetch(
     urls: &[String],
@@ -146,14 +158,7 @@ fn fetch(
     path: &Path,
 ) -> Result<(), Error> {
     let name = collection.name();
-    let agent: ureq::Agent = ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .timeout_connect(Some(PATIENCE))
-        .timeout_recv_response(Some(PATIENCE))
-        .max_redirects(0)
-        .user_agent(concat!("seed/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .into();
+    let agent = agent();
     let mut why = String::new();
     for url in urls {
         let base = url.trim_end_matches('/');

@@ -216,19 +216,47 @@ pub fn write_array(
 ) -> Result<Array, Error> {
     let collection = store.collection();
     write!(out, "\"{}\":{}", collection.name(), opening(collection)).map_err(Error::io(path))?;
-    let mut array = Array { records: 0, highest_id: 0, left_out: Ids::none(), given: RoaringTreemap::new() };
-    let mut in_slice = RoaringTreemap::new();
-    let mut put = |id: Id, stored: &Stored| {
+    let array = Array { records: 0, highest_id: 0, left_out: Ids::none(), given: RoaringTreemap::new() };
+    let mut writer = ArrayWriter { collection, ids, out, path, stage, array };
+    let in_slice = match slice {
+        Some((entry, slice)) => writer.put_slice(store, entry, slice)?,
+        None => RoaringTreemap::new(),
+    };
+    // What the service has added.
+    for entry in store.records() {
+        let (id, stored) = entry?;
+        if !in_slice.contains(id.get()) {
+            writer.put(id, &stored)?;
+        }
+    }
+    let array = writer.array;
+    out.write_all(closing(collection, array.records).as_bytes()).map_err(Error::io(path))?;
+    Ok(array)
+}
+
+/// Writes a collection's records, one behind the other.
+struct ArrayWriter<'w, W> {
+    collection: Collection,
+    ids: WrittenIds,
+    out: &'w mut W,
+    path: &'w Path,
+    stage: &'w Stage,
+    array: Array,
+}
+
+impl<W: Write> ArrayWriter<'_, W> {
+    fn put(&mut self, id: Id, stored: &Stored) -> Result<(), Error> {
+        let array = &mut self.array;
         let position = array.records + 1;
         array.records = position;
         array.highest_id = array.highest_id.max(id.get());
-        stage.advance(0, 1);
-        let leaves_out = match ids {
+        self.stage.advance(0, 1);
+        let leaves_out = match self.ids {
             WrittenIds::Own => true,
             WrittenIds::Slice => id.get() == position,
             WrittenIds::All => false,
         };
-        if collection.has_text_ids() || stored.id_from_position && leaves_out {
+        if self.collection.has_text_ids() || stored.id_from_position && leaves_out {
             array.left_out.push(position, id);
         }
         if stored.id_from_position && !leaves_out {
@@ -236,9 +264,12 @@ pub fn write_array(
         }
         let comma: &[u8] = if position > 1 { b"," } else { b"" };
         let [begin, rest] = source_json(id, stored, leaves_out);
-        [comma, begin, rest].into_iter().try_for_each(|piece| out.write_all(piece)).map_err(Error::io(path))
-    };
-    if let Some((entry, slice)) = slice {
+        [comma, begin, rest].into_iter().try_for_each(|piece| self.out.write_all(piece)).map_err(Error::io(self.path))
+    }
+
+    /// Writes the records that stand in the slice, in its order, as they are in the database. Returns the slice's ids.
+    fn put_slice(&mut self, store: &Store, entry: &Entry, slice: &Path) -> Result<RoaringTreemap, Error> {
+        let mut in_slice = RoaringTreemap::new();
         let mut source = entry.open_slice(slice, entry.in_slice())?;
         // A slice is mostly in the order of its ids, and then one scan of the database has all of it.
         let mut scan = store.records().peekable();
@@ -253,30 +284,22 @@ pub fn write_array(
                 in_slice.insert(id.get());
                 if id.get() <= scanned {
                     if let Some(stored) = store.get(id)? {
-                        put(id, &stored)?;
+                        self.put(id, &stored)?;
                     }
                     continue;
                 }
                 while let Some(entry) = scan.next_if(|entry| entry.as_ref().map_or(true, |(next, _)| *next <= id)) {
                     let (next, stored) = entry?;
                     if next == id {
-                        put(id, &stored)?;
+                        self.put(id, &stored)?;
                     }
                 }
                 scanned = id.get();
             }
             source.recycle(batch);
         }
+        Ok(in_slice)
     }
-    // What the service has added.
-    for entry in store.records() {
-        let (id, stored) = entry?;
-        if !in_slice.contains(id.get()) {
-            put(id, &stored)?;
-        }
-    }
-    out.write_all(closing(collection, array.records).as_bytes()).map_err(Error::io(path))?;
-    Ok(array)
 }
 
 /// The record as the source had it, in two pieces: without an id that the split gave, where that is left out.
