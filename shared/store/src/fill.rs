@@ -13,11 +13,11 @@ use std::rc::Rc;
 
 use record::id::Id;
 use record::model::{Collection, Records};
+use record::reader::RECORD_BYTES;
 use record::record_set::RecordSet;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::layout::RECORD_BYTES;
 use crate::{Folder, Load, Store, StoreError, at, sync, sync_tree};
 
 /// How many bytes of records are loaded as one piece.
