@@ -107,6 +107,9 @@ pub enum Flaw {
     /// A record is longer than [`RECORD_BYTES`].
     #[error("the record is longer than {} MiB", RECORD_BYTES >> 20)]
     TooLong,
+    /// More space than [`RECORD_BYTES`] is between two tokens.
+    #[error("more than {} MiB of white space", RECORD_BYTES >> 20)]
+    Space,
     /// Something follows the object.
     #[error("there is more after the end of the object")]
     More,
@@ -307,10 +310,14 @@ impl<R: Read, C: Write> Reader<R, C> {
 
     /// The next byte that is no space, which stays at hand.
     fn token(&mut self) -> Result<Option<u8>, ReaderError> {
+        let begin = self.at;
         loop {
             match self.peek()? {
                 Some(byte) if SPACE.contains(&byte) => self.at += 1,
                 other => return Ok(other),
+            }
+            if self.at - begin > RECORD_BYTES {
+                return Err(self.flawed("", Flaw::Space));
             }
         }
     }
@@ -502,9 +509,12 @@ mod tests {
             (r#"{"posts":[{},"#, b'[', "/posts/1"),
             (r#"{"posts":["#, b'1', "/posts/0"),
             (r#"{""#, b'x', ""),
+            ("", b' ', ""),
+            (r#"{"posts":[{},{}"#, b'\n', ""),
+            (r#"{"posts":[{}]}"#, b' ', ""),
         ] {
             let (pointer, flaw) = endless(begin, byte);
-            assert!(matches!(flaw, Flaw::TooLong) && pointer == expected, "{begin}: {pointer}: {flaw}");
+            assert!(matches!(flaw, Flaw::TooLong | Flaw::Space) && pointer == expected, "{begin}: {pointer}: {flaw}");
         }
     }
 }
