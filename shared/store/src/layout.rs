@@ -53,6 +53,7 @@ use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::{BorrowDecode, Decode, Encode};
 use record::id::Id;
 use record::model::{Index, Term};
+use record::reader::RECORD_BYTES;
 use record::record_set::RecordSet;
 use sha2::{Digest, Sha256};
 
@@ -100,9 +101,6 @@ pub const RUN_IDS: usize = 128;
 /// How many ids one run holds at most where ids are texts: each is a name of up to 255 bytes, and a write writes its run
 /// anew.
 pub(super) const RUN_NAMES: usize = 32;
-
-/// The largest record, in bytes of JSON. Bounds what a hostile file or a damaged length can make us allocate.
-pub const RECORD_BYTES: usize = 16 << 20;
 
 /// Nothing stored is larger than a record and its envelope's few bytes.
 const CONFIG: Configuration<LittleEndian, Varint, Limit<{ RECORD_BYTES + 64 }>> =

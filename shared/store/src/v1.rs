@@ -18,6 +18,7 @@ use std::{fs, io};
 
 use record::id::Id;
 use record::model::Collection;
+use record::reader::RECORD_BYTES;
 
 use super::layout::Counters;
 use super::{KeptRecord, Purpose, StoreError, Stored, idempotency, layout, sled_files};
@@ -75,7 +76,7 @@ impl Old {
         let mut rest = self.body(&value)?;
         let mut records = Vec::new();
         while !rest.is_empty() {
-            let config = bincode::config::standard().with_limit::<{ layout::RECORD_BYTES }>();
+            let config = bincode::config::standard().with_limit::<RECORD_BYTES>();
             let ((slot, revision, id_from_position, json), length): ((u8, u64, bool, &[u8]), usize) =
                 bincode::borrow_decode_from_slice(rest, config)
                     .map_err(|error| self.corrupt(&format!("a page cannot be decoded: {error}")))?;
