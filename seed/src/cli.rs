@@ -374,8 +374,8 @@ fn do_command(command: Option<Command>, split: Split, progress: Progress) -> Res
         }
         Some(Command::Plan { command: None, proposing: Some(Proposing { from, output }) }) => {
             let proposal = plan::propose::propose(&from)?;
-            plan::propose::write(&proposal, &output)?;
-            Ok(plan::propose::describe(&from, &output, &proposal))
+            plan::proposal::write(&proposal, &output)?;
+            Ok(plan::proposal::describe(&from, &output, &proposal))
         }
         Some(Command::Plan { command: None, proposing: None }) => {
             let missing = "`seed plan` wants --from FILE and --output FOLDER, or `render`";
