@@ -4,7 +4,7 @@ use crate::topology;
 
 /// Names for the services of collections that are called `names`: the same where a topology takes that, else what comes
 /// near.
-pub fn name_services(names: &[&str]) -> Vec<String> {
+pub(super) fn name_services(names: &[&str]) -> Vec<String> {
     let fits = |name: &str| topology::check_name(name).is_ok();
     let mut services = vec![String::new(); names.len()];
     // Those whose own name fits have it first, wherever they stand.
@@ -19,7 +19,7 @@ pub fn name_services(names: &[&str]) -> Vec<String> {
 }
 
 /// `blog-posts` for `blogPosts`, `service-2024-events` for `2024-events`, `monolith-service` for `monolith`.
-pub fn name_near(collection: &str) -> String {
+fn name_near(collection: &str) -> String {
     let mut name = dashed(collection);
     if !name.starts_with(|first: char| first.is_ascii_lowercase()) {
         name.insert_str(0, "service-");
@@ -29,7 +29,7 @@ pub fn name_near(collection: &str) -> String {
 }
 
 /// `base`, or the first of `base-2`, `base-3`, … that is free.
-pub fn number(base: &str, is_free: impl Fn(&str) -> bool) -> String {
+pub(super) fn number(base: &str, is_free: impl Fn(&str) -> bool) -> String {
     const ROOM: usize = topology::NAME_LENGTH - "-999".len();
     let numbered = (2_u64..).map(|nth| format!("{}-{nth}", cut(base, ROOM)));
     let mut names = std::iter::once(cut(base, topology::NAME_LENGTH).to_owned()).chain(numbered);
@@ -37,12 +37,12 @@ pub fn number(base: &str, is_free: impl Fn(&str) -> bool) -> String {
 }
 
 /// At most so many characters of a name, which is ASCII.
-pub fn cut(name: &str, most: usize) -> &str {
+fn cut(name: &str, most: usize) -> &str {
     name[..name.len().min(most)].trim_end_matches(['-', '_'])
 }
 
 /// A word as one of many: as far as English plurals are regular.
-pub fn singular(word: &str) -> String {
+pub(super) fn singular(word: &str) -> String {
     match (word.strip_suffix("ies"), word.strip_suffix('s')) {
         (Some(stem), _) => format!("{stem}y"),
         (None, Some(stem)) => stem.to_owned(),
@@ -51,7 +51,7 @@ pub fn singular(word: &str) -> String {
 }
 
 /// `createdBy` as `created-by`, for a route or a service.
-pub fn dashed(name: &str) -> String {
+pub(super) fn dashed(name: &str) -> String {
     let mut dashed = String::new();
     let mut before = ' ';
     for character in name.chars() {

@@ -15,37 +15,37 @@ const DISTINCT: usize = 1 << 20;
 
 /// What was seen of a collection's records.
 #[derive(Default)]
-pub struct Profile {
-    pub records: u64,
-    pub is_single: bool,
+pub(super) struct Profile {
+    pub(super) records: u64,
+    pub(super) is_single: bool,
     /// How many have an integer for an id, a text, none, or something else.
-    pub integer_ids: u64,
-    pub text_ids: u64,
-    pub no_ids: u64,
-    pub other_ids: u64,
-    pub ids: HashSet<u64>,
-    pub repeats_ids: bool,
+    pub(super) integer_ids: u64,
+    pub(super) text_ids: u64,
+    pub(super) no_ids: u64,
+    pub(super) other_ids: u64,
+    pub(super) ids: HashSet<u64>,
+    pub(super) repeats_ids: bool,
     /// By name, in the order in which they were met.
-    pub fields: Vec<(String, Values)>,
-    pub places: BTreeMap<String, usize>,
+    pub(super) fields: Vec<(String, Values)>,
+    pub(super) places: BTreeMap<String, usize>,
 }
 
 /// What was seen of a field's values.
 #[derive(Default)]
-pub struct Values {
-    pub present: u64,
-    pub nulls: u64,
-    pub texts: u64,
-    pub integers: u64,
-    pub numbers: u64,
-    pub booleans: u64,
-    pub nested: u64,
-    pub most_characters: usize,
-    pub most_bytes: usize,
-    pub breaks_lines: bool,
-    pub is_username: bool,
-    pub distinct: HashSet<u64>,
-    pub repeats: bool,
+pub(super) struct Values {
+    pub(super) present: u64,
+    pub(super) nulls: u64,
+    pub(super) texts: u64,
+    pub(super) integers: u64,
+    pub(super) numbers: u64,
+    pub(super) booleans: u64,
+    pub(super) nested: u64,
+    pub(super) most_characters: usize,
+    pub(super) most_bytes: usize,
+    pub(super) breaks_lines: bool,
+    pub(super) is_username: bool,
+    pub(super) distinct: HashSet<u64>,
+    pub(super) repeats: bool,
 }
 
 thread_local! {
@@ -57,7 +57,7 @@ fn hash(text: &str) -> u64 {
 }
 
 impl Profile {
-    pub fn look_at(&mut self, record: &Record) {
+    pub(super) fn look_at(&mut self, record: &Record) {
         self.records += 1;
         match record.values.get("id") {
             None => self.no_ids += 1,
@@ -84,7 +84,7 @@ impl Profile {
 }
 
 impl Values {
-    pub fn look_at(&mut self, value: &Value) {
+    pub(super) fn look_at(&mut self, value: &Value) {
         self.present += 1;
         match value {
             Value::Null => self.nulls += 1,
@@ -111,11 +111,11 @@ impl Values {
     }
 
     /// How many values are neither null nor absent.
-    pub fn count(&self) -> u64 {
+    pub(super) fn count(&self) -> u64 {
         self.present - self.nulls
     }
 
-    pub fn shape(&self) -> Shape {
+    pub(super) fn shape(&self) -> Shape {
         let all = self.count();
         if all == 0 || self.nested > 0 {
             return Shape::Any;
@@ -138,9 +138,9 @@ impl Values {
 
 /// A record, its members' names in the file's order.
 #[derive(Default)]
-pub struct Record {
-    pub names: Vec<String>,
-    pub values: serde_json::Map<String, Value>,
+pub(super) struct Record {
+    pub(super) names: Vec<String>,
+    pub(super) values: serde_json::Map<String, Value>,
 }
 
 impl Record {

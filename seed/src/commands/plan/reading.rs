@@ -16,7 +16,7 @@ use crate::error::Error;
 ///
 /// # Errors
 /// The file cannot be read, or is no JSON object.
-pub fn read(input: &Path) -> Result<Vec<(String, Member)>, Error> {
+pub(super) fn read(input: &Path) -> Result<Vec<(String, Member)>, Error> {
     let file = File::open(input).map_err(Error::io(input))?;
     let mut deserializer = serde_json::Deserializer::from_reader(BufReader::with_capacity(1 << 18, file));
     let read = deserializer.deserialize_map(Collections).and_then(|read| deserializer.end().map(|()| read));
@@ -27,7 +27,7 @@ pub fn read(input: &Path) -> Result<Vec<(String, Member)>, Error> {
 }
 
 /// What stands under a name.
-pub enum Member {
+pub(super) enum Member {
     /// Records.
     Records(Profile),
     /// What it is.

@@ -10,7 +10,7 @@ const SOMEBODY: [&str; 10] =
 const PEOPLE: [&str; 7] = ["users", "accounts", "people", "authors", "members", "profiles", "customers"];
 
 /// The collection that a field refers to, and whether its ids are texts: by the field's name and its values.
-pub fn find_referred<'a>(
+pub(super) fn find_referred<'a>(
     field: &str,
     values: &Values,
     all: &'a [(String, Profile)],
