@@ -35,14 +35,14 @@ use crate::database::{AT_ONCE, Database};
 use crate::digest::Digests;
 use crate::error::Error;
 use crate::identity::Identity;
-use crate::ids::{self, Given};
+use crate::ids::{self, Given, Ids};
 use crate::manifest::{Entry, Moment};
 use crate::near::{Content, alikeness};
 use crate::numbers::{give_ids, number};
 use crate::orphans::Edited;
 use crate::patch::Patch;
 use crate::plan::Plan;
-use crate::progress::{Progress, Total};
+use crate::progress::{Progress, Stage, Total};
 use crate::rejects::Rejects;
 use crate::rows::{ById, Row, Rows};
 use crate::scan::{NAMED, fault};
@@ -197,6 +197,28 @@ impl Changes {
         self.edits.insert(id, (stored.map_or(0, |stored| stored.revision), becomes));
     }
 
+    /// The record becomes the version to `take`, where that is said.
+    fn take(&mut self, take: Option<Take>, versions: &Versions) {
+        let &Versions { id, ref base, given, file, stored, .. } = versions;
+        let outcome = match take {
+            None => {
+                self.unresolved += 1;
+                return;
+            }
+            Some(Take::Service) => return,
+            Some(Take::File) => file.map_or(Outcome::Gone, Outcome::File),
+            Some(Take::Base) => match base.clone() {
+                None => Outcome::Gone,
+                // Where the file has none, nothing else says that the id was given.
+                Some(base) if given && file.is_some() => Outcome::Given(base),
+                Some(base) => Outcome::Own(base),
+            },
+            Some(Take::Own(json)) => Outcome::Own(json),
+        };
+        self.count(!matches!(outcome, Outcome::Gone), stored.is_some());
+        self.apply(id, outcome, stored);
+    }
+
     /// Writes into the new file `path` what becomes of the database's records, as a part of `run`.
     fn stage(&mut self, path: &Path, run: u64, newer: &Rows) -> Result<(), Error> {
         let mut staging = Staging::create(path, run)?;
@@ -284,7 +306,7 @@ pub struct Planning<'p> {
     /// What is to become of records that both have changed.
     pub rules: Rules<'p>,
     /// Where each of those goes, as a line.
-    pub conflicts: Option<Box<dyn Write + 'p>>,
+    pub conflicts: Option<Box<dyn Write + Send + 'p>>,
     /// Whether all that the monolith has must be there.
     pub requires_all: bool,
     /// Whether nothing is to be changed: then no ids are taken.
@@ -296,45 +318,13 @@ pub struct Planning<'p> {
 impl Planning<'_> {
     /// Compares the file, opened as `source`, with what is there, and writes patches.
     pub fn plan(mut self, mut source: Source, before: &mut [Before], rejects: &mut Rejects) -> Result<Planned, Error> {
-        let (mut looks, mut older, mut all_are_given) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut looks, mut all_are_given) = (Vec::new(), Vec::new());
         for before in &mut *before {
             looks.push(before.database.look()?);
             let all_given = are_all_given(before.entry, self.rejected_before, before.collection, before.database)?;
             all_are_given.push(all_given);
-            older.push((before.slice.clone(), before.entry, all_given));
         }
-        let stage = self.progress.stage("comparing", Total::Bytes(source.length()));
-        let mut newer = Vec::new();
-        for Before { collection, .. } in &*before {
-            newer.push(Rows::new(self.input, *collection, self.as_node)?);
-        }
-        // Beside each other: what the one does alone, the other fills.
-        let older = thread::scope(|scope| {
-            let older = scope.spawn(move || {
-                let read = older.into_iter().map(|(slice, entry, all_given)| read_older(&slice, entry, all_given));
-                read.collect()
-            });
-            let read = (|| {
-                while let Some(batch) = source.next_batch()? {
-                    let nth = newer.iter().position(|rows: &Rows| rows.collection == batch.collection);
-                    let Some(nth) = nth else {
-                        source.recycle(batch);
-                        continue;
-                    };
-                    let records = rejects.sift(&batch)?;
-                    newer[nth].add(&records, rejects.last(), &|_| false, |record| batch.span(record));
-                    stage.advance(batch.size().0, batch.size().1);
-                    source.recycle(batch);
-                }
-                Ok::<(), Error>(())
-            })();
-            if self.requires_all {
-                source.require_all()?;
-            }
-            let older: Result<Vec<Rows>, Error> = older.join().expect("a reader returns its errors");
-            read.and(older)
-        })?;
-        drop(stage);
+        let (older, newer) = self.read_both(&mut source, before, &all_are_given, rejects)?;
         let identity = source.identity();
         let known = ids::known(self.input, self.plan, || Ok(identity.clone()));
         let (mut parts, mut changes) = (Vec::new(), Vec::new());
@@ -346,37 +336,18 @@ impl Planning<'_> {
             let collection = before.collection;
             let stage = self.progress.stage("aligning", Total::Unknown);
             if collection.has_text_ids() {
-                let is_untouched = is_untouched(before.entry, look);
-                let takes = !self.dry_run;
-                if let Some(name) = number(before.database, &mut older, &mut newer, is_untouched, takes)? {
-                    let reading = Arc::new(Reading { as_node: self.as_node, ..Reading::default() });
-                    let is_it =
-                        |record: &Record| !record.id_from_position && record.id_text().map(name_of) == Some(name);
-                    return Err(repeated_id(self.input, self.plan, &reading, collection, is_it));
-                }
+                self.number_rows(before, look, &mut older, &mut newer)?;
             }
-            let older = &older;
-            let mut alignment = if collection.may_lack_ids() {
-                let known = known.as_ref().map(|known| &known.of(collection).ids).filter(|ids| !ids.are_positions());
-                Some(match known.and_then(|ids| Alignment::of_known_ids(ids, older, &newer)) {
-                    Some(alignment) => alignment,
-                    None => align(older, &newer, |count, above| {
-                        give_ids(before.database, &newer, count, above, !self.dry_run)
-                    })?,
-                })
-            } else {
-                None
-            };
-            if let Some(alignment) = &alignment {
-                newer.take_ids(&alignment.ids);
-            }
+            let known = known.as_ref().map(|known| &known.of(collection).ids);
+            let mut alignment = self.align_rows(before.database, known, &older, &mut newer)?;
             let split = older.by_id();
-            let spared = Spared::find(older, &split, &newer)?;
-            alignment.iter_mut().for_each(|alignment| alignment.spare(&spared.ids, older));
-            let slice = write_patch(before, &newer, older, &split, &spared, all_given)?;
+            let spared = Spared::find(&older, &split, &newer)?;
+            alignment.iter_mut().for_each(|alignment| alignment.spare(&spared.ids, &older));
+            let files = Files { older: &older, split: &split, newer: &newer, spared: &spared };
+            let slice = write_patch(before, &files, all_given)?;
             drop(stage);
             let _stage = self.progress.stage("looking at changes", Total::Unknown);
-            let mut of_collection = self.compare(before, look, older, &split, &newer, alignment, &spared)?;
+            let mut of_collection = self.compare(before, look, &files, alignment)?;
             of_collection.stage(&before.next_changes, run, &newer)?;
             let mut digests = Digests { canonical: before.entry.canonical().unwrap_or_default(), ..Digests::default() };
             digests.canonical.unmerge(&of_collection.split_outgoing.canonical);
@@ -391,33 +362,122 @@ impl Planning<'_> {
         Ok(Planned { source: identity, parts, changes, looks })
     }
 
+    /// Reads the slices and the newer file beside each other: what the one does alone, the other fills.
+    fn read_both(
+        &self,
+        source: &mut Source,
+        before: &[Before],
+        all_are_given: &[bool],
+        rejects: &mut Rejects,
+    ) -> Result<(Vec<Rows>, Vec<Rows>), Error> {
+        let stage = self.progress.stage("comparing", Total::Bytes(source.length()));
+        let rows = |before: &Before| Rows::new(self.input, before.collection, self.as_node);
+        let mut newer = before.iter().map(rows).collect::<Result<Vec<Rows>, Error>>()?;
+        let slices: Vec<_> = before.iter().map(|before| (&*before.slice, before.entry)).collect();
+        thread::scope(|scope| {
+            let older = scope.spawn(move || {
+                let read = |((slice, entry), all_given): ((&Path, &Entry), &bool)| read_older(slice, entry, *all_given);
+                slices.into_iter().zip(all_are_given).map(read).collect()
+            });
+            let read = read_newer(source, &mut newer, rejects, &stage);
+            if self.requires_all {
+                source.require_all()?;
+            }
+            let older: Result<Vec<Rows>, Error> = older.join().expect("a reader returns its errors");
+            read.and(older)
+        })
+        .map(|older| (older, newer))
+    }
+
+    /// Gives the rows of a collection whose ids are texts their numbers.
+    fn number_rows(&self, before: &mut Before, look: &Look, older: &mut Rows, newer: &mut Rows) -> Result<(), Error> {
+        let is_untouched = is_untouched(before.entry, look);
+        let Some(name) = number(before.database, older, newer, is_untouched, !self.dry_run)? else { return Ok(()) };
+        let is_it = |record: &Record| !record.id_from_position && record.id_text().map(name_of) == Some(name);
+        Err(self.repeated(before.collection, None, is_it))
+    }
+
+    /// Gives the newer rows that lack ids those of the older ones that they are, `known` or found; new ones for the others.
+    fn align_rows(
+        &self,
+        database: &mut Database,
+        known: Option<&Ids>,
+        older: &Rows,
+        newer: &mut Rows,
+    ) -> Result<Option<Alignment>, Error> {
+        if !newer.collection.may_lack_ids() {
+            return Ok(None);
+        }
+        let known = known.filter(|ids| !ids.are_positions());
+        let alignment = match known.and_then(|ids| Alignment::of_known_ids(ids, older, newer)) {
+            Some(alignment) => alignment,
+            None => align(older, newer, |count, above| give_ids(database, newer, count, above, !self.dry_run))?,
+        };
+        newer.take_ids(&alignment.ids);
+        Ok(Some(alignment))
+    }
+
+    /// An id stands twice in the file, that of the records that `is_it` tells.
+    fn repeated(&self, collection: Collection, alignment: Option<Alignment>, is_it: impl Fn(&Record) -> bool) -> Error {
+        let mut reading = Reading { as_node: self.as_node, ..Reading::default() };
+        if let Some(alignment) = alignment {
+            reading.given.set(collection, Given { ids: alignment.ids, last_id: 0 });
+        }
+        repeated_id(self.input, self.plan, &Arc::new(reading), collection, is_it)
+    }
+
     /// What the file changes in one collection. The newer rows have their ids.
-    #[allow(clippy::too_many_arguments, reason = "each is another version of the records, or says which is which")]
     fn compare(
         &mut self,
         before: &mut Before,
         look: &Look,
-        older: &Rows,
-        split: &ById,
-        newer: &Rows,
+        files: &Files,
         alignment: Option<Alignment>,
-        spared: &Spared,
     ) -> Result<Changes, Error> {
+        let &Files { older, split, .. } = files;
         let collection = before.collection;
         let mut changes = Changes::of(collection);
         let touched = Touched::find(before, look, older, split)?;
+        let different = self.find_different(&mut changes, files, &touched, alignment)?;
+        // Records of the service's own that the file has, too.
+        let mut met = 0;
+        for part in different.chunks(AT_ONCE) {
+            let ids: Vec<u64> = part.iter().map(|(id, _)| *id).collect();
+            let stored = before.database.records(&ids)?;
+            for (number, row) in part {
+                // No id was taken for what is new: where it has got to somebody else's record meanwhile, that is not met.
+                let is_new = |row: &Row| row.given || collection.has_text_ids();
+                let is_not_taken = self.dry_run && *number > look.last_id && row.is_some_and(is_new);
+                let (was, stored) = (split.get(*number), stored.get(number).filter(|_| !is_not_taken));
+                met += u64::from(stored.is_some() && was.is_none());
+                // Whatever a service does while this goes on shows as well.
+                let is_touched =
+                    touched.has(*number) || stored.map_or(was.is_some(), |stored| stored.revision > look.revision);
+                let id = Id::try_from(*number).expect("it came from an id");
+                self.compare_record(&mut changes, files, id, *row, stored, is_touched)?;
+            }
+        }
+        changes.differs |= &touched.ids;
+        let of_the_split = older.rows.len() as u64 - touched.removed;
+        changes.kept += look.records.count.saturating_sub(of_the_split + met);
+        Ok(changes)
+    }
+
+    /// The ids of the records that the file has otherwise than the split, with their rows where it has them at all.
+    /// Counts those that stay as they are.
+    fn find_different<'f>(
+        &self,
+        changes: &mut Changes,
+        &Files { older, split, newer, spared }: &Files<'f>,
+        touched: &Touched,
+        alignment: Option<Alignment>,
+    ) -> Result<Vec<(u64, Option<&'f Row>)>, Error> {
+        let collection = changes.collection;
         let mut seen = RoaringTreemap::new();
         let mut different = Vec::new();
         for row in newer.rows.iter().filter(|row| !row.rejected) {
             if !seen.insert(row.id) {
-                let id = Id::try_from(row.id).expect("it came from an id");
-                let mut reading = Reading { as_node: self.as_node, ..Reading::default() };
-                if let Some(alignment) = alignment {
-                    reading.given.set(collection, Given { ids: alignment.ids, last_id: 0 });
-                }
-                return Err(repeated_id(self.input, self.plan, &Arc::new(reading), collection, |record| {
-                    record.id == id
-                }));
+                return Err(self.repeated(collection, alignment, |record| record.id.get() == row.id));
             }
             let was = split.get(row.id);
             if was.is_some_and(|was| was.hash == row.hash && was.given == row.given) {
@@ -439,52 +499,42 @@ impl Planning<'_> {
                 changes.named_spared.push(older.with_record(row, id, |record| id_in(collection, id, &record.json()))?);
             }
         }
-        // Records of the service's own that the file has, too.
-        let mut met = 0;
-        for part in different.chunks(AT_ONCE) {
-            let ids: Vec<u64> = part.iter().map(|(id, _)| *id).collect();
-            let stored = before.database.records(&ids)?;
-            for (number, row) in part {
-                let id = Id::try_from(*number).expect("it came from an id");
-                // No id was taken for what is new: where it has got to somebody else's record meanwhile, that is not met.
-                let is_new = |row: &Row| row.given || collection.has_text_ids();
-                let is_not_taken = self.dry_run && *number > look.last_id && row.is_some_and(is_new);
-                let (was, stored) = (split.get(*number), stored.get(number).filter(|_| !is_not_taken));
-                met += u64::from(stored.is_some() && was.is_none());
-                let base =
-                    was.map(|was| older.with_record(was, id, |record| record.json().into_owned())).transpose()?;
-                if let Some(base) = &base {
-                    changes.split_outgoing.add(id, false, base);
-                }
-                // Whatever a service does while this goes on shows as well.
-                let is_touched =
-                    touched.has(*number) || stored.map_or(was.is_some(), |stored| stored.revision > look.revision);
-                let given = was.is_some_and(|was| was.given);
-                let versions = Versions { collection, id, base, given, file: None, stored };
-                let Some(row) = row else {
-                    if let Some(stored) = stored {
-                        let pointer = || place_of(collection, id, &stored.json);
-                        self.settle(&mut changes, &versions, is_touched, pointer)?;
-                    }
-                    continue;
-                };
-                newer.with_record(row, id, |record| {
-                    changes.split_incoming.add(id, false, &record.json());
-                    let equal = stored.is_some_and(|stored| {
-                        stored.json == record.json() && stored.id_from_position == record.id_from_position
-                    });
-                    if equal {
-                        return Ok(());
-                    }
-                    let versions = Versions { file: Some(&record), ..versions };
-                    self.settle(&mut changes, &versions, is_touched, || newer.pointer(row))
-                })??;
-            }
+        Ok(different)
+    }
+
+    /// What becomes of the record `id`: the file has it in `row`, if at all, and the database as `stored`.
+    fn compare_record(
+        &mut self,
+        changes: &mut Changes,
+        &Files { older, split, newer, .. }: &Files,
+        id: Id,
+        row: Option<&Row>,
+        stored: Option<&Seen>,
+        is_touched: bool,
+    ) -> Result<(), Error> {
+        let collection = changes.collection;
+        let was = split.get(id.get());
+        let base = was.map(|was| older.with_record(was, id, |record| record.json().into_owned())).transpose()?;
+        if let Some(base) = &base {
+            changes.split_outgoing.add(id, false, base);
         }
-        changes.differs |= &touched.ids;
-        let of_the_split = older.rows.len() as u64 - touched.removed;
-        changes.kept += look.records.count.saturating_sub(of_the_split + met);
-        Ok(changes)
+        let given = was.is_some_and(|was| was.given);
+        let versions = Versions { collection, id, base, given, file: None, stored };
+        let Some(row) = row else {
+            let Some(stored) = stored else { return Ok(()) };
+            return self.settle(changes, &versions, is_touched, || place_of(collection, id, &stored.json));
+        };
+        newer.with_record(row, id, |record| {
+            changes.split_incoming.add(id, false, &record.json());
+            let equal = stored.is_some_and(|stored| {
+                stored.json == record.json() && stored.id_from_position == record.id_from_position
+            });
+            if equal {
+                return Ok(());
+            }
+            let versions = Versions { file: Some(&record), ..versions };
+            self.settle(changes, &versions, is_touched, || newer.pointer(row))
+        })?
     }
 
     /// The file and the database have different versions of a record, or one of them has none.
@@ -495,11 +545,9 @@ impl Planning<'_> {
         is_touched: bool,
         pointer: impl FnOnce() -> String,
     ) -> Result<(), Error> {
-        let &Versions { collection, id, ref base, given, file, stored } = versions;
-        let of_file = || file.map_or(Outcome::Gone, Outcome::File);
+        let &Versions { collection, id, ref base, file, stored, .. } = versions;
         if !is_touched && (base.is_some() || stored.is_none()) {
-            changes.count(file.is_some(), stored.is_some());
-            changes.apply(id, of_file(), stored);
+            changes.take(Some(Take::File), versions);
             return Ok(());
         }
         let text = file.map(|record| record.json().into_owned());
@@ -532,33 +580,21 @@ impl Planning<'_> {
         if let Some(out) = &mut self.conflicts {
             conflict.write(take.as_ref(), out).map_err(Error::io(Path::new("the file for --conflicts")))?;
         }
-        match take {
-            None => changes.unresolved += 1,
-            Some(Take::Service) => {}
-            Some(Take::File) => {
-                changes.count(file.is_some(), stored.is_some());
-                changes.apply(id, of_file(), stored);
-            }
-            Some(Take::Base) => {
-                let outcome = match base.clone() {
-                    None => Outcome::Gone,
-                    // Where the file has none, nothing else says that the id was given.
-                    Some(base) if given && file.is_some() => Outcome::Given(base),
-                    Some(base) => Outcome::Own(base),
-                };
-                changes.count(base.is_some(), stored.is_some());
-                changes.apply(id, outcome, stored);
-            }
-            Some(Take::Own(json)) => {
-                changes.count(true, stored.is_some());
-                changes.apply(id, Outcome::Own(json), stored);
-            }
-        }
+        changes.take(take, versions);
         if changes.named.len() < NAMED {
             changes.named.push(conflict);
         }
         Ok(())
     }
+}
+
+/// The records of one collection, as they were split and as the newer file has them.
+struct Files<'f> {
+    older: &'f Rows,
+    /// The same by their ids.
+    split: &'f ById<'f>,
+    newer: &'f Rows,
+    spared: &'f Spared,
 }
 
 /// The versions of a record.
@@ -630,6 +666,19 @@ fn is_untouched(entry: &Entry, look: &Look) -> bool {
     entry.database.as_ref().is_some_and(is_same)
 }
 
+/// Reads the newer file, as far as it has records of collections that are there.
+fn read_newer(source: &mut Source, newer: &mut [Rows], rejects: &mut Rejects, stage: &Stage) -> Result<(), Error> {
+    while let Some(batch) = source.next_batch()? {
+        if let Some(newer) = newer.iter_mut().find(|rows| rows.collection == batch.collection) {
+            let records = rejects.sift(&batch)?;
+            newer.add(&records, rejects.last(), &|_| false, |record| batch.span(record));
+            stage.advance(batch.size().0, batch.size().1);
+        }
+        source.recycle(batch);
+    }
+    Ok(())
+}
+
 /// Reads the slice of what is there.
 fn read_older(slice: &Path, entry: &Entry, all_given: bool) -> Result<Rows, Error> {
     let collection = entry.in_slice();
@@ -679,8 +728,6 @@ impl Spared {
             return Ok(spared);
         }
         let there: RoaringTreemap = newer.rows.iter().filter(|row| !row.rejected).map(|row| row.id).collect();
-        // A slice has no rejects: the position is the place.
-        let place = |row: &Row| (row.position - 1) as usize;
         let is_left = |spared: &Self, nth: usize| {
             let id = older.rows[nth].id;
             !there.contains(id) && !spared.ids.contains(id)
@@ -694,50 +741,32 @@ impl Spared {
             } else {
                 (rejected.id.is_some(), rejected.id.and_then(|id| split.get(id)))
             };
-            match was.filter(|row| is_left(&spared, place(row))) {
-                Some(row) => spared.add(older, rejected.position, place(row)),
+            match was.filter(|row| is_left(&spared, place_in_slice(row))) {
+                Some(row) => spared.add(older, rejected.position, place_in_slice(row)),
                 None if is_told => {}
                 None => untold.push((nth, rejected)),
             }
         }
         let left: Vec<usize> = (0..older.rows.len()).filter(|nth| is_left(&spared, *nth)).collect();
-        let content = |nth: usize| {
-            let id = Id::try_from(older.rows[nth].id).unwrap_or(Id::MAX);
-            older.with_record(&older.rows[nth], id, |record| Content::of(record.source))
-        };
         let are_few = untold.len() <= FEW;
         for (nth, rejected) in untold {
-            let matched = |row: &Row| if row.rejected { None } else { split.get(row.id).map(place) };
-            let before = newer.rows[..nth].iter().rev().find_map(matched);
-            let behind = newer.rows[nth + 1..].iter().find_map(matched);
-            let is_free = |nth: &usize| is_left(&spared, *nth);
-            let mut here: Vec<usize> =
-                (before.map_or(0, |place| place + 1)..older.rows.len()).take_while(is_free).collect();
-            here.extend((0..behind.unwrap_or(older.rows.len())).rev().take_while(is_free));
-            here.sort_unstable();
-            here.dedup();
-            let mut best: Option<(usize, f64)> = None;
-            if let Some(said) = &rejected.content {
-                for places in [Some(&here), Some(&left).filter(|_| are_few)].into_iter().flatten() {
-                    for place in places.iter().filter(|place| is_left(&spared, **place)).take(MANY) {
-                        let alike = alikeness(said, &content(*place)?);
-                        if let Some(alike) = alike.filter(|alike| best.is_none_or(|(_, so_far)| *alike > so_far)) {
-                            best = Some((*place, alike));
-                        }
+            let is_free = |place: &usize| is_left(&spared, *place);
+            let here = places_around(nth, older, split, newer, is_free);
+            let best = match &rejected.content {
+                Some(said) => {
+                    let mut best = find_alike(said, older, here.iter().copied().filter(is_free))?;
+                    if best.is_none() && are_few {
+                        best = find_alike(said, older, left.iter().copied().filter(is_free))?;
                     }
-                    if best.is_some() {
-                        break;
-                    }
+                    best
                 }
-            }
-            match best {
-                Some((place, _)) => spared.add(older, rejected.position, place),
-                None => {
-                    let may_be = if here.is_empty() { left.clone() } else { here };
-                    let may_be: Vec<usize> = may_be.into_iter().filter(|place| is_left(&spared, *place)).collect();
-                    may_be.into_iter().for_each(|place| spared.add(older, rejected.position, place));
-                }
-            }
+                None => None,
+            };
+            let may_be = match best {
+                Some(place) => vec![place],
+                None => (if here.is_empty() { &left } else { &here }).iter().copied().filter(is_free).collect(),
+            };
+            may_be.into_iter().for_each(|place| spared.add(older, rejected.position, place));
         }
         Ok(spared)
     }
@@ -748,14 +777,43 @@ impl Spared {
     }
 }
 
+/// The place of an older row. A slice has no rejects: the position is the place.
+fn place_in_slice(row: &Row) -> usize {
+    (row.position - 1) as usize
+}
+
+/// The places of older rows that are free, and next to those of what the newer rows around the `nth` are.
+fn places_around(nth: usize, older: &Rows, split: &ById, newer: &Rows, is_free: impl Fn(&usize) -> bool) -> Vec<usize> {
+    let matched = |row: &Row| if row.rejected { None } else { split.get(row.id).map(place_in_slice) };
+    let before = newer.rows[..nth].iter().rev().find_map(matched);
+    let behind = newer.rows[nth + 1..].iter().find_map(matched);
+    let mut here: Vec<usize> = (before.map_or(0, |place| place + 1)..older.rows.len()).take_while(&is_free).collect();
+    here.extend((0..behind.unwrap_or(older.rows.len())).rev().take_while(&is_free));
+    here.sort_unstable();
+    here.dedup();
+    here
+}
+
+/// The first of the `places` whose record is most like what was `said`, if one is like it.
+fn find_alike(said: &Content, older: &Rows, places: impl Iterator<Item = usize>) -> Result<Option<usize>, Error> {
+    let mut best: Option<(usize, f64)> = None;
+    for place in places.take(MANY) {
+        let row = &older.rows[place];
+        let id = Id::try_from(row.id).unwrap_or(Id::MAX);
+        let content = older.with_record(row, id, |record| Content::of(record.source))?;
+        let alike = alikeness(said, &content);
+        if let Some(alike) = alike.filter(|alike| best.is_none_or(|(_, so_far)| *alike > so_far)) {
+            best = Some((place, alike));
+        }
+    }
+    Ok(best.map(|(place, _)| place))
+}
+
 /// Writes the patch that makes the new slice of the one that is there, and says what that will be. Whatever stands there is
 /// taken from there, unless an earlier `seed` wrote it, as `all_given` says.
 fn write_patch(
     before: &Before,
-    newer: &Rows,
-    older: &Rows,
-    split: &ById,
-    spared: &Spared,
+    &Files { older, split, newer, spared }: &Files,
     all_given: bool,
 ) -> Result<Sliced, Error> {
     let mut patch = Patch::create(&before.next_patch, &before.slice, before.collection)?;

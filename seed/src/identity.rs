@@ -1,12 +1,11 @@
-//! What a file is: its length and its SHA-256, and its name while it is not whole.
+//! What a file is: its length and its SHA-256.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use store::sync;
 
 use crate::error::Error;
 
@@ -68,30 +67,6 @@ impl<W: Write> Write for Hashed<W> {
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
     }
-}
-
-/// Where the file at `path` is written before it takes its place, so that no reader ever finds it half-written.
-pub fn part_of(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".part");
-    path.with_file_name(name)
-}
-
-/// Whether what is at `path` is a device or a pipe: it stays, and is written to.
-pub fn is_device(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir())
-}
-
-/// Puts the whole file `part` into its place at `path`, for good.
-pub fn put_in_place(part: &Path, path: &Path) -> Result<(), Error> {
-    if is_device(path) {
-        let mut device = OpenOptions::new().write(true).open(path).map_err(Error::io(path))?;
-        let copied = File::open(part).and_then(|mut part| io::copy(&mut part, &mut device));
-        return copied.map(drop).map_err(Error::io(path));
-    }
-    sync(part)?;
-    fs::rename(part, path).map_err(Error::io(path))?;
-    Ok(sync(folder_of(path))?)
 }
 
 /// The folder that `path` is in.

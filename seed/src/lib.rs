@@ -14,6 +14,7 @@
 //!   records as hashes; [`mod@align`], [`near`]: which is which where they have no ids; [`numbers`]: where those are texts;
 //!   [`ids`]: the ids they were given; [`conflict`]: what both have changed
 //! - [`chain`]: a backup and its increments
+//! - [`part_file`]: how a file is written so that it is there whole or not at all; [`identity`]: what it is then
 //! - [`progress`], [`report`], [`error`]: what people are told
 
 pub mod align;
@@ -37,6 +38,7 @@ pub mod numbers;
 pub mod obstacle;
 pub mod options;
 pub mod orphans;
+pub mod part_file;
 pub mod patch;
 pub mod plan;
 pub mod progress;

@@ -32,21 +32,8 @@ pub fn number(
     older.names.sort_unstable();
     newer.names.sort_unstable();
     let repeated = newer.names.windows(2).find(|pair| pair[0].0 == pair[1].0).map(|pair| pair[0].0);
-    let mut absent: Vec<usize> = Vec::new();
     if !is_untouched {
-        let there = database.written(u64::MAX)?.0;
-        absent.extend((0..older.rows.len()).filter(|nth| !there.contains(older.rows[*nth].id)));
-    }
-    for part in absent.chunks(AT_ONCE) {
-        for (nth, number) in part.iter().zip(look_up(database, older, part)?) {
-            let row = &mut older.rows[*nth];
-            match number {
-                0 => {}
-                // Who lacks an id cannot be that one any more.
-                _ if row.given => drop(newer.own.insert(row.id)),
-                _ => row.id = number,
-            }
-        }
+        look_up_older(database, older, newer)?;
     }
     let mut unknown = Vec::new();
     for (name, position) in &newer.names {
@@ -79,6 +66,24 @@ pub fn number(
     let own = newer.names.iter().map(|(_, position)| newer.rows[newer.at(*position)].id);
     newer.own.extend(own.collect::<Vec<u64>>());
     Ok(repeated)
+}
+
+/// Gives the `older` rows whose records are gone the numbers of others that have their ids now.
+fn look_up_older(database: &mut Database, older: &mut Rows, newer: &mut Rows) -> Result<(), Error> {
+    let there = database.written(u64::MAX)?.0;
+    let absent: Vec<usize> = (0..older.rows.len()).filter(|nth| !there.contains(older.rows[*nth].id)).collect();
+    for part in absent.chunks(AT_ONCE) {
+        for (nth, number) in part.iter().zip(look_up(database, older, part)?) {
+            let row = &mut older.rows[*nth];
+            match number {
+                0 => {}
+                // Who lacks an id cannot be that one any more.
+                _ if row.given => drop(newer.own.insert(row.id)),
+                _ => row.id = number,
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The numbers that the database has for the ids of these rows; 0 for none.

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use record::declaration::read_id_text;
 use record::id::Id;
 use record::model::{Collection, Records};
+use record::reader::Scan;
 use roaring::RoaringTreemap;
 
 use crate::error::Error;
 use crate::near::Content;
 use crate::node;
-use crate::source::{Batch, Reject, Scan, input_error};
+use crate::source::{Batch, Reject, input_error};
 use crate::text::{id_in, member_of, name_of};
 
 /// What becomes of records that cannot be taken.

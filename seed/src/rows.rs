@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use record::id::Id;
 use record::model::{Collection, Record, Records, strip_id};
+use record::reader::pointer_to;
 use roaring::RoaringTreemap;
 use sha2::{Digest as _, Sha256};
 
@@ -18,7 +19,7 @@ use crate::ids::Ids;
 use crate::node;
 use crate::progress::Stage;
 use crate::rejects::Rejected;
-use crate::source::{Source, pointer_to};
+use crate::source::Source;
 use crate::text::name_of;
 
 /// A record of a list.

@@ -30,6 +30,7 @@ use crate::checkpoint;
 use crate::database::Database;
 use crate::error::Error;
 use crate::manifest::{MANIFEST, Manifest};
+use crate::part_file::PartFile;
 use crate::patch::{self, patch_in};
 use crate::plan::Plan;
 
@@ -368,10 +369,9 @@ impl Target {
 
     /// Writes the manifest of what is in place anew.
     pub fn replace_manifest(&self, manifest: &Manifest) -> Result<(), Error> {
-        let part = self.data.join("manifest.part.json");
-        write_durably(&part, manifest)?;
-        rename(&part, &self.data.join(MANIFEST))?;
-        Ok(sync(&self.data)?)
+        let mut part = PartFile::create(&self.data.join(MANIFEST))?;
+        part.write(&manifest.to_json())?;
+        part.put_in_place()
     }
 
     /// Takes back an interrupted run, or finishes it. What was built by one, and has a checkpoint, may be kept.

@@ -55,7 +55,7 @@ const OTHERS_NAMES: &[&str] = &[
 #[rustfmt::skip]
 const RESERVED: &[&str] = &[
     // Files in a data folder, and in a backup.
-    "manifest.json", "manifest.next.json", "manifest.part.json", "building.json", "backup", "split",
+    "manifest.json", "manifest.next.json", "manifest.json.part", "building.json", "backup", "split",
     // What a report has beside the collections.
     "outcome", "dry_run", "rejected", "running", "as_node", "absent", "added", "phases", "manifest", "error", "message",
     "exit_code",

@@ -18,17 +18,22 @@ pub struct Project {
     files: Vec<&'static str>,
     port: u16,
     input: TempDir,
+    _copy: Option<TempDir>,
     _alone: MutexGuard<'static, ()>,
 }
 
 impl Project {
-    /// A project of the repository's compose.yaml with more files over it; nothing of it runs yet. `None` where there is
-    /// no Docker to run it.
+    /// A project of a copy of the repository's compose.yaml with more files over it; nothing of it runs yet. `None` where
+    /// there is no Docker to run it.
     pub fn new(over: &[&'static str]) -> Option<Self> {
-        Self::at(root(), over)
+        let copy = tempfile::tempdir().expect("a folder can be made");
+        copy_sources(copy.path());
+        let mut project = Self::at(copy.path(), over)?;
+        project._copy = Some(copy);
+        Some(project)
     }
 
-    /// The same with a repository that lies elsewhere.
+    /// The same with a copy that lies there.
     pub fn at(root: &Path, over: &[&'static str]) -> Option<Self> {
         static ALONE: Mutex<()> = Mutex::new(());
         if !can_build() {
@@ -42,7 +47,7 @@ impl Project {
         assert!(readable.expect("chmod runs").success());
         let files = [&["compose.yaml"], over].concat();
         let name = format!("split-test-{}-{}", process::id(), free_port());
-        Some(Self { name, root: root.to_owned(), files, port: free_port(), input, _alone: alone })
+        Some(Self { name, root: root.to_owned(), files, port: free_port(), input, _copy: None, _alone: alone })
     }
 
     /// Builds and starts it all, with more arguments for `up`, and waits until every collection is served.
@@ -160,7 +165,11 @@ pub fn can_build() -> bool {
     can.is_ok()
 }
 
-/// Copies what a build reads of the repository to `to`, and more.
+/// What Cargo.toml says of a release.
+const RELEASE: &str = "lto = \"thin\"\ncodegen-units = 1\n";
+
+/// Copies what a build reads of the repository to `to`, and more. A release is built quickly there: what images are tested
+/// for is not their speed, and the linker's optimization takes longer than all else.
 pub fn copy_sources(to: &Path) {
     let mut tar = Command::new("sh");
     tar.current_dir(root()).env("TO", to).args([
@@ -168,4 +177,9 @@ pub fn copy_sources(to: &Path) {
         "tar -c --exclude=.git --exclude=fuzz --exclude=./target --exclude=./data --exclude=./tokens . | tar -x -C \"$TO\"",
     ]);
     assert!(tar.status().expect("tar runs").success(), "{:?}", env::current_dir());
+    let manifest = to.join("Cargo.toml");
+    let released = fs::read_to_string(&manifest).expect("it is there");
+    let quick = released.replace(RELEASE, "opt-level = 1\n");
+    assert_ne!(quick, released, "the profile `release` is another");
+    fs::write(manifest, quick).expect("it can be written");
 }

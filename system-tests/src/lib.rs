@@ -73,6 +73,17 @@ pub fn split(input: &Path, data: &Path) -> String {
     text(&output.stdout)
 }
 
+/// Writes a plan into `folder`: these collections with their declarations, and ports from 4001 on.
+pub fn declare(folder: &Path, collections: &[(&str, impl AsRef<str>)]) {
+    let mut list = String::from("# Collections.\n");
+    for ((name, declaration), port) in collections.iter().zip(4001..) {
+        list += &format!("{name} {port}\n");
+        fs::create_dir_all(folder.join(name)).expect("a folder can be made");
+        fs::write(folder.join(name).join("collection.json"), declaration.as_ref()).expect("it can be written");
+    }
+    fs::write(folder.join("plan"), list).expect("it can be written");
+}
+
 /// Output as text.
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()

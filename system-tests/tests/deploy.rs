@@ -11,6 +11,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use world::compose::{can_build, copy_sources};
 use world::{Process, get, root, skip, text, tool, try_get, wait_for};
 
 const SERVICES: [&str; 3] = ["users", "threads", "posts"];
@@ -53,7 +54,12 @@ fn list(value: &Value) -> &[Value] {
 }
 
 fn script(name: &str) -> Command {
-    let mut command = Command::new(root().join("deploy").join(name));
+    script_of(root(), name)
+}
+
+/// The script of the repository at `root`.
+fn script_of(root: &Path, name: &str) -> Command {
+    let mut command = Command::new(root.join("deploy").join(name));
     // The user's own account has no part in this.
     command.env_remove("AWS_PROFILE").env("AWS_CONFIG_FILE", "/dev/null");
     command
@@ -158,22 +164,6 @@ impl Drop for Container {
     }
 }
 
-/// Whether there is a Docker that builds; without one a test is skipped.
-fn docker_builds() -> bool {
-    if !Command::new("docker").arg("info").output().is_ok_and(|output| output.status.success()) {
-        skip("no Docker engine answers; the push to a registry is not tested");
-        return false;
-    }
-    let dir = folder();
-    fs::write(dir.path().join("Dockerfile"), "FROM scratch\nLABEL of=test\n").expect("it can be written");
-    let build = run(docker(&["build", "--quiet"]).env("DOCKER_BUILDKIT", "1").arg(dir.path()));
-    let message = text(&build.stderr);
-    if !build.status.success() {
-        skip(&format!("this Docker cannot build ({}); the push to a registry is not tested", message.trim()));
-    }
-    build.status.success()
-}
-
 /// Starts an image as the template does: nothing of it can be written but its data. Returns where it listens.
 fn start_image(name: &str, image: &str, data: &Path) -> (Container, SocketAddr) {
     let mut command = docker(&["run", "--detach", "--publish", "127.0.0.1::3000", "--user", "65532:65532"]);
@@ -188,12 +178,14 @@ fn start_image(name: &str, image: &str, data: &Path) -> (Container, SocketAddr) 
 
 #[test]
 fn pushed_images_can_be_pulled_and_serve_and_a_tag_is_never_moved() {
-    if !docker_builds() {
+    if !can_build() {
         return;
     }
     let Some(mut registry) = Registry::start() else { return };
+    let copy = folder();
+    copy_sources(copy.path());
     let push = |tag: &str| {
-        let mut command = script("push");
+        let mut command = script_of(copy.path(), "push");
         command.args([&registry.address.to_string(), tag]);
         command
     };
@@ -308,7 +300,7 @@ impl Machine {
         ] {
             tool(name, what_for)?;
         }
-        if !docker_builds() {
+        if !can_build() {
             return None;
         }
         if ok(Command::new("id").arg("-u")).trim() != "0" {

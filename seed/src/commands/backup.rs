@@ -12,8 +12,9 @@ use store::{Folder, OnDamage, Purpose, Snapshot, sync_tree};
 
 use crate::chain::{BACKUP, Chain, Contents, Entry, ONE_FILE, SPLIT, section_path, slice_path};
 use crate::error::Error;
-use crate::identity::{BUFFER, Hashed, folder_of, identify, put_in_place};
+use crate::identity::{BUFFER, Hashed, folder_of, identify};
 use crate::manifest::{MANIFEST, Manifest};
+use crate::part_file::PartFile;
 use crate::plan::Plan;
 use crate::progress::{Progress, Total};
 use crate::report::{Report, table};
@@ -78,9 +79,9 @@ pub fn take(origin: &Origin, output: &Path, progress: Progress) -> Result<Conten
     let contents = Contents { version: 1, created, sections };
     prove(part.path(), &plan, origin.since, &contents, progress)?;
     if output.extension().is_some_and(|extension| extension == ONE_FILE) {
-        let whole = part.path().join("whole");
+        let whole = PartFile::create(output)?;
         concatenate(part.path(), &plan, &whole)?;
-        put_in_place(&whole, output)?;
+        whole.put_in_place()?;
         return Ok(contents);
     }
     copy_split(origin.data, part.path())?;
@@ -135,6 +136,18 @@ fn copy_database(
     Ok(())
 }
 
+/// What asks services.
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_connect(Some(PATIENCE))
+        .timeout_recv_response(Some(PATIENCE))
+        .max_redirects(0)
+        .user_agent(concat!("seed/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .into()
+}
+
 /// Writes the section of a running service: the first of `urls` that has the collection.
 fn fetch(
     urls: &[String],
@@ -145,14 +158,7 @@ fn fetch(
     path: &Path,
 ) -> Result<(), Error> {
     let name = collection.name();
-    let agent: ureq::Agent = ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .timeout_connect(Some(PATIENCE))
-        .timeout_recv_response(Some(PATIENCE))
-        .max_redirects(0)
-        .user_agent(concat!("seed/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .into();
+    let agent = agent();
     let mut why = String::new();
     for url in urls {
         let base = url.trim_end_matches('/');
@@ -229,12 +235,11 @@ fn copy_split(data: &Path, to: &Path) -> Result<(), Error> {
     fs::copy(&path, to.join(SPLIT)).map(drop).map_err(Error::io(&path))
 }
 
-fn concatenate(folder: &Path, plan: &Plan, to: &Path) -> Result<(), Error> {
-    let mut whole = File::create_new(to).map_err(Error::io(to))?;
+fn concatenate(folder: &Path, plan: &Plan, whole: &PartFile) -> Result<(), Error> {
     for collection in plan.iter() {
         let path = section_path(folder, collection);
         let mut section = File::open(&path).map_err(Error::io(&path))?;
-        std::io::copy(&mut section, &mut whole).map_err(Error::io(to))?;
+        std::io::copy(&mut section, &mut whole.as_file()).map_err(Error::io(whole.path()))?;
     }
     Ok(())
 }

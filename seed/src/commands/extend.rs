@@ -67,22 +67,7 @@ pub(crate) fn extend(
     }
     let stores: Vec<Store> = scans.into_iter().map(|scanned| scanned.store).collect();
     let moments = stores.iter().map(Moment::of).collect::<Result<_, _>>()?;
-    let orphans = {
-        let mut new: Vec<Database> = stores.iter().map(Database::of).collect();
-        let mut new = new.iter_mut();
-        let mut edits = Vec::new();
-        let edited = &Edited::default();
-        for place in target.places() {
-            let collection = place.collection;
-            let database = if fresh.has(collection) {
-                new.next().expect("each that is fresh was built")
-            } else {
-                place.database()?
-            };
-            edits.push(Edits { collection, database, edited });
-        }
-        refuse_orphans(Orphans::find_edited(&mut edits)?, options)?
-    };
+    let orphans = refuse_orphans(find_orphans(target, &fresh, &stores)?, options)?;
     drop(stores);
     target.places().iter_mut().for_each(Place::close_database);
     let manifest = manifest.with_added(built.split.parts, moments, orphans, plan);
@@ -90,4 +75,19 @@ pub(crate) fn extend(
     target.publish(&manifest, || Ok(()))?;
     target.go_on();
     Ok((manifest, added))
+}
+
+/// Counts the references that lead nowhere, among what is there and the `stores` of what is `fresh`.
+fn find_orphans(target: &mut Target, fresh: &Plan, stores: &[Store]) -> Result<Orphans, Error> {
+    let mut new: Vec<Database> = stores.iter().map(Database::of).collect();
+    let mut new = new.iter_mut();
+    let mut edits = Vec::new();
+    let edited = &Edited::default();
+    for place in target.places() {
+        let collection = place.collection;
+        let database =
+            if fresh.has(collection) { new.next().expect("each that is fresh was built") } else { place.database()? };
+        edits.push(Edits { collection, database, edited });
+    }
+    Orphans::find_edited(&mut edits)
 }

@@ -18,10 +18,11 @@ use store::{OnDamage, Purpose, Store, Stored, Writer};
 
 use crate::chain::{Chain, slice_path, unpack};
 use crate::error::Error;
-use crate::identity::{BUFFER, Hashed, folder_of, identify, part_of, put_in_place};
+use crate::identity::{BUFFER, Hashed, folder_of, identify};
 use crate::ids::{self, AllGiven, Given, Ids};
 use crate::inspect::open_split;
 use crate::manifest::{Entry, Manifest};
+use crate::part_file::PartFile;
 use crate::progress::{Progress, Stage, Total};
 use crate::report::Report;
 use crate::slice::{closing, opening};
@@ -89,37 +90,23 @@ fn join_stores(stores: &[Store], split: Option<(&Manifest, &[PathBuf])>, joining
         let reason = "it is what --with reads; name another file".to_owned();
         return Err(Error::Output { path: path.to_owned(), reason });
     }
-    let part = part_of(path);
+    let part = PartFile::create(path)?;
+    let out = Hashed::new(BufWriter::with_capacity(BUFFER, part.as_file()), true);
+    let (out, ids, mut joined) = write(stores, split, rest, joining, out, part.path())?;
+    let file = out.finish().map_err(Error::io(part.path()))?;
     let beside = ids::path_beside(path);
-    let file = create_anew(&part)?;
-    let out = Hashed::new(BufWriter::with_capacity(BUFFER, file), true);
-    let written = write(stores, split, rest, joining, out, &part).and_then(|(out, ids, mut joined)| {
-        let file = out.finish().map_err(Error::io(&part))?;
-        if joined.ids_left_out {
-            // Before the file itself: whoever finds that has its ids.
-            fs::write(part_of(&beside), ids::to_json(file, &ids)).map_err(Error::io(&beside))?;
-            put_in_place(&part_of(&beside), &beside)?;
-            joined.ids_left_out = false;
-            joined.ids_beside = Some(beside.clone());
-        } else if ids::is_one(&beside) {
-            fs::remove_file(&beside).map_err(Error::io(&beside))?;
-        }
-        put_in_place(&part, path)?;
-        Ok(joined)
-    });
-    if written.is_err() {
-        let _ = fs::remove_file(&part);
+    if joined.ids_left_out {
+        // Before the file itself: whoever finds that has its ids.
+        let mut part = PartFile::create(&beside)?;
+        part.write(&ids::to_json(file, &ids))?;
+        part.put_in_place()?;
+        joined.ids_left_out = false;
+        joined.ids_beside = Some(beside);
+    } else if ids::is_one(&beside) {
+        fs::remove_file(&beside).map_err(Error::io(&beside))?;
     }
-    written
-}
-
-/// Makes a file at `path`; what is there goes, and where it leads elsewhere that stays as it is.
-fn create_anew(path: &Path) -> Result<File, Error> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io(path)(error)),
-        _ => {}
-    }
-    File::create_new(path).map_err(Error::io(path))
+    part.put_in_place()?;
+    Ok(joined)
 }
 
 /// A file in a data folder belongs to what is there: it would be taken for a slice, or worse.
@@ -229,19 +216,47 @@ pub fn write_array(
 ) -> Result<Array, Error> {
     let collection = store.collection();
     write!(out, "\"{}\":{}", collection.name(), opening(collection)).map_err(Error::io(path))?;
-    let mut array = Array { records: 0, highest_id: 0, left_out: Ids::none(), given: RoaringTreemap::new() };
-    let mut in_slice = RoaringTreemap::new();
-    let mut put = |id: Id, stored: &Stored| {
+    let array = Array { records: 0, highest_id: 0, left_out: Ids::none(), given: RoaringTreemap::new() };
+    let mut writer = ArrayWriter { collection, ids, out, path, stage, array };
+    let in_slice = match slice {
+        Some((entry, slice)) => writer.put_slice(store, entry, slice)?,
+        None => RoaringTreemap::new(),
+    };
+    // What the service has added.
+    for entry in store.records() {
+        let (id, stored) = entry?;
+        if !in_slice.contains(id.get()) {
+            writer.put(id, &stored)?;
+        }
+    }
+    let array = writer.array;
+    out.write_all(closing(collection, array.records).as_bytes()).map_err(Error::io(path))?;
+    Ok(array)
+}
+
+/// Writes a collection's records, one behind the other.
+struct ArrayWriter<'w, W> {
+    collection: Collection,
+    ids: WrittenIds,
+    out: &'w mut W,
+    path: &'w Path,
+    stage: &'w Stage,
+    array: Array,
+}
+
+impl<W: Write> ArrayWriter<'_, W> {
+    fn put(&mut self, id: Id, stored: &Stored) -> Result<(), Error> {
+        let array = &mut self.array;
         let position = array.records + 1;
         array.records = position;
         array.highest_id = array.highest_id.max(id.get());
-        stage.advance(0, 1);
-        let leaves_out = match ids {
+        self.stage.advance(0, 1);
+        let leaves_out = match self.ids {
             WrittenIds::Own => true,
             WrittenIds::Slice => id.get() == position,
             WrittenIds::All => false,
         };
-        if collection.has_text_ids() || stored.id_from_position && leaves_out {
+        if self.collection.has_text_ids() || stored.id_from_position && leaves_out {
             array.left_out.push(position, id);
         }
         if stored.id_from_position && !leaves_out {
@@ -249,9 +264,12 @@ pub fn write_array(
         }
         let comma: &[u8] = if position > 1 { b"," } else { b"" };
         let [begin, rest] = source_json(id, stored, leaves_out);
-        [comma, begin, rest].into_iter().try_for_each(|piece| out.write_all(piece)).map_err(Error::io(path))
-    };
-    if let Some((entry, slice)) = slice {
+        [comma, begin, rest].into_iter().try_for_each(|piece| self.out.write_all(piece)).map_err(Error::io(self.path))
+    }
+
+    /// Writes the records that stand in the slice, in its order, as they are in the database. Returns the slice's ids.
+    fn put_slice(&mut self, store: &Store, entry: &Entry, slice: &Path) -> Result<RoaringTreemap, Error> {
+        let mut in_slice = RoaringTreemap::new();
         let mut source = entry.open_slice(slice, entry.in_slice())?;
         // A slice is mostly in the order of its ids, and then one scan of the database has all of it.
         let mut scan = store.records().peekable();
@@ -266,30 +284,22 @@ pub fn write_array(
                 in_slice.insert(id.get());
                 if id.get() <= scanned {
                     if let Some(stored) = store.get(id)? {
-                        put(id, &stored)?;
+                        self.put(id, &stored)?;
                     }
                     continue;
                 }
                 while let Some(entry) = scan.next_if(|entry| entry.as_ref().map_or(true, |(next, _)| *next <= id)) {
                     let (next, stored) = entry?;
                     if next == id {
-                        put(id, &stored)?;
+                        self.put(id, &stored)?;
                     }
                 }
                 scanned = id.get();
             }
             source.recycle(batch);
         }
+        Ok(in_slice)
     }
-    // What the service has added.
-    for entry in store.records() {
-        let (id, stored) = entry?;
-        if !in_slice.contains(id.get()) {
-            put(id, &stored)?;
-        }
-    }
-    out.write_all(closing(collection, array.records).as_bytes()).map_err(Error::io(path))?;
-    Ok(array)
 }
 
 /// The record as the source had it, in two pieces: without an id that the split gave, where that is left out.

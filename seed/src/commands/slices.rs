@@ -7,7 +7,8 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::error::Error;
-use crate::identity::{Identity, put_in_place};
+use crate::identity::Identity;
+use crate::part_file::PartFile;
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::rejects::Rejects;
@@ -30,8 +31,7 @@ pub fn slices(input: &Path, plan: &Plan, output: &Path, progress: Progress) -> R
     let splitting = Splitting { path: input, plan, reading, requires_all, rest, progress };
     let WholeSplit { source, parts, absent } = splitting.split(&destinations, &mut Rejects::refuse(input))?;
     for (name, path) in names.iter().zip(&paths) {
-        let target = output.join(name);
-        put_in_place(path, &target)?;
+        PartFile::adopt(path, &output.join(name))?.put_in_place()?;
     }
     Ok(sliced(input, output, &source, &parts).with_absent(&absent))
 }

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io::{self, BufWriter};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use serde_json::json;
 use store::{Store, StoreError};
 use tempfile::TempDir;
 
-use crate::aside::{Aside, check_outputs, check_rest};
+use crate::aside::{Aside, check_outputs};
 use crate::commands::check::check;
 use crate::commands::extend::extend;
 use crate::commands::update::bring_up_to_date;
@@ -76,20 +76,24 @@ fn split_file(input: &Path, data: &Path, options: &Options) -> Result<Report, Er
         }
         target => target?,
     };
-    split_into(input, data, plan, target, options)
-        .map_err(|error| explain(input, plan, there.is_some(), options, error))
+    split_into(input, data, plan, target, options).map_err(|error| explain(input, plan, there.as_ref(), options, error))
 }
 
 /// Names all that is in the way of a split, where its error is about the file.
-fn explain(input: &Path, plan: &Plan, is_update: bool, options: &Options, error: Error) -> Error {
+fn explain(input: &Path, plan: &Plan, there: Option<&Manifest>, options: &Options, error: Error) -> Error {
+    let Error::Input { .. } = error else { return error };
+    // The very file that was split is only extended: what was put aside then is in nobody's way.
+    let extended = there.filter(|there| identify(input).is_ok_and(|file| file == there.source));
+    let is_update = there.is_some() && extended.is_none();
     let given = if is_update { Ok(AllGiven::default()) } else { ids::read_beside(input, plan, || identify(input)) };
+    let as_node = options.as_node || extended.is_some_and(|split| split.as_node > 0);
     let survey = Survey {
         plan,
-        reading: Reading { given: given.unwrap_or_default(), as_node: options.as_node },
+        reading: Reading { given: given.unwrap_or_default(), as_node },
         own_ids_alone: is_update,
         requires_all: options.require,
-        has_rest: options.rest.is_some(),
-        has_rejects: options.rejects.is_some(),
+        has_rest: options.rest.is_some() || extended.is_some(),
+        has_rejects: options.rejects.is_some() || extended.is_some_and(|split| split.rejected > 0),
         progress: options.progress,
     };
     survey.explain(input, error)
@@ -121,7 +125,7 @@ fn split_into(input: &Path, data: &Path, plan: &Plan, mut target: Target, option
 /// Splits into a target that is empty or given up, or goes on with what an interrupted run has split.
 fn fill(input: &Path, data: &Path, plan: &Plan, target: Target, options: &Options) -> Result<Report, Error> {
     progress::expect(&FILLING);
-    let aside = Aside::begin(options)?;
+    let mut aside = Aside::begin(options)?;
     let finished = if aside.is_empty() { checkpoint::read(data, plan) } else { None };
     if let Some(split) = finished
         && identify(input)? == split.source
@@ -137,19 +141,18 @@ fn fill(input: &Path, data: &Path, plan: &Plan, target: Target, options: &Option
     let mut rejects = aside.rejects(input, options)?;
     let given = ids::read_beside(input, plan, || identify(input))?;
     let reading = Arc::new(Reading { given, as_node: options.as_node });
-    let rest = aside.rest().map(|rest| File::create(rest).map_err(Error::io(rest))).transpose()?;
     let splitting = Splitting {
         path: input,
         plan,
         reading: &reading,
         requires_all: options.require,
-        rest: rest.map(|rest| Box::new(BufWriter::new(rest)) as _),
+        rest: aside.rest()?,
         progress: options.progress,
     };
     let split = splitting.split(&destinations(&building), &mut rejects);
     let split = aside.unless_too_many(split, &mut rejects)?;
     let (rejected, as_node) = rejects.finish()?;
-    check_rest(input, aside.rest())?;
+    aside.check_rest(input)?;
     if aside.is_empty() && as_node.count == 0 && reading.given.are_positions() {
         checkpoint::write(data, &split)?;
     }

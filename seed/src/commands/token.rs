@@ -1,7 +1,7 @@
 //! Making a write token: its secret for whoever asked, its digest for the service.
 
 use std::fs::{self, DirBuilder, File, Metadata};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
@@ -9,10 +9,10 @@ use record::model::Collection;
 use record::token::{self, Name, TokenFile};
 use serde_json::json;
 use store::sync;
-use tempfile::NamedTempFile;
 
 use crate::error::Error;
 use crate::identity::folder_of;
+use crate::part_file::PartFile;
 use crate::report::Report;
 
 /// A token that was made.
@@ -77,18 +77,14 @@ fn next(tokens: &TokenFile) -> Name {
 
 /// Puts `text` into the place of the file at `path`, if it is `there`, for good.
 fn replace(path: &Path, text: &str, there: Option<&Metadata>) -> Result<(), Error> {
-    let folder = folder_of(path);
-    // For its owner alone. Gone again unless it takes its place.
-    let mut part = NamedTempFile::new_in(folder).map_err(Error::io(folder))?;
-    part.write_all(text.as_bytes()).map_err(Error::io(path))?;
+    let mut part = PartFile::create_private(path)?;
+    part.write(text)?;
     if let Some(there) = there {
         // Whoever could read the file still can: the service often runs as another user.
         chown(part.path(), Some(there.uid()), Some(there.gid())).map_err(Error::io(path))?;
         part.as_file().set_permissions(there.permissions()).map_err(Error::io(path))?;
     }
-    part.as_file().sync_all().map_err(Error::io(path))?;
-    part.persist(path).map_err(|error| Error::io(path)(error.error))?;
-    Ok(sync(folder)?)
+    part.put_in_place()
 }
 
 /// A token that was made: the only time that its secret is shown.

@@ -1,8 +1,6 @@
 //! A newer file, applied to what is there.
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::BufWriter;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,7 +9,7 @@ use serde_json::{Value, json};
 use store::desk::Look;
 
 use crate::align::{Alignment, Named, TakenFor};
-use crate::aside::{Aside, check_rest};
+use crate::aside::Aside;
 use crate::changes::{Before, Changes, Planned, Planning, Rules};
 use crate::conflict::{Field, Resolutions};
 use crate::error::Error;
@@ -26,7 +24,7 @@ use crate::report::{Report, table};
 use crate::scan::fault;
 use crate::scoped;
 use crate::source::{Reading, Source};
-use crate::target::Target;
+use crate::target::{Building, Place, Target};
 
 /// How often a newer file is compared with what is there, where services change that meanwhile.
 const ATTEMPTS: usize = 3;
@@ -49,6 +47,10 @@ pub(crate) fn bring_up_to_date(
     target: &mut Target,
     options: &Options,
 ) -> Result<Report, Error> {
+    if manifest.restored {
+        let holds = "it was restored from a backup that has no split in it: what a newer file changes cannot be told";
+        return Err(Error::occupied(data, holds.to_owned()));
+    }
     for _ in 0..ATTEMPTS {
         if let Some(report) = update(input, data, plan, manifest, target, options)? {
             return Ok(report);
@@ -67,37 +69,21 @@ fn update(
     target: &mut Target,
     options: &Options,
 ) -> Result<Option<Report>, Error> {
-    if old.restored {
-        let holds = "it was restored from a backup that has no split in it: what a newer file changes cannot be told";
-        return Err(Error::occupied(data, holds.to_owned()));
-    }
     progress::expect(&UPDATING);
     if options.verify == Verified::All {
         verify_all(data, old, target, options.progress)?;
     }
     let resolutions = options.resolutions.as_deref().map(|path| Resolutions::read(path, plan));
     let resolutions = resolutions.transpose()?.unwrap_or_default();
-    let there = &old.plan();
-    let building = target.build(there)?;
-    let aside = Aside::begin(options)?;
+    let building = target.build(&old.plan())?;
+    let mut aside = Aside::begin(options)?;
     let mut rejects = aside.rejects(input, options)?.of_own_ids_alone();
     let reading = Arc::new(Reading { as_node: options.as_node, ..Reading::default() });
     let mut source = Source::open(input, plan)?.read_as(&reading).hashed();
-    if let Some(rest) = aside.rest() {
-        source = source.passing(Box::new(BufWriter::new(File::create(rest).map_err(Error::io(rest))?)));
+    if let Some(rest) = aside.rest()? {
+        source = source.passing(rest);
     }
-    let mut before = Vec::new();
-    for (place, part) in target.places().iter_mut().filter(|place| there.has(place.collection)).zip(&building) {
-        look_for_parts(data, place.path())?;
-        before.push(Before {
-            collection: place.collection,
-            slice: place.slice(),
-            database: place.database()?,
-            entry: old.entry(part.collection),
-            next_patch: part.patch.clone(),
-            next_changes: part.changes.clone(),
-        });
-    }
+    let mut before = look_before(data, old, target, &building)?;
     let rules = Rules { merge: options.merge, resolutions: &resolutions, prefer: &options.prefer };
     let planning = Planning {
         input,
@@ -113,7 +99,7 @@ fn update(
     let planned = planning.plan(source, &mut before, &mut rejects);
     let Planned { source, parts, changes, looks } = aside.unless_too_many(planned, &mut rejects)?;
     let (rejected, as_node) = rejects.finish()?;
-    check_rest(input, aside.rest())?;
+    aside.check_rest(input)?;
     if let Some(holds) = another_file(&changes, old, options) {
         return Err(Error::occupied(data, holds));
     }
@@ -135,17 +121,54 @@ fn update(
     manifest.as_node = as_node.count;
     manifest.plan_given = options.plan.is_some() || old.plan_given;
     let running = target.served();
+    let is_done = put_into_place(data, manifest, target, aside, &looks, &changes, options)?;
+    Ok(is_done.then(|| report(&running, true)))
+}
+
+/// What is there of each collection of `old`, and where what becomes of it is built.
+fn look_before<'b>(
+    data: &Path,
+    old: &'b Manifest,
+    target: &'b mut Target,
+    building: &[Building],
+) -> Result<Vec<Before<'b>>, Error> {
+    let there = old.plan();
+    let places = target.places().iter_mut().filter(|place| there.has(place.collection));
+    let look = |(place, part): (&'b mut Place, &Building)| {
+        look_for_parts(data, place.path())?;
+        Ok(Before {
+            collection: place.collection,
+            slice: place.slice(),
+            database: place.database()?,
+            entry: old.entry(part.collection),
+            next_patch: part.patch.clone(),
+            next_changes: part.changes.clone(),
+        })
+    };
+    places.zip(building).map(look).collect()
+}
+
+/// Makes the changes, and notes what the databases are then. Returns whether it did: services may have overtaken it.
+fn put_into_place(
+    data: &Path,
+    manifest: Manifest,
+    target: &mut Target,
+    aside: Aside,
+    looks: &[Look],
+    changes: &[Changes],
+    options: &Options,
+) -> Result<bool, Error> {
     let stage = options.progress.stage("putting into place", Total::Unknown);
     if !target.publish(&manifest, || aside.put_in_place())? {
-        return Ok(None);
+        return Ok(false);
     }
-    let manifest = manifest.with_databases(look_after(target, &looks, &changes)?);
+    let manifest = manifest.with_databases(look_after(target, looks, changes)?);
     target.replace_manifest(&manifest)?;
     drop(stage);
     if options.verify == Verified::All {
         verify_all(data, &manifest, target, options.progress)?;
     }
-    Ok(Some(report(&running, true)))
+    Ok(true)
 }
 
 /// Counts the references that lead nowhere, now that records are changed.

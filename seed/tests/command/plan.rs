@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use world::changes::{change, collection, joined, make_manifest_old};
-use world::{Process, get, program, root, sample, seed, split, start_service, text};
+use world::{Process, declare, get, program, root, sample, seed, split, start_service, text};
 
 const COMMENTS: &str = r#"{
   "name": "comments",
@@ -29,16 +29,11 @@ const COMMENTS: &str = r#"{
 /// A plan of these collections: the workspace's own, and comments.
 fn write_plan(folder: &Path, names: &[&str]) -> PathBuf {
     let plan = folder.join(names.join("-"));
-    let mut list = String::from("# Collections.\n");
-    for (name, port) in names.iter().zip(4001..) {
-        list += &format!("{name} {port}\n");
-        fs::create_dir_all(plan.join(name)).unwrap();
-        let workspace = root().join(name).join("collection.json");
-        let declaration =
-            if *name == "comments" { COMMENTS.to_owned() } else { fs::read_to_string(workspace).unwrap() };
-        fs::write(plan.join(name).join("collection.json"), declaration).unwrap();
-    }
-    fs::write(plan.join("plan"), list).unwrap();
+    let declared = names.iter().map(|name| match *name {
+        "comments" => ("comments", COMMENTS.to_owned()),
+        name => (name, fs::read_to_string(root().join(name).join("collection.json")).unwrap()),
+    });
+    declare(&plan, &declared.collect::<Vec<_>>());
     plan
 }
 
@@ -180,6 +175,31 @@ fn collections_move_one_at_a_time() {
     verify();
     let back: Value = serde_json::from_str(&joined(&data)).unwrap();
     assert_eq!(back, whole);
+}
+
+#[test]
+fn what_was_put_aside_is_not_in_the_way_of_another_collection() {
+    let dir = tempfile::tempdir().unwrap();
+    let [data, rest, input] = ["data", "rest.json", "db.json"].map(|name| dir.path().join(name));
+    let [data, rest, input_text] = [&data, &rest, &input].map(|path| path.to_str().unwrap());
+    let source =
+        r#"{"version": 3, "users": [{"id": 1, "username": "ada"}], "threads": [{"id": 1, "title": 7}], "posts": []}"#;
+    fs::write(&input, source).unwrap();
+    let [users, threads] = [&["users"][..], &["users", "threads"]].map(|names| write_plan(dir.path(), names));
+    let arguments = ["--data", data, "--input", input_text, "--plan"];
+    done(&[&arguments[..], &[users.to_str().unwrap(), "--rest", rest]].concat());
+    let extend = || run(&[&arguments[..], &[threads.to_str().unwrap()]].concat());
+    let (code, refused) = extend();
+    assert_eq!(code, Some(3), "{refused}");
+    assert!(refused.contains("/threads/0/title (byte "), "{refused}");
+    assert!(!refused.contains("no service owns"), "{refused}");
+    // Of a newer file it is put aside anew, or refused.
+    fs::write(&input, source.replace("ada", "bob")).unwrap();
+    let (code, refused) = extend();
+    assert_eq!(code, Some(3), "{refused}");
+    for expected in ["/version (byte 1): no service owns", "/threads/0/title (byte ", "/posts (byte "] {
+        assert!(refused.contains(expected), "{expected:?} is not in {refused}");
+    }
 }
 
 #[test]
@@ -549,10 +569,8 @@ fn a_record_that_was_spared_under_a_narrower_declaration_stands_in_nobodys_way()
     let declare = |shape: &str| {
         let fields = json!([{ "name": "n", "shape": shape }]);
         let declaration = json!({ "name": "notes", "ids": "record", "fields": fields, "indexes": [] });
-        fs::write(path("plan/notes/collection.json"), declaration.to_string()).unwrap();
+        world::declare(&path("plan"), &[("notes", declaration.to_string())]);
     };
-    fs::create_dir_all(path("plan/notes")).unwrap();
-    fs::write(path("plan/plan"), "notes 4001\n").unwrap();
     let update = |name: &str, text: &str, code: i32| {
         fs::write(path(name), text).unwrap();
         let [plan, input, data, rejects] = ["plan", name, "data", "rejects"].map(|name| path(name).into_os_string());

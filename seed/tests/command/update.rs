@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
@@ -467,6 +467,40 @@ fn what_is_written_beside_the_split_goes_over_nothing() {
     assert_eq!(run(&new, &data, &["--rejects", pipe.to_str().unwrap()]).0, Some(7));
     assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
     assert!(reader.join().unwrap().contains("missing field `username`"));
+}
+
+#[test]
+fn what_is_written_may_be_read_as_any_new_file_may() {
+    let dir = tempfile::tempdir().unwrap();
+    let [old, new, data, out, rest] = ["old.json", "new.json", "data", "out", "rest"].map(|name| dir.path().join(name));
+    let [old_text, new_text, data_text, out_text, rest_text] =
+        [&old, &new, &data, &out, &rest].map(|path| path.to_str().unwrap());
+    let run = |arguments: &[&str]| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", r#"umask 027 && exec "$0" "$@""#, program("seed").to_str().unwrap()]);
+        assert!(shell.args(arguments).output().unwrap().status.success(), "{arguments:?}");
+    };
+    let check = |paths: &[&str]| {
+        for path in paths {
+            let mode = fs::metadata(dir.path().join(path)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o640, "{path}");
+        }
+    };
+    let written = ["data/manifest.json", "data/users/db.json", "data/posts/db.json"];
+    write(&old, &[ADA, BOB], &[FIRST, SECOND]);
+    run(&["--input", old_text, "--data", data_text, "--rest", rest_text]);
+    check(&[&written[..], &["rest"]].concat());
+    // What another run has left, when it was killed, is neither in the way nor does it stay.
+    let left = ["data/manifest.json.part", "out.part", "rest.part"].map(|path| dir.path().join(path));
+    for path in &left {
+        fs::write(path, "left").unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    write(&new, &[ADA, BOB, CY], &[SECOND]);
+    run(&["--input", new_text, "--data", data_text, "--rest", rest_text]);
+    run(&["join", "--data", data_text, "--output", out_text]);
+    check(&[&written[..], &["rest", "out", "out.ids"]].concat());
+    assert!(left.iter().all(|path| !path.exists()));
 }
 
 #[test]

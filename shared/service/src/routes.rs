@@ -75,7 +75,7 @@ pub fn routes(state: &State, own: Option<Own>) -> Routes {
 fn wait(health: &Health) -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + use<> {
     let health = health.clone();
     warp::path::full().and_then(move |path: FullPath| {
-        let waits = health.is_building() && path.as_str().trim_end_matches('/') != "/live";
+        let waits = health.is_building() && !matches!(path.as_str(), "/live" | "/live/");
         async move { if waits { Ok(Err(Problem::Building)) } else { Err(warp::reject::not_found()) } }
     })
 }

@@ -32,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct App {
     /// Where it listens.
     pub address: SocketAddr,
+    /// Whether it is ready.
+    pub health: Health,
     shutdown: Option<oneshot::Sender<()>>,
     server: Option<JoinHandle<()>>,
     _dir: TempDir,
@@ -105,6 +107,8 @@ impl App {
             "an id is taken"
         );
         let store = load.finish().expect("a database can be written");
+        let health = Health::default();
+        let of_state = health.clone();
         let tokens = Arc::new(if writable { tokens(collection, dir.path()) } else { Tokens::none(collection) });
         let (shutdown, asked) = oneshot::channel();
         let (tell_address, address) = std::sync::mpsc::channel();
@@ -117,13 +121,13 @@ impl App {
                 // Tests do not cut the power.
                 let commit = Commit::start(&store, Durability::Process).expect("a thread can be started");
                 let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&tokens));
-                let state = State { store, commit, tokens, operator, health: Health::default() };
+                let state = State { store, commit, tokens, operator, health: of_state };
                 let workers = Workers::start(2).expect("threads can be started");
                 serve(listener, routes(&state, own), workers, async { drop(asked.await) }).await;
             });
         });
         let address = address.recv().expect("the server starts");
-        Self { address, shutdown: Some(shutdown), server: Some(server), _dir: dir }
+        Self { address, health, shutdown: Some(shutdown), server: Some(server), _dir: dir }
     }
 
     /// What `GET path` gets.

@@ -14,7 +14,7 @@ use record::edit::{self, New, RecordName};
 use record::id::Id;
 use record::json::{Object, members};
 use record::limits::BODY_BYTES;
-use record::model::{Collection, Index, Records, Term};
+use record::model::{Collection, Index, Record, Term};
 use record::token::Name;
 use sha2::{Digest, Sha256};
 use store::{Found, KeptRecord, Transaction};
@@ -140,11 +140,7 @@ fn create(now: &mut Transaction, collection: Collection, key: Option<String>, ne
     if key.is_some() && !now.can_keep() {
         return Err(Problem::Busy);
     }
-    // A user who is refused takes no id.
-    unique(now, collection, Id::MAX, || new.with_id(Id::MAX))?;
-    let id = now.next_id().ok_or(Problem::NoIdsLeft)?;
-    let json = new.with_id(id);
-    let revision = now.put(id, &json);
+    let (id, Found { revision, json }) = put(now, collection, None, |id| new.with_id(id))?;
     if let Some(key) = key {
         now.keep_answer(key, KeptRecord::new(request(), id, revision, json.clone()));
     }
@@ -186,9 +182,7 @@ impl Target {
         }
         let current = found.as_ref().map(|found| &*found.json);
         let json = edit::replace(self.collection, body, &self.name, current).map_err(Problem::Invalid)?;
-        unique(now, self.collection, id.unwrap_or(Id::MAX), || json.clone())?;
-        let id = id.or_else(|| now.next_id()).ok_or(Problem::NoIdsLeft)?;
-        let revision = now.put(id, &json);
+        let (_, Found { revision, json }) = put(now, self.collection, id, |_| json)?;
         if found.is_none() { Ok(created(self.collection, revision, json)) } else { Ok(written(revision, json)) }
     }
 
@@ -211,8 +205,7 @@ impl Target {
     fn merge(&self, now: &mut Transaction, body: &Object) -> Answer {
         let (id, found) = self.find_there(now)?;
         let json = edit::patch(self.collection, &found.json, body, &self.name).map_err(Problem::Invalid)?;
-        unique(now, self.collection, id, || json.clone())?;
-        let revision = now.put(id, &json);
+        let (_, Found { revision, json }) = put(now, self.collection, Some(id), |_| json)?;
         Ok(written(revision, json))
     }
 
@@ -224,21 +217,30 @@ impl Target {
     }
 }
 
-/// Whether a record, which has been checked, has for itself what only one may have; the monolith may have let others.
-fn unique(now: &Transaction, collection: Collection, id: Id, json: impl FnOnce() -> String) -> Result<(), Problem> {
-    let declared = collection.indexes().iter().filter(|index| index.unique);
-    let mut unique: Vec<(Index, &str)> = declared.map(|index| (index.number, &*index.field)).collect();
-    if collection.has_text_ids() {
-        unique.push((Index::IDS, "id"));
-    }
-    if unique.is_empty() {
-        return Ok(());
-    }
-    let mut records = Records::new(collection, 0);
-    records.push(&json(), Some(id)).expect("the record was checked against its model");
-    for (index, term) in records.iter().flat_map(|record| record.terms) {
-        if let Some((_, field)) = unique.iter().find(|(number, _)| number == index)
-            && now.ids(*index, term)?.iter().any(|other| *other != id)
+/// Puts the record `id`, or a new one, if it has for itself what only one may have. `json` is its text, which has been
+/// checked, with its id.
+fn put(
+    now: &mut Transaction,
+    collection: Collection,
+    id: Option<Id>,
+    json: impl FnOnce(Id) -> String,
+) -> Result<(Id, Found), Problem> {
+    let id = id.or_else(|| now.next_id());
+    let json = json(id.unwrap_or(Id::MAX));
+    let draft = now.read(id.unwrap_or(Id::MAX), &json);
+    // A user who is refused takes no id.
+    check_unique(now, collection, &draft.record())?;
+    let id = id.ok_or(Problem::NoIdsLeft)?;
+    Ok((id, Found { revision: now.put(draft), json }))
+}
+
+/// Whether a record has for itself what only one may have; the monolith may have let others.
+fn check_unique(now: &Transaction, collection: Collection, record: &Record) -> Result<(), Problem> {
+    for (index, term) in record.terms {
+        let declared = collection.indexes().iter().find(|declared| declared.unique && declared.number == *index);
+        let field = declared.map(|index| &*index.field).or((*index == Index::IDS).then_some("id"));
+        if let Some(field) = field
+            && now.ids(*index, term)?.iter().any(|other| *other != record.id)
         {
             return Err(Problem::Taken { singular: collection.singular(), field });
         }

@@ -65,3 +65,40 @@ fn every_path_says_what_it_answers_to_and_nothing_else_is_there() {
         }
     }
 }
+
+#[test]
+fn while_indexes_are_being_built_only_live_is_answered() {
+    let app = App::spawn_writable(sample::posts(), [r#"{"id":1,"thread":1,"text":"t","user":1}"#]);
+    app.health.set_building(true);
+    for path in ["/live", "/live/"] {
+        let [got, asked] = ["GET", "HEAD"].map(|method| app.request(method, path));
+        assert_eq!((got.status, &*got.body, asked.status), (200, "live", 200), "{path}");
+    }
+    let reason = "Indexes that are new in the declaration are being built; the log says how far that is.";
+    let body = format!(r#"{{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"{reason}"}}"#);
+    for path in [
+        "/",
+        "/api",
+        "/api/",
+        "/ready",
+        "/ready/",
+        "/scrub",
+        "/api/posts",
+        "/api/posts/",
+        "/api/posts/1",
+        "/api/posts/in-thread/1",
+        "/api/posts/-/backup",
+        "/api/users",
+        "/live/x",
+        "/live//",
+        "//live",
+        "/Live",
+    ] {
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
+            let answer = app.request(method, path);
+            assert_eq!((answer.status, &answer.body), (503, &body), "{method} {path}");
+        }
+    }
+    app.health.set_building(false);
+    assert_eq!((app.get("/ready").status, app.get("/api/posts/1").status), (200, 200));
+}

@@ -21,12 +21,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use record::declaration::Declaration;
 use record::id::Id;
 use record::model::{Collection, Records};
+use record::reader::RECORD_BYTES;
 use record::record_set::RecordSet;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use crate::layout::RECORD_BYTES;
 use crate::{KeptRecord, Snapshot, SnapshotRecord, StoreError};
 
 /// The format's version.

@@ -29,29 +29,21 @@ use record::id::Id;
 use record::model::{Index, Term};
 use tokio::sync::{Notify, oneshot};
 
-pub use self::group::KeptRecord;
+pub use self::group::Draft;
 use self::group::{Group, Now};
 pub(crate) use self::held::Held;
 pub use self::journal::Hole;
 use self::journal::Journal;
 use self::pace::Pace;
+use crate::idempotency::Kept;
 use crate::layout::{Counters, Step};
-use crate::{Edit, Hold, Snapshot, Store, StoreError, Writer, layout};
+use crate::{Edit, Hold, KeptRecord, Snapshot, Store, StoreError, Writer};
 
 /// How many bytes of records may make a group longer.
 const GROUP_BYTES: usize = 1 << 20;
 
 /// How many writes may wait for the committer.
 const WAITING: usize = 4096;
-
-/// How many such answers are kept at most.
-const KEPT_ANSWERS: u64 = 100_000;
-
-/// How many bytes of them are kept at most, in memory and on disk.
-const KEPT_BYTES: u64 = 256 << 20;
-
-/// How many kept answers are forgotten with one group at most.
-const FORGET_AT_ONCE: usize = 64;
 
 /// How long to wait for another write before what the last one left is settled.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -360,10 +352,7 @@ impl Committer {
     /// Commits a group, and says how long it waited for the disk.
     fn commit(&mut self, group: &Group) -> Result<Duration, StoreError> {
         let mut step = Step::default();
-        self.kept.forget(&self.store, group, &mut step)?;
-        for (key, kept) in &group.kept {
-            self.kept.add(&self.store, key, kept, &mut step)?;
-        }
+        self.kept.step(&self.store, &group.kept, &mut step)?;
         group.step(&mut self.writer, &mut step)?;
         let begin = Instant::now();
         self.journal.append(&self.store, &step)?;
@@ -432,7 +421,7 @@ struct Own {
     is_held: Cell<bool>,
 }
 
-/// A record as a write finds it.
+/// A record as a write finds it, or leaves it.
 #[derive(Clone, Debug)]
 pub struct Found {
     /// Its revision.
@@ -446,11 +435,7 @@ impl Transaction<'_> {
     pub fn get(&self, id: Id) -> Result<Option<Found>, StoreError> {
         self.look_whether_held(id);
         match self.group.records.get(&id) {
-            Some(Now::Gone) => Ok(None),
-            Some(Now::There { revision, record }) => {
-                let json = record.iter().next().map(|record| record.source.to_owned()).unwrap_or_default();
-                Ok(Some(Found { revision: *revision, json }))
-            }
+            Some(now) => Ok(now.there().map(|(revision, record)| Found { revision, json: record.source.to_owned() })),
             None => Ok(self.noted(self.committer.store.get(id))?.map(|stored| Found {
                 revision: stored.revision,
                 json: String::from_utf8_lossy(stored.json()).into_owned(),
@@ -465,19 +450,16 @@ impl Transaction<'_> {
             ids.push(self.noted(id)?);
         }
         ids.retain(|id| !self.group.records.contains_key(id));
-        let listed = |now: &Now| match now {
-            Now::There { record, .. } => {
-                record.iter().any(|record| record.terms.iter().any(|(i, t)| *i == index && t == term))
-            }
-            Now::Gone => false,
+        let listed = |now: &Now| {
+            now.there().is_some_and(|(_, record)| record.terms.iter().any(|(i, t)| *i == index && t == term))
         };
         ids.extend(self.group.records.iter().filter(|(_, now)| listed(now)).map(|(id, _)| *id));
         Ok(ids)
     }
 
-    /// An id that no record ever had; nothing where all are used up.
-    pub fn next_id(&mut self) -> Option<Id> {
-        self.committer.writer.next_id()
+    /// An id that no record ever had; nothing where all are used up. It is given to the record that is put with it.
+    pub fn next_id(&self) -> Option<Id> {
+        self.committer.writer.free_id()
     }
 
     /// The highest id that a record ever had.
@@ -485,23 +467,28 @@ impl Transaction<'_> {
         self.committer.writer.last_id()
     }
 
-    /// The record `id` is to be `json`, which is its canonical text: its new revision. From now on its id is its own, even
-    /// if the split gave it.
+    /// Reads `json`, the canonical text of the record `id`, to be [`put`](Self::put).
     ///
     /// # Panics
-    /// `json` does not fit the model.
-    pub fn put(&mut self, id: Id, json: &str) -> u64 {
+    /// It does not fit the model.
+    pub fn read(&self, id: Id, json: &str) -> Draft {
+        Draft::read(self.committer.store.made_by(), id, json).expect("the record was checked against its model")
+    }
+
+    /// The record is to be what `draft` says: its new revision. From now on its id is its own, even if the split gave it.
+    pub fn put(&mut self, draft: Draft) -> u64 {
+        let record = draft.record();
+        let id = record.id;
         self.look_whether_held(id);
-        self.group.bytes += json.len();
-        let revision = self.committer.writer.next_revision();
-        let now = Now::put(self.committer.store.made_by(), id, revision, json);
-        let now = now.expect("the record was checked against its model");
-        if let (Some(held), Now::There { record, .. }) = (&self.committer.held, &now)
-            && record.iter().filter_map(|record| record.id_text()).any(|text| held.has_text(text))
+        if let (Some(held), Some(text)) = (&self.committer.held, record.id_text())
+            && held.has_text(text)
         {
             self.own.is_held.set(true);
         }
-        self.own.record = Some((id, now));
+        self.group.bytes += record.source.len();
+        self.committer.writer.give_no_id_up_to(id.get());
+        let revision = self.committer.writer.next_revision();
+        self.own.record = Some((id, Now::There { revision, draft }));
         revision
     }
 
@@ -524,8 +511,7 @@ impl Transaction<'_> {
 
     /// Whether there is room to keep another answer.
     pub fn can_keep(&self) -> bool {
-        let Kept { answers, bytes } = self.committer.kept;
-        answers + (self.group.kept.len() as u64) < KEPT_ANSWERS && bytes < KEPT_BYTES
+        self.committer.kept.has_room(self.group.kept.len())
     }
 
     /// Keeps the answer under an idempotency key.
@@ -552,63 +538,5 @@ impl Transaction<'_> {
     fn keep(self) {
         self.group.records.extend(self.own.record);
         self.group.kept.extend(self.own.kept);
-    }
-}
-
-/// How much is kept for requests that may come again.
-#[derive(Clone, Copy, Debug, Default)]
-struct Kept {
-    answers: u64,
-    bytes: u64,
-}
-
-impl Kept {
-    /// Counts what is kept.
-    fn count(store: &Store) -> Result<Self, StoreError> {
-        let mut kept = Self::default();
-        for answer in store.kept_answers() {
-            let (key, answer) = answer?;
-            kept.answers += 1;
-            kept.bytes += (key.len() + answer.json.len()) as u64;
-        }
-        Ok(kept)
-    }
-
-    /// One more is kept; `step` forgets when its predecessor, whose time was over, was to be forgotten.
-    fn add(&mut self, store: &Store, key: &str, kept: &KeptRecord, step: &mut Step) -> Result<(), StoreError> {
-        if let Some(over) = store.kept(key)? {
-            self.subtract(key, &over);
-            step.removes.push(layout::forget_key(over.until, key));
-        }
-        self.answers += 1;
-        self.bytes += (key.len() + kept.json.len()) as u64;
-        Ok(())
-    }
-
-    fn subtract(&mut self, key: &str, kept: &KeptRecord) {
-        self.answers = self.answers.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub((key.len() + kept.json.len()) as u64);
-    }
-
-    /// Forgets, with `step`, answers whose time is over, but for those in whose place `group` keeps another.
-    fn forget(&mut self, store: &Store, group: &Group, step: &mut Step) -> Result<(), StoreError> {
-        let now = group::now();
-        for pair in store.db.scan_prefix([layout::FORGET]).take(FORGET_AT_ONCE) {
-            let (forget, _) = pair.map_err(|source| store.sled(source))?;
-            let (until, key) =
-                layout::forget_key_parts(&forget).ok_or_else(|| store.damaged(&forget, "it is no such key"))?;
-            if until > now {
-                break;
-            }
-            if group.kept.contains_key(key) {
-                continue;
-            }
-            if let Some(kept) = store.kept(key)? {
-                self.subtract(key, &kept);
-                step.removes.push(layout::kept_key(key));
-            }
-            step.removes.push(forget.to_vec());
-        }
-        Ok(())
     }
 }

@@ -42,7 +42,7 @@ impl Killed {
                         let id = if new || known == 0 { now.next_id().unwrap() } else { id(old) };
                         let text = "x".repeat(length);
                         let json = format!(r#"{{"id":{id},"thread":{thread},"text":"{text}","user":1}}"#);
-                        now.put(id, &json);
+                        now.put(now.read(id, &json));
                         (id.get(), json)
                     })
                 })
@@ -224,7 +224,7 @@ fn a_group_longer_than_a_lap_is_found_again() {
     let write = |number: u64, length: usize| {
         commit.write(move |now: &mut Transaction| {
             let id = id(number);
-            now.put(id, &long(id.get(), length));
+            now.put(now.read(id, &long(id.get(), length)));
         })
     };
     for round in 0..3 {

@@ -4,27 +4,19 @@
 //! That is how a replica comes to a database of its own. The slice passes through as a stream, in bounded memory. The
 //! database grows in `db.part` and becomes `db` when all of it is durable: it is there whole or not at all.
 
-use std::cell::Cell;
-use std::fmt;
+use std::fmt::Display;
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 use record::id::Id;
 use record::model::{Collection, Records};
+use record::reader::{Flaw, Opened, RECORD_BYTES, Reader, ReaderError, pointer_to};
 use record::record_set::RecordSet;
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use serde_json::value::RawValue;
 
-use crate::layout::RECORD_BYTES;
 use crate::{Folder, Load, Store, StoreError, at, sync, sync_tree};
 
 /// How many bytes of records are loaded as one piece.
 const BLOCK: usize = 4 << 20;
-
-/// How much is read at a time, in bytes.
-const BUFFER: usize = 256 << 10;
 
 /// A service's slice, open, so that it can be read where its path cannot be any more: in the sandbox.
 pub struct Slice {
@@ -41,7 +33,7 @@ pub enum FillError {
     Slice {
         /// The slice.
         path: PathBuf,
-        /// What is wrong, after the JSON pointer of the record that it is wrong with.
+        /// What is wrong, after the JSON pointer of the record that it is wrong with, and before the byte where it is.
         reason: String,
     },
     /// The database or a file.
@@ -73,190 +65,210 @@ impl Slice {
 
     /// Loads the slice into `store`, and closes it.
     fn load(self, store: Store) -> Result<u64, FillError> {
-        let Slice { path, file } = self;
-        let collection = store.collection();
-        let left = Rc::new(Cell::new(usize::MAX));
-        let mut filling = Filling {
-            load: Load::new(store),
-            block: Records::new(collection, BLOCK),
-            records: 0,
-            left: Rc::clone(&left),
-            failed: None,
-        };
-        filling.allow_next();
-        let reader = BufReader::with_capacity(BUFFER, Bounded { file, left });
-        let mut deserializer = serde_json::Deserializer::from_reader(reader);
-        let read = deserializer.deserialize_map(&mut filling).and_then(|()| deserializer.end());
-        let reason = match (filling.failed, read) {
-            (Some(Failure::Store(error)), _) => return Err(error.into()),
-            (Some(Failure::Record(reason)), _) => reason,
-            (None, Err(error)) => error.to_string(),
-            (None, Ok(())) => {
-                filling.load.finish()?.sync()?;
-                return Ok(filling.records);
-            }
-        };
-        Err(FillError::Slice { path, reason })
+        let block = Records::new(store.collection(), BLOCK);
+        let mut filling = Filling { path: self.path, load: Load::new(store), block, records: 0 };
+        filling.read(&mut Reader::new(self.file))?;
+        filling.load.finish()?.sync()?;
+        Ok(filling.records)
     }
 }
 
 /// A slice on its way into a database.
 struct Filling {
+    path: PathBuf,
     load: Load,
     block: Records,
     /// How many records were read.
     records: u64,
-    /// What [`Bounded`] may still read.
-    left: Rc<Cell<usize>>,
-    /// What no error of serde's can carry.
-    failed: Option<Failure>,
-}
-
-enum Failure {
-    Record(String),
-    Store(StoreError),
 }
 
 impl Filling {
-    fn collection(&self) -> Collection {
-        self.block.collection()
-    }
-
-    /// The JSON pointer of the record at `index`.
-    fn pointer(&self, index: u64) -> String {
-        let collection = self.collection();
-        if collection.is_single() {
-            format!("/{}", collection.name())
-        } else {
-            format!("/{}/{index}", collection.name())
+    fn read(&mut self, reader: &mut Reader<File>) -> Result<(), FillError> {
+        let collection = self.block.collection();
+        let name = collection.name();
+        let mut seen = false;
+        while let Some((found, offset)) = reader.next_name().map_err(|error| self.refuse(error))? {
+            if found != name {
+                let found: String = found.chars().take(40).collect();
+                let reason = format!("the collection {found:?} is here, expected {name:?} alone");
+                return Err(self.wrong("", reason, offset));
+            }
+            if seen {
+                return Err(self.wrong("", format!("the collection {name:?} is here twice"), offset));
+            }
+            seen = true;
+            if let Opened::Other(found) = reader.open(collection, offset).map_err(|error| self.refuse(error))? {
+                let expected =
+                    if collection.is_single() { "an object or null" } else { &format!("an array of {name}") };
+                return Err(self.wrong("", format!("expected {expected}, found {found}"), reader.offset()));
+            }
+            while let Some(stretch) = reader.read_records().map_err(|error| self.refuse(error))? {
+                for range in &stretch.records {
+                    self.put(&stretch.bytes[range.clone()], stretch.base + range.start as u64)?;
+                }
+                reader.recycle(stretch.bytes);
+            }
+            self.write_block()?;
         }
-    }
-
-    /// Lets the next record be as long as a record may be. It begins within what has been read ahead.
-    fn allow_next(&self) {
-        self.left.set(RECORD_BYTES + BUFFER);
-    }
-
-    fn put(&mut self, text: &str) -> Result<(), Failure> {
-        let index = self.records;
-        if text.len() > RECORD_BYTES {
-            return Err(Failure::Record(format!("{}: {}", self.pointer(index), too_long())));
+        if !seen {
+            return Err(self.wrong("", format!("the collection {name:?} is missing"), reader.offset()));
         }
+        reader.close().map_err(|error| self.refuse(error))
+    }
+
+    /// Adds the record `raw`, which stands at `offset`.
+    fn put(&mut self, raw: &[u8], offset: u64) -> Result<(), FillError> {
+        let (collection, index) = (self.block.collection(), self.records);
         self.records += 1;
-        self.block
-            .push(text, Id::try_from(self.records).ok())
-            .map_err(|fault| Failure::Record(format!("{}{}: {}", self.pointer(index), fault.pointer, fault.reason)))?;
-        self.allow_next();
+        let wrong = |this: &Self, pointer: &str, at: usize, reason: &str| {
+            this.wrong(&(pointer_to(collection, index) + pointer), reason, offset + at as u64)
+        };
+        let text = str::from_utf8(raw).map_err(|error| wrong(self, "", error.valid_up_to(), "this is not UTF-8"))?;
+        let pushed = self.block.push(text, Id::try_from(self.records).ok());
+        pushed.map_err(|fault| wrong(self, &fault.pointer, fault.offset, &fault.reason))?;
         if self.block.text().len() >= BLOCK { self.write_block() } else { Ok(()) }
     }
 
-    fn write_block(&mut self) -> Result<(), Failure> {
-        let next = Records::new(self.collection(), BLOCK);
-        let block = std::mem::replace(&mut self.block, next);
-        let Some(taken) = self.load.put(block.iter(), &RecordSet::of(block.iter())).map_err(Failure::Store)? else {
-            return Ok(());
-        };
+    fn write_block(&mut self) -> Result<(), FillError> {
+        let collection = self.block.collection();
+        let block = std::mem::replace(&mut self.block, Records::new(collection, BLOCK));
+        let Some(taken) = self.load.put(block.iter(), &RecordSet::of(block.iter()))? else { return Ok(()) };
         let second = block.iter().filter(|record| record.id == taken).last();
         let position = second.and_then(|record| record.position).map_or(self.records, Id::get);
-        let pointer = self.pointer(position - 1);
-        Err(Failure::Record(format!("{pointer}: an earlier record has the id {taken} too")))
+        let pointer = pointer_to(collection, position - 1);
+        let reason = format!("{pointer}: an earlier record has the id {taken} too");
+        Err(FillError::Slice { path: self.path.clone(), reason })
     }
 
-    /// Keeps why `result` failed until serde has returned.
-    fn keep<E: serde::de::Error>(&mut self, result: Result<(), Failure>) -> Result<(), E> {
-        result.map_err(|failure| {
-            self.failed = Some(failure);
-            E::custom("")
+    /// What the reader says, of a slice.
+    fn refuse(&self, error: ReaderError) -> FillError {
+        let (pointer, offset, flaw) = match error {
+            ReaderError::Io(error) => {
+                return FillError::Slice { path: self.path.clone(), reason: error.to_string() };
+            }
+            ReaderError::Flawed { pointer, offset, flaw } => (pointer, offset, flaw),
+        };
+        let reason = match flaw {
+            Flaw::Empty | Flaw::Ends(_) => format!("EOF while parsing: {flaw}"),
+            Flaw::NoObject(found) => {
+                format!("expected an object that holds {:?} alone, found {found}", self.block.collection().name())
+            }
+            Flaw::TooLong => format!("it is longer than {} MiB", RECORD_BYTES >> 20),
+            Flaw::More => "trailing characters".to_owned(),
+            flaw => flaw.to_string(),
+        };
+        self.wrong(&pointer, reason, offset)
+    }
+
+    fn wrong(&self, pointer: &str, reason: impl Display, offset: u64) -> FillError {
+        let colon = if pointer.is_empty() { "" } else { ": " };
+        FillError::Slice { path: self.path.clone(), reason: format!("{pointer}{colon}{reason} (byte {offset})") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::OpenOptions;
+
+    use record::sample;
+
+    use super::*;
+
+    /// Fills a new folder from `slice`. Returns the number of records, or what is wrong with the slice.
+    fn fill(slice: &[u8]) -> Result<u64, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db.json");
+        fs::write(&path, slice).unwrap();
+        fill_from(dir.path(), Slice::open(&path).unwrap())
+    }
+
+    fn fill_from(dir: &Path, slice: Slice) -> Result<u64, String> {
+        let folder = Folder::lock(dir).unwrap();
+        let filled = slice.fill(&folder, sample::posts());
+        assert_eq!(folder.database().exists(), filled.is_ok());
+        assert!(!folder.part().exists());
+        filled.map_err(|error| match error {
+            FillError::Slice { reason, .. } => reason,
+            FillError::Store(error) => panic!("{error}"),
         })
     }
-}
 
-/// The whole slice.
-impl<'de> Visitor<'de> for &mut Filling {
-    type Value = ();
+    const POST: &str = r#"{"thread":1,"text":"é","user":1}"#;
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "an object that holds {:?} alone", self.collection().name())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let name = self.collection().name();
-        let mut seen = false;
-        while let Some(key) = map.next_key::<String>()? {
-            if key != name {
-                let key: String = key.chars().take(40).collect();
-                return Err(A::Error::custom(format!("the collection {key:?} is here, expected {name:?} alone")));
-            }
-            if seen {
-                return Err(A::Error::custom(format!("the collection {name:?} is here twice")));
-            }
-            if self.collection().is_single() {
-                let record = map.next_value::<Box<RawValue>>()?;
-                let put = if record.get() == "null" { Ok(()) } else { self.put(record.get()) };
-                let put = put.and_then(|()| self.write_block());
-                self.keep(put)?;
-            } else {
-                map.next_value_seed(Array(&mut *self))?;
-            }
-            seen = true;
+    #[test]
+    fn a_slice_is_whole_or_refused_wherever_it_ends() {
+        let slice = format!("{{ \"posts\" : [{POST} , {POST}] }}\n");
+        assert_eq!(fill(slice.as_bytes()), Ok(2));
+        let whole = slice.trim_end().len();
+        for end in 0..whole {
+            let reason = fill(&slice.as_bytes()[..end]).expect_err("it is cut");
+            assert!(reason.ends_with(&format!(" (byte {end})")), "{end}: {reason}");
         }
-        if seen { Ok(()) } else { Err(A::Error::custom(format!("the collection {name:?} is missing"))) }
-    }
-}
-
-/// The array of records.
-struct Array<'f>(&'f mut Filling);
-
-impl<'de> DeserializeSeed<'de> for Array<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Array<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "an array of {}", self.0.collection().name())
+        assert_eq!(fill(&slice.as_bytes()[..whole]), Ok(2));
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
-        let filling = self.0;
-        loop {
-            match array.next_element::<Box<RawValue>>() {
-                Ok(Some(record)) => {
-                    let put = filling.put(record.get());
-                    filling.keep(put)?;
-                }
-                Ok(None) => break,
-                Err(error) => return Err(A::Error::custom(format!("{}: {error}", filling.pointer(filling.records)))),
-            }
+    #[test]
+    fn a_byte_order_mark_is_passed_where_the_split_passes_it() {
+        let slice = |before: &str, within: &str| format!("{before}{{\"posts\":{within}[{POST}]}}").into_bytes();
+        assert_eq!(fill(&slice("\u{feff}", "")), Ok(1));
+        for refused in [slice("\u{feff}\u{feff}", ""), slice(" \u{feff}", ""), slice("", "\u{feff}")] {
+            assert!(fill(&refused).unwrap_err().contains("expected an "), "{}", String::from_utf8_lossy(&refused));
         }
-        let written = filling.write_block();
-        filling.keep(written)
+        let utf16: Vec<u8> =
+            String::from_utf8(slice("", "")).unwrap().encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert!(fill(&utf16).unwrap_err().contains("expected a collection's name"));
     }
-}
 
-/// A file of which only so much may be read: serde_json would put a value of any length together in memory.
-struct Bounded {
-    file: File,
-    left: Rc<Cell<usize>>,
-}
-
-impl Read for Bounded {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let allowed = bytes.len().min(self.left.get());
-        if allowed == 0 && !bytes.is_empty() {
-            return Err(io::Error::other(too_long()));
+    #[test]
+    fn a_hostile_slice_is_refused_with_its_place() {
+        let deep = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        let deep_post = format!(r#"{{"posts":[{POST},{{"thread":1,"text":"","user":1,"x":{}}}]}}"#, deep(1_000_000));
+        let long = "x".repeat(RECORD_BYTES);
+        for (slice, expected) in [
+            (
+                format!(r#"{{"posts":[{POST}],"users":[]}}"#).as_bytes(),
+                "the collection \"users\" is here, expected \"posts\" alone (byte 45)",
+            ),
+            (br#"{"users":[],"posts":[]}"#, "the collection \"users\" is here, expected \"posts\" alone (byte 1)"),
+            (br#"{"posts":[],"p\u006fsts":[]}"#, "the collection \"posts\" is here twice (byte 12)"),
+            (br#"{"posts":[],}"#, "expected a collection's name in double quotes (byte 12)"),
+            (br#"{"posts":[]"#, "expected `,` or `}` after a collection (byte 11)"),
+            (br#"{"posts":[]}{}"#, "trailing characters (byte 12)"),
+            (b"{\"posts\":[]}\0", "trailing characters (byte 12)"),
+            (br#"{"posts":null}"#, "expected an array of posts, found null (byte 9)"),
+            (br#"{"posts":[null]}"#, "/posts/0: expected an object, found null (byte 10)"),
+            (format!(r#"{{"posts":[{POST},]}}"#).as_bytes(), "/posts/1: expected a record (byte 44)"),
+            (
+                format!(r#"{{"posts":[{POST}{POST}]}}"#).as_bytes(),
+                "/posts/1: expected `,` or `]` after a record (byte 43)",
+            ),
+            (format!(r#"{{"posts":[{POST}}}]}}"#).as_bytes(), "/posts/1: expected `,` or `]` after a record (byte 43)"),
+            (br#"{"posts":[{"thread":[1}}]}"#, "/posts/0/thread: expected `,` or `]` (byte 22)"),
+            (b"{\"posts\":[{\"thread\":1,\"text\":\"\xff\",\"user\":1}]}", "/posts/0: this is not UTF-8 (byte 30)"),
+            (b"{\"posts\":[\xff]}", "/posts/0: this is not UTF-8 (byte 10)"),
+            (b"{\"p\xffsts\":[]}", "invalid unicode code point (byte 1)"),
+            (deep_post.as_bytes(), "nested deeper than 128 levels"),
+            (deep(1_000_000).as_bytes(), "expected an object that holds \"posts\" alone, found an array (byte 0)"),
+            (format!(r#"{{"posts":[{POST},{{"text":"{long}"}}]}}"#).as_bytes(), "/posts/1: it is longer than 16 MiB"),
+            (format!(r#"{{"{long}":[]}}"#).as_bytes(), "it is longer than 16 MiB"),
+            (
+                format!(r#"{{"posts":[{POST}, {}{POST}]}}"#, " ".repeat(RECORD_BYTES)).as_bytes(),
+                "more than 16 MiB of white space",
+            ),
+        ] {
+            let reason = fill(slice).expect_err(expected);
+            assert!(reason.contains(expected), "{expected:?} is not in {reason:?}");
         }
-        let read = self.file.read(&mut bytes[..allowed])?;
-        self.left.set(self.left.get() - read);
-        Ok(read)
     }
-}
 
-fn too_long() -> String {
-    format!("it is longer than {} MiB", RECORD_BYTES >> 20)
+    #[test]
+    fn a_record_without_an_end_is_refused_before_it_fills_the_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db.json");
+        fs::write(&path, br#"{"posts":[{"text":""#).unwrap();
+        // All of it is a hole, which takes no room on the disk; in memory it would.
+        OpenOptions::new().write(true).open(&path).unwrap().set_len(1 << 40).unwrap();
+        let reason = fill_from(dir.path(), Slice::open(&path).unwrap()).unwrap_err();
+        assert!(reason.starts_with("/posts/0: it is longer than 16 MiB"), "{reason}");
+    }
 }

@@ -36,6 +36,8 @@
 //!                (text, number: u64): the further ids of the run, ascending as their terms do
 //! ```
 //!
+//! The bytes of 04 and 05 are made and read in `idempotency.rs`.
+//!
 //! bincode is its standard configuration: little-endian, variable-length integers. A value's checksum covers its key, so
 //! that a value under a wrong key is as bad as a wrong value. What is read is checked, whenever it is read: of a page
 //! the table and the entries that are wanted, since the whole of it would cost a read of one record several times more.
@@ -51,6 +53,7 @@ use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::{BorrowDecode, Decode, Encode};
 use record::id::Id;
 use record::model::{Index, Term};
+use record::reader::RECORD_BYTES;
 use record::record_set::RecordSet;
 use sha2::{Digest, Sha256};
 
@@ -98,9 +101,6 @@ pub const RUN_IDS: usize = 128;
 /// How many ids one run holds at most where ids are texts: each is a name of up to 255 bytes, and a write writes its run
 /// anew.
 pub(super) const RUN_NAMES: usize = 32;
-
-/// The largest record, in bytes of JSON. Bounds what a hostile file or a damaged length can make us allocate.
-pub const RECORD_BYTES: usize = 16 << 20;
 
 /// Nothing stored is larger than a record and its envelope's few bytes.
 const CONFIG: Configuration<LittleEndian, Varint, Limit<{ RECORD_BYTES + 64 }>> =
@@ -159,36 +159,6 @@ impl Step {
     }
 }
 
-/// The answer to a request that was kept in case it comes again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
-pub(super) struct KeptAnswer<'a> {
-    pub(super) request: [u8; 32],
-    pub(super) id: u64,
-    pub(super) revision: u64,
-    pub(super) json: &'a [u8],
-    pub(super) until: u64,
-}
-
-/// The first byte of the key of a kept answer.
-const KEPT: u8 = 4;
-/// The first byte of the key of what may be forgotten at a time.
-pub(super) const FORGET: u8 = 5;
-
-pub(super) fn kept_key(key: &str) -> Vec<u8> {
-    [&[KEPT], key.as_bytes()].concat()
-}
-
-/// `time` in seconds since 1970.
-pub(super) fn forget_key(time: u64, key: &str) -> Vec<u8> {
-    [&tagged(FORGET, time), key.as_bytes()].concat()
-}
-
-/// The time and the idempotency key of a [`forget_key`].
-pub(super) fn forget_key_parts(key: &[u8]) -> Option<(u64, &str)> {
-    let (time, key) = key.get(1..)?.split_first_chunk()?;
-    Some((u64::from_be_bytes(*time), std::str::from_utf8(key).ok()?))
-}
-
 /// Where a record lies: its page and its slot there.
 pub(super) fn place(id: Id) -> (u64, u8) {
     (id.get() >> PAGE_BITS, (id.get() & ((1 << PAGE_BITS) - 1)) as u8)
@@ -230,7 +200,8 @@ pub(super) fn lies_apart(json: &[u8]) -> bool {
     json.len() > ENTRY_BYTES
 }
 
-fn tagged(tag: u8, number: u64) -> [u8; 9] {
+/// The key of `number` among those that begin with `tag`.
+pub(super) fn tagged(tag: u8, number: u64) -> [u8; 9] {
     let mut key = [tag; 9];
     key[1..].copy_from_slice(&number.to_be_bytes());
     key
@@ -519,7 +490,7 @@ pub(super) fn encode(value: impl Encode) -> Vec<u8> {
     body
 }
 
-/// Whether all of `value` is what was written under `key`.
+/// Whether all of `value` is what was written under `key`, as far as that is about records and indexes.
 pub(super) fn check(key: &[u8], value: &[u8]) -> Result<(), String> {
     if key.first() == Some(&PAGE) {
         let page = page_of(key).ok_or("it is no page's key")?;
@@ -531,8 +502,6 @@ pub(super) fn check(key: &[u8], value: &[u8]) -> Result<(), String> {
     match key.first() {
         Some(&INDEX) if lists_names(key) => Name::decode_run(key, body).map(drop),
         Some(&INDEX) => Id::decode_run(key, body).map(drop),
-        Some(&KEPT) => decode::<KeptAnswer>(body).map(drop),
-        Some(&FORGET) => forget_key_parts(key).map(drop).ok_or_else(|| "it is no such key".to_owned()),
         _ => Ok(()),
     }
 }
@@ -583,11 +552,6 @@ mod tests {
         let mut records: RecordSet = sum.parse().unwrap();
         records.count = 2;
         assert_eq!(encode(Counters { revision: 300, last_id: 7, records }), [251, 44, 1, 7, 2, 1, 0, 0, 251, 44, 1]);
-        let kept = KeptAnswer { request: [9; 32], id: 7, revision: 2, json: b"{}", until: 3 };
-        assert_eq!(encode(kept), [&[9; 32][..], &[7, 2, 2], b"{}", &[3]].concat());
-        assert_eq!(decode(&encode(kept)), Ok(kept));
-        assert_eq!(kept_key("t/k"), b"\x04t/k");
-        assert_eq!(forget_key(258, "k"), b"\x05\0\0\0\0\0\0\x01\x02k");
         let by_id = term_prefix(Index(2), &TermKey::of(&Term::Id(id(7))));
         assert_eq!(run_key(&by_id, 9), [2, 2, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 9]);
         assert_eq!(term_prefix(Index(1), &TermKey::of(&Term::from("é"))), [2, 1, 0xC3, 0xA9, 0xFF]);

@@ -50,6 +50,7 @@ mod damage;
 pub mod desk;
 pub mod fill;
 mod folder;
+mod idempotency;
 mod index;
 pub mod layout;
 mod load;
@@ -64,9 +65,10 @@ mod v1;
 mod write;
 
 pub use cache::Closing;
-pub use commit::{Commit, CommitError, Durability, Found, Hole, KeptRecord, Transaction};
+pub use commit::{Commit, CommitError, Draft, Durability, Found, Hole, Transaction};
 use folder::at;
 pub use folder::{Folder, OnDamage, sync, sync_tree};
+pub use idempotency::KeptRecord;
 pub use index::{Entries, Ids};
 pub use load::Load;
 pub use rebuild::Restore;
@@ -475,31 +477,6 @@ impl Store {
         let written = fs::write(&path, vec![0; ROOM as usize]).and_then(|()| File::open(&path)?.sync_all());
         let removed = fs::remove_file(&path);
         written.and(removed).map_err(|_| StoreError::NoRoom(self.shared.path.clone()))
-    }
-
-    /// The answer that is kept under an idempotency key.
-    fn kept(&self, key: &str) -> Result<Option<KeptRecord>, StoreError> {
-        let key = layout::kept_key(key);
-        let Some(value) = self.value(&key)? else { return Ok(None) };
-        let kept = layout::decode(&value[layout::BODY..]).and_then(|kept| KeptRecord::read(&kept));
-        kept.map(Some).map_err(|what| self.damaged(&key, &what))
-    }
-
-    /// All answers that are kept, by their idempotency keys.
-    fn kept_answers(&self) -> impl Iterator<Item = Result<(String, KeptRecord), StoreError>> + Send + Sync + use<> {
-        let store = self.clone();
-        self.scan(&layout::kept_key("")).map(move |pair| {
-            let (key, value) = pair?;
-            let kept = layout::decode(&value[layout::BODY..]).and_then(|kept| KeptRecord::read(&kept));
-            let text = String::from_utf8(key[1..].to_vec()).map_err(|error| store.damaged(&key, &error.to_string()))?;
-            Ok((text, kept.map_err(|what| store.damaged(&key, &what))?))
-        })
-    }
-
-    /// Keeps an answer under its idempotency key, in a database that nobody else writes to.
-    pub fn keep(&self, key: &str, kept: &KeptRecord) -> Result<(), StoreError> {
-        self.put(&layout::kept_key(key), &layout::encode(kept.as_stored()))?;
-        self.put(&layout::forget_key(kept.until, key), b"")
     }
 
     /// All keys that begin with `prefix`, with their values, which have been checked but for pages.

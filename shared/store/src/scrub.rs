@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{Snapshot, Store, StoreError, layout};
+use super::{Snapshot, Store, StoreError, idempotency, layout};
 
 /// How many keys are read before others have their turn.
 const TURN: usize = 64;
@@ -98,7 +98,8 @@ impl Scrub {
                     self.bytes += value.len() as u64;
                     // Notes an access, for the cache's sake: see `Store::scan`.
                     let _ = store.db.contains_key(&key);
-                    let sound = layout::check(&key, &value);
+                    let sound =
+                        layout::check(&key, &value).and_then(|()| idempotency::check(&key, &value[layout::BODY..]));
                     if let Err(what) = sound {
                         // It may have been written anew since.
                         match store.unchecked(&key) {

@@ -135,37 +135,6 @@ fn a_folder_has_one_holder_and_names_it() {
     Folder::lock(dir.path()).unwrap();
 }
 
-#[test]
-fn an_answer_is_kept_for_its_time_and_its_key_is_then_free() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::create(&dir.path().join("db"), sample::posts()).unwrap();
-    let commit = Commit::start(&store, Durability::Process).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let keep = |key: &'static str, until: Option<u64>| {
-        let kept = commit.write(move |now: &mut Transaction| {
-            let kept = now.kept(key).unwrap().map(|kept| kept.id);
-            let id = now.next_id().unwrap();
-            let json = json(id.get(), 1);
-            let revision = now.put(id, &json);
-            let new = KeptRecord::new([0; 32], id, revision, json);
-            now.keep_answer(key.to_owned(), KeptRecord { until: until.unwrap_or(new.until), ..new });
-            kept
-        });
-        runtime.block_on(kept).unwrap()
-    };
-    let lasting = || store.db.scan_prefix([4]).count();
-    let to_forget = || store.db.scan_prefix([layout::FORGET]).count();
-    assert_eq!(keep("over", Some(1)), None);
-    assert_eq!((lasting(), to_forget()), (1, 1));
-    assert_eq!(keep("over", None), None, "its time was over");
-    assert_eq!((lasting(), to_forget()), (1, 1), "nothing is left of the one before");
-    assert_eq!(keep("forgotten", Some(2)), None);
-    assert_eq!(keep("other", None), None);
-    assert_eq!((lasting(), to_forget()), (2, 2), "what is over is forgotten with the next group");
-    let again = runtime.block_on(commit.write(|now: &mut Transaction| now.kept("over").unwrap().map(|kept| kept.id)));
-    assert_eq!(again.unwrap(), Some(id(2)));
-}
-
 /// sled never syncs a file that it keeps beside its own: see [`SEGMENT`].
 #[test]
 fn nothing_goes_to_a_file_of_its_own() {
@@ -258,7 +227,7 @@ proptest! {
                         return (3, id, None);
                     }
                     let json = json(id.get(), thread);
-                    let revision = now.put(id, &json);
+                    let revision = now.put(now.read(id, &json));
                     if operation == 0 {
                         now.keep_answer(key, KeptRecord::new([0; 32], id, revision, json.clone()));
                     }

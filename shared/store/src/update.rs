@@ -26,6 +26,7 @@ use std::time::Duration;
 use bincode::{Decode, Encode};
 use record::id::Id;
 use record::model::{Index, Record, Records, Term};
+use record::reader::RECORD_BYTES;
 
 use super::commit::{Committer, Held};
 use super::layout::{self, Step};
@@ -40,7 +41,7 @@ const GROUP_PAGES: usize = 64;
 const GROUP_BYTES: usize = 128 << 10;
 
 /// How many bytes a group may have: the longest record, and what its envelope and the records before it need.
-const LONGEST: u32 = 2 * layout::RECORD_BYTES as u32;
+const LONGEST: u32 = 2 * RECORD_BYTES as u32;
 
 /// How many records that were overtaken are named.
 const NAMED: usize = 20;

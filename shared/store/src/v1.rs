@@ -18,9 +18,10 @@ use std::{fs, io};
 
 use record::id::Id;
 use record::model::Collection;
+use record::reader::RECORD_BYTES;
 
 use super::layout::Counters;
-use super::{KeptRecord, Purpose, StoreError, Stored, layout, sled_files};
+use super::{KeptRecord, Purpose, StoreError, Stored, idempotency, layout, sled_files};
 
 const COLLECTION_KEY: &[u8] = b"\0collection";
 const VERSION: u8 = 1;
@@ -75,7 +76,7 @@ impl Old {
         let mut rest = self.body(&value)?;
         let mut records = Vec::new();
         while !rest.is_empty() {
-            let config = bincode::config::standard().with_limit::<{ layout::RECORD_BYTES }>();
+            let config = bincode::config::standard().with_limit::<RECORD_BYTES>();
             let ((slot, revision, id_from_position, json), length): ((u8, u64, bool, &[u8]), usize) =
                 bincode::borrow_decode_from_slice(rest, config)
                     .map_err(|error| self.corrupt(&format!("a page cannot be decoded: {error}")))?;
@@ -109,11 +110,9 @@ impl Old {
 
     /// The answers that are kept, by key.
     pub(super) fn kept(&self) -> impl Iterator<Item = Result<(String, KeptRecord), StoreError>> {
-        self.db.scan_prefix(layout::kept_key("")).map(|pair| {
+        self.db.scan_prefix(idempotency::kept_key("")).map(|pair| {
             let (key, value) = pair.map_err(|source| self.sled(source))?;
-            let kept = layout::decode(self.body(&value)?).and_then(|kept| KeptRecord::read(&kept));
-            let key = String::from_utf8(key[1..].to_vec()).map_err(|error| self.corrupt(&error.to_string()))?;
-            Ok((key, kept.map_err(|what| self.corrupt(&what))?))
+            idempotency::read_pair(&key, self.body(&value)?).map_err(|what| self.corrupt(&what))
         })
     }
 
@@ -228,10 +227,9 @@ mod tests {
         for (key, part) in layout::parts(id(33), 9, json(33, LONG).as_bytes()) {
             db.insert(key, value(part)).unwrap();
         }
-        let answer = json(2, 4);
-        let kept = layout::KeptAnswer { request: [7; 32], id: 2, revision: 5, json: answer.as_bytes(), until: 9 };
-        db.insert(layout::kept_key("ci/1"), value(&encode(kept))).unwrap();
-        db.insert(layout::forget_key(9, "ci/1"), value(b"")).unwrap();
+        let kept = encode(([7_u8; 32], 2_u64, 5_u64, json(2, 4).as_bytes(), 9_u64));
+        db.insert(idempotency::kept_key("ci/1"), value(&kept)).unwrap();
+        db.insert(idempotency::forget_key(9, "ci/1"), value(b"")).unwrap();
         db.flush().unwrap();
         drop(db);
         let entry = |follows: u64, key: [u8; 9], posts: &[(u64, u64, bool, usize)], counters: (u64, u64)| {

@@ -42,6 +42,14 @@ pub struct Writer {
 /// The terms of an index that gain or lose ids: `true` for an id that is listed from now on.
 type IndexChanges = BTreeMap<(Index, TermKey), BTreeMap<Id, bool>>;
 
+/// What changes of records mean.
+struct Effects<'s> {
+    step: &'s mut Step,
+    indexes: IndexChanges,
+    /// What they change, where somebody wants to read that all the same.
+    before: Vec<Before>,
+}
+
 impl Writer {
     /// The writer of `store`.
     pub fn new(store: &Store) -> Result<Self, StoreError> {
@@ -60,9 +68,14 @@ impl Writer {
 
     /// An id that no record of this database ever had; nothing where all are used up.
     pub fn next_id(&mut self) -> Option<Id> {
-        let id = Id::try_from(self.counters.last_id.checked_add(1)?).ok()?;
+        let id = self.free_id()?;
         self.counters.last_id = id.get();
         Some(id)
+    }
+
+    /// The same, which is still to be given.
+    pub(super) fn free_id(&self) -> Option<Id> {
+        Id::try_from(self.counters.last_id.checked_add(1)?).ok()
     }
 
     /// The highest id that a record of this database ever had.
@@ -92,11 +105,11 @@ impl Writer {
     pub(super) fn step(&mut self, changes: &[Change], step: &mut Step) -> Result<(), StoreError> {
         let mut changes: Vec<&Change> = changes.iter().collect();
         changes.sort_by_key(|change| change.id());
-        let mut indexes = IndexChanges::new();
-        let mut before = Vec::new();
+        let mut effects = Effects { step, indexes: IndexChanges::new(), before: Vec::new() };
         for page in changes.chunk_by(|a, b| layout::place(a.id()).0 == layout::place(b.id()).0) {
-            self.change_page(page, step, &mut indexes, &mut before)?;
+            self.change_page(page, &mut effects)?;
         }
+        let Effects { step, indexes, before } = effects;
         self.store.shared.snapshots.keep(before);
         if let Some(Change::Put(record, _)) = changes.iter().rev().find(|change| matches!(change, Change::Put(..))) {
             self.counters.last_id = self.counters.last_id.max(record.id.get());
@@ -116,19 +129,11 @@ impl Writer {
         Ok(())
     }
 
-    /// Adds to `step` and `indexes` what `changes`, to records of one page, mean.
-    /// Adds to `before` what they change, where somebody wants to read that all the same.
-    fn change_page(
-        &mut self,
-        changes: &[&Change],
-        step: &mut Step,
-        indexes: &mut IndexChanges,
-        before: &mut Vec<Before>,
-    ) -> Result<(), StoreError> {
+    /// Adds to `effects` what `changes`, to records of one page, mean.
+    fn change_page(&mut self, changes: &[&Change], effects: &mut Effects) -> Result<(), StoreError> {
         let (page, _) = layout::place(changes[0].id());
         let key = layout::page_key(page);
         let there = self.store.unchecked(&key)?;
-        let wanted = self.store.shared.snapshots.are_wanted();
         let texts: Vec<_> = changes
             .iter()
             .map(|change| if let Change::Put(record, _) = change { record.json() } else { "".into() })
@@ -142,44 +147,55 @@ impl Writer {
             }
         }
         for (change, json) in changes.iter().zip(&texts) {
-            let id = change.id();
-            let (_, slot) = layout::place(id);
-            let apart = layout::lies_apart(json.as_bytes());
+            let (_, slot) = layout::place(change.id());
             if let (Some(entry), Some(page)) = (entries.remove(&slot), &there) {
-                let gone = || self.store.damaged(&key, &format!("a part of record {id} is gone"));
-                let stored = self.store.stored(page, id, &entry)?.ok_or_else(gone)?;
-                for (index, term) in self.store.terms_of(id, stored.json())? {
-                    indexes.entry((index, TermKey::of(&term))).or_default().insert(id, false);
-                }
-                if entry.json.is_none() {
-                    step.removes.extend(layout::parts(id, entry.revision, stored.json()).map(|(key, _)| key));
-                }
-                self.counters.records.remove_record(id, entry.id_from_position, stored.json());
-                if wanted {
-                    before.push(Before { id, stored });
-                }
+                self.take_out(change.id(), page, &entry, effects)?;
             }
             if let Change::Put(record, revision) = change {
-                if apart {
-                    for (key, part) in layout::parts(id, *revision, json.as_bytes()) {
-                        step.put(key, part);
-                    }
-                }
-                let id_from_position = record.id_from_position;
-                self.counters.records.add_record(id, id_from_position, json.as_bytes());
-                let json = (!apart).then_some(json.as_bytes());
-                entries.insert(slot, Entry { slot, revision: *revision, id_from_position, json });
-                for (index, term) in record.terms.iter() {
-                    indexes.entry((*index, TermKey::of(term))).or_default().insert(id, true);
-                }
+                entries.insert(slot, self.put_in(record, *revision, json, effects));
             }
         }
         if entries.is_empty() {
-            step.removes.push(key.into());
+            effects.step.removes.push(key.into());
         } else {
-            step.puts.push((key.into(), layout::encode_page(&key, entries.into_values())));
+            effects.step.puts.push((key.into(), layout::encode_page(&key, entries.into_values())));
         }
         Ok(())
+    }
+
+    /// Adds to `effects` that the record of `entry`, which was read from `page`, is not there any more.
+    fn take_out(&mut self, id: Id, page: &sled::IVec, entry: &Entry, effects: &mut Effects) -> Result<(), StoreError> {
+        let key = layout::page_key(layout::place(id).0);
+        let gone = || self.store.damaged(&key, &format!("a part of record {id} is gone"));
+        let stored = self.store.stored(page, id, entry)?.ok_or_else(gone)?;
+        for (index, term) in self.store.terms_of(id, stored.json())? {
+            effects.indexes.entry((index, TermKey::of(&term))).or_default().insert(id, false);
+        }
+        if entry.json.is_none() {
+            effects.step.removes.extend(layout::parts(id, entry.revision, stored.json()).map(|(key, _)| key));
+        }
+        self.counters.records.remove_record(id, entry.id_from_position, stored.json());
+        if self.store.shared.snapshots.are_wanted() {
+            effects.before.push(Before { id, stored });
+        }
+        Ok(())
+    }
+
+    /// Adds to `effects` that the record, of which `json` is the text, is there: its entry.
+    fn put_in<'j>(&mut self, record: &Record, revision: u64, json: &'j str, effects: &mut Effects) -> Entry<'j> {
+        let (id, json) = (record.id, json.as_bytes());
+        let apart = layout::lies_apart(json);
+        if apart {
+            for (key, part) in layout::parts(id, revision, json) {
+                effects.step.put(key, part);
+            }
+        }
+        self.counters.records.add_record(id, record.id_from_position, json);
+        for (index, term) in record.terms.iter() {
+            effects.indexes.entry((*index, TermKey::of(term))).or_default().insert(id, true);
+        }
+        let (_, slot) = layout::place(id);
+        Entry { slot, revision, id_from_position: record.id_from_position, json: (!apart).then_some(json) }
     }
 
     /// No id up to `last_id` is given to a new record.

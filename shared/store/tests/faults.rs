@@ -54,7 +54,7 @@ fn writes_until_it_ends() {
         commit.write(move |now: &mut Transaction| {
             let id = now.next_id().unwrap();
             let json = record(id, nth);
-            let revision = now.put(id, &json);
+            let revision = now.put(now.read(id, &json));
             now.keep_answer(format!("key-{nth}"), KeptRecord::new([0; 32], id, revision, json));
             (id, nth)
         })

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use world::{Process, get, program, seed, text, try_get, wait_for};
+use world::{Process, declare, get, program, seed, text, try_get, wait_for};
 
 /// A collection `notes` that was split by one declaration, and is served by others.
 struct Notes {
@@ -48,7 +48,6 @@ impl Notes {
     fn split(notes: &[Value]) -> Self {
         let mut made = Self { dir: tempfile::tempdir().unwrap(), secret: String::new() };
         made.declare(&declared());
-        fs::write(made.path("plan/plan"), "notes 4001\n").unwrap();
         fs::write(made.path("db.json"), json!({ "notes": notes }).to_string()).unwrap();
         let (code, report) = made.seed(&["--plan", "plan", "--data", "data", "--input", "db.json"]);
         assert_eq!(code, Some(0), "{report}");
@@ -62,8 +61,7 @@ impl Notes {
     }
 
     fn declare(&self, declaration: &Value) {
-        fs::create_dir_all(self.path("plan/notes")).unwrap();
-        fs::write(self.path("plan/notes/collection.json"), declaration.to_string()).unwrap();
+        declare(&self.path("plan"), &[("notes", declaration.to_string())]);
     }
 
     /// Runs `seed` in the folder of the test.

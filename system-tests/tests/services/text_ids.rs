@@ -4,10 +4,11 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::{fs, thread};
 
 use ::seed::commands::split::split_and_verify;
 use ::seed::conflict::{Merge, Side};
@@ -23,7 +24,7 @@ use store::{Change, Purpose, Store, Writer};
 use world::changes::joined;
 use world::liar::{Answer, Server};
 use world::posts::Client;
-use world::{Process, program, seed, text};
+use world::{Process, declare, program, seed, text};
 
 /// A split by a plan that was proposed.
 struct World {
@@ -421,9 +422,7 @@ fn whatever_a_file_and_a_service_do_no_record_is_lost_or_there_twice() {
         let mut random = Rng::with_seed(round);
         let dir = tempfile::tempdir().unwrap();
         let [plan, data, input] = ["plan", "data", "db.json"].map(|name| dir.path().join(name));
-        fs::create_dir_all(plan.join("notes")).unwrap();
-        fs::write(plan.join("plan"), "notes 3001\n").unwrap();
-        fs::write(plan.join("notes/collection.json"), declaration).unwrap();
+        declare(&plan, &[("notes", declaration)]);
         let notes = Plan::read(&plan).unwrap().named("notes").unwrap();
         let prefers = random.bool();
         let options = Options {
@@ -508,6 +507,102 @@ fn whatever_a_file_and_a_service_do_no_record_is_lost_or_there_twice() {
             }
         }
     }
+}
+
+/// Writes these records until each is made or another has its id; returns those that were made.
+fn write_all(client: &Client, records: Vec<(String, String)>) -> Vec<(String, String)> {
+    let mut made = Vec::new();
+    for (id, record) in records {
+        loop {
+            let answer = client.send("POST", "/api/notes", &[], &record);
+            match answer.status {
+                201 => made.push((id.clone(), answer.body)),
+                409 => assert!(answer.body.contains("Another note has this id"), "{}", answer.body),
+                // Held.
+                503 => {
+                    assert!(answer.body.contains("is about to change this record"), "{}", answer.body);
+                    continue;
+                }
+                _ => panic!("{id}: {answer:?}"),
+            }
+            break;
+        }
+    }
+    made
+}
+
+#[test]
+fn an_id_that_a_client_and_a_newer_file_give_at_once_is_one_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World { dir };
+    let declaration = r#"{"name":"notes","ids":"text","fields":[{"name":"by","shape":{"line":{"most":9}}}]}"#;
+    declare(&world.dir.path().join("plan"), &[("notes", declaration)]);
+    let note = |id: &str, by: &str| format!(r#"{{"id":"{id}","by":"{by}"}}"#);
+    let file = |ids: &[String]| {
+        let notes: Vec<String> = ids.iter().map(|id| note(id, "file")).collect();
+        let path = world.path("db.json");
+        fs::write(&path, format!(r#"{{"notes":[{}]}}"#, notes.join(","))).unwrap();
+        path
+    };
+    let mut ids = vec!["first".to_owned()];
+    let data = world.path("data");
+    done(&["--plan", &world.path("plan"), "--input", &file(&ids), "--data", &data]);
+    let (service, client) = world.serve("notes");
+    let mut made: BTreeMap<String, String> = BTreeMap::new();
+    let (mut refused, mut of_file) = (0, 0);
+    for round in 0..12 {
+        let new: Vec<String> = (0..20).map(|nth| format!("{round}.{nth}")).collect();
+        ids.extend(new.iter().cloned());
+        let input = file(&ids);
+        let has_ended = AtomicBool::new(false);
+        let of_round: Vec<Vec<(String, String)>> = thread::scope(|scope| {
+            let writers: Vec<_> = (0..4_u64)
+                .map(|writer| {
+                    let mut random = Rng::with_seed(round * 4 + writer);
+                    let records = random.choose_multiple(new.iter(), 4).into_iter();
+                    let records = records.map(|id| (id.clone(), note(id, &format!("writer {writer}")))).collect();
+                    let (client, staged, has_ended) = (&client, world.data().join("notes/next"), &has_ended);
+                    scope.spawn(move || {
+                        // One goes ahead, and the others when the run is about to hold what it changes.
+                        while writer > 0 && !staged.exists() && !has_ended.load(Ordering::Relaxed) {
+                            thread::yield_now();
+                        }
+                        write_all(client, records)
+                    })
+                })
+                .collect();
+            let (code, report) = run(&["--input", &input, "--data", &data, "--prefer", "service"]);
+            // 5: the writers were faster each time.
+            assert!(code == Some(0) || code == Some(5) && report.contains("change the same"), "{round}: {report}");
+            has_ended.store(true, Ordering::Relaxed);
+            refused += usize::from(code == Some(5));
+            writers.into_iter().map(|writer| writer.join().unwrap()).collect()
+        });
+        for (id, record) in of_round.into_iter().flatten() {
+            assert_eq!(made.insert(id.clone(), record), None, "{id} was made twice");
+        }
+        // What nobody else has written is the file's, and with it there.
+        let (code, report) = run(&["--input", &input, "--data", &data, "--prefer", "service"]);
+        assert_eq!(code, Some(0), "{round}: {report}");
+        let expected = ids.iter().map(|id| (id.clone(), made.get(id).cloned().unwrap_or_else(|| note(id, "file"))));
+        let expected: BTreeMap<String, String> = expected.collect();
+        let list = got(&client, "/api/notes");
+        let listed: Vec<String> = list.as_array().unwrap().iter().map(|note| id_of(&note.to_string())).collect();
+        assert_eq!(listed.len(), expected.len(), "{round}: {listed:?}");
+        for (id, record) in &expected {
+            assert_eq!(&client.get(&format!("/api/notes/{id}")).body, record, "{round}");
+            assert!(listed.contains(id), "{round}: {id} is not listed");
+        }
+        of_file = ids.len() - made.len();
+    }
+    let (of_clients, held) = (made.len(), service.log().matches("status=503").count());
+    eprintln!(
+        "{of_clients} ids are clients', {of_file} the file's; {held} writes waited, {refused} updates were overtaken"
+    );
+    stop(service);
+    done(&["verify", "--data", &data]);
+    let back: Value = serde_json::from_str(&joined(&world.data())).unwrap();
+    assert_eq!(back["notes"].as_array().unwrap().len(), ids.len());
 }
 
 #[test]

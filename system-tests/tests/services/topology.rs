@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use rustix::net::{AddressFamily, SocketType, bind, socket};
 use tempfile::TempDir;
 use world::{
     Process, forget_package, free_port, get, program, root, sample, seed, split, start_entrance, start_service, text,
@@ -264,6 +265,43 @@ fn up_serves_through_one_entrance_until_it_is_told_to_stop() {
     assert_eq!(get(services[2], "/api/posts/1").0, 200);
     process.signal("INT");
     assert!(process.wait().success(), "{}", process.log());
+}
+
+#[test]
+fn up_beside_another_names_the_port_that_is_taken_and_leaves_the_other_alone() {
+    if tool("haproxy", "the entrance").is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let other = dir.path().join("other");
+    let (mut command, addresses) = up(&dir.path().join("data"));
+    let mut first = Process::start(&mut command);
+    first.await_line("up       | ready: http://");
+    let variables = ["PORT", "USERS_PORT", "THREADS_PORT", "POSTS_PORT"];
+    for ((variable, name), address) in
+        variables.into_iter().zip(["entrance", "users", "threads", "posts"]).zip(addresses)
+    {
+        let (mut command, _) = up(&other);
+        let mut second = Process::start(command.env(variable, address.port().to_string()));
+        assert_eq!(second.wait().code(), Some(1), "{variable}: {}", second.log());
+        let taken = format!("up       | port {} is taken, where {name} is to listen; {variable} in", address.port());
+        assert!(second.log().contains(&taken), "{taken:?} is not in {}", second.log());
+        assert!(!other.exists(), "{variable}: it was split all the same");
+    }
+    for name in ["users", "threads", "posts"] {
+        assert_eq!(get(addresses[0], &format!("/api/{name}/1")).0, 200, "{name}");
+    }
+    assert!(!first.log().contains(" ended with status "), "{}", first.log());
+
+    // One that is bound, and on which nobody listens yet, is found by the service itself.
+    let (mut command, [.., posts]) = up(&other);
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&socket, &posts).unwrap();
+    let mut second = Process::start(&mut command);
+    assert_eq!(second.wait().code(), Some(1), "{}", second.log());
+    for line in ["cannot listen here", &format!("up       | posts did not start on port {};", posts.port())] {
+        assert!(second.log().contains(line), "{line:?} is not in {}", second.log());
+    }
 }
 
 #[test]

@@ -5,8 +5,9 @@
 
 use std::cell::Cell;
 
+use record::reader::Scan;
+
 use super::client::{Body, Failure, FailureKind};
-use crate::source::Scan;
 
 /// How much is read at a time, in bytes.
 const BLOCK: usize = 32 << 10;

@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 use super::tally::Tally;
 use crate::error::Error;
-use crate::identity::{part_of, put_in_place};
+use crate::part_file::PartFile;
 
 /// How many differences a report has with their whole values.
 const REPORTED: u64 = 1000;
@@ -75,10 +75,9 @@ impl Journal {
             journal.write("", binding).map_err(Error::io(temporary))?;
             return Ok((journal, progressed));
         };
-        let part = part_of(path);
-        let file = BufWriter::new(File::create(&part).map_err(Error::io(&part))?);
-        let mut journal = Self { path: Some(path.to_owned()), file: Some(file), written: 0 };
-        journal.write("", binding).map_err(Error::io(&part))?;
+        let part = PartFile::create(path)?;
+        let mut journal = Self { path: Some(path.to_owned()), file: Some(part.writer()?), written: 0 };
+        journal.write("", binding).map_err(Error::io(part.path()))?;
         if path.exists() {
             let open = || File::open(path).map_err(Error::io(path));
             each_line(open()?, |line| {
@@ -94,7 +93,7 @@ impl Journal {
                 .map_err(Error::io(path))?;
         }
         journal.checkpoint(&progressed)?;
-        put_in_place(&part, path)?;
+        part.put_in_place()?;
         Ok((journal, progressed))
     }
 

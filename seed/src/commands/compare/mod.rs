@@ -35,6 +35,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args;
 use record::model::Collection;
+use roaring::RoaringTreemap;
 use serde_json::json;
 use ureq::http::HeaderMap;
 
@@ -212,16 +213,7 @@ fn try_compare(args: &CompareArgs, progress: Progress, secrets: &mut Secrets) ->
     if let Some(count) = args.sample {
         paths.sample(count, seed);
     }
-    let binding = Binding {
-        version: VERSION,
-        monolith: sides.monolith.address.place(),
-        services: sides.services.address.place(),
-        plan: plan.iter().map(|collection| collection.declaration().clone()).collect(),
-        source: source.to_owned(),
-        sample: args.sample,
-        seed: if args.sample.is_some() { seed } else { 0 },
-        paths: paths.digest(),
-    };
+    let binding = bind(&sides, &plan, source, args.sample.map(|count| (count, seed)), &paths);
     if let (Some(saved), Some(path)) = (&saved, &args.resume) {
         check_binding(saved, &binding, path)?;
     }
@@ -250,15 +242,35 @@ fn try_compare(args: &CompareArgs, progress: Progress, secrets: &mut Secrets) ->
         gave_up: ran.gave_up.take(),
         max_unknown: args.max_unknown,
     };
-    let report = printout.report();
-    let mut journal = ran.journal;
+    write_reports(reports, &printout, ran.journal, &ran.progressed.done)?;
+    Ok(printout.report())
+}
+
+/// Writes the reports. Nobody goes on from the journal of a comparison that came to its end.
+fn write_reports(
+    reports: Vec<ReportFile>,
+    printout: &Printout,
+    mut journal: Journal,
+    done: &RoaringTreemap,
+) -> Result<(), Error> {
     for file in reports {
-        file.write(&printout, &mut journal, &ran.progressed.done)?;
+        file.write(printout, &mut journal, done)?;
     }
-    if printout.gave_up.is_none() {
-        journal.remove()?;
+    if printout.gave_up.is_none() { journal.remove() } else { Ok(()) }
+}
+
+/// What this comparison is; a `sample` is a count and what chose it.
+fn bind(sides: &Sides, plan: &Plan, source: &str, sample: Option<(u64, u64)>, paths: &Paths) -> Binding {
+    Binding {
+        version: VERSION,
+        monolith: sides.monolith.address.place(),
+        services: sides.services.address.place(),
+        plan: plan.iter().map(|collection| collection.declaration().clone()).collect(),
+        source: source.to_owned(),
+        sample: sample.map(|(count, _)| count),
+        seed: sample.map_or(0, |(_, seed)| seed),
+        paths: paths.digest(),
     }
-    Ok(report)
 }
 
 /// Reads where the sides are and how they are asked.
@@ -387,14 +399,9 @@ impl Run {
         let done = progressed.done.clone();
         let stage = progress.stage("comparing", Total::Paths(asked.asked() - done.len()));
         let mut paths = (0..).zip(asked.paths()).filter(|(nth, _)| !done.contains(*nth));
-        let (work, jobs) = mpsc::channel();
         let (results, compared) = mpsc::channel();
-        let jobs = Arc::new(Mutex::new(jobs));
-        for _ in 0..self.limits.at_once {
-            self.start_worker(Arc::clone(&jobs), results.clone(), false);
-        }
-        let (long_work, jobs) = mpsc::channel();
-        self.start_worker(Arc::new(Mutex::new(jobs)), results.clone(), true);
+        let work = self.start_workers(self.limits.at_once, &results, false);
+        let long_work = self.start_workers(1, &results, true);
         let (mut under_way, mut trouble, mut gave_up) = (0, Vec::new(), None);
         let mut kept = Instant::now();
         loop {
@@ -450,6 +457,16 @@ impl Run {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Journal> {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins threads that compare the paths that are sent.
+    fn start_workers(&self, count: usize, results: &Sender<Sent>, are_alone: bool) -> Sender<(u64, String)> {
+        let (work, jobs) = mpsc::channel();
+        let jobs = Arc::new(Mutex::new(jobs));
+        for _ in 0..count {
+            self.start_worker(Arc::clone(&jobs), results.clone(), are_alone);
+        }
+        work
     }
 
     /// Begins a thread that compares paths until there are no more. Nobody waits for it: a request may hang.

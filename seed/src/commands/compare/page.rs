@@ -3,9 +3,8 @@
 //! The page stands alone: no script, nothing from elsewhere; and everything from outside is escaped.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
+use std::path::Path;
 
 use roaring::RoaringTreemap;
 use serde_json::value::RawValue;
@@ -15,14 +14,13 @@ use super::journal::Journal;
 use super::printout::Printout;
 use super::route::Route;
 use crate::error::Error;
-use crate::identity::{part_of, put_in_place};
+use crate::part_file::PartFile;
 
 /// A report that is being written.
 pub struct ReportFile {
-    path: PathBuf,
     is_html: bool,
     /// Made before anything is asked for: hours later is too late to find that it can't be written.
-    part: File,
+    part: PartFile,
 }
 
 impl ReportFile {
@@ -36,10 +34,8 @@ impl ReportFile {
     /// # Errors
     /// It cannot be written there.
     pub fn create(path: &Path) -> Result<Self, Error> {
-        let part = part_of(path);
-        let file = File::create(&part).map_err(Error::io(&part))?;
         let is_html = path.extension().is_some_and(|extension| extension == "html");
-        Ok(Self { path: path.to_owned(), is_html, part: file })
+        Ok(Self { is_html, part: PartFile::create(path)? })
     }
 
     /// Writes it and puts it into its place.
@@ -47,21 +43,14 @@ impl ReportFile {
     /// # Errors
     /// It cannot be written.
     pub fn write(self, printout: &Printout, journal: &mut Journal, done: &RoaringTreemap) -> Result<(), Error> {
-        let mut out = BufWriter::new(&self.part);
+        let mut out = self.part.writer()?;
         let written = if self.is_html {
             write_html(&mut out, printout, journal, done)
         } else {
             write_json(&mut out, printout, journal, done)
         };
-        written.and_then(|()| out.flush()).map_err(Error::io(&self.path))?;
-        put_in_place(&part_of(&self.path), &self.path)
-    }
-}
-
-/// Leaves nothing half-written.
-impl Drop for ReportFile {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(part_of(&self.path));
+        written.and_then(|()| out.flush()).map_err(Error::io(self.part.path()))?;
+        self.part.put_in_place()
     }
 }
 

@@ -15,10 +15,10 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
+use record::reader::RECORD_BYTES;
 use roaring::RoaringTreemap;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
-use store::layout::RECORD_BYTES;
 
 use super::address::redact_query;
 use super::client::{Endpoint, Failure, FailureKind, Reply, Sides};

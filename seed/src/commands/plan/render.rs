@@ -17,13 +17,14 @@
 //! or `/tokens/` is the collection's, everything else the service's.
 
 use std::fs;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use serde_json::json;
-use tempfile::NamedTempFile;
 
 use crate::error::Error;
+use crate::identity::folder_of;
+use crate::part_file::PartFile;
 use crate::report::Report;
 use crate::topology::{self, PLAN, PlanFault, PlanLine};
 
@@ -105,17 +106,13 @@ fn read(path: &Path) -> Result<String, Error> {
 
 /// Puts `text` into the place of `target`, whole or not at all, with the permissions of `file`.
 fn replace_file(file: &Path, target: &Path, text: &str) -> Result<(), Error> {
-    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let replace = || {
-        fs::create_dir_all(folder)?;
-        let mut part = NamedTempFile::new_in(folder)?;
-        part.write_all(text.as_bytes())?;
-        part.as_file().set_permissions(fs::metadata(file)?.permissions())?;
-        part.as_file().sync_all()?;
-        part.persist(target)?;
-        Ok(())
-    };
-    replace().map_err(Error::io(target))
+    let folder = folder_of(target);
+    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let permissions = fs::metadata(file).map_err(Error::io(file))?.permissions();
+    let mut part = PartFile::create_private(target)?;
+    part.write(text)?;
+    part.as_file().set_permissions(permissions).map_err(Error::io(target))?;
+    part.put_in_place()
 }
 
 /// How a region's comment says what is in it.

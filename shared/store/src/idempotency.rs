@@ -1,0 +1,259 @@
+//! Idempotency: the answers to requests that may come again. Each is kept for a day under the request's key, in the same
+//! step as the record that it answers with; [`layout`] draws the bytes.
+
+use std::collections::HashMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use record::id::Id;
+
+use super::layout::{self, Step};
+use super::{Store, StoreError};
+
+/// The first byte of the key of a kept answer.
+const KEPT: u8 = 4;
+/// The first byte of the key of what may be forgotten at a time.
+const FORGET: u8 = 5;
+
+/// How many answers are kept at most.
+const KEPT_ANSWERS: u64 = 100_000;
+
+/// How many bytes of them are kept at most, in memory and on disk.
+const KEPT_BYTES: u64 = 256 << 20;
+
+/// How many are forgotten with one group of writes at most.
+const FORGET_AT_ONCE: usize = 64;
+
+/// The answer to a request with an idempotency key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptRecord {
+    /// What the request was: a digest of it.
+    pub request: [u8; 32],
+    /// Whose record was answered.
+    pub id: Id,
+    /// The revision that was answered.
+    pub revision: u64,
+    /// The record that was answered.
+    pub json: String,
+    /// When it may be forgotten, in seconds since 1970.
+    pub until: u64,
+}
+
+/// The same as it is stored: request, id, revision, json, until.
+type StoredAnswer<'a> = ([u8; 32], u64, u64, &'a [u8], u64);
+
+impl KeptRecord {
+    /// How long it is kept, in seconds.
+    pub const SECONDS: u64 = 24 * 60 * 60;
+
+    /// An answer that is kept from now on.
+    pub fn new(request: [u8; 32], id: Id, revision: u64, json: String) -> Self {
+        Self { request, id, revision, json, until: now() + Self::SECONDS }
+    }
+
+    /// Whether its time is over.
+    pub(super) fn is_over(&self) -> bool {
+        self.until <= now()
+    }
+
+    /// The body of its value.
+    fn encode(&self) -> Vec<u8> {
+        let answer: StoredAnswer = (self.request, self.id.get(), self.revision, self.json.as_bytes(), self.until);
+        layout::encode(answer)
+    }
+
+    /// What the body of a value holds.
+    fn decode(body: &[u8]) -> Result<Self, String> {
+        let (request, id, revision, json, until) = layout::decode::<StoredAnswer>(body)?;
+        let id = Id::try_from(id).map_err(|_| "a kept answer is of no record")?;
+        Ok(Self { request, id, revision, json: String::from_utf8_lossy(json).into_owned(), until })
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+/// The key of the answer that is kept under an idempotency key.
+pub(super) fn kept_key(key: &str) -> Vec<u8> {
+    [&[KEPT], key.as_bytes()].concat()
+}
+
+/// The key that says when that answer may be forgotten: at `time`, in seconds since 1970.
+pub(super) fn forget_key(time: u64, key: &str) -> Vec<u8> {
+    [&layout::tagged(FORGET, time), key.as_bytes()].concat()
+}
+
+/// The time and the idempotency key of a [`forget_key`].
+fn forget_key_parts(key: &[u8]) -> Option<(u64, &str)> {
+    let (time, key) = key.get(1..)?.split_first_chunk()?;
+    Some((u64::from_be_bytes(*time), std::str::from_utf8(key).ok()?))
+}
+
+/// The idempotency key and the answer of a [`kept_key`] and its value's body.
+pub(super) fn read_pair(key: &[u8], body: &[u8]) -> Result<(String, KeptRecord), String> {
+    let text = String::from_utf8(key[1..].to_vec()).map_err(|error| error.to_string())?;
+    Ok((text, KeptRecord::decode(body)?))
+}
+
+/// Whether `body` is what was written under `key`, if that is one of these.
+pub(super) fn check(key: &[u8], body: &[u8]) -> Result<(), String> {
+    match key.first() {
+        Some(&KEPT) => layout::decode::<StoredAnswer>(body).map(drop),
+        Some(&FORGET) => forget_key_parts(key).map(drop).ok_or_else(|| "it is no such key".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+/// How much is kept for requests that may come again.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Kept {
+    answers: u64,
+    bytes: u64,
+}
+
+impl Kept {
+    /// Counts what is kept.
+    pub(super) fn count(store: &Store) -> Result<Self, StoreError> {
+        let mut kept = Self::default();
+        for answer in store.kept_answers() {
+            let (key, answer) = answer?;
+            kept.add(&key, &answer);
+        }
+        Ok(kept)
+    }
+
+    /// Whether there is room for another answer, beside `more` that are not counted yet.
+    pub(super) fn has_room(&self, more: usize) -> bool {
+        self.answers + (more as u64) < KEPT_ANSWERS && self.bytes < KEPT_BYTES
+    }
+
+    /// Adds to `step` what keeps `new` answers and forgets those whose time is over, and counts on.
+    pub(super) fn step(
+        &mut self,
+        store: &Store,
+        new: &HashMap<String, KeptRecord>,
+        step: &mut Step,
+    ) -> Result<(), StoreError> {
+        self.forget(store, new, step)?;
+        for (key, kept) in new {
+            // Its time was over, or it would have been the answer.
+            if let Some(over) = store.kept(key)? {
+                self.subtract(key, &over);
+                step.removes.push(forget_key(over.until, key));
+            }
+            self.add(key, kept);
+            step.put(kept_key(key), &kept.encode());
+            step.put(forget_key(kept.until, key), b"");
+        }
+        Ok(())
+    }
+
+    /// Forgets, with `step`, answers whose time is over, but for those in whose place there are `new` ones.
+    fn forget(&mut self, store: &Store, new: &HashMap<String, KeptRecord>, step: &mut Step) -> Result<(), StoreError> {
+        let now = now();
+        for pair in store.db.scan_prefix([FORGET]).take(FORGET_AT_ONCE) {
+            let (forget, _) = pair.map_err(|source| store.sled(source))?;
+            let (until, key) = forget_key_parts(&forget).ok_or_else(|| store.damaged(&forget, "it is no such key"))?;
+            if until > now {
+                break;
+            }
+            if new.contains_key(key) {
+                continue;
+            }
+            if let Some(kept) = store.kept(key)? {
+                self.subtract(key, &kept);
+                step.removes.push(kept_key(key));
+            }
+            step.removes.push(forget.to_vec());
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, key: &str, kept: &KeptRecord) {
+        self.answers += 1;
+        self.bytes += (key.len() + kept.json.len()) as u64;
+    }
+
+    fn subtract(&mut self, key: &str, kept: &KeptRecord) {
+        self.answers = self.answers.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub((key.len() + kept.json.len()) as u64);
+    }
+}
+
+impl Store {
+    /// The answer that is kept under an idempotency key.
+    pub(super) fn kept(&self, key: &str) -> Result<Option<KeptRecord>, StoreError> {
+        let key = kept_key(key);
+        let Some(value) = self.value(&key)? else { return Ok(None) };
+        KeptRecord::decode(&value[layout::BODY..]).map(Some).map_err(|what| self.damaged(&key, &what))
+    }
+
+    /// All answers that are kept, by their idempotency keys.
+    pub(super) fn kept_answers(
+        &self,
+    ) -> impl Iterator<Item = Result<(String, KeptRecord), StoreError>> + Send + Sync + use<> {
+        let store = self.clone();
+        self.scan(&[KEPT]).map(move |pair| {
+            let (key, value) = pair?;
+            read_pair(&key, &value[layout::BODY..]).map_err(|what| store.damaged(&key, &what))
+        })
+    }
+
+    /// Keeps an answer under its idempotency key, in a database that nobody else writes to.
+    pub fn keep(&self, key: &str, kept: &KeptRecord) -> Result<(), StoreError> {
+        self.put(&kept_key(key), &kept.encode())?;
+        self.put(&forget_key(kept.until, key), b"")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use record::sample;
+
+    use super::*;
+    use crate::tests::{id, json};
+    use crate::{Commit, Durability, Transaction};
+
+    /// Whoever changes these bytes needs a new version and a way to read the old one.
+    #[test]
+    fn the_bytes_are_what_they_were() {
+        let kept = KeptRecord { request: [9; 32], id: id(7), revision: 2, json: "{}".to_owned(), until: 3 };
+        assert_eq!(kept.encode(), [&[9; 32][..], &[7, 2, 2], b"{}", &[3]].concat());
+        assert_eq!(KeptRecord::decode(&kept.encode()), Ok(kept));
+        assert_eq!(kept_key("t/k"), b"\x04t/k");
+        assert_eq!(forget_key(258, "k"), b"\x05\0\0\0\0\0\0\x01\x02k");
+    }
+
+    #[test]
+    fn an_answer_is_kept_for_its_time_and_its_key_is_then_free() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(&dir.path().join("db"), sample::posts()).unwrap();
+        let commit = Commit::start(&store, Durability::Process).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let keep = |key: &'static str, until: Option<u64>| {
+            let kept = commit.write(move |now: &mut Transaction| {
+                let kept = now.kept(key).unwrap().map(|kept| kept.id);
+                let id = now.next_id().unwrap();
+                let json = json(id.get(), 1);
+                let revision = now.put(now.read(id, &json));
+                let new = KeptRecord::new([0; 32], id, revision, json);
+                now.keep_answer(key.to_owned(), KeptRecord { until: until.unwrap_or(new.until), ..new });
+                kept
+            });
+            runtime.block_on(kept).unwrap()
+        };
+        let lasting = || store.db.scan_prefix([KEPT]).count();
+        let to_forget = || store.db.scan_prefix([FORGET]).count();
+        assert_eq!(keep("over", Some(1)), None);
+        assert_eq!((lasting(), to_forget()), (1, 1));
+        assert_eq!(keep("over", None), None, "its time was over");
+        assert_eq!((lasting(), to_forget()), (1, 1), "nothing is left of the one before");
+        assert_eq!(keep("forgotten", Some(2)), None);
+        assert_eq!(keep("other", None), None);
+        assert_eq!((lasting(), to_forget()), (2, 2), "what is over is forgotten with the next group");
+        let again =
+            runtime.block_on(commit.write(|now: &mut Transaction| now.kept("over").unwrap().map(|kept| kept.id)));
+        assert_eq!(again.unwrap(), Some(id(2)));
+    }
+}
