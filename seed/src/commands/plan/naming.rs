@@ -41,13 +41,20 @@ fn cut(name: &str, most: usize) -> &str {
     name[..name.len().min(most)].trim_end_matches(['-', '_'])
 }
 
-/// A word as one of many: as far as English plurals are regular.
+/// The one of many that a word most likely means: as far as English plurals are regular.
 pub(super) fn singular(word: &str) -> String {
-    match (word.strip_suffix("ies"), word.strip_suffix('s')) {
-        (Some(stem), _) => format!("{stem}y"),
-        (None, Some(stem)) => stem.to_owned(),
-        (None, None) => word.to_owned(),
+    let hisses = ["sses", "shes", "ches", "xes"].iter().any(|end| word.to_lowercase().ends_with(end));
+    match singulars(word) {
+        mut many if hisses => many.swap_remove(1),
+        mut many => many.swap_remove(0),
     }
+}
+
+/// What a word may be one of, the likeliest first: `quiz` for `quizzes`, `dish` for `dishes`; last the word itself.
+pub(super) fn singulars(word: &str) -> Vec<String> {
+    let cuts = [("zzes", "z"), ("ies", "y"), ("people", "person"), ("children", "child"), ("s", ""), ("es", "")];
+    let cut = |(end, one): &(&str, &str)| word.strip_suffix(end).map(|stem| format!("{stem}{one}"));
+    cuts.iter().filter_map(cut).chain([word.to_owned()]).filter(|one| !one.is_empty()).collect()
 }
 
 /// `createdBy` as `created-by`, for a route or a service.
@@ -65,6 +72,11 @@ pub(super) fn dashed(name: &str) -> String {
     }
     dashed.truncate(dashed.trim_end_matches('-').len());
     dashed
+}
+
+/// `createdBy` as `created` and `by`, `candidateID` as `candidate` and `id`.
+pub(super) fn words(name: &str) -> Vec<String> {
+    dashed(name).split('-').filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -99,5 +111,25 @@ mod tests {
         assert_eq!(services, expected);
         let lines = services.iter().zip(3001..).map(|(name, port)| format!("{name} {port}\n"));
         assert!(topology::parse(Path::new(PLAN), &lines.collect::<String>()).is_ok());
+    }
+
+    #[test]
+    fn plurals_have_singulars() {
+        for (many, one) in [
+            ("posts", "post"),
+            ("categories", "category"),
+            ("quizzes", "quiz"),
+            ("dishes", "dish"),
+            ("branches", "branch"),
+            ("classes", "class"),
+            ("boxes", "box"),
+            ("houses", "house"),
+            ("people", "person"),
+            ("fish", "fish"),
+            ("s", "s"),
+        ] {
+            assert_eq!(singular(many), one);
+        }
+        assert!(singulars("movies").contains(&"movie".to_owned()));
     }
 }

@@ -1,14 +1,12 @@
 //! What was seen of the records of a file.
 
-use std::collections::{BTreeMap, HashSet};
-use std::fmt;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 
-use record::declaration::{Shape, USERNAME_CHARACTERS, read_id_text};
+use record::declaration::{USERNAME_CHARACTERS, read_id_text};
 use record::id::Id;
-use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
-use serde_json::Value;
+use record::json::members;
+use record::limits::RECORD_LIMIT;
 
 /// How many different values of a field are looked at, to tell whether they are all different, or ids.
 const DISTINCT: usize = 1 << 20;
@@ -18,32 +16,41 @@ const DISTINCT: usize = 1 << 20;
 pub(super) struct Profile {
     pub(super) records: u64,
     pub(super) is_single: bool,
-    /// How many have an integer for an id, a text, none, or something else.
+    /// How many have an integer from 1 for an id, another integer, a text, or something else.
     pub(super) integer_ids: u64,
+    pub(super) odd_ids: u64,
     pub(super) text_ids: u64,
-    pub(super) no_ids: u64,
     pub(super) other_ids: u64,
-    pub(super) ids: HashSet<u64>,
+    /// The positions, from 1, of those that have none.
+    pub(super) without_id: Vec<u64>,
+    ids: HashSet<u64>,
     pub(super) repeats_ids: bool,
-    /// By name, in the order in which they were met.
+    /// How many are longer than a service lets a client write.
+    pub(super) long: u64,
+    /// By name, as JSON has it between quotes, in the order in which they were met.
     pub(super) fields: Vec<(String, Values)>,
-    pub(super) places: BTreeMap<String, usize>,
+    places: HashMap<String, usize>,
 }
 
 /// What was seen of a field's values.
 #[derive(Default)]
 pub(super) struct Values {
-    pub(super) present: u64,
-    pub(super) nulls: u64,
+    present: u64,
+    nulls: u64,
     pub(super) texts: u64,
+    /// Integers that are ids, and other numbers.
     pub(super) integers: u64,
     pub(super) numbers: u64,
     pub(super) booleans: u64,
     pub(super) nested: u64,
+    /// Texts and integers that may be ids where ids are texts; and texts that are the digits of an id.
+    pub(super) id_texts: u64,
+    pub(super) digits: u64,
     pub(super) most_characters: usize,
     pub(super) most_bytes: usize,
     pub(super) breaks_lines: bool,
-    pub(super) is_username: bool,
+    /// Whether a text is no username.
+    pub(super) is_free: bool,
     pub(super) distinct: HashSet<u64>,
     pub(super) repeats: bool,
 }
@@ -57,57 +64,90 @@ fn hash(text: &str) -> u64 {
 }
 
 impl Profile {
-    pub(super) fn look_at(&mut self, record: &Record) {
+    /// Notes what the next record is, which is canonical JSON.
+    pub(super) fn look_at(&mut self, record: &str) {
         self.records += 1;
-        match record.values.get("id") {
-            None => self.no_ids += 1,
-            Some(id) => {
-                let text = id.to_string();
-                match id {
-                    Value::Number(_) if text.parse::<Id>().is_ok() => self.integer_ids += 1,
-                    _ if read_id_text(&text).is_some() => self.text_ids += 1,
-                    _ => self.other_ids += 1,
-                }
-                if let Some(text) = read_id_text(&text) {
-                    self.repeats_ids |= !self.ids.insert(hash(&text));
-                }
+        self.long += u64::from(record.len() > RECORD_LIMIT);
+        let mut has_id = false;
+        for (name, value) in members(record) {
+            if name == "id" {
+                has_id = true;
+                self.look_at_id(value);
+                continue;
             }
-        }
-        for name in record.names.iter().filter(|name| *name != "id") {
-            let place = *self.places.entry(name.clone()).or_insert_with(|| {
-                self.fields.push((name.clone(), Values { is_username: true, ..Values::default() }));
+            let place = *self.places.entry(name.to_owned()).or_insert_with(|| {
+                self.fields.push((name.to_owned(), Values::default()));
                 self.fields.len() - 1
             });
-            self.fields[place].1.look_at(&record.values[name]);
+            self.fields[place].1.look_at(value);
         }
+        if !has_id {
+            self.without_id.push(self.records);
+        }
+    }
+
+    fn look_at_id(&mut self, value: &str) {
+        let text = read_id_text(value);
+        match &text {
+            None => self.other_ids += 1,
+            Some(_) if value.starts_with('"') => self.text_ids += 1,
+            Some(_) if value.parse::<Id>().is_ok() => self.integer_ids += 1,
+            Some(_) => self.odd_ids += 1,
+        }
+        if let Some(text) = text {
+            self.repeats_ids |= !self.ids.insert(hash(&text));
+        }
+    }
+
+    /// Whether its ids have to be texts.
+    pub(super) fn has_text_ids(&self) -> bool {
+        self.text_ids + self.odd_ids > 0
+    }
+
+    /// The positions of records without an id that are the ids of others.
+    pub(super) fn taken_positions(&self) -> impl Iterator<Item = u64> {
+        let is_taken = |position: &u64| self.ids.contains(&hash(&position.to_string()));
+        self.without_id.iter().copied().filter(is_taken)
+    }
+
+    /// How many of a field's different values are ids here, or positions of records without one.
+    pub(super) fn known(&self, values: &Values) -> usize {
+        let by_id = values.distinct.iter().filter(|value| self.ids.contains(value)).count();
+        let positions = self.without_id.iter().map(|position| hash(&position.to_string()));
+        by_id + positions.filter(|position| values.distinct.contains(position) && !self.ids.contains(position)).count()
     }
 }
 
 impl Values {
-    pub(super) fn look_at(&mut self, value: &Value) {
+    /// Notes what the next value is, which is canonical JSON.
+    pub(super) fn look_at(&mut self, value: &str) {
         self.present += 1;
-        match value {
-            Value::Null => self.nulls += 1,
-            Value::Bool(_) => self.booleans += 1,
-            Value::Number(_) if value.to_string().parse::<Id>().is_ok() => self.integers += 1,
-            Value::Number(_) => self.numbers += 1,
-            Value::Array(_) | Value::Object(_) => self.nested += 1,
-            Value::String(text) => {
-                self.texts += 1;
-                self.most_characters = self.most_characters.max(text.chars().count());
-                self.most_bytes = self.most_bytes.max(text.len());
-                self.breaks_lines |= text.contains(|c: char| c.is_control() || "\u{2028}\u{2029}".contains(c));
-                let is_known = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-                self.is_username &= (1..=USERNAME_CHARACTERS).contains(&text.len())
-                    && text.chars().all(is_known)
-                    && !text.starts_with(['.', '-']);
+        match value.as_bytes()[0] {
+            b'n' => self.nulls += 1,
+            b't' | b'f' => self.booleans += 1,
+            b'[' | b'{' => self.nested += 1,
+            b'"' => self.look_at_text(&serde_json::from_str::<String>(value).expect("a canonical text is JSON")),
+            _ if value.parse::<Id>().is_ok() => self.integers += 1,
+            _ => self.numbers += 1,
+        }
+        if let Some(text) = read_id_text(value) {
+            self.id_texts += 1;
+            if self.distinct.len() < DISTINCT {
+                self.repeats |= !self.distinct.insert(hash(&text));
             }
         }
-        if let Some(text) = read_id_text(&value.to_string())
-            && self.distinct.len() < DISTINCT
-        {
-            self.repeats |= !self.distinct.insert(hash(&text));
-        }
+    }
+
+    fn look_at_text(&mut self, text: &str) {
+        self.texts += 1;
+        self.digits += u64::from(text.parse::<Id>().is_ok());
+        self.most_characters = self.most_characters.max(text.chars().count());
+        self.most_bytes = self.most_bytes.max(text.len());
+        self.breaks_lines |= text.contains(|c: char| c.is_control() || "\u{2028}\u{2029}".contains(c));
+        let is_known = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        self.is_free |= !(1..=USERNAME_CHARACTERS).contains(&text.len())
+            || !text.chars().all(is_known)
+            || text.starts_with(['.', '-']);
     }
 
     /// How many values are neither null nor absent.
@@ -115,63 +155,8 @@ impl Values {
         self.present - self.nulls
     }
 
-    pub(super) fn shape(&self) -> Shape {
-        let all = self.count();
-        if all == 0 || self.nested > 0 {
-            return Shape::Any;
-        }
-        if self.texts == all {
-            let room = |most: usize, least: usize| (2 * most).next_power_of_two().max(least);
-            return if self.breaks_lines || self.most_characters > 256 {
-                Shape::Text { most: room(self.most_bytes, 4096) }
-            } else {
-                Shape::Line { least: 0, most: room(self.most_characters, 256) }
-            };
-        }
-        match () {
-            () if self.booleans == all => Shape::Boolean,
-            () if self.integers + self.numbers == all => Shape::Number,
-            () => Shape::Any,
-        }
-    }
-}
-
-/// A record, its members' names in the file's order.
-#[derive(Default)]
-pub(super) struct Record {
-    pub(super) names: Vec<String>,
-    pub(super) values: serde_json::Map<String, Value>,
-}
-
-impl Record {
-    /// Of a name that is repeated, the last value counts.
-    fn add(&mut self, name: String, value: Value) {
-        if self.values.insert(name.clone(), value).is_none() {
-            self.names.push(name);
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Record {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
-
-        impl<'de> Visitor<'de> for Members {
-            type Value = Record;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a record")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Record, A::Error> {
-                let mut record = Record::default();
-                while let Some((name, value)) = map.next_entry()? {
-                    record.add(name, value);
-                }
-                Ok(record)
-            }
-        }
-
-        deserializer.deserialize_map(Members)
+    /// Whether no two values are the same.
+    pub(super) fn all_differ(&self) -> bool {
+        !self.repeats && self.id_texts == self.count()
     }
 }

@@ -24,6 +24,13 @@ pub struct Proposal {
     pub collections: Vec<Proposed>,
     /// What is no collection that a service could have, and why.
     pub left_out: Vec<(String, String)>,
+    /// Whether what only Node takes was taken.
+    pub as_node: bool,
+}
+
+/// `1 record`, `2 records`.
+pub(super) fn count(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// What one collection seems to be.
@@ -81,7 +88,7 @@ impl Proposal {
         );
         let ports = (FIRST_PORT..).filter(|port| *port != 8080);
         for (proposed, port) in self.collections.iter().zip(ports) {
-            let _ = writeln!(list, "\n# {} records.", proposed.records);
+            let _ = writeln!(list, "\n# {}.", count(proposed.records, "record"));
             for reason in &proposed.reasons {
                 let _ = writeln!(list, "# {reason}");
             }
@@ -103,12 +110,19 @@ pub fn describe(input: &Path, output: &Path, proposal: &Proposal) -> Report {
     let mut text = format!("{} has the plan that {} seems to be of. Look at it:\n", output.display(), input.display());
     let mut json =
         json!({ "outcome": "proposed", "output": output.to_string_lossy(), "collections": {}, "left_out": {} });
+    let renamed = proposal.collections.iter().filter(|proposed| *proposed.service != *proposed.declaration.name);
+    let renamed: Vec<String> =
+        renamed.map(|proposed| format!("{} of {}", proposed.service, proposed.declaration.name)).collect();
+    if !renamed.is_empty() {
+        let _ = writeln!(
+            text,
+            "Services that are not called as their collections are, since a topology takes no such name: {}",
+            renamed.join(", ")
+        );
+    }
     for Proposed { service, records, declaration, reasons, unsure } in &proposal.collections {
         let name = &*declaration.name;
-        let _ = writeln!(text, "\n{name}: {records} records");
-        if service != name {
-            let _ = writeln!(text, "  its service is called {service}, since a topology does not take its own name");
-        }
+        let _ = writeln!(text, "\n{name}: {}", count(*records, "record"));
         for reason in reasons {
             let _ = writeln!(text, "  {reason}");
         }
@@ -123,6 +137,7 @@ pub fn describe(input: &Path, output: &Path, proposal: &Proposal) -> Report {
         let _ = writeln!(text, "\nleft out: {name:?}: {reason}. --rest FILE puts it aside");
         json["left_out"][name] = reason.as_str().into();
     }
-    let _ = writeln!(text, "\nThen: seed --plan {} --input {} --data DIR", output.display(), input.display());
+    let as_node = if proposal.as_node { " --as-node" } else { "" };
+    let _ = writeln!(text, "\nThen: seed --plan {} --input {} --data DIR{as_node}", output.display(), input.display());
     Report::new(text, json)
 }
