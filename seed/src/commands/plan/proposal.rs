@@ -9,6 +9,7 @@ use serde_json::json;
 use store::{sync, sync_tree};
 use tempfile::TempDir;
 
+use super::reading::name_input;
 use crate::error::Error;
 use crate::identity::folder_of;
 use crate::report::Report;
@@ -107,7 +108,8 @@ impl Proposal {
 
 /// A plan that was proposed.
 pub fn describe(input: &Path, output: &Path, proposal: &Proposal) -> Report {
-    let mut text = format!("{} has the plan that {} seems to be of. Look at it:\n", output.display(), input.display());
+    let mut text =
+        format!("{} has the plan that {} seems to be of. Look at it:\n", output.display(), name_input(input).display());
     let mut json =
         json!({ "outcome": "proposed", "output": output.to_string_lossy(), "collections": {}, "left_out": {} });
     let renamed = proposal.collections.iter().filter(|proposed| *proposed.service != *proposed.declaration.name);

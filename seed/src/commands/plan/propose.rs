@@ -58,7 +58,7 @@ pub fn propose(input: &Path, as_node: bool) -> Result<Proposal, Error> {
     if collections.is_empty() {
         let why: Vec<String> = proposal.left_out.iter().map(|(name, why)| format!("{name:?}: {why}")).collect();
         let why = if why.is_empty() { "the object is empty".to_owned() } else { why.join("; ") };
-        return Err(Error::NoService { file: input.to_owned(), why });
+        return Err(Error::NoService { file: reading::name_input(input).to_owned(), why });
     }
     let names: Vec<&str> = collections.iter().map(|(name, _)| &**name).collect();
     let propose =

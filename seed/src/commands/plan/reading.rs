@@ -22,13 +22,19 @@ pub(super) enum Member {
     Other(&'static str),
 }
 
+/// What messages call `input`.
+pub(super) fn name_input(input: &Path) -> &Path {
+    if input == Path::new("-") { Path::new("standard input") } else { input }
+}
+
 /// Reads the file at `input`, or standard input where that is `-`; what only Node takes where it is `as_node`.
 ///
 /// # Errors
 /// The file cannot be read, or is no JSON object.
 pub(super) fn read(input: &Path, as_node: bool) -> Result<Vec<(String, Member)>, Error> {
-    if input == Path::new("-") {
-        return read_from(io::stdin().lock(), Path::new("standard input"), as_node);
+    let name = name_input(input);
+    if name != input {
+        return read_from(io::stdin().lock(), name, as_node);
     }
     read_from(File::open(input).map_err(Error::io(input))?, input, as_node)
 }
