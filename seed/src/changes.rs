@@ -43,7 +43,7 @@ use crate::orphans::Edited;
 use crate::patch::Patch;
 use crate::plan::Plan;
 use crate::progress::{Progress, Stage, Total};
-use crate::rejects::Rejects;
+use crate::rejects::{Rejected, Rejects};
 use crate::rows::{ById, Row, Rows};
 use crate::scan::{NAMED, fault};
 use crate::scoped::{self, Scoped};
@@ -671,7 +671,8 @@ fn read_newer(source: &mut Source, newer: &mut [Rows], rejects: &mut Rejects, st
     while let Some(batch) = source.next_batch()? {
         if let Some(newer) = newer.iter_mut().find(|rows| rows.collection == batch.collection) {
             let records = rejects.sift(&batch)?;
-            newer.add(&records, rejects.last(), &|_| false, |record| batch.span(record));
+            let rejected = rejects.last().iter().map(Rejected::of).collect();
+            newer.add(&records, rejected, &|_| false, |record| batch.span(record));
             stage.advance(batch.size().0, batch.size().1);
         }
         source.recycle(batch);

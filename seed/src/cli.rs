@@ -140,8 +140,8 @@ enum Command {
     },
     /// Makes a token for writing to one service: prints its secret, this once, and adds its digest to a token file
     Token {
-        /// The service
-        collection: String,
+        /// The service: its name in `plan`, or that of its collection
+        service: String,
         /// The token file, which the service is given as --write-token-file. Not in the service's own folder: whoever
         /// breaks into it writes there [default: tokens/COLLECTION]
         #[arg(long, value_name = "FILE")]
@@ -370,10 +370,10 @@ fn do_command(command: Option<Command>, split: Split, progress: Progress) -> Res
             };
             joined.map(|joined| join::describe(output, &joined))
         }
-        Some(Command::Token { collection, file, name, plan }) => {
-            let collection = plan.read()?.find(&collection)?;
+        Some(Command::Token { service, file, name, plan }) => {
+            let (collection, service) = plan.read()?.find_service(plan.plan.as_deref(), &service)?;
             let file = file.unwrap_or_else(|| token::default_file(collection));
-            token::make(collection, &file, name).map(|made| token::describe(collection, &made))
+            token::make(collection, &file, name).map(|made| token::describe(collection, &service, &made))
         }
         Some(Command::Plan { command: None, proposing: Some(Proposing { from, as_node, output }) }) => {
             let proposal = plan::propose::propose(&from, as_node)?;

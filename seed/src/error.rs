@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use store::StoreError;
 use store::desk::DeskError;
 
-use crate::obstacle::{Obstacle, Obstacles};
+use crate::obstacle::{Obstacle, Obstacles, shorten};
 
 /// What a command came to, where that is no success.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub struct Outcome {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The input is not a monolith's db.json.
-    #[error("{}: {place}: {reason}\nNothing was changed. Correct the file and run `seed` again.", .file.display())]
+    #[error("{}: {}: {reason}\nNothing was changed. Correct the file and run `seed` again.", .file.display(), shorten(.place))]
     Input {
         /// The input file.
         file: PathBuf,
@@ -34,8 +34,8 @@ pub enum Error {
         /// What is wrong there.
         reason: String,
     },
-    /// The input is not one, for several reasons.
-    #[error("{}: this is in the way of a split:\n{found}Nothing was changed.", .file.display())]
+    /// The input is not one, and what is in the way of its split is known, with the way on.
+    #[error("{}: {found}Nothing was changed.", .file.display())]
     Obstacles {
         /// The input file.
         file: PathBuf,
@@ -180,7 +180,7 @@ impl Error {
             Error::Input { file, place, reason } => {
                 ("input", json!({ "file": file.to_string_lossy(), "place": place, "reason": reason }))
             }
-            Error::Obstacles { file, found: Obstacles { named, more } } => {
+            Error::Obstacles { file, found: Obstacles { named, more, .. } } => {
                 let more: Vec<_> =
                     more.iter().map(|(name, more)| json!({ "collection": name, "records": more })).collect();
                 let Obstacle { place, reason, .. } = &named[0];

@@ -1,5 +1,6 @@
 //! What is in the way of a split.
 
+use std::borrow::Cow;
 use std::fmt::{self, Display, Formatter};
 
 use serde::Serialize;
@@ -17,7 +18,7 @@ pub struct Obstacle {
 
 impl Display for Obstacle {
     fn fmt(&self, f: &mut Formatter) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.reason)
+        write!(f, "{}: {}", shorten(&self.place), self.reason)
     }
 }
 
@@ -27,63 +28,153 @@ impl Display for Obstacle {
 pub enum Kind {
     /// A collection that no service owns.
     Unowned,
+    /// What no service owns, and no plan can have.
+    Unplannable,
     /// A collection that should be there.
     Missing,
-    /// A collection that is no list, or is there twice.
+    /// None of the collections is there.
+    Empty,
+    /// A collection that is no list.
     Collection,
+    /// A collection that is there twice.
+    RepeatedCollection,
     /// A record.
     Record,
+    /// A record whose id another one has.
+    RepeatedId,
+    /// One record more than may be put aside.
+    Reject,
     /// What is no JSON: nothing behind it can be read.
     Json,
 }
 
 impl Kind {
     /// All of them.
-    const ALL: [Self; 5] = [Self::Unowned, Self::Missing, Self::Collection, Self::Record, Self::Json];
+    const ALL: [Self; 10] = [
+        Self::Unowned,
+        Self::Unplannable,
+        Self::Missing,
+        Self::Empty,
+        Self::Collection,
+        Self::RepeatedCollection,
+        Self::Record,
+        Self::RepeatedId,
+        Self::Reject,
+        Self::Json,
+    ];
 
-    /// What to do.
-    fn way_on(self) -> &'static str {
+    /// What to do. Where no plan `is_given`, editing a declaration does nothing: the split's or the program's own counts.
+    fn way_on(self, plan_is_given: bool) -> &'static str {
         match self {
             Self::Unowned => {
                 "A collection that no service owns: --rest FILE puts it aside, or `seed plan --from FILE --output FOLDER` \
                  proposes a plan that has it."
             }
+            Self::Unplannable => "What no service owns, and no plan can have: --rest FILE puts it aside.",
             Self::Missing => "A collection that is missing: without --require it is empty.",
-            Self::Collection => {
-                "A collection that is no list, or is there twice: correct the file, or leave it out of the plan, and --rest FILE \
-                 puts it aside."
+            Self::Empty => {
+                "A file without any collection of the plan: correct the file, or give --plan FOLDER with the plan of its own."
             }
-            Self::Record => {
+            Self::Collection => {
+                "A collection that is no list: correct the file, or leave it out of the plan, and --rest FILE puts it aside."
+            }
+            Self::RepeatedCollection => {
+                "A collection that is there twice: correct the file. The monolith's JSON.parse takes the last one alone, so \
+                 delete the others, or move their records into it."
+            }
+            Self::Record if plan_is_given => {
                 "A record that does not fit: correct the file, or edit its collection.json; or --rejects FILE goes on \
                  without such records."
             }
+            Self::Record => {
+                "A record that does not fit: correct the file, or give --plan FOLDER with the edited declaration; or \
+                 --rejects FILE goes on without such records."
+            }
+            Self::RepeatedId => {
+                "An id that is there twice: correct the file, or --rejects FILE goes on without the later record."
+            }
+            Self::Reject => "A record more than may be put aside: correct the file, or let --max-rejects be more.",
             Self::Json => "What is no JSON: correct the file; what stands behind it was not looked at.",
         }
     }
 }
 
-/// More than one of them.
+/// All of them.
 #[derive(Debug)]
 pub struct Obstacles {
     /// Those that are named, in the file's order as far as they have a place in it.
     pub named: Vec<Obstacle>,
     /// How many more records there are, by their collections.
     pub more: Vec<(String, u64)>,
+    /// Whether the command names a plan.
+    pub plan_is_given: bool,
 }
 
 impl Display for Obstacles {
     fn fmt(&self, f: &mut Formatter) -> fmt::Result {
-        for obstacle in &self.named {
-            writeln!(f, "  {obstacle}")?;
+        match &self.named[..] {
+            [obstacle] if self.more.is_empty() => writeln!(f, "{obstacle}")?,
+            named => {
+                writeln!(f, "this is in the way of a split:")?;
+                named.iter().try_for_each(|obstacle| writeln!(f, "  {obstacle}"))?;
+            }
         }
         for (collection, more) in &self.more {
             writeln!(f, "  and {more} more records of {collection}")?;
         }
         for kind in Kind::ALL {
             if self.named.iter().any(|obstacle| obstacle.kind == kind) {
-                writeln!(f, "{}", kind.way_on())?;
+                writeln!(f, "{}", kind.way_on(self.plan_is_given))?;
             }
         }
         Ok(())
+    }
+}
+
+/// A place for people: the middle of a long one is left out.
+pub fn shorten(place: &str) -> Cow<'_, str> {
+    const END: usize = 100;
+    let cut = |nth| place.char_indices().nth(nth).map_or(place.len(), |(at, _)| at);
+    match place.chars().count() {
+        length if length > 2 * END => format!("{}…{}", &place[..cut(END)], &place[cut(length - END)..]).into(),
+        _ => place.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_of_a_long_place_is_left_out_for_people() {
+        let place = format!("/users/0{} (byte 7)", "/é".repeat(130));
+        let short = shorten(&place);
+        assert_eq!(short.chars().count(), 201);
+        assert!(short.starts_with("/users/0/é") && short.contains("é…/é") && short.ends_with("é (byte 7)"), "{short}");
+        assert_eq!(shorten("/users/0 (byte 7)"), "/users/0 (byte 7)");
+        let obstacle = Obstacle { kind: Kind::Record, place: place.clone(), reason: "wrong".to_owned() };
+        assert_eq!(obstacle.to_string(), format!("{short}: wrong"));
+        assert_eq!(serde_json::to_value(obstacle).unwrap()["place"], place);
+    }
+
+    #[test]
+    fn each_kind_has_its_way_on_alone_or_not() {
+        let of = |kinds: &[Kind], plan_is_given| {
+            let one = |kind: &Kind| Obstacle { kind: *kind, place: "/a".to_owned(), reason: "wrong".to_owned() };
+            Obstacles { named: kinds.iter().map(one).collect(), more: Vec::new(), plan_is_given }.to_string()
+        };
+        assert_eq!(
+            of(&[Kind::Unplannable], true),
+            "/a: wrong\nWhat no service owns, and no plan can have: --rest FILE puts it aside.\n"
+        );
+        for kind in Kind::ALL {
+            assert!(of(&[kind], true).contains(kind.way_on(true)));
+        }
+        let repeated = of(&[Kind::RepeatedId, Kind::RepeatedId], true);
+        assert!(repeated.starts_with("this is in the way of a split:\n  /a: wrong\n  /a: wrong\n"), "{repeated}");
+        assert!(!repeated.contains("collection.json") && repeated.contains("--rejects FILE"), "{repeated}");
+        assert!(of(&[Kind::Record], true).contains("edit its collection.json"));
+        let without_plan = of(&[Kind::Record], false);
+        assert!(without_plan.contains("give --plan FOLDER with the edited declaration"), "{without_plan}");
     }
 }

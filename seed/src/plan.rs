@@ -34,13 +34,8 @@ impl Plan {
     /// A file cannot be read, or is not what it should be.
     pub fn read(folder: &Path) -> Result<Self, Error> {
         let list = folder.join("plan");
-        let text = fs::read_to_string(&list).map_err(Error::io(&list))?;
-        let fault = |fault: PlanFault| Error::Plan {
-            path: fault.file,
-            reason: format!("line {}: {}", fault.line, fault.reason),
-        };
         let mut collections: Vec<Collection> = Vec::new();
-        for PlanLine { name, collection, .. } in topology::parse(&list, &text).map_err(fault)? {
+        for PlanLine { name, collection, .. } in read_list(&list)? {
             let path = folder.join(&name).join("collection.json");
             let json = fs::read_to_string(&path).map_err(Error::io(&path))?;
             let wrong = |reason: String| Error::Plan { path: path.clone(), reason };
@@ -117,10 +112,31 @@ impl Plan {
         })
     }
 
+    /// The same, for a name that may be the service's in the plan's `folder`, too. Returns both; the collection's name
+    /// goes first. Without a folder, it is the workspace's own plan, in which both names are the same.
+    ///
+    /// # Errors
+    /// There is none, or the list cannot be read.
+    pub fn find_service(&self, folder: Option<&Path>, name: &str) -> Result<(Collection, String), Error> {
+        let lines = folder.map_or(Ok(Vec::new()), |folder| read_list(&folder.join("plan")))?;
+        let line = lines.iter().find(|line| line.collection == name).or(lines.iter().find(|line| line.name == name));
+        let (collection, service) = line.map_or((name, name), |line| (&*line.collection, &*line.name));
+        Ok((self.find(collection)?, service.to_owned()))
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.0.len()
     }
+}
+
+/// Reads a plan's list.
+fn read_list(list: &Path) -> Result<Vec<PlanLine>, Error> {
+    let text = fs::read_to_string(list).map_err(Error::io(list))?;
+    topology::parse(list, &text).map_err(|PlanFault { file, line, reason }| Error::Plan {
+        path: file,
+        reason: format!("line {line}: {reason}"),
+    })
 }
 
 impl FromIterator<Collection> for Plan {

@@ -30,7 +30,7 @@ pub struct Rejects {
     /// Whether ids from positions say nothing yet.
     own_ids_alone: bool,
     /// The rejects of the last batch.
-    last: Vec<Rejected>,
+    last: Vec<Reject>,
 }
 
 /// What is known of a record that cannot be taken.
@@ -127,7 +127,7 @@ impl Rejects {
     }
 
     /// The rejects of the last batch.
-    pub fn last(&mut self) -> Vec<Rejected> {
+    pub fn last(&mut self) -> Vec<Reject> {
         std::mem::take(&mut self.last)
     }
 
@@ -177,18 +177,18 @@ impl Rejects {
             });
         }
         rejects.sort_by_key(|reject| reject.offset);
-        self.last = rejects.iter().map(Rejected::of).collect();
-        for reject in rejects {
+        for reject in &rejects {
             passed.count += 1;
-            let line = serde_json::to_string(&reject).expect("a reject can be written as JSON");
+            let line = serde_json::to_string(reject).expect("a reject can be written as JSON");
             writeln!(passed.out, "{line}").map_err(Error::io(Path::new("the file for --rejects")))?;
             if passed.count > passed.limit {
                 let Reject { pointer, offset, reason, .. } = reject;
                 let reason =
                     format!("{reason}; this is reject {}, and --max-rejects is {}", passed.count, passed.limit);
-                return Err(input_error(&self.input, &pointer, offset, &reason));
+                return Err(input_error(&self.input, pointer, *offset, &reason));
             }
         }
+        self.last = rejects;
         Ok(records)
     }
 

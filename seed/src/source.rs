@@ -1,6 +1,7 @@
 //! The monolith's file, read by [`record::reader`]: which collections may be in it, what becomes of others, and its records
 //! in batches, parsed by all cores.
 
+use std::collections::HashSet;
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Write};
 use std::ops::Range;
@@ -21,9 +22,9 @@ use crate::error::Error;
 use crate::identity::{Hashed, Identity};
 use crate::ids::AllGiven;
 use crate::node;
-use crate::obstacle::Kind;
-use crate::obstacle::Obstacle;
+use crate::obstacle::{Kind, Obstacle};
 use crate::plan::Plan;
+use crate::topology;
 
 /// How many records are parsed as one piece of work.
 const PART: usize = 512;
@@ -39,6 +40,8 @@ pub struct Source {
     /// Where the object ends.
     end: Option<u64>,
     rest: Option<Rest>,
+    /// The collections that no service owns, as far as they were met.
+    unowned: HashSet<String>,
     /// Where it goes on past obstacles, those that it has met.
     obstacles: Option<Vec<Obstacle>>,
     reading: Arc<Reading>,
@@ -65,7 +68,7 @@ pub struct Reading {
 /// Where the collections go that no service owns.
 struct Rest {
     out: Box<dyn Write + Send>,
-    names: Vec<String>,
+    is_empty: bool,
 }
 
 impl Rest {
@@ -74,7 +77,7 @@ impl Rest {
     }
 
     fn finish(mut self) -> Result<(), Error> {
-        self.write(if self.names.is_empty() { b"{}\n" } else { b"}\n" })?;
+        self.write(if self.is_empty { b"{}\n" } else { b"}\n" })?;
         self.out.flush().map_err(Error::io(Path::new("the file for --rest")))
     }
 }
@@ -123,6 +126,7 @@ impl Source {
             seen: Vec::new(),
             end: None,
             rest: None,
+            unowned: HashSet::new(),
             obstacles: None,
             reading: Arc::default(),
             opened: None,
@@ -165,7 +169,7 @@ impl Source {
     /// Passes over collections that no service owns, instead of refusing them: they go to `rest`, as one object, unread
     /// but for brackets and strings.
     pub fn passing(mut self, rest: Box<dyn Write + Send>) -> Self {
-        self.rest = Some(Rest { out: rest, names: Vec::new() });
+        self.rest = Some(Rest { out: rest, is_empty: true });
         self
     }
 
@@ -230,7 +234,7 @@ impl Source {
         };
         let pointer = pointer_to_all(&name);
         if self.seen.contains(&collection) {
-            self.meet(Kind::Collection, offset, &pointer, "the collection is repeated")?;
+            self.meet(Kind::RepeatedCollection, offset, &pointer, "the collection is repeated")?;
             return self.skip(&pointer).map(|()| true);
         }
         if let Opened::Other(found) = self.reader.open(collection, offset).map_err(|error| self.refuse(error))? {
@@ -246,21 +250,27 @@ impl Source {
     /// Passes over the value at hand, of a collection that no service owns, whatever its length.
     fn pass(&mut self, name: String, offset: u64) -> Result<(), Error> {
         let pointer = pointer_to_all(&name);
+        if !self.unowned.insert(name.clone()) {
+            self.meet(Kind::RepeatedCollection, offset, &pointer, "the collection is repeated")?;
+            return self.skip(&pointer);
+        }
         let Some(mut rest) = self.rest.take() else {
             let reason = "no service owns this collection; --rest FILE puts such collections aside";
             self.meet(Kind::Unowned, offset, &pointer, reason)?;
-            return self.skip(&pointer);
+            let mut begin = Begin::default();
+            let skipped = self.skip_into(&pointer, &mut begin);
+            if !(begin.may_be_records() && topology::check_collection(&name).is_ok())
+                && let Some(obstacle) = self.obstacles.as_mut().and_then(|obstacles| obstacles.last_mut())
+            {
+                obstacle.kind = Kind::Unplannable;
+                obstacle.reason = "no service owns this collection, and no plan can have it".to_owned();
+            }
+            return skipped;
         };
-        if rest.names.contains(&name) {
-            self.meet(Kind::Collection, offset, &pointer, "the collection is repeated")?;
-            self.skip(&pointer)?;
-            self.rest = Some(rest);
-            return Ok(());
-        }
-        let before = if rest.names.is_empty() { "{" } else { "," };
+        let before = if rest.is_empty { "{" } else { "," };
         let key = serde_json::to_string(&name).expect("a string can be written as JSON");
         rest.write(format!("{before}{key}:").as_bytes())?;
-        rest.names.push(name);
+        rest.is_empty = false;
         self.skip_into(&pointer, &mut rest.out)?;
         self.rest = Some(rest);
         Ok(())
@@ -280,7 +290,7 @@ impl Source {
         if self.seen.is_empty() {
             let names: Vec<&str> = self.wanted.iter().map(Collection::name).collect();
             let reason = format!("none of the collections {} is in it", names.join(", "));
-            self.meet(Kind::Missing, end, "", &reason)?;
+            self.meet(Kind::Empty, end, "", &reason)?;
         }
         self.end = Some(end);
         self.reader.close().map_err(|error| self.refuse(error))?;
@@ -309,11 +319,37 @@ impl Source {
     }
 }
 
+/// The first bytes of a value, spaces aside.
+#[derive(Default)]
+struct Begin(Vec<u8>);
+
+impl Begin {
+    /// Whether the value looks like one that a plan can have: a record, a list of them, or an empty one.
+    fn may_be_records(&self) -> bool {
+        matches!(self.0[..], [b'{', ..] | [b'[', b'{' | b']', ..])
+    }
+}
+
+impl Write for Begin {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = 2 - self.0.len();
+        self.0.extend(bytes.iter().filter(|byte| !byte.is_ascii_whitespace()).take(room));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A record that cannot be taken.
 #[derive(Debug, Serialize)]
 pub struct Reject {
     /// A JSON pointer to what is wrong.
     pub pointer: String,
+    /// Whether it does not fit, or another one has its id.
+    #[serde(skip)]
+    pub kind: Kind,
     /// The offset of that in the file.
     pub offset: u64,
     /// What is wrong there.
@@ -380,11 +416,12 @@ impl Batch {
         (self.base + range.start as u64, u32::try_from(range.len()).expect("no record is so long"))
     }
 
-    /// One of its records cannot be taken, though it fits its model.
+    /// One of its records cannot be taken, though it fits its model: another one has its id.
     pub fn reject(&self, record: &Record, reason: String) -> Reject {
         let raw = self.bytes[self.records[self.nth(record)].clone()].to_vec();
         let position = self.first + self.nth(record) as u64 + 1;
-        Reject { pointer: self.pointer(record), offset: self.offset(record), reason, position, raw }
+        let (pointer, kind, offset) = (self.pointer(record), Kind::RepeatedId, self.offset(record));
+        Reject { pointer, kind, offset, reason, position, raw }
     }
 
     /// Where in the batch a record stands.
@@ -414,15 +451,23 @@ impl Batch {
                 && self.reading.as_node
                 && let Some(text) = node::read(raw)
             {
-                // What Node takes need not be such a record either: then the first fault is the better one.
-                if records.push_given(&text, position, given).is_ok() {
+                let as_node = records.push_given(&text, position, given);
+                if as_node.is_ok() {
                     self.as_node.lock().unwrap_or_else(PoisonError::into_inner).push(number);
-                    read = Ok(());
                 }
+                read = match (as_node, read) {
+                    (Err(fault), Err(first)) if (&fault.pointer, &fault.reason) == (&first.pointer, &first.reason) => {
+                        Err(first)
+                    }
+                    // Where that is in the text as it stands in the file is not known: the record is.
+                    (Err(fault), _) => Err(Fault { offset: 0, ..fault }),
+                    (Ok(taken), _) => Ok(taken),
+                };
             }
             if let Err(fault) = read {
                 rejects.push(Reject {
                     pointer: pointer_to(self.collection, number) + &fault.pointer,
+                    kind: Kind::Record,
                     offset: self.base + (range.start + fault.offset) as u64,
                     reason: fault.reason,
                     position: number + 1,

@@ -241,12 +241,14 @@ pub fn repeated_id(
             for record in Rejects::refuse(path).sift(&batch)?.iter().flat_map(Records::iter) {
                 if is_it(&record) {
                     if let Some(first) = &first {
-                        let given = if record.id_from_position { ", which it has from its position," } else { "" };
+                        let from_position =
+                            if record.id_from_position { ", which it has from its position," } else { "" };
                         let id = id_in(collection, record.id, &record.json());
-                        let reason = format!("the id {id}{given} is taken by {first}");
+                        let reason = format!("the id {id}{from_position} is taken by {first}");
                         return Err(batch.reject(&record, reason).into_error(path));
                     }
-                    first = Some(batch.pointer(&record));
+                    let from_position = if record.id_from_position { ", which has it from its position" } else { "" };
+                    first = Some(format!("{}{from_position}", batch.pointer(&record)));
                 }
             }
         }

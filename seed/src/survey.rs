@@ -1,17 +1,15 @@
 //! All that is in the way of a split, named at once: a file that was refused is read once more, past each obstacle.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
-
-use serde::Deserialize;
+use std::sync::Arc;
 
 use crate::error::Error;
 use crate::obstacle::{Kind, Obstacle, Obstacles};
 use crate::plan::Plan;
 use crate::progress::{Progress, Total};
 use crate::rejects::Rejects;
-use crate::source::{Reading, Source, place_of};
+use crate::source::{Reading, Reject, Source, place_of};
 
 /// How many records of each collection are named.
 const NAMED: usize = 5;
@@ -30,13 +28,15 @@ pub struct Survey<'l> {
     pub has_rest: bool,
     /// Whether records are put aside.
     pub has_rejects: bool,
+    /// Whether the command names a plan.
+    pub plan_is_given: bool,
     /// How progress is shown.
     pub progress: Progress,
 }
 
 impl Survey<'_> {
     /// Reads the file at `input`, which was refused for `error`, for all other obstacles, and returns the error that names
-    /// them; or `error` itself where it is the only one, or is something else.
+    /// them; or `error` itself where it is something else.
     pub fn explain(self, input: &Path, error: Error) -> Error {
         let Error::Input { file, place, reason } = &error else { return error };
         if file != input {
@@ -44,24 +44,26 @@ impl Survey<'_> {
         }
         let Ok(mut found) = self.look(input) else { return error };
         match found.named.iter_mut().find(|obstacle| obstacle.place == *place) {
-            Some(same) => same.reason.clone_from(reason),
+            // The split says which record has the id.
+            Some(same) if same.kind == Kind::RepeatedId => same.reason.clone_from(reason),
+            Some(_) => {}
             // Only the split has looked at it so closely.
             None => {
-                let (kind, place, reason) = (Kind::Record, place.clone(), reason.clone());
+                let (kind, place, reason) = (kind_of(reason), place.clone(), reason.clone());
                 found.named.insert(0, Obstacle { kind, place, reason });
             }
         }
-        if found.named.len() == 1 { error } else { Error::Obstacles { file: input.to_owned(), found } }
+        Error::Obstacles { file: input.to_owned(), found }
     }
 
     fn look(self, input: &Path) -> Result<Obstacles, Error> {
+        let plan_is_given = self.plan_is_given;
         let mut source = Source::open(input, self.plan)?.read_as(&Arc::new(self.reading)).going_on();
         if self.has_rest {
             source = source.passing(Box::new(io::sink()));
         }
         let stage = self.progress.stage("looking for all that is in the way", Total::Bytes(source.length()));
-        let lines = Lines::default();
-        let mut rejects = Rejects::write(input, Box::new(lines.clone()), u64::MAX);
+        let mut rejects = Rejects::pass_over(input);
         if self.own_ids_alone {
             rejects = rejects.of_own_ids_alone();
         }
@@ -84,11 +86,10 @@ impl Survey<'_> {
             if of_collection.0 != Some(batch.collection) {
                 of_collection = (Some(batch.collection), 0);
             }
-            for line in lines.take() {
+            for Reject { pointer, kind, offset, reason, .. } in rejects.last() {
                 of_collection.1 += 1;
                 if of_collection.1 <= NAMED {
-                    let place = place_of(&line.pointer, line.offset);
-                    records.push(Obstacle { kind: Kind::Record, place, reason: line.reason });
+                    records.push(Obstacle { kind, place: place_of(&pointer, offset), reason });
                 } else if let Some((_, more)) = more.last_mut().filter(|_| of_collection.1 > NAMED + 1) {
                     *more += 1;
                 } else {
@@ -107,36 +108,16 @@ impl Survey<'_> {
         }
         named.extend(records);
         named.extend(end);
-        Ok(Obstacles { named, more })
+        Ok(Obstacles { named, more, plan_is_given })
     }
 }
 
-/// The rejects of a batch, as lines of JSON.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Lines {
-    /// Those since the last time.
-    fn take(&self) -> Vec<Line> {
-        let bytes = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        serde_json::Deserializer::from_slice(&bytes).into_iter().map_while(Result::ok).collect()
+/// What kind of obstacle the split alone has met.
+fn kind_of(reason: &str) -> Kind {
+    match reason {
+        _ if reason.contains("--max-rejects is") => Kind::Reject,
+        _ if reason.contains(" is taken by ") => Kind::RepeatedId,
+        _ if reason.starts_with("it is not JSON") => Kind::Json,
+        _ => Kind::Record,
     }
-}
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// What such a line says.
-#[derive(Deserialize)]
-struct Line {
-    pointer: String,
-    offset: u64,
-    reason: String,
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use record::id::Id;
 use record::model::{Collection, Records, without_id};
 use roaring::RoaringTreemap;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Value, json};
 use store::{OnDamage, Purpose, Store, Stored, Writer};
 
@@ -374,6 +374,10 @@ impl<'de> Visitor<'de> for Names {
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("an object of collections")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<Vec<String>, A::Error> {
+        Err(A::Error::custom("expected an object of collections, found a list"))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<String>, A::Error> {

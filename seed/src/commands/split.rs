@@ -94,6 +94,7 @@ fn explain(input: &Path, plan: &Plan, there: Option<&Manifest>, options: &Option
         requires_all: options.require,
         has_rest: options.rest.is_some() || extended.is_some(),
         has_rejects: options.rejects.is_some() || extended.is_some_and(|split| split.rejected > 0),
+        plan_is_given: options.plan.is_some(),
         progress: options.progress,
     };
     survey.explain(input, error)

@@ -88,7 +88,7 @@ fn replace(path: &Path, text: &str, there: Option<&Metadata>) -> Result<(), Erro
 }
 
 /// A token that was made: the only time that its secret is shown.
-pub fn describe(collection: Collection, made: &Made) -> Report {
+pub fn describe(collection: Collection, service: &str, made: &Made) -> Report {
     let Made { name, secret, file } = made;
     let (collection, file) = (collection.name(), file.display());
     let json = json!({
@@ -96,8 +96,8 @@ pub fn describe(collection: Collection, made: &Made) -> Report {
     });
     let note = format!(
         "That is the secret of {name}; it is not shown again, and {file} has its digest alone.\n\
-         `{collection} --write-token-file {file}` takes it when it starts, and when it runs already at SIGHUP:\n\
-         `kill -HUP PID`, in containers `docker compose kill -s HUP {collection}`. Its log says so.\n\
+         `{service} --write-token-file {file}` takes it when it starts, and when it runs already at SIGHUP:\n\
+         `kill -HUP PID`, in containers `docker compose kill -s HUP {service}`. Its log says so.\n\
          Clients then send the header `Authorization: Bearer SECRET`.\n"
     );
     Report { note, is_secret: true, ..Report::new(format!("{secret}\n"), json) }

@@ -579,10 +579,11 @@ fn all_that_is_in_the_way_is_named_at_once() {
     let report: Value = serde_json::from_str(&report).unwrap();
     assert_eq!((&report["error"], &report["place"]), (&"input".into(), &"/version (byte 1)".into()), "{report}");
     assert_eq!(report["obstacles"].as_array().unwrap().len(), 10, "{report}");
-    assert_eq!(report["obstacles"][0]["kind"], "unowned", "{report}");
+    assert_eq!(report["obstacles"][0]["kind"], "unplannable", "{report}");
+    assert_eq!(report["obstacles"][1]["kind"], "unowned", "{report}");
     assert_eq!(report["more"], json!([{"collection": "posts", "records": 2}]), "{report}");
 
-    // What is put aside is in nobody's way; one obstacle alone is said as ever; what is no JSON ends it.
+    // What is put aside is in nobody's way; one obstacle alone has its way on; what is no JSON ends it.
     let aside = [&arguments[..], &["--rest", rest, "--rejects", rest]].concat();
     let (_, refused) = run(&aside[..aside.len() - 2]);
     assert!(!refused.contains("no service owns"), "{refused}");
@@ -590,7 +591,9 @@ fn all_that_is_in_the_way_is_named_at_once() {
     let (code, refused) = run(&arguments);
     assert_eq!(code, Some(3), "{refused}");
     assert!(
-        refused.contains("/users (byte 10): expected an array of records, found an object\nNothing was"),
+        refused.contains(
+            "db.json: /users (byte 10): expected an array of records, found an object\nA collection that is no list: correct"
+        ) && refused.ends_with("puts it aside.\nNothing was changed.\n"),
         "{refused}"
     );
     fs::write(&input, r#"{"users": {}, "posts": [7], "threads": [}"#).unwrap();
@@ -637,4 +640,75 @@ fn a_record_that_was_spared_under_a_narrower_declaration_stands_in_nobodys_way()
 
 fn text_of(output: &std::process::Output) -> String {
     text(&output.stdout) + &text(&output.stderr)
+}
+
+#[test]
+fn each_refusal_names_its_reason_and_a_way_on_that_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let [plan, good, input, data] = ["plan", "good.json", "db.json", "data"].map(|name| dir.path().join(name));
+    let [plan_text, good_text, input_text, data_text] =
+        [&plan, &good, &input, &data].map(|path| path.to_str().unwrap());
+    fs::write(&good, r#"{"users": [{"id": 1, "a": 1}], "tags": [{"id": "x"}], "todos": [{"b": 1}]}"#).unwrap();
+    done(&["plan", "--from", good_text, "--output", plan_text]);
+    let deep = format!(r#"{{"users": [{{"id": 1, "a": 1, "x": {}1{}}}]}}"#, r#"{"y":"#.repeat(130), "}".repeat(130));
+    let long = format!(r#"{{"tags": [{{"id": "{}"}}]}}"#, "x".repeat(256));
+    let as_node = r#"{"users": [{"id": "one", "a": "\ud800"}]}"#;
+    let repeated = "An id that is there twice: correct the file, or --rejects FILE";
+    let twice = "JSON.parse takes the last one alone";
+    let by_plan = "`seed plan --from FILE";
+    for (file, options, expected, absent) in [
+        (
+            r#"{"users": [{"id": 1, "a": 1}, {"id": 1, "a": 2}]}"#,
+            "",
+            vec!["/users/1 (byte 30): the id 1 is taken by /users/0\n", repeated],
+            "edit",
+        ),
+        (
+            r#"{"todos": [{"b": 1}, {"id": 1, "b": 1}]}"#,
+            "",
+            vec!["/todos/1 (byte 21): the id 1 is taken by /todos/0, which has it from its position\n", repeated],
+            "edit",
+        ),
+        (r#"{"users": [], "version": 3}"#, "", vec!["no plan can have: --rest FILE puts it aside"], by_plan),
+        (r#"{"users": [], "list": [1, 2]}"#, "", vec!["no plan can have: --rest FILE puts it aside"], by_plan),
+        (r#"{"users": [], "a/b": [{"id": 1}]}"#, "", vec!["no plan can have: --rest FILE puts it aside"], by_plan),
+        (r#"{"users": [], "cats": [ {"id": 1}]}"#, "", vec!["--rest FILE puts it aside", by_plan], "correct"),
+        (r#"{"users": [], "users": [{"id": 2, "a": 2}]}"#, "", vec!["/users (byte 14)", twice], "--rest"),
+        (r#"{"users": [], "cats": [{}], "cats": [{}]}"#, "--rest", vec!["/cats (byte 28)", twice], "--rest"),
+        (r#"{"users": [], "cats": [{}], "cats": [{}]}"#, "", vec!["/cats (byte 14)", "/cats (byte 28)", twice], "edit"),
+        (r#"{"users": [{"id": "a"}]}"#, "", vec!["correct the file, or edit its collection.json"], "--plan"),
+        (as_node, "--as-node", vec!["/users/0/id (byte 11): ", "expected an integer"], "surrogate"),
+        (as_node, "", vec!["/users/0/a (byte ", "a lone surrogate"], "integer"),
+        (r#"{"tags": [{"id": ""}]}"#, "", vec!["or an integer, found an empty string\n"], "bytes\n"),
+        (&long, "", vec!["or an integer, found a string of 256 bytes\n"], "empty"),
+        (&deep, "", vec!["/users/0/x/y/y", "…", "y/y (byte ", "nested deeper"], &"/y".repeat(100)),
+    ] {
+        fs::write(&input, file).unwrap();
+        let aside = dir.path().join("aside");
+        let mut arguments = vec!["--plan", plan_text, "--input", input_text, "--data", data_text];
+        arguments.extend(Some(options).filter(|option| !option.is_empty()));
+        arguments.extend(Some(aside.to_str().unwrap()).filter(|_| options == "--rest"));
+        let (code, refused) = run(&arguments);
+        assert_eq!(code, Some(3), "{file}: {refused}");
+        for expected in expected {
+            assert!(refused.contains(expected), "{file}: {expected:?} is not in {refused}");
+        }
+        assert!(!refused.contains(absent), "{file}: {absent:?} is in {refused}");
+        assert!(refused.ends_with("Nothing was changed.\n"), "{refused}");
+    }
+    let (_, report) = run(&["--plan", plan_text, "--input", input_text, "--data", data_text, "--json"]);
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert!(report["place"].as_str().unwrap().contains(&"/y".repeat(100)), "{report}");
+
+    // Of a split that is there, the declarations count that it was made by, until a plan is given.
+    done(&["--plan", plan_text, "--input", good_text, "--data", data_text]);
+    fs::write(&input, r#"{"users": [{"id": 1, "a": "one"}], "tags": [{"id": "x"}], "todos": [{"b": 1}]}"#).unwrap();
+    let (code, refused) = run(&["--input", input_text, "--data", data_text]);
+    assert_eq!(code, Some(3), "{refused}");
+    assert!(refused.contains("give --plan FOLDER with the edited declaration; or --rejects FILE"), "{refused}");
+    let declaration = plan.join("users/collection.json");
+    let mut edited: Value = serde_json::from_slice(&fs::read(&declaration).unwrap()).unwrap();
+    edited["fields"] = json!([]);
+    fs::write(&declaration, edited.to_string()).unwrap();
+    done(&["--plan", plan_text, "--input", input_text, "--data", data_text]);
 }

@@ -54,14 +54,13 @@ impl Collection {
             let (name, value) = (&json[member.key.clone()], &json[member.value.clone()]);
             let reason = match (name, declaration.ids, declaration.field(name)) {
                 ("id", IdRule::Record | IdRule::Position, _) => misfit_of::<Id>(value),
-                ("id", IdRule::Text, _) if read_id_text(value).is_none() => Some(expected(EXPECTED_ID_TEXT, value)),
+                ("id", IdRule::Text, _) => misfit_of_text_id(value),
                 ("id", ..) | (_, _, None) => None,
                 (_, _, Some(Field { required: false, .. })) if value == "null" => None,
                 (_, _, Some(Field { shape, .. })) => match shape.is_of() {
                     Some(TermKind::Id) => misfit_of::<Id>(value),
                     Some(TermKind::Text) => misfit_of::<Cow<str>>(value),
-                    Some(TermKind::TextId) if read_id_text(value).is_none() => Some(expected(EXPECTED_ID_TEXT, value)),
-                    Some(TermKind::TextId) => None,
+                    Some(TermKind::TextId) => misfit_of_text_id(value),
                     None => shape.check(value).err().map(|must| expected(must.trim_start_matches("must be "), value)),
                 },
             };
@@ -84,6 +83,19 @@ impl Collection {
 /// Why `value` is no `T`.
 fn misfit_of<'v, T: Deserialize<'v>>(value: &'v str) -> Option<String> {
     serde_json::from_str::<T>(value).err().map(|error| json::reason_of(&error))
+}
+
+/// Why `value` is no id that is a text.
+fn misfit_of_text_id(value: &str) -> Option<String> {
+    if read_id_text(value).is_some() {
+        return None;
+    }
+    let text = if value.starts_with('"') { json::read_text(value) } else { None };
+    Some(match text.map(|text| text.len()) {
+        Some(0) => format!("expected {EXPECTED_ID_TEXT}, found an empty string"),
+        Some(bytes) => format!("expected {EXPECTED_ID_TEXT}, found a string of {bytes} bytes"),
+        None => expected(EXPECTED_ID_TEXT, value),
+    })
 }
 
 fn expected(what: &str, value: &str) -> String {

@@ -64,6 +64,22 @@ fn a_token_is_printed_once_and_kept_as_its_digest() {
 }
 
 #[test]
+fn a_service_is_named_as_in_the_plan_or_by_its_collection() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("db.json");
+    fs::write(&input, r#"{"animalData": [{"id": 1}]}"#).unwrap();
+    let proposed = ["plan", "--from", "db.json", "--output", "plan"];
+    let proposed = Command::new(program("seed")).args(proposed).current_dir(&dir).output().unwrap();
+    assert!(proposed.status.success(), "{}", text(&proposed.stderr));
+    for name in ["animal-data", "animalData"] {
+        let made = token(dir.path(), &[name, "--plan", "plan"]);
+        assert!(secret(&made).starts_with("animalData_"), "{name}");
+        let note = text(&made.stderr);
+        assert!(note.contains("`animal-data --write-token-file tokens/animalData`"), "{note}");
+    }
+}
+
+#[test]
 fn the_report_in_json_has_the_secret() {
     let dir = tempfile::tempdir().unwrap();
     let output = token(dir.path(), &["threads", "--json"]);
