@@ -188,9 +188,12 @@ impl PlanFolder {
 
 #[derive(Args)]
 struct Proposing {
-    /// The monolith's file, which is looked at
+    /// The monolith's file, which is looked at; `-` is standard input
     #[arg(long, value_name = "FILE", required = true)]
     from: PathBuf,
+    /// Takes what Node's JSON.parse takes and JSON does not allow, as the split does with --as-node
+    #[arg(long)]
+    as_node: bool,
     /// The folder to write `plan` and NAME/collection.json to, for a person to edit. Nothing there is overwritten
     #[arg(long, value_name = "FOLDER", required = true)]
     output: PathBuf,
@@ -372,10 +375,10 @@ fn do_command(command: Option<Command>, split: Split, progress: Progress) -> Res
             let file = file.unwrap_or_else(|| token::default_file(collection));
             token::make(collection, &file, name).map(|made| token::describe(collection, &service, &made))
         }
-        Some(Command::Plan { command: None, proposing: Some(Proposing { from, output }) }) => {
-            let proposal = plan::propose::propose(&from)?;
-            plan::propose::write(&proposal, &output)?;
-            Ok(plan::propose::describe(&from, &output, &proposal))
+        Some(Command::Plan { command: None, proposing: Some(Proposing { from, as_node, output }) }) => {
+            let proposal = plan::propose::propose(&from, as_node)?;
+            plan::proposal::write(&proposal, &output)?;
+            Ok(plan::proposal::describe(&from, &output, &proposal))
         }
         Some(Command::Plan { command: None, proposing: None }) => {
             let missing = "`seed plan` wants --from FILE and --output FOLDER, or `render`";

@@ -42,6 +42,14 @@ pub enum Error {
         /// The reasons.
         found: Obstacles,
     },
+    /// Nothing in the file is a collection that a service could have.
+    #[error("nothing in {} can be a service: {why}\nNothing was written.", .file.display())]
+    NoService {
+        /// The input file.
+        file: PathBuf,
+        /// Each member with its reason.
+        why: String,
+    },
     /// A plan or a declaration is none.
     #[error("{}: {reason}\nNothing was changed.", .path.display())]
     Plan {
@@ -179,6 +187,9 @@ impl Error {
                 let file = file.to_string_lossy();
                 ("input", json!({ "file": file, "place": place, "reason": reason, "obstacles": named, "more": more }))
             }
+            Error::NoService { file, why } => {
+                ("input", json!({ "file": file.to_string_lossy(), "place": "the file", "reason": why }))
+            }
             Error::Plan { path, reason } => ("plan", json!({ "file": path.to_string_lossy(), "reason": reason })),
             Error::NoCollection { .. } => ("usage", json!({})),
             Error::Orphans { json, .. } => ("orphans", json!({ "orphans": json })),
@@ -226,6 +237,7 @@ impl Error {
             Error::Tokens(TokenFileError::Io { .. }) | Error::Random(_) => 6,
             Error::Input { .. }
             | Error::Obstacles { .. }
+            | Error::NoService { .. }
             | Error::Plan { .. }
             | Error::Orphans { .. }
             | Error::Tokens(_) => 3,

@@ -310,12 +310,8 @@ impl Source {
         )))
     }
 
-    /// What the reader says, of this file.
     fn refuse(&self, error: ReaderError) -> Error {
-        match error {
-            ReaderError::Io(source) => Error::Io { path: self.path.clone(), source },
-            ReaderError::Flawed { pointer, offset, flaw } => self.wrong(offset, &pointer, &flaw.to_string()),
-        }
+        reader_error(&self.path, error)
     }
 
     fn wrong(&self, offset: u64, pointer: &str, reason: &str) -> Error {
@@ -480,6 +476,14 @@ impl Batch {
             }
         }
         (records, rejects)
+    }
+}
+
+/// What the reader says, of the file at `path`.
+pub fn reader_error(path: &Path, error: ReaderError) -> Error {
+    match error {
+        ReaderError::Io(source) => Error::Io { path: path.to_owned(), source },
+        ReaderError::Flawed { pointer, offset, flaw } => input_error(path, &pointer, offset, &flaw.to_string()),
     }
 }
 

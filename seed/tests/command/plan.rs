@@ -368,7 +368,7 @@ fn a_plan_is_proposed_with_its_reasons_and_overwrites_nothing() {
     fs::write(&input, source).unwrap();
     let report = done(&["plan", "--from", input_text, "--output", plan_text]);
     for reason in [
-        "shops: 2 records\n  each record has an integer id\n  slug tells records apart: all 2 values are different",
+        "shops: 2 records\n  each record has an integer id\n  records are found by slug, and several may have the same",
         "shopId refers to shops: by its name, and 2 of its 2 values are ids there",
         "2 of 2 records have no id: it is their position",
         "unsure: product_id refers to products: by its name, and 1 of its 2 values are ids there",
@@ -387,9 +387,12 @@ fn a_plan_is_proposed_with_its_reasons_and_overwrites_nothing() {
     };
     let products = declared("products");
     let field = |name: &str| products["fields"].as_array().unwrap().iter().find(|field| field["name"] == name).cloned();
-    assert_eq!(field("shopId"), Some(json!({"name": "shopId", "shape": {"reference": {"to": "shops"}}})));
-    assert_eq!(field("note"), Some(json!({"name": "note", "shape": {"text": {"most": 4096}}, "required": false})));
-    assert_eq!(field("tags"), Some(json!({"name": "tags", "shape": "any"})));
+    assert_eq!(
+        field("shopId"),
+        Some(json!({"name": "shopId", "shape": {"reference": {"to": "shops"}}, "required": false}))
+    );
+    assert_eq!(field("note"), Some(json!({"name": "note", "shape": {"text": {"most": 65536}}, "required": false})));
+    assert_eq!(field("tags"), Some(json!({"name": "tags", "shape": "any", "required": false})));
     assert_eq!(
         products["indexes"],
         json!([{"number": 1, "field": "shopId", "route": "by-shop", "in_monolith": false}])
@@ -421,10 +424,50 @@ fn a_plan_is_proposed_with_its_reasons_and_overwrites_nothing() {
 }
 
 #[test]
+fn a_file_without_collections_has_no_plan_and_standard_input_has_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let [input, plan] = ["db.json", "plan"].map(|name| dir.path().join(name));
+    let [input_text, plan_text] = [&input, &plan].map(|path| path.to_str().unwrap());
+    for (source, why) in [
+        ("{}", "the object is empty"),
+        (
+            r#"{"version": 3, "no segment": [], "tags": ["a"]}"#,
+            "\"version\": it holds a number, not records; \"no segment\": \"no segment\" cannot stand in a URL",
+        ),
+    ] {
+        fs::write(&input, source).unwrap();
+        let (code, refused) = run(&["plan", "--from", input_text, "--output", plan_text]);
+        assert_eq!(code, Some(3), "{refused}");
+        assert!(refused.contains(&format!("nothing in {input_text} can be a service: {why}")), "{refused}");
+        assert!(!plan.exists());
+    }
+    // What the split takes, by its own reader.
+    let deep = "[".repeat(127) + &"]".repeat(127);
+    let source = format!("\u{feff}{{\"a\":[{{\"x\":1e400,\"y\":{deep},\"z\":\"\\ud800\"}}]}}");
+    fs::write(&input, source).unwrap();
+    let plan_of_stdin = |more: &[&str]| {
+        let mut command = Command::new(program("seed"));
+        command.args(["plan", "--from", "-", "--output", plan_text]).args(more);
+        command.stdin(fs::File::open(&input).unwrap()).output().unwrap()
+    };
+    let refused = plan_of_stdin(&[]);
+    assert_eq!(refused.status.code(), Some(3));
+    let message = text(&refused.stderr);
+    assert!(message.contains("standard input: /a/0/z (byte ") && message.contains("a lone surrogate"), "{message}");
+    assert!(!plan.exists());
+    let planned = plan_of_stdin(&["--as-node"]);
+    assert!(planned.status.success(), "{}", text_of(&planned));
+    assert!(text(&planned.stdout).contains("\na: 1 record\n"), "{}", text_of(&planned));
+    let data = dir.path().join("data");
+    done(&["--plan", plan_text, "--input", input_text, "--data", data.to_str().unwrap(), "--as-node"]);
+}
+
+#[test]
 fn ids_that_are_texts_and_single_objects_are_proposed_and_split() {
     let dir = tempfile::tempdir().unwrap();
     for (name, source, reason) in [
         ("texts", r#"{"notes":[{"id":"a1b2"},{"id":3}]}"#, "1 of 2 ids are texts, 1 are integers"),
+        ("zero", r#"{"notes":[{"id":0},{"id":3}]}"#, "1 of 2 ids are no integers from 1 to 2^63-1, so ids are texts"),
         ("single", r#"{"profile":{"name":"typicode"}}"#, "it is one object, and no list"),
     ] {
         let [input, plan, data] = ["json", "plan", "data"].map(|kind| dir.path().join(format!("{name}.{kind}")));
@@ -454,7 +497,10 @@ fn collections_of_any_name_are_planned_split_served_and_joined_back() {
     }"#;
     fs::write(&input, source).unwrap();
     let report = done(&["plan", "--from", input_text, "--output", plan_text]);
-    assert!(report.contains("its service is called blog-posts, since"), "{report}");
+    assert!(
+        report.contains("a topology takes no such name: blog-posts of blogPosts, tags-2 of Tags, monolith-service"),
+        "{report}"
+    );
     let list = fs::read_to_string(plan.join("plan")).unwrap();
     let lines: Vec<&str> = list.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
     let expected = [

@@ -625,7 +625,11 @@ mod tests {
             let theirs = serde_json::from_str::<serde_json::Value>(&text);
             match canonical(&text) {
                 Ok(ours) => {
-                    prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&ours).unwrap(), theirs.unwrap());
+                    match theirs {
+                        Ok(theirs) => prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&ours).unwrap(), theirs),
+                        // What fits no float, such as 1e910, is kept digit for digit.
+                        Err(error) => prop_assert!(error.to_string().contains("number out of range"), "{}", error),
+                    }
                     prop_assert_eq!(canonical(&ours), Ok(ours));
                 }
                 Err(fault) => {

@@ -333,6 +333,11 @@ fn an_id_that_stands_twice_is_refused_with_both_places_or_put_aside() {
     let good = json!({"notes": [{"id": "a", "x": 1}, {"id": 1, "x": 2}]});
     let input = world.write("good.json", &good);
     done(&["plan", "--from", &input, "--output", &world.path("plan")]);
+    // Two values do not tell the planner that x is a number.
+    let declaration = world.dir.path().join("plan/notes/collection.json");
+    let declared = fs::read_to_string(&declaration).unwrap();
+    assert!(declared.contains(r#""any""#), "{declared}");
+    fs::write(&declaration, declared.replace(r#""any""#, r#""number""#)).unwrap();
     for (twice, reason) in [
         (json!({"id": "a", "x": 3}), r#"the id "a" is taken by /notes/0"#),
         (json!({"id": "1", "x": 3}), r#"the id "1" is taken by /notes/1"#),

@@ -1,83 +1,48 @@
 //! A first plan for any monolith: its file is read once, and what its collections seem to be is declared.
 //!
-//! A proposal is for a person to look at: each comes with its reasons, and says what it is unsure of.
+//! A proposal is for a person to look at: each comes with its reasons, and says what it is unsure of. The live monolith's
+//! next record must be taken: what rests on few records is not demanded of others.
 
-use std::collections::{BTreeMap, HashSet};
-use std::fmt::{self, Write as _};
-use std::fs::{self, File};
-use std::hash::{BuildHasher, RandomState};
-use std::io::BufReader;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use record::declaration::{
-    Answers, Declaration, Field, IdRule, Index, IndexDeclaration, Shape, USERNAME_CHARACTERS, read_id_text,
-};
-use record::id::Id;
-use serde::Deserialize;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::{Value, json};
-use store::{sync, sync_tree};
-use tempfile::TempDir;
+use record::declaration::{Answers, Declaration, Field, IdRule, Index, IndexDeclaration, Shape};
+use record::limits::RECORD_LIMIT;
+use record::reader::pointer_to_all;
 
+use super::naming::{dashed, name_services, number, singular, words};
+use super::profile::{Profile, Values};
+use super::proposal::{Proposal, Proposed, count};
+use super::reading::{self, Member};
+use super::referring::{Referred, find_referred, is_of_people};
 use crate::error::Error;
-use crate::identity::folder_of;
-use crate::report::Report;
-use crate::topology::{self, PLAN, PlanLine};
+use crate::topology;
 
-/// How many different values of a field are looked at, to tell whether they are all different, or ids.
-const DISTINCT: usize = 1 << 20;
+/// How many records show what the next one will be like.
+const TELLING: u64 = 20;
 
-/// Fields that mostly tell records apart, where their values do.
-const UNIQUE: [&str; 8] = ["username", "email", "slug", "login", "handle", "isbn", "sku", "code"];
+/// How many different values show that a field tells records apart.
+const DIFFERENT: u64 = 5;
 
-/// Fields that mostly name somebody, and collections of such.
-const SOMEBODY: [&str; 10] =
-    ["user", "author", "owner", "by", "createdby", "updatedby", "creator", "sender", "recipient", "assignee"];
-const PEOPLE: [&str; 7] = ["users", "accounts", "people", "authors", "members", "profiles", "customers"];
+/// How long the texts of a field may be, in characters, that is taken for a line.
+const SHORT: usize = 64;
 
-/// The first port that is proposed.
-const FIRST_PORT: u16 = 3001;
+/// Fields that mostly tell records apart: people, and things of any kind; and by which records are looked for.
+const OF_PEOPLE: [&str; 4] = ["username", "email", "login", "handle"];
+const OF_THINGS: [&str; 3] = ["slug", "sku", "isbn"];
+const SOUGHT: [&str; 1] = ["code"];
 
-/// What a file's collections seem to be.
-#[derive(Debug, Default)]
-pub struct Proposal {
-    /// In the file's order.
-    pub collections: Vec<Proposed>,
-    /// What is no collection that a service could have, and why.
-    pub left_out: Vec<(String, String)>,
-}
+/// Fields of what somebody has written, of which one person may write several.
+const WRITTEN: [&str; 6] = ["text", "comment", "message", "feedback", "review", "rating"];
 
-/// What one collection seems to be.
-#[derive(Debug)]
-pub struct Proposed {
-    /// What its service is called.
-    pub service: String,
-    /// How many records were looked at.
-    pub records: u64,
-    /// What they seem to be.
-    pub declaration: Declaration,
-    /// Why it is taken for that.
-    pub reasons: Vec<String>,
-    /// What should be looked at.
-    pub unsure: Vec<String>,
-}
-
-/// Reads the file at `input` and proposes a plan.
+/// Reads the file at `input`, or standard input where that is `-`, and proposes a plan. What only Node takes is taken where
+/// it is `as_node`.
 ///
 /// # Errors
-/// The file cannot be read, or is no JSON object.
-pub fn propose(input: &Path) -> Result<Proposal, Error> {
-    let file = File::open(input).map_err(Error::io(input))?;
-    let mut deserializer = serde_json::Deserializer::from_reader(BufReader::with_capacity(1 << 18, file));
-    let read = deserializer.deserialize_map(Collections).and_then(|read| deserializer.end().map(|()| read));
-    let read = read.map_err(|error| match error.is_io() {
-        true => Error::io(input)(error.into()),
-        false => Error::Input { file: input.to_owned(), place: "the file".to_owned(), reason: error.to_string() },
-    })?;
-    let mut proposal = Proposal::default();
+/// The file cannot be read, or is no JSON object, or there is nothing in it that a service could have.
+pub fn propose(input: &Path, as_node: bool) -> Result<Proposal, Error> {
+    let mut proposal = Proposal { as_node, ..Proposal::default() };
     let mut collections: Vec<(String, Profile)> = Vec::new();
-    for (name, member) in read {
+    for (name, member) in reading::read(input, as_node)? {
         let is_twice = collections.iter().any(|(other, _)| *other == name);
         let why_not = match (member, topology::check_collection(&name)) {
             (Member::Other(what), _) => format!("it holds {what}, not records"),
@@ -90,6 +55,11 @@ pub fn propose(input: &Path) -> Result<Proposal, Error> {
         };
         proposal.left_out.push((name, why_not));
     }
+    if collections.is_empty() {
+        let why: Vec<String> = proposal.left_out.iter().map(|(name, why)| format!("{name:?}: {why}")).collect();
+        let why = if why.is_empty() { "the object is empty".to_owned() } else { why.join("; ") };
+        return Err(Error::NoService { file: reading::name_input(input).to_owned(), why });
+    }
     let names: Vec<&str> = collections.iter().map(|(name, _)| &**name).collect();
     let propose =
         |((name, profile), service): (&(String, Profile), String)| propose_one(name, service, profile, &collections);
@@ -97,264 +67,88 @@ pub fn propose(input: &Path) -> Result<Proposal, Error> {
     Ok(proposal)
 }
 
-/// Names for the services of collections that are called `names`: the same where a topology takes that, else what comes
-/// near.
-fn name_services(names: &[&str]) -> Vec<String> {
-    let fits = |name: &str| topology::check_name(name).is_ok();
-    let mut services = vec![String::new(); names.len()];
-    // Those whose own name fits have it first, wherever they stand.
-    for own in [true, false] {
-        for nth in (0..names.len()).filter(|nth| fits(names[*nth]) == own) {
-            let base = if own { names[nth].to_owned() } else { name_near(names[nth]) };
-            services[nth] =
-                number(&base, |name| fits(name) && !services.iter().any(|other| topology::meet(other, name)));
-        }
-    }
-    services
-}
-
-/// `blog-posts` for `blogPosts`, `service-2024-events` for `2024-events`, `monolith-service` for `monolith`.
-fn name_near(collection: &str) -> String {
-    let mut name = dashed(collection);
-    if !name.starts_with(|first: char| first.is_ascii_lowercase()) {
-        name.insert_str(0, "service-");
-    }
-    let name = cut(&name, topology::NAME_LENGTH);
-    if topology::check_name(name).is_ok() { name.to_owned() } else { format!("{name}-service") }
-}
-
-/// `base`, or the first of `base-2`, `base-3`, … that is free.
-fn number(base: &str, is_free: impl Fn(&str) -> bool) -> String {
-    const ROOM: usize = topology::NAME_LENGTH - "-999".len();
-    let numbered = (2_u64..).map(|nth| format!("{}-{nth}", cut(base, ROOM)));
-    let mut names = std::iter::once(cut(base, topology::NAME_LENGTH).to_owned()).chain(numbered);
-    names.find(|name| is_free(name)).expect("there are more numbers than names")
-}
-
-/// At most so many characters of a name, which is ASCII.
-fn cut(name: &str, most: usize) -> &str {
-    name[..name.len().min(most)].trim_end_matches(['-', '_'])
-}
-
-/// Writes `proposal` into the folder `output`, which appears whole or not at all.
-///
-/// # Errors
-/// There is something in it already, or it cannot be written.
-pub fn write(proposal: &Proposal, output: &Path) -> Result<(), Error> {
-    let is_empty = fs::read_dir(output).map(|mut inside| inside.next().is_none());
-    if !is_empty.unwrap_or_else(|_| !output.exists()) {
-        let reason = "it is there already, and may have been edited; name another folder".to_owned();
-        return Err(Error::Output { path: output.to_owned(), reason });
-    }
-    // Of a path that ends with a slash, too.
-    let output = &output.components().collect::<PathBuf>();
-    let beside = folder_of(output);
-    fs::create_dir_all(beside).map_err(Error::io(beside))?;
-    let part = TempDir::new_in(beside).map_err(Error::io(beside))?;
-    let whole = part.path().join(PLAN);
-    for Proposed { service, declaration, .. } in &proposal.collections {
-        let folder = whole.join(service);
-        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-        let json = serde_json::to_string_pretty(declaration).expect("a declaration can be written as JSON");
-        let path = folder.join("collection.json");
-        fs::write(&path, json + "\n").map_err(Error::io(&path))?;
-    }
-    fs::create_dir_all(&whole).map_err(Error::io(&whole))?;
-    fs::write(whole.join(PLAN), proposal.list()).map_err(Error::io(&whole))?;
-    sync_tree(&whole)?;
-    fs::rename(&whole, output).map_err(Error::io(output))?;
-    sync(beside)?;
-    Ok(())
-}
-
-impl Proposal {
-    /// The list of the plan, with the reasons.
-    fn list(&self) -> String {
-        let mut list = String::from(
-            "# Proposed from a db.json. Each line is a service: its name, its port, and its collection's name where that is\n\
-             # another.\n",
-        );
-        let ports = (FIRST_PORT..).filter(|port| *port != 8080);
-        for (proposed, port) in self.collections.iter().zip(ports) {
-            let _ = writeln!(list, "\n# {} records.", proposed.records);
-            for reason in &proposed.reasons {
-                let _ = writeln!(list, "# {reason}");
-            }
-            for unsure in &proposed.unsure {
-                let _ = writeln!(list, "# Unsure: {unsure}");
-            }
-            let (name, collection) = (proposed.service.clone(), proposed.declaration.name.to_string());
-            let _ = writeln!(list, "{}", PlanLine { name, port, collection });
-        }
-        for (name, reason) in &self.left_out {
-            let _ = writeln!(list, "\n# Left out: {name:?}: {}. --rest FILE puts it aside.", reason.replace('\n', " "));
-        }
-        list
-    }
-}
-
-/// What stands under a name.
-enum Member {
-    Records(Profile),
-    Other(&'static str),
-}
-
-/// What was seen of a collection's records.
+/// Why something is proposed, and what should be looked at.
 #[derive(Default)]
-struct Profile {
-    records: u64,
-    is_single: bool,
-    /// How many have an integer for an id, a text, none, or something else.
-    integer_ids: u64,
-    text_ids: u64,
-    no_ids: u64,
-    other_ids: u64,
-    ids: HashSet<u64>,
-    repeats_ids: bool,
-    /// By name, in the order in which they were met.
-    fields: Vec<(String, Values)>,
-    places: BTreeMap<String, usize>,
+struct Notes {
+    reasons: Vec<String>,
+    unsure: Vec<String>,
 }
 
-/// What was seen of a field's values.
+/// The names of fields of which the same is to be said.
 #[derive(Default)]
-struct Values {
-    present: u64,
-    nulls: u64,
-    texts: u64,
-    integers: u64,
-    numbers: u64,
-    booleans: u64,
-    nested: u64,
-    most_characters: usize,
-    most_bytes: usize,
-    breaks_lines: bool,
-    is_username: bool,
-    distinct: HashSet<u64>,
-    repeats: bool,
-}
-
-thread_local! {
-    static HASHER: RandomState = RandomState::new();
-}
-
-fn hash(text: &str) -> u64 {
-    HASHER.with(|hasher| hasher.hash_one(text))
-}
-
-impl Profile {
-    fn look_at(&mut self, record: &Record) {
-        self.records += 1;
-        match record.values.get("id") {
-            None => self.no_ids += 1,
-            Some(id) => {
-                let text = id.to_string();
-                match id {
-                    Value::Number(_) if text.parse::<Id>().is_ok() => self.integer_ids += 1,
-                    _ if read_id_text(&text).is_some() => self.text_ids += 1,
-                    _ => self.other_ids += 1,
-                }
-                if let Some(text) = read_id_text(&text) {
-                    self.repeats_ids |= !self.ids.insert(hash(&text));
-                }
-            }
-        }
-        for name in record.names.iter().filter(|name| *name != "id") {
-            let place = *self.places.entry(name.clone()).or_insert_with(|| {
-                self.fields.push((name.clone(), Values { is_username: true, ..Values::default() }));
-                self.fields.len() - 1
-            });
-            self.fields[place].1.look_at(&record.values[name]);
-        }
-    }
-}
-
-impl Values {
-    fn look_at(&mut self, value: &Value) {
-        self.present += 1;
-        match value {
-            Value::Null => self.nulls += 1,
-            Value::Bool(_) => self.booleans += 1,
-            Value::Number(_) if value.to_string().parse::<Id>().is_ok() => self.integers += 1,
-            Value::Number(_) => self.numbers += 1,
-            Value::Array(_) | Value::Object(_) => self.nested += 1,
-            Value::String(text) => {
-                self.texts += 1;
-                self.most_characters = self.most_characters.max(text.chars().count());
-                self.most_bytes = self.most_bytes.max(text.len());
-                self.breaks_lines |= text.contains(|c: char| c.is_control() || "\u{2028}\u{2029}".contains(c));
-                let is_known = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-                self.is_username &= (1..=USERNAME_CHARACTERS).contains(&text.len())
-                    && text.chars().all(is_known)
-                    && !text.starts_with(['.', '-']);
-            }
-        }
-        if let Some(text) = read_id_text(&value.to_string())
-            && self.distinct.len() < DISTINCT
-        {
-            self.repeats |= !self.distinct.insert(hash(&text));
-        }
-    }
-
-    /// How many values are neither null nor absent.
-    fn count(&self) -> u64 {
-        self.present - self.nulls
-    }
-
-    fn shape(&self) -> Shape {
-        let all = self.count();
-        if all == 0 || self.nested > 0 {
-            return Shape::Any;
-        }
-        if self.texts == all {
-            let room = |most: usize, least: usize| (2 * most).next_power_of_two().max(least);
-            return if self.breaks_lines || self.most_characters > 256 {
-                Shape::Text { most: room(self.most_bytes, 4096) }
-            } else {
-                Shape::Line { least: 0, most: room(self.most_characters, 256) }
-            };
-        }
-        match () {
-            () if self.booleans == all => Shape::Boolean,
-            () if self.integers + self.numbers == all => Shape::Number,
-            () => Shape::Any,
-        }
-    }
+struct Alike<'f> {
+    several_kinds: Vec<&'f str>,
+    lines: Vec<&'f str>,
+    few: Vec<&'f str>,
 }
 
 /// Declares what was seen of a collection, beside `all`.
 fn propose_one(name: &str, service: String, profile: &Profile, all: &[(String, Profile)]) -> Proposed {
-    let (mut reasons, mut unsure) = (Vec::new(), Vec::new());
-    let ids = propose_ids(profile, &mut reasons, &mut unsure);
-    let (mut fields, mut indexes) = (Vec::new(), Vec::new());
+    let mut notes = Notes::default();
+    let ids = propose_ids(name, profile, &mut notes);
+    let is_written = is_of_somebody(name, profile, all);
+    let (mut fields, mut indexes, mut alike) = (Vec::new(), Vec::new(), Alike::default());
     for (field, values) in &profile.fields {
         if field.is_empty() || field.contains(|c: char| c.is_control() || "\"\\".contains(c)) {
-            unsure.push(format!("the field {field:?} has a name that JSON escapes, so it is kept but not declared"));
+            let unsure =
+                format!("the field \"{field}\" has a name that JSON escapes, or none, so it is kept but not declared");
+            notes.unsure.push(unsure);
             continue;
         }
-        let required = values.present == profile.records && values.nulls == 0 && profile.records > 0;
-        let mut shape = values.shape();
-        let referred =
-            if profile.is_single { None } else { find_referred(field, values, all, &mut reasons, &mut unsure) };
-        if let Some((to, text)) = referred {
-            shape = Shape::Reference { to: to.into(), text };
-            indexes.push((field, to, Answers::Many, false));
-        } else if matches!(shape, Shape::Line { .. })
-            && UNIQUE.contains(&&*field.to_lowercase())
-            && !values.repeats
-            && values.count() > 1
-        {
-            if field == "username" && values.is_username {
-                shape = Shape::Username;
+        let required = profile.records >= TELLING && values.count() == profile.records;
+        let mut shape = propose_shape(field, values, &mut alike);
+        match find_referred(name, field, values, all).filter(|_| !profile.is_single) {
+            Some(Referred::To(reference, to, reason)) => {
+                notes.reasons.push(reason);
+                shape = reference;
+                indexes.push((field, to, Answers::Many, false));
             }
-            reasons.push(format!("{field} tells records apart: all {} values are different", values.count()));
-            indexes.push((field, field, Answers::One, true));
+            Some(Referred::Unsure(reference, to, unsure)) => {
+                notes.unsure.push(unsure);
+                shape = reference;
+                indexes.push((field, to, Answers::Many, false));
+            }
+            Some(Referred::Maybe(unsure)) => notes.unsure.push(unsure),
+            None => {}
         }
-        if shape == Shape::Any && values.count() > 0 && values.nested == 0 {
-            unsure.push(format!("{field} is of several kinds, so it may be anything"));
+        let is_text = matches!(shape, Shape::Line { .. } | Shape::Text { .. });
+        let lower = field.to_lowercase();
+        let [of_people, of_things, sought] =
+            [&OF_PEOPLE[..], &OF_THINGS, &SOUGHT].map(|names| names.contains(&&*lower));
+        if is_text && !profile.is_single && values.count() > 1 && (of_people || of_things || sought) {
+            let tells_apart = of_things || is_of_people(name);
+            let unique = tells_apart && !is_written && values.count() >= DIFFERENT && values.all_differ();
+            if unique {
+                let reason = format!("{field} tells records apart: all {} values are different", values.count());
+                notes.reasons.push(reason);
+                if lower == "username" && !values.is_free && values.count() >= TELLING {
+                    shape = Shape::Username;
+                }
+            } else {
+                notes.reasons.push(format!("records are found by {field}, and several may have the same"));
+            }
+            indexes.push((field, field, if unique { Answers::One } else { Answers::Many }, unique));
+        }
+        // What it is declared to be says more than that.
+        if shape.is_reference() || shape == Shape::Username {
+            alike.forget(field);
         }
         fields.push(Field { name: field.as_str().into(), shape, required });
     }
+    notes.unsure.extend(alike.say());
+    let declaration = Declaration {
+        name: name.into(),
+        ids,
+        in_monolith: true,
+        fields: fields.into(),
+        indexes: number_indexes(indexes).into(),
+    };
+    let Notes { reasons, unsure } = notes;
+    Proposed { service, records: profile.records, declaration, reasons, unsure }
+}
+
+/// Numbers and routes for indexes of these: the field, what the route is called by, how many answer, whether it is unique.
+fn number_indexes(indexes: Vec<(&String, &str, Answers, bool)>) -> Vec<IndexDeclaration> {
     let mut routes: Vec<String> = Vec::new();
     let declare = |(nth, (field, of, answers, unique)): (u8, (&String, &str, Answers, bool))| {
         let mut route = format!("by-{}", dashed(&singular(of)));
@@ -368,30 +162,127 @@ fn propose_one(name: &str, service: String, profile: &Profile, all: &[(String, P
         IndexDeclaration { number, field, route, answers, unique, in_monolith: false }
     };
     // More than a database has numbers for, nobody needs.
-    let indexes = (1..u8::MAX).zip(indexes).map(declare).collect();
-    let declaration = Declaration { name: name.into(), ids, in_monolith: true, fields: fields.into(), indexes };
-    Proposed { service, records: profile.records, declaration, reasons, unsure }
+    (1..u8::MAX).zip(indexes).map(declare).collect()
 }
 
-fn propose_ids(profile: &Profile, reasons: &mut Vec<String>, unsure: &mut Vec<String>) -> IdRule {
-    let Profile { records, is_single, integer_ids, text_ids, no_ids, other_ids, repeats_ids, .. } = profile;
+/// Whether records are what somebody has written: they refer to people, or have a field for that.
+fn is_of_somebody(name: &str, profile: &Profile, all: &[(String, Profile)]) -> bool {
+    profile.fields.iter().any(|(field, values)| {
+        let words = words(field);
+        let is_by_name = words.concat() == "userid" || words.iter().any(|word| WRITTEN.contains(&&**word));
+        let refers = || match find_referred(name, field, values, all) {
+            Some(Referred::To(_, to, _) | Referred::Unsure(_, to, _)) => is_of_people(to),
+            _ => false,
+        };
+        is_by_name || refers()
+    })
+}
+
+/// What a field's values are. A kind that few of them show is not demanded, but for texts, which have to be of one to be
+/// found by.
+fn propose_shape<'f>(field: &'f str, values: &Values, alike: &mut Alike<'f>) -> Shape {
+    let all = values.count();
+    if all == 0 || values.nested > 0 {
+        return Shape::Any;
+    }
+    let is_telling = all >= TELLING;
+    let numbers = values.integers + values.numbers;
+    if ![values.texts, values.booleans, numbers].contains(&all) {
+        alike.several_kinds.push(field);
+        return Shape::Any;
+    }
+    if !is_telling {
+        alike.few.push(field);
+    }
+    match () {
+        () if values.texts == all => {
+            if is_telling && !values.breaks_lines && values.most_characters <= SHORT {
+                alike.lines.push(field);
+                return Shape::Line { least: 0, most: 256 };
+            }
+            Shape::Text { most: (2 * values.most_bytes).next_power_of_two().max(RECORD_LIMIT) }
+        }
+        () if !is_telling => Shape::Any,
+        () if values.booleans == all => Shape::Boolean,
+        () => Shape::Number,
+    }
+}
+
+impl<'f> Alike<'f> {
+    fn forget(&mut self, field: &'f str) {
+        for fields in [&mut self.several_kinds, &mut self.lines, &mut self.few] {
+            fields.retain(|other| *other != field);
+        }
+    }
+
+    /// What is to be said, a line for each kind.
+    fn say(&self) -> impl Iterator<Item = String> {
+        let several =
+            self.several_kinds.iter().map(|field| format!("{field} is of several kinds, so it may be anything"));
+        let lines = (!self.lines.is_empty()).then(|| {
+            format!("a line break, or more than 256 characters, would be refused in {}", self.lines.join(", "))
+        });
+        let few = (!self.few.is_empty()).then(|| {
+            let few = self.few.join(", ");
+            format!(
+                "fewer than {TELLING} values tell what {few} must be: texts are declared so, others may be anything"
+            )
+        });
+        several.chain(lines).chain(few).collect::<Vec<_>>().into_iter()
+    }
+}
+
+fn propose_ids(name: &str, profile: &Profile, notes: &mut Notes) -> IdRule {
+    let Notes { reasons, unsure } = notes;
+    let Profile { records, is_single, integer_ids, odd_ids, text_ids, other_ids, repeats_ids, long, .. } = profile;
+    let without_id = profile.without_id.len() as u64;
+    if *long > 0 {
+        let limit = RECORD_LIMIT >> 10;
+        unsure.push(format!(
+            "{} longer than {limit} KiB: served, but no write can be so long",
+            is_or_are(*long, "record")
+        ));
+    }
+    if *is_single {
+        reasons.push("it is one object, and no list".to_owned());
+        return IdRule::Single;
+    }
     if *repeats_ids {
         unsure.push("an id stands twice: the split refuses that".to_owned());
     }
     if *other_ids > 0 {
-        unsure.push(format!("{other_ids} records have an id that is neither a number nor a text"));
+        let have = if *other_ids == 1 { "has" } else { "have" };
+        unsure.push(format!(
+            "{} {have} an id that is neither an integer nor a text of 1 to 255 bytes: the split refuses that",
+            count(*other_ids, "record")
+        ));
+    }
+    if let Some(first) = profile.taken_positions().next() {
+        let (pointer, taken) = (pointer_to_all(name), profile.taken_positions().count() - 1);
+        let more = if taken == 0 { String::new() } else { format!(", and so it is with {taken} more") };
+        unsure.push(format!(
+            "{pointer}/{} has no id, and its position, {first}, is another record's id: the split refuses that{more}",
+            first - 1
+        ));
+    }
+    let alike = profile.fields.iter().find(|(field, values)| is_like_id(name, field) && tells_all(profile, values));
+    if let Some((field, _)) = alike.filter(|_| without_id == *records && *records > 1) {
+        unsure.push(format!("{field} looks like the id: each record has another. The id that counts is called id"));
+    }
+    if *odd_ids > 0 {
+        reasons.push(format!("{odd_ids} of {records} ids are no integers from 1 to 2^63-1, so ids are texts"));
+        unsure.push("a new record without an id gets a random text, and no number, since ids are texts".to_owned());
     }
     match () {
-        () if *is_single => {
-            reasons.push("it is one object, and no list".to_owned());
-            IdRule::Single
-        }
         () if *text_ids > 0 => {
             reasons.push(format!("{text_ids} of {records} ids are texts, {integer_ids} are integers"));
             IdRule::Text
         }
-        () if *no_ids > 0 => {
-            reasons.push(format!("{no_ids} of {records} records have no id: it is their position"));
+        () if *odd_ids > 0 => IdRule::Text,
+        () if without_id > 0 => {
+            let have = if without_id == 1 { "has" } else { "have" };
+            let of = count(*records, "record");
+            reasons.push(format!("{without_id} of {of} {have} no id: it is their position"));
             IdRule::Position
         }
         () if *records == 0 => {
@@ -405,266 +296,210 @@ fn propose_ids(profile: &Profile, reasons: &mut Vec<String>, unsure: &mut Vec<St
     }
 }
 
-/// The collection that a field refers to, and whether its ids are texts: by the field's name and its values.
-fn find_referred<'a>(
-    field: &str,
-    values: &Values,
-    all: &'a [(String, Profile)],
-    reasons: &mut Vec<String>,
-    unsure: &mut Vec<String>,
-) -> Option<(&'a str, bool)> {
-    let count = values.count();
-    if count == 0 || values.integers + values.texts != count {
-        return None;
-    }
-    let stem = field.to_lowercase().replace(['_', '-'], "");
-    let is_marked = stem.ends_with("id") && stem.len() > 2;
-    let stem = stem.strip_suffix("id").filter(|stem| !stem.is_empty()).unwrap_or(&stem).to_owned();
-    let is_named = |name: &str| {
-        let name = name.to_lowercase().replace(['_', '-'], "");
-        stem == name || stem == singular(&name) || PEOPLE.contains(&&*name) && SOMEBODY.contains(&&*stem)
-    };
-    for (name, profile) in all.iter().filter(|(_, profile)| !profile.is_single) {
-        let known = values.distinct.iter().filter(|value| profile.ids.contains(value)).count();
-        let of = values.distinct.len();
-        let text = profile.text_ids > 0;
-        if is_named(name) && (text || values.texts == 0) && (known > 0 || profile.ids.is_empty() || is_marked) {
-            let found = format!("{field} refers to {name}: by its name, and {known} of its {of} values are ids there");
-            if known * 10 < of * 9 {
-                unsure.push(found)
-            } else {
-                reasons.push(found)
-            }
-            return Some((name, text));
-        }
-    }
-    let fits = |(_, profile): &&(String, Profile)| {
-        !profile.is_single
-            && values.distinct.len() > 1
-            && values.distinct.iter().all(|value| profile.ids.contains(value))
-    };
-    if let Some((name, _)) = all.iter().find(fits)
-        && (is_marked || values.texts == count)
-    {
-        let of = values.distinct.len();
-        unsure
-            .push(format!("{field} may refer to {name}: all of its {of} values are ids there, its name says nothing"));
-    }
-    None
+/// `1 record is`, `2 records are`.
+fn is_or_are(number: u64, what: &str) -> String {
+    format!("{} {}", count(number, what), if number == 1 { "is" } else { "are" })
 }
 
-/// A word as one of many: as far as English plurals are regular.
-fn singular(word: &str) -> String {
-    match (word.strip_suffix("ies"), word.strip_suffix('s')) {
-        (Some(stem), _) => format!("{stem}y"),
-        (None, Some(stem)) => stem.to_owned(),
-        (None, None) => word.to_owned(),
-    }
+/// Whether a field is called as the id of such records is: `_id`, `key`, `bill_Id` in `bills`.
+fn is_like_id(collection: &str, field: &str) -> bool {
+    let own = || words(field).concat() == words(&singular(collection)).concat() + "id";
+    ["_id", "key", "_key", "Id", "ID", "uuid"].contains(&field) || own()
 }
 
-/// `createdBy` as `created-by`, for a route or a service.
-fn dashed(name: &str) -> String {
-    let mut dashed = String::new();
-    let mut before = ' ';
-    for character in name.chars() {
-        let is_known = character.is_ascii_alphanumeric();
-        let begins_word = character.is_ascii_uppercase() && !before.is_ascii_uppercase();
-        if (!is_known || begins_word) && !dashed.is_empty() && !dashed.ends_with('-') {
-            dashed.push('-');
-        }
-        dashed.extend(is_known.then_some(character.to_ascii_lowercase()));
-        before = character;
-    }
-    dashed.truncate(dashed.trim_end_matches('-').len());
-    dashed
-}
-
-/// A record, its members' names in the file's order.
-#[derive(Default)]
-struct Record {
-    names: Vec<String>,
-    values: serde_json::Map<String, Value>,
-}
-
-impl Record {
-    /// Of a name that is repeated, the last value counts.
-    fn add(&mut self, name: String, value: Value) {
-        if self.values.insert(name.clone(), value).is_none() {
-            self.names.push(name);
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Record {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
-
-        impl<'de> Visitor<'de> for Members {
-            type Value = Record;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a record")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Record, A::Error> {
-                let mut record = Record::default();
-                while let Some((name, value)) = map.next_entry()? {
-                    record.add(name, value);
-                }
-                Ok(record)
-            }
-        }
-
-        deserializer.deserialize_map(Members)
-    }
-}
-
-/// What stands in a list.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Element {
-    Record(Record),
-    Other(IgnoredAny),
-}
-
-/// The file: an object of whatever.
-struct Collections;
-
-impl<'de> Visitor<'de> for Collections {
-    type Value = Vec<(String, Member)>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of collections")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut all = Vec::new();
-        while let Some(name) = map.next_key::<String>()? {
-            all.push((name, map.next_value_seed(OneOf)?));
-        }
-        Ok(all)
-    }
-}
-
-/// A collection, or something else. Records pass one at a time.
-struct OneOf;
-
-impl<'de> DeserializeSeed<'de> for OneOf {
-    type Value = Member;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Member, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for OneOf {
-    type Value = Member;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Member, A::Error> {
-        let (mut profile, mut others) = (Profile::default(), 0_u64);
-        while let Some(element) = array.next_element()? {
-            match element {
-                Element::Record(record) => profile.look_at(&record),
-                Element::Other(IgnoredAny) => others += 1,
-            }
-        }
-        Ok(if others > 0 { Member::Other("a list with something else than objects") } else { Member::Records(profile) })
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Member, A::Error> {
-        let record = Record::deserialize(MapAccessDeserializer::new(map))?;
-        let mut profile = Profile { is_single: true, ..Profile::default() };
-        profile.look_at(&record);
-        Ok(Member::Records(profile))
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Member, E> {
-        Ok(Member::Other("true or false"))
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Member, E> {
-        Ok(Member::Other("a number"))
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Member, E> {
-        Ok(Member::Other("a number"))
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Member, E> {
-        Ok(Member::Other("a number"))
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Member, E> {
-        Ok(Member::Other("a text"))
-    }
-
-    fn visit_unit<E>(self) -> Result<Member, E> {
-        Ok(Member::Other("null"))
-    }
-}
-
-/// A plan that was proposed.
-pub fn describe(input: &Path, output: &Path, proposal: &Proposal) -> Report {
-    let mut text = format!("{} has the plan that {} seems to be of. Look at it:\n", output.display(), input.display());
-    let mut json =
-        json!({ "outcome": "proposed", "output": output.to_string_lossy(), "collections": {}, "left_out": {} });
-    for Proposed { service, records, declaration, reasons, unsure } in &proposal.collections {
-        let name = &*declaration.name;
-        let _ = writeln!(text, "\n{name}: {records} records");
-        if service != name {
-            let _ = writeln!(text, "  its service is called {service}, since a topology does not take its own name");
-        }
-        for reason in reasons {
-            let _ = writeln!(text, "  {reason}");
-        }
-        for unsure in unsure {
-            let _ = writeln!(text, "  unsure: {unsure}");
-        }
-        json["collections"][name] = json!({
-            "service": service, "records": records, "declaration": declaration, "reasons": reasons, "unsure": unsure,
-        });
-    }
-    for (name, reason) in &proposal.left_out {
-        let _ = writeln!(text, "\nleft out: {name:?}: {reason}. --rest FILE puts it aside");
-        json["left_out"][name] = reason.as_str().into();
-    }
-    let _ = writeln!(text, "\nThen: seed --plan {} --input {} --data DIR", output.display(), input.display());
-    Report::new(text, json)
+/// Whether each record has another value there.
+fn tells_all(profile: &Profile, values: &Values) -> bool {
+    values.count() == profile.records && values.all_differ()
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
+    fn propose_for(source: &Value) -> Result<Proposal, Error> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut file, source.to_string().as_bytes()).unwrap();
+        let proposal = propose(file.path(), false)?;
+        for Proposed { declaration, .. } in &proposal.collections {
+            assert!(declaration.check().is_ok(), "{declaration:?}");
+        }
+        Ok(proposal)
+    }
+
+    /// What is proposed for the collection `name` of `source`.
+    fn propose_named(source: &Value, name: &str) -> Proposed {
+        let mut collections = propose_for(source).unwrap().collections.into_iter();
+        collections.find(|proposed| &*proposed.declaration.name == name).unwrap()
+    }
+
+    /// To what each reference of the collection `things` refers.
+    fn references(source: &Value) -> Vec<(String, String)> {
+        let fields = propose_named(source, "things").declaration.fields.into_vec().into_iter();
+        let refers = |field: Field| match field.shape {
+            Shape::Reference { to, .. } => Some((field.name.into(), to.into())),
+            _ => None,
+        };
+        fields.filter_map(refers).collect()
+    }
+
+    fn says(proposed: &Proposed, words: &str) -> bool {
+        proposed.unsure.iter().any(|unsure| unsure.contains(words))
+    }
+
+    fn list(number: u64, record: impl Fn(u64) -> Value) -> Value {
+        (1..=number).map(record).collect()
+    }
+
     #[test]
-    fn each_collection_has_a_service_by_a_name_that_a_topology_takes() {
-        let [long, shouted] = ["a", "A"].map(|letter| letter.repeat(40));
-        let named = [
-            ("blogPosts", "blog-posts"),
-            ("user_profiles", "user_profiles"),
-            ("Products", "products-2"),
-            ("products", "products"),
-            ("order-items", "order-items"),
-            ("orderItems", "order-items-2"),
-            ("2024-events", "service-2024-events"),
-            ("monolith", "monolith-service"),
-            ("service", "service-service"),
-            ("a.b~c", "a-b-c"),
-            ("abc", "abc"),
-            ("HTTPLogs", "httplogs"),
-            ("_", "service-service-2"),
-            (&long, &long[..32]),
-            (&shouted, &format!("{}-2", &long[..28])),
-        ];
-        let services = name_services(&named.map(|(name, _)| name));
-        let expected = named.map(|(name, service)| if name == "a.b~c" { "a-b-c-2" } else { service });
-        assert_eq!(services, expected);
-        let lines = services.iter().zip(3001..).map(|(name, port)| format!("{name} {port}\n"));
-        assert!(topology::parse(Path::new(PLAN), &lines.collect::<String>()).is_ok());
+    fn what_few_records_show_is_not_demanded() {
+        let record =
+            |id| json!({"id": id, "title": "t", "price": 1.5, "open": true, "long": "l".repeat(100), "some": null});
+        let shapes = |number| {
+            let proposed = propose_named(&json!({"things": list(number, record)}), "things");
+            let fields = proposed.declaration.fields.iter();
+            let fields: Vec<_> = fields.map(|field| (field.shape.clone(), field.required)).collect();
+            (fields, proposed)
+        };
+        let text = Shape::Text { most: 65536 };
+        let (few, proposed) = shapes(19);
+        assert_eq!(few, [text.clone(), Shape::Any, Shape::Any, Shape::Any, text.clone()].map(|shape| (shape, false)));
+        assert!(says(&proposed, "fewer than 20 values tell what long, open, price, title must be"));
+        let (many, proposed) = shapes(20);
+        let line = Shape::Line { least: 0, most: 256 };
+        let all = [(text, true), (Shape::Boolean, true), (Shape::Number, true), (Shape::Any, false), (line, true)];
+        assert_eq!(many, all);
+        assert!(says(&proposed, "would be refused in title"), "{:?}", proposed.unsure);
+    }
+
+    #[test]
+    fn only_what_tells_records_apart_is_unique() {
+        for (name, record, unique) in [
+            ("users", json!({"email": "e"}), true),
+            ("students", json!({"username": "e"}), true),
+            ("books", json!({"isbn": "e"}), true),
+            ("feedback", json!({"email": "e"}), false),
+            ("posts", json!({"username": "e", "title": "t"}), false),
+            ("reviews", json!({"isbn": "e", "comment": "c"}), false),
+            ("members", json!({"email": "e", "userId": 1}), false),
+            ("airports", json!({"code": "e"}), false),
+        ] {
+            let field =
+                record.as_object().unwrap().keys().find(|key| *key != "comment" && *key != "userId" && *key != "title");
+            let field = field.unwrap().clone();
+            let records = |number| {
+                list(number, |id| {
+                    let mut record = record.clone();
+                    record["id"] = id.into();
+                    record[&field] = format!("{id}@x").into();
+                    record
+                })
+            };
+            let indexed = |number| {
+                let declaration =
+                    propose_named(&json!({"people": [{"id": 1}], name: records(number)}), name).declaration;
+                let index = declaration.indexes.iter().find(|index| *index.field == *field).unwrap().clone();
+                (index.unique, index.answers)
+            };
+            assert_eq!(indexed(5), if unique { (true, Answers::One) } else { (false, Answers::Many) }, "{name}");
+            assert_eq!(indexed(4), (false, Answers::Many), "{name}");
+        }
+    }
+
+    #[test]
+    fn references_are_found_by_their_names_and_values() {
+        let ids = |number| list(number, |id| json!({"id": id}));
+        for (to, field) in [
+            ("quizzes", "quizId"),
+            ("dishes", "dishId"),
+            ("branches", "branch_id"),
+            ("classes", "classId"),
+            ("categories", "categoryID"),
+            ("patients", "idPatient"),
+            ("drivers", "id_driver"),
+            ("airports", "departureAirportId"),
+            ("agents", "responsible_agent_id"),
+            ("user", "author_id"),
+            ("users", "userid"),
+            ("users", "createdBy"),
+            ("users", "user"),
+        ] {
+            let source = json!({"others": ids(9), to: ids(7), "things": list(7, |id| json!({"id": id, field: id}))});
+            assert_eq!(references(&source), [(field.to_owned(), to.to_owned())]);
+        }
+        // The best name of several, and none of whose ids none of the values is.
+        let both = json!({"user": ids(3), "appUsers": ids(3), "things": [{"id": 1, "appUserId": 2}]});
+        assert_eq!(references(&both), [("appUserId".to_owned(), "appUsers".to_owned())]);
+        let one = json!({"profiles": [{"id": 9}], "users": ids(3), "things": [{"id": 1, "userId": 2}]});
+        assert_eq!(references(&one), [("userId".to_owned(), "users".to_owned())]);
+        let replies = json!({"things": [{"id": 1, "parentThingId": null}, {"id": 2, "parentThingId": 1}]});
+        assert_eq!(references(&replies), [("parentThingId".to_owned(), "things".to_owned())]);
+        let mixed = json!({"users": ids(3), "things": [{"id": 1, "userId": "1"}, {"id": 2, "userId": 2}]});
+        assert!(
+            propose_named(&mixed, "things").declaration.fields[0].shape
+                == Shape::Reference { to: "users".into(), text: true }
+        );
+    }
+
+    #[test]
+    fn what_is_none_is_no_reference() {
+        let ids = |number| list(number, |id| json!({"id": id}));
+        for (source, words) in [
+            (json!({"alerts": ids(9), "things": [{"id": 1, "alert": 6}]}), ""),
+            (json!({"alerts": ids(9), "things": list(7, |id| json!({"id": id, "alerts": id}))}), ""),
+            (json!({"things": list(7, |id| json!({"id": id, "thingId": id}))}), ""),
+            (json!({"hair": ids(5), "things": list(5, |id| json!({"id": id, "rating": id}))}), ""),
+            (
+                json!({"users": ids(3), "things": [{"id": 1, "userId": 7}]}),
+                "userId may refer to users by its name, but 0 of",
+            ),
+            (
+                json!({"users": [], "things": [{"id": 1, "userId": 7}]}),
+                "userId may refer to users by its name, but 0 of",
+            ),
+            (
+                json!({"a": ids(3), "b": ids(3), "things": [{"id": 1, "xId": 1}, {"id": 2, "xId": 2}]}),
+                "xId may refer to a or 1 others",
+            ),
+            (
+                json!({"users": ids(3), "things": [{"id": 1, "userId": 1}, {"id": 2, "userId": 0}]}),
+                "1 of its 2 values are no integers from 1",
+            ),
+        ] {
+            assert_eq!(references(&source), [], "{source}");
+            let proposed = propose_named(&source, "things");
+            let said = proposed.unsure.iter().filter(|unsure| unsure.contains(" may refer to ")).count();
+            assert_eq!(said, usize::from(!words.is_empty()), "{:?}", proposed.unsure);
+            assert!(words.is_empty() || says(&proposed, words), "{:?}", proposed.unsure);
+        }
+        let zero = json!({"users": [{"id": 0}, {"id": 1}], "things": [{"id": 1, "userId": 1}, {"id": 2, "userId": 0}]});
+        assert_eq!(references(&zero), [("userId".to_owned(), "users".to_owned())]);
+    }
+
+    #[test]
+    fn what_is_odd_about_ids_is_said() {
+        for (records, rule, words) in [
+            (
+                json!([{"id": 5}, {"a": 1}, {"id": 2}]),
+                IdRule::Position,
+                "/users/1 has no id, and its position, 2, is another",
+            ),
+            (json!([{"id": -1}, {"id": 2}]), IdRule::Text, "a new record without an id gets a random text"),
+            (json!([{"id": u64::MAX}]), IdRule::Text, "a new record without an id gets a random text"),
+            (json!([{"_id": "a"}, {"_id": "b"}]), IdRule::Position, "_id looks like the id"),
+            (json!([{"user_id": 7}, {"user_id": 8}]), IdRule::Position, "user_id looks like the id"),
+            (
+                json!([{"id": 1, "text": "t".repeat(70_000)}]),
+                IdRule::Record,
+                "1 record is longer than 64 KiB: served, but no write",
+            ),
+            (json!([{"id": null}]), IdRule::Record, "1 record has an id that is neither"),
+        ] {
+            let proposed = propose_named(&json!({"users": records}), "users");
+            assert_eq!(proposed.declaration.ids, rule, "{words}");
+            assert!(says(&proposed, words), "{words:?}: {:?}", proposed.unsure);
+        }
     }
 
     #[test]
@@ -675,7 +510,7 @@ mod tests {
         ]}"#;
         let mut file = tempfile::NamedTempFile::new().unwrap();
         std::io::Write::write_all(&mut file, source.as_bytes()).unwrap();
-        let proposal = propose(file.path()).unwrap();
+        let proposal = propose(file.path(), true).unwrap();
         let declaration = &proposal.collections[1].declaration;
         let names: Vec<&str> = declaration.fields.iter().map(|field| &*field.name).collect();
         assert_eq!(names, ["zeta", "user_id", "alpha", "userId", "user-id", "mid"]);
