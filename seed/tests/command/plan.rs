@@ -650,6 +650,11 @@ fn each_refusal_names_its_reason_and_a_way_on_that_works() {
         [&plan, &good, &input, &data].map(|path| path.to_str().unwrap());
     fs::write(&good, r#"{"users": [{"id": 1, "a": 1}], "tags": [{"id": "x"}], "todos": [{"b": 1}]}"#).unwrap();
     done(&["plan", "--from", good_text, "--output", plan_text]);
+    // A proposal would not go by a single value.
+    let declaration = plan.join("users/collection.json");
+    let mut edited: Value = serde_json::from_slice(&fs::read(&declaration).unwrap()).unwrap();
+    edited["fields"] = json!([{"name": "a", "shape": "number"}]);
+    fs::write(&declaration, edited.to_string()).unwrap();
     let deep = format!(r#"{{"users": [{{"id": 1, "a": 1, "x": {}1{}}}]}}"#, r#"{"y":"#.repeat(130), "}".repeat(130));
     let long = format!(r#"{{"tags": [{{"id": "{}"}}]}}"#, "x".repeat(256));
     let as_node = r#"{"users": [{"id": "one", "a": "\ud800"}]}"#;
@@ -706,8 +711,6 @@ fn each_refusal_names_its_reason_and_a_way_on_that_works() {
     let (code, refused) = run(&["--input", input_text, "--data", data_text]);
     assert_eq!(code, Some(3), "{refused}");
     assert!(refused.contains("give --plan FOLDER with the edited declaration; or --rejects FILE"), "{refused}");
-    let declaration = plan.join("users/collection.json");
-    let mut edited: Value = serde_json::from_slice(&fs::read(&declaration).unwrap()).unwrap();
     edited["fields"] = json!([]);
     fs::write(&declaration, edited.to_string()).unwrap();
     done(&["--plan", plan_text, "--input", input_text, "--data", data_text]);
