@@ -33,6 +33,13 @@ fn put(load: &mut Load, records: &Records) -> Option<Id> {
     load.put(records.iter(), &RecordSet::of(records.iter())).unwrap()
 }
 
+/// Writes records and removes others, in one step.
+fn write(store: &Store, records: &Records, removed: Vec<Change>) {
+    let mut writer = Writer::new(store).unwrap();
+    let puts: Vec<_> = records.iter().map(|record| Change::Put(record, writer.next_revision())).collect();
+    writer.apply(&puts.into_iter().chain(removed).collect::<Vec<_>>()).unwrap();
+}
+
 fn ids_in_thread(store: &Store, thread: u64) -> Vec<u64> {
     store.ids(sample::IN_THREAD, &Term::Id(id(thread))).map(|id| id.unwrap().get()).collect()
 }
@@ -318,10 +325,7 @@ proptest! {
                     }
                 }
             }
-            let mut writer = Writer::new(&store).unwrap();
-            let puts = records.iter().map(|record| Change::Put(record, writer.next_revision()));
-            let changes: Vec<Change> = puts.collect::<Vec<_>>().into_iter().chain(removed).collect();
-            writer.apply(&changes).unwrap();
+            write(&store, &records, removed);
             last_id = last_id.max(model.keys().last().copied().unwrap_or_default());
             // No id is given twice, whatever was removed, and whenever it was opened anew.
             prop_assert_eq!(Writer::new(&store).unwrap().next_id().unwrap().get(), last_id + 1);
@@ -382,10 +386,12 @@ proptest! {
         }
     }
 
-    /// However ids that are texts come, change and go: each is found with its number, no other is, and runs stay short.
+    /// However ids that are texts come, change and go: each is found with its number, no other is, and runs stay short. As
+    /// long as each had a key of its own, they were runs of one.
     #[test]
     fn the_ids_that_are_texts_equal_a_map(
         loaded in prop::collection::btree_map("[ab\u{0}é]{1,5}", Just(()), 0..200),
+        alone in any::<bool>(),
         steps in prop::collection::vec(prop::collection::btree_map(1_u64..400, prop::option::of("[ab\u{0}é]{1,5}"), 1..150), 1..8),
     ) {
         let ids = r#"{"name":"notes","ids":"text","fields":[],"indexes":[]}"#;
@@ -400,6 +406,12 @@ proptest! {
         model.iter().rev().for_each(|(number, text)| records.push_stored(&note(text), id(*number)).unwrap());
         put(&mut load, &records);
         let store = load.finish().unwrap();
+        if alone {
+            store.db.scan_prefix(layout::NAMES).for_each(|run| drop(store.db.remove(run.unwrap().0)));
+            for (number, text) in &model {
+                store.put_run(&layout::NAMES, &[(layout::TermKey::of(&Term::from(&**text)), id(*number))]).unwrap();
+            }
+        }
         for changes in steps {
             let (mut records, mut removed) = (Records::new(notes, 0), Vec::new());
             for (number, text) in changes {
@@ -414,10 +426,7 @@ proptest! {
                     }
                 }
             }
-            let mut writer = Writer::new(&store).unwrap();
-            let puts = records.iter().map(|record| Change::Put(record, writer.next_revision()));
-            let changes: Vec<Change> = puts.collect::<Vec<_>>().into_iter().chain(removed).collect();
-            writer.apply(&changes).unwrap();
+            write(&store, &records, removed);
             for (number, text) in &model {
                 prop_assert_eq!(store.number_of(text).unwrap(), Some(id(*number)));
                 prop_assert!(store.lists(Index::IDS, &Term::from(&**text), id(*number)).unwrap());
