@@ -199,6 +199,38 @@ fn a_long_record_lies_in_parts_and_leaves_none_behind() {
     assert!(writer.apply(&[Change::Remove(id(7))]).is_err());
 }
 
+/// Neighbours share a run: who asks for one of them is told of the damage, and never that there is no such record; and
+/// nobody gets an id a second time because it cannot be read.
+#[test]
+fn a_damaged_run_of_texts_is_never_taken_for_an_absent_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let declared = r#"{"name":"notes","ids":"text","fields":[],"indexes":[]}"#;
+    let notes = Collection::of(record::declaration::Declaration::read(declared).unwrap());
+    let mut load = Load::new(Store::create(&dir.path().join("db"), notes).unwrap());
+    let mut records = Records::new(notes, 0);
+    for number in 1..=100 {
+        records.push_stored(&format!(r#"{{"id":"n{number:03}"}}"#), id(number)).unwrap();
+    }
+    load.put(records.iter(), &RecordSet::of(records.iter())).unwrap();
+    let store = load.finish().unwrap();
+    let (key, value) = store.db.scan_prefix(layout::NAMES).nth(1).unwrap().unwrap();
+    for bit in [0, value.len() * 4, value.len() * 8 - 1] {
+        let mut damaged = value.to_vec();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        store.db.insert(&key, damaged).unwrap();
+        let read: Vec<bool> = (1..=100).map(|n| store.number_of(&format!("n{n:03}")).is_ok()).collect();
+        assert_eq!(read.iter().filter(|is_read| !**is_read).count(), layout::RUN_NAMES);
+        assert!(store.number_of("n040a").is_err(), "it might be in there");
+        let mut second = Records::new(notes, 0);
+        second.push_stored(r#"{"id":"n040a"}"#, id(101)).unwrap();
+        let change = [Change::Put(second.iter().next().unwrap(), 2)];
+        assert!(matches!(Writer::new(&store).unwrap().apply(&change), Err(StoreError::Corrupt { .. })));
+        assert!(store.damage().is_some());
+    }
+    store.db.insert(&key, value).unwrap();
+    assert!((1..=100).all(|n| store.number_of(&format!("n{n:03}")).unwrap() == Some(id(n))));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
