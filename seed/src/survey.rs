@@ -115,8 +115,9 @@ impl Survey<'_> {
 /// What kind of obstacle the split alone has met.
 fn kind_of(reason: &str) -> Kind {
     match reason {
-        _ if reason.contains("--max-rejects is") => Kind::Reject,
-        _ if reason.contains(" is taken by ") => Kind::RepeatedId,
+        _ if reason.contains("; this is reject ") => Kind::Reject,
+        // A reason may quote what a record says, but begins with our own words.
+        _ if reason.starts_with("the id ") && reason.contains(" is taken by ") => Kind::RepeatedId,
         _ if reason.starts_with("it is not JSON") => Kind::Json,
         _ => Kind::Record,
     }
