@@ -234,17 +234,23 @@ fn a_hostile_client_gets_an_answer_or_the_door() {
 #[test]
 fn requests_under_way_are_answered_before_the_service_ends() {
     let mut app = spawn_app();
-    let mut busy = TcpStream::connect(app.address).unwrap();
-    busy.write_all(b"GET /api/posts/1 HTTP/1.1\r\nhost: a\r\n").unwrap();
-    // One whole answer on another connection: the first has been accepted by now.
+    let begin = || {
+        let mut client = TcpStream::connect(app.address).unwrap();
+        client.write_all(b"GET /api/posts/1 HTTP/1.1\r\nhost: a\r\n").unwrap();
+        client
+    };
+    let busy: Vec<TcpStream> = (0..50).map(|_| begin()).collect();
+    // One whole answer on another connection: the others have been accepted by now, though perhaps not yet read.
     assert_eq!(app.get("/ready").status, 200);
     app.shut_down();
     while TcpStream::connect(app.address).is_ok() {
         std::thread::yield_now();
     }
-    busy.write_all(b"\r\n").unwrap();
-    let mut answer = String::new();
-    busy.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with(FIRST), "{answer}");
+    for mut client in busy {
+        client.write_all(b"\r\n").unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with(FIRST), "{answer}");
+    }
     app.join();
 }

@@ -85,6 +85,8 @@ pub async fn serve<T>(listener: TcpListener, routes: Routes, workers: Workers, s
         });
     };
     drop(listener);
+    // hyper closes what it has read nothing of, though a request may wait there.
+    workers.catch_up().await;
     log::info!("draining {} connections", graceful.count());
     if timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
         log::warn!("requests were still under way after {} s; they are cut off", DRAIN_TIMEOUT.as_secs());

@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
+use tokio::task::yield_now;
 
 /// Threads that run tasks until they are dropped, and what is then unfinished with them.
 pub struct Workers(Vec<Worker>);
@@ -38,6 +39,19 @@ impl Workers {
             task.await;
             drop(counted);
         });
+    }
+
+    /// Returns when each thread has looked at what had arrived for its tasks.
+    pub async fn catch_up(&self) {
+        for worker in &self.0 {
+            // What yields goes on once its runtime has asked the system, and after what that has woken.
+            let looked = worker.runtime.spawn(async {
+                yield_now().await;
+                yield_now().await;
+            });
+            // It ends unfinished with its thread alone, which then has no tasks.
+            let _ = looked.await;
+        }
     }
 }
 
