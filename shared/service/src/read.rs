@@ -6,7 +6,7 @@ use headers::HeaderMapExt;
 use record::declaration::{Answers, IndexDeclaration};
 use record::edit::RecordName;
 use record::id::Id;
-use record::model::{Index, Term};
+use record::model::Term;
 use store::{Store, StoreError, Stored};
 use warp::http::StatusCode;
 use warp::http::header::{CONTENT_TYPE, HeaderMap};
@@ -28,10 +28,7 @@ pub(crate) fn all(store: &Store) -> Answer {
 pub(crate) fn one(store: &Store, name: RecordName) -> Answer {
     match name {
         RecordName::Number(id) => record(store, || store.get(id)),
-        RecordName::Text(text) => {
-            let term = Term::Text(text);
-            record(store, || store.find(Index::IDS, &term).next().transpose())
-        }
+        RecordName::Text(text) => record(store, || store.number_of(&text)?.map_or(Ok(None), |id| store.get(id))),
         RecordName::Single => record(store, || store.get(Id::FIRST)),
     }
 }

@@ -151,53 +151,72 @@ impl Store {
         step: &mut Step,
     ) -> Result<(), StoreError> {
         let mut rest = changes;
+        let mut known = None;
         while let Some((first, _)) = rest.first() {
-            // The run it belongs to; else the first of all, which then begins anew.
-            let run = match self.run_of(prefix, first)? {
-                None if !is_new(first) => self.next_run(prefix, &first.run_key(prefix))?,
-                run => run,
+            let all_new = is_new(first);
+            let found = match known.take() {
+                Some(found) => found,
+                None => self.run_for(prefix, first, all_new)?,
             };
-            let (key, old) = match run {
-                Some((key, value)) => (Some(key.to_vec()), self.decode_run::<L>(&key, &value)?),
-                None => (None, Vec::new()),
+            let old = match &found {
+                Some((key, value)) => self.decode_run::<L>(key, value)?,
+                None => Vec::new(),
             };
-            // It takes what comes before the next run.
-            let next = match &key {
-                Some(key) if !is_new(first) => self.next_run(prefix, key)?,
-                _ => None,
-            };
-            let end = match &next {
-                // Nothing can be asked of a key but where it stands.
-                Some((next, _)) => rest.partition_point(|(listed, _)| listed.run_key(prefix)[..] < next[..]),
-                None => rest.len(),
-            };
+            // What comes behind its last may be another's.
+            let inside = rest.partition_point(|(listed, _)| Some(listed) <= old.last()).max(1);
+            let mut end = if all_new { rest.len() } else { inside };
+            while let Some((listed, _)) = rest.get(end) {
+                let other = self.run_for(prefix, listed, is_new(listed))?;
+                if other.as_ref().map(|(key, _)| key) != found.as_ref().map(|(key, _)| key) {
+                    known = Some(other);
+                    break;
+                }
+                end += 1;
+            }
             let (here, later) = rest.split_at(end);
             rest = later;
-            let mut new = old.clone();
+            let at_the_end = here.iter().all(|(listed, _)| Some(listed) > old.last());
+            let (mut new, mut is_changed) = (old, false);
             for (listed, stays) in here {
                 match (new.binary_search(listed), stays) {
                     (Err(place), true) => new.insert(place, listed.clone()),
                     (Ok(place), false) => drop(new.remove(place)),
-                    _ => {}
+                    _ => continue,
                 }
+                is_changed = true;
             }
-            if new == old {
+            if !is_changed {
                 continue;
             }
             // Ids mostly ascend, and then full runs stay behind; a run that bursts in its middle is cut evenly, so that
             // both parts have room.
-            let at_the_end = here.iter().all(|(listed, _)| Some(listed) > old.last());
             let pieces = new.len().div_ceil(L::RUN).max(1);
             let length = if at_the_end { L::RUN } else { new.len().div_ceil(pieces).max(1) };
             // The last first: what leaves a run is in another already.
             for run in new.chunks(length).rev() {
                 step.put(run[0].run_key(prefix), &L::encode_run(run));
             }
-            if let Some(key) = key.filter(|key| new.first().map(|first| first.run_key(prefix)).as_ref() != Some(key)) {
-                step.removes.push(key);
+            if let Some((key, _)) = found
+                && new.first().is_none_or(|first| first.run_key(prefix)[..] != key[..])
+            {
+                step.removes.push(key.to_vec());
             }
         }
         Ok(())
+    }
+
+    /// The run that `listed` belongs to, or else the first of all, which then begins anew: not for what is new, and behind
+    /// all of them.
+    fn run_for<L: Listed>(
+        &self,
+        prefix: &[u8],
+        listed: &L,
+        is_new: bool,
+    ) -> Result<Option<(sled::IVec, sled::IVec)>, StoreError> {
+        match self.run_of(prefix, listed)? {
+            None if !is_new => self.next_run(prefix, &listed.run_key(prefix)),
+            run => Ok(run),
+        }
     }
 
     /// The first run under `prefix` behind `key`; its value has been checked.

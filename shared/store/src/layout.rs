@@ -243,8 +243,13 @@ impl TermKey {
 
     /// The text; nothing where it is none, or too long to stand there.
     pub(super) fn text(&self) -> Option<&str> {
+        std::str::from_utf8(self.text_bytes()?).ok()
+    }
+
+    /// The same, as the bytes that it was made of.
+    fn text_bytes(&self) -> Option<&[u8]> {
         let (0xFF, text) = self.text.as_deref()?.split_last()? else { return None };
-        std::str::from_utf8(text).ok()
+        Some(text)
     }
 }
 
@@ -314,7 +319,7 @@ impl Listed for Name {
 
     fn encode_run(run: &[Self]) -> Vec<u8> {
         let rest = run.get(1..).unwrap_or_default();
-        encode(rest.iter().map(|(term, id)| (term.text().unwrap_or_default(), id.get())).collect::<Vec<(&str, u64)>>())
+        encode(rest.iter().map(|(term, id)| (term.text_bytes().unwrap_or_default(), id.get())).collect::<Vec<_>>())
     }
 
     fn decode_run(key: &[u8], body: &[u8]) -> Result<Vec<Self>, String> {
@@ -337,8 +342,8 @@ pub(super) fn find_name(key: &[u8], body: &[u8], text: &str) -> Result<Option<Id
     if listed_text(key) == Some(text) {
         return Ok(last_id(key));
     }
-    let names: Vec<(&str, u64)> = decode(body)?;
-    let number = names.iter().find(|(of, _)| *of == text).map(|(_, number)| Id::try_from(*number));
+    let names: Vec<(&[u8], u64)> = decode(body)?;
+    let number = names.iter().find(|(of, _)| *of == text.as_bytes()).map(|(_, number)| Id::try_from(*number));
     number.transpose().map_err(|_| "a number in a run of the ids is none".to_owned())
 }
 
