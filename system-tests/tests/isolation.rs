@@ -1,4 +1,4 @@
-//! The four claims of ISOLATION.md, in containers: a fault and a break-in stay where they happen, each service scales and
+//! The claims of ARCHITECTURE.md, in containers: a fault and a break-in stay where they happen, each service scales and
 //! ships alone.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
