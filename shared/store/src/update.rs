@@ -3,9 +3,9 @@
 //! `seed` writes the changes into a file, [`Staged`], and has the database's committer do two things:
 //!
 //! 1. *hold*, before the run's commit point: check that every record is still as `seed` saw it. From then on nobody
-//! else changes it.
+//!    else changes it.
 //! 2. *apply*, after it, group by group. Each group is in the journal before the database gets it, and no reader finds
-//! half of one ([`Store::read_whole`]).
+//!    half of one ([`Store::read_whole`]).
 //!
 //! Before the commit point nothing is changed, so nothing needs undoing. After it, applying the same file again resumes
 //! at the first missing group, whatever interrupted the last attempt: the database counts the applied groups, and the
