@@ -3,7 +3,7 @@
 //! ```text
 //! {"backup":1,"collection":"posts","declaration":{…},"history":"…","revision":812,"last_id":21,"records":21,"digest":"…"}
 //! {"revision":1,"id_from_position":true,"record":{"id":1,…}}        each record, by ascending id
-//! {"revision":1,"number":1,"record":{"id":"a",…}}                   the same where ids are texts, by ascending number
+//! {"revision":1,"number":1,"record":{"id":"a",…}}                   a record whose id is a text, by ascending number
 //! {"kept":"ci/key","request":"…","revision":812,"until":1790000000,"answer":{"id":21,…}}
 //! {"end":true,"ids":[[1,20],[22,22]],"sha256":"…"}
 //! ```
@@ -304,8 +304,8 @@ impl<R: BufRead> Section<R> {
             return Ok(None);
         }
         let wrong = |reason| BackupError::Line { line: 1, reason };
-        let head: Head =
-            serde_json::from_slice(&text).map_err(|error| wrong(format!("this is not the first line of a backup: {error}")))?;
+        let head: Head = serde_json::from_slice(&text)
+            .map_err(|error| wrong(format!("this is not the first line of a backup: {error}")))?;
         if head.backup != VERSION {
             return Err(wrong(format!("this program cannot read version {} of backups", head.backup)));
         }
@@ -370,8 +370,11 @@ impl<R: BufRead> Section<R> {
             if let (Some(key), Some(answer), Some(revision), Some(until)) =
                 (line.kept, line.answer, line.revision, line.until)
             {
-                let request =
-                    line.request.as_deref().and_then(read_digest).ok_or_else(|| wrong("its request is not a digest"))?;
+                let request = line
+                    .request
+                    .as_deref()
+                    .and_then(read_digest)
+                    .ok_or_else(|| wrong("its request is not a digest"))?;
                 let id = match line.number {
                     Some(number) => number,
                     None => {

@@ -17,7 +17,7 @@ use super::{LOCK_PATIENCE, LOCK_POLL, Purpose, Store, StoreError, cache, rebuild
 /// data/posts/lock       locked by the process that works here; names it
 /// data/posts/db.json    the slice of the monolith's file
 /// data/posts/db/        the database
-/// data/posts/db.part/   only while a database is made: from a slice, or from what is in db/
+/// data/posts/db.part/   only while a database is made, from a slice or from db/
 /// data/posts/db.new/    only while a database made from db/ takes its place
 /// data/posts/db.old/    only until the replaced database is removed
 /// data/posts/seed.*     how `seed` reaches the running service: a socket and its key
@@ -34,7 +34,7 @@ pub struct Folder {
 pub enum OnDamage {
     /// Open nothing and report the damage.
     Refuse,
-    /// Go on with all that is whole, and log what is gone.
+    /// Go on with all whole data, and log the losses.
     AcceptLoss,
 }
 
@@ -169,7 +169,7 @@ impl Folder {
     }
 
     /// Rewrites the folder's database without the room of deleted and replaced records; with [`OnDamage::AcceptLoss`]
-    /// also without what is damaged. Returns its bytes on the disk before and after.
+    /// also without damaged data. Returns its bytes on the disk before and after.
     ///
     /// # Errors
     /// The database is then unchanged.

@@ -138,7 +138,7 @@ pub(super) struct Counters {
     pub(super) records: RecordSet,
 }
 
-/// Changes that belong together. They are idempotent: replaying the step, whole or in part, gives the same state.
+/// Changes that belong together. They are idempotent: repeating the step gives the same state, even after a part of it.
 #[derive(Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub(super) struct Step {
     /// Keys with their new values. The order keeps everything findable after each put.

@@ -1,4 +1,4 @@
-//! A rebuild: a database written anew beside the existing one, in today's layout, without deleted data or without
+//! A rebuild: a database rewritten beside the existing one, in today's layout, without deleted data or without
 //! damaged data. It replaces the old one at one commit point, see [`Folder`].
 
 use std::path::Path;
@@ -244,7 +244,7 @@ fn finish<T>(folder: &Folder, new: Store, old: T) -> Result<(), StoreError> {
     folder.replace_database()
 }
 
-/// Opens the database of a folder: converts an old layout, and with `accept_loss` gives up what is damaged.
+/// Opens the database of a folder: converts an old layout, and with `accept_loss` gives up damaged data.
 pub(super) fn open(
     folder: &Folder,
     collection: Collection,
@@ -266,7 +266,7 @@ pub(super) fn open(
     }
 }
 
-/// Rebuilds the database of `folder` without its damaged data, and logs what is lost.
+/// Rebuilds the database of `folder` without its damaged data, and logs the losses.
 pub(super) fn give_up_damage(folder: &Folder, collection: Collection) -> Result<(), StoreError> {
     let mut store = Store::open_unproven(&folder.database(), collection, Purpose::Passing)?;
     if let Err(error) = store.read_note() {

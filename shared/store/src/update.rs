@@ -164,7 +164,10 @@ impl Staged {
     }
 
     fn damaged(&self) -> StoreError {
-        StoreError::Corrupt { path: self.path.clone(), what: "the staged changes of a newer file are damaged".to_owned() }
+        StoreError::Corrupt {
+            path: self.path.clone(),
+            what: "the staged changes of a newer file are damaged".to_owned(),
+        }
     }
 }
 

@@ -202,7 +202,7 @@ mod tests {
         format!(r#"{{"id":{number},"thread":7,"text":"{}","user":1}}"#, "x".repeat(length))
     }
 
-    /// A page of these posts: id, revision, whether the split gave the id, and how long the text is.
+    /// Builds a page of posts: id, revision, whether the split gave the id, and the length of the text.
     fn page(posts: &[(u64, u64, bool, usize)]) -> Vec<u8> {
         let entry = |&(number, revision, given, length): &(u64, u64, bool, usize)| {
             let json = json(number, length);
