@@ -60,8 +60,8 @@ pub enum Durability {
     /// The end of the process, however it comes: the system has the write. After a power loss the last writes may be
     /// gone, and the service may need one start with --accept-loss.
     Process,
-    /// No failure. The last half second may be gone, and after a power loss the database may not open at all. For data
-    /// that can be made again; `process` is nearly as fast.
+    /// Neither. The last half second may be gone, and after a power loss the database may not open at all. For data that
+    /// can be made again; `process` is nearly as fast.
     None,
 }
 
@@ -136,8 +136,8 @@ impl Commit {
         Ok(Self { jobs, state })
     }
 
-    /// Lets `decide` decide a write; returns its result once the write is durable. If `decide` changes nothing, it
-    /// still waits for the writes before it, so all it saw is durable too.
+    /// Runs `decide` in the committer's thread; returns its result once the write is durable. Waits for the earlier
+    /// writes even if `decide` changes nothing, so all it saw is durable too.
     pub async fn write<T: Send + 'static>(
         &self,
         decide: impl FnOnce(&mut Transaction) -> T + Send + 'static,
@@ -328,8 +328,8 @@ impl Committer {
         self.state.broken.store(true, Ordering::Relaxed);
     }
 
-    /// Decides a group: the first write and those that wait. Returns the group, its answers, and the job that ended it,
-    /// if that is no write.
+    /// Decides a group: the first write and those that wait. Returns the group, its answers, and the job
+    /// that ended it, if that is not a write.
     fn decide(&mut self, first: Decision, waiting: &Receiver<Job>) -> (Group, Vec<Answer>, Option<Job>) {
         let (mut group, mut answers) = (Group::default(), Vec::new());
         for job in std::iter::once(Job::Write(first)).chain(waiting.try_iter()).take(self.pace.limit()) {

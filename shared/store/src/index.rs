@@ -71,7 +71,7 @@ impl Store {
         references.filter(move |pair| pair.as_ref().map_or(true, |pair| *pair > after))
     }
 
-    /// Iterates over the runs of an index of text ids, behind the entry `after`: the text, and records under it,
+    /// Iterates over the runs of an index of text references, behind the entry `after`: the text, and records under it,
     /// ascending.
     pub fn texts_after(
         &self,
@@ -90,7 +90,7 @@ impl Store {
             let (key, value) = run?;
             let text = layout::listed_text(&key).ok_or_else(|| store.damaged(&key, "it holds no text"))?;
             let mut ids: Vec<u64> = store.decode_run::<Id>(&key, &value)?.into_iter().map(Id::get).collect();
-            // Texts do not sort as their keys do, but within a text the runs ascend.
+            // Only ids under the same text can come before the entry. Texts themselves do not sort as their keys do.
             if let Some((_, by)) = after.as_ref().filter(|after| after.0 == text) {
                 ids.retain(|id| id > by);
             }
@@ -142,9 +142,9 @@ impl Store {
         self.apply_in_parts(&step)
     }
 
-    /// Adds to `step` what lists the items of `changes` marked `true` in the runs under `prefix` and removes those
-    /// marked `false`. `changes` ascend. `is_new` returns `true` for items that are certainly not listed yet, nor any
-    /// behind them.
+    /// Adds the puts and removes to `step` that list the items of `changes` marked `true` in the runs under `prefix`, and
+    /// unlist those marked `false`. `changes` ascend. If `is_new` returns `true` for an item, nothing is listed from there
+    /// on.
     pub(super) fn relist<L: Listed>(
         &self,
         prefix: &[u8],

@@ -15,7 +15,7 @@
 //! ```
 //!
 //! When an area is full, the database is synced and the next lap begins in the other area. The database stores the
-//! lap's number, too, so a missing journal is told from one that never was.
+//! lap's number, too, so a missing journal is told from one that never existed.
 //!
 //! The end of a lap is proven. After a group's sync, and before its answers, the head of the next entry is written to
 //! its place, with [`NO_BODY`]; so it costs no page of its own. A head with a number proves that the entry before it
@@ -111,7 +111,7 @@ impl Journal {
         self.number += 1;
         self.written += length;
         // An entry too long for an area lies alone behind both and ends the lap. The head that proves it stays in the
-        // area: if the file is cut, only one of the two is lost.
+        // area: otherwise a cut of the file would lose both.
         let is_long = length > LAP;
         let at = if is_long { 2 * AREA } else { self.at };
         let next = if is_long { self.at } else { at + length.next_multiple_of(PAGE) };
@@ -145,8 +145,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Returns whether the next start finds all that was appended, whatever happens. Then the database may have a part
-    /// of it.
+    /// Returns whether the next start finds all that was appended, even after a power loss. If so, the database may
+    /// apply a step in parts.
     pub(crate) fn is_durable(&self) -> bool {
         self.durability == Durability::Power
     }
