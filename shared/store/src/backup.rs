@@ -1,19 +1,20 @@
-//! A backup of one collection: lines of JSON that any program can read, and that prove themselves.
+//! A backup of one collection: lines of JSON that any program can read, and that can be verified.
 //!
 //! ```text
 //! {"backup":1,"collection":"posts","declaration":{…},"history":"…","revision":812,"last_id":21,"records":21,"digest":"…"}
 //! {"revision":1,"id_from_position":true,"record":{"id":1,…}}        each record, by ascending id
-//! {"revision":1,"number":1,"record":{"id":"a",…}}                   the same where ids are texts, by ascending number
+//! {"revision":1,"number":1,"record":{"id":"a",…}}                   a record whose id is a text, by ascending number
 //! {"kept":"ci/key","request":"…","revision":812,"until":1790000000,"answer":{"id":21,…}}
 //! {"end":true,"ids":[[1,20],[22,22]],"sha256":"…"}
 //! ```
 //!
-//! The first line says what the database held at one revision, as its service counts it: how many records, and the
-//! [`RecordSet`]'s digest of them. Whoever has read all records has the same, or something is wrong; without the last
-//! line something is missing. `sha256` is that of all lines before the last. `history` tells databases apart that began apart.
+//! The first line gives the state of the database at one revision, as its service counts it: the number of records, and
+//! their [`RecordSet`]'s digest. A reader of all records must arrive at the same; if the last line is missing, the
+//! backup is incomplete. `sha256` is that of all lines before the last. `history` differs between databases that began
+//! apart.
 //!
-//! An increment has `"since"` in its first line, and only the records that were written after that revision; `ids`, the
-//! ranges of all ids there are, says which records of the backup before it are gone.
+//! An increment has `"since"` in its first line, and only the records that were written after that revision. `ids`, the
+//! ranges of all existing ids, shows which records of the previous backup are gone.
 
 use std::io::BufRead;
 
@@ -29,52 +30,52 @@ use sha2::{Digest, Sha256};
 
 use crate::{KeptRecord, Snapshot, SnapshotRecord, StoreError};
 
-/// The format's version.
+/// The version of the format.
 const VERSION: u32 = 1;
 
-/// How much is put together before it is sent, in bytes.
+/// The bytes of a chunk after which it is sent.
 const CHUNK: usize = 64 << 10;
 
-/// How long a line may be, in bytes.
+/// The most bytes of a line.
 const LINE_BYTES: u64 = 2 * RECORD_BYTES as u64;
 
-/// What the first line says.
+/// The first line of a section.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     backup: u32,
-    /// Whose records follow.
+    /// The name of the collection.
     pub collection: String,
-    /// What that is; a backup of an earlier version does not say.
+    /// The collection's declaration; absent in a backup of an earlier version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub declaration: Option<Declaration>,
-    /// Tells databases apart that began apart: hexadecimal.
+    /// The database's history, in hexadecimal: it differs between databases that began apart.
     pub history: String,
-    /// The revision that the database had.
+    /// The revision of the database.
     pub revision: u64,
-    /// Only records that were written after this revision follow.
+    /// If present, only records written after this revision follow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<u64>,
     /// The highest id that a record had by then.
     pub last_id: u64,
-    /// How many records the database held.
+    /// The number of records in the database.
     pub records: u64,
-    /// Which: the sum of their [`RecordSet`].
+    /// The digest of the records' [`RecordSet`].
     pub digest: String,
 }
 
 impl Head {
-    /// Whether `set` is what the database held.
+    /// Returns whether `set` is the database's set of records.
     pub fn is_of(&self, set: &RecordSet) -> bool {
         set.count == self.records && set.to_string() == self.digest
     }
 }
 
-/// What an increment goes on from.
+/// The backup that an increment continues.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Since {
-    /// The history of the backup before it.
+    /// The history of that backup.
     pub history: String,
-    /// Its revision.
+    /// The revision of that backup.
     pub revision: u64,
 }
 
@@ -87,7 +88,7 @@ struct Line<'l> {
     request: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     revision: Option<u64>,
-    /// The record's number, where its id is a text.
+    /// The record's number, if its id is a text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     number: Option<Id>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -106,19 +107,19 @@ struct Line<'l> {
     sha256: Option<String>,
 }
 
-/// What a kept answer is read for.
+/// The part of a kept answer that is read.
 #[derive(Deserialize)]
 struct Named {
     id: Id,
 }
 
-/// The bytes of a backup, a chunk at a time, from a snapshot. An error ends it, and so does damage.
+/// An iterator over a backup's bytes, in chunks, from a snapshot. It ends after an error, damage included.
 pub struct Chunks {
     snapshot: Snapshot,
     since: Option<u64>,
     /// The first line, until it is written.
     head: Option<Head>,
-    /// Whether kept answers belong to it.
+    /// Whether kept answers are included.
     with_kept: bool,
     ids: Vec<(u64, u64)>,
     hash: Sha256,
@@ -126,7 +127,7 @@ pub struct Chunks {
 }
 
 impl Chunks {
-    /// A backup of `snapshot`; an increment where `since` belongs to the same history. With the answers that are kept
+    /// Begins a backup of `snapshot`; an increment if `since` belongs to the same history. Includes the answers kept
     /// under idempotency keys if `with_kept`.
     pub fn new(snapshot: Snapshot, since: Option<&Since>, with_kept: bool) -> Self {
         let history = format!("{:016x}", snapshot.store().history());
@@ -233,37 +234,38 @@ fn put_line(out: &mut BytesMut, line: &impl Serialize) {
     out.put_u8(b'\n');
 }
 
-/// Why a backup cannot be read.
+/// The reason why a backup cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackupError {
-    /// A line is not what it should be.
+    /// A line is invalid.
     #[error("line {line}: {reason}")]
     Line {
-        /// From 1, in its section.
+        /// The number of the line in its section, from 1.
         line: u64,
-        /// What is wrong.
+        /// The fault.
         reason: String,
     },
     /// The backup ends before its last line.
-    #[error("it ends before its end: it was cut short")]
+    #[error("its last line is missing: it was cut short")]
     Short,
-    /// All lines are there, but the records are not those that the first line counts.
+    /// All lines are there, but the records differ from the set in the first line.
     #[error("its records are not those that its first line counts: {read} records with digest {digest} were read, of {}", .head.records)]
     Different {
-        /// What was read.
+        /// The number of records read.
         read: u64,
-        /// Its digest.
+        /// Their digest.
         digest: String,
-        /// What the first line says.
+        /// The first line.
         head: Box<Head>,
     },
-    /// It could not be read.
+    /// The backup could not be read.
     #[error(transparent)]
     Io(#[from] std::io::Error),
 }
 
-/// A section of a backup that is being read: its records, in id order. [`finish`](Self::finish) has what follows.
+/// A reader of a backup's section: an iterator over its records, in id order. [`finish`](Self::finish) returns the
+/// rest.
 pub struct Section<R> {
     input: R,
     collection: Collection,
@@ -275,17 +277,17 @@ pub struct Section<R> {
     rest: Option<Rest>,
 }
 
-/// What follows on a section's records.
+/// The part of a section behind its records.
 #[derive(Debug, Default)]
 pub struct Rest {
-    /// The answers that were kept, by their idempotency keys.
+    /// The kept answers, with their idempotency keys.
     pub kept: Vec<(String, KeptRecord)>,
-    /// The ranges of all ids.
+    /// The ranges of all existing ids.
     pub ids: Vec<(u64, u64)>,
 }
 
 impl Rest {
-    /// Whether there is a record `id`.
+    /// Returns whether record `id` exists.
     pub fn has(&self, id: Id) -> bool {
         let nth = self.ids.partition_point(|(_, last)| *last < id.get());
         self.ids.get(nth).is_some_and(|(first, _)| *first <= id.get())
@@ -293,8 +295,8 @@ impl Rest {
 }
 
 impl<R: BufRead> Section<R> {
-    /// Begins to read a section; nothing where the input is at its end. `known` are the collections of sections that do
-    /// not say what they are.
+    /// Begins to read a section; returns `None` at the end of the input. `known` has the collections for sections
+    /// without a declaration.
     pub fn open(mut input: R, known: &[Collection]) -> Result<Option<Self>, BackupError> {
         let mut text = Vec::new();
         read_line(&mut input, &mut text, 1)?;
@@ -302,10 +304,10 @@ impl<R: BufRead> Section<R> {
             return Ok(None);
         }
         let wrong = |reason| BackupError::Line { line: 1, reason };
-        let head: Head =
-            serde_json::from_slice(&text).map_err(|error| wrong(format!("no backup begins so: {error}")))?;
+        let head: Head = serde_json::from_slice(&text)
+            .map_err(|error| wrong(format!("this is not the first line of a backup: {error}")))?;
         if head.backup != VERSION {
-            return Err(wrong(format!("this backup has version {}, which is not known here", head.backup)));
+            return Err(wrong(format!("this program cannot read version {} of backups", head.backup)));
         }
         let collection = match &head.declaration {
             Some(declaration) => {
@@ -320,23 +322,23 @@ impl<R: BufRead> Section<R> {
         Ok(Some(Self { input, collection, head, line: 1, text, hash, last: None, rest: None }))
     }
 
-    /// What the first line says.
+    /// Returns the first line.
     pub fn head(&self) -> &Head {
         &self.head
     }
 
-    /// Whose records these are.
+    /// Returns the collection.
     pub fn collection(&self) -> Collection {
         self.collection
     }
 
-    /// What follows on the records, and the input behind the section. The records have been read.
+    /// Reads the remaining records; returns what follows them, and the input behind the section.
     pub fn finish(mut self) -> Result<(Rest, R), BackupError> {
         self.by_ref().try_for_each(|record| record.map(drop))?;
         Ok((self.rest.ok_or(BackupError::Short)?, self.input))
     }
 
-    /// The next record; nothing at their end.
+    /// Reads the next record; returns `None` behind the last.
     fn read(&mut self) -> Result<Option<SnapshotRecord>, BackupError> {
         let mut rest = Rest::default();
         loop {
@@ -368,8 +370,11 @@ impl<R: BufRead> Section<R> {
             if let (Some(key), Some(answer), Some(revision), Some(until)) =
                 (line.kept, line.answer, line.revision, line.until)
             {
-                let request =
-                    line.request.as_deref().and_then(read_digest).ok_or_else(|| wrong("its request is no digest"))?;
+                let request = line
+                    .request
+                    .as_deref()
+                    .and_then(read_digest)
+                    .ok_or_else(|| wrong("its request is not a digest"))?;
                 let id = match line.number {
                     Some(number) => number,
                     None => {
@@ -380,14 +385,14 @@ impl<R: BufRead> Section<R> {
                 let json = answer.get().to_owned();
                 rest.kept.push((key, KeptRecord { request, id, revision, json, until }));
             } else if line.end {
-                rest.ids = line.ids.ok_or_else(|| wrong("it does not say which ids there are"))?;
+                rest.ids = line.ids.ok_or_else(|| wrong("its ids are missing"))?;
                 if line.sha256 != Some(hex::encode(hash.finalize())) {
-                    return Err(wrong("the lines before it are not those that were written"));
+                    return Err(wrong("its sha256 does not match the lines before it"));
                 }
                 self.rest = Some(rest);
                 return Ok(None);
             } else {
-                return Err(wrong("it is no line of a backup"));
+                return Err(wrong("it is not a line of a backup"));
             }
         }
     }
@@ -412,7 +417,7 @@ fn read_line(input: &mut impl BufRead, text: &mut Vec<u8>, line: u64) -> Result<
     }
 }
 
-/// 32 bytes in hexadecimal.
+/// Reads 32 bytes in hexadecimal.
 fn read_digest(text: &str) -> Option<[u8; 32]> {
     let mut bytes = [0; 32];
     hex::decode_to_slice(text, &mut bytes).ok()?;
@@ -434,7 +439,7 @@ mod tests {
         format!(r#"{{"id":{number},"thread":1,"text":"{text}","user":1}}"#)
     }
 
-    /// Three posts, of which the service changed one, removed one, and added one; and what it answered.
+    /// Creates a store of three posts and lets a service change one, remove one, add one, and keep an answer.
     fn store(dir: &std::path::Path) -> Store {
         let mut records = Records::new(sample::posts(), 0);
         for number in 1..=3 {
@@ -467,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backup_is_lines_of_json_that_prove_themselves() {
+    fn a_backup_is_lines_of_json_that_can_be_verified() {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path());
         let text = text(&store, None);
@@ -497,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn an_increment_has_what_was_written_since_and_which_ids_there_are() {
+    fn an_increment_has_later_records_and_all_ids() {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path());
         let history = format!("{:016x}", store.history());
@@ -505,14 +510,14 @@ mod tests {
         let (records, rest) = read(&text(&store, Some(&since))).unwrap();
         assert_eq!(records.iter().map(|record| record.id.get()).collect::<Vec<_>>(), [4]);
         assert!([1, 2, 4].into_iter().all(|number| rest.has(id(number))) && !rest.has(id(3)) && !rest.has(id(5)));
-        // Of another database, or of a later state of this one, there is no increment.
+        // For another database, or a later revision than this one's, the backup is whole.
         for since in [Since { history: "0".to_owned(), revision: 2 }, Since { history, revision: 4 }] {
             assert!(text(&store, Some(&since)) == text(&store, None), "{since:?}");
         }
     }
 
     #[test]
-    fn what_is_cut_short_or_no_backup_is_an_error() {
+    fn a_cut_or_invalid_backup_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let whole = text(&store(dir.path()), None);
         for length in 1..whole.len() {

@@ -1,10 +1,10 @@
-//! What the system remembers of a database's files, and whether it may be believed.
+//! The system's cache of a database's files, and whether to trust it.
 //!
-//! After a failed sync the system keeps what it could not write, and takes it for written: a process that starts then
-//! reads it, builds on it, and loses it with the power. So unless the last run ended in order, with all syncs well, a
-//! start syncs the files, and has the system forget them: what is then read is what the disk has.
+//! After a failed sync the system keeps the data that it could not write and treats it as written. A process that
+//! starts then reads it, builds on it, and loses it at a power loss. So unless the last run ended in order, with all
+//! syncs successful, a start syncs the files and has the system drop its cache: then it reads what the disk has.
 //!
-//! The mark says that a run ended well, not that one went wrong: a mark that a failing disk loses costs a slower start.
+//! The mark says that a run ended well, not that it failed: a mark lost by a failing disk costs only a slower start.
 
 use std::fs::{self, File};
 use std::io;
@@ -16,24 +16,24 @@ use std::time::Instant;
 
 use super::{LOCK_PATIENCE, LOCK_POLL, Shared, Store, StoreError, at};
 
-/// The mark's name, beside sled's own files.
+/// The mark's name. It lies beside sled's own files.
 const CLEAN: &str = "clean";
 
-/// What is left of a store that is being closed.
+/// The rest of a store that is being closed.
 pub struct Closing(Arc<Shared>);
 
 impl Store {
-    /// Closes this clone. With the last one sled ends, in its own time.
+    /// Closes this clone. sled ends some time after the last clone is closed.
     pub fn close(self) -> Closing {
         Closing(self.shared)
     }
 }
 
 impl Closing {
-    /// Says that the database was closed in order: waits until sled has let go of it, and syncs its files.
+    /// Marks the database as closed in order: waits until sled has released it, and syncs its files.
     ///
     /// # Errors
-    /// It could not be said; the next start then reads the files from the disk.
+    /// The mark could not be written. The next start then reads the files from the disk.
     pub fn mark_clean(self) -> io::Result<()> {
         let Shared { file, path, failed, .. } = &*self.0;
         let db = File::open(path.join("db"))?;
@@ -45,8 +45,8 @@ impl Closing {
             }
             std::thread::sleep(LOCK_POLL);
         }
-        // An error is told once, and to whom had the file open: it was a sync of ours, or it is told here, or it happened
-        // in what sled does at its end.
+        // The system reports an error once to each handle that was open at the time. So any error was returned by an
+        // earlier sync of ours, or is returned here, even one that sled met at its end.
         file.sync_all()?;
         if failed.load(Ordering::Relaxed) {
             return Err(io::Error::other("a write or a sync of them has failed"));
@@ -58,7 +58,7 @@ impl Closing {
     }
 }
 
-/// Tells the files at `path` from copies of them, from what is copied over them, and from what they are after a change.
+/// Describes the files at `path`, so that copies, replacements and later changes of them are told apart.
 fn describe_files(path: &Path) -> io::Result<String> {
     let mut files = Vec::new();
     for entry in fs::read_dir(path)? {
@@ -72,7 +72,7 @@ fn describe_files(path: &Path) -> io::Result<String> {
     Ok(files.concat())
 }
 
-/// Makes sure that what is read of the database at `path` from now on is what the disk has, and takes the mark away.
+/// Makes sure that reads of the database at `path` see what the disk has, and removes the mark.
 pub(super) fn distrust(path: &Path) -> Result<(), StoreError> {
     let mark = path.join(CLEAN);
     let clean = fs::read_to_string(&mark).ok();
@@ -92,12 +92,12 @@ pub(super) fn distrust(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Writes what the system has of `path` to the disk, and has the system forget it.
+/// Writes the system's cache of `path` to the disk and drops it.
 #[cfg(target_os = "linux")]
 fn forget(path: &Path) -> io::Result<()> {
     use rustix::fs::{Advice, fadvise, fstatfs};
 
-    /// What lies in memory alone: there is no disk that could know better.
+    /// A file system in memory: it has no disk to read from.
     const TMPFS: i64 = 0x0102_1994;
 
     let file = File::open(path)?;
@@ -122,18 +122,18 @@ fn forget(path: &Path) -> io::Result<()> {
     }
 }
 
-/// How many pages of `file` the system has in memory, of up to 256 that lie evenly in it. A hole costs no look at the
-/// disk and cannot be told from a page of zeros that is there: such pages do not count.
+/// Counts the cached pages of `file`, of up to 256 evenly spaced ones. Pages of zeros do not count: they cannot be told
+/// from holes, which are read without the disk.
 #[cfg(target_os = "linux")]
 fn remembered(file: &File) -> io::Result<usize> {
     use rustix::fs::{Advice, fadvise};
     use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
     const PAGE: usize = 4 << 10;
-    // Each brings the page that it finds missing.
+    // Each look may load the page that it misses, so they are few.
     const LOOKS: u64 = 256;
 
-    // Looking must not make the system read ahead: what it then has would count.
+    // Read-ahead would load pages that then count as cached.
     fadvise(file, 0, None, Advice::Random)?;
     let pages = file.metadata()?.len().div_ceil(PAGE as u64);
     let mut remembered = 0;
@@ -143,7 +143,7 @@ fn remembered(file: &File) -> io::Result<usize> {
         match preadv2(file, &mut [io::IoSliceMut::new(&mut bytes)], page * PAGE as u64, ReadWriteFlags::NOWAIT) {
             Ok(_) => remembered += usize::from(bytes != [0; PAGE]),
             Err(Errno::AGAIN) => {}
-            // Not every file system can say.
+            // Not every file system supports this.
             Err(Errno::OPNOTSUPP | Errno::INVAL) => return Ok(0),
             Err(error) => return Err(error.into()),
         }

@@ -1,15 +1,15 @@
 //! Group commit: one thread decides all writes, in order, and makes many of them durable with one sync.
 //!
 //! ```text
-//! handlers ──► what is to be decided ──► the committer: decides each, with those before it in sight
+//! handlers ──► writes to decide ──► the committer: decides each one in turn, seeing those before it
 //!                                                │
 //!                                the journal: records, indexes, counters, kept answers, synced at once
 //!                                                │
 //!                                    answers ◄── the database
 //! ```
 //!
-//! A single thread has no contention and needs no transaction, and what waits while one group is being synced is the
-//! next group. An answer is given, and a read sees what was written, only when it is as durable as [`Durability`] asks.
+//! A single thread has no contention and needs no transaction. Writes that arrive while one group is synced form the
+//! next group. A write is answered, and becomes visible to reads, only when it is as durable as [`Durability`] asks.
 
 mod group;
 mod held;
@@ -39,53 +39,53 @@ use crate::idempotency::Kept;
 use crate::layout::{Counters, Step};
 use crate::{Edit, Hold, KeptRecord, Snapshot, Store, StoreError, Writer};
 
-/// How many bytes of records may make a group longer.
+/// The number of bytes of records after which a group takes no more writes.
 const GROUP_BYTES: usize = 1 << 20;
 
-/// How many writes may wait for the committer.
+/// The number of writes that may wait for the committer.
 const WAITING: usize = 4096;
 
-/// How long to wait for another write before what the last one left is settled.
+/// The idle time before the journal is settled.
 const SETTLE: Duration = Duration::from_millis(20);
 
-/// How often to look for room on a disk that was full.
+/// The time between two checks for room on a full disk.
 const LOOK_FOR_ROOM: Duration = Duration::from_secs(1);
 
-/// What an answered write survives.
+/// The failures that an answered write survives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
-    /// Power loss: the disk has it.
+    /// Power loss: the write is on the disk.
     #[default]
     Power,
-    /// The end of the process, however that comes: the system has it. After a power loss the last writes may be gone, and
-    /// the service may have to be started once with --accept-loss.
+    /// The end of the process, however it comes: the system has the write. After a power loss the last writes may be
+    /// gone, and the service may need one start with --accept-loss.
     Process,
-    /// Neither: the last half second may be gone, and after a power loss the database may not open at all. For data that
+    /// Neither. The last half second may be gone, and after a power loss the database may not open at all. For data that
     /// can be made again; `process` is nearly as fast.
     None,
 }
 
-/// Why a write was not made.
+/// The reason why a write was not made.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CommitError {
-    /// It could not be made durable. There are none for now.
+    /// The write could not be made durable. No further writes are taken for now.
     #[error("{0}")]
     Failed(Arc<String>),
-    /// There are none for now, since an earlier one failed.
+    /// An earlier write failed, so none are taken for now.
     #[error("an earlier write could not be made durable")]
     Broken,
-    /// More wait than may.
+    /// The queue is full.
     #[error("too many writes wait")]
     Busy,
-    /// What decides it panicked.
+    /// The closure that decides the write panicked.
     #[error("the write's decision panicked")]
     Panicked,
-    /// A newer file is about to change the record.
+    /// An update from a newer file holds the record.
     #[error("a newer file is about to change the record")]
     Held,
 }
 
-/// Where writes are handed in. Clones hand in to the same committer, which ends with the last of them.
+/// A handle to the committer, which takes writes. Clones share one committer; it ends when the last of them is dropped.
 #[derive(Clone)]
 pub struct Commit {
     jobs: SyncSender<Job>,
@@ -98,23 +98,22 @@ struct State {
     restart: Notify,
 }
 
-/// What waits for the committer.
+/// A job for the committer.
 enum Job {
-    /// A write that is to be decided.
+    /// A write to decide.
     Write(Decision),
-    /// What is done between two groups.
+    /// Work to do between two groups.
     Between(Work),
 }
 
-/// Decides a write, and returns what answers it.
+/// A closure that decides a write and returns the closure that answers it.
 type Decision = Box<dyn FnOnce(&mut Transaction) -> Answer + Send>;
 type Answer = Box<dyn FnOnce(Result<(), CommitError>)>;
-/// What has the committer to itself.
+/// A closure that has the committer to itself.
 type Work = Box<dyn FnOnce(&mut Committer) + Send>;
 
 impl Commit {
-    /// Starts the committer of `store`, which was opened for it: there is one, and it has no successor before the store is
-    /// opened anew.
+    /// Starts the committer of `store`. A store has one committer in its life: to start another, open the store again.
     pub fn start(store: &Store, durability: Durability) -> Result<Self, StoreError> {
         let (jobs, waiting) = sync_channel(WAITING);
         let state = Arc::new(State::default());
@@ -137,8 +136,8 @@ impl Commit {
         Ok(Self { jobs, state })
     }
 
-    /// Has `decide` decide a write, and returns what it says once that is durable. A `decide` that changes nothing waits
-    /// for the writes before it all the same: what it saw is then durable too.
+    /// Runs `decide` in the committer's thread; returns its result once the write is durable. Waits for the earlier
+    /// writes even if `decide` changes nothing, so all it saw is durable too.
     pub async fn write<T: Send + 'static>(
         &self,
         decide: impl FnOnce(&mut Transaction) -> T + Send + 'static,
@@ -156,19 +155,20 @@ impl Commit {
             .unwrap_or_else(|_dropped| Err(if self.is_broken() { CommitError::Broken } else { CommitError::Panicked }))
     }
 
-    /// The records as they are between two groups of writes. Writes go on while it is read.
+    /// Takes a snapshot of the records between two groups of writes. Writes go on while it is read.
     pub async fn snapshot(&self) -> Result<Snapshot, CommitError> {
         let (answer, answered) = oneshot::channel();
         self.hand_in(Job::Between(Box::new(|committer| {
-            // Whoever does not wait any more wants none.
+            // The receiver is gone if the caller stopped waiting.
             let _ = answer.send(Snapshot::begin(&committer.store, committer.writer.counters()));
         })))?;
         answered.await.map_err(|_dropped| CommitError::Broken)
     }
 
-    /// Holds records for an update, which are given by ascending ids with the revisions that were seen of them, and the
-    /// `texts` that are ids of those that are written: whoever else writes to one, or wants to be called so, is told
-    /// [`CommitError::Held`]. Waits, as do the other parts of an update: not for a runtime's threads.
+    /// Holds records for an update. `seen` has their ids, ascending, and the revisions they had when `seed` read them;
+    /// `texts` has the text ids of the records it writes. Other writes to these records or ids fail with
+    /// [`CommitError::Held`].
+    /// Blocks, as all parts of an update do: do not call it on a thread of an async runtime.
     pub fn hold(
         &self,
         seen: Vec<(u64, u64)>,
@@ -177,8 +177,7 @@ impl Commit {
         self.between(move |committer| committer.hold(&seen, texts))
     }
 
-    /// Makes the changes of group `nth` of an update, and then lets others change those records again. Returns when it is
-    /// as durable as every write.
+    /// Applies group `nth` of an update and releases its records. Returns when the group is as durable as any write.
     pub fn apply(&self, run: u64, nth: u64, edits: Vec<Edit>) -> Result<Result<(), StoreError>, CommitError> {
         self.between(move |committer| {
             let counted = committer.writer.counters();
@@ -190,12 +189,13 @@ impl Commit {
         })
     }
 
-    /// Lets others change all records again.
+    /// Releases all held records.
     pub fn release(&self) -> Result<(), CommitError> {
         self.between(Committer::release)
     }
 
-    /// Gives `count` ids away, higher than `above`, which no record gets but by an update. Returns the last one before them.
+    /// Reserves `count` ids above `above` for an update; no other record gets them. Returns the id before the first of
+    /// them.
     pub fn reserve_ids(&self, count: u64, above: u64) -> Result<u64, CommitError> {
         self.between(move |committer| {
             let last_id = committer.writer.last_id().max(above);
@@ -204,7 +204,7 @@ impl Commit {
         })
     }
 
-    /// Has the committer to itself for `work`.
+    /// Runs `work` while the committer does nothing else.
     fn between<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Committer) -> T + Send + 'static,
@@ -215,7 +215,7 @@ impl Commit {
         answered.blocking_recv().map_err(|_dropped| CommitError::Broken)
     }
 
-    /// The same, for threads that may wait.
+    /// Takes a snapshot as [`snapshot`](Self::snapshot) does, but blocks the thread.
     pub fn snapshot_now(&self) -> Result<Snapshot, CommitError> {
         self.between(|committer| Snapshot::begin(&committer.store, committer.writer.counters()))
     }
@@ -227,27 +227,27 @@ impl Commit {
         })
     }
 
-    /// Whether a write could not be made durable: there are none for now.
+    /// Returns whether a write failed to become durable, so that no more are taken for now.
     pub fn is_broken(&self) -> bool {
         self.state.broken.load(Ordering::Relaxed)
     }
 
-    /// Ends when writes have failed and would succeed after a new start: sled takes none before.
+    /// Returns when writes have failed and a restart would help: after a failure sled takes no more writes.
     pub async fn until_a_restart_helps(&self) {
         self.state.restart.notified().await;
     }
 }
 
-/// The thread that decides and commits.
+/// The state of the thread that decides and commits.
 pub(super) struct Committer {
     pub(super) store: Store,
     pub(super) writer: Writer,
     kept: Kept,
     pub(super) journal: Journal,
     pace: Pace,
-    /// Whether the store can take writes again without being opened anew.
+    /// Whether writes can go on without a restart.
     sound: bool,
-    /// What only an update changes for now.
+    /// The records that only an update may change for now.
     pub(super) held: Option<Held>,
     state: Arc<State>,
 }
@@ -277,7 +277,7 @@ impl Committer {
         }
     }
 
-    /// What waits next; nothing when nobody can hand in any more.
+    /// Returns the next job, or `None` when all handles are gone.
     fn next(&mut self, waiting: &Receiver<Job>) -> Option<Job> {
         match waiting.recv_timeout(SETTLE) {
             Ok(job) => return Some(job),
@@ -295,7 +295,7 @@ impl Committer {
         waiting.recv().ok()
     }
 
-    /// Commits a group and answers its writes. Returns whether there can be more.
+    /// Commits a group and answers its writes. Returns whether more writes can follow.
     fn answer(&mut self, group: &mut Group, answers: Vec<Answer>, begin: Instant) -> bool {
         let counted = self.writer.counters();
         let committed = match group.failed.take() {
@@ -310,7 +310,7 @@ impl Committer {
         let writes = answers.len();
         answers.into_iter().for_each(|answer| answer(outcome.clone()));
         if let Ok(waited) = committed
-            // Where none waits for the disk, a small group is no better than a large one.
+            // Without a wait for the disk a small group is no better than a large one.
             && self.journal.is_durable()
             && !group.is_empty()
         {
@@ -319,21 +319,23 @@ impl Committer {
         outcome.is_ok()
     }
 
-    /// A group could not be made durable: nothing of it is there, as it was `counted` before.
+    /// Refuses further writes, because a group could not be made durable, and restores the counters `counted` before
+    /// it.
     fn give_up(&mut self, error: &StoreError, counted: Counters) {
-        log::error!("no writes for now, since this one could not be made durable: {error}");
+        log::error!("no writes for now: this one could not be made durable: {error}");
         self.sound = matches!(error, StoreError::NoRoom(_));
         self.writer.take_back(counted);
         self.state.broken.store(true, Ordering::Relaxed);
     }
 
-    /// Has a group of writes decided: the first, and those that wait. Returns what waits behind it and is no write.
+    /// Decides a group: the first write and those that wait. Returns the group, its answers, and the job
+    /// that ended it, if that is not a write.
     fn decide(&mut self, first: Decision, waiting: &Receiver<Job>) -> (Group, Vec<Answer>, Option<Job>) {
         let (mut group, mut answers) = (Group::default(), Vec::new());
         for job in std::iter::once(Job::Write(first)).chain(waiting.try_iter()).take(self.pace.limit()) {
             let Job::Write(decide) = job else { return (group, answers, Some(job)) };
             let mut transaction = Transaction { committer: self, group: &mut group, own: Own::default() };
-            // One decision that panics is one request's failure; the panic hook has logged it.
+            // A panic fails only its own request; the panic hook has logged it.
             if let Ok(answer) = catch_unwind(AssertUnwindSafe(|| decide(&mut transaction))) {
                 if transaction.own.is_held.get() {
                     answer(Err(CommitError::Held));
@@ -349,7 +351,7 @@ impl Committer {
         (group, answers, None)
     }
 
-    /// Commits a group, and says how long it waited for the disk.
+    /// Commits a group; returns how long it waited for the disk.
     fn commit(&mut self, group: &Group) -> Result<Duration, StoreError> {
         let mut step = Step::default();
         self.kept.step(&self.store, &group.kept, &mut step)?;
@@ -363,13 +365,13 @@ impl Committer {
         Ok(waited)
     }
 
-    /// Has the database do what the journal has.
+    /// Applies a step that is in the journal to the database.
     pub(super) fn do_step(&self, step: &Step) -> Result<(), StoreError> {
         if self.journal.is_durable() { self.store.apply_in_parts(step) } else { self.store.apply(step) }
     }
 
-    /// Waits until there can be writes again: here, if the store is sound, or else after a new start, since sled takes
-    /// none after a failure. Reads go on meanwhile. Returns whether they can be here.
+    /// Waits until writes can go on. If the store is sound, they go on here and this returns `true`. Otherwise they
+    /// need a restart, since sled takes none after a failure; this returns `false`. Reads go on meanwhile.
     fn recover(&mut self, waiting: &Receiver<Job>) -> bool {
         loop {
             match waiting.recv_timeout(LOOK_FOR_ROOM) {
@@ -381,7 +383,7 @@ impl Committer {
             match room {
                 Err(StoreError::NoRoom(_)) => {}
                 Err(error) => {
-                    log::error!("writes need a new start: {error}");
+                    log::error!("writes need a restart: {error}");
                     self.sound = false;
                 }
                 Ok(()) if self.sound => match Kept::count(&self.store) {
@@ -392,7 +394,7 @@ impl Committer {
                         return true;
                     }
                     Err(error) => {
-                        log::error!("writes need a new start: {error}");
+                        log::error!("writes need a restart: {error}");
                         self.sound = false;
                     }
                 },
@@ -405,33 +407,33 @@ impl Committer {
     }
 }
 
-/// What one write decides from, and what it decides.
+/// The view of the store that one write decides from, and its decision.
 pub struct Transaction<'g> {
     committer: &'g mut Committer,
     group: &'g mut Group,
     own: Own,
 }
 
-/// What this one write changes: nothing of it counts if it panics half-way.
+/// The changes of one write. They are dropped if its decision panics.
 #[derive(Default)]
 struct Own {
     record: Option<(Id, Now)>,
     kept: Option<(String, KeptRecord)>,
-    /// Whether it concerns what only an update changes for now.
+    /// Whether the write concerns a held record or id.
     is_held: Cell<bool>,
 }
 
-/// A record as a write finds it, or leaves it.
+/// A record as a write finds or leaves it.
 #[derive(Clone, Debug)]
 pub struct Found {
-    /// Its revision.
+    /// The revision.
     pub revision: u64,
-    /// Its text.
+    /// The canonical text.
     pub json: String,
 }
 
 impl Transaction<'_> {
-    /// The record, with the writes before this one.
+    /// Reads a record, including earlier writes of the group.
     pub fn get(&self, id: Id) -> Result<Option<Found>, StoreError> {
         self.look_whether_held(id);
         match self.group.records.get(&id) {
@@ -443,7 +445,7 @@ impl Transaction<'_> {
         }
     }
 
-    /// The ids that `index` lists under `term`, with the writes before this one.
+    /// Returns the ids that `index` lists under `term`, including earlier writes of the group.
     pub fn ids(&self, index: Index, term: &Term) -> Result<Vec<Id>, StoreError> {
         let mut ids = Vec::new();
         for id in self.committer.store.ids(index, term) {
@@ -457,25 +459,27 @@ impl Transaction<'_> {
         Ok(ids)
     }
 
-    /// An id that no record ever had; nothing where all are used up. It is given to the record that is put with it.
+    /// Returns an id that no record ever had, or `None` if all are used up. The id is taken once a record is put with
+    /// it.
     pub fn next_id(&self) -> Option<Id> {
         self.committer.writer.free_id()
     }
 
-    /// The highest id that a record ever had.
+    /// Returns the highest id that a record ever had.
     pub fn last_id(&self) -> u64 {
         self.committer.writer.last_id()
     }
 
-    /// Reads `json`, the canonical text of the record `id`, to be [`put`](Self::put).
+    /// Reads `json`, the canonical text of record `id`, as a draft for [`put`](Self::put).
     ///
     /// # Panics
-    /// It does not fit the model.
+    /// The text does not fit the model.
     pub fn read(&self, id: Id, json: &str) -> Draft {
         Draft::read(self.committer.store.made_by(), id, json).expect("the record was checked against its model")
     }
 
-    /// The record is to be what `draft` says: its new revision. From now on its id is its own, even if the split gave it.
+    /// Stages `draft` as its record; returns the new revision. From now on the id counts as the record's own, even if
+    /// the split gave it.
     pub fn put(&mut self, draft: Draft) -> u64 {
         let record = draft.record();
         let id = record.id;
@@ -492,15 +496,15 @@ impl Transaction<'_> {
         revision
     }
 
-    /// The record `id` is to be gone.
+    /// Deletes record `id`.
     pub fn remove(&mut self, id: Id) {
         self.look_whether_held(id);
-        // So that no two groups end at the same.
+        // Each group ends at a revision of its own.
         self.committer.writer.next_revision();
         self.own.record = Some((id, Now::Gone));
     }
 
-    /// The answer that was kept under an idempotency key.
+    /// Returns the answer kept under an idempotency key.
     pub fn kept(&self, key: &str) -> Result<Option<KeptRecord>, StoreError> {
         if let Some(kept) = self.group.kept.get(key) {
             return Ok(Some(kept.clone()));
@@ -509,12 +513,12 @@ impl Transaction<'_> {
         Ok(self.noted(store.kept(key))?.filter(|kept| !kept.is_over()))
     }
 
-    /// Whether there is room to keep another answer.
+    /// Returns whether there is room to keep another answer.
     pub fn can_keep(&self) -> bool {
         self.committer.kept.has_room(self.group.kept.len())
     }
 
-    /// Keeps the answer under an idempotency key.
+    /// Keeps an answer under an idempotency key.
     pub fn keep_answer(&mut self, key: String, kept: KeptRecord) {
         self.group.bytes += kept.json.len();
         self.own.kept = Some((key, kept));
@@ -526,7 +530,7 @@ impl Transaction<'_> {
         }
     }
 
-    /// Once sled has failed it takes no writes any more.
+    /// Notes sled's errors in the group: after a failure sled takes no more writes.
     fn noted<T>(&self, found: Result<T, StoreError>) -> Result<T, StoreError> {
         if let Err(StoreError::Sled { path, source }) = &found {
             let _ = self.group.failed.set(StoreError::Sled { path: path.clone(), source: source.clone() });
@@ -534,7 +538,7 @@ impl Transaction<'_> {
         found
     }
 
-    /// What was decided counts.
+    /// Adds this write's changes to the group.
     fn keep(self) {
         self.group.records.extend(self.own.record);
         self.group.kept.extend(self.own.kept);

@@ -1,4 +1,4 @@
-//! Whatever becomes of a journal, no answered write is missing without a word, and no id is given twice.
+//! Tests of damage: no answered write is lost silently, and no id is given twice.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -8,20 +8,20 @@ use record::sample;
 use super::tests::{id, json};
 use super::*;
 
-/// How many damaged journals are tried, unless `JOURNALS` says otherwise.
+/// The number of damaged journals to try, unless `JOURNALS` is set.
 const JOURNALS: u64 = 90;
 
-/// How many of them one run of a writer gives.
+/// The number of them made from one run of a writer.
 const EACH: u64 = 15;
 
-/// A database as a killed process leaves it, with its journal, and what was answered.
+/// A database with its journal, as a killed process leaves it, and the answered writes.
 struct Killed {
     dir: tempfile::TempDir,
     answered: BTreeMap<u64, String>,
 }
 
 impl Killed {
-    /// Writes groups of posts and changes; at the end the files are copied while the database is open.
+    /// Writes groups of posts and changes; then copies the files of the open database.
     fn after(rng: &mut fastrand::Rng, durability: Durability) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let live = dir.path().join("live");
@@ -31,7 +31,7 @@ impl Killed {
         let mut answered = BTreeMap::new();
         for _ in 0..rng.u64(1..60) {
             let known = answered.len() as u64;
-            // Some are too long for a journal's area.
+            // Some groups are too long for a journal's area.
             let is_long = rng.u8(..20) == 0;
             let writes: Vec<_> = (0..if is_long { 70 } else { rng.u64(1..12) })
                 .map(|_| {
@@ -70,7 +70,7 @@ fn copy(from: &Path, to: &Path) {
         let entry = entry.unwrap();
         if entry.file_type().unwrap().is_file() {
             match fs::copy(entry.path(), to.join(entry.file_name())) {
-                // One of sled's snapshots, which it has replaced.
+                // sled has replaced one of its snapshots.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 copied => drop(copied.unwrap()),
             }
@@ -78,7 +78,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Copies the files of an open database between two writes of sled's.
+/// Copies the files of an open database between two of sled's writes.
 fn copy_of_live(live: &Path, to: &Path) {
     let again = to.with_extension("again");
     loop {
@@ -101,10 +101,10 @@ fn all(store: &Store) -> BTreeMap<u64, String> {
     store.records().map(read).collect()
 }
 
-/// Damages a journal, in one of the ways that disks, file systems and people know. Returns what was done.
+/// Damages a journal in a way that disks, file systems or people do. Returns a description.
 fn damage(path: &Path, rng: &mut fastrand::Rng) -> String {
     let mut bytes = fs::read(path).unwrap();
-    // Where something was written: elsewhere damage has no effect.
+    // Damage has an effect only where something was written.
     let mut at = rng.usize(..bytes.len());
     for _ in 0..200 {
         if bytes[at] != 0 {
@@ -115,7 +115,7 @@ fn damage(path: &Path, rng: &mut fastrand::Rng) -> String {
     let what = match rng.u8(..7) {
         0 | 1 => {
             bytes[at] ^= 1 << rng.u8(..8);
-            format!("a bit turned at {at}")
+            format!("a bit flipped at {at}")
         }
         2 | 3 => {
             let page = at / 4096 * 4096;
@@ -151,7 +151,7 @@ fn a_damaged_journal_never_passes_for_an_empty_one() {
         let durability = *rng.choice(&[Durability::Power, Durability::Process]).unwrap();
         let killed = Killed::after(&mut rng, durability);
         let open = |folder: &Path| Store::open(&folder.join("db"), sample::posts(), Purpose::Passing);
-        // Undamaged, all that was answered is there.
+        // Without damage, all answered writes are there.
         let sound = killed.copy("sound");
         assert_eq!(all(&open(&sound).unwrap()), killed.answered);
         for number in 0..EACH {
@@ -162,7 +162,7 @@ fn a_damaged_journal_never_passes_for_an_empty_one() {
                 Ok(store) => {
                     let found = all(&store);
                     let lost = killed.answered.iter().find(|(id, json)| found.get(id) != Some(json));
-                    assert_eq!(lost.map(|(id, _)| id), None, "{what}: lost without a word");
+                    assert_eq!(lost.map(|(id, _)| id), None, "{what}: lost silently");
                 }
                 Err(StoreError::Lost { hole, .. }) => {
                     refused += 1;
@@ -174,10 +174,10 @@ fn a_damaged_journal_never_passes_for_an_empty_one() {
         }
     }
     println!("{tried} damaged journals, {refused} refused, none silent");
-    assert!(refused > 0, "a test in which nothing was damaged");
+    assert!(refused > 0, "the test damaged nothing");
 }
 
-/// With the loss accepted the database is sound, and no id that was given is given again.
+/// Checks that the database is sound after its loss is accepted, and that no id is given again.
 fn accept(folder: &Path, answered: &BTreeMap<u64, String>, what: &str) {
     let folder = Folder::lock(folder).unwrap();
     let refused = folder.open(sample::posts(), Purpose::Passing, OnDamage::Refuse).err();
@@ -192,14 +192,14 @@ fn accept(folder: &Path, answered: &BTreeMap<u64, String>, what: &str) {
         .collect();
     let mut listed_in_order = listed.clone();
     listed_in_order.sort_unstable();
-    assert_eq!(listed_in_order, found.keys().copied().collect::<Vec<_>>(), "{what}: the index is the records'");
+    assert_eq!(listed_in_order, found.keys().copied().collect::<Vec<_>>(), "{what}: the index lists all records");
     let next = Writer::new(&store).unwrap().next_id().unwrap().get();
     assert!(answered.keys().all(|id| *id < next), "{what}: {next} was given before");
 }
 
-/// The story: counters lay at the lap's start, and were trusted though higher ids were in the pages.
+/// Guards against a bug: old counters of the lap's start were trusted, though pages held higher ids.
 #[test]
-fn ids_never_run_backwards_whatever_the_counters_say() {
+fn ids_never_run_backwards_even_with_old_counters() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::create(&dir.path().join("db"), sample::posts()).unwrap();
     let mut records = record::model::Records::new(sample::posts(), 0);
@@ -209,12 +209,12 @@ fn ids_never_run_backwards_whatever_the_counters_say() {
     assert_eq!(Writer::new(&store).unwrap().next_id().unwrap().get(), 701);
     let key = layout::page_key(layout::place(id(700)).0);
     store.db.insert(key, b"damaged").unwrap();
-    assert_eq!(Writer::new(&store).unwrap().next_id().unwrap().get(), 704, "whatever the page held is not given");
+    assert_eq!(Writer::new(&store).unwrap().next_id().unwrap().get(), 704, "no id of the damaged page is given");
 }
 
-/// A group's step holds whole pages: it can be many times as long as what was written, and longer than a record may be.
+/// A group's step holds whole pages: it can be much longer than the records written, and longer than a record may be.
 #[test]
-fn a_group_longer_than_a_lap_is_found_again() {
+fn a_group_longer_than_a_lap_is_replayed() {
     let dir = tempfile::tempdir().unwrap();
     let live = dir.path().join("live");
     let store = Store::create(&live, sample::posts()).unwrap();
@@ -247,9 +247,9 @@ fn all_lengths(store: &Store) -> Vec<usize> {
     store.records().map(|record| record.unwrap().1.json().len()).collect()
 }
 
-/// Each bit of a small database's values is turned: never is anything served but what was written.
+/// Flips bits in all values of a small database: it serves only what was written.
 #[test]
-fn damage_to_a_value_is_an_error_that_names_its_key_and_never_other_data() {
+fn damage_to_a_value_is_an_error_that_names_its_key() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::create(&dir.path().join("db"), sample::posts()).unwrap();
     let mut records = record::model::Records::new(sample::posts(), 0);
@@ -284,7 +284,7 @@ fn damage_to_a_value_is_an_error_that_names_its_key_and_never_other_data() {
         store.db.insert(key, value).unwrap();
     }
     assert!(damaged > 100 && store.damage().is_some());
-    // A record that is missing has no checksum to be wrong: it is missed by what the database counts.
+    // A missing record has no checksum: only the database's count reveals it.
     store.db.remove(layout::page_key(1)).unwrap();
     let scrub = Scrub::run(&store, Snapshot::of(&store).unwrap(), false, &Default::default()).unwrap();
     assert!(scrub.damage[0].contains("its records are not those that it counts: 15 records"), "{scrub:?}");

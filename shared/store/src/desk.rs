@@ -1,20 +1,22 @@
-//! What `seed` asks of a database when a newer file changes it: here, or of the service that runs on it.
+//! The desk answers what `seed` asks of a database when a newer file changes it: in this process, or through the
+//! service that runs on it.
 //!
-//! It has four steps. `seed` looks at what is there; it holds the records that it will change; it commits, in its own
-//! folder; and it has the changes applied ([`Hold`], [`Staged`]). A [`Desk`] does that on a database of this process. A
-//! [`Counter`] is where a service keeps one, behind a socket in its folder:
+//! An update has four steps. `seed` reads what is there, holds the records that it will change, commits in its own
+//! folder, and has the changes applied ([`Hold`], [`Staged`]). A [`Desk`] does this on a database of this process. A
+//! service offers its desk at a [`Counter`], behind a socket in its folder:
 //!
 //! ```text
-//! data/posts/seed.socket   only the service's own user may connect,
-//! data/posts/seed.key      and must show what is in here: so that another service of the same user, which can connect but
-//!                          open no file of this folder, gets nothing
+//! data/posts/seed.socket   accepts connections of the service's own user
+//! data/posts/seed.key      holds the key that a client must show: another service of the same user can connect, but cannot
+//!                          open a file of this folder
 //! ```
 //!
-//! Both are made anew at each start, before the service goes into its sandbox. On the socket, the key comes first. Then
-//! each message is a length of 4 bytes, little-endian, and bincode: a greeting, questions ([`Ask`]) and answers in turn.
+//! Both are made at each start, before the service enters its sandbox. On the socket the key comes first. Each message
+//! after it is a length of 4 bytes, little-endian, and bincode: a greeting, then questions ([`Ask`]) and answers in
+//! turn.
 //!
-//! When the other end is gone before its run has committed, what it holds is released. Has it come so far that it may
-//! have committed (there is a `next/` in the folder), the records stay held until `seed` is run again, which knows.
+//! If the client disconnects before its run has committed, the records it holds are released. If it may have committed
+//! (the folder has a `next/`), they stay held until `seed` is run again, which finishes the job.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -38,183 +40,183 @@ use crate::{Commit, CommitError, Durability, Hold, Scrub, Snapshot, Staged, Stor
 const SOCKET: &str = "seed.socket";
 const KEY: &str = "seed.key";
 
-/// How long a key is, in bytes.
+/// The length of a key, in bytes.
 const KEY_BYTES: usize = 32;
 
-/// How long whoever connects may take to show the key.
+/// The time in which a client must show the key.
 const KEY_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How many may connect at once without having shown it.
+/// The most connections at once that have not shown the key.
 const STRANGERS: usize = 16;
 
-/// How long to wait before records are released again that could not be.
+/// The time between two attempts to release records.
 const RELEASE_AGAIN: Duration = Duration::from_secs(1);
 
-/// How long a service may take to greet.
+/// The time in which a service must greet.
 const GREETING_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long it may take to answer what is no work.
+/// The time in which a service must answer a short question.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
 
-/// How many ids, or ranges of them, an answer has at most.
+/// The most ids, or ranges of them, in an answer.
 const IDS: usize = 1 << 16;
 
-/// How many runs of an index it holds at most.
+/// The most runs of an index in an answer.
 const RUNS: usize = 1 << 12;
 
-/// How many bytes of records make an answer complete.
+/// The bytes of records after which an answer is complete.
 const ANSWER_BYTES: usize = 4 << 20;
 
-/// How long a message may be, in bytes: an answer that is nearly complete, and the longest record.
+/// The most bytes of a message: an answer that is nearly complete, and the longest record.
 const MESSAGE_BYTES: u32 = 64 << 20;
 
-/// The longest path of a socket that every system takes, in bytes.
+/// The longest path of a socket that every system accepts, in bytes.
 const SOCKET_PATH: usize = 100;
 
-/// A question.
+/// A question to the desk.
 #[derive(Clone, Debug, Encode, Decode)]
 pub enum Ask {
-    /// What is there?
+    /// What does the database hold?
     Look,
-    /// Which records are there from this id on, and which of them were written after that revision?
+    /// Which records exist from this id on, and which of them were written after that revision?
     Written {
         /// The revision.
         since: u64,
         /// The first id.
         from: u64,
     },
-    /// What are these records? The answer may end before them, where it gets long.
+    /// What are these records? The answer may leave out the last ones when it gets long.
     Records(Vec<u64>),
-    /// Who refers to whom, by an index of ids, behind that reference?
+    /// Which references does an index of ids list after this one?
     References {
         /// The index.
         index: u8,
-        /// The record that is referred to, and the one that does.
+        /// The record that is referred to, and the record that refers to it.
         after: (u64, u64),
     },
-    /// Which ids may new records have? Nobody else gets them.
+    /// Which ids may new records have? No other record gets them.
     Reserve {
-        /// How many.
+        /// The number of ids.
         count: u64,
-        /// All of them are higher than this one.
+        /// All ids are higher than this one.
         above: u64,
     },
-    /// Are the records that the staged changes concern still as they were seen? Nobody else may change them then.
+    /// Are the records of the staged changes still as `seed` saw them? If so, nobody else may change them from now on.
     Hold,
-    /// The run has committed: make its changes.
+    /// The run has committed: apply its changes.
     Apply,
-    /// It has not, and will not.
+    /// The run will not commit: release its records.
     Release,
-    /// Read and check everything.
+    /// Is everything sound? Reads and checks all of it.
     Scrub,
-    /// Which numbers have the records with these ids, which are texts?
+    /// Which numbers do the records with these text ids have?
     Numbers(Vec<String>),
-    /// Which records does an index of texts list, behind that entry?
+    /// Which records does an index of texts list after this entry?
     Texts {
         /// The index.
         index: u8,
-        /// The text, and a record under it.
+        /// The text, and the record under it.
         after: Option<(String, u64)>,
     },
 }
 
-/// An answer.
+/// An answer of the desk.
 #[derive(Clone, Debug, Encode, Decode)]
 pub enum Answer {
-    /// What is there.
+    /// The state of the database.
     Looked(Look),
     /// Ids.
     Written(Written),
-    /// Records that are there.
+    /// The records that exist.
     Records(Vec<Seen>),
     /// References.
     References(Vec<(u64, u64)>),
-    /// The last id before those that were given.
+    /// The id before the first reserved one.
     Reserved(u64),
-    /// Whether the records are held.
+    /// The outcome of the attempt to hold the records.
     Held(Hold),
-    /// It is done, and durable.
+    /// The request is done, and durable.
     Done,
-    /// What a scrub found, and whether all is sound.
+    /// The report of a scrub, and whether all is sound.
     Scrubbed(String, bool),
-    /// It could not be done.
+    /// The request failed: the reason.
     Failed(String),
-    /// Numbers, in the order of the texts; 0 where there is no such record.
+    /// The numbers, in the order of the texts; 0 if there is no such record.
     Numbers(Vec<u64>),
     /// Entries of an index.
     Texts(Vec<(String, Vec<u64>)>),
 }
 
-/// What is in a database.
+/// The state of a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Look {
-    /// Which database it is.
+    /// The database's history, which identifies it.
     pub history: u64,
-    /// Its revision.
+    /// The revision.
     pub revision: u64,
     /// The highest id that a record ever had.
     pub last_id: u64,
-    /// What it counts.
+    /// The set of its records.
     pub records: RecordSet,
 }
 
-/// A part of the ids there are.
+/// A part of the ids in a database.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Written {
-    /// From the first to the last of those that follow on each other.
+    /// The ranges of ids: first and last.
     pub there: Vec<(u64, u64)>,
-    /// Those that were written later.
+    /// The ids that were written after the revision in question.
     pub written: Vec<u64>,
-    /// Where the next part begins, if there is one.
+    /// The first id of the next part, if there is one.
     pub next: Option<u64>,
 }
 
 /// A record.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Seen {
-    /// Its id.
+    /// The id.
     pub id: u64,
-    /// Its revision.
+    /// The revision.
     pub revision: u64,
-    /// Whether the split gave it its id.
+    /// Whether the split gave the record its id.
     pub id_from_position: bool,
-    /// Its text, as it is sent.
+    /// The text, as a GET sends it.
     pub json: String,
 }
 
-/// Why there is no answer.
+/// The reason why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum DeskError {
-    /// The database.
+    /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Its committer.
+    /// The database's committer refused.
     #[error("{}: {error}", path.display())]
     Commit {
         /// The database.
         path: PathBuf,
-        /// What it said.
+        /// The reason.
         error: CommitError,
     },
-    /// What the service said.
+    /// The service answered with an error.
     #[error("{}: the service says: {reason}", folder.display())]
     Refused {
-        /// Its folder.
+        /// The service's folder.
         folder: PathBuf,
-        /// What it said.
+        /// The reason.
         reason: String,
     },
-    /// The service is gone.
-    #[error("{}: the service does not answer any more: {source}", folder.display())]
+    /// The service does not answer.
+    #[error("{}: the service does not answer: {source}", folder.display())]
     Gone {
-        /// Its folder.
+        /// The service's folder.
         folder: PathBuf,
-        /// What the system said.
+        /// The system's own error.
         source: io::Error,
     },
 }
 
-/// Answers, for a database of this process.
+/// A desk answers questions about a database of this process.
 pub struct Desk {
     store: Store,
     commit: Option<Commit>,
@@ -222,17 +224,17 @@ pub struct Desk {
     folder: PathBuf,
     /// Whether this process is about to end.
     ends: Arc<AtomicBool>,
-    /// Whether it has changed the database.
+    /// Whether the desk has changed the database.
     has_applied: bool,
 }
 
 impl Desk {
-    /// A desk for `store`, in the service's folder `folder`.
+    /// Creates a desk for `store`, in the service's folder `folder`.
     pub fn new(folder: &Path, store: Store) -> Self {
         Self { store, commit: None, folder: folder.to_owned(), ends: Arc::default(), has_applied: false }
     }
 
-    /// The database.
+    /// Returns the database.
     pub fn store(&self) -> &Store {
         &self.store
     }
@@ -304,11 +306,11 @@ impl Desk {
             nth += 1;
         }
         self.commit(Commit::release)?;
-        // With every durability: whoever ran `seed` may put the file away.
+        // Even with a lower durability: once `seed` is done, its user may delete the file.
         Ok(self.store.sync()?)
     }
 
-    /// The changes that `seed` has put beside the new slice.
+    /// Opens the changes that `seed` has put beside the new slice.
     fn staged(&self) -> Result<Staged, StoreError> {
         Staged::open(&staged_at(&self.folder))
     }
@@ -325,18 +327,19 @@ impl Desk {
         DeskError::Refused { folder: self.folder.clone(), reason: reason.to_owned() }
     }
 
-    /// Closes the database. One that was changed is closed in order, where that can be; of another no file changes.
+    /// Closes the database. If the desk changed it, marks it as closed in order, if possible; otherwise no file
+    /// changes.
     pub fn close(self) {
         drop(self.commit);
         if self.has_applied
             && let Err(error) = self.store.close().mark_clean()
         {
-            log::debug!("{}: the next start will read the files anew: {error}", self.folder.display());
+            log::debug!("{}: the next start reads the files from the disk: {error}", self.folder.display());
         }
     }
 }
 
-/// Where `seed` puts the changes of a run for the service in `folder`, before it commits.
+/// Returns where `seed` puts the changes of a run for the service in `folder`, before it commits.
 pub fn staged_at(folder: &Path) -> PathBuf {
     folder.join("next").join("changes")
 }
@@ -377,7 +380,7 @@ fn references(store: &Store, index: Index, after: (u64, u64)) -> Result<Vec<(u64
     Ok(references)
 }
 
-/// The records with these ids, as far as they are there: at least one, and then as many as an answer takes.
+/// Returns the records with these ids that exist: at least one, and then as many as fit into an answer.
 fn records(store: &Store, ids: &[u64]) -> Result<Vec<Seen>, StoreError> {
     let (mut records, mut bytes) = (Vec::new(), 0);
     for id in ids.iter().filter_map(|id| Id::try_from(*id).ok()) {
@@ -393,7 +396,7 @@ fn records(store: &Store, ids: &[u64]) -> Result<Vec<Seen>, StoreError> {
     Ok(records)
 }
 
-/// Where a service is asked.
+/// A counter where a running service answers `seed`.
 pub struct Counter {
     listener: UnixListener,
     folder: PathBuf,
@@ -403,7 +406,7 @@ pub struct Counter {
 }
 
 impl Counter {
-    /// Makes the socket and the key in the folder of a service that is about to start, which nobody else has.
+    /// Creates the socket and the key in the folder of a service that is about to start and holds the folder's lock.
     ///
     /// # Errors
     /// The file system has no sockets, or cannot be written to.
@@ -420,7 +423,7 @@ impl Counter {
         Ok(Self { listener, folder: folder.to_owned(), key, desk: Arc::default(), ends: Arc::default() })
     }
 
-    /// Answers from now on, for `store`, to which `commit` writes.
+    /// Answers from now on for `store`; changes go through `commit`.
     pub fn serve(&self, store: Store, commit: Commit) -> io::Result<()> {
         let mut desk = Desk::new(&self.folder, store);
         (desk.commit, desk.ends) = (Some(commit), Arc::clone(&self.ends));
@@ -436,14 +439,14 @@ impl Counter {
                 if strangers.0.fetch_add(1, Ordering::AcqRel) >= STRANGERS {
                     continue;
                 }
-                // Where there is no thread for it, it is hung up on.
+                // Without a thread the connection is dropped.
                 let _ = thread::Builder::new().name("seed".to_owned()).spawn(move || caller.serve(&key, strangers));
             }
         };
         thread::Builder::new().name("seed".to_owned()).spawn(accept).map(drop)
     }
 
-    /// Answers nobody any more, once what is being done has come to a place where it can be left.
+    /// Stops answering, once the request under way can be left.
     pub fn close(&self) {
         self.ends.store(true, Ordering::Relaxed);
         lock(&self.desk).take();
@@ -453,22 +456,22 @@ impl Counter {
     }
 }
 
-/// What a panic left is as good as what it found: a desk decides nothing.
+/// Locks, despite a panic of another holder: a desk has no state that a panic could leave half done.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Somebody at the counter.
+/// A client at the counter.
 struct Caller {
     stream: UnixStream,
     desk: Arc<Mutex<Option<Desk>>>,
     folder: PathBuf,
-    /// How many are being answered: one, or this one too many.
+    /// The number of clients being answered; more than one is too many.
     busy: Arc<AtomicUsize>,
 }
 
 impl Caller {
-    /// Whether it shows the key, and soon.
+    /// Returns whether the client shows the key in time.
     fn shows(&mut self, key: &[u8; KEY_BYTES]) -> bool {
         let mut shown = [0; KEY_BYTES];
         let read = self.stream.set_read_timeout(Some(KEY_PATIENCE)).and_then(|()| self.stream.read_exact(&mut shown));
@@ -481,7 +484,7 @@ impl Caller {
 
     fn serve(mut self, key: &[u8; KEY_BYTES], stranger: Leave) {
         if !self.shows(key) {
-            log::warn!("somebody asked for what only `seed` may, without the key");
+            log::warn!("refused a connection to `seed`'s socket: it did not show the key");
             return;
         }
         drop(stranger);
@@ -493,12 +496,12 @@ impl Caller {
         }
     }
 
-    /// Answers until the other end is gone, and then sees to what it holds.
+    /// Answers until the client disconnects; then releases its records, unless it may have committed.
     fn answer(&mut self) {
         let mut holds = false;
         while let Ok(ask) = read_message::<Ask>(&mut self.stream) {
             let (is_hold, ends_hold) = (matches!(ask, Ask::Hold), matches!(ask, Ask::Apply | Ask::Release));
-            // A desk that is gone answers nobody.
+            // A closed desk does not answer.
             let Some(answer) = lock(&self.desk).as_mut().map(|desk| desk.answer(ask)) else { return };
             if is_hold && let Ok(Answer::Held(Hold::Held(_))) = &answer {
                 holds = true;
@@ -509,7 +512,7 @@ impl Caller {
             let answer = match answer {
                 Ok(answer) => answer,
                 Err(error) => {
-                    log::error!("a newer file: {error}");
+                    log::error!("could not answer `seed`: {error}");
                     if let DeskError::Gone { .. } = error {
                         return;
                     }
@@ -525,20 +528,20 @@ impl Caller {
         }
         if !matches!(fs::exists(self.folder.join("next")), Ok(false)) {
             log::warn!(
-                "`seed` was interrupted, and may have committed: what it was about to change can only be read until the same \
-                 `seed` command is run again, which finishes the job"
+                "`seed` was interrupted and may have committed: the records it holds are read-only until the same `seed` \
+                 command is run again, which finishes the job"
             );
             return;
         }
         log::warn!("`seed` was interrupted before it changed anything");
-        // While writes fail, nothing can be released either.
+        // While writes fail, a release fails too.
         while let Some(Err(_)) = lock(&self.desk).as_mut().map(|desk| desk.answer(Ask::Release)) {
             thread::sleep(RELEASE_AGAIN);
         }
     }
 }
 
-/// Somebody who counts among others until this is dropped.
+/// One of a number of clients; it leaves when this is dropped.
 struct Leave(Arc<AtomicUsize>);
 
 impl Drop for Leave {
@@ -547,7 +550,7 @@ impl Drop for Leave {
     }
 }
 
-/// A way to the desk of a service that runs.
+/// A connection to the desk of a running service.
 pub struct Connection {
     folder: PathBuf,
     stream: UnixStream,
@@ -558,7 +561,7 @@ impl Connection {
     /// Connects to the service that runs in `folder`.
     ///
     /// # Errors
-    /// None runs there, or it cannot be reached; [`ErrorKind::ResourceBusy`] where another `seed` is at work.
+    /// No service runs there, or it cannot be reached; [`ErrorKind::ResourceBusy`] if another `seed` is at work.
     pub fn open(folder: &Path) -> io::Result<Self> {
         let mut key = [0; KEY_BYTES];
         File::open(folder.join(KEY))?.read_exact(&mut key)?;
@@ -571,16 +574,16 @@ impl Connection {
         Ok(Self { folder: folder.to_owned(), stream, is_gone: false })
     }
 
-    /// The service's answer to `ask`.
+    /// Returns the service's answer to `ask`.
     ///
     /// # Errors
-    /// [`DeskError::Gone`] where there is none in time, and from then on: what a service that hangs says later answers
-    /// something else.
+    /// [`DeskError::Gone`] if there is no answer in time, and at every later call: a late answer would belong to
+    /// another question.
     pub fn ask(&mut self, ask: &Ask) -> Result<Answer, DeskError> {
         let patience = match ask {
-            // As long as its work.
+            // These take as long as their work.
             Ask::Apply | Ask::Scrub => None,
-            // Others are held until this is answered.
+            // Writers may be held until this is answered.
             _ => Some(ANSWER_PATIENCE),
         };
         let answered = if self.is_gone {
@@ -599,7 +602,7 @@ impl Connection {
     }
 }
 
-/// Calls `with` with a path of the socket in `folder` that is not too long for one.
+/// Calls `with` with a path to the socket in `folder` that is short enough for every system.
 fn with_short_path<T>(folder: &Path, with: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     let path = folder.join(SOCKET);
     if path.as_os_str().len() <= SOCKET_PATH {

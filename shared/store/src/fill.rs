@@ -1,8 +1,8 @@
-//! Filling a service's folder from its slice: `{"posts":[record, …]}`, as `seed` writes it; of a collection that is one
-//! record, `{"profile":record}`, or null.
+//! Filling a service's folder from its slice. `seed` writes a slice as `{"posts":[record, …]}`; for a collection of one
+//! record, as `{"profile":record}` or null.
 //!
-//! That is how a replica comes to a database of its own. The slice passes through as a stream, in bounded memory. The
-//! database grows in `db.part` and becomes `db` when all of it is durable: it is there whole or not at all.
+//! So a replica gets a database of its own. The slice is read as a stream, in bounded memory. The database grows in
+//! `db.part` and becomes `db` when all of it is durable: it is whole or absent.
 
 use std::fmt::Display;
 use std::fs::{self, File};
@@ -15,28 +15,28 @@ use record::record_set::RecordSet;
 
 use crate::{Folder, Load, Store, StoreError, at, sync, sync_tree};
 
-/// How many bytes of records are loaded as one piece.
+/// The bytes of records that are loaded at once.
 const BLOCK: usize = 4 << 20;
 
-/// A service's slice, open, so that it can be read where its path cannot be any more: in the sandbox.
+/// A service's open slice. The service opens it before it enters its sandbox, where its path cannot be opened.
 pub struct Slice {
     path: PathBuf,
     file: File,
 }
 
-/// Why a folder was not filled.
+/// The reason why a folder was not filled.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FillError {
-    /// The slice is not one of this service.
+    /// The slice is damaged, or belongs to another service.
     #[error("{}: {reason}. Nothing was kept; correct the slice, or let `seed` write it again", .path.display())]
     Slice {
         /// The slice.
         path: PathBuf,
-        /// What is wrong, after the JSON pointer of the record that it is wrong with, and before the byte where it is.
+        /// The JSON pointer of the record, the fault, and the byte where it is.
         reason: String,
     },
-    /// The database or a file.
+    /// The database or a file failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -57,13 +57,13 @@ impl Slice {
             Ok(records)
         });
         if filled.is_err() {
-            // What cannot be removed now, the next start removes.
+            // If the folder cannot be removed now, the next start removes it.
             let _ = folder.remove_part();
         }
         filled
     }
 
-    /// Loads the slice into `store`, and closes it.
+    /// Loads the slice into `store` and closes it. Returns the number of records.
     fn load(self, store: Store) -> Result<u64, FillError> {
         let block = Records::new(store.collection(), BLOCK);
         let mut filling = Filling { path: self.path, load: Load::new(store), block, records: 0 };
@@ -73,12 +73,12 @@ impl Slice {
     }
 }
 
-/// A slice on its way into a database.
+/// A slice that is being loaded into a database.
 struct Filling {
     path: PathBuf,
     load: Load,
     block: Records,
-    /// How many records were read.
+    /// The number of records read.
     records: u64,
 }
 
@@ -116,7 +116,7 @@ impl Filling {
         reader.close().map_err(|error| self.refuse(error))
     }
 
-    /// Adds the record `raw`, which stands at `offset`.
+    /// Adds the record `raw`, found at `offset`.
     fn put(&mut self, raw: &[u8], offset: u64) -> Result<(), FillError> {
         let (collection, index) = (self.block.collection(), self.records);
         self.records += 1;
@@ -140,7 +140,7 @@ impl Filling {
         Err(FillError::Slice { path: self.path.clone(), reason })
     }
 
-    /// What the reader says, of a slice.
+    /// Converts the reader's error.
     fn refuse(&self, error: ReaderError) -> FillError {
         let (pointer, offset, flaw) = match error {
             ReaderError::Io(error) => {
@@ -174,7 +174,7 @@ mod tests {
 
     use super::*;
 
-    /// Fills a new folder from `slice`. Returns the number of records, or what is wrong with the slice.
+    /// Fills a new folder from `slice`. Returns the number of records, or the fault in the slice.
     fn fill(slice: &[u8]) -> Result<u64, String> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db.json");
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_order_mark_is_passed_where_the_split_passes_it() {
+    fn a_byte_order_mark_is_skipped_where_the_split_skips_it() {
         let slice = |before: &str, within: &str| format!("{before}{{\"posts\":{within}[{POST}]}}").into_bytes();
         assert_eq!(fill(&slice("\u{feff}", "")), Ok(1));
         for refused in [slice("\u{feff}\u{feff}", ""), slice(" \u{feff}", ""), slice("", "\u{feff}")] {
@@ -266,7 +266,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db.json");
         fs::write(&path, br#"{"posts":[{"text":""#).unwrap();
-        // All of it is a hole, which takes no room on the disk; in memory it would.
+        // The file is one hole, which takes no room on the disk but would in memory.
         OpenOptions::new().write(true).open(&path).unwrap().set_len(1 << 40).unwrap();
         let reason = fill_from(dir.path(), Slice::open(&path).unwrap()).unwrap_err();
         assert!(reason.starts_with("/posts/0: it is longer than 16 MiB"), "{reason}");

@@ -1,4 +1,4 @@
-//! One service's whole world: a folder.
+//! The folder that holds all of one service's data.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
@@ -14,14 +14,14 @@ use super::{LOCK_PATIENCE, LOCK_POLL, Purpose, Store, StoreError, cache, rebuild
 /// A service's folder, held by this process alone.
 ///
 /// ```text
-/// data/posts/lock       locked by whoever works here, and says who that is
+/// data/posts/lock       locked by the process that works here; names it
 /// data/posts/db.json    the slice of the monolith's file
 /// data/posts/db/        the database
-/// data/posts/db.part/   only while a database is made: from a slice, or from what is in db/
-/// data/posts/db.new/    only while one that was made from db/ takes its place
-/// data/posts/db.old/    only until the one that it replaced is removed
-/// data/posts/seed.*     where `seed` reaches the service that runs: a socket and its key
-/// data/posts/next/      only while a split puts its result into place: the service keeps out
+/// data/posts/db.part/   only while a database is made, from a slice or from db/
+/// data/posts/db.new/    only while a database made from db/ takes its place
+/// data/posts/db.old/    only until the replaced database is removed
+/// data/posts/seed.*     how `seed` reaches the running service: a socket and its key
+/// data/posts/next/      only while a split puts its result into place: the service must not start
 /// ```
 pub struct Folder {
     path: PathBuf,
@@ -29,20 +29,20 @@ pub struct Folder {
     read_only: bool,
 }
 
-/// What to do with a database of which a part is damaged or gone.
+/// The policy for a database of which a part is damaged or gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnDamage {
-    /// Open nothing, and say what was found.
+    /// Open nothing and report the damage.
     Refuse,
-    /// Go on with what is whole, and log what is gone.
+    /// Go on with all whole data, and log the losses.
     AcceptLoss,
 }
 
 impl Folder {
-    /// Takes the folder, which exists, for this process, until dropped.
+    /// Locks the folder, which exists, for this process, until dropped.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] when another process has it.
+    /// [`StoreError::InUse`] if another process holds the folder.
     pub fn lock(path: &Path) -> Result<Self, StoreError> {
         if !path.is_dir() {
             return Err(StoreError::Missing(path.to_owned()));
@@ -68,7 +68,7 @@ impl Folder {
                 Err(TryLockError::Error(source)) => return Err(io(source)),
             }
         }
-        // For the message above alone; a full disk is no reason to stay away.
+        // The lock's text serves only the message above, so a full disk is no reason to fail.
         let program = env::current_exe().ok();
         let program = program.as_deref().and_then(Path::file_name).unwrap_or_default();
         let _ =
@@ -76,22 +76,22 @@ impl Folder {
         Ok(Self { path: path.to_owned(), _lock: lock, read_only })
     }
 
-    /// Whether the folder lies on a file system that can only be read.
+    /// Returns whether the folder lies on a read-only file system.
     pub fn is_read_only(&self) -> bool {
         self.read_only
     }
 
-    /// Copies the database into a folder below `to`, and takes that: sled opens nothing that it cannot write to.
+    /// Copies the database into a folder below `to` and locks that, since sled opens only files that it can write to.
     pub fn copy_database(&self, to: &Path) -> Result<Folder, StoreError> {
         let (from, copy) = (self.database(), to.join("db"));
         fs::create_dir(&copy).map_err(at(&copy))?;
         for entry in fs::read_dir(&from).map_err(at(&from))? {
             let entry = entry.map_err(at(&from))?;
             if entry.file_type().map_err(at(&from))?.is_file() {
-                // A write that was under way when the last run ended may be in memory alone, with no way to the disk.
+                // A write that was under way when the last run ended may be in memory alone and never reach the disk.
                 if let Err(error) = File::open(entry.path()).and_then(|file| file.sync_all()) {
                     let path = entry.path();
-                    log::warn!("{}: {error}: the last of what is served may not be on the disk", path.display());
+                    log::warn!("{}: {error}: the last writes that are served may not be on the disk", path.display());
                 }
                 let copied = copy.join(entry.file_name());
                 fs::copy(entry.path(), &copied).map_err(at(&copied))?;
@@ -100,37 +100,37 @@ impl Folder {
         Folder::lock(to)
     }
 
-    /// The folder itself.
+    /// Returns the path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where the slice lies.
+    /// Returns the path of the slice.
     pub fn slice(&self) -> PathBuf {
         self.path.join("db.json")
     }
 
-    /// Where the database lies.
+    /// Returns the path of the database.
     pub fn database(&self) -> PathBuf {
         self.path.join("db")
     }
 
-    /// Where a database grows until it is whole.
+    /// Returns the path at which a new database grows until it is whole.
     pub fn part(&self) -> PathBuf {
         self.path.join("db.part")
     }
 
-    /// Removes what an interrupted run left of a database that it made, if one did.
+    /// Removes a database that an interrupted run left unfinished.
     pub fn remove_part(&self) -> Result<(), StoreError> {
         remove(&self.part())
     }
 
-    /// Where a verified split waits to be put into place.
+    /// Returns the path at which a verified split waits to be put into place.
     pub fn next(&self) -> PathBuf {
         self.path.join("next")
     }
 
-    /// The database's path for a service: an error while a split is putting a new one into place.
+    /// Returns the database's path for a service. It is an error if a split is putting a new database into place.
     pub fn settled_database(&self) -> Result<PathBuf, StoreError> {
         match fs::exists(self.next()) {
             Ok(false) => {
@@ -142,17 +142,17 @@ impl Folder {
         }
     }
 
-    /// Opens the folder's database: as the disk has it, unless it was closed in order; in today's layout, into which an
-    /// older one is brought; and with all that its journal has.
+    /// Opens the folder's database. If it was not closed in order, reads it as the disk has it. Rebuilds an older
+    /// layout, and replays the journal.
     ///
     /// # Errors
-    /// [`StoreError::Lost`] when answered writes are gone or damaged, unless `on_damage` goes on without them.
+    /// [`StoreError::Lost`] if answered writes are gone or damaged, unless `on_damage` accepts the loss.
     pub fn open(&self, collection: Collection, purpose: Purpose, on_damage: OnDamage) -> Result<Store, StoreError> {
         self.settled_database()?;
         self.open_unsettled(collection, purpose, on_damage)
     }
 
-    /// The same for whoever finishes what a split has begun to put into place.
+    /// Opens the database as [`open`](Self::open) does, even while a split is putting its result into place.
     pub fn open_unsettled(
         &self,
         collection: Collection,
@@ -168,11 +168,11 @@ impl Folder {
         rebuild::open(self, collection, purpose, on_damage == OnDamage::AcceptLoss)
     }
 
-    /// Writes the folder's database anew, without what deleted and replaced records left behind; with
-    /// [`OnDamage::AcceptLoss`] also without what is damaged. Returns its bytes on the disk before and after.
+    /// Rewrites the folder's database without the room of deleted and replaced records; with [`OnDamage::AcceptLoss`]
+    /// also without damaged data. Returns its bytes on the disk before and after.
     ///
     /// # Errors
-    /// The database is then as it was.
+    /// The database is then unchanged.
     pub fn compact(&self, collection: Collection, on_damage: OnDamage) -> Result<(u64, u64), StoreError> {
         let store = self.open(collection, Purpose::Passing, on_damage)?;
         let before = size(&self.database())?;
@@ -185,16 +185,16 @@ impl Folder {
         Ok((before, size(&self.database())?))
     }
 
-    /// Puts the database in [`part`](Self::part), which is closed, into the place of the one that there is.
+    /// Replaces the database by the one in [`part`](Self::part), which is closed.
     pub(super) fn replace_database(&self) -> Result<(), StoreError> {
         sync_tree(&self.part())?;
-        // The one commit point. Whatever interrupts what follows, the next start finishes it.
+        // The one commit point. If anything interrupts the following steps, the next start finishes them.
         rename(&self.part(), &self.new_database())?;
         sync(&self.path)?;
         self.finish_replacing()
     }
 
-    /// Finishes what [`replace_database`](Self::replace_database) began, from wherever it was interrupted.
+    /// Finishes [`replace_database`](Self::replace_database), wherever it was interrupted.
     fn finish_replacing(&self) -> Result<(), StoreError> {
         let (new, old) = (self.new_database(), self.path.join("db.old"));
         if new.exists() {
@@ -225,7 +225,7 @@ fn remove(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// How many bytes the files of a database take on the disk.
+/// Returns the bytes that a database's files take on the disk.
 fn size(path: &Path) -> Result<u64, StoreError> {
     let mut bytes = 0;
     for entry in fs::read_dir(path).map_err(at(path))? {
@@ -235,7 +235,7 @@ fn size(path: &Path) -> Result<u64, StoreError> {
     Ok(bytes)
 }
 
-/// Makes a folder durable with all that is in it.
+/// Makes a folder durable, with all that is in it.
 pub fn sync_tree(path: &Path) -> Result<(), StoreError> {
     for entry in fs::read_dir(path).map_err(at(path))? {
         let entry = entry.map_err(at(path))?;
@@ -250,7 +250,7 @@ pub fn sync(path: &Path) -> Result<(), StoreError> {
     File::open(path).and_then(|file| file.sync_all()).map_err(at(path))
 }
 
-/// For `map_err`: what the system said about `path`.
+/// Converts an I/O error on `path`, for `map_err`.
 pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
     move |source| StoreError::Io { path, source }

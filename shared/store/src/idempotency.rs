@@ -1,5 +1,5 @@
-//! Idempotency: the answers to requests that may come again. Each is kept for a day under the request's key, in the same
-//! step as the record that it answers with; [`layout`] draws the bytes.
+//! Idempotency: the answers kept for repeated requests. Each is kept for a day under the request's key, written in the
+//! same step as the record that it answers with; [`layout`] draws the bytes.
 
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,101 +11,101 @@ use super::{Store, StoreError};
 
 /// The first byte of the key of a kept answer.
 const KEPT: u8 = 4;
-/// The first byte of the key of what may be forgotten at a time.
+/// The first byte of the key that says when an answer may be forgotten.
 const FORGET: u8 = 5;
 
-/// How many answers are kept at most.
+/// The most answers that are kept.
 const KEPT_ANSWERS: u64 = 100_000;
 
-/// How many bytes of them are kept at most, in memory and on disk.
+/// The most bytes of kept answers, in memory and on disk.
 const KEPT_BYTES: u64 = 256 << 20;
 
-/// How many are forgotten with one group of writes at most.
+/// The most answers that are forgotten with one group of writes.
 const FORGET_AT_ONCE: usize = 64;
 
 /// The answer to a request with an idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptRecord {
-    /// What the request was: a digest of it.
+    /// The digest of the request.
     pub request: [u8; 32],
-    /// Whose record was answered.
+    /// The id of the record in the answer.
     pub id: Id,
-    /// The revision that was answered.
+    /// The record's revision in the answer.
     pub revision: u64,
-    /// The record that was answered.
+    /// The record's text in the answer.
     pub json: String,
-    /// When it may be forgotten, in seconds since 1970.
+    /// The time after which it may be forgotten, in seconds since 1970.
     pub until: u64,
 }
 
-/// The same as it is stored: request, id, revision, json, until.
+/// The stored form of an answer: request, id, revision, json, until.
 type StoredAnswer<'a> = ([u8; 32], u64, u64, &'a [u8], u64);
 
 impl KeptRecord {
-    /// How long it is kept, in seconds.
+    /// The time for which an answer is kept, in seconds.
     pub const SECONDS: u64 = 24 * 60 * 60;
 
-    /// An answer that is kept from now on.
+    /// Creates an answer that is kept from now on.
     pub fn new(request: [u8; 32], id: Id, revision: u64, json: String) -> Self {
         Self { request, id, revision, json, until: now() + Self::SECONDS }
     }
 
-    /// Whether its time is over.
+    /// Returns whether the answer's time is over.
     pub(super) fn is_over(&self) -> bool {
         self.until <= now()
     }
 
-    /// The body of its value.
+    /// Encodes the body of the answer's value.
     fn encode(&self) -> Vec<u8> {
         let answer: StoredAnswer = (self.request, self.id.get(), self.revision, self.json.as_bytes(), self.until);
         layout::encode(answer)
     }
 
-    /// What the body of a value holds.
+    /// Decodes the body of a value.
     fn decode(body: &[u8]) -> Result<Self, String> {
         let (request, id, revision, json, until) = layout::decode::<StoredAnswer>(body)?;
-        let id = Id::try_from(id).map_err(|_| "a kept answer is of no record")?;
+        let id = Id::try_from(id).map_err(|_| "a kept answer has an invalid id")?;
         Ok(Self { request, id, revision, json: String::from_utf8_lossy(json).into_owned(), until })
     }
 }
 
-/// Seconds since 1970.
+/// Returns the seconds since 1970.
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
-/// The key of the answer that is kept under an idempotency key.
+/// Builds the key of the answer kept under an idempotency key.
 pub(super) fn kept_key(key: &str) -> Vec<u8> {
     [&[KEPT], key.as_bytes()].concat()
 }
 
-/// The key that says when that answer may be forgotten: at `time`, in seconds since 1970.
+/// Builds the key that says when that answer may be forgotten: at `time`, in seconds since 1970.
 pub(super) fn forget_key(time: u64, key: &str) -> Vec<u8> {
     [&layout::tagged(FORGET, time), key.as_bytes()].concat()
 }
 
-/// The time and the idempotency key of a [`forget_key`].
+/// Splits a [`forget_key`] into its time and its idempotency key.
 fn forget_key_parts(key: &[u8]) -> Option<(u64, &str)> {
     let (time, key) = key.get(1..)?.split_first_chunk()?;
     Some((u64::from_be_bytes(*time), std::str::from_utf8(key).ok()?))
 }
 
-/// The idempotency key and the answer of a [`kept_key`] and its value's body.
+/// Reads the idempotency key and the answer from a [`kept_key`] and its value's body.
 pub(super) fn read_pair(key: &[u8], body: &[u8]) -> Result<(String, KeptRecord), String> {
     let text = String::from_utf8(key[1..].to_vec()).map_err(|error| error.to_string())?;
     Ok((text, KeptRecord::decode(body)?))
 }
 
-/// Whether `body` is what was written under `key`, if that is one of these.
+/// Checks `body`, found under `key`, if `key` is one of these keys.
 pub(super) fn check(key: &[u8], body: &[u8]) -> Result<(), String> {
     match key.first() {
         Some(&KEPT) => layout::decode::<StoredAnswer>(body).map(drop),
-        Some(&FORGET) => forget_key_parts(key).map(drop).ok_or_else(|| "it is no such key".to_owned()),
+        Some(&FORGET) => forget_key_parts(key).map(drop).ok_or_else(|| "its key is invalid".to_owned()),
         _ => Ok(()),
     }
 }
 
-/// How much is kept for requests that may come again.
+/// The number and the size of the kept answers.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Kept {
     answers: u64,
@@ -113,7 +113,7 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Counts what is kept.
+    /// Counts the kept answers.
     pub(super) fn count(store: &Store) -> Result<Self, StoreError> {
         let mut kept = Self::default();
         for answer in store.kept_answers() {
@@ -123,12 +123,12 @@ impl Kept {
         Ok(kept)
     }
 
-    /// Whether there is room for another answer, beside `more` that are not counted yet.
+    /// Returns whether there is room for another answer, with `more` that are not counted yet.
     pub(super) fn has_room(&self, more: usize) -> bool {
         self.answers + (more as u64) < KEPT_ANSWERS && self.bytes < KEPT_BYTES
     }
 
-    /// Adds to `step` what keeps `new` answers and forgets those whose time is over, and counts on.
+    /// Adds to `step` the `new` answers, and removes answers whose time is over; updates the counts.
     pub(super) fn step(
         &mut self,
         store: &Store,
@@ -137,7 +137,7 @@ impl Kept {
     ) -> Result<(), StoreError> {
         self.forget(store, new, step)?;
         for (key, kept) in new {
-            // Its time was over, or it would have been the answer.
+            // The old answer's time is over; otherwise it would have been the response.
             if let Some(over) = store.kept(key)? {
                 self.subtract(key, &over);
                 step.removes.push(forget_key(over.until, key));
@@ -149,12 +149,12 @@ impl Kept {
         Ok(())
     }
 
-    /// Forgets, with `step`, answers whose time is over, but for those in whose place there are `new` ones.
+    /// Removes answers whose time is over, except those that `new` replaces.
     fn forget(&mut self, store: &Store, new: &HashMap<String, KeptRecord>, step: &mut Step) -> Result<(), StoreError> {
         let now = now();
         for pair in store.db.scan_prefix([FORGET]).take(FORGET_AT_ONCE) {
             let (forget, _) = pair.map_err(|source| store.sled(source))?;
-            let (until, key) = forget_key_parts(&forget).ok_or_else(|| store.damaged(&forget, "it is no such key"))?;
+            let (until, key) = forget_key_parts(&forget).ok_or_else(|| store.damaged(&forget, "its key is invalid"))?;
             if until > now {
                 break;
             }
@@ -182,14 +182,14 @@ impl Kept {
 }
 
 impl Store {
-    /// The answer that is kept under an idempotency key.
+    /// Returns the answer kept under an idempotency key.
     pub(super) fn kept(&self, key: &str) -> Result<Option<KeptRecord>, StoreError> {
         let key = kept_key(key);
         let Some(value) = self.value(&key)? else { return Ok(None) };
         KeptRecord::decode(&value[layout::BODY..]).map(Some).map_err(|what| self.damaged(&key, &what))
     }
 
-    /// All answers that are kept, by their idempotency keys.
+    /// Iterates over all kept answers and their idempotency keys.
     pub(super) fn kept_answers(
         &self,
     ) -> impl Iterator<Item = Result<(String, KeptRecord), StoreError>> + Send + Sync + use<> {
@@ -200,7 +200,7 @@ impl Store {
         })
     }
 
-    /// Keeps an answer under its idempotency key, in a database that nobody else writes to.
+    /// Keeps an answer under its idempotency key, in a database without other writers.
     pub fn keep(&self, key: &str, kept: &KeptRecord) -> Result<(), StoreError> {
         self.put(&kept_key(key), &kept.encode())?;
         self.put(&forget_key(kept.until, key), b"")
@@ -215,9 +215,9 @@ mod tests {
     use crate::tests::{id, json};
     use crate::{Commit, Durability, Transaction};
 
-    /// Whoever changes these bytes needs a new version and a way to read the old one.
+    /// A change to these bytes needs a new version and a way to read the old one.
     #[test]
-    fn the_bytes_are_what_they_were() {
+    fn the_layout_does_not_change() {
         let kept = KeptRecord { request: [9; 32], id: id(7), revision: 2, json: "{}".to_owned(), until: 3 };
         assert_eq!(kept.encode(), [&[9; 32][..], &[7, 2, 2], b"{}", &[3]].concat());
         assert_eq!(KeptRecord::decode(&kept.encode()), Ok(kept));
@@ -251,7 +251,7 @@ mod tests {
         assert_eq!((lasting(), to_forget()), (1, 1), "nothing is left of the one before");
         assert_eq!(keep("forgotten", Some(2)), None);
         assert_eq!(keep("other", None), None);
-        assert_eq!((lasting(), to_forget()), (2, 2), "what is over is forgotten with the next group");
+        assert_eq!((lasting(), to_forget()), (2, 2), "the next group forgets what is over");
         let again =
             runtime.block_on(commit.write(|now: &mut Transaction| now.kept("over").unwrap().map(|kept| kept.id)));
         assert_eq!(again.unwrap(), Some(id(2)));

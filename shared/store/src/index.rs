@@ -1,4 +1,4 @@
-//! Secondary indexes: which ids stand under a term, in runs (see [`layout`]).
+//! Secondary indexes: the ids under each term, in runs (see [`layout`]).
 
 use std::ops::Bound;
 use std::{iter, vec};
@@ -10,7 +10,7 @@ use super::layout::{self, Listed, NAMES, Name, Step, TermKey};
 use super::{Scan, Store, StoreError};
 
 impl Store {
-    /// The ids that `index` lists under `term`, ascending.
+    /// Iterates over the ids that `index` lists under `term`, ascending.
     pub fn ids(&self, index: Index, term: &Term) -> Ids {
         let no_run = Vec::new().into_iter();
         let (runs, run): (Scan, _) = match (index, term) {
@@ -23,7 +23,7 @@ impl Store {
         Ids { store: self.clone(), runs, run, last: None }
     }
 
-    /// The number of the record whose id is `text`, where ids are texts.
+    /// Returns the number of the record with the id `text`, where ids are texts.
     pub fn number_of(&self, text: &str) -> Result<Option<Id>, StoreError> {
         let Some((key, value)) = self.run_of(&NAMES, &(TermKey::of(&Term::from(text)), Id::MAX))? else {
             return Ok(None);
@@ -31,7 +31,7 @@ impl Store {
         layout::find_name(&key, &value[layout::BODY..], text).map_err(|what| self.damaged(&key, &what))
     }
 
-    /// The run that `listed` belongs to: the last that does not begin behind it.
+    /// Finds the run that `listed` belongs to: the last that does not begin behind it.
     fn run_of(&self, prefix: &[u8], listed: &impl Listed) -> Result<Option<(sled::IVec, sled::IVec)>, StoreError> {
         let run = self.db.range(prefix..=&listed.run_key(prefix)[..]).next_back();
         let Some((key, value)) = run.transpose().map_err(|source| self.sled(source))? else { return Ok(None) };
@@ -39,8 +39,8 @@ impl Store {
         Ok(Some((key, value)))
     }
 
-    /// Every entry of every index there is, as the run's key without its first id, and an id. What an interrupted build left
-    /// is none.
+    /// Iterates over every entry of every index: the run's key without its first id, and an id. Skips entries of an
+    /// interrupted build.
     pub fn entries(&self) -> Entries {
         Entries {
             store: self.clone(),
@@ -51,12 +51,12 @@ impl Store {
         }
     }
 
-    /// Each entry of an index of ids: the id that is referred to, and a record that does; in that order.
+    /// Iterates over the entries of an index of ids, sorted: the id referred to, and a record that refers to it.
     pub fn references(&self, index: Index) -> impl Iterator<Item = Result<(Id, Id), StoreError>> + use<> {
         self.read_references(self.db.scan_prefix([layout::INDEX, index.0]))
     }
 
-    /// The same, behind the entry `after`.
+    /// Iterates over [`references`](Self::references) behind the entry `after`.
     pub fn references_after(
         &self,
         index: Index,
@@ -64,14 +64,15 @@ impl Store {
     ) -> impl Iterator<Item = Result<(Id, Id), StoreError>> + use<> {
         let prefix = layout::term_prefix(index, &TermKey::of(&Term::Id(after.0)));
         let key = layout::run_key(&prefix, after.1.get());
-        // Its run, or where that would be.
+        // The run that holds the entry, or the place where it would be.
         let run = self.db.range(&prefix[..]..=&key[..]).next_back().and_then(Result::ok);
         let first = run.map_or(key, |(key, _)| key.to_vec());
         let references = self.read_references(self.db.range(&first[..]..&[layout::INDEX, index.0 + 1]));
         references.filter(move |pair| pair.as_ref().map_or(true, |pair| *pair > after))
     }
 
-    /// The runs of an index of ids that are texts, behind the entry `after`: the text, and records under it, ascending.
+    /// Iterates over the runs of an index of text references, behind the entry `after`: the text, and records under it,
+    /// ascending.
     pub fn texts_after(
         &self,
         index: Index,
@@ -80,7 +81,7 @@ impl Store {
         let first = after.as_ref().map_or(vec![layout::INDEX, index.0], |(text, by)| {
             let prefix = layout::term_prefix(index, &TermKey::of(&Term::from(&**text)));
             let key = layout::run_key(&prefix, *by);
-            // Its run, or where that would be.
+            // The run that holds the entry, or the place where it would be.
             let run = self.db.range(&prefix[..]..=&key[..]).next_back().and_then(Result::ok);
             run.map_or(key, |(key, _)| key.to_vec())
         });
@@ -89,7 +90,7 @@ impl Store {
             let (key, value) = run?;
             let text = layout::listed_text(&key).ok_or_else(|| store.damaged(&key, "it holds no text"))?;
             let mut ids: Vec<u64> = store.decode_run::<Id>(&key, &value)?.into_iter().map(Id::get).collect();
-            // Texts are not in the order of their keys; before it stand only others under its text.
+            // Only ids under the same text can come before the entry. Texts themselves do not sort as their keys do.
             if let Some((_, by)) = after.as_ref().filter(|after| after.0 == text) {
                 ids.retain(|id| id > by);
             }
@@ -112,12 +113,12 @@ impl Store {
         })
     }
 
-    /// The key prefix under which [`entries`](Self::entries) shows `term`.
+    /// Builds the prefix that [`entries`](Self::entries) gives for `term`.
     pub fn entry_prefix(index: Index, term: &Term) -> Vec<u8> {
         layout::term_prefix(index, &TermKey::of(term))
     }
 
-    /// Whether `index` lists `id` under `term`.
+    /// Returns whether `index` lists `id` under `term`.
     pub(super) fn lists(&self, index: Index, term: &Term, id: Id) -> Result<bool, StoreError> {
         if let (Index::IDS, Term::Text(text)) = (index, term) {
             return Ok(self.number_of(text)? == Some(id));
@@ -127,7 +128,7 @@ impl Store {
         Ok(self.decode_run::<Id>(&key, &value)?.binary_search(&id).is_ok())
     }
 
-    /// Writes a run: what it lists ascends.
+    /// Writes a run; its items ascend.
     pub(super) fn put_run<L: Listed>(&self, prefix: &[u8], run: &[L]) -> Result<(), StoreError> {
         self.put(&run[0].run_key(prefix), &L::encode_run(run))
     }
@@ -141,8 +142,9 @@ impl Store {
         self.apply_in_parts(&step)
     }
 
-    /// Adds to `step` what makes of `changes`, which ascend, those with `true` listed in the runs under `prefix`, and those
-    /// with `false` not. Nothing is listed yet from where `is_new` says so.
+    /// Adds the puts and removes to `step` that list the items of `changes` marked `true` in the runs under `prefix`, and
+    /// unlist those marked `false`. `changes` ascend. If `is_new` returns `true` for an item, nothing is listed from there
+    /// on.
     pub(super) fn relist<L: Listed>(
         &self,
         prefix: &[u8],
@@ -162,7 +164,7 @@ impl Store {
                 Some((key, value)) => self.decode_run::<L>(key, value)?,
                 None => Vec::new(),
             };
-            // What comes behind its last may be another's.
+            // Items behind the run's last may belong to another run.
             let inside = rest.partition_point(|(listed, _)| Some(listed) <= old.last()).max(1);
             let mut end = if all_new { rest.len() } else { inside };
             while let Some((listed, _)) = rest.get(end) {
@@ -188,11 +190,11 @@ impl Store {
             if !is_changed {
                 continue;
             }
-            // Ids mostly ascend, and then full runs stay behind; a run that bursts in its middle is cut evenly, so that
+            // Ids mostly ascend, so full runs stay behind. A run that overflows in its middle is cut evenly, so that
             // both parts have room.
             let pieces = new.len().div_ceil(L::RUN).max(1);
             let length = if at_the_end { L::RUN } else { new.len().div_ceil(pieces).max(1) };
-            // The last first: what leaves a run is in another already.
+            // The last piece is written first: an item that leaves a run is then in another already.
             for run in new.chunks(length).rev() {
                 step.put(run[0].run_key(prefix), &L::encode_run(run));
             }
@@ -205,8 +207,8 @@ impl Store {
         Ok(())
     }
 
-    /// The run that `listed` belongs to, or else the first of all, which then begins anew: not for what is new, and behind
-    /// all of them.
+    /// Finds the run that `listed` belongs to. If it would come before all runs, returns the first, which then begins
+    /// with it. A new item comes behind all runs, so it needs no such look.
     fn run_for<L: Listed>(
         &self,
         prefix: &[u8],
@@ -219,7 +221,7 @@ impl Store {
         }
     }
 
-    /// The first run under `prefix` behind `key`; its value has been checked.
+    /// Returns the first run under `prefix` behind `key`; its value is checked.
     fn next_run(&self, prefix: &[u8], key: &[u8]) -> Result<Option<(sled::IVec, sled::IVec)>, StoreError> {
         let next = self.db.range::<&[u8], _>((Bound::Excluded(key), Bound::Unbounded)).next();
         let Some((key, value)) = next.transpose().map_err(|source| self.sled(source))? else { return Ok(None) };
@@ -230,13 +232,13 @@ impl Store {
         Ok(Some((key, value)))
     }
 
-    /// What a run lists, whose `value` has been checked.
+    /// Decodes a run whose `value` has been checked.
     pub(super) fn decode_run<L: Listed>(&self, key: &[u8], value: &[u8]) -> Result<Vec<L>, StoreError> {
         L::decode_run(key, &value[layout::BODY..]).map_err(|what| self.damaged(key, &what))
     }
 }
 
-/// The ids under one term. Made by [`Store::ids`].
+/// An iterator over the ids under one term, made by [`Store::ids`].
 pub struct Ids {
     store: Store,
     runs: Scan,
@@ -249,7 +251,7 @@ impl Iterator for Ids {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            // While a run is written anew under another key, both can be met.
+            // While a run is rewritten under another key, both versions can be met.
             if let Some(id) = self.run.by_ref().find(|id| Some(*id) > self.last) {
                 self.last = Some(id);
                 return Some(Ok(id));
@@ -262,7 +264,7 @@ impl Iterator for Ids {
     }
 }
 
-/// All entries of all indexes. Made by [`Store::entries`].
+/// An iterator over all entries of all indexes, made by [`Store::entries`].
 pub struct Entries {
     store: Store,
     runs: Scan,
@@ -272,7 +274,7 @@ pub struct Entries {
 }
 
 impl Entries {
-    /// The next entry.
+    /// Returns the next entry.
     #[expect(clippy::should_implement_trait, reason = "an iterator could not lend the prefix")]
     pub fn next(&mut self) -> Option<Result<(&[u8], Id), StoreError>> {
         loop {

@@ -2,16 +2,16 @@
 //!
 //! ```text
 //! key    00 "database"                        body  name history          which collection this is, and which database
-//!        00 "counters"                              revision last-id set  behind what the journal has
+//!        00 "counters"                              revision last-id set  may lag behind the journal
 //!        00 "declared"                              declaration           which of its indexes are whole
-//!        00 "lap"                                   lap                   how often the journal has begun anew
-//!        00 "applied"                               run groups            how much of a newer file's changes is there
+//!        00 "lap"                                   lap                   the number of the journal's lap
+//!        00 "applied"                               run groups            how much of a newer file's changes is applied
 //!        01 page                                    table entry entry …   up to 16 records
 //!        02 index term first-id                     gaps                  a run of an index: ids of one term
 //!        02 00 first-text first-number              names                 a run of the ids, where those are texts
 //!        03 id revision part                        json                  a part of a record too long for its page
-//!        04 idempotency-key                         kept                  the answer to a request that may come again
-//!        05 time idempotency-key                    nothing               when that may be forgotten
+//!        04 idempotency-key                         kept                  the answer to a request that may be repeated
+//!        05 time idempotency-key                    empty                 when that answer may be forgotten
 //!
 //! value          02, the CRC-32C of key, 02 and body (4 bytes, little-endian), body; of a page: of key, 02 and table
 //! page, id, first-id, revision in a key   8 bytes, big-endian: key order is id order; page is id / 16
@@ -21,33 +21,33 @@
 //!                beginning of another · a text of more than TERM_BYTES: FE, then its SHA-256
 //! table          the number of entries: 1 byte; for each, by ascending slot: its slot (id mod 16): 1 byte; where it
 //!                ends, counted from the table's end, and its CRC-32C: 4 bytes each, little-endian
-//! entry          bincode of revision: u64, flags: u8; then the record's JSON to the entry's end; nothing where it lies
+//! entry          bincode of revision: u64, flags: u8; then the record's JSON to the entry's end, or no JSON if it lies
 //!                under 03. Flags: 1 the id is from the record's position, 2 the JSON lies under 03; no others are known
 //! name, history  bincode of a string and a u64, which is random: databases that began apart have different ones
 //! revision       in a value: the highest that a record of this database ever had
 //! last-id        the highest that a record of this database ever had
 //! set            count: u64, sum: [u64; 4]: the [`RecordSet`] of all records
-//! run, groups    bincode of two u64: which run of `seed`, and how many of its groups of changes
+//! run, groups    bincode of two u64: which run of `seed`, and how many of its groups of changes are applied
 //! kept           bincode of request: [u8; 32], id: u64, revision: u64, json: bytes, until: time as u64
 //! time           8 bytes, big-endian: seconds since 1970
-//! declaration    JSON of a declaration, of which other fields than those that are indexed are left out
-//! gaps           bincode of a list of u64: what to add to first-id for the second id, to that for the third, …
-//! first-text     a term, and first-number the number of the record with that id; names is bincode of a list of pairs
-//!                (text, number: u64): the further ids of the run, ascending as their terms do
+//! declaration    JSON of a declaration, without the fields that are not indexed
+//! gaps           bincode of a list of u64: the second id minus first-id, the third minus the second, …
+//! first-text     a term; first-number: the number of the record with that id; names: bincode of a list of pairs
+//!                (text, number: u64), the further ids of the run, ascending as their terms do
 //! ```
 //!
-//! The bytes of 04 and 05 are made and read in `idempotency.rs`.
+//! `idempotency.rs` makes and reads the bytes of 04 and 05.
 //!
-//! bincode is its standard configuration: little-endian, variable-length integers. A value's checksum covers its key, so
-//! that a value under a wrong key is as bad as a wrong value. What is read is checked, whenever it is read: of a page
-//! the table and the entries that are wanted, since the whole of it would cost a read of one record several times more.
+//! bincode has its standard configuration: little-endian, variable-length integers. A value's checksum covers its key, so
+//! a value under a wrong key is detected, too. Every read is checked. Of a page, a read checks the table and the entries
+//! it needs: checking the whole page would make a read of one record several times slower.
 //!
-//! The JSON lies in its entry exactly as it will be sent, so a GET sends sled's own memory and parses nothing.
-//! Reference fields are not repeated beside it: only a write needs them, and it has to read the record anyway.
+//! The JSON lies in its entry exactly as it is sent, so a GET sends sled's own memory and parses nothing. Reference
+//! fields are not repeated beside it: only a write needs them, and it reads the record anyway.
 //!
-//! Neighbours share a page, and the ids of a term share runs of up to [`RUN_IDS`], because a key is what costs in
-//! sled: sixteen records to a key go in, and come out in a scan, several times faster than each under its own, and a
-//! post would need three keys where it now needs a fraction of one. `bench/split` shows what that gives.
+//! Keys are the main cost in sled. So neighbours share a page, and the ids of a term share runs of up to [`RUN_IDS`]:
+//! sixteen records under one key are written and scanned several times faster than under sixteen keys, and a post needs a
+//! fraction of a key instead of three. `bench/split` measures the gain.
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::{BorrowDecode, Decode, Encode};
@@ -61,92 +61,91 @@ use sha2::{Digest, Sha256};
 pub(super) const PAGE: u8 = 1;
 /// The first byte of an index run's key.
 pub(super) const INDEX: u8 = 2;
-/// The first byte of the key of a record that lies apart from its page.
+/// The first byte of the key of a record part, stored apart from its page.
 const APART: u8 = 3;
-/// The key under which the database says what it is.
+/// The key of the database's identity.
 pub(super) const DATABASE_KEY: &[u8] = b"\0database";
-/// The key under which the counters lie.
+/// The key of the counters.
 pub(super) const COUNTERS_KEY: &[u8] = b"\0counters";
-/// The key under which the database says what it was declared by.
+/// The key of the declaration that the indexes follow from.
 pub(super) const DECLARED_KEY: &[u8] = b"\0declared";
-/// The key under which the journal's lap lies.
+/// The key of the journal's lap.
 pub(super) const LAP_KEY: &[u8] = b"\0lap";
-/// The key that says how much of a newer file's changes is there.
+/// The key of the count of a newer file's changes that are applied.
 pub(super) const APPLIED_KEY: &[u8] = b"\0applied";
 /// The first byte of every value.
 const VERSION: u8 = 2;
-/// Where in a value its body begins: behind the version and the checksum.
+/// The offset of the body in a value: behind the version and the checksum.
 pub(super) const BODY: usize = 5;
 
-/// How many ids share a page: two to this power.
+/// The binary logarithm of the number of ids that share a page.
 pub(super) const PAGE_BITS: u32 = 4;
 
 /// The highest slot of a page.
 pub(super) const LAST_SLOT: u8 = (1 << PAGE_BITS) - 1;
 
-/// A record whose JSON is longer, in bytes, lies apart from its page.
+/// The longest JSON that lies in a page, in bytes; a longer record lies apart.
 const ENTRY_BYTES: usize = 4 << 10;
 
-/// How long a part of such a record is, in bytes of JSON: so that no value is long where sled minds
+/// The length of a part of such a record, in bytes of JSON. It keeps values short enough for sled
 /// ([`SEGMENT`](super::SEGMENT)).
 pub(super) const PART_BYTES: usize = 64 << 10;
 
-/// The longest text that stands in a key of an index as it is, in bytes: sled has keys in memory, and at each of its
-/// branches. A service takes no name this long, but a split does.
+/// The longest text that stands in an index key as it is, in bytes. sled keeps keys in memory, and repeats them in its
+/// branches. A service accepts no name this long, but a split does.
 const TERM_BYTES: usize = 1 << 10;
 
-/// How many ids one run of an index holds at most.
+/// The most ids that one run of an index holds.
 pub const RUN_IDS: usize = 128;
 
-/// How many ids one run holds at most where ids are texts: each is a name of up to 255 bytes, and a write writes its run
-/// anew.
+/// The most ids that one run holds where ids are texts. Each may have 255 bytes, and a write rewrites its run.
 pub(super) const RUN_NAMES: usize = 32;
 
-/// Nothing stored is larger than a record and its envelope's few bytes.
+/// The encoding. Nothing stored is larger than a record and its envelope's few bytes.
 const CONFIG: Configuration<LittleEndian, Varint, Limit<{ RECORD_BYTES + 64 }>> =
     bincode::config::standard().with_limit::<{ RECORD_BYTES + 64 }>();
 
-/// A record in its page, and what the store keeps with it.
+/// A record in its page, with what the store keeps beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry<'a> {
     pub(super) slot: u8,
     pub(super) revision: u64,
     pub(super) id_from_position: bool,
-    /// Nothing where it lies apart.
+    /// `None` if the record lies apart.
     pub(super) json: Option<&'a [u8]>,
 }
 
-/// An entry's flag: the record has its id from its position.
+/// The entry's flag: the id is from the record's position.
 const FROM_POSITION: u8 = 1;
-/// An entry's flag: the record lies apart from its page.
+/// The entry's flag: the record lies apart from its page.
 const LIES_APART: u8 = 2;
 
-/// What a database is.
+/// The identity of a database.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub(super) struct Identity {
-    /// The collection that it holds.
+    /// The name of its collection.
     pub(super) name: String,
-    /// Random: databases that began apart have different ones.
+    /// A random number: databases that began apart have different ones.
     pub(super) history: u64,
 }
 
-/// What a database counts.
+/// The counters of a database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub(super) struct Counters {
     pub(super) revision: u64,
     pub(super) last_id: u64,
-    /// What it holds.
+    /// The set of its records.
     pub(super) records: RecordSet,
 }
 
-/// Changes that belong together. Doing them once more, or after some of them, ends the same.
+/// Changes that belong together. They are idempotent: repeating the step gives the same state, even after a part of it.
 #[derive(Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub(super) struct Step {
-    /// Keys and the values that they get, in an order in which nothing that is to be found is ever missing.
+    /// Keys with their new values. The order keeps everything findable after each put.
     pub(super) puts: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Keys that go. They come after the puts.
+    /// Keys to remove, after the puts.
     pub(super) removes: Vec<Vec<u8>>,
-    /// What is counted then.
+    /// The counters after the step.
     pub(super) counters: Counters,
 }
 
@@ -159,12 +158,12 @@ impl Step {
     }
 }
 
-/// Where a record lies: its page and its slot there.
+/// Returns a record's page and its slot there.
 pub(super) fn place(id: Id) -> (u64, u8) {
     (id.get() >> PAGE_BITS, (id.get() & ((1 << PAGE_BITS) - 1)) as u8)
 }
 
-/// The id of the record in that slot of that page; nothing where there can be none.
+/// Returns the id for a slot of a page, or `None` if the pair is out of range.
 pub(super) fn id_at(page: u64, slot: u8) -> Option<Id> {
     let id =
         page.checked_mul(1 << PAGE_BITS)?.checked_add(u64::from(slot)).filter(|_| u32::from(slot) < 1 << PAGE_BITS)?;
@@ -175,44 +174,44 @@ pub(super) fn page_key(page: u64) -> [u8; 9] {
     tagged(PAGE, page)
 }
 
-/// The page that a key names.
+/// Returns the page that a key names.
 pub(super) fn page_of(key: &[u8]) -> Option<u64> {
     let [PAGE, page @ ..] = key else { return None };
     page.try_into().ok().map(u64::from_be_bytes)
 }
 
-/// A part of a record, which never changes: what is written later has another revision.
+/// Builds the key of a part of a record. A part never changes: a later write has another revision.
 pub(super) fn part_key(id: Id, revision: u64, part: u16) -> Vec<u8> {
     [&tagged(APART, id.get())[..], &revision.to_be_bytes(), &part.to_be_bytes()].concat()
 }
 
-/// The parts of a record that lies apart: their keys and what each holds.
+/// Splits a record that lies apart into parts: their keys and their bytes.
 pub(super) fn parts(id: Id, revision: u64, json: &[u8]) -> impl Iterator<Item = (Vec<u8>, &[u8])> {
-    // The last is shorter than all others, if need be empty: so it shows.
+    // The last part is shorter than the others, empty if need be: that marks the end.
     (0_u16..=(json.len() / PART_BYTES) as u16).map(move |part| {
         let begin = usize::from(part) * PART_BYTES;
         (part_key(id, revision, part), &json[begin..json.len().min(begin + PART_BYTES)])
     })
 }
 
-/// Whether a record with this JSON lies apart from its page.
+/// Returns whether a record with this JSON lies apart from its page.
 pub(super) fn lies_apart(json: &[u8]) -> bool {
     json.len() > ENTRY_BYTES
 }
 
-/// The key of `number` among those that begin with `tag`.
+/// Builds a key of `tag` and `number`.
 pub(super) fn tagged(tag: u8, number: u64) -> [u8; 9] {
     let mut key = [tag; 9];
     key[1..].copy_from_slice(&number.to_be_bytes());
     key
 }
 
-/// A term as it stands in a key: terms ascend as their keys do.
+/// A term as it stands in a key. Terms sort as their keys do.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 pub(super) struct TermKey {
-    /// How it begins: with this at hand, a sort looks at few texts.
+    /// The first bytes: a sort compares these and rarely needs the text.
     head: [u8; 8],
-    /// All of it; nothing where that is the head.
+    /// The whole term, or `None` if the head is the whole.
     text: Option<Box<[u8]>>,
 }
 
@@ -225,14 +224,14 @@ impl TermKey {
             }
             Term::Text(text) => [text.as_bytes(), &[0xFF]].concat().into(),
         };
-        // No text is the beginning of another, so it does not matter what a short one is filled up with.
+        // No term is a prefix of another, so the padding of a short one does not matter.
         let mut head = [0; 8];
         let length = text.len().min(head.len());
         head[..length].copy_from_slice(&text[..length]);
         Self { head, text: Some(text) }
     }
 
-    /// How it begins, as a number: terms of which this differs ascend as it does.
+    /// Returns the first bytes as a number. Terms with different heads sort as their heads do.
     pub(super) fn head(&self) -> u64 {
         u64::from_be_bytes(self.head)
     }
@@ -241,40 +240,40 @@ impl TermKey {
         self.text.as_deref().unwrap_or(&self.head)
     }
 
-    /// The text; nothing where it is none, or too long to stand there.
+    /// Returns the text, or `None` if the term is an id or a digest.
     pub(super) fn text(&self) -> Option<&str> {
         std::str::from_utf8(self.text_bytes()?).ok()
     }
 
-    /// The same, as the bytes that it was made of.
+    /// Returns the text's bytes.
     fn text_bytes(&self) -> Option<&[u8]> {
         let (0xFF, text) = self.text.as_deref()?.split_last()? else { return None };
         Some(text)
     }
 }
 
-/// The beginning that all runs of `term` share.
+/// Builds the prefix of all runs of `term`.
 pub(super) fn term_prefix(index: Index, term: &TermKey) -> Vec<u8> {
     [&[INDEX, index.0], term.bytes()].concat()
 }
 
-/// The key of the run that begins with `first`.
+/// Builds the key of the run that begins with `first`.
 pub(super) fn run_key(prefix: &[u8], first: u64) -> Vec<u8> {
     [prefix, &first.to_be_bytes()].concat()
 }
 
-/// What a run lists. They ascend as the keys do of runs that begin with them.
+/// An item that a run lists. Items sort as the keys of runs that begin with them.
 pub(super) trait Listed: Clone + Ord {
-    /// How many a run has at most.
+    /// The most items in a run.
     const RUN: usize;
 
-    /// The key of a run that begins with this, behind `prefix`, which all runs share.
+    /// Builds the key of a run that begins with this item; `prefix` is common to all runs.
     fn run_key(&self, prefix: &[u8]) -> Vec<u8>;
 
-    /// The body of a run, which ascends.
+    /// Encodes the body of a run; its items ascend.
     fn encode_run(run: &[Self]) -> Vec<u8>;
 
-    /// What the run under `key` lists.
+    /// Decodes the items of the run under `key`.
     fn decode_run(key: &[u8], body: &[u8]) -> Result<Vec<Self>, String>;
 }
 
@@ -304,10 +303,10 @@ impl Listed for Id {
     }
 }
 
-/// An id that is a text, and its record's number.
+/// A text id and its record's number.
 pub(super) type Name = (TermKey, Id);
 
-/// What the keys of all runs of names begin with.
+/// The prefix of all runs of names.
 pub(super) const NAMES: [u8; 2] = [INDEX, Index::IDS.0];
 
 impl Listed for Name {
@@ -326,7 +325,7 @@ impl Listed for Name {
         let first = listed_text(key).zip(last_id(key)).ok_or("a key of the ids does not end in a text and a number")?;
         let mut names = vec![(TermKey::of(&Term::from(first.0)), first.1)];
         for (text, number) in decode::<Vec<(&str, u64)>>(body)? {
-            let id = Id::try_from(number).map_err(|_| "a number in a run of the ids is none")?;
+            let id = Id::try_from(number).map_err(|_| "a run of the ids holds an invalid number")?;
             let name = (TermKey::of(&Term::from(text)), id);
             if names.last() >= Some(&name) {
                 return Err("the ids of a run do not ascend".to_owned());
@@ -337,40 +336,40 @@ impl Listed for Name {
     }
 }
 
-/// The number that a run of names has for `text`.
+/// Finds the number of `text` in a run of names.
 pub(super) fn find_name(key: &[u8], body: &[u8], text: &str) -> Result<Option<Id>, String> {
     if listed_text(key) == Some(text) {
         return Ok(last_id(key));
     }
     let names: Vec<(&[u8], u64)> = decode(body)?;
     let number = names.iter().find(|(of, _)| *of == text.as_bytes()).map(|(_, number)| Id::try_from(*number));
-    number.transpose().map_err(|_| "a number in a run of the ids is none".to_owned())
+    number.transpose().map_err(|_| "a run of the ids holds an invalid number".to_owned())
 }
 
-/// Whether the run under `key` lists names.
+/// Returns whether the run under `key` lists names.
 pub(super) fn lists_names(key: &[u8]) -> bool {
     key.starts_with(&NAMES)
 }
 
-/// The id that the key of a run in an index of ids stands for.
+/// Returns the id that a run's key has for a term.
 pub(super) fn referred_id(key: &[u8]) -> Option<Id> {
     let [INDEX, _, term @ ..] = key else { return None };
     Id::try_from(u64::from_be_bytes(*term.first_chunk()?)).ok()
 }
 
-/// The text that the key of a run in an index of texts stands for; nothing where it is too long to stand there.
+/// Returns the text that a run's key has for a term, or `None` if the key holds its digest.
 pub(super) fn listed_text(key: &[u8]) -> Option<&str> {
     let [INDEX, _, term @ ..] = key else { return None };
     let (0xFF, text) = term.get(..term.len().checked_sub(size_of::<u64>())?)?.split_last()? else { return None };
     std::str::from_utf8(text).ok()
 }
 
-/// The id that ends a key.
+/// Returns the id at the end of a key.
 pub(super) fn last_id(key: &[u8]) -> Option<Id> {
     Id::try_from(u64::from_be_bytes(*key.last_chunk()?)).ok()
 }
 
-/// The value that `body` is under `key`.
+/// Builds the value of `body` under `key`: version, checksum, body.
 pub(super) fn seal(key: &[u8], body: &[u8]) -> Vec<u8> {
     let mut value = Vec::with_capacity(BODY + body.len());
     value.push(VERSION);
@@ -379,7 +378,7 @@ pub(super) fn seal(key: &[u8], body: &[u8]) -> Vec<u8> {
     value
 }
 
-/// The body of `value`, which was found under `key`.
+/// Checks `value`, found under `key`, and returns its body.
 pub(super) fn unseal<'v>(key: &[u8], value: &'v [u8]) -> Result<&'v [u8], String> {
     match value {
         [VERSION, crc @ ..] => match crc.split_first_chunk() {
@@ -396,7 +395,7 @@ fn checksum(key: &[u8], body: &[u8]) -> u32 {
     crc32c::crc32c_append(crc, body)
 }
 
-/// Names a key, for messages.
+/// Describes a key, for messages.
 pub(super) fn describe_key(key: &[u8]) -> String {
     let number =
         |at: usize| key.get(at..).and_then(|rest| rest.first_chunk()).map(|number| u64::from_be_bytes(*number));
@@ -411,7 +410,7 @@ pub(super) fn describe_key(key: &[u8]) -> String {
     }
 }
 
-/// The value of a page under `key`; `entries` ascend by slot.
+/// Encodes a page's value under `key`; `entries` ascend by slot.
 pub(super) fn encode_page<'a>(key: &[u8], entries: impl IntoIterator<Item = Entry<'a>>) -> Vec<u8> {
     let (mut table, mut body) = (vec![0], Vec::new());
     for Entry { slot, revision, id_from_position, json } in entries {
@@ -431,18 +430,18 @@ pub(super) fn encode_page<'a>(key: &[u8], entries: impl IntoIterator<Item = Entr
     value
 }
 
-/// A page of which the table has been checked. Its entries are when they are asked for.
+/// A page whose table has been checked. Each entry is checked when it is read.
 #[derive(Clone, Copy)]
 pub(super) struct Page<'a> {
     table: &'a [[u8; ROW]],
     entries: &'a [u8],
 }
 
-/// What a page's table has for an entry: slot, end, checksum.
+/// The length of a table's row: slot, end, checksum.
 const ROW: usize = 9;
 
 impl<'a> Page<'a> {
-    /// `value`, which was found under `key`, as a page.
+    /// Reads `value`, found under `key`, as a page.
     pub(super) fn read(key: &[u8], value: &'a [u8]) -> Result<Self, String> {
         let table_end = BODY + 1 + ROW * usize::from(value.get(BODY).copied().unwrap_or_default());
         let Some((sealed, entries)) = value.split_at_checked(table_end) else {
@@ -452,17 +451,17 @@ impl<'a> Page<'a> {
         Ok(Self { table: table.as_chunks().0, entries })
     }
 
-    /// The entry in `slot`, if there is one.
+    /// Returns the entry in `slot`, if any.
     pub(super) fn find(self, slot: u8) -> Result<Option<Entry<'a>>, String> {
         self.table.binary_search_by_key(&slot, |row| row[0]).ok().map(|nth| self.entry(nth)).transpose()
     }
 
-    /// All entries.
+    /// Iterates over all entries.
     pub(super) fn iter(self) -> impl Iterator<Item = Result<Entry<'a>, String>> {
         (0..self.table.len()).map(move |nth| self.entry(nth))
     }
 
-    /// The highest slot that has an entry.
+    /// Returns the highest slot with an entry.
     pub(super) fn last_slot(self) -> Option<u8> {
         self.table.last().map(|row| row[0])
     }
@@ -474,7 +473,7 @@ impl<'a> Page<'a> {
         };
         let begin = if nth == 0 { 0 } else { row(nth - 1).1 };
         let (slot, end, crc) = row(nth);
-        let entry = self.entries.get(begin..end).ok_or("an entry ends outside of it")?;
+        let entry = self.entries.get(begin..end).ok_or("an entry ends outside the page")?;
         if crc32c::crc32c(entry) != crc {
             return Err(format!("the checksum of entry {slot} does not match"));
         }
@@ -488,19 +487,19 @@ impl<'a> Page<'a> {
     }
 }
 
-/// The body that `value` is in bincode.
+/// Encodes `value` with bincode.
 pub(super) fn encode(value: impl Encode) -> Vec<u8> {
     let mut body = Vec::new();
     put(value, &mut body);
     body
 }
 
-/// Whether all of `value` is what was written under `key`, as far as that is about records and indexes.
+/// Checks the whole `value` found under `key`, if it is a page or a run; otherwise only its checksum.
 pub(super) fn check(key: &[u8], value: &[u8]) -> Result<(), String> {
     if key.first() == Some(&PAGE) {
-        let page = page_of(key).ok_or("it is no page's key")?;
+        let page = page_of(key).ok_or("it is not a page's key")?;
         return Page::read(key, value)?.iter().try_for_each(|entry| {
-            id_at(page, entry?.slot).map(drop).ok_or_else(|| "it holds what is no id".to_owned())
+            id_at(page, entry?.slot).map(drop).ok_or_else(|| "it holds an invalid id".to_owned())
         });
     }
     let body = unseal(key, value)?;
@@ -516,7 +515,7 @@ pub(super) fn put(value: impl Encode, bytes: &mut Vec<u8>) {
     bincode::encode_into_std_write(value, bytes, CONFIG).expect("memory takes every value");
 }
 
-/// The value that `body` is in bincode, all of it.
+/// Decodes all of `body` with bincode.
 pub(super) fn decode<'a, T: BorrowDecode<'a, ()>>(body: &'a [u8]) -> Result<T, String> {
     match bincode::borrow_decode_from_slice(body, CONFIG) {
         Ok((decoded, length)) if length == body.len() => Ok(decoded),
@@ -537,9 +536,9 @@ mod tests {
         Entry { slot, revision: 1, id_from_position: true, json: Some(json) }
     }
 
-    /// Whoever changes these bytes needs a new version and a way to read the old one.
+    /// A change to these bytes needs a new version and a way to read the old one.
     #[test]
-    fn the_bytes_are_what_they_were() {
+    fn the_layout_does_not_change() {
         assert_eq!(seal(b"123", b"456789"), [&[2, 230, 89, 202, 122][..], b"456789"].concat());
         assert_eq!(place(id(0x1234)), (0x123, 4));
         assert_eq!(page_key(258), [1, 0, 0, 0, 0, 0, 0, 1, 2]);
@@ -570,7 +569,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_encoded_is_decoded() {
+    fn decoding_reverses_encoding() {
         let entries = [entry(0, b"{\"a\":1}"), Entry { json: None, ..entry(3, b"") }, entry(15, b"{}")];
         let page = encode_page(b"key", entries);
         let page = Page::read(b"key", &page).unwrap();
@@ -591,7 +590,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_with_any_bit_turned_or_under_another_key_is_not_taken() {
+    fn a_value_with_a_flipped_bit_or_under_another_key_is_refused() {
         let (page, part) = (page_key(3), part_key(id(3), 1, 0));
         let entries = [entry(0, b"{\"a\":1}"), entry(3, b"{}")];
         for (key, value) in [(&page[..], encode_page(&page, entries)), (&part, seal(&part, b"{\"a\":1}"))] {
@@ -612,9 +611,9 @@ mod tests {
         }
     }
 
-    /// Behind a checksum that matches there may still be another program's bytes.
+    /// Another program's bytes may have a matching checksum.
     #[test]
-    fn bodies_that_nothing_of_ours_wrote_are_errors() {
+    fn foreign_bodies_with_matching_checksums_are_errors() {
         let key = page_key(3);
         let row = |slot: u8, end: u32, entry: &[u8]| {
             [&[slot][..], &end.to_le_bytes(), &crc32c::crc32c(entry).to_le_bytes()].concat()

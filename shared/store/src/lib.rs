@@ -1,18 +1,107 @@
 //! A collection of records in sled: the embedded database of one service.
 //!
+//! A [`Folder`] holds all data of a service and belongs to one process. [`Folder::open`] returns the [`Store`] in it. Reads
+//! go to the store, from any thread. Writes go through a [`Commit`] to one thread, the committer, which decides them in
+//! order and makes many of them durable with one sync. This crate knows no HTTP.
+//!
+//! # Examples
+//!
+//! Open a store. The collection says what its records and indexes are:
+//!
 //! ```no_run
-//! # use record::model::{Collection, Term}; use store::{Purpose, Store};
-//! # fn print_thread(posts: Collection) -> Result<(), store::StoreError> {
-//! let store = Store::open("data/posts/db".as_ref(), posts, Purpose::Serving)?;
-//! let in_thread = posts.index_at("in-thread").expect("posts have it").number;
-//! for post in store.find(in_thread, &Term::Id("7".parse().unwrap())) {
+//! # fn open_posts() -> Result<(), store::StoreError> {
+//! use record::model::Collection;
+//! use store::{Folder, OnDamage, Purpose};
+//!
+//! let posts = Collection::embedded(
+//!     r#"{
+//!         "name": "posts",
+//!         "ids": "position",
+//!         "fields": [
+//!             { "name": "thread", "shape": { "reference": { "to": "threads" } } },
+//!             { "name": "text", "shape": { "text": { "most": 16384 } } }
+//!         ],
+//!         "indexes": [{ "number": 1, "field": "thread", "route": "in-thread" }]
+//!     }"#,
+//! );
+//! let folder = Folder::lock("data/posts".as_ref())?;
+//! let store = folder.open(posts, Purpose::Serving, OnDamage::Refuse)?;
+//! println!("{} posts", store.counted()?.count);
+//! # Ok(()) }
+//! ```
+//!
+//! Read a record:
+//!
+//! ```no_run
+//! # use store::{Store, StoreError};
+//! # fn print_post(store: &Store) -> Result<(), StoreError> {
+//! let id = "7".parse().expect("7 is an id");
+//! if let Some(post) = store.get(id)? {
+//!     println!("revision {}: {}", post.revision, String::from_utf8_lossy(post.json()));
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! List the records under a term of an index:
+//!
+//! ```no_run
+//! # use store::{Store, StoreError};
+//! # fn print_thread(store: &Store) -> Result<(), StoreError> {
+//! use record::model::Term;
+//!
+//! let in_thread = store.collection().index_at("in-thread").expect("posts have this index").number;
+//! let thread = Term::Id("7".parse().expect("7 is an id"));
+//! for post in store.find(in_thread, &thread) {
 //!     println!("{}", String::from_utf8_lossy(post?.json()));
 //! }
 //! # Ok(()) }
 //! ```
 //!
-//! [`layout`] draws the bytes of keys and values. Everything lies in sled's one default tree, told apart by the key's
-//! first byte, because a batch on one tree is atomic without a transaction.
+//! Write a record. The closure runs in the committer's thread and sees all earlier writes; `write` returns its result once
+//! the record is durable:
+//!
+//! ```no_run
+//! # use store::{Commit, Durability, Store};
+//! # async fn create_post(store: &Store) -> Result<(), Box<dyn std::error::Error>> {
+//! let commit = Commit::start(store, Durability::Power)?;
+//! let written = commit
+//!     .write(|transaction| {
+//!         let id = transaction.next_id()?;
+//!         let draft = transaction.read(id, &format!(r#"{{"id":{id},"thread":7,"text":"Hello"}}"#));
+//!         let revision = transaction.put(draft);
+//!         Some((id, revision))
+//!     })
+//!     .await?;
+//! let (id, revision) = written.ok_or("all ids are used up")?;
+//! println!("post {id} has revision {revision}");
+//! # Ok(()) }
+//! ```
+//!
+//! # Modules, in reading order
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`layout`] | the bytes of keys and values |
+//! | `lib` | [`Store`]: opens a database, reads records, applies steps; [`StoreError`] |
+//! | `index` | the ids under each term: [`Store::ids`], [`Store::entries`] |
+//! | `write` | [`Writer`]: the one place where records change |
+//! | `commit` | [`Commit`], [`Transaction`]: the committer, which decides and groups writes |
+//! | `commit/group`, `commit/held`, `commit/pace` | a group's changes; the records an update holds; the size of groups |
+//! | `commit/journal` | the journal: makes a group durable before the database has it |
+//! | `idempotency` | [`KeptRecord`]: the answers kept for repeated requests |
+//! | `snapshot` | [`Snapshot`]: the records at one moment, read during writes |
+//! | [`backup`] | the format of backups: writing and reading |
+//! | `folder` | [`Folder`]: its lock, its files, replacing a database |
+//! | `load`, `sorter` | [`Load`]: many records into an empty database |
+//! | [`fill`] | a database made from a service's slice |
+//! | `redeclare` | [`Redeclaration`]: a changed declaration for an existing database |
+//! | `update`, [`desk`] | a newer file's changes: holding, staging, applying; how `seed` asks a running service |
+//! | `scrub`, `damage` | [`Scrub`]: reads and checks everything; the count of faults found |
+//! | `rebuild`, `v1` | [`Restore`], compaction, salvage; the layout's first version |
+//! | `cache`, `sled_files` | the system's cache after failed syncs; sled's files and their guards |
+//!
+//! Everything lies in sled's one default tree, because a batch on one tree is atomic without a transaction. The first byte
+//! of a key tells what it holds.
 
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
@@ -35,7 +124,7 @@ use self::layout::{Counters, Identity, Page, Step};
 use self::snapshot::Snapshots;
 use self::update::Gate;
 
-/// A point at which a test can end the process: see `tests/faults.rs`.
+/// A point at which `tests/faults.rs` can end the process.
 macro_rules! fail_point {
     ($name:literal) => {
         #[cfg(feature = "failpoints")]
@@ -78,17 +167,18 @@ pub use snapshot::{Snapshot, SnapshotRecord};
 pub use update::{Edit, Hold, Staged, Staging, Text};
 pub use write::{Change, Writer};
 
-/// What a database is opened for.
+/// The purpose for which a database is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Answering requests, of which many ask for the same.
+    /// Answering requests, many of them for the same records.
     Serving,
-    /// Going through all of it once.
+    /// Reading all of it once.
     Passing,
 }
 
 impl Purpose {
-    /// What sled may keep in memory. It counts bytes as they are on disk: real use is a few times that.
+    /// Returns the size of sled's cache. sled counts bytes as they are on disk: it really uses a few times as much
+    /// memory.
     fn cache_bytes(self) -> u64 {
         match self {
             Purpose::Serving => 64 << 20,
@@ -97,39 +187,39 @@ impl Purpose {
     }
 }
 
-/// The segments of sled's file, in bytes.
+/// The length of a segment of sled's file, in bytes.
 ///
-/// A node of sled's tree that is longer than a quarter of it goes to a file of its own, which sled never syncs: after a
-/// power loss it may be missing, and without it sled opens nothing. A leaf has 17 values at most, none much longer than
-/// `PART_BYTES` of [`layout`], and 17 of them are well below 2 MiB.
+/// sled puts a node longer than a quarter of a segment into a file of its own, which it never syncs: after a power loss
+/// the file may be missing, and then sled opens nothing. A leaf has at most 17 values, none much longer than
+/// `PART_BYTES` of [`layout`], and 17 of these are well below 2 MiB.
 pub const SEGMENT: usize = 8 << 20;
 
-/// How much room on the disk is taken beforehand for what sled will write, in bytes. Once a write of sled's own has
-/// failed, it neither writes nor reads all that it has.
+/// The room on the disk that is reserved for sled's next writes, in bytes. After one failed write, sled neither writes
+/// nor reads all of its data.
 const ROOM: u64 = 8 << 20;
 
-/// How long to wait for a lock, ours or sled's, which can lag behind the end of what held it.
+/// The time to wait for a lock, ours or sled's: it may outlast its holder a little.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often to try meanwhile.
+/// The time between two attempts to lock.
 const LOCK_POLL: Duration = Duration::from_millis(20);
 
-/// Why the store could not do what it was asked.
+/// The reason why an operation of the store failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// There is nothing to open.
+    /// The path has no database.
     #[error("{}: there is no database here; split a db.json into it first (`cargo run -p seed`), or name a slice (--slice)", .0.display())]
     Missing(PathBuf),
-    /// Another process has the folder.
+    /// Another process holds the folder.
     #[error("{}: in use by {holder}; stop it first", .path.display())]
     InUse {
         /// The folder.
         path: PathBuf,
-        /// What it wrote into its lock.
+        /// The name that the holder wrote into its lock.
         holder: String,
     },
-    /// A split was interrupted while it put its result into place.
+    /// A split was interrupted while it put its result into place. The folder is given.
     #[error("{}: a split into this folder was interrupted; run the same `seed` command again, it finishes the job", .0.display())]
     Unfinished(PathBuf),
     /// The database belongs to another service.
@@ -137,55 +227,55 @@ pub enum StoreError {
     WrongCollection {
         /// The database.
         path: PathBuf,
-        /// What the service owns.
+        /// The service's collection.
         expected: &'static str,
-        /// What the database says.
+        /// The database's collection.
         found: String,
     },
     /// The database has the layout's first version.
-    #[error("{}: this database has an older layout; its service, or `seed verify`, brings it up to date at the next start", .0.display())]
+    #[error("{}: this database has an older layout; start its service, or run `seed verify`, to rebuild it", .0.display())]
     OldLayout(PathBuf),
-    /// The bytes are not what this program writes.
+    /// The bytes are not those that this program writes.
     #[error("{}: the database is damaged or not one of ours: {what}; restore a backup (`seed restore`), or split again with `seed --replace`", .path.display())]
     Corrupt {
         /// The database.
         path: PathBuf,
-        /// What was found.
+        /// The fault.
         what: String,
     },
-    /// Writes that were answered are not in the journal any more, or that cannot be ruled out.
+    /// Answered writes are missing from the journal, or may be.
     #[error("{}: {hole}. Restore a backup (`seed restore`), or start the service once with --accept-loss, which keeps all that is whole and logs what is gone", .path.display())]
     Lost {
         /// The database.
         path: PathBuf,
-        /// What was found, and how far the database can be vouched for.
+        /// The gap, and the revision up to which the database is certainly complete.
         hole: Hole,
     },
-    /// More was written beside the reader of a snapshot than could be put aside for it.
-    #[error("{}: more was written meanwhile than could be put aside for a reader this slow; try again, or when there are fewer writes", .0.display())]
+    /// The reader of a snapshot was too slow: too many records changed meanwhile to keep their old versions.
+    #[error("{}: too much was written while this was read; try again, or when there are fewer writes", .0.display())]
     SnapshotGivenUp(PathBuf),
-    /// A write needs more room on the disk than there is. Nothing is amiss otherwise.
-    #[error("{}: the disk has no room for {} MiB more, which a write may need", .0.display(), ROOM >> 20)]
+    /// A write needs more room on the disk than there is. The database is sound.
+    #[error("{}: the disk has no room for the {} MiB that a write may need; free some", .0.display(), ROOM >> 20)]
     NoRoom(PathBuf),
-    /// What is there cannot be served as it is declared now.
-    #[error("{}: the declaration does not go with what is there: {what}", .path.display())]
+    /// The database cannot be served under its new declaration.
+    #[error("{}: the declaration contradicts the database: {what}", .path.display())]
     Contradiction {
         /// The database.
         path: PathBuf,
-        /// In what, and the way on.
+        /// The contradiction, and how to resolve it.
         what: String,
     },
-    /// It was told to end.
-    #[error("{}: told to end before all indexes were built; the next start builds them", .0.display())]
+    /// The process was told to end.
+    #[error("{}: stopped before all indexes were built; the next start builds them", .0.display())]
     Interrupted(PathBuf),
-    /// Two records have the same text for an id.
+    /// Two records have the same text id.
     #[error("{}: two records have the id {text:?}", .path.display())]
     IdTaken {
-        /// The database, which is then of no use.
+        /// The database, which is then useless.
         path: PathBuf,
         /// The id.
         text: String,
-        /// The number of the second of them.
+        /// The number of the second record.
         second: Id,
     },
     /// sled failed.
@@ -206,7 +296,7 @@ pub enum StoreError {
     },
 }
 
-/// The records of one collection. Clones share the database.
+/// A handle to the records of one collection. Clones share the database.
 #[derive(Clone)]
 pub struct Store {
     db: sled::Db,
@@ -215,14 +305,14 @@ pub struct Store {
     shared: Arc<Shared>,
 }
 
-/// What the clones of a store share beside sled's own.
+/// The state that the clones of a store share, beside sled's own.
 struct Shared {
-    /// sled's own file, to do with it what sled does not.
+    /// A handle to sled's own file, for the syncs and reservations that sled does not do.
     file: File,
     path: PathBuf,
     history: u64,
     damage: Damage,
-    /// Whether a write or a sync of its files has failed since it was opened.
+    /// Whether a write or a sync of the database's files has failed since it was opened.
     failed: AtomicBool,
     read_only: AtomicBool,
     snapshots: Snapshots,
@@ -233,31 +323,30 @@ struct Shared {
 pub struct Stored {
     value: sled::IVec,
     json: Range<usize>,
-    /// How often the record was written, from 1.
+    /// The database's revision when the record was written.
     pub revision: u64,
     /// Whether the split gave the record its id, from its position in the file.
     pub id_from_position: bool,
 }
 
 impl Stored {
-    /// The record as it is sent.
+    /// Returns the record's JSON, as it is sent.
     pub fn json(&self) -> &[u8] {
         &self.value[self.json.clone()]
     }
 
-    /// The record as it is sent, in sled's own memory: nothing is copied.
+    /// Returns the record's JSON in sled's own memory, without a copy.
     pub fn into_json(self) -> Bytes {
         Bytes::from_owner(self.value).slice(self.json)
     }
 }
 
 impl Store {
-    /// Opens the database at `path`, which another run has made, and does what its journal has and it has not: all that
-    /// it then holds is on the disk.
+    /// Opens the existing database at `path` and replays its journal. All that it then holds is on the disk.
     ///
     /// # Errors
-    /// [`StoreError::Lost`] when the journal does not have all that it must, [`StoreError::OldLayout`] for a database of
-    /// the layout's first version: [`Folder::open`] knows the way on.
+    /// [`StoreError::Lost`] if the journal lacks entries that it must have; [`StoreError::OldLayout`] for the layout's
+    /// first version. [`Folder::open`] handles both.
     pub fn open(path: &Path, collection: Collection, purpose: Purpose) -> Result<Self, StoreError> {
         let mut store = Self::open_unproven(path, collection, purpose)?;
         commit::journal::recover(&store)?;
@@ -265,7 +354,7 @@ impl Store {
         Ok(store)
     }
 
-    /// The same, without a look at the journal, and at what it was declared by.
+    /// Opens the database without reading its journal or its note.
     fn open_unproven(path: &Path, collection: Collection, purpose: Purpose) -> Result<Self, StoreError> {
         if !path.is_dir() {
             return Err(StoreError::Missing(path.to_owned()));
@@ -289,22 +378,22 @@ impl Store {
         Ok(Self { db, collection, made_by: collection, shared })
     }
 
-    /// Whether the database answers, and holds what it should.
+    /// Checks that the database answers and holds the right collection.
     pub fn check(&self) -> Result<(), StoreError> {
         self.identity().map(drop)
     }
 
-    /// How often damage was met since the database was opened, if it was.
+    /// Returns how many faults were found since the database was opened, or `None` if none were.
     pub fn damage(&self) -> Option<u64> {
         self.shared.damage.found()
     }
 
-    /// Says that this is a copy of what lies on a file system that can only be read: nobody is to write to it.
+    /// Marks the store as read-only: it is a copy of a database on a read-only file system.
     pub fn set_read_only(&self) {
         self.shared.read_only.store(true, Ordering::Relaxed);
     }
 
-    /// Whether nobody is to write to it.
+    /// Returns whether the store is marked as read-only.
     pub fn is_read_only(&self) -> bool {
         self.shared.read_only.load(Ordering::Relaxed)
     }
@@ -321,12 +410,12 @@ impl Store {
         }
     }
 
-    /// Makes an empty database at `path`, where nothing may be yet.
+    /// Creates an empty database at `path`, where nothing may exist yet.
     pub fn create(path: &Path, collection: Collection) -> Result<Self, StoreError> {
         fs::create_dir(path).map_err(|source| StoreError::Io { path: path.to_owned(), source })?;
         let db = sled_files::open(path, Purpose::Passing)?;
-        // The standard library's own randomness: a service is in its sandbox by now, where a crate that falls back on
-        // /dev/urandom, as with musl, finds none.
+        // The randomness is the standard library's: a service is in its sandbox by now, where crates that fall back on
+        // /dev/urandom, as with musl, fail.
         let history = RandomState::new().hash_one(path);
         let store = Self::with(db, path, collection, history)?;
         let name = collection.name().to_owned();
@@ -336,32 +425,32 @@ impl Store {
         Ok(store)
     }
 
-    /// The collection whose records these are.
+    /// Returns the collection whose records these are.
     pub fn collection(&self) -> Collection {
         self.collection
     }
 
-    /// Where the database lies.
+    /// Returns the path of the database.
     pub fn path(&self) -> &Path {
         &self.shared.path
     }
 
-    /// What the database holds, as it counts it while it is written to.
+    /// Returns the set of all records, as the database counts it during writes.
     pub fn counted(&self) -> Result<RecordSet, StoreError> {
         Ok(self.counters()?.records)
     }
 
-    /// The revision that the database is at.
+    /// Returns the revision of the database.
     pub fn revision(&self) -> Result<u64, StoreError> {
         Ok(self.counters()?.revision)
     }
 
-    /// A number that no database has which began apart from this one.
+    /// Returns a number that differs between databases that began apart.
     pub fn history(&self) -> u64 {
         self.shared.history
     }
 
-    /// The record with that id.
+    /// Reads record `id`.
     pub fn get(&self, id: Id) -> Result<Option<Stored>, StoreError> {
         let (page, slot) = layout::place(id);
         let key = layout::page_key(page);
@@ -372,7 +461,7 @@ impl Store {
             let Some(entry) = entry.map_err(|what| self.damaged(&key, &what))? else { return Ok(None) };
             match self.stored(&value, id, &entry)? {
                 Some(stored) => return Ok(Some(stored)),
-                // It was written anew, into its page, since that was read.
+                // The page was rewritten after it was read.
                 None if before.as_ref() != Some(&value) => before = Some(value),
                 None => {
                     return Err(
@@ -383,7 +472,7 @@ impl Store {
         }
     }
 
-    /// All records in id order.
+    /// Iterates over all records in id order.
     pub fn records(&self) -> impl Iterator<Item = Result<(Id, Stored), StoreError>> + Send + Sync + use<> {
         let store = self.clone();
         self.scan(&[layout::PAGE]).flat_map(move |page| match page.and_then(|(key, value)| store.page(&key, &value)) {
@@ -392,7 +481,7 @@ impl Store {
         })
     }
 
-    /// The ids of all records from `from` on, with their revisions.
+    /// Iterates over the ids from `from` on, with the revisions of their records.
     pub fn revisions(&self, from: Id) -> impl Iterator<Item = Result<(Id, u64), StoreError>> + use<> {
         let store = self.clone();
         let pages = self.checked(self.db.range(&layout::page_key(layout::place(from).0)[..]..&[layout::PAGE + 1]));
@@ -404,26 +493,26 @@ impl Store {
         revisions.filter(move |revision| revision.as_ref().map_or(true, |(id, _)| *id >= from))
     }
 
-    /// The ids and revisions of the records of a page.
+    /// Returns the ids and revisions of the records of a page.
     fn revisions_in(&self, key: &[u8], value: &[u8]) -> Result<Vec<(Id, u64)>, StoreError> {
-        let page = layout::page_of(key).ok_or_else(|| self.damaged(key, "it is no page's key"))?;
+        let page = layout::page_of(key).ok_or_else(|| self.damaged(key, "it is not a page's key"))?;
         let entries = Page::read(key, value).map_err(|what| self.damaged(key, &what))?;
         let revision = |entry: Result<layout::Entry, String>| {
             let entry = entry.map_err(|what| self.damaged(key, &what))?;
-            let id = layout::id_at(page, entry.slot).ok_or_else(|| self.damaged(key, "it holds what is no id"))?;
+            let id = layout::id_at(page, entry.slot).ok_or_else(|| self.damaged(key, "it holds an invalid id"))?;
             Ok((id, entry.revision))
         };
         entries.iter().map(revision).collect()
     }
 
-    /// The records of a page.
+    /// Returns the records of a page.
     fn page(&self, key: &[u8], value: &sled::IVec) -> Result<Vec<(Id, Stored)>, StoreError> {
-        let page = layout::page_of(key).ok_or_else(|| self.damaged(key, "it is no page's key"))?;
+        let page = layout::page_of(key).ok_or_else(|| self.damaged(key, "it is not a page's key"))?;
         let entries = Page::read(key, value).map_err(|what| self.damaged(key, &what))?;
         let mut records = Vec::new();
         for entry in entries.iter() {
             let entry = entry.map_err(|what| self.damaged(key, &what))?;
-            let id = layout::id_at(page, entry.slot).ok_or_else(|| self.damaged(key, "it holds what is no id"))?;
+            let id = layout::id_at(page, entry.slot).ok_or_else(|| self.damaged(key, "it holds an invalid id"))?;
             let stored = match self.stored(value, id, &entry)? {
                 Some(stored) => Some(stored),
                 None => self.get(id)?,
@@ -433,7 +522,8 @@ impl Store {
         Ok(records)
     }
 
-    /// The highest id. Of a damaged page, the highest that it can hold: an id too many is skipped, but none is given twice.
+    /// Returns the highest id. For a damaged last page, returns the highest id that it can hold: ids may be skipped,
+    /// but none is given twice.
     pub(crate) fn last_id(&self) -> Result<Option<Id>, StoreError> {
         let Some(page) = self.db.scan_prefix([layout::PAGE]).next_back() else { return Ok(None) };
         let (key, value) = page.map_err(|source| self.sled(source))?;
@@ -441,37 +531,37 @@ impl Store {
         Ok(layout::page_of(&key).and_then(|page| layout::id_at(page, slot.unwrap_or(layout::LAST_SLOT))))
     }
 
-    /// The records that `index` lists under `term`, in id order.
+    /// Iterates over the records that `index` lists under `term`, in id order.
     pub fn find(
         &self,
         index: Index,
         term: &Term,
     ) -> impl Iterator<Item = Result<Stored, StoreError>> + Send + Sync + use<> {
         let store = self.clone();
-        // An id without its record was deleted after the list was read.
+        // A missing record was deleted after the list was read.
         self.ids(index, term).filter_map(move |id| id.and_then(|id| store.get(id)).transpose())
     }
 
-    /// Returns when all that was written is on the disk and stays there through a power loss.
+    /// Makes all writes durable: when it returns, they survive a power loss.
     pub fn sync(&self) -> Result<(), StoreError> {
         self.db.flush().map_err(|source| self.sled(source))?;
         fail_point!("between flush and sync");
-        // sled's flush hands the data to the system (sync_file_range); only this makes the disk keep it.
+        // sled's flush hands the data to the system (sync_file_range); only this sync makes it durable.
         self.shared.file.sync_data().map_err(|source| self.io(source))
     }
 
-    /// Takes [`ROOM`] on the disk behind the end of sled's file, if it has not got that.
+    /// Reserves [`ROOM`] on the disk behind the end of sled's file.
     fn reserve(&self) -> Result<(), StoreError> {
         let length = self.shared.file.metadata().map_err(|source| self.io(source))?.len();
         match rustix::fs::fallocate(&self.shared.file, FallocateFlags::KEEP_SIZE, length, ROOM) {
-            // Not every file system can; then it shows when sled writes.
+            // Not every file system supports this; there a lack of room shows when sled writes.
             Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
             Err(Errno::NOSPC | Errno::DQUOT) => Err(StoreError::NoRoom(self.shared.path.clone())),
             Err(error) => Err(self.io(error.into())),
         }
     }
 
-    /// Whether there would be [`ROOM`] for a new start.
+    /// Checks that a restart would find [`ROOM`].
     fn probe(&self) -> Result<(), StoreError> {
         let path = self.shared.path.with_extension("room");
         let written = fs::write(&path, vec![0; ROOM as usize]).and_then(|()| File::open(&path)?.sync_all());
@@ -479,20 +569,20 @@ impl Store {
         written.and(removed).map_err(|_| StoreError::NoRoom(self.shared.path.clone()))
     }
 
-    /// All keys that begin with `prefix`, with their values, which have been checked but for pages.
+    /// Iterates over the keys that begin with `prefix` and their values. Values are checked, except pages.
     ///
-    /// sled gives memory back only when it has noted 64 accesses in the same of its 256 queues, and a scan notes one for
-    /// each leaf: up to 16,384 leaves would pile up beyond the cache. So each key notes one more.
+    /// sled frees memory only when it has noted 64 accesses in one of its 256 queues, and a scan notes one access per
+    /// leaf: up to 16,384 leaves would pile up beyond the cache. So each key notes one more access.
     fn scan(&self, prefix: &[u8]) -> Scan {
         self.checked(self.db.scan_prefix(prefix))
     }
 
-    /// The same of any keys.
+    /// Checks the values of `pairs`, as [`scan`](Self::scan) does.
     fn checked(&self, pairs: sled::Iter) -> Scan {
         let store = self.clone();
         Box::new(pairs.map(move |pair| {
             let (key, value) = pair.map_err(|source| store.sled(source))?;
-            // What it says does not matter, and an error shows again at the next key.
+            // The result does not matter: an error shows again at the next key.
             let _ = store.db.contains_key(&key);
             if key.first() != Some(&layout::PAGE) {
                 store.verify(&key, &value)?;
@@ -501,7 +591,7 @@ impl Store {
         }))
     }
 
-    /// The value under `key`, which has been checked.
+    /// Returns the checked value under `key`.
     fn value(&self, key: &[u8]) -> Result<Option<sled::IVec>, StoreError> {
         let value = self.unchecked(key)?;
         if let Some(value) = &value {
@@ -510,17 +600,17 @@ impl Store {
         Ok(value)
     }
 
-    /// The value under `key`, which is for the caller to check.
+    /// Returns the value under `key`; the caller must check it.
     fn unchecked(&self, key: &[u8]) -> Result<Option<sled::IVec>, StoreError> {
         self.db.get(key).map_err(|source| self.sled(source))
     }
 
-    /// Whether `value`, which was found under `key`, is what was written there.
+    /// Checks that `value` was written under `key`.
     fn verify(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
         layout::unseal(key, value).map(drop).map_err(|what| self.damaged(key, &what))
     }
 
-    /// The value under `key`, decoded.
+    /// Decodes the value under `key`.
     fn decoded<T: for<'a> bincode::BorrowDecode<'a, ()>>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
         let Some(value) = self.value(key)? else { return Ok(None) };
         layout::decode(&value[layout::BODY..]).map(Some).map_err(|what| self.damaged(key, &what))
@@ -534,7 +624,7 @@ impl Store {
         self.db.insert(key, value).map(drop).map_err(|source| self.sled(source))
     }
 
-    /// What is counted, as the database has it: behind what the journal has.
+    /// Returns the counters in the database; they may lag behind the journal.
     fn counters(&self) -> Result<Counters, StoreError> {
         self.decoded(layout::COUNTERS_KEY)?.ok_or_else(|| self.corrupt("its counters are gone"))
     }
@@ -543,12 +633,12 @@ impl Store {
         self.put(layout::COUNTERS_KEY, &layout::encode(counters))
     }
 
-    /// The journal's lap, as the database has it: 0 before the first.
+    /// Returns the journal's lap, as the database has it: 0 before the first.
     fn lap(&self) -> Result<u64, StoreError> {
         Ok(self.decoded(layout::LAP_KEY)?.unwrap_or_default())
     }
 
-    /// Does the whole step, or nothing of it.
+    /// Applies the step atomically.
     fn apply(&self, step: &Step) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
         step.puts.iter().for_each(|(key, value)| batch.insert(&key[..], &value[..]));
@@ -557,8 +647,8 @@ impl Store {
         self.db.apply_batch(batch).map_err(|source| self.sled(source))
     }
 
-    /// Does the step but for the counters, one change after the other. Cheaper than a batch, for which sled writes twice
-    /// and lets nobody read meanwhile; but a crash can leave a part.
+    /// Applies the step without its counters, change by change. A batch costs more, since sled writes it twice and
+    /// blocks reads meanwhile; but a crash during this may leave a part.
     fn apply_in_parts(&self, step: &Step) -> Result<(), StoreError> {
         for (key, value) in &step.puts {
             fail_point!("within the step");
@@ -570,7 +660,7 @@ impl Store {
         Ok(())
     }
 
-    /// The record of `entry`, which was read from `page`; nothing where it lies apart and a part is not there.
+    /// Returns the record of `entry`, read from `page`, or `None` if it lies apart and a part is missing.
     fn stored(&self, page: &sled::IVec, id: Id, entry: &layout::Entry) -> Result<Option<Stored>, StoreError> {
         let &layout::Entry { revision, id_from_position, json, .. } = entry;
         let Some(json) = json else {
@@ -581,7 +671,8 @@ impl Store {
         Ok(Some(Stored { value: page.clone(), json: begin..begin + json.len(), revision, id_from_position }))
     }
 
-    /// What the parts of a record hold that lies apart, and where in it the JSON is.
+    /// Joins the parts of a record that lies apart; returns them and the range of the JSON. Returns `None` if a part is
+    /// missing.
     fn parts(&self, id: Id, revision: u64) -> Result<Option<(sled::IVec, Range<usize>)>, StoreError> {
         let mut json = Vec::new();
         for number in 0..=u16::MAX {
@@ -617,13 +708,13 @@ impl Store {
         self.io_of("db", source)
     }
 
-    /// What the system said about one of the database's files, which is then no more what it was thought to be.
+    /// Converts the system's error on one of the database's files, and notes that the file's state is unknown.
     fn io_of(&self, file: &str, source: io::Error) -> StoreError {
         self.shared.failed.store(true, Ordering::Relaxed);
         StoreError::Io { path: self.shared.path.join(file), source }
     }
 
-    /// What is under `key` is not what was written there.
+    /// Converts a fault in the value under `key`.
     fn damaged(&self, key: &[u8], what: &str) -> StoreError {
         self.corrupt(&format!("{}: {what}", layout::describe_key(key)))
     }
@@ -634,7 +725,7 @@ impl Store {
     }
 }
 
-/// Keys and values, checked but for pages.
+/// An iterator over keys and values; values are checked, except pages.
 type Scan = Box<dyn Iterator<Item = Result<(sled::IVec, sled::IVec), StoreError>> + Send + Sync>;
 
 #[cfg(test)]

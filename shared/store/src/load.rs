@@ -1,4 +1,4 @@
-//! Filling an empty database with many records.
+//! A bulk load: many records into an empty database.
 
 use std::borrow::Cow;
 use std::thread;
@@ -11,10 +11,10 @@ use super::layout::{Counters, Name, Page, TermKey};
 use super::sorter::Sorter;
 use super::{Store, StoreError, at, layout};
 
-/// The revision of every record that is loaded.
+/// The revision of every loaded record.
 pub(super) const FIRST_REVISION: u64 = 1;
 
-/// A record on its way into a database.
+/// A record to load.
 pub(super) struct Loaded<'r> {
     pub(super) id: Id,
     pub(super) revision: u64,
@@ -23,8 +23,8 @@ pub(super) struct Loaded<'r> {
     pub(super) terms: &'r Terms,
 }
 
-/// A bulk load. Records go in as they come, in id order if they may choose; their index entries are collected and
-/// sorted, so that each run is written once. Nothing is durable before [`Store::sync`].
+/// A bulk load. Records may come in any order; id order is fastest. Their index entries are collected and sorted, so
+/// that each run is written once. Nothing is durable before [`Store::sync`].
 pub struct Load {
     store: Store,
     pending: Vec<(Index, Sorter)>,
@@ -39,7 +39,7 @@ impl Load {
         Self { store, pending, counters }
     }
 
-    /// Adds records, which are `set`. Returns an id that is taken, if there is one: the database is then of no use.
+    /// Adds records, whose set is `set`. Returns an id that is taken, if there is one: the database is then useless.
     pub fn put<'r>(
         &mut self,
         records: impl IntoIterator<Item = Record<'r>>,
@@ -55,16 +55,16 @@ impl Load {
         self.put_loaded(records.into_iter().map(loaded).collect(), set)
     }
 
-    /// Adds records with their revisions.
+    /// Adds records with their revisions, as [`put`](Self::put) does.
     pub(super) fn put_loaded(&mut self, mut records: Vec<Loaded>, set: &RecordSet) -> Result<Option<Id>, StoreError> {
-        // Most files are in id order, and then this costs nothing.
+        // Most files are in id order; then this costs nothing.
         records.sort_by_key(|record| record.id);
         for page in records.chunk_by(|a, b| layout::place(a.id).0 == layout::place(b.id).0) {
             if let Some(taken) = self.put_page(page)? {
                 return Ok(Some(taken));
             }
         }
-        // Where the database lies, there is room for its index entries, too.
+        // The sorted files lie beside the database, on a disk that must have room for its index entries anyway.
         let folder = self.store.path().parent().expect("a database has a name").to_owned();
         for record in &records {
             self.count_up_to(Counters { revision: record.revision, last_id: record.id.get(), ..Counters::default() });
@@ -78,18 +78,18 @@ impl Load {
         Ok(None)
     }
 
-    /// No id up to `last_id` is given to a new record.
+    /// Marks all ids up to `last_id` as used.
     pub fn give_no_id_up_to(&mut self, last_id: u64) {
         self.count_up_to(Counters { last_id, ..Counters::default() });
     }
 
-    /// Sees to it that the counters are no lower than these, which a record of the database may have had.
+    /// Raises the counters to at least these, which a record of the database may have had.
     pub(super) fn count_up_to(&mut self, counters: Counters) {
         self.counters.revision = self.counters.revision.max(counters.revision);
         self.counters.last_id = self.counters.last_id.max(counters.last_id);
     }
 
-    /// Adds records of one page, in id order.
+    /// Adds records of one page, in id order. Returns an id that is taken, if there is one.
     fn put_page(&mut self, records: &[Loaded]) -> Result<Option<Id>, StoreError> {
         let (page, _) = layout::place(records[0].id);
         let key = layout::page_key(page);
@@ -120,12 +120,12 @@ impl Load {
         if let Some(twice) = entries.windows(2).find(|pair| pair[0].slot == pair[1].slot) {
             return Ok(layout::id_at(page, twice[0].slot));
         }
-        // A plain insert: sled's batches hold far more memory and are no faster.
+        // This is a plain insert: sled's batches take far more memory and are no faster.
         self.store.put_value(&key, layout::encode_page(&key, entries))?;
         Ok(None)
     }
 
-    /// Writes the indexes, and the counters.
+    /// Writes the indexes and the counters.
     pub fn finish(self) -> Result<Store, StoreError> {
         let store = &self.store;
         thread::scope(|scope| {
@@ -143,7 +143,7 @@ impl Load {
     }
 }
 
-/// Lists `entries`, in the order of their keys: sled then has each leaf in hand once. Each run of a term passes `check` first.
+/// Writes an index in key order, so that sled handles each leaf once. Passes each run of a term to `check` first.
 pub(super) fn write_index(
     store: &Store,
     index: Index,
@@ -169,7 +169,7 @@ pub(super) fn write_index(
     run.map_or(Ok(()), |(term, ids)| put(&term, &ids))
 }
 
-/// Writes the index of ids that are texts.
+/// Writes the index of text ids.
 fn write_names(store: &Store, entries: Sorter) -> Result<(), StoreError> {
     let mut run: Vec<Name> = Vec::with_capacity(layout::RUN_NAMES);
     for entry in entries.sorted().map_err(at(store.path()))? {
@@ -179,7 +179,7 @@ fn write_names(store: &Store, entries: Sorter) -> Result<(), StoreError> {
             return Err(StoreError::IdTaken { path: store.path().to_owned(), text, second: id });
         }
         run.push((text, id));
-        // One stays behind, so that one more of it shows.
+        // The last name stays in `run`, to find a repeated one.
         if run.len() > layout::RUN_NAMES {
             store.put_run(&layout::NAMES, &run[..layout::RUN_NAMES])?;
             run.drain(..layout::RUN_NAMES);

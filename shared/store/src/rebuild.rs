@@ -1,5 +1,5 @@
-//! A database written anew, beside the one that there is: with today's layout, without what was deleted, or without what
-//! is damaged. It takes its place at one point, see [`Folder`].
+//! A rebuild: a database rewritten beside the existing one, in today's layout, without deleted data or without
+//! damaged data. It replaces the old one at one commit point, see [`Folder`].
 
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
@@ -14,24 +14,24 @@ use super::layout::Counters;
 use super::load::{Load, Loaded};
 use super::{Folder, KeptRecord, Purpose, SnapshotRecord, Store, StoreError, Stored, v1};
 
-/// How many bytes of records are loaded as one piece.
+/// The bytes of records that are loaded at once.
 const BLOCK: usize = 1 << 20;
 
-/// How many such pieces may wait.
+/// The number of such blocks that may wait.
 const WAITING: usize = 4;
 
-/// How many ids and revisions are skipped where it is not known which were given.
+/// The number of ids and revisions to skip, since it is unknown which were given.
 const SKIPPED: u64 = 1 << 20;
 
-/// How much of what is gone is named; more is counted.
+/// The most losses that are named; further ones are counted.
 const NAMED: usize = 100;
 
-/// What a rebuild could not keep.
+/// The losses of a rebuild.
 #[derive(Debug, Default)]
 pub(super) struct Salvage {
-    /// In words: the first hundred.
+    /// The losses in words: the first hundred.
     lost: Vec<String>,
-    /// How much.
+    /// The number of losses.
     count: u64,
 }
 
@@ -44,7 +44,7 @@ impl Salvage {
     }
 }
 
-/// Where a rebuild reads.
+/// The database that a rebuild reads.
 trait Origin: Sync {
     fn records(&self) -> Box<dyn Iterator<Item = Result<(Id, Stored), StoreError>> + '_>;
     fn kept(&self) -> Box<dyn Iterator<Item = Result<(String, KeptRecord), StoreError>> + '_>;
@@ -70,18 +70,18 @@ impl Origin for v1::Old {
     }
 }
 
-/// Brings the database of `folder` from the layout's first version to today's.
+/// Rebuilds the database of `folder` from the layout's first version to today's.
 pub(super) fn convert(folder: &Folder, collection: Collection) -> Result<(), StoreError> {
     let old = v1::Old::open(&folder.database(), collection)?;
-    log::info!("{}: the layout is brought up to date, once", folder.database().display());
+    log::info!("{}: rebuilding the database in the new layout, once", folder.database().display());
     let new = rebuild(&old, folder, collection, old.counters, None)?;
     let records = new.counters()?.records.count;
     finish(folder, new, old)?;
-    log::info!("{}: brought up to date, {records} records", folder.database().display());
+    log::info!("{}: rebuilt in the new layout: {records} records", folder.database().display());
     Ok(())
 }
 
-/// Writes the sound database of `folder` anew, without the room that deleted and replaced records left behind.
+/// Rewrites the sound database of `folder` without the room that deleted and replaced records left behind.
 pub(super) fn compact(folder: &Folder, store: Store) -> Result<(), StoreError> {
     let counters = store.counters()?;
     let new = rebuild(&store, folder, store.made_by(), counters, None)?;
@@ -91,14 +91,14 @@ pub(super) fn compact(folder: &Folder, store: Store) -> Result<(), StoreError> {
     finish(folder, new, store)
 }
 
-/// Writes all that is whole of the database of `folder` anew; `store` was opened without a look at its journal.
+/// Rewrites all that is whole in the database of `folder`. `store` was opened without its journal.
 pub(super) fn salvage(folder: &Folder, store: Store) -> Result<Salvage, StoreError> {
     let mut salvage = Salvage::default();
     let (hole, mut counters) = journal::salvage(&store)?;
     if let Some(hole) = hole {
         salvage.note(hole.to_string());
     }
-    // Those that are gone were answered: neither their ids nor their revisions may come again.
+    // The lost writes were answered, so their ids and revisions must not be used again.
     counters.last_id = counters.last_id.max(store.last_id()?.map_or(0, Id::get)).saturating_add(SKIPPED);
     counters.revision = counters.revision.saturating_add(SKIPPED);
     let new = rebuild(&store, folder, store.made_by(), counters, Some(&mut salvage))?;
@@ -106,7 +106,7 @@ pub(super) fn salvage(folder: &Folder, store: Store) -> Result<Salvage, StoreErr
     Ok(salvage)
 }
 
-/// Makes a database in [`Folder::part`] of what `origin` has. What is damaged there is an error, or goes into `salvage`.
+/// Builds a database in [`Folder::part`] from `origin`. Damage is an error, or is noted in `salvage`.
 fn rebuild(
     origin: &impl Origin,
     folder: &Folder,
@@ -141,7 +141,7 @@ fn rebuild(
     Ok(store)
 }
 
-/// Records in id order, with what does not lie in their texts.
+/// Records in id order, with what the store keeps beside their texts.
 struct Block {
     records: Records,
     rows: Vec<(u64, bool)>,
@@ -161,12 +161,12 @@ impl Block {
             json: record.source.into(),
             terms: record.terms,
         });
-        // Each id has one place to come from.
+        // An origin has no id twice.
         load.put_loaded(loaded.collect(), &self.set).map(drop)
     }
 }
 
-/// Fills a new database with records as a backup has them.
+/// A writer of a backup's records into a new database.
 pub struct Restore {
     load: Load,
     store: Store,
@@ -174,13 +174,13 @@ pub struct Restore {
 }
 
 impl Restore {
-    /// Makes an empty database at `path`, where nothing may be yet.
+    /// Creates an empty database at `path`, where nothing may exist yet.
     pub fn create(path: &Path, collection: Collection) -> Result<Self, StoreError> {
         let store = Store::create(path, collection)?;
         Ok(Self { load: Load::new(store.clone()), store, block: Block::new(collection) })
     }
 
-    /// Adds a record; by ascending id.
+    /// Adds a record. Ids must ascend.
     pub fn put(&mut self, record: &SnapshotRecord) -> Result<(), StoreError> {
         let misfit = |what: String| self.store.corrupt(&format!("record {}: {what}", record.id));
         let json = std::str::from_utf8(&record.json).map_err(|error| misfit(error.to_string()))?;
@@ -194,7 +194,7 @@ impl Restore {
         std::mem::replace(&mut self.block, next).load(&mut self.load)
     }
 
-    /// Adds the kept answers, and sees to it that neither ids up to `last_id` nor revisions up to `revision` come again.
+    /// Adds the kept answers and ends the load. Ids up to `last_id` and revisions up to `revision` are not used again.
     pub fn finish(mut self, kept: &[(String, KeptRecord)], revision: u64, last_id: u64) -> Result<Store, StoreError> {
         self.block.load(&mut self.load)?;
         self.load.count_up_to(Counters { revision, last_id, ..Counters::default() });
@@ -204,7 +204,7 @@ impl Restore {
     }
 }
 
-/// Reads what `origin` has, and hands it on until `put` says that nobody takes it.
+/// Reads `origin` block by block, until `put` returns `false`.
 fn read_blocks(
     origin: &impl Origin,
     collection: Collection,
@@ -237,15 +237,14 @@ fn read_blocks(
     Ok(())
 }
 
-/// Puts `new` into the place of `old`, and has it there durably. Both are closed before.
+/// Puts `new` durably into the place of `old`; closes both first.
 fn finish<T>(folder: &Folder, new: Store, old: T) -> Result<(), StoreError> {
     new.sync()?;
     drop((new, old));
     folder.replace_database()
 }
 
-/// Opens the database of a folder that is in place, whatever its layout and its state; `accept_loss` gives up what is
-/// damaged.
+/// Opens the database of a folder: converts an old layout, and with `accept_loss` gives up damaged data.
 pub(super) fn open(
     folder: &Folder,
     collection: Collection,
@@ -267,11 +266,11 @@ pub(super) fn open(
     }
 }
 
-/// Rebuilds the database of `folder` without what is damaged in it, and logs what that is.
+/// Rebuilds the database of `folder` without its damaged data, and logs the losses.
 pub(super) fn give_up_damage(folder: &Folder, collection: Collection) -> Result<(), StoreError> {
     let mut store = Store::open_unproven(&folder.database(), collection, Purpose::Passing)?;
     if let Err(error) = store.read_note() {
-        // All indexes are made anew.
+        // All indexes are rebuilt, so the note is not needed.
         log::warn!("{error}");
     }
     let counted = store.counters().ok().map(|counters| counters.records.count);
@@ -282,9 +281,9 @@ pub(super) fn give_up_damage(folder: &Folder, collection: Collection) -> Result<
     }
     let kept = Store::open(&path, collection, Purpose::Passing)?.counters()?.records.count;
     let counted =
-        counted.map_or(String::new(), |counted| format!("; when the journal last began anew it was {counted}"));
+        counted.map_or(String::new(), |counted| format!("; {counted} were there when the journal's last lap began"));
     log::warn!(
-        "{}: {kept} records are kept{counted}; {count} faults. Ids and revisions skip {SKIPPED}, so that none comes twice",
+        "{}: {kept} records are kept{counted}; {count} faults. {SKIPPED} ids and revisions are skipped, so that none is used twice",
         path.display()
     );
     Ok(())

@@ -1,16 +1,17 @@
-//! What a database was declared by, and what another declaration means for what is there.
+//! Redeclaration: what a changed declaration means for an existing database.
 //!
 //! | the declaration now | the database |
 //! |---|---|
 //! | has other limits, fields, routes | stays as it is |
-//! | has a further index | gets it, before anybody reads or writes |
-//! | lacks an index | loses that one's entries, so that its number may come again |
-//! | has an index that is unique now | is searched for records that share a value, and refused where there are any |
-//! | gives an index's number to another field or kind of value, or has another id rule | is refused |
+//! | has a new index | gets it, before it is read or written |
+//! | lacks an index | loses that index's entries, so that its number can be used again |
+//! | makes an index unique | is searched for records that share a value, and refused if there are any |
+//! | gives an index's number to another field or kind of value, or changes the id rule | is refused |
 //!
-//! The note, in the database itself, names the indexes that are whole. It loses what goes before the entries go, and gets
-//! what is new when all of that is on the disk: entries of an index that it does not name are what an interrupted start
-//! left, and are removed. Without a note (as in a database of an earlier version) an index counts as whole that has entries.
+//! The database holds a note that names its complete indexes. An index leaves the note before its entries are removed,
+//! and enters it once all its entries are on the disk. So entries of an index that is not in the note come from an
+//! interrupted start, and are removed. Without a note (as in a database of an earlier version) an index with entries
+//! counts as complete.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -28,10 +29,10 @@ use super::load::write_index;
 use super::sorter::Sorter;
 use super::{Store, StoreError, at};
 
-/// How often the log says how far a build is.
+/// The time between two log lines on a build's progress.
 const SAY_EVERY: Duration = Duration::from_secs(3);
 
-/// What of a declaration the bytes of a database follow from.
+/// The part of a declaration that determines the bytes of a database.
 #[derive(PartialEq, Eq)]
 struct Essence<'d> {
     ids: IdRule,
@@ -54,7 +55,7 @@ fn kind_of(declaration: &Declaration, index: &IndexDeclaration) -> Option<TermKi
     declaration.field(&index.field).and_then(|field| field.shape.is_of())
 }
 
-/// The part of `declaration` that a database notes, with those of its indexes that `is_whole` picks.
+/// Returns the part of `declaration` that a database notes, with the indexes that `is_whole` picks.
 fn note_of(declaration: &Declaration, is_whole: impl Fn(&IndexDeclaration) -> bool) -> Declaration {
     let mut note = declaration.clone();
     note.indexes = declaration.indexes.iter().filter(|index| is_whole(index)).cloned().collect();
@@ -64,12 +65,13 @@ fn note_of(declaration: &Declaration, is_whole: impl Fn(&IndexDeclaration) -> bo
 }
 
 impl Store {
-    /// What the database was declared by: its indexes follow from that, whatever [`collection`](Self::collection) says.
+    /// Returns the declaration that the database was made by. Its indexes follow that one, even if
+    /// [`collection`](Self::collection) differs.
     pub fn made_by(&self) -> Collection {
         self.made_by
     }
 
-    /// Reads what the database was declared by, where it says.
+    /// Reads the note, if the database has one.
     pub(super) fn read_note(&mut self) -> Result<(), StoreError> {
         if let Some(noted) = self.noted()?
             && Essence::of(&noted) != Essence::of(self.collection.declaration())
@@ -79,7 +81,7 @@ impl Store {
         Ok(())
     }
 
-    /// Notes, in a new database, what it is declared by.
+    /// Notes the declaration of a new database.
     pub(super) fn note_all(&self) -> Result<(), StoreError> {
         self.note(&note_of(self.collection.declaration(), |_| true))
     }
@@ -89,7 +91,7 @@ impl Store {
         let noted = Declaration::read(&String::from_utf8_lossy(&value[layout::BODY..]));
         noted.map(Some).map_err(|error| {
             self.contradiction(format!(
-                "its own one cannot be read here ({error}); take the newer program that wrote it"
+                "the database's own declaration cannot be read ({error}); use the newer program that wrote it"
             ))
         })
     }
@@ -103,10 +105,10 @@ impl Store {
         StoreError::Contradiction { path: self.path().to_owned(), what }
     }
 
-    /// Compares what the database was declared by with [`collection`](Self::collection).
+    /// Compares the database's declaration with [`collection`](Self::collection).
     ///
     /// # Errors
-    /// [`StoreError::Contradiction`] where what is there cannot be served so.
+    /// [`StoreError::Contradiction`] if the database cannot be served under the new declaration.
     pub fn redeclare(&self) -> Result<Redeclaration, StoreError> {
         let noted = self.noted()?;
         let declaration = self.collection.declaration();
@@ -158,14 +160,14 @@ impl Store {
         Ok(())
     }
 
-    /// The declared indexes that have no entries, though a record belongs into them.
+    /// Returns the declared indexes that have no entries, though a record should have one.
     fn find_unbuilt(&self) -> Result<Vec<&'static IndexDeclaration>, StoreError> {
         let mut unbuilt = Vec::new();
         for index in self.collection.indexes() {
             if self.db.scan_prefix([INDEX, index.number.0]).next().is_some() {
                 continue;
             }
-            // Mostly there are no records either.
+            // Usually there are no records either.
             for record in self.records() {
                 let (id, stored) = record?;
                 if self.terms_of(id, stored.json())?.iter().any(|(number, _)| *number == index.number) {
@@ -177,7 +179,7 @@ impl Store {
         Ok(unbuilt)
     }
 
-    /// The numbers of indexes that have entries, and that `declaration` does not have.
+    /// Returns the numbers of indexes that have entries but are not in `declaration`.
     fn strays(&self, declaration: &Declaration) -> Result<Vec<u8>, StoreError> {
         let is_declared = |number: u8| {
             let ids = declaration.ids == IdRule::Text && Index(number) == Index::IDS;
@@ -200,34 +202,35 @@ impl Store {
     }
 }
 
-/// What has to become of a database before it can be served as it is declared now.
+/// The changes that a database needs before it can be served as it is declared now.
 pub struct Redeclaration {
     store: Store,
     noted: Option<Declaration>,
-    /// Indexes that are to be built.
+    /// The indexes to build.
     missing: Vec<&'static IndexDeclaration>,
-    /// Indexes that are unique now.
+    /// The indexes that are unique now.
     restricted: Vec<&'static IndexDeclaration>,
     is_current: bool,
 }
 
 impl Redeclaration {
-    /// The database as it is declared now: nobody reads its indexes or writes to it before this is [`made`](Self::make).
+    /// Returns the database as it is declared now. Do not read its indexes or write to it before [`make`](Self::make)
+    /// is done.
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// Whether there is nothing to be done.
+    /// Returns whether there is nothing to do.
     pub fn is_current(&self) -> bool {
         self.is_current
     }
 
-    /// Brings the database to the declaration: builds and removes indexes, and notes it. Whatever interrupts this, the next
-    /// start does it again.
+    /// Builds and removes indexes until the database matches its declaration, and notes it. If this is interrupted, the
+    /// next start repeats it.
     ///
     /// # Errors
-    /// [`StoreError::Contradiction`] where records share what is unique now, and [`StoreError::Interrupted`] when `end` says
-    /// so: then no further index counts.
+    /// [`StoreError::Contradiction`] if records share a value that is unique now; [`StoreError::Interrupted`] if `end`
+    /// is set. Then no new index counts.
     pub fn make(&self, end: &AtomicBool) -> Result<(), StoreError> {
         if self.is_current {
             return Ok(());
@@ -248,7 +251,7 @@ impl Redeclaration {
             return store.sync();
         }
         if let Err(error) = self.build(end) {
-            // Another program, which knows of no note, would take a part for the whole.
+            // An older program ignores the note and would take an incomplete index for complete.
             store.remove_strays(&kept)?;
             return Err(error);
         }
@@ -258,22 +261,22 @@ impl Redeclaration {
         store.sync()
     }
 
-    /// Writes the missing indexes as a split does: all entries are collected and sorted, so that each run is written once.
+    /// Builds the missing indexes as a split does: collects and sorts all entries, so that each run is written once.
     fn build(&self, end: &AtomicBool) -> Result<(), StoreError> {
         let (store, begin) = (&self.store, Instant::now());
         let routes: Vec<String> = self.missing.iter().map(|index| format!("{:?}", index.route)).collect();
         let routes = routes.join(", ");
         let path = store.path().display();
         let records = store.counted()?.count;
-        log::info!("{path}: building what is new in the declaration: {routes}, of {records} records");
+        log::info!("{path}: building new indexes: {routes}, of {records} records");
         let progress = Progress::new(store, end, "records read", records);
-        // Where the database lies, there is room for its index entries, too.
+        // The sorted files lie beside the database, on a disk that must have room for its index entries anyway.
         let folder = store.path().parent().expect("a database has a name").to_owned();
         let mut columns: Vec<Column> = self.missing.iter().map(|index| Column::of(store.collection, index)).collect();
         for record in store.records() {
             let (id, stored) = record?;
             let json = std::str::from_utf8(stored.json())
-                .map_err(|error| store.corrupt(&format!("record {id} is no text: {error}")))?;
+                .map_err(|error| store.corrupt(&format!("record {id} is not UTF-8: {error}")))?;
             for column in &mut columns {
                 column.add(id, json, &folder)?;
             }
@@ -293,13 +296,13 @@ impl Redeclaration {
     }
 }
 
-/// A missing index on its way into the database.
+/// A missing index while it is built.
 struct Column {
     index: &'static IndexDeclaration,
     shape: &'static Shape,
     entries: Sorter,
     count: u64,
-    /// Records with a value that the index cannot list, and the first of them.
+    /// The number of records whose value the index cannot list, and the first of them.
     left_out: Option<(u64, Id)>,
 }
 
@@ -332,7 +335,7 @@ impl Column {
         })?;
         if let Some((count, first)) = left_out {
             log::warn!(
-                "{}: {count} records are not in the index {:?}, and are served all the same: their {:?} is not one of \
+                "{}: {count} records are served but not in the index {:?}: their {:?} is not one of \
                  the {} it lists; the first is record {first}",
                 store.path().display(),
                 index.route,
@@ -345,7 +348,7 @@ impl Column {
 }
 
 impl Store {
-    /// Looks for records that share a value in what `index` lists.
+    /// Fails if two records share a value in `index`.
     fn refuse_shared(&self, index: &IndexDeclaration) -> Result<(), StoreError> {
         let mut before: Option<(Vec<u8>, Id)> = None;
         for run in self.scan(&[INDEX, index.number.0]) {
@@ -369,20 +372,20 @@ impl Store {
         ))
     }
 
-    /// Removes the entries of indexes that `declaration` does not have.
+    /// Removes the entries of indexes that are not in `declaration`.
     fn remove_strays(&self, declaration: &Declaration) -> Result<(), StoreError> {
         for number in self.strays(declaration)? {
             for entry in self.db.scan_prefix([INDEX, number]) {
                 let (key, _) = entry.map_err(|source| self.sled(source))?;
                 self.db.remove(key).map_err(|source| self.sled(source))?;
             }
-            log::info!("{}: removed index {number}, which does not count", self.path().display());
+            log::info!("{}: removed index {number}, which is not declared or not complete", self.path().display());
         }
         Ok(())
     }
 }
 
-/// How far a build is, for the log, and whether it is to end.
+/// The progress of a build, for the log. It also passes on the request to stop.
 struct Progress<'p> {
     store: &'p Store,
     end: &'p AtomicBool,
@@ -414,7 +417,7 @@ impl<'p> Progress<'p> {
     }
 }
 
-/// An id rule as a declaration has it.
+/// Returns an id rule as a declaration writes it.
 fn name_of(ids: IdRule) -> String {
     serde_json::to_string(&ids).unwrap_or_default()
 }
@@ -436,7 +439,7 @@ mod tests {
     use record::model::Term;
     use record::sample;
 
-    /// Posts with the indexes of these numbers, fields and routes.
+    /// Returns posts with the given indexes: numbers, fields and routes.
     fn posts(indexes: &str) -> Collection {
         let mut declaration = sample::posts().declaration().clone();
         declaration.indexes = serde_json::from_str(indexes).unwrap();
@@ -445,7 +448,7 @@ mod tests {
 
     const USER: &str = r#"[{"number":255,"field":"user","route":"by"}]"#;
 
-    /// A database of 300 posts in two threads.
+    /// Creates a database of 300 posts in two threads.
     fn restore(path: &Path) {
         let mut restore = Restore::create(path, sample::posts()).unwrap();
         for number in 1..=300 {
@@ -466,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_opens_a_database_goes_by_what_it_was_declared_by() {
+    fn an_opened_database_keeps_its_own_declaration() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
         restore(&path);
@@ -482,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_without_a_note_takes_one_and_gets_the_indexes_that_it_never_had() {
+    fn a_database_without_a_note_gets_one_and_its_missing_indexes() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
         restore(&path);
@@ -490,7 +493,7 @@ mod tests {
         store.db.remove(layout::DECLARED_KEY).unwrap();
         store.remove_strays(posts(r#"[{"number":1,"field":"thread","route":"in"}]"#).declaration()).unwrap();
         drop(store);
-        // A build that is ended leaves nothing that the next start could take for whole.
+        // An interrupted build leaves nothing that the next start could take for complete.
         let store = Store::open(&path, sample::posts(), Purpose::Serving).unwrap();
         let redeclaration = store.redeclare().unwrap();
         assert!(!redeclaration.is_current());

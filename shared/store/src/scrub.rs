@@ -1,4 +1,4 @@
-//! A scrub: everything in a database is read, so that damage is found before somebody asks for what it hit.
+//! A scrub reads everything in a database, so that damage is found before a request needs the damaged data.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,34 +7,35 @@ use std::time::{Duration, Instant};
 
 use super::{Snapshot, Store, StoreError, idempotency, layout};
 
-/// How many keys are read before others have their turn.
+/// The number of keys in a turn.
 const TURN: usize = 64;
 
-/// How many times as long as a turn takes the others have theirs.
+/// The pause after a turn, as a multiple of the turn's time.
 const OTHERS: u32 = 3;
 
-/// How long the others have theirs at most: a scrub that is told to end has not to be waited for.
+/// The longest pause, so that a scrub ends soon after it is told to.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
-/// How many damaged keys are named; more are counted.
+/// The most damaged keys that are named; further ones are counted.
 const NAMED: usize = 100;
 
-/// What a scrub found.
+/// The result of a scrub.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scrub {
-    /// How many keys were read.
+    /// The number of keys that were read.
     pub keys: u64,
-    /// How many bytes their values have.
+    /// The bytes of their values.
     pub bytes: u64,
-    /// How many records were compared with what the database counts; nothing where that could not be.
+    /// The number of records that were compared with what the database counts, or `None` if the comparison was given
+    /// up.
     pub records: Option<u64>,
-    /// What is damaged, in words: the first hundred.
+    /// The damage, in words: the first hundred.
     pub damage: Vec<String>,
-    /// How much is.
+    /// The number of faults.
     pub damaged: u64,
 }
 
-/// Why a scrub did not come to its end.
+/// An error: the scrub was told to end.
 #[derive(Debug, thiserror::Error)]
 #[error("the scrub was told to end")]
 pub struct ScrubError;
@@ -54,12 +55,12 @@ impl fmt::Display for Scrub {
 }
 
 impl Scrub {
-    /// Reads all of `store`, at low priority if `gently`, until `end` says otherwise. The records of `snapshot` are
-    /// compared with what the database counts.
+    /// Reads all of `store`, with pauses if `gently`, until `end` is set. Compares the records of `snapshot` with what
+    /// the database counts.
     pub fn run(store: &Store, snapshot: Snapshot, gently: bool, end: &AtomicBool) -> Result<Self, ScrubError> {
         let mut scrub = Self::default();
         let mut turn = Turn { gently, end, begin: Instant::now(), read: 0 };
-        // A snapshot has things put aside until it is read: so it comes first.
+        // The snapshot comes first: old versions are set aside until it is read.
         scrub.compare(snapshot, &mut turn)?;
         scrub.read_keys(store, &mut turn)?;
         Ok(scrub)
@@ -71,7 +72,7 @@ impl Scrub {
             match catch_unwind(AssertUnwindSafe(|| snapshot.next())) {
                 Ok(None) => break,
                 Ok(Some(Ok(_))) => records += 1,
-                // Not damage, but too much work beside it.
+                // This is not damage: too much was written meanwhile.
                 Ok(Some(Err(StoreError::SnapshotGivenUp(_)))) => return Ok(()),
                 Ok(Some(Err(error))) => {
                     self.note(error.to_string());
@@ -96,12 +97,12 @@ impl Scrub {
                 Ok(Some(Ok((key, value)))) => {
                     self.keys += 1;
                     self.bytes += value.len() as u64;
-                    // Notes an access, for the cache's sake: see `Store::scan`.
+                    // Notes an access, for the cache: see `Store::scan`.
                     let _ = store.db.contains_key(&key);
                     let sound =
                         layout::check(&key, &value).and_then(|()| idempotency::check(&key, &value[layout::BODY..]));
                     if let Err(what) = sound {
-                        // It may have been written anew since.
+                        // It may have been rewritten since.
                         match store.unchecked(&key) {
                             Ok(again) if again.as_ref() != Some(&value) => {}
                             _ => self.note(store.damaged(&key, &what).to_string()),
@@ -129,7 +130,7 @@ impl Scrub {
     }
 }
 
-/// Sees to it that others have their turns.
+/// The pauses in which others get the disk and a processor.
 struct Turn<'e> {
     gently: bool,
     end: &'e AtomicBool,

@@ -1,4 +1,4 @@
-//! sled's files: opened with the guards that they need.
+//! sled's files, opened with the necessary guards.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -7,13 +7,13 @@ use std::{fs, io, thread};
 
 use super::{LOCK_PATIENCE, LOCK_POLL, Purpose, SEGMENT, StoreError};
 
-/// Opens sled with the guards it needs. The caller holds the [`Folder`]'s lock, so no other program of ours is here.
+/// Opens sled. The caller holds the [`Folder`]'s lock, so no other process of ours uses the files.
 pub(super) fn open(path: &Path, purpose: Purpose) -> Result<sled::Db, StoreError> {
     remove_half_written_snapshots(path).map_err(|source| StoreError::Io { path: path.to_owned(), source })?;
     let config = sled::Config::new().path(path).segment_size(SEGMENT).cache_capacity(purpose.cache_bytes());
     let give_up = Instant::now() + LOCK_PATIENCE;
     loop {
-        // On damaged files sled may panic instead of returning an error.
+        // sled may panic on damaged files instead of returning an error.
         let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
         return match opened {
             Ok(Ok(db)) => Ok(db),
@@ -36,7 +36,8 @@ pub(super) fn open(path: &Path, purpose: Purpose) -> Result<sled::Db, StoreError
     }
 }
 
-/// A crash or a full disk while sled opens leaves `snap.….generating`, and every later open would fail (sled #1527).
+/// Removes `snap.….generating`, which a crash or a full disk leaves while sled opens: every later open would fail (sled
+/// #1527).
 fn remove_half_written_snapshots(path: &Path) -> io::Result<()> {
     for entry in fs::read_dir(path)? {
         let entry = entry?;

@@ -1,10 +1,10 @@
-//! The records as they are at one moment, read while writes go on.
+//! A snapshot: the records as they are at one moment, read while writes go on.
 //!
-//! The committer begins a snapshot between two groups. From then on, whoever changes a record first puts aside what it
-//! was ([`Snapshots::keep`]), and the reader takes what was put aside in place of what it finds. Writes never wait for
-//! the reader; one that is too slow for the writes beside it, so that more than [`ASIDE_BYTES`] pile up, is given up.
+//! The committer begins a snapshot between two groups. From then on, the first change to a record sets aside its old
+//! version ([`Snapshots::keep`]), and the reader takes that version instead of the current one. Writes never wait for
+//! the reader. If the versions set aside exceed [`ASIDE_BYTES`], the reader was too slow and the snapshot is given up.
 //!
-//! At its end a snapshot has proven itself: what it read is the set that the database counts.
+//! At its end a snapshot proves itself: the records it read are the set that the database counts.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,26 +17,26 @@ use record::record_set::RecordSet;
 use super::layout::{self, Counters, Page};
 use super::{KeptRecord, Scan, Store, StoreError, Stored};
 
-/// How much may be put aside for a snapshot, in bytes of memory.
+/// The most that is set aside for a snapshot, in bytes of memory.
 const ASIDE_BYTES: usize = 64 << 20;
 
-/// What a record costs that was put aside, beside its JSON, in bytes.
+/// The memory that a record set aside takes beside its JSON, in bytes.
 const ASIDE_RECORD: usize = 96;
 
 /// A record of a [`Snapshot`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotRecord {
-    /// Its id.
+    /// The id.
     pub id: Id,
-    /// How often the database had been written to when the record was.
+    /// The database's revision when the record was written.
     pub revision: u64,
-    /// Whether the split gave it its id.
+    /// Whether the split gave the record its id, from its position in the file.
     pub id_from_position: bool,
-    /// Its text.
+    /// The canonical text.
     pub json: Box<[u8]>,
 }
 
-/// A record before it is changed.
+/// A record before a change.
 pub(super) struct Before {
     pub(super) id: Id,
     pub(super) stored: Stored,
@@ -57,7 +57,7 @@ pub(super) struct Snapshots {
     all: Mutex<Vec<Arc<Aside>>>,
 }
 
-/// What was put aside for one snapshot.
+/// The versions set aside for one snapshot.
 struct Aside {
     revision: u64,
     state: Mutex<State>,
@@ -72,18 +72,18 @@ struct State {
     given_up: bool,
 }
 
-/// What a panic left is as good as what it found: each change is one call.
+/// Locks, despite a panic of another holder: each change is one call, so a panic leaves nothing half done.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Snapshots {
-    /// Whether there are any.
+    /// Returns whether a snapshot is being read.
     pub(super) fn are_wanted(&self) -> bool {
         self.wanted.load(Ordering::Acquire) > 0
     }
 
-    /// Puts aside what is about to be changed, before it is.
+    /// Sets aside records that are about to change.
     pub(super) fn keep(&self, before: Vec<Before>) {
         if before.is_empty() {
             return;
@@ -116,7 +116,7 @@ impl Snapshots {
     }
 }
 
-/// The records of one moment, in id order. An error ends it.
+/// An iterator over the records of one moment, in id order. It ends after an error.
 pub struct Snapshot {
     store: Store,
     counters: Counters,
@@ -127,7 +127,8 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// A snapshot of `store` as it is, while nobody writes but who looks at [`Snapshots`] afterwards.
+    /// Begins a snapshot of `store` as it is. Nobody may write meanwhile; later writers pass their changes to
+    /// [`Snapshots::keep`].
     pub(super) fn begin(store: &Store, counters: Counters) -> Self {
         let aside = store.shared.snapshots.begin(counters.revision);
         let pages = Some(store.scan(&[layout::PAGE]));
@@ -141,32 +142,32 @@ impl Snapshot {
         }
     }
 
-    /// A snapshot of a store that has no committer.
+    /// Takes a snapshot of a store that has no committer.
     pub fn of(store: &Store) -> Result<Self, StoreError> {
         Ok(Self::begin(store, store.counters()?))
     }
 
-    /// The revision that the database had.
+    /// Returns the revision of the snapshot.
     pub fn revision(&self) -> u64 {
         self.counters.revision
     }
 
-    /// The highest id that a record had by then.
+    /// Returns the highest id that a record had by then.
     pub fn last_id(&self) -> u64 {
         self.counters.last_id
     }
 
-    /// What the database held, as it counts it.
+    /// Returns the set of the records, as the database counts it.
     pub fn set(&self) -> &RecordSet {
         &self.counters.records
     }
 
-    /// The database.
+    /// Returns the database.
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// The answers that were kept by then under idempotency keys, and still are.
+    /// Iterates over the answers kept by then under idempotency keys, if they are still kept.
     pub fn kept(&self) -> impl Iterator<Item = Result<(String, KeptRecord), StoreError>> + Send + Sync + use<> {
         let revision = self.counters.revision;
         self.store.kept_answers().filter(move |kept| kept.as_ref().map_or(true, |(_, kept)| kept.revision <= revision))
@@ -185,23 +186,23 @@ impl Snapshot {
         Some(read)
     }
 
-    /// The records that the page at hand had, and those of pages before it that are gone.
+    /// Merges a page's records with the versions set aside, including those of earlier pages that are gone.
     fn merge(&self, key: &[u8], value: &sled::IVec) -> Result<Vec<SnapshotRecord>, StoreError> {
         let store = &self.store;
         let damaged = |what: &str| store.damaged(key, what);
-        let page = layout::page_of(key).ok_or_else(|| damaged("it is no page's key"))?;
-        let last = layout::id_at(page, layout::LAST_SLOT).ok_or_else(|| damaged("it holds what is no id"))?;
+        let page = layout::page_of(key).ok_or_else(|| damaged("it is not a page's key"))?;
+        let last = layout::id_at(page, layout::LAST_SLOT).ok_or_else(|| damaged("it holds an invalid id"))?;
         let mut there = BTreeMap::new();
         let mut apart = None;
         for entry in Page::read(key, value).map_err(|what| damaged(&what))?.iter() {
             let entry = entry.map_err(|what| damaged(&what))?;
-            let id = layout::id_at(page, entry.slot).ok_or_else(|| damaged("it holds what is no id"))?;
+            let id = layout::id_at(page, entry.slot).ok_or_else(|| damaged("it holds an invalid id"))?;
             if entry.revision > self.counters.revision {
                 continue;
             }
             match store.stored(value, id, &entry)? {
                 Some(stored) => drop(there.insert(id, Before { id, stored }.copy())),
-                // It was changed since the page was read, and is aside then.
+                // It has changed since the page was read, so its old version is set aside.
                 None => apart = Some(id),
             }
         }
@@ -213,7 +214,7 @@ impl Snapshot {
         Ok(records.into_values().collect())
     }
 
-    /// What was put aside of ids up to `last`, which have now been read.
+    /// Takes the versions set aside up to id `last`, and notes that the reader has passed it.
     fn take_aside(&self, last: u64) -> Result<BTreeMap<Id, SnapshotRecord>, StoreError> {
         let mut state = lock(&self.aside.state);
         if state.given_up {
@@ -229,7 +230,7 @@ impl Snapshot {
         Ok(taken)
     }
 
-    /// Whether all that was read is what the database counts.
+    /// Checks that the records read are those that the database counts.
     fn prove(&self) -> Result<(), StoreError> {
         if self.read == self.counters.records {
             return Ok(());
@@ -255,7 +256,7 @@ impl Iterator for Snapshot {
                 Some(Ok(records)) => self.records = records.into_iter(),
                 Some(Err(error)) => {
                     self.pages = None;
-                    // It has been said; the end says nothing more.
+                    // The error is reported already; the end reports nothing more.
                     self.read = self.counters.records;
                     return Some(Err(error));
                 }

@@ -1,7 +1,7 @@
-//! An external sort: the index entries of a bulk load, of which memory has no room for all.
+//! An external sort for the index entries of a bulk load, which may not fit into memory.
 //!
-//! An index written in parts would be read, and written all over, once for each part. So what memory cannot hold is sorted
-//! into files without names, which no crash leaves behind, and merged once.
+//! An index written in parts would be read and rewritten once per part. So entries that do not fit into memory are
+//! sorted into unnamed files, which no crash leaves behind, and merged once.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -17,18 +17,18 @@ use record::id::Id;
 
 use super::layout::TermKey;
 
-/// How many entries memory holds: 24 MiB.
+/// The number of entries held in memory: 24 MiB.
 const IN_MEMORY: usize = 1 << 20;
 
-/// What is read or written of a file at once, in bytes.
+/// The bytes read from or written to a file at once.
 const BUFFER: usize = 64 << 10;
 
 const CONFIG: Configuration = standard();
 
-/// A term, and a record that is found by it.
+/// A term, and a record found by it.
 type Entry = (TermKey, Id);
 
-/// Takes entries as they come.
+/// A collector of entries in any order.
 #[derive(Default)]
 pub(super) struct Sorter {
     pending: Vec<Entry>,
@@ -36,7 +36,7 @@ pub(super) struct Sorter {
 }
 
 impl Sorter {
-    /// Adds an entry. Files are made in `folder`.
+    /// Adds an entry. Files are created in `folder`.
     pub(super) fn push(&mut self, entry: Entry, folder: &Path) -> io::Result<()> {
         self.pending.push(entry);
         if self.pending.len() == IN_MEMORY { self.spill(folder) } else { Ok(()) }
@@ -56,7 +56,7 @@ impl Sorter {
         Ok(())
     }
 
-    /// All entries, ascending.
+    /// Returns all entries, ascending.
     pub(super) fn sorted(mut self) -> io::Result<Sorted> {
         sort(&mut self.pending);
         let mut sources: Vec<Source> = vec![Box::new(self.pending.into_iter().map(Ok))];
@@ -71,8 +71,8 @@ impl Sorter {
     }
 }
 
-/// Sorts entries, and looks at few texts: those lie anywhere in memory, and where many records share one, comparing them
-/// would take most of the time.
+/// Sorts entries by comparing few texts. Texts are scattered in memory; if many records share one, comparing them would
+/// take most of the time.
 fn sort(entries: &mut [Entry]) {
     entries.sort_unstable_by_key(|(term, id)| (term.head(), *id));
     for alike in entries.chunk_by_mut(|a, b| a.0.head() == b.0.head()) {
@@ -91,7 +91,7 @@ struct Spilled {
 impl Spilled {
     fn read(&mut self) -> Result<Entry, DecodeError> {
         let (term, id): (TermKey, u64) = bincode::decode_from_std_read(&mut self.file, CONFIG)?;
-        Ok((term, Id::try_from(id).map_err(|_| DecodeError::Other("it is no id"))?))
+        Ok((term, Id::try_from(id).map_err(|_| DecodeError::Other("an id is invalid"))?))
     }
 }
 
@@ -109,7 +109,7 @@ impl Iterator for Spilled {
 
 type Source = Box<dyn Iterator<Item = io::Result<Entry>>>;
 
-/// All entries, ascending. Made by [`Sorter::sorted`].
+/// An iterator over all entries, ascending, made by [`Sorter::sorted`].
 pub(super) struct Sorted {
     sources: Vec<Source>,
     /// The next entry of each source, and its number.
@@ -135,12 +135,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_lies_in_files_and_what_lies_in_memory_come_in_one_order() {
+    fn entries_in_files_and_in_memory_come_in_one_order() {
         let folder = tempfile::tempdir().unwrap();
         let id = |number: u64| Id::try_from(number).unwrap();
         let mut entries = Vec::new();
         for number in 1..=100 {
-            // As long as a term may be, and a term that begins another.
+            // One term is as long as a term may be; others are prefixes of each other.
             let name = TermKey::of(&Term::from(&*"ab".repeat(number as usize % 7 * 300)));
             let referred = TermKey::of(&Term::Id(id(1 + number * 37 % 11)));
             entries.extend([(name, id(number)), (referred, id(number << 40))]);

@@ -25,7 +25,7 @@ pub(super) fn json(number: u64, thread: u64) -> String {
     format!(r#"{{"id":{number},"thread":{thread},"text":"{text}","user":1}}"#)
 }
 
-/// The post that is too long for its page.
+/// The id of a post that is too long for its page.
 const LONG: u64 = 9000;
 
 /// Adds records to a load.
@@ -75,7 +75,7 @@ fn a_loaded_store_gives_its_records_back_after_reopening() {
 }
 
 #[test]
-fn a_taken_id_is_noticed() {
+fn a_load_reports_a_taken_id() {
     let dir = tempfile::tempdir().unwrap();
     let mut load = Load::new(Store::create(&dir.path().join("db"), sample::posts()).unwrap());
     assert_eq!(put(&mut load, &posts(&[(20, 1), (1, 1)])), None);
@@ -84,7 +84,7 @@ fn a_taken_id_is_noticed() {
 }
 
 #[test]
-fn terms_of_which_one_begins_another_are_told_apart() {
+fn terms_that_are_prefixes_of_each_other_are_told_apart() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::create(&dir.path().join("db"), sample::users()).unwrap();
     let index = record::model::Index(1);
@@ -100,7 +100,7 @@ fn terms_of_which_one_begins_another_are_told_apart() {
 }
 
 #[test]
-fn what_cannot_be_opened_says_why() {
+fn errors_of_opening_name_their_reason() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("db");
     let open = |collection| {
@@ -111,7 +111,7 @@ fn what_cannot_be_opened_says_why() {
     drop(Store::create(&path, sample::users()).unwrap());
     assert!(open(sample::posts()).contains("holds users, not posts"), "{}", open(sample::posts()));
 
-    // The guard of sled #1527: what a crash during an earlier open left behind.
+    // A crash during an earlier open left this behind (sled #1527).
     std::fs::write(path.join("snap.0000.generating"), b"half").unwrap();
     assert_eq!(open(sample::users()), "");
     assert!(!path.join("snap.0000.generating").exists());
@@ -142,9 +142,9 @@ fn a_folder_has_one_holder_and_names_it() {
     Folder::lock(dir.path()).unwrap();
 }
 
-/// sled never syncs a file that it keeps beside its own: see [`SEGMENT`].
+/// sled never syncs the separate files that it makes for long nodes: see [`SEGMENT`].
 #[test]
-fn nothing_goes_to_a_file_of_its_own() {
+fn no_value_goes_to_a_separate_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("db");
     let mut load = Load::new(Store::create(&path, sample::posts()).unwrap());
@@ -163,7 +163,7 @@ fn nothing_goes_to_a_file_of_its_own() {
     }
     let mut writer = Writer::new(&store).unwrap();
     for number in 30..800 {
-        // As long as may lie in a page, as long as may be written, and longer.
+        // These lengths lie in a page, lie in one part, and need several parts.
         let record = record(number, [4000, 65_000, 4000, 200_000][number as usize % 4]);
         let revision = writer.next_revision();
         writer.apply(&[Change::Put(record.iter().next().unwrap(), revision)]).unwrap();
@@ -171,7 +171,7 @@ fn nothing_goes_to_a_file_of_its_own() {
     }
 }
 
-/// The JSON of a post of so many bytes.
+/// Returns a post's JSON of `length` bytes.
 fn long(number: u64, length: usize) -> String {
     let json = format!(r#"{{"id":{number},"thread":1,"text":"","user":1}}"#);
     json.replace(r#""""#, &format!(r#""{}""#, "x".repeat(length - json.len())))
@@ -199,10 +199,10 @@ fn a_long_record_lies_in_parts_and_leaves_none_behind() {
     assert!(writer.apply(&[Change::Remove(id(7))]).is_err());
 }
 
-/// Neighbours share a run: who asks for one of them is told of the damage, and never that there is no such record; and
-/// nobody gets an id a second time because it cannot be read.
+/// Neighbours share a run. If it is damaged, a read of any of them reports the damage instead of an absent record, and no
+/// text id is given twice.
 #[test]
-fn a_damaged_run_of_texts_is_never_taken_for_an_absent_one() {
+fn a_damaged_run_of_text_ids_does_not_pass_for_an_absent_one() {
     let dir = tempfile::tempdir().unwrap();
     let declared = r#"{"name":"notes","ids":"text","fields":[],"indexes":[]}"#;
     let notes = Collection::of(record::declaration::Declaration::read(declared).unwrap());
@@ -220,7 +220,7 @@ fn a_damaged_run_of_texts_is_never_taken_for_an_absent_one() {
         store.db.insert(&key, damaged).unwrap();
         let read: Vec<bool> = (1..=100).map(|n| store.number_of(&format!("n{n:03}")).is_ok()).collect();
         assert_eq!(read.iter().filter(|is_read| !**is_read).count(), layout::RUN_NAMES);
-        assert!(store.number_of("n040a").is_err(), "it might be in there");
+        assert!(store.number_of("n040a").is_err(), "the damaged run might hold it");
         let mut second = Records::new(notes, 0);
         second.push_stored(r#"{"id":"n040a"}"#, id(101)).unwrap();
         let change = [Change::Put(second.iter().next().unwrap(), 2)];
@@ -234,8 +234,8 @@ fn a_damaged_run_of_texts_is_never_taken_for_an_absent_one() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever is created, replaced, removed and kept, many at a time, and however often the store is opened anew: it
-    /// holds what a plain map does, and gives no id twice.
+    /// After any writes, many at a time, and any number of reopenings, the store equals a plain map and has given no id
+    /// twice.
     #[test]
     fn a_committed_store_equals_a_map(
         steps in prop::collection::vec((prop::collection::vec((0_u8..4, 0_usize..40, 1_u64..4), 1..40), any::<bool>()), 1..5),
@@ -249,7 +249,7 @@ proptest! {
         let mut given = std::collections::BTreeSet::new();
         let mut commit = Commit::start(&store, Durability::Process).unwrap();
         for (operations, reopen) in steps {
-            // All at once: they are decided in this order, in as many groups as it happens to take.
+            // The writes are handed in together. They are decided in this order, in any number of groups.
             let decisions = operations.iter().map(|&(operation, which, thread)| {
                 commit.write(move |now: &mut Transaction| {
                     let key = format!("key-{which}");
@@ -296,7 +296,7 @@ proptest! {
                 }
             }
             if reopen {
-                // The committer's thread ends soon after its last handle, and has the database open until then.
+                // The committer's thread ends soon after its last handle; until then it keeps the database open.
                 drop(commit);
                 store.sync().unwrap();
                 drop(store);
@@ -318,8 +318,7 @@ proptest! {
         }
     }
 
-    /// Whatever is put and removed, and however often the database is opened anew: records, indexes and revisions are
-    /// those of a plain map.
+    /// After any changes and reopenings, records, indexes and revisions equal those of a plain map.
     #[test]
     fn a_written_store_equals_a_map(
         loaded in prop::collection::btree_map(1_u64..600, 1_u64..4, 0..300),
@@ -359,7 +358,7 @@ proptest! {
             }
             write(&store, &records, removed);
             last_id = last_id.max(model.keys().last().copied().unwrap_or_default());
-            // No id is given twice, whatever was removed, and whenever it was opened anew.
+            // No id is given twice, not even that of a removed record after a reopening.
             prop_assert_eq!(Writer::new(&store).unwrap().next_id().unwrap().get(), last_id + 1);
         }
         let found: Vec<(u64, String, u64)> = store.records().map(|record| {
@@ -387,7 +386,7 @@ proptest! {
         }
     }
 
-    /// However the ids of a term arrive, the index lists them once each, in order, in runs of at most RUN_IDS.
+    /// In whatever order ids arrive, the index lists each once, sorted, in runs of at most RUN_IDS.
     #[test]
     fn an_index_equals_a_sorted_map(groups in prop::collection::vec((1_u64..4, prop::collection::btree_set(1_u64..2000, 1..400)), 1..8)) {
         let dir = tempfile::tempdir().unwrap();
@@ -418,10 +417,10 @@ proptest! {
         }
     }
 
-    /// However ids that are texts come, change and go: each is found with its number, no other is, and runs stay short. As
-    /// long as each had a key of its own, they were runs of one.
+    /// After any changes to text ids, each is found with its number, no other is found, and runs stay short. With `alone`,
+    /// each begins in a run of its own, as in databases of an earlier version.
     #[test]
-    fn the_ids_that_are_texts_equal_a_map(
+    fn an_index_of_text_ids_equals_a_map(
         loaded in prop::collection::btree_map("[ab\u{0}é]{1,5}", Just(()), 0..200),
         alone in any::<bool>(),
         steps in prop::collection::vec(prop::collection::btree_map(1_u64..400, prop::option::of("[ab\u{0}é]{1,5}"), 1..150), 1..8),
@@ -432,7 +431,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
         let mut model: BTreeMap<u64, String> = (1..).zip(loaded.into_keys()).collect();
-        // As in a file: their order is none.
+        // A file's text ids come in any order.
         let mut load = Load::new(Store::create(&path, notes).unwrap());
         let mut records = Records::new(notes, 0);
         model.iter().rev().for_each(|(number, text)| records.push_stored(&note(text), id(*number)).unwrap());

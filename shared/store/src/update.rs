@@ -1,14 +1,15 @@
-//! A newer file's changes to a database, made beside the writes of others: all of them, or none.
+//! An update: a newer file's changes to a database, made beside other writes, all of them or none.
 //!
-//! `seed` writes them into a file, [`Staged`], and has the database's committer do two things with it:
+//! `seed` writes the changes into a file, [`Staged`], and has the database's committer do two things:
 //!
-//! 1. *hold*, before the run's commit point: is every record still as `seed` saw it? From then on nobody else changes it.
-//! 2. *apply*, behind it, group by group: each is in the journal before the database gets it, and no reader finds half of
-//!    one ([`Store::read_whole`]).
+//! 1. *hold*, before the run's commit point: check that every record is still as `seed` saw it. From then on nobody
+//!    else changes it.
+//! 2. *apply*, after it, group by group. Each group is in the journal before the database gets it, and no reader finds
+//!    half of one ([`Store::read_whole`]).
 //!
-//! Before the commit point nothing is changed, so nothing has to be undone. Behind it, whatever interrupts this, the next
-//! to apply the same file goes on with the first group that is not there: how many are, lies in the database, and changes
-//! with the group itself.
+//! Before the commit point nothing is changed, so nothing needs undoing. After it, applying the same file again resumes
+//! at the first missing group, whatever interrupted the last attempt: the database counts the applied groups, and the
+//! count changes with the group itself.
 //!
 //! ```text
 //! file    MAGIC, run: 8 bytes each, little-endian; groups; the last of them is empty
@@ -34,42 +35,42 @@ use super::{Change, Store, StoreError, at};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"changes1");
 
-/// How many pages of a database a group touches at most: they are its entry in the journal.
+/// The most pages of a database that a group touches. Its entry in the journal holds them all.
 const GROUP_PAGES: usize = 64;
 
-/// How many bytes of records make a group complete.
+/// The bytes of records after which a group is complete.
 const GROUP_BYTES: usize = 128 << 10;
 
-/// How many bytes a group may have: the longest record, and what its envelope and the records before it need.
+/// The most bytes of a group: the longest record, its envelope, and the records before it.
 const LONGEST: u32 = 2 * RECORD_BYTES as u32;
 
-/// How many records that were overtaken are named.
+/// The most overtaken records that are named.
 const NAMED: usize = 20;
 
-/// How long a reader waits before it looks again whether a group is whole.
+/// The time between two looks at whether a group is whole.
 const LOOK_AGAIN: Duration = Duration::from_micros(50);
 
-/// What becomes of one record.
+/// A change to one record.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Edit {
-    /// Its id.
+    /// The id.
     pub id: u64,
-    /// Its revision as `seed` saw it; 0 where there was no record.
+    /// The revision as `seed` saw it; 0 if there was no record.
     pub seen: u64,
-    /// What it is to be; nothing where it goes.
+    /// The new text, or `None` to delete the record.
     pub becomes: Option<Text>,
 }
 
-/// A record's canonical text.
+/// The canonical text of a record.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Text {
-    /// Whether the id is not the record's own: then it does not stand in the text.
+    /// Whether the id was given, and so does not stand in the text.
     pub given: bool,
     /// The text.
     pub json: String,
 }
 
-/// Writes changes into a new file.
+/// A writer of changes into a new file.
 pub struct Staging {
     path: PathBuf,
     out: BufWriter<File>,
@@ -79,14 +80,14 @@ pub struct Staging {
 }
 
 impl Staging {
-    /// Begins the file at `path`; `run` is a number that no other run has.
+    /// Begins the file at `path`; no other run has the number `run`.
     pub fn create(path: &Path, run: u64) -> Result<Self, StoreError> {
         let mut out = BufWriter::new(File::create_new(path).map_err(at(path))?);
         out.write_all([MAGIC, run].map(u64::to_le_bytes).as_flattened()).map_err(at(path))?;
         Ok(Self { path: path.to_owned(), out, group: Vec::new(), pages: 0, bytes: 0 })
     }
 
-    /// Adds a change. Ids ascend.
+    /// Adds a change. Ids must ascend.
     pub fn put(&mut self, edit: Edit) -> Result<(), StoreError> {
         let page = |edit: &Edit| edit.id >> layout::PAGE_BITS;
         let is_on_new_page = self.group.last().is_none_or(|last| page(last) != page(&edit));
@@ -99,7 +100,7 @@ impl Staging {
         Ok(())
     }
 
-    /// Ends the file. It is for the caller to make it durable.
+    /// Ends the file. The caller makes it durable.
     pub fn finish(mut self) -> Result<(), StoreError> {
         if !self.group.is_empty() {
             self.write_group()?;
@@ -118,7 +119,7 @@ impl Staging {
     }
 }
 
-/// Changes as they were written into a file.
+/// A reader of the changes in a file.
 pub struct Staged {
     path: PathBuf,
     input: BufReader<File>,
@@ -130,7 +131,7 @@ impl Staged {
     /// Opens the file at `path`.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] where it is none; so does reading on in it.
+    /// [`StoreError::Corrupt`] if the file does not hold changes; reading on may fail so, too.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let input = BufReader::new(File::open(path).map_err(at(path))?);
         let mut staged = Self { path: path.to_owned(), input, run: 0 };
@@ -139,7 +140,7 @@ impl Staged {
         if magic == MAGIC { Ok(staged) } else { Err(staged.damaged()) }
     }
 
-    /// The next group; nothing behind the last.
+    /// Reads the next group; returns `None` after the last.
     pub fn next_group(&mut self) -> Result<Option<Vec<Edit>>, StoreError> {
         let [length, crc] = [self.read_bytes()?, self.read_bytes()?].map(u32::from_le_bytes);
         if length > LONGEST {
@@ -163,11 +164,14 @@ impl Staged {
     }
 
     fn damaged(&self) -> StoreError {
-        StoreError::Corrupt { path: self.path.clone(), what: "the changes of a newer file are not whole".to_owned() }
+        StoreError::Corrupt {
+            path: self.path.clone(),
+            what: "the staged changes of a newer file are damaged".to_owned(),
+        }
     }
 }
 
-/// The edits of a group, which ascend.
+/// Decodes the edits of a group; returns `None` if they do not ascend or are damaged.
 fn decode_group(body: &[u8]) -> Option<Vec<Edit>> {
     let config = bincode::config::standard().with_limit::<{ LONGEST as usize }>();
     let (edits, length): (Vec<Edit>, usize) = bincode::decode_from_slice(body, config).ok()?;
@@ -175,22 +179,22 @@ fn decode_group(body: &[u8]) -> Option<Vec<Edit>> {
     (length == body.len() && ascend).then_some(edits)
 }
 
-/// What came of an attempt to hold records.
+/// The outcome of an attempt to hold records.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Hold {
-    /// They are held; nothing in the database was written later than as this revision.
+    /// The records are held. The database is at this revision.
     Held(u64),
-    /// Others have changed some of them since they were looked at: these are the first.
+    /// Others have changed some of the records since `seed` saw them: these are the first.
     Overtaken(Vec<u64>),
 }
 
 impl Committer {
-    /// Holds records, of which the ids ascend, if each has still the revision that was seen of it, and no other has one of
-    /// the `texts` for its id.
+    /// Holds records by ascending id, if each still has the revision `seed` saw and no other record has one of the
+    /// `texts` as its id.
     pub(super) fn hold(&mut self, seen: &[(u64, u64)], texts: HashMap<Box<str>, u64>) -> Result<Hold, StoreError> {
         let mut overtaken = Vec::new();
         for (number, revision) in seen {
-            let id = Id::try_from(*number).expect("it was read as an id");
+            let id = Id::try_from(*number).expect("staged ids are valid");
             let stored = self.store.get(id)?;
             if stored.map_or(0, |stored| stored.revision) != *revision && overtaken.len() < NAMED {
                 overtaken.push(*number);
@@ -205,19 +209,19 @@ impl Committer {
         if !overtaken.is_empty() {
             return Ok(Hold::Overtaken(overtaken));
         }
-        // Whoever asks for an id meanwhile gets none of those.
+        // New records must not get these ids meanwhile.
         self.writer.give_no_id_up_to(seen.last().map_or(0, |(id, _)| *id));
         self.held = Some(Held { ids: seen.iter().map(|(id, _)| *id).collect(), texts, done: 0 });
         Ok(Hold::Held(self.writer.counters().revision))
     }
 
-    /// Lets others change all records again.
+    /// Releases all held records.
     pub(super) fn release(&mut self) {
         self.held = None;
     }
 
-    /// Makes the changes of group `nth`, from 0, of a run, unless that is done already. Returns when that is as durable as
-    /// every write, and was read back.
+    /// Applies group `nth`, from 0, of a run, unless that is done already. Returns when the group is as durable as any
+    /// write and was read back.
     pub(super) fn apply_group(&mut self, run: u64, nth: u64, edits: &[Edit]) -> Result<(), StoreError> {
         let applied = self.store.applied()?;
         if applied.run != run || applied.groups <= nth {
@@ -236,7 +240,7 @@ impl Committer {
         for edit in edits {
             let revision = self.writer.next_revision();
             let record = edit.becomes.as_ref().and_then(|_| records.next());
-            let gone = Change::Remove(Id::try_from(edit.id).expect("it was read as an id"));
+            let gone = Change::Remove(Id::try_from(edit.id).expect("staged ids are valid"));
             changes.push(record.map_or(gone, |record| Change::Put(record, revision)));
         }
         let stood = self.store.places(edits)?;
@@ -252,18 +256,18 @@ impl Committer {
         if self.store.holds(&changes, stood)? {
             return Ok(());
         }
-        Err(self.store.corrupt("what was written of a newer file's changes is not what was read back"))
+        Err(self.store.corrupt("a newer file's changes were not read back as they were written"))
     }
 }
 
-/// How much of a run a database has.
+/// The part of a run that a database has applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub(super) struct Applied {
     run: u64,
     groups: u64,
 }
 
-/// Where in the indexes records stand.
+/// The index entries of records.
 type Places = Vec<(Index, Term, Id)>;
 
 impl Store {
@@ -271,7 +275,7 @@ impl Store {
         Ok(self.decoded(layout::APPLIED_KEY)?.unwrap_or_default())
     }
 
-    /// What the ids of the records say that `edits` put, where ids are texts, with their numbers.
+    /// Returns the text ids of the records that `edits` put, with their numbers; nothing if ids are not texts.
     pub fn id_texts(&self, edits: &[Edit]) -> Result<Vec<(Box<str>, u64)>, StoreError> {
         if !self.collection().has_text_ids() {
             return Ok(Vec::new());
@@ -281,23 +285,23 @@ impl Store {
         Ok(records.iter().filter_map(text).collect())
     }
 
-    /// The records that `edits` put.
+    /// Parses the records that `edits` put.
     fn read_edits(&self, edits: &[Edit]) -> Result<Records, StoreError> {
         let mut records = Records::new(self.made_by(), 0);
         for Edit { id, becomes, .. } in edits {
             let Some(Text { given, json }) = becomes else { continue };
-            let id = Id::try_from(*id).expect("it was read as an id");
+            let id = Id::try_from(*id).expect("staged ids are valid");
             let read = records.push_lying(json, id, *given);
             let is_so =
                 records.iter().last().is_some_and(|record| record.id == id && record.id_from_position == *given);
             if read.is_err() || !is_so {
-                return Err(self.corrupt(&format!("a newer file's record {id} is none")));
+                return Err(self.corrupt(&format!("a newer file's record {id} does not fit its model")));
             }
         }
         Ok(records)
     }
 
-    /// Where the records stand that `edits` will change.
+    /// Returns the index entries of the records that `edits` will change.
     fn places(&self, edits: &[Edit]) -> Result<Places, StoreError> {
         let mut places = Places::new();
         for id in edits.iter().filter_map(|edit| Id::try_from(edit.id).ok()) {
@@ -309,7 +313,8 @@ impl Store {
         Ok(places)
     }
 
-    /// Whether the database holds what `changes` say, in its records and its indexes; they `stood` there before.
+    /// Checks that the database holds `changes`, in its records and its indexes; `stood` has their index entries from
+    /// before.
     fn holds(&self, changes: &[Change], stood: Places) -> Result<bool, StoreError> {
         let stands = |record: &Record, index, term: &Term| record.terms.iter().any(|t| *t == (index, term.clone()));
         let mut records = Vec::new();
@@ -345,8 +350,8 @@ impl Store {
         Ok(true)
     }
 
-    /// Reads what a group of an update may change: `read` is called again where one was applied meanwhile, so that what it
-    /// found is from before or from after it.
+    /// Reads data that an update may change. Calls `read` again if a group was applied meanwhile, so the result is from
+    /// before the group or from after it.
     pub fn read_whole<T>(&self, read: impl Fn() -> T) -> T {
         let gate = &self.shared.gate.0;
         loop {
@@ -363,7 +368,8 @@ impl Store {
         }
     }
 
-    /// Whatever is written until this is dropped, [`read_whole`](Self::read_whole) finds all of it or nothing.
+    /// Closes the gate until the result is dropped: [`read_whole`](Self::read_whole) finds all that is written
+    /// meanwhile, or nothing of it.
     pub(super) fn close_gate(&self) -> impl Drop + use<> {
         struct Closed(Store);
         impl Drop for Closed {
@@ -376,6 +382,6 @@ impl Store {
     }
 }
 
-/// Even while no group of an update is being applied.
+/// A counter that is even unless a group of an update is being applied.
 #[derive(Default)]
 pub(super) struct Gate(AtomicU64);

@@ -1,4 +1,4 @@
-//! The layout's first version, to be read once: [`Folder::open`](super::Folder::open) rebuilds such a database.
+//! The layout's first version, which is read only to be rebuilt by [`Folder::open`](super::Folder::open).
 //!
 //! ```text
 //! 00 "collection"   01 name                        a value is 01, then bincode; there are no checksums
@@ -30,18 +30,18 @@ const VERSION: u8 = 1;
 pub(super) struct Old {
     db: sled::Db,
     path: std::path::PathBuf,
-    /// What it counts.
+    /// The database's counters.
     pub(super) counters: Counters,
 }
 
-/// Whether the open database at `path` has the layout's first version.
+/// Returns whether the open database at `path` has the layout's first version.
 pub(super) fn is_one(path: &Path, db: &sled::Db) -> Result<bool, StoreError> {
     let has = |key| db.contains_key(key).map_err(|source| StoreError::Sled { path: path.to_owned(), source });
     Ok(has(COLLECTION_KEY)? && !has(layout::DATABASE_KEY)?)
 }
 
 impl Old {
-    /// Opens the database at `path`, and does what its journal has and it has not.
+    /// Opens the database at `path` and replays its journal.
     pub(super) fn open(path: &Path, collection: Collection) -> Result<Self, StoreError> {
         let db = sled_files::open(path, Purpose::Passing)?;
         let mut old = Self { db, path: path.to_owned(), counters: Counters::default() };
@@ -62,7 +62,7 @@ impl Old {
         self.counters = Counters { revision, last_id, ..Counters::default() };
     }
 
-    /// All records, in id order.
+    /// Iterates over all records, in id order.
     pub(super) fn records(&self) -> impl Iterator<Item = Result<(Id, Stored), StoreError>> {
         self.db.scan_prefix([layout::PAGE]).flat_map(|page| match self.page(page) {
             Ok(records) => records.into_iter().map(Ok).collect(),
@@ -72,7 +72,7 @@ impl Old {
 
     fn page(&self, page: sled::Result<(sled::IVec, sled::IVec)>) -> Result<Vec<(Id, Stored)>, StoreError> {
         let (key, value) = page.map_err(|source| self.sled(source))?;
-        let page = layout::page_of(&key).ok_or_else(|| self.corrupt("a page's key is not one"))?;
+        let page = layout::page_of(&key).ok_or_else(|| self.corrupt("a page's key is invalid"))?;
         let mut rest = self.body(&value)?;
         let mut records = Vec::new();
         while !rest.is_empty() {
@@ -80,7 +80,7 @@ impl Old {
             let ((slot, revision, id_from_position, json), length): ((u8, u64, bool, &[u8]), usize) =
                 bincode::borrow_decode_from_slice(rest, config)
                     .map_err(|error| self.corrupt(&format!("a page cannot be decoded: {error}")))?;
-            let id = layout::id_at(page, slot).ok_or_else(|| self.corrupt("a page holds what is no id"))?;
+            let id = layout::id_at(page, slot).ok_or_else(|| self.corrupt("a page holds an invalid id"))?;
             let stored = if json.is_empty() {
                 let json = self.parts(id, revision)?;
                 Stored { json: 0..json.len(), value: json.into(), revision, id_from_position }
@@ -108,7 +108,7 @@ impl Old {
         Ok(json)
     }
 
-    /// The answers that are kept, by key.
+    /// Iterates over the kept answers, by key.
     pub(super) fn kept(&self) -> impl Iterator<Item = Result<(String, KeptRecord), StoreError>> {
         self.db.scan_prefix(idempotency::kept_key("")).map(|pair| {
             let (key, value) = pair.map_err(|source| self.sled(source))?;
@@ -116,7 +116,7 @@ impl Old {
         })
     }
 
-    /// Does what the journal has. Where it ends cannot be proven: what is no entry ends it.
+    /// Replays the journal. Its end cannot be proven: the first invalid entry ends it.
     fn replay(&mut self) -> Result<(), StoreError> {
         let bytes = match fs::read(self.path.join(super::commit::journal::NAME)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -167,7 +167,7 @@ struct Entry {
     counters: (u64, u64),
 }
 
-/// The entry at the beginning of `bytes`, and what follows it.
+/// Reads the entry at the beginning of `bytes`; returns it and the bytes behind it.
 fn entry(bytes: &[u8]) -> Option<(Entry, &[u8])> {
     let (length, rest) = bytes.split_first_chunk()?;
     let (crc, rest) = rest.split_first_chunk()?;
@@ -202,7 +202,7 @@ mod tests {
         format!(r#"{{"id":{number},"thread":7,"text":"{}","user":1}}"#, "x".repeat(length))
     }
 
-    /// A page of these posts: id, revision, whether the split gave the id, and how long the text is.
+    /// Builds a page of posts: id, revision, whether the split gave the id, and the length of the text.
     fn page(posts: &[(u64, u64, bool, usize)]) -> Vec<u8> {
         let entry = |&(number, revision, given, length): &(u64, u64, bool, usize)| {
             let json = json(number, length);
@@ -214,12 +214,12 @@ mod tests {
 
     const LONG: usize = 150_000;
 
-    /// A database of the first version as the service left it: the last two groups are in its journal alone.
+    /// Creates a database of the first version as a service left it: the last two groups are only in its journal.
     fn make(folder: &Path) {
         let path = folder.join("db");
         let db = sled::Config::new().path(&path).segment_size(super::super::SEGMENT).open().unwrap();
         db.insert(COLLECTION_KEY, value(&encode("posts"))).unwrap();
-        // The bytes of the first version, as its own test held them.
+        // The bytes are those of the first version's own test.
         assert_eq!(value(&encode("posts")), b"\x01\x05posts");
         db.insert(b"\0counters", value(&encode((9_u64, 33_u64)))).unwrap();
         db.insert(layout::page_key(0), page(&[(1, 1, true, 3), (2, 5, false, 4)])).unwrap();
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_of_the_first_layout_is_brought_up_to_date_once() {
+    fn a_database_of_the_first_layout_is_rebuilt_once() {
         let dir = tempfile::tempdir().unwrap();
         make(dir.path());
         let path = dir.path().join("db");
@@ -277,18 +277,18 @@ mod tests {
         assert_eq!(names.len(), 2, "the lock and the database: {names:?}");
     }
 
-    /// Whatever interrupts it, the next start has the one database or the other, whole.
+    /// The next start has the old database or the new one, whole, wherever a replacement is interrupted.
     #[test]
-    fn an_interrupted_replacement_is_taken_back_or_finished() {
+    fn an_interrupted_replacement_is_undone_or_finished() {
         let dir = tempfile::tempdir().unwrap();
         make(dir.path());
         let folder = Folder::lock(dir.path()).unwrap();
-        // While it was made.
+        // Interrupted while the new database grew.
         fs::create_dir(folder.part()).unwrap();
         fs::write(folder.part().join("db"), "half").unwrap();
         check(&folder);
         let [db, new, old] = ["db", "db.new", "db.old"].map(|name| dir.path().join(name));
-        // At each step of the replacement: the new one is whole then.
+        // Interrupted at each step of the replacement, when the new one is whole.
         fs::create_dir(&old).unwrap();
         fs::rename(&db, &new).unwrap();
         check(&folder);

@@ -1,7 +1,8 @@
 //! The one place where records change.
 //!
-//! A [`Writer`] decides nothing: it makes what was decided one [`Step`] of records, indexes and counters, which a crash
-//! leaves whole or absent: as one batch of sled's, or since the [journal](crate::commit::journal) has it.
+//! A [`Writer`] decides nothing. It turns decided changes into one [`Step`] of records, indexes and counters, which a
+//! crash leaves whole or absent: because it is one batch of sled's, or because the [journal](crate::commit::journal)
+//! has it.
 
 use std::collections::BTreeMap;
 
@@ -12,17 +13,17 @@ use super::layout::{self, Counters, Entry, Page, Step, TermKey};
 use super::snapshot::Before;
 use super::{Store, StoreError};
 
-/// What becomes of one record.
+/// A change to one record.
 #[derive(Clone, Copy, Debug)]
 pub enum Change<'c> {
-    /// It is there, and holds this, as this revision, which no record had before.
+    /// The record's new text and revision; no record had this revision before.
     Put(Record<'c>, u64),
-    /// It is gone.
+    /// The record is deleted.
     Remove(Id),
 }
 
 impl Change<'_> {
-    /// Whose change it is.
+    /// Returns the id of the changed record.
     pub fn id(&self) -> Id {
         match self {
             Change::Put(record, _) => record.id,
@@ -31,7 +32,7 @@ impl Change<'_> {
     }
 }
 
-/// Changes a database's records. There is one at a time.
+/// A writer of a database's records. A database has one at a time.
 pub struct Writer {
     store: Store,
     counters: Counters,
@@ -39,69 +40,70 @@ pub struct Writer {
     listed_id: u64,
 }
 
-/// The terms of an index that gain or lose ids: `true` for an id that is listed from now on.
+/// The terms of an index that gain or lose ids: `true` means listed from now on.
 type IndexChanges = BTreeMap<(Index, TermKey), BTreeMap<Id, bool>>;
 
-/// What changes of records mean.
+/// The effects of changes to records.
 struct Effects<'s> {
     step: &'s mut Step,
     indexes: IndexChanges,
-    /// What they change, where somebody wants to read that all the same.
+    /// The records before the change, if a snapshot is being read.
     before: Vec<Before>,
 }
 
 impl Writer {
-    /// The writer of `store`.
+    /// Creates the writer of `store`.
     pub fn new(store: &Store) -> Result<Self, StoreError> {
         let mut counters = store.counters()?;
-        // Whatever becomes of the counters, no id is given that a record has.
+        // The counters may be lost or old; still, no id is given that a record has.
         counters.last_id = counters.last_id.max(store.last_id()?.map_or(0, Id::get));
         Ok(Self { store: store.clone(), counters, listed_id: counters.last_id })
     }
 
-    /// A revision higher than every one before it in this database: no record ever has the same twice, not even after
-    /// it was gone.
+    /// Returns a revision higher than every one before it in this database. No revision is used twice, not even after
+    /// its record is deleted.
     pub fn next_revision(&mut self) -> u64 {
         self.counters.revision += 1;
         self.counters.revision
     }
 
-    /// An id that no record of this database ever had; nothing where all are used up.
+    /// Takes an id that no record of this database ever had; returns `None` if all are used up.
     pub fn next_id(&mut self) -> Option<Id> {
         let id = self.free_id()?;
         self.counters.last_id = id.get();
         Some(id)
     }
 
-    /// The same, which is still to be given.
+    /// Returns the id that [`next_id`](Self::next_id) would take.
     pub(super) fn free_id(&self) -> Option<Id> {
         Id::try_from(self.counters.last_id.checked_add(1)?).ok()
     }
 
-    /// The highest id that a record of this database ever had.
+    /// Returns the highest id that a record of this database ever had.
     pub fn last_id(&self) -> u64 {
         self.counters.last_id
     }
 
-    /// What is counted.
+    /// Returns the counters.
     pub(super) fn counters(&self) -> Counters {
         self.counters
     }
 
-    /// Counts what the database holds as it was counted at `then`, since which it has changed nothing. Ids and revisions
-    /// that were given since stay given.
+    /// Restores the record set counted at `then`, since which the database has not changed. Ids and revisions given
+    /// since stay used.
     pub(super) fn take_back(&mut self, then: Counters) {
         self.counters.records = then.records;
     }
 
-    /// Makes `changes`, at most one to an id. Nothing of them is durable before [`Store::sync`].
+    /// Makes `changes`, at most one per id. They are durable only after [`Store::sync`].
     pub fn apply(&mut self, changes: &[Change]) -> Result<(), StoreError> {
         let mut step = Step::default();
         self.step(changes, &mut step)?;
         self.store.apply(&step)
     }
 
-    /// Adds to `step` what `changes` mean, and counts on. The next step is for the database that has made this one.
+    /// Adds the effects of `changes` to `step` and updates the counters. The database must apply this step before the
+    /// next is made.
     pub(super) fn step(&mut self, changes: &[Change], step: &mut Step) -> Result<(), StoreError> {
         let mut changes: Vec<&Change> = changes.iter().collect();
         changes.sort_by_key(|change| change.id());
@@ -129,7 +131,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Adds to `effects` what `changes`, to records of one page, mean.
+    /// Adds the effects of `changes`, all to one page, to `effects`.
     fn change_page(&mut self, changes: &[&Change], effects: &mut Effects) -> Result<(), StoreError> {
         let (page, _) = layout::place(changes[0].id());
         let key = layout::page_key(page);
@@ -163,7 +165,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Adds to `effects` that the record of `entry`, which was read from `page`, is not there any more.
+    /// Removes the record of `entry`, read from `page`.
     fn take_out(&mut self, id: Id, page: &sled::IVec, entry: &Entry, effects: &mut Effects) -> Result<(), StoreError> {
         let key = layout::page_key(layout::place(id).0);
         let gone = || self.store.damaged(&key, &format!("a part of record {id} is gone"));
@@ -181,7 +183,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Adds to `effects` that the record, of which `json` is the text, is there: its entry.
+    /// Adds the record with the text `json`; returns its entry.
     fn put_in<'j>(&mut self, record: &Record, revision: u64, json: &'j str, effects: &mut Effects) -> Entry<'j> {
         let (id, json) = (record.id, json.as_bytes());
         let apart = layout::lies_apart(json);
@@ -198,17 +200,17 @@ impl Writer {
         Entry { slot, revision, id_from_position: record.id_from_position, json: (!apart).then_some(json) }
     }
 
-    /// No id up to `last_id` is given to a new record.
+    /// Marks all ids up to `last_id` as used.
     pub(super) fn give_no_id_up_to(&mut self, last_id: u64) {
         self.counters.last_id = self.counters.last_id.max(last_id);
     }
 }
 
 impl Store {
-    /// What a stored record is found by.
+    /// Returns the index terms of a stored record.
     pub(super) fn terms_of(&self, id: Id, json: &[u8]) -> Result<Terms, StoreError> {
         let collection = self.made_by();
-        let misfit = |what: String| self.corrupt(&format!("a record of {} is none: {what}", collection.name()));
+        let misfit = |what: String| self.corrupt(&format!("a record is not one of {}: {what}", collection.name()));
         let json = std::str::from_utf8(json).map_err(|error| misfit(error.to_string()))?;
         let mut records = Records::new(collection, json.len());
         records.push_lying(json, id, false).map_err(|fault| misfit(fault.to_string()))?;

@@ -1,4 +1,5 @@
-//! The process ends between the steps of a commit: a write is then whole or absent, and there if it was answered.
+//! Crash tests: the process ends between the steps of a commit. Then each write is whole or absent, and every answered
+//! write is there.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -28,12 +29,13 @@ const POINTS: [&str; 8] = [
     "before the answer",
 ];
 
-/// Long enough for the journal to begin anew every few groups.
+/// Returns a record long enough for a new lap of the journal every few groups.
 fn record(id: Id, nth: u64) -> String {
     format!(r#"{{"id":{id},"thread":{},"text":"{nth}{}","user":1}}"#, nth % 3 + 1, " ".repeat(20_000))
 }
 
-/// Writes until the point of the environment is passed often enough, and says what was answered. Run by the test below.
+/// Writes until the fail point `POINT` has been passed `PASSES` times, and prints the answered writes. The test below
+/// runs this.
 #[test]
 #[ignore = "the process of another test"]
 fn writes_until_it_ends() {
@@ -63,7 +65,7 @@ fn writes_until_it_ends() {
         let writes: Vec<_> = (0..=group % 4).map(|nth| write(from + group * 4 + nth)).collect();
         for answered in runtime.block_on(futures_util::future::join_all(writes)) {
             let (id, nth) = answered.unwrap();
-            // At once, since the process ends without a word.
+            // Prints at once, since the process ends without flushing.
             use std::io::Write;
             writeln!(std::io::stderr(), "answered {id} {nth}").unwrap();
         }
@@ -71,7 +73,7 @@ fn writes_until_it_ends() {
 }
 
 #[test]
-fn a_crash_at_any_step_leaves_a_write_whole_or_absent_and_an_answered_one_there() {
+fn a_crash_at_any_step_leaves_writes_whole_or_absent_and_keeps_answered_ones() {
     for point in POINTS {
         for passes in [1, 2, 7] {
             let dir = tempfile::tempdir().unwrap();
@@ -83,11 +85,11 @@ fn a_crash_at_any_step_leaves_a_write_whole_or_absent_and_an_answered_one_there(
     }
 }
 
-/// The story: a start that did what the journal had began a lap without its mark, and the second lap after that one took
-/// the journal for an older one when the process ended before its own.
+/// Guards against a bug: a start that replayed the journal began a lap without writing its mark. If the process ended
+/// before the mark of the second lap after it, the next start took the journal for one of an earlier state.
 #[test]
-fn a_crash_of_a_database_that_has_had_one_before_is_no_worse() {
-    // After some laps, so that the areas have marks of their own.
+fn a_second_crash_is_no_worse_than_the_first() {
+    // The first crash comes after some laps, so that the areas have marks of their own.
     for first in ["before the sync", "before the answer"] {
         for second in POINTS {
             for passes in [1, 2] {
@@ -102,8 +104,8 @@ fn a_crash_of_a_database_that_has_had_one_before_is_no_worse() {
     }
 }
 
-/// Runs a process that writes records, numbered on from `from`, until it has passed `point` so often. Returns what was
-/// answered.
+/// Runs a process that writes records, numbered from `from`, until it has passed `point` that many times. Returns the
+/// answered writes.
 fn write_until(path: &Path, point: &str, passes: usize, from: u64) -> BTreeMap<u64, u64> {
     let mut child = Command::new(env::current_exe().unwrap());
     child.args(["writes_until_it_ends", "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
@@ -130,7 +132,7 @@ fn check(path: &Path, answered: &BTreeMap<u64, u64>, what: &str) {
     for (id, nth) in answered {
         assert_eq!(found.get(id), Some(&record((*id).try_into().unwrap(), *nth)), "{what}");
     }
-    // Each record is whole, in its index, and has its kept answer; and nothing else has one.
+    // Each record is whole, is in its index, and has its kept answer; there are no other kept answers.
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let commit = Commit::start(&store, Durability::Power).unwrap();
     let kept = commit.write(|now: &mut Transaction| {
@@ -149,21 +151,22 @@ fn check(path: &Path, answered: &BTreeMap<u64, u64>, what: &str) {
     for thread in 1..=3 {
         assert_eq!(listed(thread), of(thread), "{what}");
     }
-    // An id that was given, though its write is absent, may come again: nobody was told of it. One that is there may not.
+    // An id given to an absent write may be used again: no client has seen it. The id of an existing record may not.
     let next = runtime.block_on(commit.write(|now: &mut Transaction| now.next_id())).unwrap().unwrap();
     assert!(!found.contains_key(&next.get()), "{what}");
 }
 
-/// How many records a newer file changes, below; as many are there before.
+/// The number of records that the newer file changes, deletes or adds. Half as many exist before.
 const EDITED: u64 = 900;
 
-/// What becomes of record `id`: every fifth goes, others are changed, and some are new.
+/// Returns the change to record `id`: every fifth is deleted, others are changed, and some are new.
 fn edit(id: u64, revision: u64) -> Edit {
     let json = format!(r#"{{"id":{id},"thread":{},"text":"newer","user":1}}"#, id % 2 + 4);
     Edit { id, seen: revision, becomes: (!id.is_multiple_of(5)).then_some(Text { given: false, json }) }
 }
 
-/// Makes a newer file's changes until the point of the environment is passed often enough. Run by the test below.
+/// Applies a newer file's changes until the fail point `POINT` has been passed `PASSES` times. The test below runs
+/// this.
 #[test]
 #[ignore = "the process of another test"]
 fn applies_until_it_ends() {
@@ -185,7 +188,7 @@ fn applies_until_it_ends() {
 }
 
 #[test]
-fn a_crash_amid_an_update_leaves_whole_groups_and_the_next_to_apply_it_does_the_rest() {
+fn a_crash_during_an_update_leaves_whole_groups_and_applying_it_again_finishes_it() {
     for point in POINTS {
         for passes in [1, 2, 5, 11] {
             let dir = tempfile::tempdir().unwrap();
@@ -221,7 +224,7 @@ fn a_crash_amid_an_update_leaves_whole_groups_and_the_next_to_apply_it_does_the_
                 };
                 store.records().map(text).collect::<BTreeMap<u64, String>>()
             };
-            // A group is whole or absent: they were made in order, so what is changed comes before what is not.
+            // A group is whole or absent. Groups are applied in order, so changed records come before unchanged ones.
             let now = texts(&store);
             let is_made = |id: &u64| match edit(*id, 0).becomes {
                 Some(text) => now.get(id) == Some(&text.json),
@@ -246,7 +249,7 @@ fn a_crash_amid_an_update_leaves_whole_groups_and_the_next_to_apply_it_does_the_
     }
 }
 
-/// Posts that have an index of their texts, too, and none of their users.
+/// Declares posts with an index of their texts, too, and without the index of their users.
 fn redeclared() -> Collection {
     let mut declaration = sample::posts().declaration().clone();
     let mut indexes = declaration.indexes.to_vec();
@@ -256,8 +259,7 @@ fn redeclared() -> Collection {
     Collection::of(declaration)
 }
 
-/// Brings a database to another declaration until the point of the environment is passed often enough. Run by the test
-/// below.
+/// Redeclares a database until the fail point `POINT` has been passed `PASSES` times. The test below runs this.
 #[test]
 #[ignore = "the process of another test"]
 fn redeclares_until_it_ends() {
@@ -275,7 +277,7 @@ fn redeclares_until_it_ends() {
 }
 
 #[test]
-fn a_crash_while_an_index_is_built_and_another_removed_leaves_neither_half_there() {
+fn a_crash_during_a_redeclaration_leaves_no_half_index() {
     for point in ["before the strays", "within the build", "before the note", "between flush and sync"] {
         for passes in [1, 2, 700] {
             let dir = tempfile::tempdir().unwrap();
@@ -293,7 +295,7 @@ fn a_crash_while_an_index_is_built_and_another_removed_leaves_neither_half_there
             let has_ended = !child.output().unwrap().status.success();
             let what = format!("{point}, {passes}");
             assert!(has_ended || passes > 1, "{what}: the process did not end there");
-            // By whichever declaration the next start is: all that it has is whole, and nothing else is there.
+            // Whichever declaration the next start has, its indexes are complete, and there are no others.
             for collection in [redeclared(), sample::posts(), redeclared()] {
                 let store = Store::open(&path, collection, Purpose::Serving).unwrap();
                 let redeclaration = store.redeclare().unwrap();

@@ -236,7 +236,7 @@ fn a_field_of_another_kind_leaves_records_served_and_out_of_its_index() {
     assert_eq!(service.ask("DELETE", "/api/notes/2", "").0, 204);
     let log = service.end();
     assert!(
-        log.contains(r#"3 records are not in the index "on", and are served all the same: their "title" is not one of the integer ids it lists; the first is record 1"#),
+        log.contains(r#"3 records are served but not in the index "on": their "title" is not one of the integer ids it lists; the first is record 1"#),
         "{log}"
     );
     notes.sound("data");
@@ -252,7 +252,7 @@ fn a_new_index_is_built_before_the_service_is_ready() {
     assert_eq!(service.ask("PATCH", "/api/notes/5", r#"{"mood":"sad"}"#).0, 200);
     assert_eq!(service.ids("/api/notes/feeling/sad"), [2, 5]);
     let log = service.end();
-    assert!(log.contains(r#"building what is new in the declaration: "feeling", of 3 records"#), "{log}");
+    assert!(log.contains(r#"building new indexes: "feeling", of 3 records"#), "{log}");
     notes.sound("data");
     // `seed` has the older declaration, and keeps the index all the same: so does a backup.
     fs::write(

@@ -1,4 +1,4 @@
-//! What a group of writes does: decided, and not yet done.
+//! A group of writes that are decided but not yet done.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
@@ -10,18 +10,18 @@ use record::model::{Collection, Record, Records};
 use crate::layout::Step;
 use crate::{Change, KeptRecord, StoreError, Writer};
 
-/// What a group of writes changes.
+/// The changes of a group of writes.
 #[derive(Default)]
 pub(crate) struct Group {
     pub(crate) records: BTreeMap<Id, Now>,
     pub(crate) kept: HashMap<String, KeptRecord>,
-    /// How many bytes of records were decided.
+    /// The number of bytes of the records decided so far.
     pub(crate) bytes: usize,
-    /// What sled failed with while a decision read.
+    /// The error that sled returned while a decision read.
     pub(crate) failed: OnceCell<StoreError>,
 }
 
-/// What a record is, once its group is committed.
+/// A record's state once its group is committed.
 pub(crate) enum Now {
     There { revision: u64, draft: Draft },
     Gone,
@@ -32,14 +32,14 @@ impl Group {
         self.records.is_empty() && self.kept.is_empty()
     }
 
-    /// What its records mean for the database.
+    /// Adds the group's changes to `step`.
     pub(crate) fn step(&self, writer: &mut Writer, step: &mut Step) -> Result<(), StoreError> {
         let changes: Vec<Change> = self.records.iter().map(|(id, now)| now.as_change(*id)).collect();
         writer.step(&changes, step)
     }
 }
 
-/// A record that fits its model, read once: what it is found by can be asked for before it is put.
+/// A record that fits its model, read once. Its index terms are known before it is put.
 pub struct Draft(Records);
 
 impl Draft {
@@ -50,14 +50,14 @@ impl Draft {
         Ok(Self(records))
     }
 
-    /// The record.
+    /// Returns the record.
     pub fn record(&self) -> Record<'_> {
         self.0.iter().next().expect("one was read")
     }
 }
 
 impl Now {
-    /// The record with its revision, if it is.
+    /// Returns the record with its revision, or `None` if it is deleted.
     pub(super) fn there(&self) -> Option<(u64, Record<'_>)> {
         match self {
             Now::There { revision, draft } => Some((*revision, draft.record())),

@@ -1,4 +1,4 @@
-//! What an update holds: whoever else writes to it is told to come again.
+//! The records that an update holds: other writes to them are refused for now.
 
 use std::collections::HashMap;
 
@@ -6,20 +6,22 @@ use record::id::Id;
 
 /// Records that only an update changes for now.
 pub(crate) struct Held {
-    /// Their ids, which ascend.
+    /// The records' ids, ascending.
     pub(crate) ids: Vec<u64>,
-    /// The texts of those that are written, where ids are texts, with their numbers: nobody else is to be called so.
+    /// The text ids of the records the update writes, with their numbers, where ids are texts. No other record may take
+    /// one.
     pub(crate) texts: HashMap<Box<str>, u64>,
-    /// Up to this one they are changed, and everybody's again.
+    /// The last id that is changed already: records up to it are released.
     pub(crate) done: u64,
 }
 
 impl Held {
+    /// Returns whether the record is held.
     pub(crate) fn has(&self, id: Id) -> bool {
         id.get() > self.done && self.ids.binary_search(&id.get()).is_ok()
     }
 
-    /// The same of the record that is to be called so.
+    /// Returns whether a held record has the id `text`, or will have it.
     pub(crate) fn has_text(&self, text: &str) -> bool {
         self.texts.get(text).is_some_and(|number| *number > self.done)
     }

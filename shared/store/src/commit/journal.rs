@@ -1,8 +1,8 @@
-//! The journal: what makes a group of writes durable before the database has it.
+//! The journal makes a group of writes durable before the database has it.
 //!
-//! sled's own way to the disk takes two waits for the disk, a sync of its file a third. A journal takes one: an entry is
-//! one write into a file that is there in full already, and one `fdatasync`. The database gets the group afterwards,
-//! and may take its time; what a crash takes from it, the next [`Store::open`] takes from here.
+//! sled waits for the disk twice to make a write durable, and a sync of its file waits a third time. The journal waits
+//! once: an entry is one write into a preallocated file and one `fdatasync`. The database gets the group afterwards,
+//! without haste; after a crash, the next [`Store::open`] replays from here what the database lacks.
 //!
 //! ```text
 //! db/journal    two areas of AREA bytes, for odd laps and for even ones; then entries too long for an area
@@ -14,16 +14,16 @@
 //! body          bincode of the step: keys, their values, the counters
 //! ```
 //!
-//! When an area is full the database is synced, and the next lap begins in the other one. The database has the lap's
-//! number, too: what is missing does not pass for what never was.
+//! When an area is full, the database is synced and the next lap begins in the other area. The database stores the
+//! lap's number, too, so a missing journal is told from one that never existed.
 //!
-//! Where a lap ends is proven. After a group's sync, and before its answers, the head of an entry is written that there
-//! is not yet, with [`NO_BODY`]: where the next one will be, so that it costs no page of its own. A head with a number
-//! says that the entry before it was synced, whatever became of its own body. It is a write without a sync: a killed
-//! process leaves it in the system's memory, and the next group's sync, or [`Journal::settle`] when no other group comes,
-//! makes it durable. An entry that should be there and is not convicts the journal of a [`Hole`]. Only the last entry may
-//! be torn, and only if nobody had an answer. Left is the loss of power within [`Journal::settle`]'s wait together with
-//! damage to the last entry.
+//! The end of a lap is proven. After a group's sync, and before its answers, the head of the next entry is written to
+//! its place, with [`NO_BODY`]; so it costs no page of its own. A head with a number proves that the entry before it
+//! was synced, whatever became of its own body. This write is not synced. A killed process leaves it in the system's
+//! memory; the next group's sync makes it durable, or [`Journal::settle`] if no group follows. If an entry is missing
+//! that must be there, the journal has a [`Hole`]. Only the last entry may be torn, and only if its writes were not
+//! answered. One case remains undetected: power fails before [`Journal::settle`] runs, and the last entry is damaged as
+//! well.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -37,66 +37,66 @@ use sha2::{Digest, Sha256};
 use crate::layout::{Counters, Step};
 use crate::{Durability, Store, StoreError, layout};
 
-/// The journal's name, beside sled's own files: whoever copies the database copies it.
+/// The journal's name. It lies beside sled's own files, so every copy of the database includes it.
 pub(crate) const NAME: &str = "journal";
 
-/// How much is written in a lap, in bytes, and so how much is done again after a crash at most; but for one long entry.
+/// The bytes that are written in a lap, and so the most that is replayed after a crash; one long entry may exceed it.
 ///
-/// sled gives a [segment](crate::SEGMENT) of its file to new data once what it held stands in a segment before the last,
-/// and does not wait for a sync in between. For one byte here it writes three to four there, so a lap is short enough for
-/// the sync at its end to come first.
+/// sled reuses a [segment](crate::SEGMENT) of its file once the data it held stands in a segment before the last, without
+/// waiting for a sync. For one byte here sled writes three to four there, so a lap is short enough that the sync at its
+/// end comes first.
 const LAP: u64 = 512 << 10;
 
-/// What a disk may lose as a whole, in bytes: a head does not share it with the entry that it vouches for.
+/// The unit that a disk may lose as a whole, in bytes. A head does not share one with the entry that it proves.
 const PAGE: u64 = 4 << 10;
 
-/// How long an area is: entries of a page have room for a lap, too.
+/// The length of an area: even entries of one page each have room for a lap.
 const AREA: u64 = PAGE + 2 * LAP;
 
-/// What a mark begins with.
+/// The beginning of a mark.
 const MAGIC: u64 = u64::from_le_bytes(*b"journal2");
 
-/// What an entry begins with, before its body.
+/// The length of an entry's head, in bytes.
 const HEAD: usize = 32;
 
-/// The length in a head that has no body yet.
+/// The length in a head whose body is not written yet.
 const NO_BODY: u64 = u64::MAX;
 
-/// Where the next entry goes when that is behind the lap's end.
+/// The place of the next entry when it lies behind the lap's end.
 const FULL: u64 = u64::MAX;
 
 /// The journal of a database that is written to.
 pub(crate) struct Journal {
     durability: Durability,
-    /// Nothing before the first lap.
+    /// `None` before the first lap.
     file: Option<File>,
     lap: u64,
     /// The number of the lap's last entry.
     number: u64,
-    /// Where in the file the next entry goes.
+    /// The place of the next entry in the file.
     at: u64,
-    /// How many bytes the lap's entries have.
+    /// The bytes of the lap's entries.
     written: u64,
-    /// What the last entry, or the database, led to.
+    /// The counters after the last entry, or as the database had them.
     counters: Counters,
-    /// Whether the last head is ahead of the disk.
+    /// Whether the last head may not be on the disk yet.
     unsettled: bool,
     entry: Vec<u8>,
 }
 
 impl Journal {
-    /// A journal for `store`, which has done all that the one before had, and is at `counters`.
+    /// Creates a journal for `store`, which has replayed the one before and is at `counters`.
     pub(crate) fn new(store: &Store, durability: Durability, counters: Counters) -> Result<Self, StoreError> {
         let lap = store.lap()?;
         let entry = Vec::new();
         Ok(Self { durability, file: None, lap, number: 0, at: FULL, written: 0, counters, unsettled: false, entry })
     }
 
-    /// Appends `step`, the next after what `store` has, and waits until it is as durable as it is to be.
+    /// Appends `step`, the next after what `store` has, and waits until it is as durable as `durability` asks.
     ///
     /// # Errors
-    /// [`StoreError::NoRoom`], and then the step may be tried again; or the disk has failed, and the next start finds the
-    /// step whole or not at all.
+    /// [`StoreError::NoRoom`]: the step may be tried again. Any other error: the disk has failed, and the next start
+    /// finds the step whole or not at all.
     pub(crate) fn append(&mut self, store: &Store, step: &Step) -> Result<(), StoreError> {
         self.entry.clear();
         self.entry.resize(HEAD, 0);
@@ -110,8 +110,8 @@ impl Journal {
         }
         self.number += 1;
         self.written += length;
-        // Too long for an area: alone behind both, and the lap's last. What vouches for it stays in the area: a file that
-        // was cut would else have neither.
+        // An entry too long for an area lies alone behind both and ends the lap. The head that proves it stays in the
+        // area: otherwise a cut of the file would lose both.
         let is_long = length > LAP;
         let at = if is_long { 2 * AREA } else { self.at };
         let next = if is_long { self.at } else { at + length.next_multiple_of(PAGE) };
@@ -136,7 +136,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Makes the last head durable, if no group has since it was written.
+    /// Makes the last head durable, unless a group's sync has done so.
     pub(crate) fn settle(&mut self, store: &Store) -> Result<(), StoreError> {
         if let (Some(file), true, true) = (&self.file, self.unsettled, self.is_durable()) {
             file.sync_data().map_err(|source| io_error(store, source))?;
@@ -145,12 +145,13 @@ impl Journal {
         Ok(())
     }
 
-    /// Whether the next start will find all that was appended, whatever happens: the database may then have a part of it.
+    /// Returns whether the next start finds all that was appended, even after a power loss. If so, the database may
+    /// apply a step in parts.
     pub(crate) fn is_durable(&self) -> bool {
         self.durability == Durability::Power
     }
 
-    /// Makes what the database has durable, and room for what it will get in the next lap.
+    /// Makes all of the database durable, and reserves room for the next lap.
     pub(crate) fn begin_lap(&mut self, store: &Store) -> Result<(), StoreError> {
         store.reserve()?;
         if self.durability != Durability::None {
@@ -172,20 +173,20 @@ impl Journal {
     }
 }
 
-/// Has the database, with all that it holds, durably at the beginning of `lap`: what the journal has of other laps does
-/// not count any more. The counters and the lap come last, so no crash leaves them without what came before.
+/// Makes the database durable as it is at the beginning of `lap`; the journal's entries of other laps no longer count.
+/// The counters and the lap are written last, so that a crash never leaves them without what came before.
 fn begin_lap(store: &Store, lap: u64, counters: Counters) -> Result<(), StoreError> {
     store.put_counters(counters)?;
     store.put(layout::LAP_KEY, &layout::encode(lap))?;
     store.sync()
 }
 
-/// Where the area of `lap` begins.
+/// Returns where the area of `lap` begins.
 fn area(lap: u64) -> u64 {
     lap % 2 * AREA
 }
 
-/// Opens the journal, or makes an empty one: zeros, and marks of no lap.
+/// Opens the journal, or creates an empty one: zeros, and marks of no lap.
 fn open(store: &Store) -> io::Result<File> {
     let path = store.path().join(NAME);
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
@@ -206,7 +207,8 @@ fn write_mark(file: &File, at: u64, history: u64, lap: u64) -> io::Result<()> {
     file.write_all_at(&bytes, at)
 }
 
-/// The lap in the mark of the area of `lap`; nothing where the mark is damaged or another database's.
+/// Reads the lap in the mark of the area of `lap`. Returns `None` if the mark is damaged or belongs to another
+/// database.
 fn read_mark(bytes: &[u8], history: u64, lap: u64) -> Option<u64> {
     let bytes = bytes.get(area(lap) as usize..)?;
     let [magic, of, lap, crc] = numbers(bytes)?;
@@ -214,19 +216,19 @@ fn read_mark(bytes: &[u8], history: u64, lap: u64) -> Option<u64> {
     whole.then_some(lap)
 }
 
-/// The four numbers that `bytes` begin with.
+/// Reads the four numbers that `bytes` begin with.
 fn numbers(bytes: &[u8]) -> Option<[u64; 4]> {
     let (numbers, _) = bytes.get(..HEAD)?.as_chunks::<8>();
     Some(std::array::from_fn(|nth| numbers.get(nth).map_or(0, |number| u64::from_le_bytes(*number))))
 }
 
-/// What every entry of a lap begins with.
+/// Computes the tag that every entry of a lap begins with.
 fn tag(history: u64, lap: u64) -> u64 {
     let digest = Sha256::new().chain_update(history.to_le_bytes()).chain_update(lap.to_le_bytes()).finalize();
     digest.first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
 }
 
-/// The head of an entry with such a body.
+/// Builds the head of an entry.
 fn head(tag: u64, number: u64, length: u64, body_crc: u32) -> [u8; HEAD] {
     let mut head = [0; HEAD];
     head[..24].copy_from_slice([tag, number, length].map(u64::to_le_bytes).as_flattened());
@@ -236,19 +238,19 @@ fn head(tag: u64, number: u64, length: u64, body_crc: u32) -> [u8; HEAD] {
     head
 }
 
-/// The checksum of a head, of which its own place is left out.
+/// Computes the checksum of a head, leaving out the checksum's own place.
 fn head_crc(head: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&head[..24]), &head[28..HEAD])
 }
 
-/// What the journal has of a lap.
+/// The journal's entries of one lap.
 #[derive(Default)]
 struct Lap {
     /// The whole entries, by number.
     entries: BTreeMap<u64, Step>,
-    /// How many entries were synced, as the heads say.
+    /// The number of entries that the heads prove as synced.
     synced: u64,
-    /// The highest number of which there is a head alone: its entry was not begun, or it would be in its place.
+    /// The highest number with a head but no body: that entry was not begun, or it would have overwritten the head.
     not_begun: u64,
 }
 
@@ -277,29 +279,29 @@ impl Lap {
     }
 }
 
-/// What is wrong with a journal, and how far its database can be vouched for.
+/// A gap in a journal, and the revision up to which its database is certainly complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hole {
     wrong: Wrong,
-    /// Everything up to this revision is there.
+    /// The last revision that is certain.
     revision: u64,
-    /// How many groups of writes behind that are whole.
+    /// The number of whole groups behind that revision.
     later: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Wrong {
-    /// The file is not there.
+    /// The file is missing.
     Missing,
-    /// It was cut.
+    /// The file was cut.
     Cut,
-    /// What says where it ends is damaged, or another database's.
+    /// The mark is damaged, or belongs to another database.
     Mark,
-    /// Of the groups that were synced, this is the first that is not there.
+    /// Entry `number` is missing, though `synced` entries were synced.
     Entry { number: u64, synced: u64 },
-    /// It belongs to a later state of the database.
+    /// The journal belongs to a later state of the database.
     Later,
-    /// It belongs to an earlier one.
+    /// The journal belongs to an earlier state of the database.
     Earlier,
 }
 
@@ -325,9 +327,9 @@ impl fmt::Display for Hole {
     }
 }
 
-/// What a journal has that its database may lack.
+/// The entries of a journal that its database may lack.
 struct Found {
-    /// Whole, by number.
+    /// The whole entries, by number.
     entries: BTreeMap<u64, Step>,
     hole: Option<Hole>,
 }
@@ -353,22 +355,22 @@ fn read(store: &Store) -> Result<Found, StoreError> {
         return Ok(Found { entries: BTreeMap::new(), hole: None });
     }
     let Lap { entries, synced, not_begun } = Lap::read(&bytes, history, lap);
-    // The first that is missing.
+    // The first number that is missing.
     let number = (1..).zip(entries.keys()).find(|(expected, number)| expected != *number);
     let number = number.map_or(entries.len() as u64 + 1, |(expected, _)| expected);
     let is_cut = (bytes.len() as u64) < 2 * AREA;
     let wrong = match mark {
         _ if number <= synced => Some(Wrong::Entry { number, synced }),
         Some(mark) if mark != lap && mark != 0 && mark + 2 != lap => Some(Wrong::Earlier),
-        // Whatever else is damaged: this is the end.
+        // The end is proven here, whatever else is damaged.
         _ if not_begun == number => None,
         _ if is_cut => Some(Wrong::Cut),
         None => Some(Wrong::Mark),
-        // The lap's; or one before it, since its first sync did not come to its end, and then nothing was answered.
+        // The mark is this lap's, or an older one: then the lap's first sync did not end, and nothing was answered.
         Some(_) => None,
     };
     if wrong.is_none() && (is_cut || mark.is_none() || other.is_none()) {
-        log::warn!("{}: the journal is damaged, but nothing that it has to have", store.path().display());
+        log::warn!("{}: the journal is damaged, but it has all the entries that it must have", store.path().display());
     }
     let hole = wrong.map(|wrong| {
         let sure = entries.range(..number).next_back().map(|(_, step)| step.counters.revision);
@@ -378,18 +380,18 @@ fn read(store: &Store) -> Result<Found, StoreError> {
     Ok(Found { entries, hole })
 }
 
-/// Does what the journal of `store` has, if the database may lack it, and returns when that is durable.
+/// Replays the journal of `store`, if the database may lack some of it; returns when that is durable.
 pub(crate) fn recover(store: &Store) -> Result<(), StoreError> {
     let Found { entries, hole } = read(store)?;
     if let Some(hole) = hole {
         return Err(StoreError::Lost { path: store.path().to_owned(), hole });
     }
     let Some((_, last)) = entries.last_key_value() else { return Ok(()) };
-    // All of them, from the first: of one that was not the last, too, the database may have a part.
+    // Replays all entries from the first: the database may have a part of any of them.
     entries.values().try_for_each(|step| store.apply(step))?;
     let lap = store.lap()? + 1;
     begin_lap(store, lap, last.counters)?;
-    // The lap after the next finds it in its area: an older one would convict the journal.
+    // The lap after the next finds this mark in its area; an older mark would look like a journal of an earlier state.
     let file = OpenOptions::new().write(true).open(store.path().join(NAME)).map_err(|error| io_error(store, error))?;
     let marked = write_mark(&file, area(lap), store.history(), lap).and_then(|()| file.sync_data());
     marked.map_err(|error| io_error(store, error))?;
@@ -397,12 +399,12 @@ pub(crate) fn recover(store: &Store) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Does all that the journal of `store` still has, whatever it lacks. Nothing is durable, and indexes need not fit: the
-/// database is fit for a rebuild alone. Returns what is wrong, and the highest counters met.
+/// Replays all whole entries of the journal of `store`, despite any holes. Nothing is durable, and indexes may not
+/// match: the database is fit only for a rebuild. Returns the hole, and the highest counters found.
 pub(crate) fn salvage(store: &Store) -> Result<(Option<Hole>, Counters), StoreError> {
     let hole = match read(store) {
         Ok(found) => found.hole,
-        // What is gone is the lap or the counters.
+        // The lap or the counters are damaged.
         Err(StoreError::Corrupt { .. }) => None,
         Err(error) => return Err(error),
     };
@@ -418,7 +420,7 @@ pub(crate) fn salvage(store: &Store) -> Result<(Option<Hole>, Counters), StoreEr
     Ok((hole, counters))
 }
 
-/// What `source` means when a write failed: the step can be tried again if there was no room.
+/// Converts a failed write's error. Lack of room is [`StoreError::NoRoom`]: the step can be tried again.
 fn write_error(store: &Store, source: io::Error) -> StoreError {
     if let io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded = source.kind() {
         return StoreError::NoRoom(store.path().to_owned());
@@ -426,7 +428,8 @@ fn write_error(store: &Store, source: io::Error) -> StoreError {
     io_error(store, source)
 }
 
-/// After a failed sync nobody knows what the disk has: whatever its reason, it is no lack of room to wait for.
+/// Converts any other error. After a failed sync the disk's state is unknown, so this is never a lack of room to wait
+/// for.
 fn io_error(store: &Store, source: io::Error) -> StoreError {
     store.io_of(NAME, source)
 }

@@ -1,33 +1,33 @@
-//! How many writes are made durable together.
+//! The number of writes that are made durable together.
 
 use std::time::Duration;
 
-/// Lets a group of writes grow until the work on it takes as long as its wait for the disk.
+/// A limit on the size of groups. It lets a group grow until the work on it takes as long as its wait for the disk.
 ///
-/// A thread that commits is then at work for half of the time at most, however many clients write, and reads find a
-/// processor; and the slower the disk is, the more writes share a wait for it.
+/// So a thread that commits works at most half of the time, however many clients write, and reads find a processor. The
+/// slower the disk, the more writes share a wait for it.
 #[derive(Debug)]
 pub(super) struct Pace {
     limit: usize,
 }
 
 impl Pace {
-    /// Few enough that a client's write does not wait long for others' in its group.
+    /// A client's write must not wait long for the others in its group.
     const MOST: usize = 1024;
-    /// However fast the disk is.
+    /// The minimum, however fast the disk is.
     const FEWEST: usize = 8;
 
-    /// No group has been committed yet.
+    /// Starts with the largest group.
     pub(super) fn new() -> Self {
         Self { limit: Self::MOST }
     }
 
-    /// How many writes the next group may have.
+    /// Returns how many writes the next group may have.
     pub(super) fn limit(&self) -> usize {
         self.limit
     }
 
-    /// A group of `writes` took so much work, and waited so long for the disk.
+    /// Adjusts the limit to a group of `writes` that took `worked` to decide and `waited` for the disk.
     pub(super) fn note(&mut self, writes: usize, worked: Duration, waited: Duration) {
         if worked > waited {
             self.limit = (writes - writes / 8).clamp(Self::FEWEST, self.limit);
