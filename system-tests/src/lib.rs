@@ -15,6 +15,7 @@ pub mod compose;
 pub mod file_system;
 pub mod liar;
 pub mod posts;
+pub mod repository;
 
 /// How long anything may take before a test gives up waiting.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -229,7 +229,7 @@ fn check_all(client: &Client, expected: &BTreeMap<u64, String>) {
 #[test]
 fn killed_at_any_moment_it_has_every_answered_write_and_no_half_of_another() {
     let crashes = env::var("CRASHES").map_or(CRASHES, |crashes| crashes.parse().expect("CRASHES is a number"));
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     split(&sample(), dir.path());
     let mut random = fastrand::Rng::new();
     let mut journals: Vec<Journal> = (1..=CONNECTIONS).map(|name| Journal::new(name, random.fork())).collect();
@@ -274,7 +274,7 @@ fn killed_at_any_moment_it_has_every_answered_write_and_no_half_of_another() {
 fn no_increment_is_lost_or_made_twice_by_competing_clients_and_kills() {
     const CLIENTS: u64 = 16;
     const EACH: u64 = 15;
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     split(&sample(), dir.path());
     let (mut posts, address) = start(dir.path());
     let address = Mutex::new(address);
@@ -326,7 +326,7 @@ fn no_increment_is_lost_or_made_twice_by_competing_clients_and_kills() {
 
 #[test]
 fn a_full_disk_ends_writes_but_not_reads_and_with_room_again_writes_go_on() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let Some(_unmount) = mount(&["-t", "tmpfs", "-o", "size=64m", "tmpfs"], dir.path()) else { return };
     split(&sample(), dir.path());
     let (mut process, address) = start(dir.path());
@@ -357,7 +357,7 @@ fn a_full_disk_ends_writes_but_not_reads_and_with_room_again_writes_go_on() {
 
 #[test]
 fn where_no_room_can_be_taken_beforehand_a_full_disk_ends_the_process_once_there_is_room() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let image = tempfile::NamedTempFile::new().unwrap();
     image.as_file().set_len(64 << 20).unwrap();
     let made = Command::new("mkfs.ext2").arg("-q").arg(image.path()).output();

@@ -141,7 +141,7 @@ impl Witness {
 
 #[test]
 fn a_start_believes_what_the_system_remembers_only_after_an_orderly_end() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     split(&sample(), dir.path());
     let folder = dir.path().join("posts");
     let Some(witness) = Witness::new(&folder) else { return };
@@ -179,7 +179,7 @@ fn a_start_believes_what_the_system_remembers_only_after_an_orderly_end() {
 
 #[test]
 fn a_backup_that_is_copied_over_the_files_it_is_of_is_not_believed() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     split(&sample(), dir.path());
     let (database, backup) = (dir.path().join("posts/db"), dir.path().join("backup"));
     let Some(witness) = Witness::new(&dir.path().join("posts")) else { return };
@@ -197,7 +197,7 @@ fn a_backup_that_is_copied_over_the_files_it_is_of_is_not_believed() {
 #[test]
 fn after_a_failed_sync_an_orderly_end_does_not_say_that_all_is_well() {
     let Some(strace) = tool("strace", "a sync that fails") else { return };
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     split(&sample(), dir.path());
     let journal = dir.path().join("posts/db/journal");
     let mut command = Command::new(strace);

@@ -8,19 +8,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use world::changes::make_manifest_old;
 use world::compose::{can_build, copy_sources, docker_ok};
 use world::liar::{Answer, Forum, Server};
-use world::{PATIENCE, Process, forget_package, free_port, get, sample, snapshot, text, tool};
+use world::repository::Repository;
+use world::{PATIENCE, Process, free_port, get, sample, text, tool};
 
 /// The folder by hand: what comments are.
 const COMMENTS: &str = r#"{
@@ -69,101 +69,23 @@ const RENDERED: [&str; 5] =
 
 const OTHERS: [&str; 3] = ["users", "threads", "posts"];
 
-// ---- The copy.
-
-/// A copy of the repository.
-struct Repository {
-    folder: PathBuf,
-    target: PathBuf,
+/// Writes the folder and the line.
+fn add_comments(repository: &Repository) {
+    fs::create_dir(repository.folder.join("comments")).unwrap();
+    fs::write(repository.folder.join("comments/collection.json"), COMMENTS).unwrap();
+    fs::write(repository.folder.join("plan"), repository.read("plan") + LINE).unwrap();
 }
 
-impl Repository {
-    /// Copies it to where the last run had it, so that Cargo compiles only what has changed since.
-    fn copy() -> (Self, File) {
-        let morning = Path::new(env!("CARGO_TARGET_TMPDIR")).join("morning");
-        fs::create_dir_all(&morning).unwrap();
-        let alone = File::create(morning.join("lock")).unwrap();
-        alone.lock().unwrap();
-        let copy = Self { folder: morning.join("repository"), target: morning.join("target") };
-        let _ = fs::remove_dir_all(&copy.folder);
-        fs::create_dir(&copy.folder).unwrap();
-        copy_sources(&copy.folder);
-        // It is older than the one that the last run has left, and Cargo would not see it.
-        fs::write(copy.folder.join("plan"), copy.read("plan")).unwrap();
-        (copy, alone)
+/// Its `./up` with the data in `data`, ready.
+fn start_up(repository: &Repository, data: &str) -> Up {
+    let mut command = repository.command("bash");
+    command.arg("up").env("PROFILE", "dev").env("DATA", data).env("CARGO_NET_OFFLINE", "true");
+    for port in ["PORT", "USERS_PORT", "THREADS_PORT", "POSTS_PORT", "COMMENTS_PORT"] {
+        command.env(port, free_port().to_string());
     }
-
-    fn read(&self, file: &str) -> String {
-        fs::read_to_string(self.folder.join(file)).unwrap()
-    }
-
-    /// Writes the folder and the line.
-    fn add_comments(&self) {
-        fs::create_dir(self.folder.join("comments")).unwrap();
-        fs::write(self.folder.join("comments/collection.json"), COMMENTS).unwrap();
-        fs::write(self.folder.join("plan"), self.read("plan") + LINE).unwrap();
-    }
-
-    /// What Git would see of it, by path.
-    fn files(&self) -> BTreeMap<String, Vec<u8>> {
-        let own = |path: &Path| path.strip_prefix(&self.folder).unwrap().to_str().unwrap().to_owned();
-        let files = snapshot(&self.folder).into_iter().map(|(path, content)| (own(&path), content));
-        files.filter(|(path, _)| !path.starts_with("tokens/")).collect()
-    }
-
-    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new(program);
-        command.current_dir(&self.folder).env("CARGO_TARGET_DIR", &self.target).env("CARGO_PROFILE_DEV_DEBUG", "0");
-        forget_package(&mut command);
-        command
-    }
-
-    /// Builds it as `./up` does.
-    fn build(&self) {
-        let mut cargo = self.command(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--offline", "--profile", "dev", "--workspace", "--bins"]);
-        assert!(cargo.status().unwrap().success(), "the copy does not build");
-    }
-
-    fn program(&self, name: &str) -> PathBuf {
-        self.target.join("debug").join(name)
-    }
-
-    /// The digests of its programs.
-    fn programs(&self) -> BTreeMap<String, String> {
-        let names = ["users", "threads", "posts", "collection", "seed"];
-        names.map(|name| (name.to_owned(), hex::encode(Sha256::digest(fs::read(self.program(name)).unwrap())))).into()
-    }
-
-    /// Runs its `seed`; returns the exit code, and all that was printed.
-    fn run(&self, arguments: &[&str]) -> (Option<i32>, String) {
-        let output = self.command(self.program("seed")).args(arguments).output().unwrap();
-        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
-    }
-
-    /// The same, which must succeed.
-    fn seed(&self, arguments: &[&str]) -> String {
-        let (code, report) = self.run(arguments);
-        assert_eq!(code, Some(0), "{arguments:?}: {report}");
-        report
-    }
-
-    /// A new token's secret.
-    fn token(&self, collection: &str) -> String {
-        self.seed(&["token", collection]).lines().next().unwrap().to_owned()
-    }
-
-    /// Its `./up` with the data in `data`, ready.
-    fn up(&self, data: &str) -> Up {
-        let mut command = self.command("bash");
-        command.arg("up").env("PROFILE", "dev").env("DATA", data).env("CARGO_NET_OFFLINE", "true");
-        for port in ["PORT", "USERS_PORT", "THREADS_PORT", "POSTS_PORT", "COMMENTS_PORT"] {
-            command.env(port, free_port().to_string());
-        }
-        let mut process = Process::start(&mut command);
-        let ready = process.await_line("up       | ready: http://");
-        Up { entrance: ready.split('/').next().unwrap().parse().unwrap(), process }
-    }
+    let mut process = Process::start(&mut command);
+    let ready = process.await_line("up       | ready: http://");
+    Up { entrance: ready.split('/').next().unwrap().parse().unwrap(), process }
 }
 
 /// What is new, gone or changed.
@@ -249,7 +171,7 @@ fn a_folder_and_a_line_make_a_service_of_what_was_split_and_is_served() {
     if tool("haproxy", "a service in a morning").is_none() {
         return;
     }
-    let (repository, _alone) = Repository::copy();
+    let (repository, _alone) = Repository::copy(env!("CARGO_TARGET_TMPDIR"));
     let begin = Instant::now();
     let tell = |what: &str| eprintln!("{:6.1} s  {what}", begin.elapsed().as_secs_f64());
     let before = repository.files();
@@ -265,7 +187,7 @@ fn a_folder_and_a_line_make_a_service_of_what_was_split_and_is_served() {
     let mut source: Value = serde_json::from_slice(&fs::read(sample()).unwrap()).unwrap();
     repository.seed(&["--data", &data, "--input", sample().to_str().unwrap()]);
     let posts = repository.token("posts");
-    let up = repository.up(&data);
+    let up = start_up(&repository, &data);
     let own = r#"{"id":2,"thread":1,"text":"by its service","user":2}"#;
     assert_eq!(up.send(&posts, "PUT", "/api/posts/2", own), (200, own.to_owned()));
     assert_eq!(up.send(&posts, "POST", "/api/posts", r#"{"thread":1,"text":"new","user":1}"#).0, 201);
@@ -284,11 +206,11 @@ fn a_folder_and_a_line_make_a_service_of_what_was_split_and_is_served() {
     assert_eq!(joined(), expected);
 
     // While it is served: the folder, the line, what is rendered, the build, and a file that has comments.
-    let up = repository.up(&data);
+    let up = start_up(&repository, &data);
     source["comments"] = json!([{"post": 1, "body": "first"}, {"body": "second", "post": 2}]);
     write(&source);
     let asked = up.serve_during(|| {
-        repository.add_comments();
+        add_comments(&repository);
         let by_hand = differences(&before, &repository.files());
         assert_eq!(by_hand, ["comments/collection.json", "plan"]);
         assert_eq!(repository.read("plan").lines().count(), text(&before["plan"]).lines().count() + 1);
@@ -313,7 +235,7 @@ fn a_folder_and_a_line_make_a_service_of_what_was_split_and_is_served() {
 
     // The fourth service behind the entrance; written to, and brought up to a newer file.
     let comments = repository.token("comments");
-    let up = repository.up(&data);
+    let up = start_up(&repository, &data);
     assert_eq!(up.get("/api/comments/1"), r#"{"id":1,"body":"first","post":1}"#);
     assert_eq!(up.get("/api/comments/on-post/2"), r#"[{"id":2,"body":"second","post":2}]"#);
     let written = (201, r#"{"id":3,"post":1,"body":"third"}"#.to_owned());
@@ -334,7 +256,7 @@ fn a_folder_and_a_line_make_a_service_of_what_was_split_and_is_served() {
     let source_and_writes = fs::read_to_string(&back).unwrap();
     assert_eq!(serde_json::from_str::<Value>(&source_and_writes).unwrap(), expected);
 
-    let up = repository.up(&data);
+    let up = start_up(&repository, &data);
     let services = format!("http://{}", up.entrance);
     let compare = |source: &str| {
         let monolith = start_monolith(source).url();
@@ -382,7 +304,7 @@ fn give_comments_a_program(repository: &Repository, data: &str, programs: &BTree
     for name in OTHERS {
         assert_eq!(repository.programs()[name], programs[name], "{name} is not the same");
     }
-    let up = repository.up(data);
+    let up = start_up(repository, data);
     assert_eq!(up.get("/api/comments/own"), "by its own program");
     assert_eq!(up.get("/api/comments/3"), r#"{"id":3,"post":1,"body":"third"}"#);
     up.stop();
@@ -404,7 +326,7 @@ fn images_of_the_others_are_the_same_with_a_fourth_service() {
         text(&built.stdout).trim().to_owned()
     };
     let before = OTHERS.map(build);
-    repository.add_comments();
+    add_comments(&repository);
     let render = Command::new(world::program("seed")).args(["plan", "render"]).current_dir(dir.path()).output();
     assert!(render.unwrap().status.success());
     assert_eq!(OTHERS.map(build), before);

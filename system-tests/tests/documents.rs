@@ -1,0 +1,329 @@
+//! The documents are true: links lead somewhere, what they name exists, what exists is named, and their commands run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use pulldown_cmark::{CodeBlockKind, Event, Parser, Tag, TagEnd};
+use world::repository::Repository;
+use world::{free_port, program, root, text};
+
+/// The documents of which each command block is run, in order, in a copy of the repository.
+const RUN: [&str; 5] =
+    ["README.md", "docs/split.md", "docs/your-own-monolith.md", "docs/adding-a-service.md", "docs/tutorial.md"];
+
+/// Stands before a command block that no test can run, with the reason.
+const NOT_RUN: &str = "<!-- not run";
+
+/// How many blocks carry that comment. One more needs a good reason.
+const BLOCKS_NOT_RUN: usize = 5;
+
+/// A document, taken apart.
+#[derive(Default)]
+struct Document {
+    name: String,
+    source: String,
+    headings: Vec<(usize, String)>,
+    links: Vec<String>,
+    /// Inline code.
+    codes: Vec<String>,
+    blocks: Vec<Block>,
+}
+
+struct Block {
+    language: String,
+    text: String,
+    /// Whether a comment before it says that it is not run.
+    is_run: bool,
+}
+
+impl Document {
+    fn read(name: &str) -> Self {
+        let source = fs::read_to_string(root().join(name)).unwrap();
+        let mut document = Self { name: name.to_owned(), source: source.clone(), ..Self::default() };
+        let (mut heading, mut block, mut is_run) = (None::<(usize, String)>, None::<Block>, true);
+        let options = pulldown_cmark::Options::ENABLE_TABLES;
+        for event in Parser::new_ext(&source, options) {
+            match event {
+                Event::Start(Tag::Heading { level, .. }) => heading = Some((level as usize, String::new())),
+                Event::End(TagEnd::Heading(_)) => document.headings.extend(heading.take()),
+                Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => {
+                    document.links.push(dest_url.into_string());
+                }
+                Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(language))) => {
+                    block = Some(Block { language: language.into_string(), text: String::new(), is_run });
+                    is_run = true;
+                }
+                Event::End(TagEnd::CodeBlock) => document.blocks.extend(block.take()),
+                Event::Html(html) if html.starts_with(NOT_RUN) => is_run = false,
+                Event::Code(code) => {
+                    if let Some((_, heading)) = &mut heading {
+                        heading.push_str(&code);
+                    }
+                    document.codes.push(code.into_string());
+                }
+                Event::Text(text) => match (&mut heading, &mut block) {
+                    (Some((_, heading)), _) => heading.push_str(&text),
+                    (_, Some(block)) => block.text.push_str(&text),
+                    _ => {}
+                },
+                _ => {}
+            }
+        }
+        document
+    }
+
+    /// Its headings' anchors, as GitHub makes them.
+    fn anchors(&self) -> BTreeSet<String> {
+        let anchor = |heading: &str| -> String {
+            let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+            kept.map(|c| if c == ' ' { '-' } else { c }).collect::<String>().to_lowercase()
+        };
+        self.headings.iter().map(|(_, heading)| anchor(heading)).collect()
+    }
+
+    /// All that is code in it: inline, and blocks.
+    fn code(&self) -> impl Iterator<Item = &str> {
+        self.codes.iter().map(String::as_str).chain(self.blocks.iter().flat_map(|block| block.text.lines()))
+    }
+
+    fn commands(&self) -> impl Iterator<Item = &Block> {
+        self.blocks.iter().filter(|block| block.language == "sh")
+    }
+}
+
+/// All documents of the repository.
+fn documents() -> Vec<Document> {
+    let mut names = Vec::new();
+    for folder in ["", "docs", "bench"] {
+        for entry in fs::read_dir(root().join(folder)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            if name.ends_with(".md") {
+                names.push(Path::new(folder).join(name).to_str().unwrap().to_owned());
+            }
+        }
+    }
+    names.sort();
+    names.iter().map(|name| Document::read(name)).collect()
+}
+
+/// What a program prints as its help.
+fn help(name: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program(name)).args(arguments).arg("--help").output().unwrap();
+    assert!(output.status.success(), "{name} {arguments:?}");
+    text(&output.stdout)
+}
+
+/// All help texts of the programs, and of the scripts.
+fn helps() -> Vec<String> {
+    let top = help("seed", &[]);
+    let commands = top.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let commands = commands.filter_map(|line| {
+        let name = line.strip_prefix("  ")?.split(' ').next()?;
+        (!name.is_empty() && name != "help").then_some(name)
+    });
+    let mut helps: Vec<String> = commands.map(|command| help("seed", &[command])).collect();
+    assert!(helps.len() >= 10, "{top}");
+    helps.push(help("seed", &["plan", "render"]));
+    helps.push(top);
+    helps.push(help("posts", &[]));
+    helps.extend(["check", "scrub", "compact"].map(|command| help("posts", &[command])));
+    helps.push(help("collection", &[]));
+    helps
+}
+
+/// The `--options` in `line`.
+fn options(line: &str) -> impl Iterator<Item = String> {
+    let words = line.split(|c: char| !(c.is_ascii_lowercase() || c == '-'));
+    words.filter(|word| word.starts_with("--") && word.len() > 3).map(|word| word.trim_end_matches('-').to_owned())
+}
+
+#[test]
+fn every_link_and_anchor_leads_somewhere() {
+    let documents: BTreeMap<String, Document> =
+        documents().into_iter().map(|document| (document.name.clone(), document)).collect();
+    let mut broken = Vec::new();
+    for document in documents.values() {
+        for link in document.links.iter().filter(|link| !link.starts_with("https://")) {
+            let (path, anchor) = link.split_once('#').map_or((&**link, None), |(path, anchor)| (path, Some(anchor)));
+            let file = if path.is_empty() {
+                document.name.clone()
+            } else {
+                // Without `..`, as the names of the documents are.
+                let from = Path::new(&document.name).parent().unwrap();
+                match path.strip_prefix("../") {
+                    Some(path) => path.to_owned(),
+                    None => from.join(path).to_str().unwrap().to_owned(),
+                }
+            };
+            let leads = root().join(&file).exists()
+                && anchor
+                    .is_none_or(|anchor| documents.get(&file).is_some_and(|target| target.anchors().contains(anchor)));
+            if !leads {
+                broken.push(format!("{}: {link}", document.name));
+            }
+        }
+    }
+    assert_eq!(broken, [""; 0]);
+}
+
+#[test]
+fn every_file_and_test_that_is_named_is_there() {
+    let sources: String = ["system-tests/tests", "seed/tests", "shared/service/tests"]
+        .iter()
+        .flat_map(|folder| world::snapshot(&root().join(folder)))
+        .map(|(_, content)| text(&content))
+        .collect();
+    let mut missing = Vec::new();
+    for document in documents().iter().filter(|document| document.name != "CHANGELOG.md") {
+        for code in &document.codes {
+            let is_path = code.ends_with(".rs") || code.ends_with(".md") || code.ends_with(".yaml");
+            let is_test = code.len() > 20 && code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+            let is_there = if is_path && code.contains('/') && !code.contains(' ') && !code.contains("NAME") {
+                root().join(code).exists()
+            } else if is_test && code.matches('_').count() > 2 {
+                sources.contains(&format!("fn {code}("))
+            } else {
+                true
+            };
+            if !is_there {
+                missing.push(format!("{}: {code}", document.name));
+            }
+        }
+    }
+    assert_eq!(missing, [""; 0]);
+}
+
+#[test]
+fn every_option_that_is_named_exists_and_every_one_that_exists_is_named() {
+    let documents: Vec<Document> = documents().into_iter().filter(|document| document.name != "CHANGELOG.md").collect();
+    let scripts =
+        ["up", "test", "deploy/push", "deploy/deploy"].map(|name| fs::read_to_string(root().join(name)).unwrap());
+    let helps = helps();
+    let existing: BTreeSet<String> =
+        helps.iter().chain(&scripts).flat_map(|text| text.lines()).flat_map(options).collect();
+    // Other programs' options, where a document shows how to run those.
+    let others = ["cargo ", "docker ", "aws ", "curl ", "just ", "git "];
+    let mut unknown = Vec::new();
+    let mut named = BTreeSet::new();
+    for document in &documents {
+        for line in document.code() {
+            for option in options(line) {
+                if !existing.contains(&option) && !others.iter().any(|other| line.contains(other)) {
+                    unknown.push(format!("{}: {option} in {line:?}", document.name));
+                }
+                named.insert(option);
+            }
+        }
+    }
+    assert_eq!(unknown, [""; 0]);
+    let silent: Vec<&String> = helps
+        .iter()
+        .flat_map(|text| text.lines())
+        .filter(|line| line.trim_start().starts_with('-'))
+        .flat_map(options)
+        .filter(|option| !["--help", "--version"].contains(&&**option))
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .filter(|option| !named.contains(option))
+        .map(|option| existing.get(&option).unwrap())
+        .collect();
+    assert_eq!(silent, [""; 0], "no document names these options");
+}
+
+#[test]
+fn every_environment_variable_that_exists_is_named() {
+    let all: String = documents().iter().map(|document| document.source.clone()).collect();
+    let config = fs::read_to_string(root().join("gateway/haproxy.cfg")).unwrap();
+    let of_entrance = config.lines().filter_map(|line| line.trim().strip_prefix("presetenv ")?.split(' ').next());
+    let helps = helps();
+    let of_programs = helps.iter().flat_map(|text| text.split("[env: ").skip(1)).map(|rest| {
+        let end = rest.find(|c: char| !(c.is_ascii_uppercase() || c == '_')).unwrap();
+        &rest[..end]
+    });
+    // Each option of `seed` has one; the documents say how it is made of the option.
+    let silent: BTreeSet<&str> = of_programs
+        .filter(|name| !name.starts_with("SEED_"))
+        .chain(of_entrance)
+        .filter(|name| !all.contains(&format!("`{name}`")))
+        .collect();
+    assert_eq!(silent, BTreeSet::new());
+}
+
+#[test]
+fn each_figure_has_its_command_and_each_benchmark_its_figure() {
+    let figures = Document::read("bench/README.md");
+    let mut commands = BTreeSet::new();
+    let mut command = None;
+    for block in &figures.blocks {
+        match &*block.language {
+            "sh" => {
+                let name = block.text.split_whitespace().next().unwrap().to_owned();
+                assert!(root().join(&name).exists(), "{name}");
+                commands.insert(name.clone());
+                command = Some(name);
+            }
+            _ => assert!(command.take().is_some(), "no command stands before {}", block.text),
+        }
+    }
+    assert!(figures.source.contains("2 cores"), "the machine is not named");
+    let benches = fs::read_dir(root().join("bench")).unwrap();
+    let benches = benches.map(|entry| format!("bench/{}", entry.unwrap().file_name().to_str().unwrap()));
+    let benches: BTreeSet<String> = benches.filter(|name| !name.ends_with(".md")).collect();
+    assert_eq!(commands, benches);
+}
+
+/// A translation has the same structure: headings by level, command blocks, links.
+#[test]
+fn translations_have_the_same_headings_commands_and_links() {
+    let translated: Vec<Document> =
+        documents().into_iter().filter(|document| document.name.ends_with(".ko.md")).collect();
+    let names: Vec<&str> = translated.iter().map(|document| &*document.name).collect();
+    assert_eq!(names, ["README.ko.md", "docs/tutorial.ko.md"]);
+    for document in translated {
+        let original = Document::read(&document.name.replace(".ko.md", ".md"));
+        let levels = |of: &Document| of.headings.iter().map(|(level, _)| *level).collect::<Vec<_>>();
+        assert_eq!(levels(&document), levels(&original), "{}", document.name);
+        // But for comments.
+        let blocks = |of: &Document| -> Vec<String> {
+            let code = |line: &str| line.split(" #").next().unwrap_or_default().trim_end().to_owned();
+            of.blocks.iter().map(|block| block.text.lines().map(code).collect::<Vec<_>>().join("\n")).collect()
+        };
+        assert_eq!(blocks(&document), blocks(&original), "{}", document.name);
+        // An anchor into a translation is another one, and each names the other.
+        let links = |of: &Document| -> Vec<String> {
+            let file = |link: &String| link.split('#').next().unwrap_or_default().replace(".ko.md", ".md");
+            of.links.iter().map(file).collect()
+        };
+        assert_eq!(links(&document), links(&original), "{}", document.name);
+        assert!(document.source.chars().filter(|c| ('가'..='힣').contains(c)).count() > 500, "{}", document.name);
+    }
+}
+
+#[test]
+fn every_command_block_runs() {
+    let (copy, _alone) = Repository::copy(env!("CARGO_TARGET_TMPDIR"));
+    copy.build();
+    let mut not_run = 0;
+    for name in RUN {
+        let document = Document::read(name);
+        not_run += document.commands().filter(|block| !block.is_run).count();
+        let script: String = document.commands().filter(|block| block.is_run).map(|block| &*block.text).collect();
+        copy.refresh();
+        let port = free_port().to_string();
+        let script = script.replace("127.0.0.1:8080", &format!("127.0.0.1:{port}"));
+        let mut bash = copy.command("bash");
+        bash.args(["-euo", "pipefail", "-c", &script]).env("PORT", port);
+        for port in ["USERS_PORT", "THREADS_PORT", "POSTS_PORT", "COMMENTS_PORT"] {
+            bash.env(port, free_port().to_string());
+        }
+        let path = std::env::var("PATH").unwrap();
+        let programs = copy.program("").to_str().unwrap().to_owned();
+        bash.env("PROFILE", "dev").env("CARGO_NET_OFFLINE", "true").env("PATH", format!("{programs}:{path}"));
+        let output = bash.stdin(Stdio::null()).output().unwrap();
+        let printed = text(&output.stdout) + &text(&output.stderr);
+        assert!(output.status.success(), "{name}: {}\n{script}\n{printed}", output.status);
+    }
+    assert_eq!(not_run, BLOCKS_NOT_RUN);
+}
