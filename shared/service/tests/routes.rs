@@ -74,7 +74,7 @@ fn while_indexes_are_being_built_only_live_is_answered() {
         let [got, asked] = ["GET", "HEAD"].map(|method| app.request(method, path));
         assert_eq!((got.status, &*got.body, asked.status), (200, "live", 200), "{path}");
     }
-    let reason = "Indexes that are new in the declaration are being built; the log says how far that is.";
+    let reason = "Indexes that are new in the declaration are being built; the log shows the progress.";
     let body = format!(r#"{{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"{reason}"}}"#);
     for path in [
         "/",

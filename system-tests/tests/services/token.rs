@@ -507,7 +507,7 @@ fn a_service_neither_waits_for_its_broker_nor_ends_with_it_and_the_broker_never_
     replace(&file, &line("new", "posts_new"));
     let said = reload(&posts);
     assert!(
-        said.contains("tokens/posts: not read again within 5 s; once it is, it counts. The old tokens stay"),
+        said.contains("tokens/posts: not read again within 5 s; it takes effect once it is read. The old tokens stay"),
         "{said}"
     );
     assert_eq!((client.post(&good), client.post("posts_new")), (201, 401));
