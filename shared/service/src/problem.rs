@@ -243,7 +243,7 @@ impl Problem {
             Problem::BackupsBusy => "Too many backups are being read; try again later.",
             Problem::ScrubBusy => "A scrub is under way; the log will show its result.",
             Problem::DiskReadOnly => {
-                "The service's file system is read-only, so the service takes no writes. Start it on a writable one to write."
+                "The service's file system is read-only, so it takes no writes. Start it on a writable file system."
             }
             Problem::WritesFailed => {
                 "The service cannot write now; reads go on. A write that was under way may have succeeded."
