@@ -28,8 +28,7 @@ impl Condition {
         self.if_match.as_ref().is_none_or(matches) && !tag.is_some_and(|tag| self.has(tag))
     }
 
-    /// Tells whether PUT may create the record: only with `If-None-Match: *`, from a client that expects no record
-    /// there.
+    /// Tells whether PUT may create the record: only `If-None-Match: *` shows that the client expects none.
     pub fn creates(&self) -> bool {
         self.if_none_match == Some(IfNoneMatch::any())
     }

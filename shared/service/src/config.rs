@@ -17,9 +17,9 @@ use crate::routes::Own;
 pub struct Service {
     /// The collection that it serves.
     pub collection: Collection,
-    /// The default of its folder.
+    /// The default folder.
     pub data: &'static str,
-    /// The default of its address.
+    /// The default address.
     pub listen: &'static str,
     /// Its own routes below `/api/{collection}/`.
     pub own: Option<Own>,
@@ -130,7 +130,7 @@ impl Config {
             .long("declaration")
             .value_name("FILE")
             .env("DECLARATION")
-            .help("What the collection is: its collection.json")
+            .help("The collection's declaration, a collection.json")
             .value_parser(value_parser!(PathBuf))
             .global(true);
         let command = Self::command_of("collection")

@@ -41,5 +41,5 @@ pub fn compact(data: &Path, collection: Collection, on_damage: OnDamage) -> Resu
     let compacted = Folder::lock(data).and_then(|folder| folder.compact(collection, on_damage));
     let (before, after) = compacted.map_err(|error| error.to_string())?;
     let path = data.join("db");
-    Ok(format!("{}: {} KiB on the disk, before it was {} KiB\n", path.display(), after >> 10, before >> 10))
+    Ok(format!("{}: {} KiB on the disk, {} KiB before\n", path.display(), after >> 10, before >> 10))
 }

@@ -26,7 +26,7 @@ pub enum Problem {
     NotAnId,
     /// The path is not percent-encoded UTF-8.
     NotAText,
-    /// The body is not a well-formed JSON object, or not a lossless one.
+    /// The body is not a well-formed JSON object, or would lose something.
     Malformed(Fault),
     /// The record breaks its model or a limit.
     Invalid(Vec<Violation>),
@@ -34,7 +34,7 @@ pub enum Problem {
     NoSuchRecord,
     /// The path does not exist.
     NoSuchPath,
-    /// The path does not answer this method, but those in the field, for `Allow`.
+    /// The path does not answer this method. The field lists those it answers, for `Allow`.
     MethodNotAllowed(&'static str),
     /// This service has no tokens, so it is read-only.
     ReadOnly(Collection),
@@ -76,7 +76,7 @@ pub enum Problem {
     Busy,
     /// A newer monolith file is about to change the record.
     Held,
-    /// The highest number of backups is being read.
+    /// The limit of concurrent backups is reached.
     BackupsBusy,
     /// A scrub is under way.
     ScrubBusy,
@@ -212,15 +212,15 @@ impl Problem {
             Problem::MethodNotAllowed(_) => return format!("This path does not answer to {method}.").into(),
             Problem::ReadOnly(collection) => {
                 return format!(
-                    "This service is read-only. To let it be written to, start it with --write-token-file FILE; \
+                    "This service is read-only. To allow writes, start it with --write-token-file FILE; \
                      `seed token {}` makes a token and its file.",
                     collection.name()
                 )
                 .into();
             }
             Problem::Unauthorized { realm, given } => {
-                let what = if *given { "The token is not one" } else { "Writing takes a token" };
-                let how = "it is sent as `Authorization: Bearer`, once.";
+                let what = if *given { "The token is not one" } else { "Writing needs a token" };
+                let how = "send it once, as `Authorization: Bearer`.";
                 return format!("{what} of the service {}; {how}", realm.name()).into();
             }
             Problem::BodyTooLarge => return format!("A body has at most {BODY_BYTES} bytes.").into(),
@@ -230,13 +230,13 @@ impl Problem {
             Problem::Invalid(_) => "The record is not valid; see errors.",
             Problem::NoSuchRecord => "There is no such record.",
             Problem::NoSuchPath => "There is nothing at this path.",
-            Problem::ConditionFailed => "The record is not as the request's condition says.",
-            Problem::MediaType => "A body is application/json, a patch application/merge-patch+json as well.",
+            Problem::ConditionFailed => "The record does not meet the request's condition.",
+            Problem::MediaType => "Send application/json; a patch may be application/merge-patch+json too.",
             Problem::BodyBroken => "The body ended too early.",
             Problem::BodySlow => "The body did not arrive in time.",
             Problem::NotAKey => "An Idempotency-Key is one text of 1 to 255 visible characters.",
             Problem::KeyReused => "This Idempotency-Key belongs to a request with another body.",
-            Problem::IdNotGiven => "Ids are given by the service, and it has not given this one; POST gives one.",
+            Problem::IdNotGiven => "The service gives the ids, and has not given this one; use POST to get one.",
             Problem::NoIdsLeft => "There are no ids left.",
             Problem::Busy => "Too many writes wait; try again later.",
             Problem::Held => "A newer monolith file is about to change this record; try again.",

@@ -1,4 +1,4 @@
-//! Serving HTTP on a bound listener until a shutdown future ends.
+//! Serves HTTP on a bound listener until a shutdown future ends.
 //!
 //! It runs warp's filters on hyper's connections, because `warp::serve` has no header timeout, no connection limit, no
 //! TCP_NODELAY and no drain deadline.

@@ -187,17 +187,17 @@ fn the_access_log_names_the_token_and_no_log_line_has_its_secret() {
     let read_only = refused(
         "Forbidden",
         403,
-        "This service is read-only. To let it be written to, start it with --write-token-file FILE; `seed token posts` makes a token and its file.",
+        "This service is read-only. To allow writes, start it with --write-token-file FILE; `seed token posts` makes a token and its file.",
     );
     let missing = refused(
         "Unauthorized",
         401,
-        "Writing takes a token of the service posts; it is sent as `Authorization: Bearer`, once.",
+        "Writing needs a token of the service posts; send it once, as `Authorization: Bearer`.",
     );
     let unknown = refused(
         "Unauthorized",
         401,
-        "The token is not one of the service posts; it is sent as `Authorization: Bearer`, once.",
+        "The token is not one of the service posts; send it once, as `Authorization: Bearer`.",
     );
     let challenge = r#"www-authenticate: Bearer realm="posts""#;
     let secret = SECRET.as_str();

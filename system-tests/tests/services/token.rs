@@ -389,7 +389,7 @@ fn an_invalid_file_leaves_the_old_tokens_in_force() {
             said.contains("ERROR") && said.contains(&format!("SIGHUP: tokens/posts: {expected}")),
             "{what}: {said}"
         );
-        assert!(said.ends_with("The old tokens stay in force (1); a file that is empty revokes them"), "{said}");
+        assert!(said.ends_with("The old tokens stay in force (1); an empty file revokes them"), "{said}");
         assert_eq!(client.post(&good), 201, "{what}");
     };
     for (content, expected) in [
