@@ -1,8 +1,8 @@
-//! The service of any collection that needs no code of its own: `collection --declaration comments/collection.json`.
+//! The service of any collection without code of its own: `collection --declaration comments/collection.json`.
 
 use std::process::ExitCode;
 
-// The system's own takes longer, and musl's, which is in the images, many times as long.
+// The system's allocator is slower, and musl's, which the images use, many times slower.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,4 +1,4 @@
-//! The posts service: what was written in threads, by users.
+//! The posts service: the texts that users write in threads.
 //!
 //! ```text
 //! GET /api/posts                every post, in id order
@@ -9,7 +9,7 @@
 
 use service::Collection;
 
-/// What posts are.
+/// Returns the collection of posts.
 pub fn collection() -> Collection {
     Collection::embedded(include_str!("../collection.json"))
 }

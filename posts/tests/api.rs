@@ -1,4 +1,4 @@
-//! The posts service over a real socket: its routes, and what all three services share.
+//! Tests of the posts service over a real socket: its routes, and the behaviour that all three services share.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -29,7 +29,7 @@ fn assert_problem(answer: &Answer, status: u16, title: &str) {
 }
 
 #[test]
-fn every_route_sends_the_monoliths_bytes_with_an_id_in_front() {
+fn every_route_sends_the_monoliths_record_and_puts_a_missing_id_first() {
     let app = spawn_app();
     for (path, expected) in [
         ("/api/posts", format!("[{FIRST},{SECOND},{THIRD},{OWN_ID}]")),
@@ -53,7 +53,7 @@ fn every_route_sends_the_monoliths_bytes_with_an_id_in_front() {
 }
 
 #[test]
-fn the_monoliths_texts_and_the_health_checks() {
+fn the_monoliths_texts_and_the_health_checks_are_served() {
     let app = spawn_app();
     for (path, expected) in [
         ("/", "Ready to receive requests"),
@@ -94,7 +94,7 @@ fn head_and_a_trailing_slash_work_on_every_route() {
 }
 
 #[test]
-fn what_is_no_id_is_400_and_what_is_not_there_is_404() {
+fn an_invalid_id_is_400_and_an_absent_record_or_path_is_404() {
     let app = spawn_app();
     for id in [
         "0",
@@ -137,7 +137,7 @@ fn what_is_no_id_is_400_and_what_is_not_there_is_404() {
 }
 
 #[test]
-fn other_methods_are_405_with_allow_and_options_says_so() {
+fn other_methods_are_405_with_allow_and_options_is_204_with_allow() {
     let app = spawn_app();
     const ALL: &str = "GET, HEAD, POST";
     const ONE: &str = "GET, HEAD, PUT, PATCH, DELETE";
@@ -153,7 +153,7 @@ fn other_methods_are_405_with_allow_and_options_says_so() {
         for method in ["POST", "PUT", "PATCH", "DELETE", "TRACE", "BREW"] {
             let answer = app.request(method, path);
             if allowed.split(", ").any(|allowed| allowed == method) {
-                // Nobody has a token.
+                // The service has no tokens.
                 assert_problem(&answer, 403, "Forbidden");
             } else {
                 assert_problem(&answer, 405, "Method Not Allowed");
@@ -186,13 +186,13 @@ fn a_long_list_is_whole_and_in_order() {
     );
     let head = app.request("HEAD", "/api/posts");
     assert_eq!((head.status, head.body.as_str()), (200, ""));
-    // HTTP/1.0 knows no chunks: the list ends with the connection.
+    // HTTP/1.0 has no chunks: the list ends with the connection.
     let old = app.raw(b"GET /api/posts HTTP/1.0\r\n\r\n");
     assert!(old.ends_with(&all.body) && !old.contains("chunked"));
 }
 
 #[test]
-fn a_hostile_client_gets_an_answer_or_the_door() {
+fn a_hostile_client_is_answered_or_disconnected() {
     let app = spawn_app();
     let long = "a".repeat(60_000);
     for (path, status) in [
@@ -221,7 +221,7 @@ fn a_hostile_client_gets_an_answer_or_the_door() {
         ),
     ] {
         let answer = app.raw(request.as_bytes());
-        // A connection that is reset under a client that still writes may lose the answer, never the service.
+        // A connection reset while the client still writes may lose the answer, but does not harm the service.
         assert!(
             answer.starts_with(expected) || (answer.is_empty() && request.len() > 100_000),
             "{}: {answer}",
@@ -240,7 +240,7 @@ fn requests_under_way_are_answered_before_the_service_ends() {
         client
     };
     let busy: Vec<TcpStream> = (0..50).map(|_| begin()).collect();
-    // One whole answer on another connection: the others have been accepted by now, though perhaps not yet read.
+    // An answer on another connection shows that the others are accepted by now, though perhaps not yet read.
     assert_eq!(app.get("/ready").status, 200);
     app.shut_down();
     while TcpStream::connect(app.address).is_ok() {

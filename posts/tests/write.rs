@@ -1,4 +1,4 @@
-//! Writing over a real socket: what every collection has, shown with posts.
+//! Tests of writes over a real socket, with posts as the example of every collection.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -70,7 +70,7 @@ fn an_entity_tag_guards_a_record() {
     }
     assert_eq!(app.send("GET", "/api/posts/1", &[("if-none-match", &tag)], "").status, 200);
 
-    // PUT makes a record only where the client knows that there is none, and only what was given before.
+    // PUT creates a record only with `If-None-Match: *`, and only with an id that was given before.
     let create = [("if-none-match", "*")];
     assert_eq!(send(&app, "PUT", "/api/posts/1", &create, FIRST).status, 412);
     assert_eq!(send(&app, "DELETE", "/api/posts/1", &[("if-match", fresh.header("etag"))], "").status, 204);
@@ -114,7 +114,7 @@ fn no_update_is_lost_among_clients_that_use_entity_tags() {
 }
 
 #[test]
-fn a_repeated_request_with_a_key_answers_as_the_first_did() {
+fn a_repeated_request_with_a_key_gets_the_first_answer() {
     let app = app();
     let key = [("idempotency-key", "a-1")];
     let first = send(&app, "POST", "/api/posts", &key, FIRST);
@@ -135,7 +135,7 @@ fn a_repeated_request_with_a_key_answers_as_the_first_did() {
 }
 
 #[test]
-fn what_cannot_be_written_says_why_and_changes_nothing() {
+fn a_refused_write_gets_a_reason_and_changes_nothing() {
     let app = app();
     let before = app.get("/api/posts").body;
     let long = format!(r#"{{"thread":1,"text":"{}","user":1}}"#, "x".repeat(70_000));
@@ -168,7 +168,7 @@ fn what_cannot_be_written_says_why_and_changes_nothing() {
 }
 
 #[test]
-fn nobody_writes_without_a_token_and_a_body_may_come_in_chunks() {
+fn a_write_needs_a_token_and_its_body_may_be_chunked() {
     let app = app();
     let missing = app.send("POST", "/api/posts", &[JSON], FIRST);
     assert_eq!((missing.status, missing.header("www-authenticate").is_empty()), (401, false));

@@ -8,7 +8,7 @@
 
 use service::Collection;
 
-/// What threads are.
+/// Returns the collection of threads.
 pub fn collection() -> Collection {
     Collection::embedded(include_str!("../collection.json"))
 }

@@ -1,4 +1,4 @@
-//! The threads service over a real socket: what only it has.
+//! Tests of what only the threads service has, over a real socket.
 
 use service::testing::App;
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use service::{Service, run};
 
-// The system's own takes longer, and musl's, which is in the images, many times as long.
+// The system's allocator is slower, and musl's, which the images use, many times slower.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

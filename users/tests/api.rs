@@ -1,4 +1,4 @@
-//! The users service over a real socket: what only it has.
+//! Tests of what only the users service has, over a real socket.
 
 use service::testing::{App, bearer};
 
@@ -12,7 +12,7 @@ fn users_are_found_by_id_and_by_username() {
     for (path, expected) in [
         ("/api/users", format!("[{finn},{slash},{empty},{other_finn}]")),
         ("/api/users/7", other_finn.to_owned()),
-        // Of several with one name, the one with the lowest id.
+        // Of several users with one name, the one with the lowest id answers.
         ("/api/users/by-username/finn", finn.to_owned()),
         ("/api/users/by-username/f%69nn/", finn.to_owned()),
         ("/api/users/by-username/a%2Fb%3Fc%20%23%C3%A9%25", slash.to_owned()),
@@ -32,7 +32,7 @@ fn users_are_found_by_id_and_by_username() {
 }
 
 #[test]
-fn a_username_belongs_to_one_user() {
+fn a_write_cannot_take_another_users_name() {
     let ada = r#"{"id":1,"username":"ada"}"#;
     let app = App::spawn_writable(users::collection(), [ada, r#"{"id":2,"username":"bob"}"#]);
     let bearer = bearer(users::collection());

@@ -1,6 +1,6 @@
-//! What a collection is: its name, where its records' ids come from, their fields, and what they are found by.
+//! The declaration of a collection: its name, the source of its records' ids, their fields, and their indexes.
 //!
-//! It is declared once, as data, in the folder of its service; everything else is derived from that.
+//! It stands once, as data, in the folder of the collection's service. Everything else derives from it.
 //!
 //! ```json
 //! {
@@ -26,42 +26,42 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::id::Id;
 use crate::json::kind;
 
-/// How many characters the name of a collection or a route may have: it stands in paths and in URLs.
+/// The longest name of a collection or a route, in characters: it is part of paths and URLs.
 const NAME_CHARACTERS: usize = 64;
 
-/// How long a username may be, in characters, each of which is a byte.
+/// The longest username, in characters, each of which is one byte.
 pub const USERNAME_CHARACTERS: usize = 64;
 
-/// What a collection is.
+/// A collection's declaration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Declaration {
     /// The name in files, URLs and messages.
     pub name: Box<str>,
-    /// Where the records' ids come from.
+    /// The source of the records' ids.
     pub ids: IdRule,
-    /// Whether the monolith has it.
+    /// Whether the monolith has the collection.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub in_monolith: bool,
-    /// The fields that have a shape, `id` not among them. A record may have others.
+    /// The fields that have a shape, without `id`. A record may have others.
     pub fields: Box<[Field]>,
-    /// What its records are found by.
+    /// The indexes by which its records are found.
     #[serde(default)]
     pub indexes: Box<[IndexDeclaration]>,
 }
 
-/// Where the ids of a collection's records come from.
+/// The source of the ids of a collection's records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum IdRule {
     /// Each record has an integer `id`.
     Record,
-    /// A record may have an integer `id`. One that has none gets its position in the monolith's list.
+    /// A record may have an integer `id`. A record without one gets its position in the monolith's list.
     Position,
-    /// A record's `id` is a text, or an integer that stands for its digits. One that has none gets its position. Within the
-    /// database each record has a number beside it, its position at first, by which it is stored and listed.
+    /// A record's `id` is a text, or an integer that stands for its digits. A record without one gets its position.
+    /// Within the database each record also has a number, its position at first, by which it is stored and listed.
     Text,
-    /// There is one record, the collection itself, and whatever its `id` is, it is not asked for by it.
+    /// The collection is a single record. Its `id`, if any, does not address it.
     Single,
 }
 
@@ -71,45 +71,47 @@ pub enum IdRule {
 pub struct Field {
     /// Its name.
     pub name: Box<str>,
-    /// What its value has to be.
+    /// The shape of its value.
     pub shape: Shape,
-    /// If not, it may be absent, and null.
+    /// Whether it must be present. If not, it may be absent or null.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub required: bool,
 }
 
-/// What a field's value has to be. Limits hold for writes alone: a split takes what the monolith has let through.
+/// The shape of a field's value. Its limits hold only for writes: a split accepts the values that the monolith let
+/// through.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Shape {
-    /// An id of another collection's. Whether there is such a record is another service's to know.
+    /// An id of another collection. Only that collection's service knows whether the record exists.
     Reference {
         /// The collection.
         to: Box<str>,
-        /// Whether that one's ids are texts.
+        /// Whether that collection's ids are texts.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         text: bool,
     },
-    /// ASCII letters and digits, `.`, `_` and `-`. `.` and `..` would be lost in a URL, and `-x` taken for an option.
+    /// ASCII letters and digits, `.`, `_` and `-`, but no `.` or `-` at the start: a URL loses `.` and `..`, and
+    /// programs take `-x` for an option.
     Username,
-    /// So many characters (Unicode scalar values), none of which begins another line or controls a terminal.
+    /// A text of one line, in characters (Unicode scalar values), without line separators and control characters.
     Line {
-        /// How many at least.
+        /// The fewest characters.
         #[serde(default, skip_serializing_if = "is_zero")]
         least: usize,
-        /// How many at most.
+        /// The most characters.
         most: usize,
     },
-    /// So many bytes of UTF-8 at most, without JSON's escapes.
+    /// A text, limited in bytes of UTF-8 without JSON's escapes.
     Text {
-        /// How many at most.
+        /// The most bytes.
         most: usize,
     },
     /// A number.
     Number,
     /// `true` or `false`.
     Boolean,
-    /// Whatever JSON has.
+    /// Any JSON value.
     Any,
 }
 
@@ -117,16 +119,16 @@ pub enum Shape {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IndexDeclaration {
-    /// Tells a collection's indexes apart in its database: one that was used is never given another meaning.
+    /// The index's number in the database. A number that was used must never get another meaning.
     pub number: Index,
-    /// The field whose value is looked up.
+    /// The field that is indexed.
     pub field: Box<str>,
-    /// Where it is asked: `in-thread` for `/api/posts/in-thread/7`.
+    /// Its segment of the URL: `in-thread` for `/api/posts/in-thread/7`.
     pub route: Box<str>,
-    /// How many records answer.
+    /// The records that answer.
     #[serde(default, skip_serializing_if = "Answers::is_default")]
     pub answers: Answers,
-    /// Whether no two records that are written may have the same value.
+    /// Whether a write is refused if another record has the same value.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unique: bool,
     /// Whether the monolith has the route.
@@ -134,19 +136,19 @@ pub struct IndexDeclaration {
     pub in_monolith: bool,
 }
 
-/// How many records answer to a route.
+/// The records that answer to a route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answers {
-    /// All that there are, as a list.
+    /// All that match, as a list.
     #[default]
     Many,
-    /// Of several the one with the lowest id; where there is none, 404.
+    /// The match with the lowest id, or 404.
     One,
 }
 
 impl Answers {
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it on so")]
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
     fn is_default(&self) -> bool {
         *self == Self::Many
     }
@@ -156,31 +158,31 @@ fn yes() -> bool {
     true
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it on so")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_yes(flag: &bool) -> bool {
     *flag
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it on so")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_zero(number: &usize) -> bool {
     *number == 0
 }
 
-/// The number of an index in its database: from 1 those that are declared.
+/// The number of an index in its database. Declared indexes have numbers from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Index(pub u8);
 
 impl Index {
-    /// The one that every collection of text ids has: from an id's text to the record's number.
+    /// The index of every collection with text ids: from an id's text to the record's number.
     pub const IDS: Self = Self(0);
 
-    /// The declared index with that number; 0 is none.
+    /// Returns the declared index with that number; `None` for 0.
     pub fn numbered(number: u8) -> Option<Self> {
         (number > 0).then_some(Self(number))
     }
 
-    /// Its number.
+    /// Returns its number.
     pub fn number(self) -> u8 {
         self.0
     }
@@ -195,42 +197,42 @@ impl<'de> Deserialize<'de> for Index {
 /// A field that refers to records of another collection.
 #[derive(Clone, Copy, Debug)]
 pub struct Reference {
-    /// Whose field.
+    /// The collection that has the field.
     pub from: Collection,
-    /// Its name.
+    /// The field's name.
     pub field: &'static str,
-    /// The other collection.
+    /// The name of the other collection.
     pub to: &'static str,
-    /// What lists the records by it.
+    /// The index of the field.
     pub index: &'static IndexDeclaration,
 }
 
-/// Why a declaration is none.
+/// The reason why a declaration is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum DeclarationError {
-    /// It is not the JSON of one.
+    /// The text is not the JSON of a declaration.
     #[error("{0}")]
     Json(#[from] serde_json::Error),
-    /// It contradicts itself, or names what cannot be named so.
+    /// The declaration contradicts itself, or has an invalid name.
     #[error("{0}")]
     Wrong(String),
 }
 
 impl Declaration {
-    /// Reads a declaration, as it stands in a `collection.json`.
+    /// Reads a declaration from the text of a `collection.json`.
     ///
     /// # Errors
-    /// It is not one, or it contradicts itself: what is wrong, in words.
+    /// The text is not a declaration, or contradicts itself.
     pub fn read(json: &str) -> Result<Self, DeclarationError> {
         let declaration: Self = serde_json::from_str(json)?;
         declaration.check()?;
         Ok(declaration)
     }
 
-    /// Looks for contradictions.
+    /// Checks for contradictions.
     ///
     /// # Errors
-    /// The first that was found.
+    /// The first contradiction.
     pub fn check(&self) -> Result<(), DeclarationError> {
         self.find_fault().map_or(Ok(()), |fault| Err(DeclarationError::Wrong(fault)))
     }
@@ -248,7 +250,7 @@ impl Declaration {
         }
         for (nth, field) in self.fields.iter().enumerate() {
             if &*field.name == "id" {
-                return Some("the field \"id\" is not declared: `ids` says what it is".to_owned());
+                return Some("the field \"id\" must not be declared: `ids` declares it".to_owned());
             }
             if field.name.is_empty() || field.name.contains(|c: char| c.is_control() || "\"\\".contains(c)) {
                 return Some(format!("the field {:?} has a name that JSON escapes, or none", field.name));
@@ -287,18 +289,21 @@ impl Declaration {
         let is_listed = |field: &&Field| self.indexes.iter().any(|index| index.field == field.name);
         let mut references = self.fields.iter().filter(|field| field.shape.is_reference());
         if let Some(field) = references.find(|field| !is_listed(field)) {
-            return Some(format!("the reference {:?} has no index, by which what leads nowhere is found", field.name));
+            return Some(format!(
+                "the reference {:?} has no index, which it needs to find references to missing records",
+                field.name
+            ));
         }
         None
     }
 
-    /// The declared field with that name.
+    /// Returns the declared field with that name.
     pub fn field(&self, name: &str) -> Option<&Field> {
         self.fields.iter().find(|field| &*field.name == name)
     }
 }
 
-/// Whether a name can be a route's segment of a URL.
+/// Tells whether a name can be a route's segment of a URL.
 fn is_segment(name: &str) -> bool {
     let is_known = |character: char| character.is_ascii_alphanumeric() || "_-".contains(character);
     name.len() <= NAME_CHARACTERS
@@ -307,12 +312,12 @@ fn is_segment(name: &str) -> bool {
 }
 
 impl Shape {
-    /// Whether the field refers to a record by its id.
+    /// Tells whether the field refers to a record by its id.
     pub fn is_reference(&self) -> bool {
         matches!(self, Shape::Reference { .. })
     }
 
-    /// What the field's values are in an index; nothing where they are in none.
+    /// Returns the kind of the field's terms in an index; `None` if no index can list it.
     pub fn is_of(&self) -> Option<TermKind> {
         match self {
             Shape::Reference { text: false, .. } => Some(TermKind::Id),
@@ -322,7 +327,7 @@ impl Shape {
         }
     }
 
-    /// Whether `value`, in canonical form, may be written; if not, what it has to be.
+    /// Checks that `value`, in canonical form, may be written. The error is the requirement.
     pub(crate) fn check(&self, value: &str) -> Result<(), String> {
         let is_so = match self {
             Shape::Reference { text: false, .. } => Some(value.parse::<Id>().is_ok()),
@@ -371,7 +376,7 @@ impl Shape {
     }
 }
 
-/// What the values of an indexed field are.
+/// The kind of an indexed field's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TermKind {
     /// Ids of a collection whose ids are integers.
@@ -382,13 +387,13 @@ pub enum TermKind {
     Text,
 }
 
-/// How long an id may be that is a text, in bytes: shorter than what an index has in full.
+/// The longest text id, in bytes. It is shorter than the terms that an index holds in full.
 const ID_TEXT_BYTES: usize = 255;
 
-/// What such an id is.
+/// The description of a text id, for messages.
 pub(crate) const EXPECTED_ID_TEXT: &str = "a string of 1 to 255 bytes, or an integer";
 
-/// The text of such an id, from its JSON: an integer stands for its digits.
+/// Reads the text of a text id from its JSON. An integer stands for its digits.
 pub fn read_id_text(value: &str) -> Option<Box<str>> {
     let text: Box<str> = if value.starts_with('"') {
         crate::json::read_text(value)?
@@ -399,12 +404,12 @@ pub fn read_id_text(value: &str) -> Option<Box<str>> {
     (1..=ID_TEXT_BYTES).contains(&text.len()).then_some(text)
 }
 
-/// A collection: one service's records. Equal by name.
+/// A collection: the records of one service. Collections with the same name are equal.
 #[derive(Clone, Copy)]
 pub struct Collection(&'static Declaration);
 
 impl Collection {
-    /// The collection that is declared so. Each declaration stays in memory, once, for as long as the program runs.
+    /// Returns the collection with this declaration. Each declaration stays in memory, once, until the program ends.
     pub fn of(declaration: Declaration) -> Self {
         static KNOWN: Mutex<Vec<&'static Declaration>> = Mutex::new(Vec::new());
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -415,25 +420,25 @@ impl Collection {
         }))
     }
 
-    /// Reads the declaration that a program has in it.
+    /// Reads the declaration that is compiled into a program.
     ///
     /// # Panics
-    /// It is none.
+    /// The declaration is invalid.
     pub fn embedded(json: &str) -> Self {
         Self::of(Declaration::read(json).unwrap_or_else(|error| panic!("the embedded declaration is wrong: {error}")))
     }
 
-    /// What it is.
+    /// Returns its declaration.
     pub fn declaration(self) -> &'static Declaration {
         self.0
     }
 
-    /// The name in files, URLs and messages.
+    /// Returns its name in files, URLs and messages.
     pub fn name(self) -> &'static str {
         &self.0.name
     }
 
-    /// What one of its records is called, as far as English plurals are regular.
+    /// Returns the word for one of its records, if its name is a regular English plural; else its name.
     pub fn singular(self) -> Cow<'static, str> {
         match (self.name().strip_suffix("ies"), self.name().strip_suffix('s')) {
             (Some(stem), _) => format!("{stem}y").into(),
@@ -442,43 +447,43 @@ impl Collection {
         }
     }
 
-    /// Whether the monolith's records may have no ids, so that the split gives them some.
+    /// Tells whether the monolith's records may lack ids, so that the split gives them some.
     pub fn may_lack_ids(self) -> bool {
         matches!(self.0.ids, IdRule::Position | IdRule::Text)
     }
 
-    /// Whether its ids are texts.
+    /// Tells whether its ids are texts.
     pub fn has_text_ids(self) -> bool {
         self.0.ids == IdRule::Text
     }
 
-    /// Whether it is one record.
+    /// Tells whether it is a single record.
     pub fn is_single(self) -> bool {
         self.0.ids == IdRule::Single
     }
 
-    /// What its records are found by.
+    /// Returns its declared indexes.
     pub fn indexes(self) -> &'static [IndexDeclaration] {
         &self.0.indexes
     }
 
-    /// The index that is asked at `route`.
+    /// Returns the index with this `route`.
     pub fn index_at(self, route: &str) -> Option<&'static IndexDeclaration> {
         self.0.indexes.iter().find(|index| &*index.route == route)
     }
 
-    /// What an index is asked for.
+    /// Returns the kind of an index's terms.
     pub fn terms_of(self, index: &IndexDeclaration) -> TermKind {
         self.0.field(&index.field).and_then(|field| field.shape.is_of()).unwrap_or(TermKind::Text)
     }
 
-    /// The numbers of all its indexes.
+    /// Lists the numbers of all its indexes.
     pub fn index_numbers(self) -> impl Iterator<Item = Index> {
         let ids = self.has_text_ids().then_some(Index::IDS);
         ids.into_iter().chain(self.0.indexes.iter().map(|index| index.number))
     }
 
-    /// Its references to records of other collections.
+    /// Lists its references to records of other collections.
     pub fn references(self) -> impl Iterator<Item = Reference> {
         self.0.fields.iter().filter_map(move |field| {
             let Shape::Reference { to, .. } = &field.shape else { return None };

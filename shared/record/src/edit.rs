@@ -1,5 +1,5 @@
-//! The record that a write makes: from the request's body, and from what is there. It is a text, made of the texts of
-//! its members: serde_json's values would lose the digits of numbers and the order of keys.
+//! The record that a write makes from the request's body and the current record. It is assembled from the texts of its
+//! members, since serde_json's values would lose the digits of numbers and the order of keys.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -11,14 +11,14 @@ use crate::json::{self, Fault, MAX_DEPTH, Object};
 use crate::limits::{BODY_DEPTH, RECORD_LIMIT, Violation, violations};
 use crate::model::Collection;
 
-/// How long the id of a new record may be that is a text, in characters.
+/// The longest text id of a new record, in characters.
 const NEW_ID_CHARACTERS: usize = 64;
 
-/// Reads a request's body, which the caller has held to [`BODY_BYTES`](crate::limits::BODY_BYTES).
+/// Reads a request's body, which the caller has limited to [`BODY_BYTES`](crate::limits::BODY_BYTES).
 ///
 /// # Errors
-/// It is not UTF-8, not one well-formed JSON object, has a repeated key or a lone surrogate, or is nested deeper than
-/// [`BODY_DEPTH`].
+/// The body is not UTF-8, is not exactly one well-formed JSON object, has a repeated key or a lone surrogate, or is
+/// nested deeper than [`BODY_DEPTH`].
 pub fn read(body: &[u8]) -> Result<Object, Fault> {
     let text = std::str::from_utf8(body).map_err(|error| Fault {
         pointer: String::new(),
@@ -28,19 +28,19 @@ pub fn read(body: &[u8]) -> Result<Object, Fault> {
     Object::read(text, BODY_DEPTH)
 }
 
-/// What a request calls a record, and what the record's own text has for an id.
+/// The name of a record in a request, which its own text has as its id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RecordName {
-    /// An integer.
+    /// An integer id.
     Number(Id),
-    /// A text.
+    /// A text id.
     Text(Box<str>),
-    /// Nothing: it is the only one.
+    /// No id: the collection is a single record.
     Single,
 }
 
 impl RecordName {
-    /// The `id` in the record's text.
+    /// Returns the JSON of `id` in the record's text.
     fn json(&self) -> Option<String> {
         match self {
             Self::Number(id) => Some(id.to_string()),
@@ -49,7 +49,7 @@ impl RecordName {
         }
     }
 
-    /// Whether `value` is this one's `id`.
+    /// Tells whether `value` is the `id` of the record with this name.
     fn is(&self, value: Option<&str>) -> bool {
         match self {
             Self::Number(id) => value == Some(&id.to_string()),
@@ -59,18 +59,18 @@ impl RecordName {
     }
 }
 
-/// A new record that fits its model and the limits. It lacks its id alone, where the service gives that.
+/// A new record that fits its model and the limits. If the service gives its id, only the id is missing.
 pub struct New {
     body: Object,
-    /// The JSON of the id that is a text and was not given.
+    /// The JSON of the text id that the service made, if the body has none.
     made: Option<String>,
 }
 
 /// Checks the `body` of a new record.
 ///
 /// # Errors
-/// All that is wrong with it: `body` names an `id` that is the service's to give, or the record would not fit its model or
-/// the limits.
+/// All violations: `body` has an `id` although the service gives it, or the record does not fit its model or the
+/// limits.
 pub fn create(collection: Collection, body: Object) -> Result<New, Vec<Violation>> {
     let named = match (body.get("id"), collection.has_text_ids()) {
         (None, _) => None,
@@ -83,16 +83,15 @@ pub fn create(collection: Collection, body: Object) -> Result<New, Vec<Violation
     Ok(new)
 }
 
-/// A text that no record has for an id: 64 bits of the standard library's own randomness, since a service in its sandbox
-/// finds no device to ask.
+/// Makes a new text id: 64 bits of the standard library's randomness, since a sandboxed service can open no device.
 fn make_id() -> String {
     format!("\"{:016x}\"", RandomState::new().hash_one(0))
 }
 
-/// Whether a new record may have the `id` that `value` is.
+/// Checks that `value` may be the `id` of a new record.
 ///
 /// # Errors
-/// What an id is.
+/// `value` does not fit the rules for text ids.
 pub fn check_new_id(value: &str) -> Result<(), Violation> {
     let is_good = |text: &str| {
         let is_known = |character: char| character.is_ascii_alphanumeric() || "._~-".contains(character);
@@ -108,12 +107,13 @@ pub fn check_new_id(value: &str) -> Result<(), Violation> {
 }
 
 impl New {
-    /// What came.
+    /// Returns the body as it came.
     pub fn body(&self) -> &str {
         self.body.text()
     }
 
-    /// Its canonical text: the `id`, then the members of the body as they came. Where ids are texts, `id` is not it.
+    /// Returns the record's canonical text: the id, then the members of the body as they came. If ids are texts, `id`
+    /// is not used.
     pub fn with_id(&self, id: Id) -> String {
         match (&self.made, self.body.get("id")) {
             (Some(made), _) => with_id(&self.body, Some(made)),
@@ -123,11 +123,11 @@ impl New {
     }
 }
 
-/// The canonical text of the record that takes the place of `current`, if that is there: `body` as it came, the `id` first if
-/// `body` has none.
+/// Returns the canonical text of the record that replaces `current`, if that exists: `body` as it came, with the `id`
+/// first if `body` has none.
 ///
 /// # Errors
-/// All that is wrong with it: `body` names another `id`, or does not fit its model or the limits.
+/// All violations: `body` has another `id`, or does not fit its model or the limits.
 pub fn replace(
     collection: Collection,
     body: &Object,
@@ -137,7 +137,7 @@ pub fn replace(
     match body.get("id") {
         None if *name == RecordName::Single => checked(collection, body, None, None, body.text().to_owned()),
         None => {
-            // It stays a number where it was one.
+            // Keeps the id's spelling: a number stays a number.
             let current = current.and_then(|current| json::members(current).find(|(key, _)| *key == "id"));
             let id = current.map(|(_, value)| value.to_owned()).or_else(|| name.json());
             checked(collection, body, None, None, with_id(body, id.as_deref()))
@@ -146,26 +146,26 @@ pub fn replace(
     }
 }
 
-/// The canonical text of the record `current` after `patch`, a JSON Merge Patch (RFC 7396). What the patch does not name
-/// keeps its bytes and its place; new members come last, in the patch's order. `current` is the record `name` in canonical
-/// form, as it is stored.
+/// Returns the canonical text of the record `current` after `patch`, a JSON Merge Patch (RFC 7396). Members that the
+/// patch does not name keep their bytes and places; new members come last, in the patch's order. `current` is the
+/// record `name` in canonical form, as it is stored.
 ///
 /// # Errors
-/// All that is wrong with the result: it lacks the `id` or has another, or what the patch changes does not fit the model or
-/// the limits.
+/// All violations of the result: it lacks the `id` or has another, or a changed member does not fit the model or the
+/// limits.
 pub fn patch(
     collection: Collection,
     current: &str,
     patch: &Object,
     name: &RecordName,
 ) -> Result<String, Vec<Violation>> {
-    // No fault is to be expected: the result is nested no deeper than the deeper of the two.
+    // This does not fail: the result is nested no deeper than the deeper of the two.
     let record = Object::read(&merge(current, patch.text()), MAX_DEPTH)
         .map_err(|fault| vec![Violation::new(&fault.pointer, fault.reason)])?;
     checked(collection, &record, Some(current), other_id(&record, name), record.text().to_owned())
 }
 
-/// `text`, if its members, which are those of `record` but for the `id`, may be written.
+/// Returns `text` if it may be written. Its members are those of `record`, plus perhaps the `id`.
 fn checked(
     collection: Collection,
     record: &Object,
@@ -191,8 +191,8 @@ fn other_id(record: &Object, name: &RecordName) -> Option<Violation> {
     (!name.is(record.get("id"))).then(must)
 }
 
-/// `MergePatch(target, patch)` of RFC 7396 for a patch that is an object, both in canonical form. Recurses as deeply as
-/// the patch is nested.
+/// Computes `MergePatch(target, patch)` of RFC 7396. Both are in canonical form, and the patch is an object. Recurses
+/// as deeply as the patch is nested.
 fn merge(target: &str, patch: &str) -> String {
     let mut patches: HashMap<&str, &str> = json::members(patch).collect();
     let mut merged = String::from("{");
@@ -200,7 +200,7 @@ fn merge(target: &str, patch: &str) -> String {
         let comma = if merged.len() > 1 { "," } else { "" };
         merged.extend([comma, "\"", key, "\":", value]);
     };
-    // A target that is no object counts as one without members.
+    // A target that is not an object counts as an empty one.
     for (key, value) in json::members(target) {
         match patches.remove(key) {
             None => put(key, value),
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_is_wrong_with_a_record_is_said_at_once() {
+    fn all_violations_of_a_record_are_reported_at_once() {
         let body = object(r#"{"\u0069d":7,"username":"a/b","name":1,"bio":["x"]}"#);
         let violations = created(sample::users(), body).unwrap_err();
         assert_eq!(
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replacement_may_name_its_id_but_no_other() {
+    fn a_replacement_may_contain_its_own_id_but_no_other() {
         let replaced = |body: &str| replace(sample::users(), &object(body), &RecordName::Number(id(7)), None);
         for (body, expected) in [
             (r#"{"username":"ada","name":null}"#, r#"{"id":7,"username":"ada","name":null}"#),
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_patch_keeps_the_bytes_and_places_of_what_it_does_not_name() {
+    fn a_patch_keeps_the_bytes_and_places_of_members_that_it_does_not_name() {
         for (by, expected) in [
             ("{}", USER),
             (r#"{"id":7,"none":null,"o":{"b":{"none":null}}}"#, USER),
@@ -353,14 +353,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_patch_makes_has_to_fit_the_model_and_the_limits() {
+    fn the_result_of_a_patch_must_fit_the_model_and_the_limits() {
         assert_eq!(pointers(patched(USER, r#"{"id":8,"username":null,"bio":1}"#)), ["/id", "/username", "/bio"]);
-        // As a split may have brought it.
+        // A split may have loaded such a record.
         let old = r#"{"id":7,"username":"Ada L."}"#;
         assert_eq!(patched(old, r#"{"bio":"x"}"#).as_deref(), Ok(r#"{"id":7,"username":"Ada L.","bio":"x"}"#));
         assert_eq!(pointers(patched(old, r#"{"username":"Ada M."}"#)), ["/username"]);
         assert_eq!(patched(old, r#"{"username":"ada"}"#).as_deref(), Ok(r#"{"id":7,"username":"ada"}"#));
-        // Nothing that a store holds, but nothing to panic at either.
+        // A store holds no such texts, but they must not cause a panic.
         for current in ["", "[]", "{\"a\":"] {
             assert_eq!(pointers(patched(current, "{}")), ["/id", "/username"]);
         }
@@ -443,7 +443,7 @@ mod tests {
         }
     }
 
-    /// The test cases of RFC 7396, appendix A, one level down: a target, a patch, the result. `null` as a patch removes.
+    /// The test cases of RFC 7396, appendix A, one level down: a target, a patch, the result. A `null` patch removes.
     #[test]
     fn the_test_cases_of_rfc_7396_hold() {
         for (target, by, expected) in [
@@ -470,7 +470,7 @@ mod tests {
         }
     }
 
-    /// RFC 7396, section 2, as it stands there.
+    /// Implements RFC 7396, section 2, literally.
     fn merge_patch(target: Value, patch: Value) -> Value {
         let Value::Object(patch) = patch else { return patch };
         let mut target = match target {
@@ -489,10 +489,11 @@ mod tests {
     }
 
     const PLAIN: [&str; 6] = ["null", "true", "0", "-7", "\"\"", "\"é\\\",]}\\\\\""];
-    /// Numbers that serde_json's values would not give back as they came.
+    /// Numbers that serde_json's values would change.
     const EXACT: [&str; 6] = ["null", "1.0", "-0", "1E400", "12345678901234567890", "0.10"];
 
-    /// Canonical objects, of keys that recur and of these leaves; `more` are members at the top.
+    /// Generates canonical objects with recurring keys and these leaves. `more` are further members of the outermost
+    /// object.
     fn objects(leaves: &'static [&str], more: &'static str) -> impl Strategy<Value = String> {
         let keys = prop::sample::subsequence(vec!["a", "b", "c/~", "\\\"}", "é", ""], 0..=6).prop_shuffle();
         let object = move |value: BoxedStrategy<String>, more: &'static str| {
@@ -510,7 +511,8 @@ mod tests {
         object(value.boxed(), more)
     }
 
-    /// Holds that `patched` is `target` but for what `patch` names, byte for byte and in the same order.
+    /// Asserts that `patched` equals `target`, byte for byte and in the same order, except for the members that `patch`
+    /// names.
     fn assert_kept(target: &str, patch: &str, patched: &str) {
         let [members, patch_members, patched_members] = [target, patch, patched].map(json::members);
         let [target, patch] = [target, patch].map(|text| Object::read(text, MAX_DEPTH).unwrap());
@@ -535,7 +537,7 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn a_patch_does_what_rfc_7396_says(
+        fn a_patch_gives_the_result_that_rfc_7396_defines(
             current in objects(&PLAIN, r#""id":7;"username":"ada""#),
             by in objects(&PLAIN, ""),
         ) {
@@ -545,7 +547,7 @@ mod tests {
         }
 
         #[test]
-        fn what_a_patch_does_not_name_keeps_its_bytes(
+        fn members_that_a_patch_does_not_name_keep_their_bytes(
             current in objects(&EXACT, r#""id":7;"username":"ada""#),
             by in objects(&EXACT, ""),
         ) {
@@ -554,7 +556,7 @@ mod tests {
 
         /// The limits and the models do not contradict each other.
         #[test]
-        fn what_may_be_written_fits_its_model(
+        fn a_record_that_may_be_written_fits_its_model(
             values in prop::collection::vec(prop::option::weighted(0.8, prop::sample::select(vec![
                 "1", "0", "1.0", "null", "\"x\"", "\"\\n\"", "[]", "{}", "9223372036854775808",
             ])), 9),

@@ -1,4 +1,4 @@
-//! What names a record.
+//! The id of a record.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -7,12 +7,12 @@ use std::str::FromStr;
 use serde::de::{Deserializer, Error, Unexpected, Visitor};
 use serde::{Deserialize, Serialize};
 
-/// The id of a record: an integer from 1 to 2⁶³−1, in JSON a number, in a URL plain decimal digits.
+/// The id of a record: an integer from 1 to 2⁶³−1, a number in JSON and plain decimal digits in a URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Id(NonZeroU64);
 
-/// The text or number is not an [`Id`].
+/// The error for a text or number that is not an [`Id`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an id is {}", Id::EXPECTED)]
 pub struct NotAnId;
@@ -24,7 +24,7 @@ impl Id {
     pub const FIRST: Id = Id(NonZeroU64::MIN);
     pub(crate) const EXPECTED: &str = "an integer from 1 to 9223372036854775807";
 
-    /// The id as a number.
+    /// Returns the id as a number.
     pub fn get(self) -> u64 {
         self.0.get()
     }
@@ -38,12 +38,12 @@ impl TryFrom<u64> for Id {
     }
 }
 
-/// Accepts the one way to write an id: digits alone, none of them a leading zero.
+/// Accepts an id in its only spelling: digits without a leading zero.
 impl FromStr for Id {
     type Err = NotAnId;
 
     fn from_str(text: &str) -> Result<Self, NotAnId> {
-        // `u64::from_str` would also take "+1" and "01": a record has one address.
+        // `u64::from_str` also accepts "+1" and "01", but a record has only one address.
         match text.as_bytes() {
             [b'1'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit) => {
                 text.parse::<u64>().map_err(|_| NotAnId)?.try_into()

@@ -1,45 +1,46 @@
-//! The canonical text of a JSON value: what `JSON.stringify(JSON.parse(text))` gives, without its losses.
+//! The canonical text of a JSON value: the result of `JSON.stringify(JSON.parse(text))`, but lossless.
 //!
-//! Compact, keys in the source's order, strings escaped as `JSON.stringify` escapes them; but numbers keep the
-//! source's digits, and what JavaScript would silently drop or replace is refused: a repeated key, a lone surrogate.
+//! The text is compact, with keys in the source's order and strings escaped as `JSON.stringify` escapes them. But
+//! numbers keep the source's digits, and a repeated key or a lone surrogate, which JavaScript would silently drop or
+//! replace, is refused.
 //!
-//! One pass over the text, which checks it against the grammar of RFC 8259 and writes as it reads. serde_json cannot
-//! do this: its values lose digits, or take a member named like its own markers for a number; its raw values need a
-//! pass for each level. A test compares the two on every kind of text.
+//! One pass checks the text against the grammar of RFC 8259 and writes as it reads. serde_json cannot do this: its
+//! values lose digits, or mistake a member named like its own markers for a number; its raw values need a pass for each
+//! level. A test compares the two on every kind of text.
 
 use std::collections::HashSet;
 use std::ops::Range;
 
-/// How deeply values may be nested.
+/// The deepest nesting of values.
 pub const MAX_DEPTH: usize = 128;
 
-/// What is wrong with a JSON text, and where.
+/// An error in a JSON text, and its place.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{pointer} (byte {offset}): {reason}")]
 pub struct Fault {
-    /// A JSON pointer (RFC 6901) to the value, from the text's root: `""` is the whole.
+    /// A JSON pointer (RFC 6901) to the value; `""` is the whole text.
     pub pointer: String,
-    /// Bytes from the start of the text.
+    /// The bytes from the start of the text.
     pub offset: usize,
-    /// A phrase for people.
+    /// The reason, as a phrase for people.
     pub reason: String,
 }
 
-/// A member of an object, and where it stands.
+/// The places of a member of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// The key in the canonical text, without its quotes.
+    /// The key's place in the canonical text, without its quotes.
     pub key: Range<usize>,
-    /// The value in the canonical text.
+    /// The value's place in the canonical text.
     pub value: Range<usize>,
     /// The value's offset in the source.
     pub offset: usize,
 }
 
-/// Appends the canonical text of `text`, an object, to `out`, and says in `members` where its members stand there.
+/// Appends the canonical text of `text`, an object, to `out`, and stores the places of its members in `members`.
 ///
 /// # Errors
-/// `text` is not one well-formed JSON object, or would lose something; `out` then holds a part of it.
+/// `text` is not exactly one well-formed JSON object, or would lose something. Then `out` holds a part of it.
 pub fn canonical_object(text: &str, out: &mut String, members: &mut Vec<Member>) -> Result<(), Fault> {
     members.clear();
     let mut writer = Writer { members: std::mem::take(members), ..Writer::new(text, out) };
@@ -48,16 +49,15 @@ pub fn canonical_object(text: &str, out: &mut String, members: &mut Vec<Member>)
     written.map_err(|fault| *fault)
 }
 
-/// An object of its own, in canonical form.
+/// An object in canonical form, which owns its text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object(String);
 
 impl Object {
-    /// Reads `text`, whose values may be nested `max_depth` deep, the object itself included; never deeper than
-    /// [`MAX_DEPTH`].
+    /// Reads `text`, nested at most `max_depth` deep, the object itself included, and at most [`MAX_DEPTH`].
     ///
     /// # Errors
-    /// `text` is not one well-formed JSON object, or would lose something, or is nested too deeply.
+    /// `text` is not exactly one well-formed JSON object, or would lose something, or is nested too deeply.
     pub fn read(text: &str, max_depth: usize) -> Result<Self, Fault> {
         let mut out = String::with_capacity(text.len());
         let mut writer = Writer { max_depth: max_depth.min(MAX_DEPTH), ..Writer::new(text, &mut out) };
@@ -65,18 +65,19 @@ impl Object {
         Ok(Self(out))
     }
 
-    /// The canonical text.
+    /// Returns the canonical text.
     pub fn text(&self) -> &str {
         &self.0
     }
 
-    /// The value of the member `key`, if there is one.
+    /// Returns the value of the member `key`, if it exists.
     pub fn get(&self, key: &str) -> Option<&str> {
         members(&self.0).find(|(known, _)| *known == key).map(|(_, value)| value)
     }
 }
 
-/// The members of `value`, a canonical text: their keys, without quotes, and values. None if it is not an object.
+/// Lists the members of `value`, a canonical text: their keys, without quotes, and values. Empty if it is not an
+/// object.
 pub fn members(value: &str) -> impl Iterator<Item = (&str, &str)> {
     let mut rest = value.strip_prefix('{').unwrap_or_default();
     std::iter::from_fn(move || {
@@ -88,7 +89,7 @@ pub fn members(value: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// The length of the key or value that a text begins with, which need not be canonical: this never panics.
+/// Returns the length of the key or value at the beginning of a text. Never panics, even if the text is not canonical.
 fn end(text: &str) -> usize {
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
     for (at, byte) in text.bytes().enumerate() {
@@ -106,7 +107,7 @@ fn end(text: &str) -> usize {
     text.len()
 }
 
-/// Calls `part` at each member or element of the container at the beginning of `json`; it says how long that is.
+/// Calls `part` at each member or element of the container at the beginning of `json`; `part` returns its length.
 /// Returns the container's length.
 pub fn each<'j>(json: &'j [u8], mut part: impl FnMut(&'j [u8]) -> usize) -> usize {
     let mut at = 1;
@@ -117,7 +118,7 @@ pub fn each<'j>(json: &'j [u8], mut part: impl FnMut(&'j [u8]) -> usize) -> usiz
     at + 1
 }
 
-/// The length of the string at the beginning of `json`.
+/// Returns the length of the string at the beginning of `json`.
 pub fn string_end(json: &[u8]) -> usize {
     let mut at = 1;
     loop {
@@ -129,7 +130,7 @@ pub fn string_end(json: &[u8]) -> usize {
     }
 }
 
-/// The length of the value at the beginning of `json`.
+/// Returns the length of the value at the beginning of `json`.
 pub fn value_end(json: &[u8]) -> usize {
     match json[0] {
         b'"' => string_end(json),
@@ -142,8 +143,8 @@ pub fn value_end(json: &[u8]) -> usize {
     }
 }
 
-/// Calls `member` with each key, quoted as it stands there, and value of the object at the beginning of `json`.
-/// Returns the object's length.
+/// Calls `member` with each key, in quotes, and value of the object at the beginning of `json`. Returns the object's
+/// length.
 pub fn each_member<'j>(json: &'j [u8], mut member: impl FnMut(&'j [u8], &'j [u8])) -> usize {
     each(json, |part| {
         let key = string_end(part);
@@ -153,12 +154,12 @@ pub fn each_member<'j>(json: &'j [u8], mut member: impl FnMut(&'j [u8], &'j [u8]
     })
 }
 
-/// The text of a JSON string.
+/// Reads the text of a JSON string.
 pub(crate) fn read_text(string: &str) -> Option<Box<str>> {
     if string.contains('\\') { serde_json::from_str(string).ok() } else { Some(string[1..string.len() - 1].into()) }
 }
 
-/// What a value is, for "expected …, found …".
+/// Names the kind of a value, for "expected …, found …".
 pub fn kind(value: &str) -> &'static str {
     match value.as_bytes().first() {
         Some(b'{') => "an object",
@@ -171,7 +172,7 @@ pub fn kind(value: &str) -> &'static str {
     }
 }
 
-/// The message of a serde_json error without its "at line 1 column 2".
+/// Returns the message of a serde_json error without its "at line 1 column 2".
 pub fn reason_of(error: &serde_json::Error) -> String {
     let message = error.to_string();
     message.rsplit_once(" at line ").map_or(message.as_str(), |(reason, _)| reason).to_owned()
@@ -188,7 +189,7 @@ impl Fault {
         Box::new(Fault { pointer: String::new(), offset, reason: reason.into() })
     }
 
-    /// The same fault, seen from one level up: it lies in the member or element `key`.
+    /// Prepends `key`, the member or element that the fault is in, to its pointer.
     fn under(mut self: Box<Self>, key: &str) -> Box<Self> {
         let mut pointer = String::new();
         push_pointer(&mut pointer, key);
@@ -197,15 +198,15 @@ impl Fault {
     }
 }
 
-/// Reads `text` from `at` on, and appends what it reads to `out`.
+/// Reads `text` from `at` on, and appends its canonical form to `out`.
 struct Writer<'t, 'o> {
     text: &'t str,
-    /// Always between characters.
+    /// Always at a character boundary.
     at: usize,
     out: &'o mut String,
     depth: usize,
     max_depth: usize,
-    /// Where in `out` the keys of the objects at hand lie, innermost last.
+    /// The places in `out` of the keys of all open objects, innermost last.
     keys: Vec<(usize, usize)>,
     /// The members of the outermost object.
     members: Vec<Member>,
@@ -228,7 +229,7 @@ impl<'t, 'o> Writer<'t, 'o> {
         }
     }
 
-    /// The next byte that is no space. It stays at hand.
+    /// Skips white space and returns the next byte without passing over it.
     fn token(&mut self) -> Option<u8> {
         while let Some(b' ' | b'\n' | b'\t' | b'\r') = self.peek() {
             self.at += 1;
@@ -249,7 +250,7 @@ impl<'t, 'o> Writer<'t, 'o> {
         Ok(())
     }
 
-    /// Passes over the byte at hand, which is ASCII, and writes it.
+    /// Passes over the current byte, which is ASCII, and writes it.
     fn put(&mut self, byte: u8) {
         self.at += 1;
         self.out.push(char::from(byte));
@@ -320,7 +321,8 @@ impl<'t, 'o> Writer<'t, 'o> {
         Ok(())
     }
 
-    /// Whether the object whose keys begin at `first_key` has `key` already. Equal keys have equal canonical texts.
+    /// Tells whether the object whose keys begin at `first_key` has `key` already. Equal keys have equal canonical
+    /// texts.
     fn is_repeated(&self, key: (usize, usize), first_key: usize, many: &mut HashSet<Vec<u8>>) -> bool {
         const FEW: usize = 16;
         let text = |(begin, end): (usize, usize)| &self.out.as_bytes()[begin..end];
@@ -334,7 +336,7 @@ impl<'t, 'o> Writer<'t, 'o> {
         !many.insert(text(key).to_vec())
     }
 
-    /// A key, read back from `out`.
+    /// Reads a key back from `out`.
     fn key(&self, (begin, end): (usize, usize)) -> String {
         serde_json::from_str(&self.out[begin..end]).expect("a canonical string is JSON")
     }
@@ -402,7 +404,7 @@ impl<'t, 'o> Writer<'t, 'o> {
     }
 
     fn string(&mut self) -> Result<(), Box<Fault>> {
-        // What is still to be written begins here: mostly all of the string, with its quotes.
+        // The start of the text that is not yet written: mostly the whole string with its quotes.
         let mut begin = self.at;
         self.at += 1;
         loop {
@@ -410,7 +412,7 @@ impl<'t, 'o> Writer<'t, 'o> {
             let Some(length) = memchr::memchr2(b'"', b'\\', rest) else {
                 return Err(Fault::at(self.text.len(), "the text ends in the middle of a string"));
             };
-            // Looking at all of it without an early end is what the compiler makes vector instructions of.
+            // A loop without an early end lets the compiler use vector instructions.
             if rest[..length].iter().fold(false, |found, byte| found | (*byte < 0x20)) {
                 let control = rest.iter().position(|byte| *byte < 0x20).unwrap_or_default();
                 return Err(Fault::at(self.at + control, "a control character in a string; it must be escaped"));
@@ -427,7 +429,7 @@ impl<'t, 'o> Writer<'t, 'o> {
         }
     }
 
-    /// Reads an escape and writes the character, escaped again only where `JSON.stringify` does.
+    /// Reads an escape and writes its character, escaped again only if `JSON.stringify` escapes it.
     fn escape(&mut self) -> Result<(), Box<Fault>> {
         let begin = self.at;
         let letter = self.text.as_bytes().get(self.at + 1).copied();
@@ -466,7 +468,7 @@ impl<'t, 'o> Writer<'t, 'o> {
         }
         match char::decode_utf16(units).next() {
             Some(Ok(character)) => Ok(character),
-            _ => Err(Fault::at(begin, "a lone surrogate: half a character, which is no text")),
+            _ => Err(Fault::at(begin, "a lone surrogate, which is half a character")),
         }
     }
 
@@ -493,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn text_comes_out_as_json_stringify_writes_it_with_the_digits_of_the_source() {
+    fn canonical_text_is_that_of_json_stringify_with_the_digits_of_the_source() {
         for (source, expected) in [
             (r#" { "b" : 1 , "a" : [ ] , "c" : { } } "#, r#"{"b":1,"a":[],"c":{}}"#),
             (r#"{"n":[1.0,-0,1E400,0.10,12345678901234567890]}"#, r#"{"n":[1.0,-0,1E400,0.10,12345678901234567890]}"#),
@@ -510,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn the_members_of_a_canonical_object_are_found_and_nothing_makes_it_panic() {
+    fn members_are_found_in_a_canonical_object_and_no_text_makes_the_search_panic() {
         let object = r#"{"a":1.0,"b\"}:":"x\\","":{"c":[{"d":",]"}]},"é":[]}"#;
         let expected = [("a", "1.0"), (r#"b\"}:"#, r#""x\\""#), ("", r#"{"c":[{"d":",]"}]}"#), ("é", "[]")];
         assert_eq!(members(object).collect::<Vec<_>>(), expected);
@@ -521,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_be_lost_is_refused_with_pointer_and_offset() {
+    fn a_lossy_or_malformed_text_is_refused_with_pointer_and_offset() {
         let deep = format!("{{\"a\":{}1{}}}", "[".repeat(MAX_DEPTH), "]".repeat(MAX_DEPTH));
         let deepest = "/0".repeat(MAX_DEPTH - 1);
         let many: String = (0..20).map(|n| format!("\"k{n}\":{n},")).collect();
@@ -548,7 +550,7 @@ mod tests {
         }
     }
 
-    /// Texts that are nearly JSON: every token, in nearly every order.
+    /// Generates texts that are nearly JSON: every token, in nearly every order.
     fn nearly_json() -> impl Strategy<Value = String> {
         let token = prop::sample::select(vec![
             "{",
@@ -586,7 +588,7 @@ mod tests {
         prop::collection::vec(token, 0..12).prop_map(|tokens| format!("{{\"k\":{}}}", tokens.concat()))
     }
 
-    /// JSON objects in all their spellings, from serde_json's own values.
+    /// Generates JSON objects in all their spellings, from serde_json's own values.
     fn spelled_out() -> impl Strategy<Value = (serde_json::Value, String)> {
         let leaf = prop_oneof![
             Just(serde_json::Value::Null),
@@ -621,13 +623,13 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn it_takes_what_serde_json_takes_but_for_what_would_be_lost(text in nearly_json()) {
+        fn it_accepts_the_texts_that_serde_json_accepts_except_lossy_ones(text in nearly_json()) {
             let theirs = serde_json::from_str::<serde_json::Value>(&text);
             match canonical(&text) {
                 Ok(ours) => {
                     match theirs {
                         Ok(theirs) => prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&ours).unwrap(), theirs),
-                        // What fits no float, such as 1e910, is kept digit for digit.
+                        // A number beyond every float, such as 1e910, keeps its digits.
                         Err(error) => prop_assert!(error.to_string().contains("number out of range"), "{}", error),
                     }
                     prop_assert_eq!(canonical(&ours), Ok(ours));
@@ -641,8 +643,8 @@ mod tests {
         }
 
         #[test]
-        fn every_spelling_of_a_value_comes_out_as_serde_json_writes_it((value, text) in spelled_out()) {
-            // serde_json writes as JSON.stringify does; its maps are sorted, as these were.
+        fn every_spelling_of_a_value_gives_the_text_that_serde_json_writes((value, text) in spelled_out()) {
+            // serde_json writes like JSON.stringify; its maps are sorted, and so are these.
             prop_assert_eq!(canonical(&text), Ok(serde_json::to_string(&value).unwrap()));
         }
     }

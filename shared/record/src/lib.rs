@@ -1,11 +1,21 @@
-//! What a model is. In reading order:
+//! Collections and their records, without any database or HTTP. Every other crate stands on this one.
 //!
-//! - [`declaration`], [`id`], [`model`]: what a collection is, what a record is named and what it holds
-//! - [`json`]: a record's text, as the monolith sends it and without its losses
-//! - [`reader`]: where the records of a file begin and end
-//! - [`limits`], [`edit`]: what may be written, and the record that a write makes
-//! - [`record_set`]: what a collection holds, as one number
-//! - [`token`]: the file that says who may write
+//! A *collection* is declared in a `collection.json`. A *record* is a JSON object that fits this declaration. It is
+//! kept and sent as text, so that digits and the order of keys survive.
+//!
+//! # Modules, in reading order
+//!
+//! 1. [`declaration`]: a collection's name, ids, fields and indexes, as its `collection.json` declares them
+//! 2. [`id`]: the integer that names a record
+//! 3. [`json`]: the canonical text of a JSON value, the same as the monolith sends but lossless
+//! 4. [`model`]: a record that fits its declaration, its id and its index terms
+//! 5. [`reader`]: the records of an untrusted file of any size, in bounded memory
+//! 6. [`limits`]: the bounds on bodies and records, and the violations that a refused write lists
+//! 7. [`edit`]: the records that POST, PUT and PATCH make
+//! 8. [`record_set`]: the digest of a set of records, independent of their order
+//! 9. [`token`]: the file with the tokens that may write to a service
+//!
+//! With the feature `testing`, the module `sample` has the workspace's own collections.
 
 pub mod declaration;
 pub mod edit;

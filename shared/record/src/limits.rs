@@ -1,4 +1,4 @@
-//! What a record has to fit to be written. What a split brought may not fit, and is served all the same.
+//! The limits on writes. Records that a split loaded may exceed them, and are served nevertheless.
 
 use serde::Serialize;
 
@@ -6,18 +6,19 @@ use crate::declaration::{Collection, Field};
 use crate::json::{Object, members};
 use crate::model::is_of_kind;
 
-/// How long a request's body may be, in bytes.
+/// The longest body of a request, in bytes.
 pub const BODY_BYTES: usize = 64 << 10;
-/// How deeply the values of a body may be nested, the body's object included.
+/// The deepest nesting of a body's values, the body's object included.
 pub const BODY_DEPTH: usize = 32;
-/// How long a record may be, in bytes of its canonical text: patches could make it grow without end.
+/// The longest record, in bytes of its canonical text. Without a limit, patches could make it grow without end.
 pub const RECORD_LIMIT: usize = 64 << 10;
-/// One reason why a record can't be written. Each field has one at most, so that they are few.
+
+/// A reason why a record cannot be written. Each field has at most one, which keeps the list short.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Violation {
     /// A JSON pointer (RFC 6901) into the record that would be written: `""` is the whole.
     pub pointer: String,
-    /// A phrase for people: what has to be so.
+    /// The requirement, as a phrase for people.
     pub detail: String,
 }
 
@@ -27,7 +28,7 @@ impl Violation {
     }
 }
 
-/// Lists the fields that break the model or its limits. Skips `id`, and the limits of fields that are alike in `current`:
+/// Lists the fields that break the model or its limits. Skips `id`, and the limits of fields unchanged from `current`:
 /// a split, or a wider declaration, may have let them through.
 pub(crate) fn violations(collection: Collection, record: &Object, current: Option<&str>) -> Vec<Violation> {
     let violation = |field: &Field| {

@@ -1,4 +1,4 @@
-//! A record, and what it is found by, as its collection's declaration has it.
+//! A record that fits its collection's declaration, and the keys by which it is found.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -12,8 +12,8 @@ use crate::id::Id;
 use crate::json::{self, Fault, Member};
 
 impl Collection {
-    /// What a record, in canonical form, is found by; nothing where it does not fit its declaration. `given` is the id of
-    /// one that has none. Of one that `lies` in a database already, the id alone has to fit.
+    /// Returns the keys of a record in canonical form; `None` if it does not fit its declaration. A record without an
+    /// id gets `given`. If the record `lies` in a database already, only its id must fit.
     fn keys(self, json: &str, members: &[Member], given: Option<Id>, lies: bool) -> Option<Keys> {
         let declaration = self.declaration();
         let value_of = |name: &str| {
@@ -47,7 +47,8 @@ impl Collection {
         Some(Keys { id, id_from_position, position: None, terms })
     }
 
-    /// Why the record in `json`, whose `members` these are, does not fit its declaration, with the place in the source.
+    /// Returns the reason why the record `json` with `members` does not fit its declaration, and its place in the
+    /// source.
     fn misfit(self, json: &str, members: &[Member]) -> Fault {
         let declaration = self.declaration();
         for member in members {
@@ -71,7 +72,7 @@ impl Collection {
             }
         }
         let is_there = |name: &str| members.iter().any(|member| &json[member.key.clone()] == name);
-        // What lacks its number was read as something else than it is.
+        // The keys were `None` although no member misfits: a required one is missing, or there was no id to give.
         let id = ("id", declaration.ids == IdRule::Record);
         let fields = declaration.fields.iter().map(|field| (&*field.name, field.required));
         let missing = std::iter::once(id).chain(fields).find(|(name, required)| *required && !is_there(name));
@@ -80,12 +81,12 @@ impl Collection {
     }
 }
 
-/// Why `value` is no `T`.
+/// Returns the reason why `value` is not a `T`; `None` if it is one.
 fn misfit_of<'v, T: Deserialize<'v>>(value: &'v str) -> Option<String> {
     serde_json::from_str::<T>(value).err().map(|error| json::reason_of(&error))
 }
 
-/// Why `value` is no id that is a text.
+/// Returns the reason why `value` is not a text id; `None` if it is one.
 fn misfit_of_text_id(value: &str) -> Option<String> {
     if read_id_text(value).is_some() {
         return None;
@@ -102,28 +103,29 @@ fn expected(what: &str, value: &str) -> String {
     format!("expected {what}, found {}", json::kind(value))
 }
 
-/// Whether `value`, in canonical form, is of the kind that a field has, whatever its limits are.
+/// Tells whether `value`, in canonical form, is of the field's kind, without regard to its limits.
 pub(crate) fn is_of_kind(shape: &Shape, value: &str) -> bool {
     Value::read(shape, value).is_some()
 }
 
-/// What an index of such a field lists `value` under, in canonical form; nothing where it is of another kind.
+/// Returns the term under which an index of such a field lists `value`, in canonical form; `None` if `value` is of
+/// another kind.
 pub fn term_of(shape: &Shape, value: &str) -> Option<Term> {
     Value::read(shape, value)?.term()
 }
 
-/// A field's value as it stands in a record.
+/// A field's value in a record.
 enum Value<'r> {
     Id(Id),
     TextId(Box<str>),
     /// With its quotes.
     Text(&'r str),
-    /// No index lists it.
+    /// A value that no index lists.
     Other,
 }
 
 impl<'r> Value<'r> {
-    /// What `value` is; nothing where it is not of the field's kind.
+    /// Reads `value`; returns `None` if it is not of the field's kind.
     fn read(shape: &Shape, value: &'r str) -> Option<Self> {
         match shape.is_of() {
             Some(TermKind::Id) => value.parse().ok().map(Value::Id),
@@ -143,7 +145,7 @@ impl<'r> Value<'r> {
     }
 }
 
-/// What an index is asked for.
+/// The value that an index is searched for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Term {
     /// A reference to a record.
@@ -164,10 +166,10 @@ impl From<&str> for Term {
     }
 }
 
-/// What a record is found by, beside its id.
+/// The terms by which a record is found, besides its id.
 pub type Terms = SmallVec<[(Index, Term); 2]>;
 
-/// Everything a record is found by.
+/// The id and the terms by which a record is found.
 struct Keys {
     id: Id,
     id_from_position: bool,
@@ -180,18 +182,18 @@ struct Keys {
 pub struct Record<'r> {
     /// The record's id.
     pub id: Id,
-    /// Whether the split gave the record its id, from its position in the file: it has none of its own.
+    /// Whether the split gave the record its id, from its position in the file, because it has none of its own.
     pub id_from_position: bool,
-    /// Its place among the source's records, from 1, if it comes from one.
+    /// Its place among the source's records, from 1, if it comes from a source.
     pub position: Option<Id>,
-    /// The record as the source has it, in canonical form: without an id from its position.
+    /// The record as in the source, in canonical form, without an id from its position.
     pub source: &'r str,
-    /// Where the record is found beside its id.
+    /// The terms by which the record is found, besides its id.
     pub terms: &'r Terms,
 }
 
 impl<'r> Record<'r> {
-    /// What its id says, where ids are texts.
+    /// Returns the text of its id, if ids are texts.
     pub fn id_text(&self) -> Option<&'r str> {
         self.terms.iter().find_map(|(index, term)| match term {
             Term::Text(text) if *index == Index::IDS => Some(&**text),
@@ -199,56 +201,58 @@ impl<'r> Record<'r> {
         })
     }
 
-    /// The record as it is sent: an id from its position is its first member.
+    /// Returns the record as it is sent: with an id from its position as the first member.
     pub fn json(&self) -> Cow<'r, str> {
         if self.id_from_position { Cow::Owned(with_id(self.source, self.id)) } else { Cow::Borrowed(self.source) }
     }
 }
 
-/// The record `source`, which has no id of its own, with one as its first member.
+/// Puts `id` as the first member into the record `source`, which has no id.
 pub(crate) fn with_id(source: &str, id: Id) -> String {
     let comma = if source == "{}" { "" } else { "," };
     format!("{{\"id\":{id}{comma}{}", &source[1..])
 }
 
-/// What stands behind the bracket of the record `json` and the id that [`Record::json`] put there.
+/// Returns the rest of the record `json` after its opening brace and the `id` that [`Record::json`] put there.
 pub fn without_id(json: &[u8], id: Id) -> &[u8] {
     let rest = &json[format!("{{\"id\":{id}").len()..];
     rest.strip_prefix(b",").unwrap_or(rest)
 }
 
-/// The record `json` without its first member, where that is `id`.
+/// Returns the record `json` without its first member, if that is `id`.
 pub fn strip_id(json: &str, id: Id) -> Option<String> {
     let rest = json.strip_prefix(&format!("{{\"id\":{id}"))?;
     let rest = rest.strip_prefix(',').or(Some(rest).filter(|rest| *rest == "}"))?;
     Some(format!("{{{rest}"))
 }
 
-/// Consecutive records of one collection, in one piece of memory.
+/// Consecutive records of one collection, in one allocation.
 pub struct Records {
     collection: Collection,
     /// The records' canonical JSON, with commas between them.
     text: String,
     rows: Vec<(Keys, Range<usize>)>,
-    /// Room for the members of the record at hand.
+    /// A buffer for the members of the current record.
     members: Vec<Member>,
 }
 
 impl Records {
-    /// No records yet, and room for `bytes` of JSON.
+    /// Returns an empty list with room for `bytes` of JSON.
     pub fn new(collection: Collection, bytes: usize) -> Self {
         Self { collection, text: String::with_capacity(bytes), rows: Vec::new(), members: Vec::new() }
     }
 
-    /// Reads a record and adds it. `position` is its place in the source, and the id of a post that has none.
+    /// Reads a record and adds it. `position` is its place in the source, and becomes its id if it may lack one and
+    /// does.
     ///
     /// # Errors
-    /// The text is not a JSON object or not such a record; the fault's pointer starts at the record. It is not added.
+    /// The text is not a JSON object, or does not fit the declaration. The fault's pointer starts at the record, which
+    /// is not added.
     pub fn push(&mut self, text: &str, position: Option<Id>) -> Result<(), Fault> {
         self.push_given(text, position, position)
     }
 
-    /// The same, where a post that has no id is to have the id `given`, which need not be its position.
+    /// Like [`push`](Self::push), but a record without an id gets `given`, which may differ from its position.
     ///
     /// # Errors
     /// See [`push`](Self::push).
@@ -282,30 +286,30 @@ impl Records {
     /// # Errors
     /// See [`push`](Self::push).
     pub fn push_stored(&mut self, text: &str, id: Id) -> Result<(), Fault> {
-        // Its number does not stand in it where ids are texts.
+        // If ids are texts, the record's text does not have its number.
         self.push_given(text, None, self.collection.has_text_ids().then_some(id))
     }
 
-    /// Adds the record `id` as it lies in a database, whose declaration may have been wider when it was written: a field
-    /// that does not fit is in no index. `given` says that the id does not stand in the text.
+    /// Adds the record `id` as it lies in a database. The declaration may have been wider when it was written, so a
+    /// field that does not fit is left out of the indexes. `given` says that the text lacks the id.
     ///
     /// # Errors
-    /// The text is not a JSON object, or its id is none.
+    /// The text is not a JSON object, or its id is invalid.
     pub fn push_lying(&mut self, text: &str, id: Id, given: bool) -> Result<(), Fault> {
         self.read(text, None, (given || self.collection.has_text_ids()).then_some(id), true)
     }
 
-    /// Whose records these are.
+    /// Returns the collection of these records.
     pub fn collection(&self) -> Collection {
         self.collection
     }
 
-    /// The records as the source has them, with commas between them.
+    /// Returns the records' text as in the source, with commas between them.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// Keeps the records that `keep` says to keep.
+    /// Keeps only the records for which `keep` returns `true`.
     pub fn retain(&mut self, mut keep: impl FnMut(Record) -> bool) {
         let keep: Vec<bool> = self.iter().map(&mut keep).collect();
         if keep.iter().all(|keep| *keep) {
@@ -323,7 +327,7 @@ impl Records {
         }
     }
 
-    /// The records.
+    /// Lists the records.
     pub fn iter(&self) -> impl Iterator<Item = Record<'_>> {
         self.rows.iter().map(|(keys, range)| Record {
             id: keys.id,
@@ -345,16 +349,16 @@ mod tests {
     use super::*;
     use crate::sample;
 
-    // What serde would make of them.
+    // The models as serde would read them.
     #[derive(Deserialize)]
     struct User {
         id: Id,
         username: String,
         #[serde(default)]
-        #[expect(dead_code, reason = "it is there to be refused")]
+        #[expect(dead_code, reason = "it only makes serde check the field")]
         name: Option<String>,
         #[serde(default)]
-        #[expect(dead_code, reason = "it is there to be refused")]
+        #[expect(dead_code, reason = "it only makes serde check the field")]
         bio: Option<String>,
     }
 
@@ -362,7 +366,7 @@ mod tests {
     #[serde(rename_all = "camelCase")]
     struct Thread {
         id: Id,
-        #[expect(dead_code, reason = "it is there to be refused")]
+        #[expect(dead_code, reason = "it only makes serde check the field")]
         title: String,
         created_by: Id,
     }
@@ -372,13 +376,13 @@ mod tests {
         #[serde(default, deserialize_with = "present")]
         id: Option<Id>,
         thread: Id,
-        #[expect(dead_code, reason = "it is there to be refused")]
+        #[expect(dead_code, reason = "it only makes serde check the field")]
         text: String,
-        #[expect(dead_code, reason = "it is there to be refused")]
+        #[expect(dead_code, reason = "it only makes serde check the field")]
         user: Id,
     }
 
-    /// A field that may be absent, but not null.
+    /// Reads a field that may be absent, but not null.
     fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Id>, D::Error> {
         Id::deserialize(deserializer).map(Some)
     }
@@ -408,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_refused_leaves_no_trace() {
+    fn a_refused_record_leaves_no_trace() {
         let mut records = Records::new(sample::users(), 0);
         for (text, fits) in [
             ("{", false),
@@ -424,9 +428,9 @@ mod tests {
     }
 
     proptest! {
-        /// The quick look at a record says what serde says.
+        /// Our check of a record agrees with serde's.
         #[test]
-        fn a_record_fits_if_serde_takes_it(
+        fn a_record_fits_if_and_only_if_serde_accepts_it(
             values in prop::collection::vec(prop::option::weighted(0.8, prop_oneof![
                 Just("1"), Just("7"), Just("0"), Just("-1"), Just("1.0"), Just("1e0"), Just("9223372036854775808"),
                 Just("null"), Just("true"), Just("[1]"), Just("{}"), Just(r#""""#), Just(r#""a""#), Just(r#""\"\\\n\u0000é""#),
@@ -435,7 +439,7 @@ mod tests {
         ) {
             let text = serde_json::to_string(&text).unwrap();
             let names = ["id", "username", "name", "bio", "title", "createdBy", "thread", "text", "user", "\\\"id", "ids"];
-            // Mostly a good record; then some of its members are something else.
+            // A good record, some of whose members are replaced or removed.
             for (collection, good) in sample::all().into_iter().zip([
                 vec![("id", "1"), ("username", &text)],
                 vec![("id", "1"), ("title", &text), ("createdBy", "2")],
@@ -468,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_in_a_database_is_found_by_what_fits() {
+    fn a_record_in_a_database_is_found_by_the_fields_that_fit() {
         for (source, expected) in [
             (r#"{"id":7,"thread":"x","user":2}"#, Some(1)),
             (r#"{"id":7,"thread":null,"text":5,"user":2}"#, Some(1)),
@@ -485,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn some_records_are_kept_and_others_not() {
+    fn retain_keeps_the_chosen_records() {
         let mut records = Records::new(sample::users(), 0);
         for number in 1..=4 {
             records.push(&format!(r#"{{"id":{number},"username":"a"}}"#), Id::try_from(number).ok()).unwrap();
@@ -498,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misfit_is_named_with_its_place() {
+    fn a_misfit_is_reported_with_its_place() {
         for (source, pointer, offset, reason) in [
             (r#"{"thread":1,"text":"t"}"#, "", 0, "missing field `user`"),
             (

@@ -1,9 +1,9 @@
-//! The reader of untrusted files: one JSON object with an array of records for each collection, read as a stream. A
-//! collection that is one record is an object there, or null where there is none.
+//! A streaming reader of untrusted files: one JSON object with an array of records for each collection. A collection
+//! that is a single record is an object, or null if the record is absent.
 //!
-//! A file of any size passes through in bounded memory. This module finds where each record begins and ends, and checks
-//! what is around the records; what is inside one is [`Records::push`](crate::model::Records::push)'s business. Which
-//! collections may be there, and what becomes of their records, its caller says.
+//! It reads a file of any size in bounded memory. It finds the beginning and end of each record and checks the text
+//! around the records. [`Records::push`](crate::model::Records::push) checks the inside of a record. The caller decides
+//! which collections are allowed, and uses their records.
 
 use std::io::{self, Read, Write};
 use std::ops::Range;
@@ -11,25 +11,25 @@ use std::ops::Range;
 use crate::json::{kind, push_pointer, reason_of};
 use crate::model::Collection;
 
-/// The largest record, in bytes of JSON. Bounds what a hostile file or a damaged length can make us allocate.
+/// The largest record, in bytes of JSON. Bounds the memory that a hostile file or a damaged length can make us
+/// allocate.
 pub const RECORD_BYTES: usize = 16 << 20;
 
-/// How much is read at a time, in bytes.
+/// The bytes that are read at a time.
 const BLOCK: usize = 2 << 20;
 
 /// The bytes that JSON allows between its tokens.
 const SPACE: [u8; 4] = *b" \t\n\r";
 
-/// A file that is being read.
+/// A reader of one file.
 pub struct Reader<R, C = io::Sink> {
     input: R,
-    /// Gets all that is read, too. A [`Read`] around `input` could do that, but the memory that such a one reads into is
-    /// zeroed before.
+    /// Gets a copy of all bytes read. A [`Read`] around `input` could copy too, but would have its buffer zeroed first.
     pub copy: C,
-    /// What was read and is not yet handed out; `at` is the next byte to look at.
+    /// The bytes that are read but not yet handed out; `at` is the next byte to examine.
     bytes: Vec<u8>,
     at: usize,
-    /// The memory of a stretch that is done with.
+    /// The memory of a finished stretch, for reuse.
     spare: Vec<u8>,
     /// The offset of `bytes` in the file.
     base: u64,
@@ -43,18 +43,18 @@ struct Array {
     records: u64,
 }
 
-/// What [`Reader::open`] finds.
+/// The kind of value that [`Reader::open`] finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opened {
     /// Records, for [`Reader::read_records`].
     Records,
-    /// The null of a collection that is one record.
+    /// The null of a collection that is a single record.
     Null,
-    /// Something else, at which the reader still is.
+    /// Something else, which the reader has not passed.
     Other(&'static str),
 }
 
-/// Consecutive records of one collection, as they stand in the file.
+/// Consecutive records of one collection, with the file's bytes.
 pub struct Stretch {
     /// The collection.
     pub collection: Collection,
@@ -62,52 +62,52 @@ pub struct Stretch {
     pub first: u64,
     /// The offset of `bytes` in the file.
     pub base: u64,
-    /// The records and what is between them.
+    /// The records and the text between them.
     pub bytes: Vec<u8>,
-    /// Where in `bytes` each record is. Nothing but its brackets and strings was looked at.
+    /// The place of each record in `bytes`. Only its brackets and strings have been examined.
     pub records: Vec<Range<usize>>,
 }
 
-/// Why a file cannot be read on.
+/// The reason why a file cannot be read further.
 #[derive(Debug, thiserror::Error)]
 pub enum ReaderError {
-    /// Nothing more comes from it.
+    /// Reading the input, or writing the copy, failed.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// It is not what it has to be.
+    /// The file's text is wrong.
     #[error("{pointer} (byte {offset}): {flaw}")]
     Flawed {
-        /// A JSON pointer to what is wrong: `""` is the whole.
+        /// A JSON pointer to the flaw; `""` is the whole file.
         pointer: String,
-        /// The offset of that in the file.
+        /// The flaw's offset in the file.
         offset: u64,
-        /// What is wrong there.
+        /// The flaw.
         flaw: Flaw,
     },
 }
 
-/// What is wrong with a file, but for what is inside its records.
+/// A flaw of a file outside its records.
 #[derive(Debug, thiserror::Error)]
 pub enum Flaw {
-    /// There is nothing in it.
+    /// The file is empty.
     #[error("the file is empty")]
     Empty,
-    /// It ends too early.
+    /// The file ends too early.
     #[error("the file ends {0}")]
     Ends(String),
-    /// It is something else.
+    /// The file is another JSON value.
     #[error("expected an object of collections, found {0}")]
     NoObject(&'static str),
-    /// Another token has to come.
+    /// Another token must come here.
     #[error("expected {0}")]
     Expected(&'static str),
-    /// A collection's name is no JSON string.
+    /// A collection's name is not a JSON string.
     #[error("{0}")]
     Name(String),
     /// A record is longer than [`RECORD_BYTES`].
     #[error("the record is longer than {} MiB", RECORD_BYTES >> 20)]
     TooLong,
-    /// More space than [`RECORD_BYTES`] is between two tokens.
+    /// The white space between two tokens is longer than [`RECORD_BYTES`].
     #[error("more than {} MiB of white space", RECORD_BYTES >> 20)]
     Space,
     /// Something follows the object.
@@ -116,30 +116,30 @@ pub enum Flaw {
 }
 
 impl<R: Read> Reader<R> {
-    /// Reads from `input`.
+    /// Returns a reader of `input`.
     pub fn new(input: R) -> Self {
         Self::copying(input, io::sink())
     }
 }
 
 impl<R: Read, C: Write> Reader<R, C> {
-    /// Reads from `input`, and copies to `copy`.
+    /// Returns a reader of `input` that copies all bytes to `copy`.
     pub fn copying(input: R, copy: C) -> Self {
         Self { input, copy, bytes: Vec::new(), at: 0, spare: Vec::new(), base: 0, begun: false, array: None }
     }
 
-    /// Takes back the memory of a stretch: fresh memory costs more than reading into it.
+    /// Takes back the memory of a stretch for reuse: fresh memory costs more than reading into it.
     pub fn recycle(&mut self, bytes: Vec<u8>) {
         self.spare = bytes;
     }
 
-    /// The offset in the file of the next byte to look at.
+    /// Returns the offset in the file of the next byte.
     pub fn offset(&self) -> u64 {
         self.base + self.at as u64
     }
 
-    /// Goes to the value of the next collection. Returns the collection's name and that name's offset; `None` at the end
-    /// of the object, which [`close`](Self::close) passes.
+    /// Moves to the value of the next collection. Returns the collection's name and the name's offset; `None` at the
+    /// end of the object, which [`close`](Self::close) passes.
     pub fn next_name(&mut self) -> Result<Option<(String, u64)>, ReaderError> {
         self.discard();
         let first = !self.begun;
@@ -167,7 +167,7 @@ impl<R: Read, C: Write> Reader<R, C> {
         Ok(Some((name, offset)))
     }
 
-    /// Goes to the first record of `collection`, whose value is at hand, and whose name is at `offset`.
+    /// Moves to the first record of `collection`, whose value comes next and whose name is at `offset`.
     pub fn open(&mut self, collection: Collection, offset: u64) -> Result<Opened, ReaderError> {
         let is_single = collection.is_single();
         match self.peek()? {
@@ -187,7 +187,7 @@ impl<R: Read, C: Write> Reader<R, C> {
         Ok(Opened::Records)
     }
 
-    /// Skips the value at hand, whatever its length; it goes to `out`, whose error is the inner one.
+    /// Skips the next value, of any length, and copies it to `out`. The inner error is that of `out`.
     pub fn skip(&mut self, pointer: &str, out: &mut dyn Write) -> Result<io::Result<()>, ReaderError> {
         let mut scan = Scan::default();
         loop {
@@ -207,7 +207,7 @@ impl<R: Read, C: Write> Reader<R, C> {
         }
     }
 
-    /// Passes the end of the object, which has to be the end of the file.
+    /// Passes the end of the object, which must be the end of the file.
     pub fn close(&mut self) -> Result<(), ReaderError> {
         self.at += 1;
         match self.token()? {
@@ -217,7 +217,7 @@ impl<R: Read, C: Write> Reader<R, C> {
     }
 
     fn open_object(&mut self) -> Result<(), ReaderError> {
-        // `require('./db.json')` in the monolith passes over a byte order mark too.
+        // `require('./db.json')` in the monolith skips a byte order mark too.
         while self.bytes.len() < 3 && self.fill()? {}
         if self.bytes.starts_with(b"\xEF\xBB\xBF") {
             self.at = 3;
@@ -244,7 +244,7 @@ impl<R: Read, C: Write> Reader<R, C> {
         }
     }
 
-    /// Reads records until there is a block of them or the array ends; `None` where no array is open.
+    /// Reads records until they fill a block or the array ends. Returns `None` if no array is open.
     pub fn read_records(&mut self) -> Result<Option<Stretch>, ReaderError> {
         let Some(Array { collection, records: first }) = self.array.take() else { return Ok(None) };
         self.discard();
@@ -287,7 +287,7 @@ impl<R: Read, C: Write> Reader<R, C> {
         Ok(Some(stretch))
     }
 
-    /// Goes past a value and says where it was. What is in it is looked at later, all but brackets and strings.
+    /// Skips a value and returns its place. Examines only its brackets and strings.
     fn skip_value(&mut self, place: Place) -> Result<Range<usize>, ReaderError> {
         let begin = self.at;
         let mut scan = Scan::default();
@@ -308,7 +308,7 @@ impl<R: Read, C: Write> Reader<R, C> {
         }
     }
 
-    /// The next byte that is no space, which stays at hand.
+    /// Skips white space and returns the next byte without passing over it.
     fn token(&mut self) -> Result<Option<u8>, ReaderError> {
         let begin = self.at;
         loop {
@@ -330,7 +330,7 @@ impl<R: Read, C: Write> Reader<R, C> {
         Ok(Some(self.bytes[self.at]))
     }
 
-    /// Reads on; `false` at the end of the file.
+    /// Reads more bytes. Returns `false` at the end of the file.
     fn fill(&mut self) -> Result<bool, ReaderError> {
         let known = self.bytes.len();
         let read = self.input.by_ref().take(BLOCK as u64).read_to_end(&mut self.bytes)?;
@@ -357,7 +357,7 @@ fn flawed_at(offset: u64, pointer: &str, flaw: Flaw) -> ReaderError {
     ReaderError::Flawed { pointer: pointer.to_owned(), offset, flaw }
 }
 
-/// Where the reader is, for messages.
+/// The reader's place, for messages.
 #[derive(Clone, Copy)]
 enum Place {
     Name,
@@ -373,20 +373,20 @@ impl Place {
     }
 }
 
-/// The JSON pointer of a record by its place, from 0.
+/// Returns the JSON pointer of a record by its place, from 0.
 pub fn pointer_to(collection: Collection, place: u64) -> String {
     let pointer = pointer_to_all(collection.name());
     if collection.is_single() { pointer } else { format!("{pointer}/{place}") }
 }
 
-/// The JSON pointer of a collection.
+/// Returns the JSON pointer of a collection.
 pub fn pointer_to_all(name: &str) -> String {
     let mut pointer = String::new();
     push_pointer(&mut pointer, name);
     pointer
 }
 
-/// What a value is that begins with `byte`; anything else stands for itself.
+/// Names the kind of a value by its first byte.
 fn kind_of(byte: u8) -> &'static str {
     match byte {
         b'-' | b'0'..=b'9' => "a number",
@@ -395,7 +395,7 @@ fn kind_of(byte: u8) -> &'static str {
     }
 }
 
-/// Looks for the end of a value, in as many pieces as it comes in.
+/// A search for the end of a value that comes in pieces.
 #[derive(Default)]
 pub struct Scan {
     depth: usize,
@@ -404,7 +404,7 @@ pub struct Scan {
 }
 
 impl Scan {
-    /// Where in `bytes`, the next piece, the value ends; `None` where it goes on.
+    /// Returns the value's end in `bytes`, the next piece; `None` if the value goes on.
     pub fn end_in(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;
         while at < bytes.len() {
@@ -428,7 +428,7 @@ impl Scan {
                 b'{' | b'[' => self.depth += 1,
                 b'}' | b']' if self.depth > 1 => self.depth -= 1,
                 b'}' | b']' if self.depth == 1 => return Some(at + 1),
-                // A number or a word: no record, but it is for the record's parser to say so.
+                // A number or a word is not a record, but the record's parser reports that.
                 b' ' | b'\t' | b'\n' | b'\r' | b',' | b']' | b'}' if self.depth == 0 => return Some(at),
                 _ => {}
             }
@@ -446,7 +446,7 @@ mod tests {
     use super::*;
     use crate::sample;
 
-    /// Counts what is read of it.
+    /// A reader that counts its bytes.
     struct Counted<'c, R>(R, &'c Cell<usize>);
 
     impl<R: Read> Read for Counted<'_, R> {
@@ -474,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn records_come_in_stretches_that_say_where_in_the_file_they_are() {
+    fn records_come_in_stretches_with_their_places_in_the_file() {
         let records: Vec<String> =
             (0..5000).map(|n| format!(r#"{{"n":{n},"x":"{}"}}"#, "]}\\\"".repeat(250))).collect();
         let file = format!("{{\"other\":[[\"]\"]] ,\n\"posts\" : [ {} ]}}", records.join(" ,\n"));
@@ -496,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_ends_is_refused_before_it_fills_the_memory() {
+    fn endless_input_is_refused_before_it_fills_the_memory() {
         let endless = |begin: &str, byte: u8| {
             let taken = Cell::new(0);
             let input = begin.as_bytes().chain(Counted(io::repeat(byte), &taken));

@@ -1,9 +1,9 @@
-//! What a collection holds, as one number: equal sets of records have equal sums, in whatever order they are added.
+//! A digest of a set of records: equal sets have equal sums, in any order of addition.
 //!
-//! A set is the count and the sum, modulo 2²⁵⁶, of the SHA-256 of each element. Elements can be taken away again, so a
-//! service keeps the sum of its records as it writes, and whoever reads all of them can tell whether any is missing,
-//! doubled or changed. A sum is no protection against somebody who chooses records to match it; it is one against every
-//! loss and every mistake.
+//! A set is the count of its elements and the sum of their SHA-256, modulo 2²⁵⁶. Elements can be removed again, so a
+//! service updates the sum of its records as it writes. A reader of all records compares the sum to detect a missing,
+//! doubled or changed one. A sum protects against loss and mistakes, but not against an attacker who chooses records to
+//! match it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,14 +17,14 @@ use crate::model::Record;
 /// A set's count and sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct RecordSet {
-    /// How many elements.
+    /// The number of elements.
     pub count: u64,
-    /// Least significant first.
+    /// The sum's limbs, least significant first.
     sum: [u64; 4],
 }
 
 impl RecordSet {
-    /// The set of `records`.
+    /// Returns the set of `records`.
     pub fn of<'r>(records: impl IntoIterator<Item = Record<'r>>) -> Self {
         let mut set = Self::default();
         records
@@ -33,12 +33,12 @@ impl RecordSet {
         set
     }
 
-    /// Adds the record `id`, whose text `json` is as it is sent.
+    /// Adds the record `id` with its text as it is sent.
     pub fn add_record(&mut self, id: Id, id_from_position: bool, json: &[u8]) {
         self.add(element(id, id_from_position, json));
     }
 
-    /// Takes that record away, which is in this set.
+    /// Removes a record that is in this set.
     pub fn remove_record(&mut self, id: Id, id_from_position: bool, json: &[u8]) {
         let mut one = Self::default();
         one.add_record(id, id_from_position, json);
@@ -65,9 +65,9 @@ impl RecordSet {
         }
     }
 
-    /// Takes all elements of another set away, which are in this one.
+    /// Removes all elements of another set, which must be in this one.
     pub fn unmerge(&mut self, other: &Self) {
-        // In two's complement: what is added is the other's complement and one.
+        // Subtracts in two's complement: adds the other's complement and one.
         self.merge(&Self { count: 0, sum: other.sum.map(|limb| !limb) });
         self.merge(&Self { count: 0, sum: [1, 0, 0, 0] });
         self.count = self.count.wrapping_sub(other.count);
@@ -81,19 +81,19 @@ fn element(id: Id, id_from_position: bool, json: &[u8]) -> Sha256 {
     Sha256::new().chain_update(head).chain_update(json)
 }
 
-/// The sum, hexadecimal, most significant first.
+/// Writes the sum in hexadecimal, most significant digit first.
 impl fmt::Display for RecordSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.sum.iter().rev().try_for_each(|limb| write!(f, "{limb:016x}"))
     }
 }
 
-/// A text is not the sum of a [`RecordSet`].
+/// The error for a text that is not the sum of a [`RecordSet`].
 #[derive(Debug, thiserror::Error)]
 #[error("a digest has 64 hexadecimal digits")]
 pub struct NotADigest;
 
-/// The sum that [`Display`](fmt::Display) wrote, of a set whose count is not known.
+/// Reads a sum that [`Display`](fmt::Display) wrote. The count is unknown and becomes 0.
 impl FromStr for RecordSet {
     type Err = NotADigest;
 
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn order_does_not_matter_to_a_sum() {
+    fn a_sum_does_not_depend_on_the_order_of_its_elements() {
         let hash = |text: &str| Sha256::new().chain_update(text);
         let sum = |texts: &[&str]| {
             texts.iter().fold(RecordSet::default(), |mut sum, text| {

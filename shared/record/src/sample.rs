@@ -2,27 +2,27 @@
 
 use crate::model::{Collection, Index};
 
-/// Users.
+/// Returns users.
 pub fn users() -> Collection {
     Collection::embedded(include_str!("../../../users/collection.json"))
 }
 
-/// Threads.
+/// Returns threads.
 pub fn threads() -> Collection {
     Collection::embedded(include_str!("../../../threads/collection.json"))
 }
 
-/// Posts.
+/// Returns posts.
 pub fn posts() -> Collection {
     Collection::embedded(include_str!("../../../posts/collection.json"))
 }
 
-/// All of them, in the monolith's order.
+/// Returns all three, in the monolith's order.
 pub fn all() -> [Collection; 3] {
     [users(), threads(), posts()]
 }
 
-/// Posts by their thread.
+/// The index of posts by thread.
 pub const IN_THREAD: Index = Index(1);
-/// Posts by their user.
+/// The index of posts by user.
 pub const BY_USER: Index = Index(2);

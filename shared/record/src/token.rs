@@ -1,12 +1,12 @@
-//! Who may write: the tokens of one service, by name, in a file that holds no secret.
+//! The token file: the names and digests of the tokens that may write to a service. It holds no secret.
 //!
 //! ```text
-//! # NAME, a space, and the SHA-256 of the secret in lower-case hexadecimal; empty lines and comments are passed over
+//! # NAME, a space, and the SHA-256 of the secret in lower-case hexadecimal; empty lines and comments are skipped
 //! ci 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
 //! ```
 //!
-//! A secret is 32 random bytes, so a plain digest of it cannot be turned back; a password is no secret in this sense.
-//! It begins with its service's name: a file given to two services by mistake does not open both to the same secret.
+//! A secret is 32 random bytes, so its plain digest cannot be reversed; a password is not such a secret.
+//! It begins with its service's name, so that a file given to two services by mistake does not open both to one secret.
 
 use std::fmt;
 use std::fs::File;
@@ -20,21 +20,21 @@ use subtle::ConstantTimeEq;
 
 use crate::model::Collection;
 
-/// How long a token file may be, in bytes: room for some hundreds of tokens, each of which every write is compared with.
+/// The longest token file, in bytes: room for some hundreds of tokens. Every write is compared with each of them.
 pub const FILE_BYTES: u64 = 64 << 10;
 
-/// How long a token's name may be, in bytes.
+/// The longest name of a token, in bytes.
 const NAME_BYTES: usize = 64;
 
-/// How long a digest is, in hexadecimal digits.
+/// The length of a digest, in hexadecimal digits.
 const DIGEST_DIGITS: usize = 64;
 
-/// A token's name: 1 to 64 of `A-Z a-z 0-9 . _ -`, and so fit for any log line. In a response's extensions, it is
-/// written into the access log.
+/// A token's name: 1 to 64 of `A-Z a-z 0-9 . _ -`, so it is safe in a log line. The server writes it into the access
+/// log if it is in a response's extensions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Name(Arc<str>);
 
-/// A text is no token's name.
+/// The error for a text that is not a token's name.
 #[derive(Debug, thiserror::Error)]
 #[error("a token's name is 1 to {NAME_BYTES} of A-Z, a-z, 0-9, `.`, `_` and `-`")]
 pub struct NotAName;
@@ -63,33 +63,33 @@ struct Token {
     digest: String,
 }
 
-/// A token file, for whoever adds to it. The default is an empty one.
+/// A parsed token file, with its text. The default is an empty file.
 #[derive(Debug, Default)]
 pub struct TokenFile {
     text: String,
     tokens: Vec<Token>,
 }
 
-/// Why a token file cannot be used. What is in the file is never repeated: it may be a secret put there by mistake.
+/// The reason why a token file cannot be used. It never quotes the file, which may hold a secret by mistake.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenFileError {
-    /// A line is not as it should be.
+    /// A line is invalid.
     #[error("{}: line {line}: {reason}. Correct the line or remove it; `seed token` adds lines that fit", .path.display())]
     Line {
         /// The token file.
         path: PathBuf,
-        /// Which of its lines, from 1.
+        /// The line's number, from 1.
         line: usize,
-        /// What is wrong with it.
+        /// The fault of the line.
         reason: &'static str,
     },
-    /// The file as a whole is not as it should be.
+    /// The file as a whole is invalid.
     #[error("{}: {reason}", .path.display())]
     Whole {
         /// The token file.
         path: PathBuf,
-        /// What is wrong with it, and what to do.
+        /// The fault, and what to do.
         reason: &'static str,
     },
     /// The file cannot be read.
@@ -103,7 +103,7 @@ pub enum TokenFileError {
 }
 
 impl TokenFile {
-    /// Reads the file at `path`, which may have no token yet.
+    /// Reads the file at `path`, which may have no tokens yet.
     pub fn read(path: &Path) -> Result<Self, TokenFileError> {
         let at = |source| TokenFileError::Io { path: path.to_owned(), source };
         let mut bytes = Vec::new();
@@ -111,7 +111,7 @@ impl TokenFile {
         Self::from_bytes(path, bytes)
     }
 
-    /// Parses what was read at `path`: the whole file, or more than [`FILE_BYTES`].
+    /// Parses the bytes read at `path`: the whole file, or more than [`FILE_BYTES`].
     pub fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self, TokenFileError> {
         let not_text = "it is not UTF-8; is it the right file?";
         let text =
@@ -119,7 +119,7 @@ impl TokenFile {
         Self::parse(path, text)
     }
 
-    /// Understands `text` as what is, or will be, at `path`.
+    /// Parses `text`, which is or will be the file at `path`.
     fn parse(path: &Path, text: String) -> Result<Self, TokenFileError> {
         if text.len() as u64 > FILE_BYTES {
             let reason = "it is longer than 64 KiB; remove tokens that nobody uses";
@@ -145,23 +145,23 @@ impl TokenFile {
         Ok(Self { text, tokens })
     }
 
-    /// The text of the file.
+    /// Returns the text of the file.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// How many tokens it has.
+    /// Returns the number of tokens.
     pub fn count(&self) -> usize {
         self.tokens.len()
     }
 
-    /// Whether it has a token of that name.
+    /// Tells whether it has a token with that name.
     pub fn has(&self, name: &Name) -> bool {
         self.tokens.iter().any(|token| token.name == *name)
     }
 
-    /// The name of the token whose secret this is, if `collection` has it. Compares with every token to its end, so that
-    /// no time taken tells how near a guess is.
+    /// Returns the name of the token with this secret, if it is one of `collection`. Compares every token to its end,
+    /// so that the time taken does not tell how close a guess is.
     pub fn find(&self, collection: Collection, secret: &[u8]) -> Option<Name> {
         if !secret.starts_with(prefix(collection).as_bytes()) {
             return None;
@@ -176,8 +176,10 @@ impl TokenFile {
         found.cloned()
     }
 
-    /// The file with one more line, for `secret`. `path` is for the error, which says when that would not be a token
-    /// file any more: it is full, or has the name or the secret already.
+    /// Adds a line for `secret`. `path` is for the error.
+    ///
+    /// # Errors
+    /// The file is full, or has the name or the secret already.
     pub fn with(self, path: &Path, name: &Name, secret: &str) -> Result<Self, TokenFileError> {
         let mut text = self.text;
         if !text.is_empty() && !text.ends_with('\n') {
@@ -188,7 +190,7 @@ impl TokenFile {
     }
 }
 
-/// A line that is neither empty nor a comment.
+/// Parses a line that is neither empty nor a comment.
 fn token(line: &str) -> Option<Token> {
     let (name, digest) = line.split_once(' ')?;
     let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
@@ -196,17 +198,17 @@ fn token(line: &str) -> Option<Token> {
     fits.then_some(Token { name: name.parse().ok()?, digest: digest.to_owned() })
 }
 
-/// What stands in the file for a secret.
+/// Returns the digest of a secret that stands in the file.
 fn digest(secret: &[u8]) -> String {
     hex::encode(Sha256::digest(secret))
 }
 
-/// What every secret of a service begins with.
+/// Returns the beginning of every secret of a service.
 fn prefix(collection: Collection) -> String {
     format!("{}_", collection.name())
 }
 
-/// The secret of that service which `random` makes: 32 bytes that nobody can guess.
+/// Makes a secret of `collection` from `random`: 32 bytes that nobody can guess.
 pub fn secret(collection: Collection, random: [u8; 32]) -> String {
     prefix(collection) + &hex::encode(random)
 }
@@ -223,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_has_comments_and_empty_lines() {
+    fn a_file_may_have_comments_and_empty_lines() {
         let second = ABC.replace('b', "0");
         let file = parse(&format!("# who may write\r\n\r\n  \n  # mine:\nmy.Own_name-1 {ABC}\r\nx {second} ")).unwrap();
         assert_eq!(file.count(), 2);
@@ -235,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_file_is_said_with_its_line_and_without_its_content() {
+    fn an_invalid_file_is_reported_with_its_line_but_not_its_content() {
         let long = "n".repeat(65);
         for line in [
             "ci",
@@ -264,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_added_to_what_is_there() {
+    fn a_new_line_is_added_at_the_end() {
         let path = Path::new("f");
         let name: Name = "new".parse().unwrap();
         for (before, after) in [
@@ -281,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_names_its_service_and_is_as_long_as_its_randomness() {
+    fn a_secret_is_its_service_name_and_32_random_bytes() {
         assert_eq!(secret(sample::users(), [0xa5; 32]), format!("users_{}", "a5".repeat(32)));
     }
 }

@@ -1,4 +1,4 @@
-//! Who may write to a service: whoever shows a token of its file.
+//! Authorization of writes by the tokens of a service's token file.
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -10,21 +10,21 @@ use warp::http::header::{AUTHORIZATION, HeaderValue};
 
 use crate::problem::Problem;
 
-/// Who may write to one service.
+/// The tokens that may write to one service.
 #[derive(Debug)]
 pub struct Tokens {
     collection: Collection,
-    /// Those in force; none where the service is read-only.
+    /// Those in force; `None` if the service is read-only.
     tokens: Option<RwLock<Arc<TokenFile>>>,
 }
 
 impl Tokens {
-    /// Nobody may.
+    /// Returns no tokens: the service is read-only.
     pub fn none(collection: Collection) -> Self {
         Self { collection, tokens: None }
     }
 
-    /// Whoever has a secret of the file at `path`, which has one at least. The file is not looked at again.
+    /// Reads the tokens of the file at `path`. Fails if it has none. Does not watch the file for changes.
     pub fn read(collection: Collection, path: &Path) -> Result<Self, TokenFileError> {
         let file = TokenFile::read(path)?;
         if file.count() == 0 {
@@ -38,30 +38,32 @@ impl Tokens {
         Self { collection, tokens: Some(RwLock::new(Arc::new(file))) }
     }
 
-    /// Replaces the tokens in force by those of `file`, from the next request on. A file without tokens revokes all: else
-    /// the last one could not be revoked. A read-only service stays read-only.
+    /// Replaces the tokens in force with those of `file`, from the next request on. A file without tokens revokes all,
+    /// so that the last token can be revoked. A read-only service stays read-only.
     pub fn replace(&self, file: TokenFile) {
         if let Some(tokens) = &self.tokens {
             *tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(file);
         }
     }
 
-    /// Returns those in force now; `None` where the service is read-only.
+    /// Returns the tokens in force; `None` if the service is read-only.
     fn now(&self) -> Option<Arc<TokenFile>> {
         let tokens = self.tokens.as_ref()?;
         Some(Arc::clone(&tokens.read().unwrap_or_else(PoisonError::into_inner)))
     }
 
-    /// How many there are; none where the service is read-only.
+    /// Returns the number of tokens; 0 if the service is read-only.
     pub fn count(&self) -> usize {
         self.now().map_or(0, |file| file.count())
     }
 
-    /// The name of the token that a request with these headers shows as `Authorization: Bearer SECRET`, else why it
-    /// may not write. Nothing but that one header counts.
+    /// Returns the name of the token in `Authorization: Bearer SECRET`, the only header that counts.
+    ///
+    /// # Errors
+    /// The service is read-only, or there is not exactly one such header with a known token.
     pub fn authorize(&self, headers: &HeaderMap) -> Result<Name, Problem> {
         let tokens = self.now().ok_or(Problem::ReadOnly(self.collection))?;
-        // With two of them, whoever stands in front may have looked at the other one.
+        // With two headers, a proxy in front may have checked the other one.
         let secrets: Vec<Option<&[u8]>> = headers.get_all(AUTHORIZATION).iter().map(bearer).collect();
         let name = match secrets[..] {
             [Some(secret)] => tokens.find(self.collection, secret),
@@ -72,7 +74,7 @@ impl Tokens {
     }
 }
 
-/// The secret in the value of an `Authorization` header, if its scheme is `Bearer`.
+/// Returns the secret in the value of an `Authorization` header, if its scheme is `Bearer`.
 fn bearer(value: &HeaderValue) -> Option<&[u8]> {
     let (scheme, secret) = value.as_bytes().split_at_checked("Bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| secret.trim_ascii())
@@ -89,7 +91,7 @@ mod tests {
 
     use super::*;
 
-    /// Tokens of posts: `ci` with the secret of ones, `phone` with that of twos.
+    /// Returns tokens of posts, `ci` and `phone`, and their secrets.
     fn tokens() -> (Tokens, String, String) {
         let [one, two] = [[1; 32], [2; 32]].map(|random| secret(sample::posts(), random));
         let [ci, phone] = ["ci", "phone"].map(|name| name.parse().unwrap());
@@ -98,7 +100,7 @@ mod tests {
         (Tokens::of(sample::posts(), file), one, two)
     }
 
-    /// The name, or the status, the challenge and the text of the refusal.
+    /// Returns the token's name, or the status and the challenge of the refusal.
     fn ask(tokens: &Tokens, values: &[&str]) -> Result<String, (u16, String)> {
         let mut headers = HeaderMap::new();
         for value in values {
@@ -112,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_401_with_a_challenge() {
+    fn a_request_without_exactly_one_known_token_is_401_with_a_challenge() {
         let (tokens, one, two) = tokens();
         let none = Err((401, r#"Bearer realm="posts""#.to_owned()));
         let invalid = Err((401, r#"Bearer realm="posts", error="invalid_token""#.to_owned()));
@@ -132,7 +134,7 @@ mod tests {
             vec![given(&format!("{one},{two}"))],
             vec![given(&one.to_uppercase())],
             vec![given(&one["posts_".len()..])],
-            // What stands in the file opens nothing.
+            // The digest in the file is not the secret.
             vec![given(&in_the_file)],
             vec![given(&format!("posts_{}", in_the_file))],
             vec![good.clone(), good.clone()],
@@ -145,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_of_one_service_opens_no_other_that_has_the_same_file() {
+    fn a_secret_opens_only_its_own_service_even_if_services_share_a_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tokens");
         let secret = secret(sample::posts(), [7; 32]);
@@ -166,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_replaced_and_none_that_are_left_are_401() {
+    fn tokens_are_replaced_and_revoked_ones_are_401() {
         let (tokens, one, two) = tokens();
         let path = Path::new("f");
         let ask = |secret: &str| ask(&tokens, &[&format!("Bearer {secret}")]).map_err(|(status, _)| status);
@@ -184,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_known_by_the_name_of_its_token() {
+    fn a_secret_gives_the_name_of_its_token() {
         let (tokens, one, two) = tokens();
         assert_eq!(tokens.count(), 2);
         for (value, name) in [
@@ -198,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_a_token_or_too_long_or_no_text_or_absent_is_refused_by_name() {
+    fn an_empty_overlong_non_text_or_absent_file_is_refused_and_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tokens");
         let read = || Tokens::read(sample::posts(), &path).unwrap_err().to_string();

@@ -1,17 +1,18 @@
-//! The token file, read again at SIGHUP for a service that cannot open it: it lies outside the sandbox.
+//! Reads the token file again at SIGHUP, for a service whose sandbox does not let it open the file.
 //!
-//! A file is mostly changed by putting another in its place, so neither a descriptor kept from the start nor a landlock
-//! rule for what lay there then would reach the new one, and a rule for its folder would open whatever else lies there.
-//! So before a service goes in, it starts a broker: the same program in another process, which stays outside. Nothing
-//! but two pipes and the log joins them. A compromised service can have the broker read that one file again, whose digests it has
-//! anyway; it can neither name another nor hand it anything to parse.
+//! Most programs change a file by replacing it. A descriptor kept from the start, or a landlock rule for the old file,
+//! does not reach the new one, and a rule for the folder would open everything in it. So before a service enters its
+//! sandbox, it starts a broker: the same program in another process, which stays outside. Only two pipes and the log
+//! connect them. A compromised service can make the broker read that one file again, whose digests it already has. It
+//! cannot name another file, nor give the broker anything to parse.
 //!
 //! ```text
-//! service to broker   any byte: read it now
-//! broker to service   a byte, GOOD or FAILED; a length, u32 big-endian; so many bytes: the file's, or why there are none
+//! service to broker   any byte: read the file now
+//! broker to service   a byte, GOOD or FAILED; a length, u32 big-endian; that many bytes: the file's, or the reason
 //! ```
 //!
-//! The broker ends when the service's end of its pipe is closed, however the service ended, and at no signal before.
+//! The broker ends when the service's end of its pipe closes, however the service ended. SIGHUP, SIGINT and SIGTERM do
+//! not end it.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -33,22 +34,22 @@ use tokio::time::timeout;
 
 use crate::authorize::Tokens;
 
-/// The first argument that makes a service's program a broker. No command line of a service's has it: what a service needs
-/// to be told, a broker does not.
+/// The first argument that makes a service's program a broker. It is not in a service's command line, since a broker
+/// needs none of a service's options.
 const COMMAND: &str = "read-token-file";
 
-/// How long an answer may take before the log says that there is none yet.
+/// The time after which the log says that the broker's answer is late.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What helps a service that has lost its broker.
-const RESTART: &str = "restart the service to have the file read";
+/// The advice for a service that has lost its broker.
+const RESTART: &str = "restart the service to reload the file";
 
-/// An answer with the file's bytes.
+/// The kind of an answer with the file's bytes.
 const GOOD: u8 = 0;
-/// An answer with the reason why it cannot be read.
+/// The kind of an answer with the reason why the file cannot be read.
 const FAILED: u8 = 1;
 
-/// Runs the broker if that is what this process is for, and returns how it ended.
+/// Runs the broker if this process is one, and returns its exit code.
 pub fn run_if_asked() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     arguments.next().filter(|first| first == COMMAND)?;
@@ -64,8 +65,8 @@ pub fn run_if_asked() -> Option<ExitCode> {
 
 /// Reads the file at `path` at every request, until the service has ended.
 fn run(path: &Path) -> io::Result<()> {
-    // A signal to all processes of a service is for the service to obey. One that has a handler ends nothing, and the
-    // handler stays.
+    // A signal to all processes of a service is for the service. A signal with a handler does not end the process,
+    // and tokio keeps the handler after the drop.
     let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
     let _context = runtime.enter();
     for kind in [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()] {
@@ -85,9 +86,9 @@ fn run(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads the file, up to one byte more than a token file may have.
+/// Reads the file, up to one byte more than the longest token file.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    // A pipe would have the broker wait for somebody to write, and is empty when nobody does.
+    // Without NONBLOCK, opening a pipe would wait for a writer.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
     if !file.metadata()?.is_file() {
@@ -101,7 +102,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 /// The broker could not be started.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "cannot start the process that reads {} again at SIGHUP: {source}; let the service start this program once more",
+    "cannot start the process that reads {} again at SIGHUP: {source}; allow the service to start its own program",
     .path.display()
 )]
 pub struct BrokerError {
@@ -118,13 +119,13 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Starts a broker for the file at `path`. In a sandbox it is too late for that.
+    /// Starts a broker for the file at `path`. Call it before the sandbox, which forbids it.
     pub fn start(path: &Path) -> Result<Self, BrokerError> {
         let start = || {
             let (asked, requests) = io::pipe()?;
             let (answers, answered) = io::pipe()?;
             let mut program = Command::new(std::env::current_exe()?);
-            // No part of what Ctrl-C ends; settings are the service's.
+            // Its own process group, so that Ctrl-C does not end it; no environment, since settings are the service's.
             program.arg(COMMAND).arg(path).env_clear().process_group(0).stdin(asked).stdout(answered);
             Ok((program.spawn()?, requests.into(), answers.into()))
         };
@@ -132,8 +133,8 @@ impl Broker {
         Ok(Self { path: path.to_owned(), process, requests, answers })
     }
 
-    /// Reads the file again at every hangup and replaces the tokens in force. It takes every answer, in order, however
-    /// late it comes: each is newer than what is in force.
+    /// Reads the file again at every hangup and replaces the tokens in force. Takes every answer in order, even a late
+    /// one: each is newer than the tokens in force.
     async fn reload(self, mut hangups: Signal, tokens: Arc<Tokens>) -> io::Result<()> {
         let Self { path, mut process, requests, answers } = self;
         let (mut requests, mut answers) = (Sender::from_owned_fd(requests)?, Receiver::from_owned_fd(answers)?);
@@ -161,7 +162,9 @@ impl Broker {
                 let what = match answered.await {
                     Ok(Some(())) => continue,
                     Ok(None) => format!("the process that reads it again has ended; {RESTART}"),
-                    Err(_elapsed) => format!("not read again within {} s; once it is, it counts", PATIENCE.as_secs()),
+                    Err(_elapsed) => {
+                        format!("not read again within {} s; it takes effect once it is read", PATIENCE.as_secs())
+                    }
                 };
                 log_failure(&format!("{}: {what}", path.display()), &tokens);
             }
@@ -178,13 +181,13 @@ async fn receive(answers: &mut Receiver) -> io::Result<Result<Vec<u8>, String>> 
     if u64::from(length) > FILE_BYTES + 1 {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    // Exactly: a part of a file could be a token file too.
+    // Exactly that many: a part of a token file may be a valid one too.
     let mut bytes = vec![0; length as usize];
     answers.read_exact(&mut bytes).await?;
     Ok(if kind == GOOD { Ok(bytes) } else { Err(String::from_utf8_lossy(&bytes).into_owned()) })
 }
 
-/// Replaces the tokens in force by those of the file at `path`, unless it is invalid.
+/// Replaces the tokens in force with those of the file at `path`, unless it is invalid.
 fn take(path: &Path, answer: Result<Vec<u8>, String>, tokens: &Tokens) {
     let unread = |reason| TokenFileError::Io { path: path.to_owned(), source: io::Error::other(reason) };
     match answer.map_err(unread).and_then(|bytes| TokenFile::from_bytes(path, bytes)) {
@@ -195,8 +198,8 @@ fn take(path: &Path, answer: Result<Vec<u8>, String>, tokens: &Tokens) {
                 log::info!("SIGHUP: reloaded; tokens of {path}: {count}");
             } else {
                 log::warn!(
-                    "SIGHUP: reloaded; tokens of {path}: 0, so nobody may write. Before the next start add one with \
-                     `seed token`, or do without --write-token-file"
+                    "SIGHUP: reloaded; tokens of {path}: 0, so nobody may write. Before the next start, add one with \
+                     `seed token`, or remove --write-token-file"
                 );
             }
         }
@@ -207,10 +210,10 @@ fn take(path: &Path, answer: Result<Vec<u8>, String>, tokens: &Tokens) {
 /// Logs why the old tokens stay in force.
 fn log_failure(what: &str, tokens: &Tokens) {
     let count = tokens.count();
-    log::error!("SIGHUP: {what}. The old tokens stay in force ({count}); a file that is empty revokes them");
+    log::error!("SIGHUP: {what}. The old tokens stay in force ({count}); an empty file revokes them");
 }
 
-/// Reloads the tokens at every hangup; without a broker, since there is no token file, it only says so.
+/// Reloads the tokens at every hangup. Without a broker, which means without a token file, it only logs that.
 pub async fn reload(mut hangups: Signal, broker: Option<Broker>, tokens: Arc<Tokens>) {
     let Some(broker) = broker else {
         while hangups.recv().await.is_some() {

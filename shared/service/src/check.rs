@@ -1,22 +1,23 @@
-//! A service asked for its health by its own program: an image without a shell has nothing else that could ask.
+//! A client that asks a service for its health or a scrub. The service's own program has it, since an image without a
+//! shell has no other.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-/// How long the service may take to answer. Below the timeout of whoever runs the check, which then sees our reason.
+/// The time the service has to answer. It is below the usual timeouts of health checks, so that our reason is seen.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// How long a scrub may take.
+/// The time a scrub may take.
 const SCRUB_PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How much of an answer is read, in bytes: its first line is all that counts.
+/// The most bytes of an answer that are read: only its first line counts.
 const HEAD: usize = 1 << 10;
 
-/// Whether the service that listens on `listen` is ready to serve.
+/// Checks that the service that listens on `listen` is ready.
 ///
 /// # Errors
-/// It is not, and why: one line.
+/// The service is not ready; the error is the reason, in one line.
 pub fn ready(listen: SocketAddr) -> Result<(), String> {
     let address = reachable(listen);
     match status_line(address) {
@@ -29,7 +30,7 @@ pub fn ready(listen: SocketAddr) -> Result<(), String> {
     }
 }
 
-/// Where a service that listens on `listen` is reached from its own machine.
+/// Returns the address at which a service that listens on `listen` is reached from its own machine.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     match listen {
         SocketAddr::V4(any) if any.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, any.port()).into(),
@@ -38,17 +39,17 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     }
 }
 
-/// The first line of the answer to `GET /ready`.
+/// Returns the first line of the answer to `GET /ready`.
 fn status_line(address: SocketAddr) -> io::Result<String> {
     let head = ask(address, "GET /ready", PATIENCE, |head| head.len() < HEAD && !head.contains(&b'\n'))?;
     let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
     Ok(String::from_utf8_lossy(line).trim_end().to_owned())
 }
 
-/// Has the service that listens on `listen` read and check everything.
+/// Asks the service that listens on `listen` to read and check everything. Returns whether all is sound, and a report.
 ///
 /// # Errors
-/// Nobody listens there ([`ErrorKind::ConnectionRefused`]), or the answer does not come.
+/// No service listens there ([`ErrorKind::ConnectionRefused`]), or the answer does not come.
 pub fn scrub(listen: SocketAddr) -> io::Result<(bool, String)> {
     let answer = ask(reachable(listen), "POST /scrub", SCRUB_PATIENCE, |_| true)?;
     let answer = String::from_utf8_lossy(&answer);
@@ -56,7 +57,7 @@ pub fn scrub(listen: SocketAddr) -> io::Result<(bool, String)> {
     Ok((head.split(' ').nth(1) == Some("200"), body.to_owned()))
 }
 
-/// What the service at `address` answers to `request`, as long as `more` of it is wanted.
+/// Sends `request` to the service at `address`. Returns its answer, read for as long as `more` asks for more.
 fn ask(address: SocketAddr, request: &str, patience: Duration, more: impl Fn(&[u8]) -> bool) -> io::Result<Vec<u8>> {
     let give_up = Instant::now() + patience;
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;

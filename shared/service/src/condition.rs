@@ -1,15 +1,15 @@
-//! Conditional requests (RFC 9110, section 13): a record's entity tag, and what a client asks of it.
+//! Conditional requests (RFC 9110, section 13): a record's entity tag, and a client's conditions on it.
 
 use headers::{ETag, HeaderMapExt, IfMatch, IfNoneMatch};
 use warp::http::header::HeaderMap;
 
-/// A record's entity tag: its revision, which no other state of this record ever has in this database; and a checksum,
-/// since a database that was split anew counts from 1 again. Replicas of the same slice agree on it.
+/// Returns a record's entity tag: its revision and a checksum. A revision is unique among the record's states in one
+/// database, but a new split counts from 1 again. Replicas of the same slice have the same tags.
 pub fn entity_tag(revision: u64, json: &[u8]) -> ETag {
     format!("\"{revision}-{:08x}\"", crc32fast::hash(json)).parse().expect("digits make a tag")
 }
 
-/// What has to hold for a request to be carried out. What is no tag matches none.
+/// The condition under which a request is carried out. A malformed tag matches no record.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Condition {
     if_match: Option<IfMatch>,
@@ -17,23 +17,23 @@ pub struct Condition {
 }
 
 impl Condition {
-    /// The condition in a request's headers.
+    /// Reads the condition from a request's headers.
     pub fn read(headers: &HeaderMap) -> Self {
         Self { if_match: headers.typed_get(), if_none_match: headers.typed_get() }
     }
 
-    /// Whether a record with this tag, or none, may be written.
+    /// Tells whether the record may be written. `tag` is `None` if the record does not exist.
     pub fn allows_write(&self, tag: Option<&ETag>) -> bool {
         let matches = |tags: &IfMatch| tag.is_some_and(|tag| tags.precondition_passes(tag));
         self.if_match.as_ref().is_none_or(matches) && !tag.is_some_and(|tag| self.has(tag))
     }
 
-    /// Whether a record may come to be where there is none: only who says `If-None-Match: *` knows that there is none.
+    /// Tells whether PUT may create the record: only `If-None-Match: *` shows that the client expects none.
     pub fn creates(&self) -> bool {
         self.if_none_match == Some(IfNoneMatch::any())
     }
 
-    /// Whether the record with this tag is one that the client has already, or does not want to be there.
+    /// Tells whether `If-None-Match` names this tag: a reader has the record already, a writer may not replace it.
     pub fn has(&self, tag: &ETag) -> bool {
         self.if_none_match.as_ref().is_some_and(|tags| !tags.precondition_passes(tag))
     }
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn a_tag_tells_states_of_a_record_apart() {
-        // CRC-32 of "{}", by another program.
+        // CRC-32 of "{}", computed by another program.
         assert_eq!(entity_tag(7, b"{}"), "\"7-a3a6bf43\"".parse().unwrap());
         assert_ne!(entity_tag(7, b"{}"), entity_tag(8, b"{}"));
         assert_ne!(entity_tag(7, b"{}"), entity_tag(7, b"{ }"));
@@ -95,9 +95,9 @@ mod tests {
         assert!(!condition(&[("if-match", "\"1-a\"")]).has(&tag));
     }
 
-    /// Who asks for a condition that cannot be read must not write without one.
+    /// An unreadable condition must not turn into an unconditional write.
     #[test]
-    fn a_condition_that_is_no_text_matches_nothing() {
+    fn a_condition_that_is_not_text_matches_nothing() {
         let tag = "\"1-a\"".parse().unwrap();
         for value in [&b"\xff"[..], b"\"\xff\"", b"\xc3\xa9"] {
             let mut headers = HeaderMap::new();

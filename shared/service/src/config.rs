@@ -13,15 +13,15 @@ use store::{Durability, OnDamage};
 
 use crate::routes::Own;
 
-/// What a service is.
+/// A service's collection and its defaults.
 pub struct Service {
-    /// Whose records it serves.
+    /// The collection that it serves.
     pub collection: Collection,
-    /// Its folder, unless told otherwise.
+    /// The default folder.
     pub data: &'static str,
-    /// Where it listens, unless told otherwise.
+    /// The default address.
     pub listen: &'static str,
-    /// What it alone answers, below `/api/{collection}/`.
+    /// Its own routes below `/api/{collection}/`.
     pub own: Option<Own>,
 }
 
@@ -44,60 +44,60 @@ pub(crate) struct Config {
     #[arg(long, value_name = "ADDR", env = "LISTEN", global = true)]
     pub(crate) listen: SocketAddr,
 
-    /// Let whoever has a token of this file write; without it, the service is read-only
+    /// Let clients with a token of this file write; without it, the service is read-only
     #[arg(long, value_name = "FILE", env = "WRITE_TOKEN_FILE")]
     pub(crate) write_token_file: Option<PathBuf>,
 
-    /// How long to go on serving once told to end, while /ready already answers 503
-    #[arg(long, value_name = "SECONDS", env = "DRAIN", default_value = "0", value_parser = seconds)]
+    /// How long to go on serving after the signal to end, while /ready already answers 503
+    #[arg(long, value_name = "SECONDS", env = "DRAIN", default_value = "0", value_parser = parse_seconds)]
     pub(crate) drain: Duration,
 
     /// What an answered write survives
-    #[arg(long, value_name = "WHAT", env = "DURABILITY", default_value = "power", value_parser = durability())]
+    #[arg(long, value_name = "WHAT", env = "DURABILITY", default_value = "power", value_parser = durability_parser())]
     pub(crate) durability: Durability,
 
-    /// Start though answered writes are damaged or gone: keep all that is whole, and log what is not
+    /// Start even if answered writes are damaged or lost: keep all that is whole, and log the rest
     #[arg(long, env = "ACCEPT_LOSS", value_parser = FalseyValueParser::new(), global = true)]
     pub(crate) accept_loss: bool,
 
-    /// How often to read and check everything, at low priority; 0 is never
-    #[arg(long, value_name = "SECONDS", env = "SCRUB_EVERY", default_value = "86400", value_parser = seconds)]
+    /// How often to read and check everything, at low priority; 0 means never
+    #[arg(long, value_name = "SECONDS", env = "SCRUB_EVERY", default_value = "86400", value_parser = parse_seconds)]
     pub(crate) scrub_every: Duration,
 
-    /// Do without the sandbox, in which the service opens nothing but its folder and connects nowhere
+    /// Run without the sandbox, in which the service opens only its folder and connects nowhere
     #[arg(long, env = "NO_SANDBOX", value_parser = FalseyValueParser::new())]
     pub(crate) no_sandbox: bool,
 }
 
-/// What the program does other than serving.
+/// The commands other than serving.
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Ask the service that listens on ADDR for its health: exits with 0 if it is ready, else with 1, and says why
+    /// Ask the service that listens on ADDR for its health: exits with 0 if it is ready, else with 1 and the reason
     Check,
-    /// Have everything in the database read and checked: by the service that listens on ADDR, else here. Exits with 0 if
-    /// all is sound, else with 1, and names what is damaged
+    /// Read and check everything in the database: through the service that listens on ADDR, or here if none does. Exits
+    /// with 0 if all is sound, else with 1 and a list of the damage
     Scrub,
-    /// Write the database anew, without the room that deleted and replaced records left behind. The service is stopped
+    /// Rewrite the database without the space that deleted and replaced records left behind. Stop the service first
     Compact,
 }
 
-fn seconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
+fn parse_seconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
     text.parse().map(Duration::from_secs)
 }
 
-/// What [`Durability`] is called, and what it means.
-fn durability() -> impl TypedValueParser<Value = Durability> {
+/// Returns the parser of [`Durability`], with its names and their help.
+fn durability_parser() -> impl TypedValueParser<Value = Durability> {
     let value = |name: &'static str, help: &'static str| PossibleValue::new(name).help(help);
     let values = [
-        value("power", "Power loss: the disk has it"),
+        value("power", "A power loss: the disk has it"),
         value(
             "process",
-            "The end of the process, however that comes: the system has it. After a power loss the last writes may be \
-             gone, and the service may have to be started once with --accept-loss",
+            "The end of the process for any reason: the system has it. After a power loss the last writes may be lost, \
+             and the service may need one start with --accept-loss",
         ),
         value(
             "none",
-            "Neither: the last half second may be gone, and after a power loss the database may not open at all. For \
+            "Neither: the last half second may be lost, and after a power loss the database may not open at all. For \
              data that can be made again; `process` is nearly as fast",
         ),
     ];
@@ -113,7 +113,7 @@ impl Config {
         if self.accept_loss { OnDamage::AcceptLoss } else { OnDamage::Refuse }
     }
 
-    /// Reads the command line, with the defaults of this service. Exits with 2 when it cannot be understood.
+    /// Reads the command line, with the defaults of `service`. Exits with 2 if it is invalid.
     pub(crate) fn read(service: &Service) -> Self {
         let name = service.collection.name();
         let matches = Self::command_of(name)
@@ -124,13 +124,13 @@ impl Config {
         Config::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 
-    /// The same of a program that serves whatever is declared in a file, and that file's collection.
+    /// Reads the command line of a program that serves any declared collection. Returns that collection too.
     pub(crate) fn read_declared() -> (Self, Collection) {
         let declaration = Arg::new("declaration")
             .long("declaration")
             .value_name("FILE")
             .env("DECLARATION")
-            .help("What the collection is: its collection.json")
+            .help("The collection's declaration, a collection.json")
             .value_parser(value_parser!(PathBuf))
             .global(true);
         let command = Self::command_of("collection")
@@ -141,7 +141,13 @@ impl Config {
         let matches = command.clone().get_matches();
         let config = Config::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
         let Some(path) = matches.get_one::<PathBuf>("declaration") else {
-            command.clone().error(ErrorKind::MissingRequiredArgument, "--declaration FILE says what is served").exit()
+            command
+                .clone()
+                .error(
+                    ErrorKind::MissingRequiredArgument,
+                    "--declaration FILE is required: it names the collection to serve",
+                )
+                .exit()
         };
         let read = || -> Result<Declaration, String> {
             let json = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
@@ -153,15 +159,13 @@ impl Config {
         (config, Collection::of(declaration))
     }
 
-    /// What every program's command line has.
+    /// Returns the command line that all services share.
     fn command_of(name: &'static str) -> clap::Command {
-        Config::command()
-            .name(name)
-            .after_help(
-                "RUST_LOG sets what is logged (default: info; access=off leaves out requests).\n\
-                 SIGTERM and SIGINT end the service in order; a second one cuts the wait of --drain short.\n\
-                 SIGHUP reloads --write-token-file; one that is invalid leaves the old tokens in force.\n\
-                 Exits with 0 after an orderly end, 1 when it cannot start or cannot flush, 2 for a wrong command line.",
-            )
+        Config::command().name(name).after_help(
+            "RUST_LOG sets what is logged (default: info; access=off leaves out requests).\n\
+                 SIGTERM and SIGINT end the service in order; a second one ends the wait of --drain.\n\
+                 SIGHUP reloads --write-token-file; if the file is invalid, the old tokens stay in force.\n\
+                 Exits with 0 after an orderly end, 1 if it cannot start or cannot flush, 2 for a wrong command line.",
+        )
     }
 }

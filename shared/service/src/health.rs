@@ -1,7 +1,7 @@
-//! Whether a service serves: what `/ready` says, and what holds until then and after it.
+//! A service's health: the answer of `/ready`, and its states before it is ready and while it drains.
 //!
-//! A load balancer notices a change of health only at its next checks. Until then it goes on sending requests, and
-//! they have to be answered: so first a service says that it is not ready, and only later stops listening.
+//! A load balancer notices a change of health only at its next check, and sends requests until then. So a service first
+//! says that it is not ready, and stops listening only later.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,7 @@ use store::{Commit, Store};
 use crate::problem::Problem;
 use crate::reply::{self, Answer};
 
-/// Where a service is on its way from its start to its end. Clones share it.
+/// The stage of a service between its start and its end. Clones share it.
 #[derive(Clone, Default)]
 pub struct Health {
     building: Arc<AtomicBool>,
@@ -19,7 +19,7 @@ pub struct Health {
 }
 
 impl Health {
-    /// Whether its database is getting indexes that are new in the declaration. `/live` alone is served meanwhile.
+    /// Sets whether the database is getting indexes that are new in the declaration. Meanwhile only `/live` is served.
     pub fn set_building(&self, is_building: bool) {
         self.building.store(is_building, Ordering::Release);
     }
@@ -28,8 +28,7 @@ impl Health {
         self.building.load(Ordering::Acquire)
     }
 
-    /// From now on the service is about to end. `/ready` says so, and every answer asks its client to come back on
-    /// another connection.
+    /// Begins the end of the service: `/ready` answers 503, and every answer asks its client to reconnect.
     pub fn begin_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
@@ -47,9 +46,9 @@ impl Health {
             return Err(Problem::WritesFailed);
         }
         store.check()?;
-        // Whoever balances load looks at the status alone: what can be served is.
+        // Load balancers look only at the status: a damaged or read-only service still serves.
         let remarks = [
-            store.is_read_only().then(|| "for reads alone: its file system can only be read".to_owned()),
+            store.is_read_only().then(|| "read-only: its file system is read-only".to_owned()),
             store.damage().map(|found| format!("damaged: {found} values could not be read; the log names them")),
         ];
         let remarks: Vec<String> = remarks.into_iter().flatten().collect();

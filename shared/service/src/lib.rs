@@ -1,13 +1,29 @@
-//! A collection served over HTTP. In reading order:
+//! Serves one collection over HTTP. A service's `main` calls [`run`] with a [`Service`]: its collection and defaults.
+//! [`run_declared`] does the same for a collection that has a declaration but no code.
 //!
-//! - [`mod@routes`]: the one table of what a service answers to
-//! - [`read`], [`mod@write`], [`operate`]: the answers to whoever reads, writes, or runs it
-//! - [`condition`], [`authorize`], [`health`]: when, who may, and whether at all
-//! - [`problem`], [`reply`]: every status but 200 and its like; what an answer is made of
-//! - [`state`]: what all of these stand on
-//! - [`serve`], [`workers`]: from a listener to the last request's end
-//! - [`process`], [`sandbox`], [`broker`], [`check`], [`offline`]: a process that locks itself in, is told of new
-//!   tokens, is asked how it is, and does what can be done without serving
+//! # Modules, in reading order
+//!
+//! A request:
+//!
+//! 1. [`mod@routes`]: the table of all paths and methods
+//! 2. [`state`]: the store, the committer, the tokens and the health that the handlers share
+//! 3. [`read`]: `GET` of a record or a list
+//! 4. [`mod@write`]: `POST`, `PUT`, `PATCH` and `DELETE`
+//! 5. [`authorize`], [`condition`]: the token that a write needs, and its `If-Match` or `If-None-Match`
+//! 6. [`operate`]: backups and scrubs
+//! 7. [`health`]: the answer of `/ready`
+//! 8. [`reply`], [`problem`]: the parts of an answer, and every error with its status and text
+//!
+//! A process:
+//!
+//! 1. [`process`]: its life from the command line to its exit
+//! 2. `config`: the command line, which every service shares
+//! 3. [`serve`], [`workers`]: connections and the threads that serve them, up to the end of the last request
+//! 4. [`sandbox`], [`broker`]: the limits that a process sets itself, and the way in for new tokens
+//! 5. [`check`], [`offline`]: the commands `check`, `scrub` and `compact`
+//! 6. [`logging`]: the log, one line a panic
+//!
+//! With the feature `testing`, the module `testing` runs a service in a test, on a free port and in a fresh folder.
 
 pub mod authorize;
 pub mod broker;

@@ -2,7 +2,7 @@
 
 use std::panic;
 
-/// Logs to standard error, from `info` up unless `RUST_LOG` says otherwise.
+/// Starts the log on standard error, from `info` up unless `RUST_LOG` says otherwise.
 pub(crate) fn start_log() {
     let mut builder = pretty_env_logger::formatted_timed_builder();
     match std::env::var("RUST_LOG") {
@@ -12,13 +12,13 @@ pub(crate) fn start_log() {
     builder.init();
 }
 
-/// Makes every panic one line of the log, where the standard library would print several that anybody can forge.
+/// Logs every panic as one line. The standard library prints several, and a client could forge them.
 pub fn log_panics() {
     panic::set_hook(Box::new(|panic| {
         let payload = panic.payload();
         let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
         let place = panic.location().map_or_else(String::new, |place| format!(" at {place}"));
-        // Quoted: it may repeat what a client sent.
+        // Quoted: it may repeat a client's text.
         log::error!(target: "panic", "panicked{place}: {:?}", text.unwrap_or("(no message)"));
     }));
 }

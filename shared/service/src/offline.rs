@@ -1,4 +1,4 @@
-//! What a service's program does with its folder other than serving it.
+//! The commands that a service's program runs on its folder: `scrub` and `compact`.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -11,11 +11,10 @@ use store::{Folder, OnDamage, Purpose, Scrub, Snapshot, StoreError};
 use crate::check;
 use crate::logging::start_log;
 
-/// Has everything read and checked: by the service that listens on `listen`, or here if nobody does. Returns what was
-/// read.
+/// Reads and checks everything: through the service that listens on `listen`, or here if none does. Returns the report.
 ///
 /// # Errors
-/// What is damaged, or why that cannot be said.
+/// Something is damaged, or the check fails.
 pub fn scrub(listen: SocketAddr, data: &Path, collection: Collection, on_damage: OnDamage) -> Result<String, String> {
     match check::scrub(listen) {
         Ok((true, report)) => return Ok(report),
@@ -33,10 +32,10 @@ pub fn scrub(listen: SocketAddr, data: &Path, collection: Collection, on_damage:
     if scrub.damaged == 0 { Ok(scrub.to_string()) } else { Err(scrub.to_string()) }
 }
 
-/// Writes the database in `data` anew, and says what that gave.
+/// Rewrites the database in `data`. Returns a line with its size before and after.
 ///
 /// # Errors
-/// Why it is as it was.
+/// The database cannot be rewritten; it stays as it was.
 pub fn compact(data: &Path, collection: Collection, on_damage: OnDamage) -> Result<String, String> {
     start_log();
     let compacted = Folder::lock(data).and_then(|folder| folder.compact(collection, on_damage));

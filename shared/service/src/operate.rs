@@ -1,9 +1,9 @@
-//! What operators ask a running service for, beside its health.
+//! The operators' requests to a running service, except for its health.
 //!
 //! ```text
-//! GET  /api/{collection}/-/backup   all records at one revision (see [`backup`](store::backup)); with ?history=…&since=…
-//!                                   an increment. With a token of the service's; where it has none, it takes none
-//! POST /scrub                       has everything read and checked, and answers at the end; not behind the entrance
+//! GET  /api/{collection}/-/backup   all records at one revision (see [`backup`](store::backup)); an increment with
+//!                                   ?history=…&since=…; needs a token, unless the service is read-only
+//! POST /scrub                       reads and checks everything, then answers; not reachable through the load balancer
 //! ```
 
 use std::collections::HashMap;
@@ -26,24 +26,24 @@ use crate::authorize::Tokens;
 use crate::problem::Problem;
 use crate::reply::Answer;
 
-/// How many backups may be read at once: each has the service put aside what is changed meanwhile.
+/// The most backups at once: for each, the service sets aside the records that are changed meanwhile.
 const BACKUPS: usize = 2;
 
-/// How many chunks of a backup may wait for its reader.
+/// The most chunks of a backup that wait for its reader.
 const CHUNKS: usize = 4;
 
-/// The priority of what nobody waits for, as `nice` has it.
+/// The priority of background work, as a `nice` value.
 #[cfg(target_os = "linux")]
 const BACKGROUND: i32 = 15;
 
-/// Who does what operators ask for.
+/// Runs backups and scrubs.
 #[derive(Clone)]
 pub struct Operator {
     /// The service's records.
     pub store: Store,
-    /// Who begins snapshots.
+    /// Begins snapshots.
     pub commit: Commit,
-    /// Who may have a backup.
+    /// The tokens that may read a backup.
     pub tokens: Arc<Tokens>,
     backups: Arc<Semaphore>,
     scrubs: Arc<Semaphore>,
@@ -51,22 +51,22 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// An operator of `store`.
+    /// Returns an operator of `store`.
     pub fn new(store: Store, commit: Commit, tokens: Arc<Tokens>) -> Self {
         let [backups, scrubs] = [BACKUPS, 1].map(|count| Arc::new(Semaphore::new(count)));
         Self { store, commit, tokens, backups, scrubs, end: Arc::default() }
     }
 
-    /// Has everything read and checked again and again, so long after the last time.
+    /// Scrubs again and again, with `pause` before each time.
     pub async fn scrub_every(self, pause: Duration) {
         loop {
             sleep(pause).await;
-            // It has been logged.
+            // The scrub logs its result.
             let _ = self.scrub().await;
         }
     }
 
-    /// Has a scrub that is under way end.
+    /// Ends the scrub that is under way, if any.
     pub fn end(&self) {
         self.end.store(true, Ordering::Relaxed);
     }
@@ -75,7 +75,7 @@ impl Operator {
     pub(crate) async fn backup(self, headers: &HeaderMap, query: &HashMap<String, String>) -> Answer {
         let known = match self.tokens.authorize(headers) {
             Ok(_) => true,
-            // A read-only service gives what its list gives.
+            // A read-only service has no tokens. It gives the same records as its list.
             Err(Problem::ReadOnly(_)) => false,
             Err(problem) => return Err(problem),
         };
@@ -85,7 +85,7 @@ impl Operator {
             (Some(history), Some(revision)) => Some(Since { history: history.clone(), revision }),
             _ => None,
         };
-        // On a thread of its own: on a worker's, other connections would wait for it.
+        // On its own thread: on a worker's, other connections would wait for it.
         let (put, mut chunks) = mpsc::channel(CHUNKS);
         in_background("backup", move || {
             send_backup(Chunks::new(snapshot, since.as_ref(), known), &put);
@@ -108,14 +108,14 @@ impl Operator {
         Ok(response)
     }
 
-    /// Reads and checks everything, at low priority, and logs what is damaged.
+    /// Reads and checks everything, at low priority, and logs the damage.
     async fn scrub(&self) -> Result<Scrub, Problem> {
         let permit = Arc::clone(&self.scrubs).try_acquire_owned().map_err(|_| Problem::ScrubBusy)?;
         let snapshot = self.commit.snapshot().await?;
         let (store, end, begin) = (self.store.clone(), Arc::clone(&self.end), Instant::now());
         let (tell, told) = oneshot::channel();
         in_background("scrub", move || {
-            // Who asked may have gone.
+            // The client may have gone.
             let _ = tell.send(run_scrub(&store, snapshot, &end));
             drop(permit);
         })?;
@@ -133,29 +133,29 @@ fn run_scrub(store: &Store, snapshot: Snapshot, end: &AtomicBool) -> Option<Scru
     Some(scrub)
 }
 
-/// Sends a backup on, for as long as somebody takes it.
+/// Sends a backup until its end, or until its reader goes.
 fn send_backup(chunks: Chunks, put: &mpsc::Sender<Result<Bytes, StoreError>>) {
     for chunk in chunks {
         if let Err(error) = &chunk {
             log::error!("a backup was cut short: {error}");
         }
         if put.blocking_send(chunk).is_err() {
-            log::info!("nobody takes the rest of a backup");
+            log::info!("a backup's reader went before its end");
             return;
         }
     }
 }
 
-/// Runs `task` on a thread that has the processors when nobody else wants them.
+/// Runs `task` on a thread of low priority.
 fn in_background(name: &str, task: impl FnOnce() + Send + 'static) -> Result<(), Problem> {
     let run = move || {
-        // On Linux that is this thread's alone. Where it cannot be, the task has its share like all others.
+        // On Linux the priority is this thread's alone. If setting it fails, the task runs at normal priority.
         #[cfg(target_os = "linux")]
         let _ = rustix::process::setpriority_process(None, BACKGROUND);
         task();
     };
     thread::Builder::new().name(name.to_owned()).spawn(run).map(drop).map_err(|error| {
-        log::error!("no {name}: {error}");
+        log::error!("cannot start a thread for a {name}: {error}");
         Problem::BackupsBusy
     })
 }

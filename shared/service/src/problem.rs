@@ -1,4 +1,4 @@
-//! Errors as the client sees them: RFC 9457 problem documents. Every status but 200 is named here.
+//! Errors as the client sees them: RFC 9457 problem documents. This file names every error status.
 
 use std::borrow::Cow;
 use std::mem::take;
@@ -14,83 +14,83 @@ use warp::http::{Method, StatusCode};
 use warp::reject::MethodNotAllowed;
 use warp::reply::Response;
 
-/// What a path answers to that is only read.
+/// The methods of a path that is only read, for `Allow`.
 pub(crate) const READS: &str = "GET, HEAD";
 
-/// When to ask again, in seconds, for `Retry-After`.
+/// The seconds after which to ask again, for `Retry-After`.
 const ASK_AGAIN: HeaderValue = HeaderValue::from_static("5");
 
-/// Why a request gets no record.
+/// The reason why a request fails.
 pub enum Problem {
-    /// The path names an id that is none.
+    /// The id in the path is invalid.
     NotAnId,
-    /// The path's percent-encoding is not that of a text.
+    /// The path is not percent-encoded UTF-8.
     NotAText,
-    /// The body is not a JSON object that can be taken.
+    /// The body is not a well-formed JSON object, or would lose something.
     Malformed(Fault),
-    /// The record would not be one that may be written.
+    /// The record breaks its model or a limit.
     Invalid(Vec<Violation>),
-    /// There is no record by that id or name.
+    /// No record has that id or name.
     NoSuchRecord,
-    /// There is no such path.
+    /// The path does not exist.
     NoSuchPath,
-    /// The path does not answer to this method, but to these, as `Allow` has them.
+    /// The path does not answer this method. The field lists those it answers, for `Allow`.
     MethodNotAllowed(&'static str),
-    /// This service has no tokens, so nobody may write.
+    /// This service has no tokens, so it is read-only.
     ReadOnly(Collection),
-    /// Whoever asks to write shows no token, or none that is known.
+    /// The request to write has no token, or an unknown one.
     Unauthorized {
-        /// Whose tokens are wanted.
+        /// The collection whose token is required.
         realm: Collection,
-        /// Whether a token was shown.
+        /// Whether the request has a token.
         given: bool,
     },
     /// The store failed.
     Store(StoreError),
-    /// There is no such entity tag, or there is one.
+    /// `If-Match` or `If-None-Match` does not hold.
     ConditionFailed,
-    /// The body is of another kind than is taken here.
+    /// The body's media type is not accepted here.
     MediaType,
-    /// The body is longer than is taken.
+    /// The body is too long.
     BodyTooLarge,
     /// The body ended too early.
     BodyBroken,
-    /// The body took too long to come.
+    /// The body did not arrive in time.
     BodySlow,
-    /// An idempotency key that is none.
+    /// The idempotency key is invalid.
     NotAKey,
-    /// An idempotency key that another request had.
+    /// Another request has used the idempotency key.
     KeyReused,
-    /// Another record has that value in a field that tells records apart.
+    /// Another record has that value in a unique field.
     Taken {
-        /// What such a record is called.
+        /// The word for one such record.
         singular: Cow<'static, str>,
         /// The field.
         field: &'static str,
     },
-    /// No record ever had that id, so none is put there.
+    /// The service has never given that id, so PUT does not create it.
     IdNotGiven,
-    /// There are no ids left to give.
+    /// All ids are used up.
     NoIdsLeft,
-    /// There is no room for another write just now.
+    /// The queue of writes is full.
     Busy,
-    /// A newer file of the monolith's is about to change the record.
+    /// A newer monolith file is about to change the record.
     Held,
-    /// As many backups as may be are being read.
+    /// The limit of concurrent backups is reached.
     BackupsBusy,
     /// A scrub is under way.
     ScrubBusy,
-    /// The file system can only be read.
+    /// The file system is read-only.
     DiskReadOnly,
-    /// Writes have failed: there are none until the service is started anew.
+    /// A write has failed; the service takes no writes until it is restarted.
     WritesFailed,
     /// Indexes that are new in the declaration are being built.
     Building,
-    /// The service is about to end: not an error of this request, but nobody should send more.
+    /// The service is about to end. The request is not at fault, but clients should send no more.
     Draining,
-    /// The request's handler panicked; the panic hook has logged it.
+    /// The request's handler panicked; the panic hook logs it.
     Panicked,
-    /// A filter rejected the request for a reason no route of ours has.
+    /// A filter rejected the request for a reason that our routes do not have.
     Unexpected(Rejection),
 }
 
@@ -118,7 +118,7 @@ impl From<CommitError> for Problem {
             CommitError::Busy => Problem::Busy,
             CommitError::Held => Problem::Held,
             CommitError::Panicked => Problem::Panicked,
-            // The committer has logged why.
+            // The committer logs the reason.
             CommitError::Failed(_) | CommitError::Broken => Problem::WritesFailed,
         }
     }
@@ -137,12 +137,12 @@ impl From<Rejection> for Problem {
 }
 
 impl Problem {
-    /// The response for a request by `method`. A cause is logged; the client gets a fixed text.
+    /// Makes the response for a request with `method`. Logs the cause; the client gets a fixed text.
     pub fn into_response(mut self, method: &Method) -> Response {
         self.log();
         let status = self.status();
         let mut response = match &self {
-            // As the monolith's router does.
+            // The monolith's router answers the same.
             Problem::MethodNotAllowed(_) if method == Method::OPTIONS => {
                 let mut response = Response::default();
                 *response.status_mut() = StatusCode::NO_CONTENT;
@@ -150,7 +150,7 @@ impl Problem {
             }
             _ => {
                 let errors = if let Problem::Invalid(violations) = &mut self { take(violations) } else { Vec::new() };
-                document(status, &self.detail(method), errors)
+                respond(status, &self.detail(method), errors)
             }
         };
         let headers = response.headers_mut();
@@ -203,7 +203,7 @@ impl Problem {
         }
     }
 
-    /// What the client is told.
+    /// Returns the text for the client.
     fn detail(&self, method: &Method) -> Cow<'static, str> {
         let text = match self {
             Problem::Malformed(Fault { pointer, offset, reason }) => {
@@ -212,53 +212,50 @@ impl Problem {
             Problem::MethodNotAllowed(_) => return format!("This path does not answer to {method}.").into(),
             Problem::ReadOnly(collection) => {
                 return format!(
-                    "This service is read-only. To let it be written to, start it with --write-token-file FILE; \
+                    "This service is read-only. To allow writes, start it with --write-token-file FILE; \
                      `seed token {}` makes a token and its file.",
                     collection.name()
                 )
                 .into();
             }
             Problem::Unauthorized { realm, given } => {
-                let what = if *given { "The token is not one" } else { "Writing takes a token" };
-                let how = "it is sent as `Authorization: Bearer`, once.";
+                let what = if *given { "The token is not one" } else { "Writing needs a token" };
+                let how = "send it once, as `Authorization: Bearer`.";
                 return format!("{what} of the service {}; {how}", realm.name()).into();
             }
             Problem::BodyTooLarge => return format!("A body has at most {BODY_BYTES} bytes.").into(),
             Problem::Taken { singular, field } => return format!("Another {singular} has this {field}.").into(),
             Problem::NotAnId => "An id is an integer from 1 to 9223372036854775807.",
             Problem::NotAText => "The name in the path is not percent-encoded UTF-8.",
-            Problem::Invalid(_) => "The record can't be written as it would be; see errors.",
+            Problem::Invalid(_) => "The record is not valid; see errors.",
             Problem::NoSuchRecord => "There is no such record.",
             Problem::NoSuchPath => "There is nothing at this path.",
-            Problem::ConditionFailed => "The record is not as the request's condition says.",
-            Problem::MediaType => "A body is application/json, a patch application/merge-patch+json as well.",
+            Problem::ConditionFailed => "The record does not meet the request's condition.",
+            Problem::MediaType => "Send application/json; a patch may be application/merge-patch+json too.",
             Problem::BodyBroken => "The body ended too early.",
             Problem::BodySlow => "The body did not arrive in time.",
             Problem::NotAKey => "An Idempotency-Key is one text of 1 to 255 visible characters.",
             Problem::KeyReused => "This Idempotency-Key belongs to a request with another body.",
-            Problem::IdNotGiven => "Ids are given by the service, and it has not given this one; POST gives one.",
+            Problem::IdNotGiven => "The service gives the ids, and has not given this one; use POST to get one.",
             Problem::NoIdsLeft => "There are no ids left.",
             Problem::Busy => "Too many writes wait; try again later.",
-            Problem::Held => "A newer file of the monolith's is about to change this record; try again.",
-            Problem::BackupsBusy => "Enough backups are being read; try again later.",
-            Problem::ScrubBusy => "A scrub is under way; its end is in the log.",
+            Problem::Held => "A newer monolith file is about to change this record; try again.",
+            Problem::BackupsBusy => "Too many backups are being read; try again later.",
+            Problem::ScrubBusy => "A scrub is under way; the log will show its result.",
             Problem::DiskReadOnly => {
-                "The service's file system can only be read, so the service only reads, until it is started on one that \
-                 can be written to."
+                "The service's file system is read-only, so it takes no writes. Start it on a writable file system."
             }
             Problem::WritesFailed => {
-                "The service cannot write now; reads go on. A write that was under way may have been made all the same."
+                "The service cannot write now; reads go on. A write that was under way may have succeeded."
             }
-            Problem::Building => {
-                "Indexes that are new in the declaration are being built; the log says how far that is."
-            }
+            Problem::Building => "Indexes that are new in the declaration are being built; the log shows the progress.",
             Problem::Draining => "The service is about to end; send requests elsewhere.",
             Problem::Store(_) | Problem::Panicked | Problem::Unexpected(_) => "The service failed; its log says why.",
         };
         text.into()
     }
 
-    /// What a 401 asks for (RFC 6750).
+    /// Returns the challenge of a 401 (RFC 6750).
     fn challenge(&self) -> Option<HeaderValue> {
         let Problem::Unauthorized { realm, given } = self else { return None };
         let error = if *given { r#", error="invalid_token""# } else { "" };
@@ -267,7 +264,7 @@ impl Problem {
     }
 }
 
-fn document(status: StatusCode, detail: &str, errors: Vec<Violation>) -> Response {
+fn respond(status: StatusCode, detail: &str, errors: Vec<Violation>) -> Response {
     let title = status.canonical_reason().unwrap_or_default();
     let document = Document { kind: "about:blank", title, status: status.as_u16(), detail, errors };
     let body = serde_json::to_vec(&document).expect("a problem can be written as JSON");
@@ -286,7 +283,7 @@ mod tests {
 
     use super::*;
 
-    /// Status and body.
+    /// Returns the status and the body of the response.
     fn sent(problem: Problem) -> (u16, String) {
         let response = problem.into_response(&Method::POST);
         let status = response.status().as_u16();
@@ -306,7 +303,7 @@ mod tests {
 
         let body = concat!(
             r#"{"type":"about:blank","title":"Unprocessable Entity","status":422,"#,
-            r#""detail":"The record can't be written as it would be; see errors.","#,
+            r#""detail":"The record is not valid; see errors.","#,
             r#""errors":[{"pointer":"/title","detail":"must be given"}]}"#
         );
         let violation = Violation { pointer: "/title".to_owned(), detail: "must be given".to_owned() };
@@ -314,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_cannot_be_read_is_told_where() {
+    fn a_malformed_body_is_refused_with_its_place() {
         let fault = record::edit::read(br#"{"a":{"b":1,"b":2}}"#).unwrap_err();
         let body = concat!(
             r#"{"type":"about:blank","title":"Bad Request","status":400,"#,

@@ -1,4 +1,4 @@
-//! A service's process: its log, and its life from opening the store to exit.
+//! A service's process, from its command line to its exit.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -31,13 +31,13 @@ use crate::state::State;
 use crate::workers::Workers;
 use crate::{check, offline, sandbox, serve};
 
-/// How many connections may wait to be accepted. The system's own limit may be lower.
+/// The most connections that wait to be accepted. The system's own limit may be lower.
 const BACKLOG: u32 = 4096;
 
-/// How long the database may take to be synced at the end.
+/// The time the last sync of the database may take.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Runs `service` until SIGTERM or SIGINT: 0 after an orderly end, 1 when it cannot start or cannot flush.
+/// Runs `service` until SIGTERM or SIGINT. Returns 0 after an orderly end, 1 if it cannot start or cannot flush.
 pub fn run(service: &Service) -> ExitCode {
     if let Some(ended) = broker::run_if_asked() {
         return ended;
@@ -45,7 +45,7 @@ pub fn run(service: &Service) -> ExitCode {
     run_as(service.collection, service.own, &Config::read(service))
 }
 
-/// Runs the service of a collection that has no code of its own: the command line names its declaration.
+/// Runs the service of a collection without code of its own. The command line names its declaration.
 pub fn run_declared() -> ExitCode {
     if let Some(ended) = broker::run_if_asked() {
         return ended;
@@ -80,40 +80,40 @@ fn run_as(collection: Collection, own: Option<Own>, config: &Config) -> ExitCode
             log::error!("{error}");
             ExitCode::FAILURE
         }
-        // The panic hook has logged it.
+        // The panic hook logs it.
         Err(_panic) => ExitCode::FAILURE,
     }
 }
 
-/// Takes what lies outside the sandbox, goes in, and serves.
+/// Opens everything that lies outside the sandbox, enters the sandbox, and serves.
 ///
-/// The sandbox holds for the calling thread and the threads it spawns. So it comes before the runtime's threads and
-/// before sled's, while this is the only one; and the database is opened, or filled from a slice, inside.
+/// The sandbox holds for the calling thread and the threads it spawns. So the process enters it while this thread is
+/// the only one, before the runtime and sled start theirs. The database is opened, or filled from a slice, inside.
 fn live(collection: Collection, own: Option<Own>, config: &Config) -> Result<(), Box<dyn Error>> {
-    // It has no threads yet. From here on SIGHUP ends nothing.
+    // This runtime has no threads yet. From here on SIGHUP does not end the process.
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let outside = {
         let _context = runtime.enter();
         Outside::take(collection, config)?
     };
     if config.no_sandbox {
-        log::warn!("without a sandbox, as --no-sandbox says");
+        log::warn!("running without a sandbox: --no-sandbox is set");
     } else if let Some(missing) = sandbox::enter(outside.folder.path())? {
         log::warn!("the sandbox is not whole: this kernel cannot {missing}");
     }
     let ended = runtime.block_on(outside.serve(collection, own, config));
-    // Not waiting for a database that is still being opened or filled.
+    // Does not wait for a database that is still being opened or filled.
     runtime.shutdown_background();
     ended
 }
 
-/// What a service takes along into its sandbox.
+/// The things that a service opens before it enters its sandbox.
 struct Outside {
     hangups: Signal,
-    /// How many threads serve: the files that tell a container's share of the processors lie outside too.
+    /// The number of threads that serve. The files with a container's share of the processors lie outside too.
     threads: usize,
     folder: Folder,
-    /// Where the folder is a copy, since the file system can only be read: the copy's place, and the folder itself.
+    /// The place of the copy and the original folder, if the file system is read-only and `folder` is a copy.
     copied: Option<(TempDir, Folder)>,
     slice: Option<Slice>,
     tokens: Arc<Tokens>,
@@ -139,21 +139,21 @@ impl Outside {
             Some(path) => Some(Slice::open(path)?),
             None => None,
         };
-        // sled opens nothing that it cannot write to: a file system that can only be read is read through a copy.
+        // sled cannot open files that it cannot write. So a database on a read-only file system is copied first.
         let (folder, copied) = if folder.is_read_only() {
             let place = read_through_a_copy(&folder)?;
             (folder.copy_database(place.path())?, Some((place, folder)))
         } else {
             (folder, None)
         };
-        let tokens = Arc::new(tokens(collection, config)?);
+        let tokens = Arc::new(read_tokens(collection, config)?);
         let counter = if copied.is_none() { open_counter(&folder) } else { None };
         let broker = config.write_token_file.as_deref().map(Broker::start).transpose()?;
         let socket = bind(config.listen).map_err(|error| cannot_listen(config, &error))?;
         Ok(Self { hangups, threads, folder, copied, slice, tokens, counter, broker, socket })
     }
 
-    /// Opens the database and serves it until the service is told to end.
+    /// Opens the database and serves it until a signal ends the service.
     async fn serve(self, collection: Collection, own: Option<Own>, config: &Config) -> Result<(), Box<dyn Error>> {
         let Self { hangups, threads, folder, copied, slice, tokens, counter, broker, socket } = self;
         let mut signals = Signals::new()?;
@@ -165,7 +165,7 @@ impl Outside {
         };
         let redeclaration = tokio::select! {
             opened = opening => opened??,
-            // What was not finished, the next start removes.
+            // The next start removes the unfinished database.
             () = signals.next() => return Ok(()),
         };
         let store = redeclaration.store().clone();
@@ -177,11 +177,11 @@ impl Outside {
         let commit = Commit::start(&store, config.durability)?;
         let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&tokens));
         let state = State { store, commit, tokens, operator, health: Health::default() };
-        let scrubs = tokio::spawn(scrubs(state.operator.clone(), config.scrub_every));
+        let scrubs = tokio::spawn(scrub_regularly(state.operator.clone(), config.scrub_every));
         let mut making = Making::start(redeclaration, &state.health);
         let end = async {
             tokio::select! {
-                () = told_to_end(&mut signals, &state.health, config.drain) => End::Told,
+                () = wait_for_end(&mut signals, &state.health, config.drain) => End::Told,
                 () = state.commit.until_a_restart_helps() => End::Restart,
                 error = making.open_counter(counter.as_ref(), &state) => End::Failed(error),
             }
@@ -200,17 +200,17 @@ impl Outside {
     }
 }
 
-/// Why a service ends.
+/// The reason why a service ends.
 enum End {
-    /// It was told to.
+    /// A signal ended it.
     Told,
-    /// Writes have failed, and a new start would take them again.
+    /// Writes have failed, and would work after a restart.
     Restart,
-    /// It cannot serve what it has.
+    /// It cannot serve its database.
     Failed(Box<dyn Error>),
 }
 
-/// A database on its way to its declaration, on a thread of its own.
+/// The thread that brings a database up to its declaration.
 struct Making {
     is_told: Arc<AtomicBool>,
     made: JoinHandle<Result<(), StoreError>>,
@@ -224,7 +224,7 @@ impl Making {
         Self { is_told, made: tokio::task::spawn_blocking(move || redeclaration.make(&told)) }
     }
 
-    /// Has the database served, and `seed` answered, once it is made. Returns when it cannot be.
+    /// Waits until the database is ready, then lets the service serve it and answer `seed`. Returns only on an error.
     async fn open_counter(&mut self, counter: Option<&Counter>, state: &State) -> Box<dyn Error> {
         let made = match (&mut self.made).await {
             Ok(made) => made.map_err(Into::into),
@@ -239,7 +239,7 @@ impl Making {
         std::future::pending().await
     }
 
-    /// Has it end where it is; the next start goes on.
+    /// Stops the work where it is. The next start finishes it.
     async fn end(self) -> Result<(), JoinError> {
         self.is_told.store(true, Ordering::Relaxed);
         if !self.made.is_finished()
@@ -251,14 +251,14 @@ impl Making {
     }
 }
 
-/// Syncs the database and says that it ended in order, unless it did not.
+/// Syncs the database and marks it as closed in order, unless `end` is an error.
 async fn close(store: Store, folder: &Folder, end: End) -> Result<(), Box<dyn Error>> {
     let synced = match end {
         End::Failed(error) => Err(error),
         End::Restart => {
             let path = folder.path().display();
             Err(format!(
-                "{path}: writes failed, as the log says, and the disk has room again; a new start takes writes"
+                "{path}: writes failed, as the log says, and the disk has room again; restart the service to take writes"
             )
             .into())
         }
@@ -267,64 +267,69 @@ async fn close(store: Store, folder: &Folder, end: End) -> Result<(), Box<dyn Er
             let synced = tokio::task::spawn_blocking(move || store.sync());
             match timeout(SYNC_TIMEOUT, synced).await {
                 Ok(synced) => synced?.map_err(Into::into),
-                Err(_elapsed) => {
-                    Err(format!("not synced after {} s; the next start will see to it", SYNC_TIMEOUT.as_secs()).into())
-                }
+                Err(_elapsed) => Err(format!(
+                    "the database is not synced after {} s; the next start will recover it",
+                    SYNC_TIMEOUT.as_secs()
+                )
+                .into()),
             }
         }
     };
     if synced.is_err() {
-        // Not closed: sled would wait for a disk that has failed.
+        // Not dropped: sled would wait for the failed disk.
         std::mem::forget(store);
         return synced;
     }
     let closing = store.close();
     if let Err(error) = tokio::task::spawn_blocking(move || closing.mark_clean()).await? {
-        log::warn!("the next start will read the database's files anew: {error}");
+        log::warn!("the next start will read all of the database's files: {error}");
     }
     log::info!("ended in order");
     Ok(())
 }
 
 fn cannot_listen(config: &Config, error: &io::Error) -> String {
-    format!("{}: cannot listen here: {error}; --listen names another address", config.listen)
+    format!("{}: cannot listen here: {error}; choose another address with --listen", config.listen)
 }
 
-/// Has everything read and checked every so often.
-async fn scrubs(operator: Operator, every: Duration) {
+/// Scrubs the database at intervals of `every`; never if that is zero.
+async fn scrub_regularly(operator: Operator, every: Duration) {
     if !every.is_zero() {
         operator.scrub_every(every).await;
     }
 }
 
-/// Where `seed` brings newer files while the service runs; without it, they have to wait until it does not.
+/// Opens the socket through which `seed` updates the running service. Without it, `seed` updates only a stopped one.
 fn open_counter(folder: &Folder) -> Option<Counter> {
     let opened = Counter::open(folder.path());
     if let Err(error) = &opened {
         let path = folder.path().display();
         log::warn!(
-            "{path}: no socket for `seed`: {error}; a newer file can be brought only while the service is stopped"
+            "{path}: no socket for `seed`: {error}; a newer file can be applied only while the service is stopped"
         );
     }
     opened.ok()
 }
 
-/// Makes a folder for a copy of what lies on a file system that can only be read.
+/// Makes a temporary folder for a copy of a database on a read-only file system.
 fn read_through_a_copy(folder: &Folder) -> Result<TempDir, String> {
     let elsewhere = env::temp_dir();
     log::warn!(
-        "{}: the file system can only be read: the service only reads, from a copy in {}",
+        "{}: the file system is read-only; the service is read-only too, and reads from a copy in {}",
         folder.path().display(),
         elsewhere.display()
     );
     let cannot = |error: io::Error| {
-        format!("{}: no place for a copy of what can only be read: {error}; TMPDIR names another", elsewhere.display())
+        format!(
+            "{}: cannot copy the read-only database here: {error}; set TMPDIR to another folder",
+            elsewhere.display()
+        )
     };
     tempfile::tempdir().map_err(cannot)
 }
 
-/// Who may write.
-fn tokens(collection: Collection, config: &Config) -> Result<Tokens, TokenFileError> {
+/// Reads the tokens that may write; none if there is no token file.
+fn read_tokens(collection: Collection, config: &Config) -> Result<Tokens, TokenFileError> {
     let Some(path) = &config.write_token_file else {
         log::info!("read-only, since there is no --write-token-file");
         return Ok(Tokens::none(collection));
@@ -334,17 +339,17 @@ fn tokens(collection: Collection, config: &Config) -> Result<Tokens, TokenFileEr
     Ok(tokens)
 }
 
-/// Binds, and does not listen yet: until the database is open, clients are better refused than left waiting.
+/// Binds but does not listen yet: until the database is open, it is better to refuse clients than to let them wait.
 fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // Connections of an earlier run may still linger.
+    // Connections of the previous process may still linger.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     Ok(socket)
 }
 
-/// Opens the folder's database, and fills it first if there is a slice to fill it from. Says what has to become of it before
-/// it can be served.
+/// Opens the folder's database, and fills it first if there is a slice. Returns the work that its declaration still
+/// needs before it can be served.
 fn open(
     folder: &Folder,
     collection: Collection,
@@ -360,21 +365,22 @@ fn open(
     Ok(folder.open(collection, Purpose::Serving, on_damage)?.redeclare()?)
 }
 
-/// Ends when the listener has to close: at a first signal and, if there is a time to drain, after it or at a second.
-async fn told_to_end(signals: &mut Signals, health: &Health, time: Duration) {
+/// Returns when the listener must close: at the first signal, or, if there is a time to drain, after that time or at a
+/// second signal.
+async fn wait_for_end(signals: &mut Signals, health: &Health, time: Duration) {
     signals.next().await;
     health.begin_draining();
     if time.is_zero() {
         return;
     }
-    log::info!("not ready any more; serving for another {} s", time.as_secs());
+    log::info!("no longer ready; serving for another {} s", time.as_secs());
     tokio::select! {
         () = sleep(time) => {}
         () = signals.next() => {}
     }
 }
 
-/// What tells a service to end.
+/// The signals that end a service.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -385,7 +391,7 @@ impl Signals {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Ends at the next SIGTERM or SIGINT.
+    /// Waits for the next SIGTERM or SIGINT.
     async fn next(&mut self) {
         let name = tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",

@@ -1,4 +1,4 @@
-//! Answers to whoever reads: a record, or a list of them.
+//! Answers to reads: a record, or a list of records.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream::{self, StreamExt};
@@ -16,10 +16,10 @@ use crate::condition::{Condition, entity_tag};
 use crate::problem::Problem;
 use crate::reply::{self, Answer};
 
-/// How much of a list is put together before it is sent, in bytes. A list that fits is sent with its length.
+/// The bytes of a list that are collected before they are sent. A list that fits is sent with its length.
 const LIST_CHUNK: usize = 64 << 10;
 
-/// `GET /api/{collection}`, where that is a list
+/// `GET /api/{collection}`, if that is a list
 pub(crate) fn all(store: &Store) -> Answer {
     list(store, || store.records().map(|record| Ok(record?.1)))
 }
@@ -41,7 +41,7 @@ pub(crate) fn found(store: &Store, index: &IndexDeclaration, term: &Term) -> Ans
     }
 }
 
-/// The answer without what a client with these headers has already.
+/// Replaces the answer with 304 if `headers` say that the client has it already.
 pub(crate) fn spare(headers: &HeaderMap, mut response: Response) -> Response {
     if response.headers().typed_get().is_some_and(|tag| Condition::read(headers).has(&tag)) {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -51,7 +51,7 @@ pub(crate) fn spare(headers: &HeaderMap, mut response: Response) -> Response {
     response
 }
 
-/// Answers with the record that `find` finds in `store`, straight from the store's memory.
+/// Answers with the record that `find` finds in `store`. Its bytes are sent from the store's memory, without a copy.
 pub fn record(store: &Store, find: impl Fn() -> Result<Option<Stored>, StoreError>) -> Answer {
     let stored = store.read_whole(find)?.ok_or(Problem::NoSuchRecord)?;
     let tag = entity_tag(stored.revision, stored.json());
@@ -60,11 +60,11 @@ pub fn record(store: &Store, find: impl Fn() -> Result<Option<Stored>, StoreErro
     Ok(response)
 }
 
-/// Answers with a JSON array of records. A list of any length is sent in bounded memory; if the store fails in its
-/// midst, the connection is cut, so that no client takes the part for the whole.
+/// Answers with a JSON array of records, in bounded memory for any length. If the store fails in the middle of it, the
+/// connection is cut, so that no client takes a part for the whole.
 ///
-/// A list that fits into one chunk has all of a group of an update's changes, or nothing of it; a longer one is sent as it
-/// is read, while others write.
+/// A list that fits into one chunk shows each group of an update's changes wholly or not at all. A longer list is sent
+/// while it is read, and others may write meanwhile.
 pub fn list<I>(store: &Store, records: impl Fn() -> I) -> Answer
 where
     I: Iterator<Item = Result<Stored, StoreError>> + Send + Sync + 'static,

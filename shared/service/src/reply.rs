@@ -1,4 +1,4 @@
-//! What an answer is made of.
+//! The answer of an endpoint, and its content types.
 
 use bytes::Bytes;
 use warp::http::header::{CONTENT_TYPE, HeaderValue};
@@ -6,7 +6,7 @@ use warp::reply::Response;
 
 use crate::problem::Problem;
 
-/// What an endpoint answers.
+/// An endpoint's answer.
 pub type Answer = Result<Response, Problem>;
 
 pub(crate) fn json(response: Response) -> Response {

@@ -3,21 +3,21 @@
 //! ```text
 //! GET    /                                 Ready to receive requests
 //! GET    /api/                             API ready to receive requests
-//! GET    /live                             the process runs
-//! GET    /ready                            it serves, too
-//! GET    /api/{collection}                 every record, in id order; the record, where the collection is one
+//! GET    /live                             200 while the process runs
+//! GET    /ready                            200 while it can serve
+//! GET    /api/{collection}                 every record, in id order; the record, if the collection is a single one
 //! POST   /api/{collection}                 a new record                      201, Location
 //! GET    /api/{collection}/:id             one record
-//! PUT    /api/{collection}/:id             the record is to be this          200; 201 with If-None-Match: *
+//! PUT    /api/{collection}/:id             replaces the record               200; 201 with If-None-Match: *
 //! PATCH  /api/{collection}/:id             a merge patch (RFC 7396)          200
-//! DELETE /api/{collection}/:id             the record is to be gone          204
-//! GET    /api/{collection}/in-thread/7     the records that an index lists, or the one; as the declaration has it
+//! DELETE /api/{collection}/:id             deletes the record                204
+//! GET    /api/{collection}/in-thread/7     the records, or the one record, of an index that the declaration names
 //! GET    /api/{collection}/-/backup        all records at one revision; see [`operate`](crate::operate)
-//! POST   /scrub                            has everything read and checked; not behind the entrance
+//! POST   /scrub                            reads and checks everything; not reachable through the load balancer
 //! ```
 //!
-//! Where a collection is one record, PUT and PATCH are at its own path. Whatever answers to GET answers to HEAD, too, and
-//! everything to OPTIONS and with a slash at its end.
+//! If a collection is a single record, PUT and PATCH go to the collection's path. Every path that answers GET answers
+//! HEAD too, except the backup. Every path answers OPTIONS, and a slash at its end changes nothing.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -41,16 +41,16 @@ use crate::reply::{self, Answer};
 use crate::state::{Body, Query, State};
 use crate::{read, write};
 
-/// Everything a service answers to. It never rejects.
+/// A service's complete routes. They never reject.
 pub type Routes = BoxedFilter<(Response,)>;
 
-/// What only one service has below `/api/{collection}/`. It rejects all else.
+/// A service's own routes below `/api/{collection}/`. They reject every other path.
 pub type OwnRoutes = BoxedFilter<(Answer,)>;
 
-/// A service's own routes, over its store.
+/// A function that makes a service's own routes from its store.
 pub type Own = fn(&Store) -> OwnRoutes;
 
-/// The routes of a service, with those that are its `own`.
+/// Returns the routes of a service, including its `own`.
 pub fn routes(state: &State, own: Option<Own>) -> Routes {
     let mut answers = table(state).boxed();
     if let Some(own) = own {
@@ -63,7 +63,7 @@ pub fn routes(state: &State, own: Option<Own>) -> Routes {
     let respond = move |method: Method, answer: Answer| {
         let mut response = answer.unwrap_or_else(|problem| problem.into_response(&method));
         if health.is_draining() {
-            // So that no connection is idle, and about to be used, when it has to be closed.
+            // An idle connection could get its next request just as it is closed.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
@@ -71,7 +71,7 @@ pub fn routes(state: &State, own: Option<Own>) -> Routes {
     warp::method().and(answers).map(respond).boxed()
 }
 
-/// Answers whatever comes while indexes are being built.
+/// Answers every path but `/live` with 503 while indexes are being built.
 fn wait(health: &Health) -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + use<> {
     let health = health.clone();
     warp::path::full().and_then(move |path: FullPath| {
@@ -80,10 +80,10 @@ fn wait(health: &Health) -> impl Filter<Extract = (Answer,), Error = Rejection> 
     })
 }
 
-/// What every service answers to.
+/// Returns the routes that every service has.
 fn table(state: &State) -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + use<> {
     let state = state.clone();
-    // One that cannot be read asks for nothing.
+    // A malformed query counts as an empty one.
     let query = warp::query::<Query>().or(warp::any().map(Query::new)).unify();
     let request = warp::method().and(warp::path::full()).and(query).and(warp::header::headers_cloned());
     request.and(warp::body::stream()).and_then(
@@ -98,7 +98,7 @@ fn table(state: &State) -> impl Filter<Extract = (Answer,), Error = Rejection> +
     )
 }
 
-/// What a path names.
+/// The resource that a path names.
 enum Resource<'p> {
     Root,
     Api,
@@ -107,7 +107,7 @@ enum Resource<'p> {
     Scrub,
     /// A collection that is a list.
     All,
-    /// A collection that is one record.
+    /// A collection that is a single record.
     Single,
     One(&'p str),
     Found(&'static IndexDeclaration, &'p str),
@@ -139,7 +139,7 @@ impl<'p> Resource<'p> {
         })
     }
 
-    /// What it answers to, for `Allow`.
+    /// Returns the methods that it answers, for `Allow`.
     fn allowed(&self) -> &'static str {
         match self {
             Self::Root | Self::Api | Self::Live | Self::Ready | Self::Found(..) => READS,
@@ -195,17 +195,17 @@ impl State {
     }
 }
 
-/// What a path's segment says, if it is the percent-encoding of a text.
+/// Decodes a path's segment. Fails if it is not percent-encoded UTF-8.
 fn decode(segment: &str) -> Result<Cow<'_, str>, Problem> {
     percent_decode_str(segment).decode_utf8().map_err(|_| Problem::NotAText)
 }
 
-/// An id in a path.
+/// Reads an id from a path.
 fn read_id(segment: &str) -> Result<Id, Problem> {
     decode(segment).ok().and_then(|text| text.parse().ok()).ok_or(Problem::NotAnId)
 }
 
-/// A record's id in a path, as `collection` has them.
+/// Reads a record's id from a path: a text or an integer, as `collection` declares.
 fn read_name(collection: Collection, segment: &str) -> Result<RecordName, Problem> {
     if collection.has_text_ids() {
         decode(segment).map(|text| RecordName::Text(text.into()))
@@ -214,7 +214,7 @@ fn read_name(collection: Collection, segment: &str) -> Result<RecordName, Proble
     }
 }
 
-/// What an index is asked for, in a path.
+/// Reads an index's term from a path.
 fn read_term(kind: TermKind, segment: &str) -> Result<Term, Problem> {
     match kind {
         TermKind::Id => read_id(segment).map(Term::Id),

@@ -1,22 +1,22 @@
-//! A service's sandbox: what whoever takes a service over can still reach of its machine.
+//! A service's sandbox: it limits the part of the machine that an attacker reaches through a compromised service.
 //!
-//! Inside it, a thread and all that it spawns open nothing but the service's folder (no device, no `/proc`, not even
-//! the program itself), execute nothing, make no links out of it, connect to no TCP port, bind none, signal no process
-//! outside and reach no abstract Unix socket of one. What was opened before stays open: the log, the listener, the
-//! lock, the pipes to the broker. The kernel's landlock enforces it, for any user, and nothing can leave it again.
+//! A thread inside it, and every thread that it spawns, opens nothing but the service's folder (no device, no `/proc`,
+//! not even the program itself). It executes nothing, makes no links out of the folder, connects to no TCP port, binds
+//! none, and reaches no outside process by a signal or an abstract Unix socket. Files opened before stay open: the log,
+//! the listener, the lock, the pipes to the broker. The kernel's landlock enforces this for any user and for good.
 //!
-//! Left as they are, since no released kernel that this was tried on can refuse them: UDP, Unix sockets in the file
+//! Not restricted, since no released kernel that this was tried on can refuse them: UDP, Unix sockets in the file
 //! system, and a `listen` without a `bind`.
 
 use std::path::Path;
 
-/// The sandbox could not be made, though this kernel has them.
+/// The sandbox could not be made, although this kernel supports it.
 #[derive(Debug, thiserror::Error)]
-#[error("the sandbox could not be made: {0}; --no-sandbox does without")]
+#[error("the sandbox could not be made: {0}; --no-sandbox runs without one")]
 pub struct SandboxError(String);
 
-/// Puts the calling thread, and every thread it spawns from now on, into a sandbox around `folder`. Returns what this
-/// kernel cannot do, in words that follow "cannot", if there is anything.
+/// Puts the calling thread, and every thread it spawns from now on, into a sandbox around `folder`. Returns the
+/// restrictions that this kernel lacks, in words that follow "cannot", or `None` if it has all.
 #[cfg(target_os = "linux")]
 pub fn enter(folder: &Path) -> Result<Option<String>, SandboxError> {
     use landlock::{
@@ -24,9 +24,9 @@ pub fn enter(folder: &Path) -> Result<Option<String>, SandboxError> {
         Scope, make_bitflags,
     };
 
-    /// What is asked for, all of it tried on a kernel that has it; a newer one's additions are to be tried first.
+    /// The requested version, tried on a kernel that has it. Try a newer version before you request it.
     const WANTED: ABI = ABI::V6;
-    /// What each version brought, for the warning where it is missing.
+    /// The restrictions that each version added, for the warning if they are missing.
     const BROUGHT: [(ABI, &str); 5] = [
         (ABI::V1, "keep it to its folder"),
         (ABI::V3, "keep it from truncating other files"),
@@ -54,7 +54,7 @@ pub fn enter(folder: &Path) -> Result<Option<String>, SandboxError> {
     Ok((!missing.is_empty()).then(|| missing.join(", ")))
 }
 
-/// There is none.
+/// Does nothing, since this system has no landlock. Returns what it cannot do.
 #[cfg(not(target_os = "linux"))]
 pub fn enter(_folder: &Path) -> Result<Option<String>, SandboxError> {
     Ok(Some("keep it from anything".to_owned()))

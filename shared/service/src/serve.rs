@@ -1,6 +1,6 @@
-//! Serving HTTP on a bound listener until a shutdown future ends.
+//! Serves HTTP on a bound listener until a shutdown future ends.
 //!
-//! warp's filters over hyper's own connection, because `warp::serve` has no header timeout, no connection limit, no
+//! It runs warp's filters on hyper's connections, because `warp::serve` has no header timeout, no connection limit, no
 //! TCP_NODELAY and no drain deadline.
 
 use std::convert::Infallible;
@@ -29,25 +29,25 @@ use crate::problem::Problem;
 use crate::routes::Routes;
 use crate::workers::Workers;
 
-/// How many connections are served at once; more wait in the listener's queue.
+/// The most connections served at once; more wait in the listener's queue.
 pub const CONNECTIONS: usize = 1024;
 
-/// How long a connection may take to send a request's head, from when it could have begun. It ends idle connections
-/// too, so it outlasts the idle timeout of the load balancers in front (60 s for AWS's): they close first, and never
-/// send a request into a closing connection.
+/// The time a connection has to send a request's head, counted from when it could begin. It ends idle connections
+/// too, so it exceeds the idle timeout of the load balancers in front (60 s on AWS): they close first and never send a
+/// request into a closing connection.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// How long requests under way may take to end after a shutdown was asked for.
+/// The time requests under way have to end after a shutdown begins.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a request's id may be, in bytes.
+/// The longest request id that is logged, in bytes.
 const REQUEST_ID_BYTES: usize = 64;
 
-/// How long to leave a listener alone that has no more file descriptors to give.
+/// The pause after a failed accept, mostly for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves `routes` on `listener` with `workers` until `shutdown` ends, then lets requests under way end, within
-/// [`DRAIN_TIMEOUT`]. Returns what `shutdown` said.
+/// Serves `routes` on `listener` with `workers` until `shutdown` ends, then gives requests under way
+/// [`DRAIN_TIMEOUT`] to end. Returns the output of `shutdown`.
 pub async fn serve<T>(listener: TcpListener, routes: Routes, workers: Workers, shutdown: impl Future<Output = T>) -> T {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
@@ -72,10 +72,10 @@ pub async fn serve<T>(listener: TcpListener, routes: Routes, workers: Workers, s
             }
         };
         let (http, routes, watcher) = (http.clone(), routes.clone(), graceful.watcher());
-        // A task of its own: a panic while a body is sent ends this connection, before the body's end, and nothing else.
+        // Its own task: a panic in the middle of a body cuts off this connection only.
         workers.spawn(async move {
             let served = async {
-                let connection = http.serve_connection(io(stream)?, logged(routes, client));
+                let connection = http.serve_connection(register(stream)?, log_requests(routes, client));
                 watcher.watch(connection).await.map_err(io::Error::other)
             };
             if let Err(error) = served.await {
@@ -85,7 +85,7 @@ pub async fn serve<T>(listener: TcpListener, routes: Routes, workers: Workers, s
         });
     };
     drop(listener);
-    // hyper closes what it has read nothing of, though a request may wait there.
+    // hyper closes connections from which it has read nothing, even if a request waits in them.
     workers.catch_up().await;
     log::info!("draining {} connections", graceful.count());
     if timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
@@ -94,32 +94,32 @@ pub async fn serve<T>(listener: TcpListener, routes: Routes, workers: Workers, s
     ended
 }
 
-/// `stream`, on the runtime that this is called on.
-fn io(stream: net::TcpStream) -> io::Result<TokioIo<TcpStream>> {
+/// Registers `stream` with the current runtime.
+fn register(stream: net::TcpStream) -> io::Result<TokioIo<TcpStream>> {
     stream.set_nodelay(true)?;
     TcpStream::from_std(stream).map(TokioIo::new)
 }
 
-/// `routes` with a line in the access log for each request: what was asked, what was answered, how many bytes (`-`
-/// for a list sent in chunks), how long until the answer's head, the id that the load balancer gave it, if it did, and
-/// the name of the token that it showed, if the handler left one in the response's extensions.
-/// A handler that panics is this request's 500; the panic hook has logged why.
-fn logged(
+/// Wraps `routes` so that each request writes a line to the access log: method, path, status, bytes of the body (`-`
+/// for a list sent in chunks), milliseconds until the answer's head, the load balancer's request id if it gave one, and
+/// the token's name if the handler put one into the response's extensions.
+/// If a handler panics, its request gets a 500; the panic hook logs why.
+fn log_requests(
     routes: Routes,
     client: SocketAddr,
 ) -> impl Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send> {
     let routes = TowerToHyperService::new(warp::service(routes));
     service_fn(move |request: hyper::Request<Incoming>| {
         let begin = Instant::now();
-        // Load balancers ask for health each second: that is no news.
+        // Load balancers ask for health every second.
         let level = match request.uri().path() {
             "/live" | "/ready" => log::Level::Debug,
             _ => log::Level::Info,
         };
         let method = request.method().clone();
         let asked = log::log_enabled!(target: "access", level)
-            .then(|| (method.clone(), request.uri().clone(), request_id(request.headers())));
-        // The handlers share nothing that a panic could leave half-changed: what they read lies in the store.
+            .then(|| (method.clone(), request.uri().clone(), format_request_id(request.headers())));
+        // Unwind safe: handlers share no state that a panic could leave half-changed. The records are in the store.
         let answer = AssertUnwindSafe(routes.call(request)).catch_unwind();
         async move {
             let response = answer.await.unwrap_or_else(|_panic| Ok(Problem::Panicked.into_response(&method)))?;
@@ -127,7 +127,7 @@ fn logged(
                 let bytes = response.body().size_hint().exact().map_or("-".to_owned(), |bytes| bytes.to_string());
                 let token = response.extensions().get::<token::Name>();
                 let token = token.map_or_else(String::new, |name| format!(" token={name}"));
-                // Quoted, so that no client can write a line of its own into the log.
+                // Quoted, so that no client can forge a line of the log.
                 log::log!(
                     target: "access",
                     level,
@@ -143,8 +143,8 @@ fn logged(
     })
 }
 
-/// ` id=…` for the access log where the request has an id; nothing where it is none that we would write there as it is.
-fn request_id(headers: &HeaderMap) -> String {
+/// Formats ` id=…` for the access log. Returns `""` if the request has no id or one that is not safe to log as it is.
+fn format_request_id(headers: &HeaderMap) -> String {
     let id = headers.get("x-request-id").and_then(|id| id.to_str().ok()).filter(|id| {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         (1..=REQUEST_ID_BYTES).contains(&id.len()) && id.bytes().all(plain)

@@ -1,4 +1,4 @@
-//! What the answers of a service stand on.
+//! The state that a service's handlers share.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,25 +11,25 @@ use crate::authorize::Tokens;
 use crate::health::Health;
 use crate::operate::Operator;
 
-/// What the routes stand on.
+/// The state that the routes share.
 #[derive(Clone)]
 pub struct State {
     /// The records.
     pub store: Store,
-    /// Who hands writes in.
+    /// Hands writes to the committer.
     pub commit: Commit,
-    /// Who may write.
+    /// The tokens that may write.
     pub tokens: Arc<Tokens>,
-    /// Who does what operators ask for.
+    /// Runs backups and scrubs.
     pub operator: Operator,
-    /// Whether the service is ready.
+    /// The service's readiness.
     pub health: Health,
 }
 
 /// A path's query.
 pub(crate) type Query = HashMap<String, String>;
 
-/// A request's body as it comes.
+/// A request's body as it arrives.
 pub(crate) trait Body: Stream<Item = Result<Self::Chunk, warp::Error>> + Send {
     type Chunk: Buf;
 }

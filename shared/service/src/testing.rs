@@ -1,4 +1,4 @@
-//! A service on a free port with a fresh folder: what every service's tests begin with.
+//! A service on a free port with a fresh folder, for the tests of every service.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -25,26 +25,26 @@ use crate::serve::serve;
 use crate::state::State;
 use crate::workers::Workers;
 
-/// No answer takes longer; a test that waits for one fails instead of hanging.
+/// The time an answer may take; then the test fails instead of hanging.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running service. Ends when dropped.
 pub struct App {
-    /// Where it listens.
+    /// The address at which it listens.
     pub address: SocketAddr,
-    /// Whether it is ready.
+    /// Its health.
     pub health: Health,
     shutdown: Option<oneshot::Sender<()>>,
     server: Option<JoinHandle<()>>,
     _dir: TempDir,
 }
 
-/// The `Authorization` of a client that may write where writes are allowed.
+/// Returns the `Authorization` header of a client that may write to a writable service.
 pub fn bearer(collection: Collection) -> String {
     format!("Bearer {}_secret", collection.name())
 }
 
-/// Who may write, then: by a file in `folder`.
+/// Writes a token file into `folder` and reads it.
 fn tokens(collection: Collection, folder: &Path) -> Tokens {
     let path = folder.join("tokens");
     let name = "test".parse().expect("it is a name");
@@ -54,7 +54,7 @@ fn tokens(collection: Collection, folder: &Path) -> Tokens {
     Tokens::read(collection, &path).expect("it was just made")
 }
 
-/// What a request got.
+/// The answer to a request.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Answer {
     /// The status code.
@@ -66,24 +66,24 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// A header's value; `""` where there is none.
+    /// Returns a header's value, or `""` if it is absent.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map(|value| value.to_str().expect("our headers are text")).unwrap_or_default()
     }
 }
 
 impl App {
-    /// Serves `records`, each as the monolith's file has it.
+    /// Serves `records`, each in the text of the monolith's file.
     pub fn spawn<R: AsRef<str>>(collection: Collection, records: impl IntoIterator<Item = R>) -> Self {
         Self::start(collection, None, records, false)
     }
 
-    /// The same, with routes of the service's own.
+    /// Serves `records` with a service's own routes.
     pub fn spawn_with<R: AsRef<str>>(collection: Collection, own: Own, records: impl IntoIterator<Item = R>) -> Self {
         Self::start(collection, Some(own), records, false)
     }
 
-    /// The same, and whoever is [`bearer`] may write.
+    /// Serves `records`, and lets clients write that send [`bearer`].
     pub fn spawn_writable<R: AsRef<str>>(collection: Collection, records: impl IntoIterator<Item = R>) -> Self {
         Self::start(collection, None, records, true)
     }
@@ -118,7 +118,7 @@ impl App {
             runtime.block_on(async {
                 let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
                 tell_address.send(listener.local_addr().expect("it is bound")).expect("the test waits");
-                // Tests do not cut the power.
+                // Enough, since tests do not cut the power.
                 let commit = Commit::start(&store, Durability::Process).expect("a thread can be started");
                 let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&tokens));
                 let state = State { store, commit, tokens, operator, health: of_state };
@@ -130,17 +130,17 @@ impl App {
         Self { address, health, shutdown: Some(shutdown), server: Some(server), _dir: dir }
     }
 
-    /// What `GET path` gets.
+    /// Returns the answer to `GET path`.
     pub fn get(&self, path: &str) -> Answer {
         self.request("GET", path)
     }
 
-    /// What a request without a body gets.
+    /// Returns the answer to a request without a body.
     pub fn request(&self, method: &str, path: &str) -> Answer {
         self.send(method, path, &[], "")
     }
 
-    /// What a request with more headers and a body gets.
+    /// Returns the answer to a request with headers and a body.
     pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
@@ -159,7 +159,7 @@ impl App {
         Answer { status: head.status.as_u16(), headers: head.headers, body }
     }
 
-    /// Sends bytes as they are and returns all that comes back until the connection ends.
+    /// Sends bytes unchanged and returns everything until the connection ends.
     pub fn raw(&self, request: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.address).expect("the service listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
@@ -172,7 +172,7 @@ impl App {
         }
     }
 
-    /// Asks the service to end; returns at once.
+    /// Asks the service to end, and returns at once.
     pub fn shut_down(&mut self) {
         if let Some(shutdown) = self.shutdown.take() {
             let _ = shutdown.send(());

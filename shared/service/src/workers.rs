@@ -1,5 +1,5 @@
-//! The threads that serve connections. Each has a runtime of its own, and a connection stays where it began: handing a
-//! request from thread to thread costs more than most requests do.
+//! The threads that serve connections. Each has its own runtime, and a connection stays on its thread: passing a
+//! request between threads costs more than most requests do.
 
 use std::io;
 use std::sync::Arc;
@@ -9,28 +9,28 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
-/// Threads that run tasks until they are dropped, and what is then unfinished with them.
+/// Threads that run tasks. Dropping them drops the unfinished tasks too.
 pub struct Workers(Vec<Worker>);
 
 struct Worker {
     runtime: Handle,
-    /// Each of its tasks has a clone.
+    /// Counts the tasks: each has a clone.
     tasks: Arc<()>,
-    /// Dropped to end it.
+    /// Ends the thread when dropped.
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Workers {
-    /// Starts as many threads as `count`, at least one.
+    /// Starts `count` threads, at least one.
     ///
     /// # Errors
-    /// The system has no more of them, or of file descriptors.
+    /// The system has no more threads or file descriptors.
     pub fn start(count: usize) -> io::Result<Self> {
         (0..count.max(1)).map(|_| Worker::start()).collect::<io::Result<_>>().map(Self)
     }
 
-    /// Runs `task` on the thread that has the fewest.
+    /// Runs `task` on the thread that has the fewest tasks.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let worker =
             self.0.iter().min_by_key(|worker| Arc::strong_count(&worker.tasks)).expect("there is at least one");
@@ -41,15 +41,15 @@ impl Workers {
         });
     }
 
-    /// Returns when each thread has looked at what had arrived for its tasks.
+    /// Returns when each thread has polled the system for data and run the tasks that were waiting for it.
     pub async fn catch_up(&self) {
         for worker in &self.0 {
-            // What yields goes on once its runtime has asked the system, and after what that has woken.
+            // A yielded task continues after its runtime has polled the system and run the tasks that this woke.
             let looked = worker.runtime.spawn(async {
                 yield_now().await;
                 yield_now().await;
             });
-            // It ends unfinished with its thread alone, which then has no tasks.
+            // It fails only if its thread has ended, which then has no tasks.
             let _ = looked.await;
         }
     }
@@ -68,10 +68,10 @@ impl Worker {
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        // First all are told, then all are waited for.
+        // Signals all threads before it waits for any.
         self.0.iter_mut().for_each(|worker| drop(worker.end.take()));
         for thread in self.0.iter_mut().filter_map(|worker| worker.thread.take()) {
-            // A panic is caught by its task, and logged.
+            // The task catches a panic, and the hook logs it.
             let _ = thread.join();
         }
     }

@@ -1,7 +1,7 @@
-//! Answers to whoever writes.
+//! Answers to writes.
 //!
-//! A request is looked at in this order: may it write, is its body what it says it is, and then, in the committer's one
-//! thread, does its condition hold and does the outcome fit the model.
+//! A request is checked in this order: its token, then its body, and then, in the committer's one thread, its condition
+//! and whether the resulting record fits the model.
 
 use std::time::Duration;
 
@@ -28,13 +28,13 @@ use crate::problem::Problem;
 use crate::reply::{self, Answer};
 use crate::state::{Body, State};
 
-/// The header that makes a repeated POST harmless.
+/// The header that lets a client repeat a POST safely.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// How long a body may take to come.
+/// The time a body has to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long an idempotency key may be, in bytes.
+/// The longest idempotency key, in bytes.
 const KEY_BYTES: usize = 255;
 
 /// `POST /api/posts`
@@ -42,14 +42,14 @@ pub(crate) async fn post(state: State, headers: &HeaderMap, body: impl Body) -> 
     let token = state.may_write(headers)?;
     let collection = state.store.collection();
     let answer = async {
-        let key = idempotency_key(headers, &token)?;
+        let key = read_idempotency_key(headers, &token)?;
         let body = state.json_body(headers, body, false).await?;
-        // Refused before an id is given, and not by the committer's one thread.
+        // Checked before an id is given, and outside the committer's one thread.
         let new = edit::create(collection, body).map_err(Problem::Invalid)?;
         state.commit.write(move |now| create(now, collection, key, &new)).await?
     };
     let answer = answer.await;
-    signed(token, &Method::POST, answer)
+    sign(token, &Method::POST, answer)
 }
 
 /// `PUT`, `PATCH` or `DELETE /api/posts/7`
@@ -74,37 +74,37 @@ pub(crate) async fn change(
             .await?
     };
     let answer = answer.await;
-    signed(token, method, answer)
+    sign(token, method, answer)
 }
 
-/// The answer, with the name of the token that was shown, for the access log.
-fn signed(token: Name, method: &Method, answer: Answer) -> Answer {
+/// Puts the token's name into the answer's extensions, for the access log.
+fn sign(token: Name, method: &Method, answer: Answer) -> Answer {
     let mut response = answer.unwrap_or_else(|problem| problem.into_response(method));
     response.extensions_mut().insert(token);
     Ok(response)
 }
 
 impl State {
-    /// The token that a request shows, if it may write.
+    /// Returns the name of the request's token if the request may write.
     fn may_write(&self, headers: &HeaderMap) -> Result<Name, Problem> {
         let name = self.tokens.authorize(headers)?;
         if self.store.is_read_only() { Err(Problem::DiskReadOnly) } else { Ok(name) }
     }
 
-    /// A body that is JSON, in canonical text.
+    /// Reads a JSON body into canonical text.
     async fn json_body(&self, headers: &HeaderMap, body: impl Body, is_patch: bool) -> Result<Object, Problem> {
         if !is_json(headers, is_patch) {
             return Err(Problem::MediaType);
         }
         let bytes = timeout(BODY_TIMEOUT, collect(body)).await.map_err(|_elapsed| Problem::BodySlow)??;
-        // A body may take its time. Whoever was revoked meanwhile writes nothing.
+        // The token may have been revoked while the body arrived.
         self.tokens.authorize(headers)?;
         edit::read(&bytes).map_err(Problem::Malformed)
     }
 }
 
-/// Whether a body is said to be JSON, or a patch of it. By hand: the crate `mime` refuses the space that may stand before a
-/// parameter (RFC 9110, section 5.6.6).
+/// Tells whether the headers declare JSON, or a merge patch if `is_patch`. The crate `mime` is not used: it refuses the
+/// space that may precede a parameter (RFC 9110, section 5.6.6).
 fn is_json(headers: &HeaderMap, is_patch: bool) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     match &*kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase() {
@@ -114,7 +114,7 @@ fn is_json(headers: &HeaderMap, is_patch: bool) -> bool {
     }
 }
 
-/// The whole body, up to [`BODY_BYTES`].
+/// Collects the whole body, up to [`BODY_BYTES`].
 async fn collect(body: impl Body) -> Result<BytesMut, Problem> {
     let mut body = std::pin::pin!(body);
     let mut bytes = BytesMut::new();
@@ -128,14 +128,14 @@ async fn collect(body: impl Body) -> Result<BytesMut, Problem> {
     Ok(bytes)
 }
 
-/// Makes the new record, or finds that an earlier request with that key has.
+/// Creates the record, or returns the kept answer of an earlier request with that key.
 fn create(now: &mut Transaction, collection: Collection, key: Option<String>, new: &New) -> Answer {
     let request = || Sha256::digest(new.body()).into();
     if let Some(kept) = key.as_ref().map(|key| now.kept(key)).transpose()?.flatten() {
         if kept.request != request() {
             return Err(Problem::KeyReused);
         }
-        return Ok(created(collection, kept.revision, kept.json));
+        return Ok(respond_created(collection, kept.revision, kept.json));
     }
     if key.is_some() && !now.can_keep() {
         return Err(Problem::Busy);
@@ -144,10 +144,10 @@ fn create(now: &mut Transaction, collection: Collection, key: Option<String>, ne
     if let Some(key) = key {
         now.keep_answer(key, KeptRecord::new(request(), id, revision, json.clone()));
     }
-    Ok(created(collection, revision, json))
+    Ok(respond_created(collection, revision, json))
 }
 
-/// The record that a request names, and what has to hold for it.
+/// The record that a request names, and the condition that must hold for it.
 struct Target {
     collection: Collection,
     name: RecordName,
@@ -155,8 +155,8 @@ struct Target {
 }
 
 impl Target {
-    /// The record as it is now, if the condition allows to write to it. Without an id where ids are texts and no record
-    /// has this one.
+    /// Returns the record's id and current state if the condition allows the write. The id is `None` if ids are texts
+    /// and no record has this one.
     fn find(&self, now: &Transaction) -> Result<(Option<Id>, Option<Found>), Problem> {
         let id = match &self.name {
             RecordName::Number(id) => Some(*id),
@@ -168,7 +168,7 @@ impl Target {
         if self.condition.allows_write(tag.as_ref()) { Ok((id, found)) } else { Err(Problem::ConditionFailed) }
     }
 
-    /// The same of one that has to be there.
+    /// Like [`find`](Self::find), but fails if the record does not exist.
     fn find_there(&self, now: &Transaction) -> Result<(Id, Found), Problem> {
         let (id, found) = self.find(now)?;
         id.zip(found).ok_or(Problem::NoSuchRecord)
@@ -183,10 +183,14 @@ impl Target {
         let current = found.as_ref().map(|found| &*found.json);
         let json = edit::replace(self.collection, body, &self.name, current).map_err(Problem::Invalid)?;
         let (_, Found { revision, json }) = put(now, self.collection, id, |_| json)?;
-        if found.is_none() { Ok(created(self.collection, revision, json)) } else { Ok(written(revision, json)) }
+        if found.is_none() {
+            Ok(respond_created(self.collection, revision, json))
+        } else {
+            Ok(respond_written(revision, json))
+        }
     }
 
-    /// Whether the record, which is not there, may come to be.
+    /// Checks that the record, which does not exist, may be created.
     fn check_creation(&self, now: &Transaction) -> Result<(), Problem> {
         if !self.condition.creates() {
             return Err(Problem::NoSuchRecord);
@@ -206,7 +210,7 @@ impl Target {
         let (id, found) = self.find_there(now)?;
         let json = edit::patch(self.collection, &found.json, body, &self.name).map_err(Problem::Invalid)?;
         let (_, Found { revision, json }) = put(now, self.collection, Some(id), |_| json)?;
-        Ok(written(revision, json))
+        Ok(respond_written(revision, json))
     }
 
     /// `DELETE`
@@ -217,8 +221,7 @@ impl Target {
     }
 }
 
-/// Puts the record `id`, or a new one, if it has for itself what only one may have. `json` is its text, which has been
-/// checked, with its id.
+/// Puts the record `id`, or a new one, if its unique fields are free. `json` makes its checked text from its id.
 fn put(
     now: &mut Transaction,
     collection: Collection,
@@ -228,13 +231,13 @@ fn put(
     let id = id.or_else(|| now.next_id());
     let json = json(id.unwrap_or(Id::MAX));
     let draft = now.read(id.unwrap_or(Id::MAX), &json);
-    // A user who is refused takes no id.
+    // A refused record uses up no id.
     check_unique(now, collection, &draft.record())?;
     let id = id.ok_or(Problem::NoIdsLeft)?;
     Ok((id, Found { revision: now.put(draft), json }))
 }
 
-/// Whether a record has for itself what only one may have; the monolith may have let others.
+/// Checks that no other record has a unique value of this one. The monolith may have let duplicates through.
 fn check_unique(now: &Transaction, collection: Collection, record: &Record) -> Result<(), Problem> {
     for (index, term) in record.terms {
         let declared = collection.indexes().iter().find(|declared| declared.unique && declared.number == *index);
@@ -248,30 +251,30 @@ fn check_unique(now: &Transaction, collection: Collection, record: &Record) -> R
     Ok(())
 }
 
-/// The answer to a request that made a record.
-fn created(collection: Collection, revision: u64, json: String) -> Response {
+/// Answers a request that created a record.
+fn respond_created(collection: Collection, revision: u64, json: String) -> Response {
     let id = members(&json).find(|(key, _)| *key == "id").and_then(|(_, value)| read_id_text(value));
     let id = id.filter(|_| !collection.is_single()).unwrap_or_default();
     let id = utf8_percent_encode(&id, IN_PATHS);
     let location = format!("/api/{}/{id}", collection.name());
-    let mut response = written(revision, json);
+    let mut response = respond_written(revision, json);
     *response.status_mut() = StatusCode::CREATED;
     response.headers_mut().insert(LOCATION, HeaderValue::from_str(&location).expect("it is encoded"));
     response
 }
 
-/// What an id does not have in a path as it is.
+/// The characters of an id that are percent-encoded in a path.
 const IN_PATHS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-fn written(revision: u64, json: String) -> Response {
+fn respond_written(revision: u64, json: String) -> Response {
     let tag = entity_tag(revision, json.as_bytes());
     let mut response = reply::json(Response::new(json.into()));
     response.headers_mut().typed_insert(tag);
     response
 }
 
-/// The key under which the answer is kept, if the request has one. Each token has its own.
-fn idempotency_key(headers: &HeaderMap, name: &Name) -> Result<Option<String>, Problem> {
+/// Returns the key under which the answer is kept, if the request has one. Each token has its own keys.
+fn read_idempotency_key(headers: &HeaderMap, name: &Name) -> Result<Option<String>, Problem> {
     let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else { return Ok(None) };
     match value.to_str() {
@@ -285,7 +288,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_is_known_in_every_spelling_of_its_type() {
+    fn json_is_recognized_in_every_spelling_of_its_media_type() {
         for (value, of_a_record, of_a_patch) in [
             ("application/json", true, true),
             ("Application/JSON", true, true),

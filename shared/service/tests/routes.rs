@@ -1,10 +1,10 @@
-//! The table of routes: which path is what, and what each answers to.
+//! Tests of the table of routes: the paths, and the methods that each answers.
 
 use record::sample;
 use service::testing::App;
 
 #[test]
-fn every_path_says_what_it_answers_to_and_nothing_else_is_there() {
+fn every_path_states_its_methods_and_other_paths_are_404() {
     let app = App::spawn_writable(sample::posts(), [r#"{"id":1,"thread":1,"text":"t","user":1}"#]);
     let reads = "GET, HEAD";
     for (path, allowed) in [
@@ -53,7 +53,7 @@ fn every_path_says_what_it_answers_to_and_nothing_else_is_there() {
         "/api/posts/1/2/3/4",
     ] {
         for method in ["GET", "POST", "PUT", "DELETE", "OPTIONS"] {
-            // `in-thread` alone could be an id, and is none.
+            // `in-thread` alone stands in the place of an id, but is not one.
             let expected = match (path, method) {
                 ("/api/posts/in-thread", "GET") => 400,
                 ("/api/posts/in-thread", "OPTIONS") => 204,
@@ -67,14 +67,14 @@ fn every_path_says_what_it_answers_to_and_nothing_else_is_there() {
 }
 
 #[test]
-fn while_indexes_are_being_built_only_live_is_answered() {
+fn while_indexes_are_being_built_only_live_is_served() {
     let app = App::spawn_writable(sample::posts(), [r#"{"id":1,"thread":1,"text":"t","user":1}"#]);
     app.health.set_building(true);
     for path in ["/live", "/live/"] {
         let [got, asked] = ["GET", "HEAD"].map(|method| app.request(method, path));
         assert_eq!((got.status, &*got.body, asked.status), (200, "live", 200), "{path}");
     }
-    let reason = "Indexes that are new in the declaration are being built; the log says how far that is.";
+    let reason = "Indexes that are new in the declaration are being built; the log shows the progress.";
     let body = format!(r#"{{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"{reason}"}}"#);
     for path in [
         "/",

@@ -1,7 +1,7 @@
-//! A service that was taken over tries what its sandbox is there to refuse.
+//! Tests that the sandbox refuses the attempts of a compromised service.
 //!
-//! The kernel puts threads into sandboxes, so here it is a thread that goes in; the rest of the process stays outside
-//! and sees to it that there is something to reach.
+//! The kernel puts threads into sandboxes, so only one thread enters it here. The rest of the process stays outside and
+//! provides the targets.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -18,10 +18,10 @@ use std::{env, thread};
 
 use service::sandbox;
 
-/// What was tried, and what came of it.
+/// An attempt and its result.
 type Attempt = (&'static str, io::Result<()>);
 
-/// Goes into the sandbox of `data/posts` and tries everything, in a thread of the thread that went in.
+/// Enters the sandbox of `data/posts` and makes all attempts in a thread that the sandboxed thread spawns.
 fn break_out(
     data: &Path,
     tcp: &TcpListener,
@@ -74,7 +74,7 @@ fn break_out(
     (missing, attempts)
 }
 
-/// Does in its own folder what sled does there.
+/// Does the same in its own folder as sled.
 fn work_in(folder: &Path) -> io::Result<()> {
     let nested = folder.join("db/blobs");
     fs::create_dir_all(&nested)?;
@@ -89,7 +89,7 @@ fn work_in(folder: &Path) -> io::Result<()> {
 }
 
 #[test]
-fn from_inside_nothing_but_the_own_folder_can_be_reached() {
+fn a_sandboxed_service_reaches_nothing_but_its_own_folder() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path();
     for name in ["users", "posts"] {
@@ -108,7 +108,7 @@ fn from_inside_nothing_but_the_own_folder_can_be_reached() {
     let (missing, attempts) = thread::scope(|scope| {
         let inside = scope.spawn(|| {
             let tried = break_out(data, &tcp, &local, &child);
-            // What was opened before stays open, and the own folder is the service's own.
+            // Files opened before stay open, and its own folder stays usable.
             let mut text = String::new();
             before.read_to_string(&mut text).unwrap();
             assert_eq!(text, "users");
@@ -127,7 +127,7 @@ fn from_inside_nothing_but_the_own_folder_can_be_reached() {
         return;
     }
     for (what, result) in attempts {
-        // Between folders it is EXDEV: the kernel wants programs to take it for two file systems, and to copy.
+        // Between folders the error is EXDEV, as between two file systems, so that programs copy instead.
         let kind = result.map_err(|error| error.kind());
         assert!(
             matches!(kind, Err(ErrorKind::PermissionDenied | ErrorKind::CrossesDevices)),
@@ -138,7 +138,7 @@ fn from_inside_nothing_but_the_own_folder_can_be_reached() {
     assert_eq!(fs::read_to_string(data.join("users/db.json")).unwrap(), "users");
     assert_eq!(fs::read_dir(data.join("users")).unwrap().count(), 1);
 
-    // From outside every attempt could have succeeded: it is the sandbox that refused them.
+    // From outside the attempts succeed, so it was the sandbox that refused them.
     assert_eq!(fs::read_to_string(data.join("posts/link")).unwrap(), "users");
     TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
     UnixStream::connect_addr(&local).unwrap();
@@ -146,7 +146,7 @@ fn from_inside_nothing_but_the_own_folder_can_be_reached() {
 }
 
 #[test]
-fn a_folder_that_is_not_there_makes_no_sandbox() {
+fn a_sandbox_around_an_absent_folder_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let error = sandbox::enter(&dir.path().join("absent")).unwrap_err().to_string();
     assert!(error.contains("absent") && error.contains("--no-sandbox"), "{error}");

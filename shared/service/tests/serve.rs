@@ -1,5 +1,5 @@
-//! What `serve` adds to routes: a panic is one request's failure and nobody else's, and the access log names requests
-//! and who wrote.
+//! Tests of what `serve` adds to the routes: a panic fails only its own request, and the access log names requests and
+//! the tokens that wrote.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -34,12 +34,12 @@ impl log::Log for Log {
     }
 
     fn log(&self, record: &log::Record) {
-        // The tests' client is no part of a service.
+        // The tests' client is not part of a service.
         if record.target().starts_with("ureq") {
             return;
         }
         let line = format!("{} {}: {}", record.level(), record.target(), record.args());
-        // Failures of the tests themselves come here too.
+        // Shows a test's own failures too.
         if record.level() <= log::Level::Info {
             eprintln!("{line}");
         }
@@ -56,7 +56,7 @@ fn lines_with(text: &str) -> Vec<String> {
 /// The secret of the token `ci`.
 static SECRET: LazyLock<String> = LazyLock::new(|| secret(sample::posts(), *b"0123456789abcdef0123456789abcdef"));
 
-/// A file that has that token alone.
+/// Returns tokens with `ci` alone.
 fn tokens() -> Tokens {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("tokens");
@@ -65,7 +65,7 @@ fn tokens() -> Tokens {
     Tokens::read(sample::posts(), &path).unwrap()
 }
 
-/// Answers whoever may write.
+/// Returns a route that answers requests with a token that may write.
 fn write(path: &'static str, tokens: Tokens) -> impl Filter<Extract = (Answer,), Error = warp::Rejection> + Clone {
     let tokens = Arc::new(tokens);
     warp::path(path).and(warp::header::headers_cloned()).map(move |headers: HeaderMap| {
@@ -76,8 +76,8 @@ fn write(path: &'static str, tokens: Tokens) -> impl Filter<Extract = (Answer,),
     })
 }
 
-/// Two routes that panic (one at once, one in the midst of its list), and two that take a token (one
-/// where there are none).
+/// Returns two routes that panic, one at once and one in the middle of its list, and two that need a token, one of them
+/// on a read-only service.
 fn own(posts: &Store) -> OwnRoutes {
     let at_once = warp::path("at-once").map(|| -> Answer { panic!("no record\nINFO access > forged") });
     let store = posts.clone();
@@ -96,7 +96,7 @@ fn own(posts: &Store) -> OwnRoutes {
 }
 
 fn spawn_app() -> App {
-    // Whichever test comes first.
+    // Only the first test sets the logger.
     if log::set_logger(&LOG).is_ok() {
         log::set_max_level(log::LevelFilter::Trace);
         log_panics();
@@ -105,7 +105,7 @@ fn spawn_app() -> App {
 }
 
 #[test]
-fn a_panic_is_one_requests_500_and_one_line_of_the_log() {
+fn a_panic_costs_one_request_a_500_and_one_line_of_the_log() {
     let app = spawn_app();
     let mut other = TcpStream::connect(app.address).unwrap();
     other.write_all(b"GET /api/posts/1 HTTP/1.1\r\nhost: a\r\n").unwrap();
@@ -114,7 +114,7 @@ fn a_panic_is_one_requests_500_and_one_line_of_the_log() {
         assert_eq!((answer.status, answer.body.as_str()), (500, FAILED));
         assert_eq!(answer.header("content-type"), "application/problem+json");
     }
-    // Neither the connection it came on nor another one suffers.
+    // Neither its own connection nor another one suffers.
     let both = app.raw(
         b"GET /api/posts/at-once HTTP/1.1\r\nhost: a\r\n\r\nGET /api/posts/1 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
     );
@@ -135,7 +135,7 @@ fn a_panic_is_one_requests_500_and_one_line_of_the_log() {
 }
 
 #[test]
-fn a_list_that_panics_in_its_midst_is_broken_off() {
+fn a_list_that_panics_in_the_middle_is_cut_off() {
     let app = spawn_app();
     for _ in 0..3 {
         let answer = app.raw(b"GET /api/posts/midway HTTP/1.1\r\nhost: a\r\n\r\n");
@@ -148,7 +148,7 @@ fn a_list_that_panics_in_its_midst_is_broken_off() {
 }
 
 #[test]
-fn a_request_id_of_a_safe_shape_is_logged() {
+fn only_a_safe_request_id_is_logged() {
     let app = spawn_app();
     let longest = "x".repeat(64);
     let too_long = "x".repeat(65);
@@ -179,7 +179,7 @@ fn a_request_id_of_a_safe_shape_is_logged() {
 }
 
 #[test]
-fn the_access_log_names_the_token_and_no_log_has_its_secret() {
+fn the_access_log_names_the_token_and_no_log_line_has_its_secret() {
     let app = spawn_app();
     let refused = |title: &str, status: u16, detail: &str| {
         format!(r#"{{"type":"about:blank","title":"{title}","status":{status},"detail":"{detail}"}}"#)
@@ -187,17 +187,17 @@ fn the_access_log_names_the_token_and_no_log_has_its_secret() {
     let read_only = refused(
         "Forbidden",
         403,
-        "This service is read-only. To let it be written to, start it with --write-token-file FILE; `seed token posts` makes a token and its file.",
+        "This service is read-only. To allow writes, start it with --write-token-file FILE; `seed token posts` makes a token and its file.",
     );
     let missing = refused(
         "Unauthorized",
         401,
-        "Writing takes a token of the service posts; it is sent as `Authorization: Bearer`, once.",
+        "Writing needs a token of the service posts; send it once, as `Authorization: Bearer`.",
     );
     let unknown = refused(
         "Unauthorized",
         401,
-        "The token is not one of the service posts; it is sent as `Authorization: Bearer`, once.",
+        "The token is not one of the service posts; send it once, as `Authorization: Bearer`.",
     );
     let challenge = r#"www-authenticate: Bearer realm="posts""#;
     let secret = SECRET.as_str();

@@ -1,4 +1,4 @@
-//! Collections whose ids are texts, and those that are one record, over a real socket.
+//! Tests of collections with text ids and of single-record collections, over a real socket.
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 use record::model::Collection;
@@ -29,7 +29,7 @@ struct Client<'a> {
 }
 
 impl Client<'_> {
-    /// What a request gets: the status, the body, and `Location`.
+    /// Sends a request. Returns the status, the body, and `Location`.
     fn ask(&self, method: &str, path: &str, body: &str, header: Option<(&str, &str)>) -> (u16, String, String) {
         let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
         let request = ureq::http::Request::builder()
@@ -51,7 +51,7 @@ impl Client<'_> {
 }
 
 #[test]
-fn a_record_is_found_by_its_text_and_listed_in_the_sources_order() {
+fn a_record_is_found_by_its_text_id_and_listed_in_the_source_order() {
     let (z, seven, none) = (
         r#"{"id":"z é/1","text":"first"}"#,
         r#"{"text":"second","id":7,"parent":"z é/1"}"#,
@@ -71,14 +71,14 @@ fn a_record_is_found_by_its_text_and_listed_in_the_sources_order() {
     ] {
         assert_eq!(client.get(path), expected, "{path}");
     }
-    // Its number within the database is no name, and neither is another spelling.
+    // Neither its number within the database nor another spelling is its id.
     for path in ["/api/notes/1", "/api/notes/2", "/api/notes/07", "/api/notes/Z%20%C3%A9%2F1"] {
         assert_eq!(client.get(path).0, 404, "{path}");
     }
 }
 
 #[test]
-fn ids_are_given_taken_and_kept_as_texts() {
+fn text_ids_are_made_or_taken_from_the_body_and_kept() {
     let app = App::spawn_writable(notes(), [r#"{"id":7,"text":"a"}"#]);
     let client = Client { app: &app, collection: notes() };
     let post = |body: &str| client.ask("POST", "/api/notes", body, None);
@@ -97,12 +97,12 @@ fn ids_are_given_taken_and_kept_as_texts() {
     let made = location.strip_prefix("/api/notes/").unwrap();
     assert_eq!((status, body), (201, format!(r#"{{"id":"{made}","text":"d"}}"#)));
     assert!(made.len() == 16 && client.get(&location).0 == 200, "{made}");
-    // The same request again is the same answer.
+    // The repeated request gets the same answer.
     let key = Some(("idempotency-key", "k"));
     let first = client.ask("POST", "/api/notes", r#"{"text":"e"}"#, key);
     assert_eq!(client.ask("POST", "/api/notes", r#"{"text":"e"}"#, key), first);
 
-    // A number stays one.
+    // A number stays a number.
     assert_eq!(client.ask("PUT", "/api/notes/7", r#"{"text":"f"}"#, None).1, r#"{"id":7,"text":"f"}"#);
     assert_eq!(
         client.ask("PATCH", "/api/notes/own", r#"{"parent":7}"#, None).1,
@@ -119,7 +119,7 @@ fn ids_are_given_taken_and_kept_as_texts() {
 }
 
 #[test]
-fn a_collection_that_is_one_record_is_read_and_written_by_its_name() {
+fn a_single_record_is_read_and_written_at_its_collections_path() {
     let app = App::spawn_writable(profile(), [r#"{"name":"typicode","id":"any"}"#]);
     let client = Client { app: &app, collection: profile() };
     assert_eq!(client.get("/api/profile"), (200, r#"{"name":"typicode","id":"any"}"#.to_owned()));

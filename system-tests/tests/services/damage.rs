@@ -256,13 +256,13 @@ fn a_file_system_that_can_only_be_read_is_served_for_reads() {
     let mut command = posts(&data);
     assert!(mount(&["-o", "remount,ro"]));
     let (mut process, address) = start(&mut command);
-    process.await_line("the file system can only be read");
+    process.await_line("the file system is read-only");
     assert_eq!(get(address, "/api/posts/21").2, created, "what its journal has is there, too");
     assert_eq!(get(address, "/ready").0, 200);
-    assert!(get(address, "/ready").2.contains("ready; for reads alone"));
+    assert!(get(address, "/ready").2.contains("ready; read-only"));
     let (status, refused) = post(&agent(), address, 10).unwrap();
     assert_eq!(status, 503);
-    assert!(refused.contains("can only be read"), "{refused}");
+    assert!(refused.contains("file system is read-only"), "{refused}");
     process.signal("TERM");
     assert!(process.wait().success(), "{}", process.log());
     assert!(mount(&["-o", "remount,rw"]));

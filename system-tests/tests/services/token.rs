@@ -389,7 +389,7 @@ fn an_invalid_file_leaves_the_old_tokens_in_force() {
             said.contains("ERROR") && said.contains(&format!("SIGHUP: tokens/posts: {expected}")),
             "{what}: {said}"
         );
-        assert!(said.ends_with("The old tokens stay in force (1); a file that is empty revokes them"), "{said}");
+        assert!(said.ends_with("The old tokens stay in force (1); an empty file revokes them"), "{said}");
         assert_eq!(client.post(&good), 201, "{what}");
     };
     for (content, expected) in [
@@ -507,7 +507,7 @@ fn a_service_neither_waits_for_its_broker_nor_ends_with_it_and_the_broker_never_
     replace(&file, &line("new", "posts_new"));
     let said = reload(&posts);
     assert!(
-        said.contains("tokens/posts: not read again within 5 s; once it is, it counts. The old tokens stay"),
+        said.contains("tokens/posts: not read again within 5 s; it takes effect once it is read. The old tokens stay"),
         "{said}"
     );
     assert_eq!((client.post(&good), client.post("posts_new")), (201, 401));
