@@ -167,7 +167,7 @@ fn a_list_that_has_little_to_do_with_the_one_that_was_split_is_refused() {
         let (code, report) = run(&new, &data, more);
         assert_eq!(code, Some(5), "{report}");
         assert!(
-            report.contains("of its 5 posts without ids this one has 2 (5 in all)") && report.contains("--realign"),
+            report.contains("has 2 of its 5 posts without ids, in the same or similar words, among 5") && report.contains("--realign"),
             "{report}"
         );
     }
@@ -227,8 +227,8 @@ fn a_post_that_cannot_be_taken_any_more_stays_as_it_was() {
     assert_eq!(code, Some(7), "{report}");
     assert_eq!(fs::read_to_string(&rejects).unwrap().lines().count(), 2);
     for line in [
-        "1 users cannot be taken as they are in the file now, and stay as they were: id 1",
-        "2 posts cannot be taken as they are in the file now, and stay as they were: id 2, 3",
+        "1 users are invalid in the file now, and stay unchanged: id 1",
+        "2 posts are invalid in the file now, and stay unchanged: id 2, 3",
     ] {
         assert!(report.contains(line), "{line:?} is not in {report}");
     }
@@ -595,7 +595,7 @@ fn which_record_cannot_be_taken_is_told_by_what_it_says() {
         let (code, report) = run(&newer, &data, &["--rejects", rejects.to_str().unwrap()]);
         assert_eq!(code, Some(7), "{bad}: {report}");
         assert!(
-            report.contains("1 users cannot be taken as they are in the file now, and stay as they were: id 3"),
+            report.contains("1 users are invalid in the file now, and stay unchanged: id 3"),
             "{bad}: {report}"
         );
         assert_eq!(joined(&data), users(None, 1..=8) + "\n", "{bad}");

@@ -318,7 +318,7 @@ fn conflicts_are_written_to_a_file_and_resolved_by_it() {
         let _ = fs::remove_file(&conflicts);
         let (code, report) = run(&new, &data, &[&["--conflicts", path], more].concat());
         assert_eq!(code, Some(5), "{report}");
-        assert!(report.contains("and 60 more conflicts of users; --conflicts FILE has all"), "{report}");
+        assert!(report.contains("and 60 more conflicts in users; --conflicts FILE lists all"), "{report}");
     }
     let lines: Vec<serde_json::Value> =
         fs::read_to_string(&conflicts).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -408,8 +408,8 @@ fn join_stays_out_of_data_folders_and_puts_back_what_was_put_aside() {
     let json = |path: &Path| serde_json::from_slice::<serde_json::Value>(&fs::read(path).unwrap()).unwrap();
     assert_eq!(json(&back), json(&old));
     for (wrong, code, reason) in [
-        ("[]", 3, "it is not what --rest writes"),
-        (r#"{"a":1} x"#, 3, "it is not what --rest writes"),
+        ("[]", 3, "it is not a file that --rest wrote"),
+        (r#"{"a":1} x"#, 3, "it is not a file that --rest wrote"),
         (r#"{"users":[]}"#, 3, "/users: a service owns this collection"),
     ] {
         fs::write(&rest, wrong).unwrap();
