@@ -368,12 +368,12 @@ fn a_plan_is_proposed_with_its_reasons_and_overwrites_nothing() {
     fs::write(&input, source).unwrap();
     let report = done(&["plan", "--from", input_text, "--output", plan_text]);
     for reason in [
-        "shops: 2 records\n  each record has an integer id\n  records are found by slug, and several may have the same",
+        "shops: 2 records\n  each record has an integer id\n  slug finds records, and several may have the same value",
         "shopId refers to shops: by its name, and 2 of its 2 values are ids there",
-        "2 of 2 records have no id: it is their position",
+        "2 of 2 records have no id, so the id is the position",
         "unsure: product_id refers to products: by its name, and 1 of its 2 values are ids there",
-        "unsure: stars is of several kinds, so it may be anything",
-        "unsure: there are no records to tell by",
+        "unsure: stars has values of several kinds, so it may be anything",
+        "unsure: there are no records to judge by",
         "left out: \"version\": it holds a number, not records. --rest FILE puts it aside",
         "left out: \"no segment\": \"no segment\" cannot stand in a URL",
     ] {
@@ -467,8 +467,8 @@ fn ids_that_are_texts_and_single_objects_are_proposed_and_split() {
     let dir = tempfile::tempdir().unwrap();
     for (name, source, reason) in [
         ("texts", r#"{"notes":[{"id":"a1b2"},{"id":3}]}"#, "1 of 2 ids are texts, 1 are integers"),
-        ("zero", r#"{"notes":[{"id":0},{"id":3}]}"#, "1 of 2 ids are no integers from 1 to 2^63-1, so ids are texts"),
-        ("single", r#"{"profile":{"name":"typicode"}}"#, "it is one object, and no list"),
+        ("zero", r#"{"notes":[{"id":0},{"id":3}]}"#, "1 of 2 ids are not integers from 1 to 2^63-1, so ids are texts"),
+        ("single", r#"{"profile":{"name":"typicode"}}"#, "it is one object, not a list"),
     ] {
         let [input, plan, data] = ["json", "plan", "data"].map(|kind| dir.path().join(format!("{name}.{kind}")));
         let [input, plan, data_text] = [&input, &plan, &data].map(|path| path.to_str().unwrap());

@@ -42,7 +42,7 @@ fn four() -> String {
 fn the_files_here_are_as_the_plan_says() {
     let output = render(root(), &["--check"]);
     assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
-    assert_eq!(text(&output.stdout), "All is as plan says.\n");
+    assert_eq!(text(&output.stdout), "All files match plan.\n");
 }
 
 #[test]
