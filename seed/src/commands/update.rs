@@ -298,7 +298,7 @@ pub fn updated(
     }
     if !running.is_empty() {
         let names: Vec<&str> = running.iter().map(|collection| collection.name()).collect();
-        let _ = writeln!(text, "Running services that made the changes themselves: {}.", names.join(", "));
+        let _ = writeln!(text, "These ran meanwhile, and were changed by their own services: {}.", names.join(", "));
         json["running"] = names.into();
     }
     // With unresolved conflicts, the error says this.

@@ -498,7 +498,7 @@ fn collections_of_any_name_are_planned_split_served_and_joined_back() {
     fs::write(&input, source).unwrap();
     let report = done(&["plan", "--from", input_text, "--output", plan_text]);
     assert!(
-        report.contains("a topology takes no such name: blog-posts of blogPosts, tags-2 of Tags, monolith-service"),
+        report.contains("a topology does not allow: blog-posts of blogPosts, tags-2 of Tags, monolith-service"),
         "{report}"
     );
     let list = fs::read_to_string(plan.join("plan")).unwrap();
