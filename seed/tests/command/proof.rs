@@ -164,8 +164,8 @@ fn join_writes_whole_files_or_none() {
     assert!(text(&output.stderr).contains("No space left on device"), "{}", text(&output.stderr));
 }
 
-/// The story: an operator replaces a split in use by a new file's, and the power fails at any moment. Afterwards one of the
-/// two splits is served, complete.
+/// The story: an operator replaces a split in use by that of a new file, and the run is killed at any moment. Afterwards one
+/// of the two splits is there, complete.
 #[test]
 fn a_replacement_killed_at_fifty_moments_leaves_the_old_or_the_new_split() {
     let dir = tempfile::tempdir().unwrap();
