@@ -89,7 +89,7 @@ enum Command {
         /// Takes an increment: only what was written since BACKUP. Repeat it for each earlier increment, in order
         #[arg(long, value_name = "BACKUP")]
         since: Vec<PathBuf>,
-        /// Reads the secrets of write tokens from FILE, one a line. Services that have tokens demand one
+        /// Reads the secrets of write tokens from FILE, one a line. A service with tokens demands one of its own
         #[arg(long, value_name = "FILE")]
         secrets: Option<PathBuf>,
         #[command(flatten)]
@@ -334,7 +334,7 @@ fn write_completions(shell: Shell) -> Report {
     Report::of_text(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// Runs the command that the command line names; returns its exit code.
+/// Runs the command of the command line; returns its exit code.
 pub(crate) fn run() -> ExitCode {
     let Cli { command, split, json, quiet, log } = read_command_line();
     let progress = if quiet { Progress::Quiet } else { Progress::on_stderr() };

@@ -129,8 +129,7 @@ pub fn keep_out_of_data(path: &Path) -> Result<(), Error> {
         };
         let is_service = above.join("db/db").exists() || above.join("lock").exists() && above.join("db").is_dir();
         if is_split || is_service {
-            let reason =
-                format!("it lies in {}, where services keep their data; name a file outside", above.display());
+            let reason = format!("it lies in {}, where services keep their data; name a file outside", above.display());
             return Err(Error::Output { path: path.to_owned(), reason });
         }
     }
@@ -394,11 +393,8 @@ impl<'de> Visitor<'de> for Names {
 pub fn describe(output: Option<&Path>, joined: &Joined) -> Report {
     let mut note = String::new();
     for collection in &joined.without_order {
-        let _ = writeln!(
-            note,
-            "{}: the slice is missing or changed, so the records are in id order.",
-            collection.name()
-        );
+        let _ =
+            writeln!(note, "{}: the slice is missing or changed, so the records are in id order.", collection.name());
     }
     if joined.ids_left_out {
         note += "Some ids are no longer the records' positions: a split of this output gives other ids. \
@@ -407,7 +403,8 @@ pub fn describe(output: Option<&Path>, joined: &Joined) -> Report {
     let Some(path) = output else { return Report { note, ..Report::new(String::new(), Value::Null) } };
     let mut text = format!("{} is joined.\n", path.display());
     if let Some(beside) = &joined.ids_beside {
-        let _ = writeln!(text, "{} has the ids that are not positions; a split of the file needs it.", beside.display());
+        let _ =
+            writeln!(text, "{} has the ids that are not positions; a split of the file needs it.", beside.display());
     }
     let records: serde_json::Map<String, Value> =
         joined.records.iter().map(|(collection, records)| (collection.name().to_owned(), json!(records))).collect();

@@ -267,17 +267,14 @@ pub fn updated(
     }
     let done = if dry_run { "would be brought up to date with" } else { "is brought up to date with" };
     let mut text = format!("{} {done} {}:\n\n{}", data.display(), input.display(), table(&rows));
-    text += "\nKept: only the service has changed the record since the last run. Merged: both have, in different fields.\n";
+    text +=
+        "\nKept: only the service has changed the record since the last run. Merged: both have, in different fields.\n";
     for changes in changes {
         let collection = changes.collection;
         describe_alignment(collection, changes, &mut text);
         if changes.spared > 0 {
             let (name, ids) = (collection.name(), listed(&changes.named_spared, changes.spared));
-            let _ = writeln!(
-                text,
-                "{} {name} are invalid in the file now, and stay unchanged: {ids}",
-                changes.spared
-            );
+            let _ = writeln!(text, "{} {name} are invalid in the file now, and stay unchanged: {ids}", changes.spared);
         }
         for conflict in &changes.named {
             for Field { pointer, base, file, service } in conflict.fields() {

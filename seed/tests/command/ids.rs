@@ -167,7 +167,8 @@ fn a_list_with_little_of_the_split_one_is_refused_without_realign() {
         let (code, report) = run(&new, &data, more);
         assert_eq!(code, Some(5), "{report}");
         assert!(
-            report.contains("has 2 of its 5 posts without ids, in the same or similar words, among 5") && report.contains("--realign"),
+            report.contains("has 2 of its 5 posts without ids, in the same or similar words, among 5")
+                && report.contains("--realign"),
             "{report}"
         );
     }
@@ -594,10 +595,7 @@ fn an_invalid_record_is_identified_by_its_content() {
         split(&old, &data);
         let (code, report) = run(&newer, &data, &["--rejects", rejects.to_str().unwrap()]);
         assert_eq!(code, Some(7), "{bad}: {report}");
-        assert!(
-            report.contains("1 users are invalid in the file now, and stay unchanged: id 3"),
-            "{bad}: {report}"
-        );
+        assert!(report.contains("1 users are invalid in the file now, and stay unchanged: id 3"), "{bad}: {report}");
         assert_eq!(joined(&data), users(None, 1..=8) + "\n", "{bad}");
     }
 }

@@ -279,11 +279,7 @@ fn a_bad_file_is_refused_with_the_place_of_the_fault_and_leaves_nothing() {
             with_posts(r#"{"id":2,"thread":1,"text":"","user":1},{"thread":1,"text":"","user":1}"#).into(),
             "/posts/1 (byte 73): the id 2, which it has from its position, is taken by /posts/0",
         ),
-        (
-            "an invalid reference",
-            with_posts(r#"{"thread":0,"text":"","user":1}"#).into(),
-            "/posts/0/thread (byte 44)",
-        ),
+        ("an invalid reference", with_posts(r#"{"thread":0,"text":"","user":1}"#).into(), "/posts/0/thread (byte 44)"),
         (
             "a lone surrogate",
             with_user(r#"{"id":1,"username":"\ud800"}"#).into(),

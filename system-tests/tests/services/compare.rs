@@ -354,9 +354,14 @@ const LIES: &[Lie] = &[
     ("a reset", &["no_answer"], "no answer from the services", |path, answer| {
         if path == "/api/users/1" { answer.ending(Ending::Reset) } else { answer }
     }),
-    ("an encoding that is none", &["content_encoding"], "the body from the services is not gzip, as its header says", |path, answer| {
-        if path == "/api/users" { answer.with("content-encoding", "gzip") } else { answer }
-    }),
+    (
+        "an encoding that is none",
+        &["content_encoding"],
+        "the body from the services is not gzip, as its header says",
+        |path, answer| {
+            if path == "/api/users" { answer.with("content-encoding", "gzip") } else { answer }
+        },
+    ),
     ("an encoding that was not asked for", &["content_encoding"], "\"br\", which was not asked for", |path, answer| {
         if path == "/api/users" { answer.with("content-encoding", "br") } else { answer }
     }),

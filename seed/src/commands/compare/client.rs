@@ -158,7 +158,8 @@ impl Endpoint {
         if let Some(headers) = request.headers_mut() {
             headers.clone_from(&self.headers);
         }
-        let request = request.body(()).map_err(|_| self.failed(FailureKind::Malformed, "the path does not fit into a URL"))?;
+        let request =
+            request.body(()).map_err(|_| self.failed(FailureKind::Malformed, "the path does not fit into a URL"))?;
         let response = self.agent.run(request).map_err(|error| self.explain(&error))?;
         let (head, body) = response.into_parts();
         // A repeated header counts as all its values together.
@@ -269,7 +270,8 @@ impl Body {
     /// The body is cut, too long or too slow, or not encoded as it says.
     pub fn read_some(&mut self, buffer: &mut [u8]) -> Result<usize, Failure> {
         if !matches!(self.encoding(), "" | "gzip" | "x-gzip") {
-            let text = format!("the body from {} is encoded as {:?}, which was not asked for", self.side, self.encoding);
+            let text =
+                format!("the body from {} is encoded as {:?}, which was not asked for", self.side, self.encoding);
             return Err(Failure::new(FailureKind::ContentEncoding, text));
         }
         let read = loop {

@@ -281,8 +281,9 @@ fn open_sides(args: &CompareArgs) -> Result<(Sides, Limits), Stop> {
     let monolith = address("--monolith", &args.monolith)?;
     let services = address("--services", &args.services)?;
     if monolith.is_same_place(&services) {
-        let text =
-            format!("--monolith {monolith} and --services {services} are the same server, which proves nothing; name two");
+        let text = format!(
+            "--monolith {monolith} and --services {services} are the same server, which proves nothing; name two"
+        );
         return Err(Stop::Usage(text));
     }
     let limits = Limits {

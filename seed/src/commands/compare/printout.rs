@@ -101,7 +101,9 @@ impl Printout<'_> {
     pub fn sentence(&self) -> String {
         let Counts { different, unknown, .. } = self.tally.total();
         match self.conclusion() {
-            Conclusion::Alike => "The services answer as the monolith does, except for expected differences.".to_owned(),
+            Conclusion::Alike => {
+                "The services answer as the monolith does, except for expected differences.".to_owned()
+            }
             Conclusion::Different => format!("{different} paths are answered differently."),
             Conclusion::Unknown => {
                 format!("{unknown} paths are unknown; --max-unknown N allows as many.")

@@ -90,8 +90,9 @@ fn propose_one(name: &str, service: String, profile: &Profile, all: &[(String, P
     let (mut fields, mut indexes, mut alike) = (Vec::new(), Vec::new(), Alike::default());
     for (field, values) in &profile.fields {
         if field.is_empty() || field.contains(|c: char| c.is_control() || "\"\\".contains(c)) {
-            let unsure =
-                format!("the field \"{field}\" has an empty name or one that JSON escapes: it is kept but not declared");
+            let unsure = format!(
+                "the field \"{field}\" has an empty name or one that JSON escapes: it is kept but not declared"
+            );
             notes.unsure.push(unsure);
             continue;
         }
@@ -218,11 +219,12 @@ impl<'f> Alike<'f> {
 
     /// Returns the remarks.
     fn say(&self) -> impl Iterator<Item = String> {
-        let several =
-            self.several_kinds.iter().map(|field| format!("{field} has values of several kinds, so it may be anything"));
-        let lines = (!self.lines.is_empty()).then(|| {
-            format!("a line break or more than 256 characters would be refused in {}", self.lines.join(", "))
-        });
+        let several = self
+            .several_kinds
+            .iter()
+            .map(|field| format!("{field} has values of several kinds, so it may be anything"));
+        let lines = (!self.lines.is_empty())
+            .then(|| format!("a line break or more than 256 characters would be refused in {}", self.lines.join(", ")));
         let few = (!self.few.is_empty()).then(|| {
             let few = self.few.join(", ");
             format!(

@@ -194,5 +194,7 @@ fn find_by_values(
     let fitting: Vec<&str> = all.iter().filter(fits).map(|(to, _)| &**to).collect();
     let (first, more) = fitting.split_first()?;
     let or = if more.is_empty() { String::new() } else { format!(" or {} others", more.len()) };
-    Some(format!("{field} may refer to {first}{or}: all of its {of} values are ids there, but its name does not say so"))
+    Some(format!(
+        "{field} may refer to {first}{or}: all of its {of} values are ids there, but its name does not say so"
+    ))
 }

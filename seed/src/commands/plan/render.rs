@@ -77,7 +77,8 @@ pub fn render(folder: &Path, purpose: Purpose) -> Result<Report, Error> {
     let (outcome, text) = match purpose {
         _ if files.is_empty() => ("unchanged", format!("All files match {}.\n", list.display())),
         Purpose::Check => {
-            let text = format!("Files that do not match {}: {names}. `seed plan render` renders them.\n", list.display());
+            let text =
+                format!("Files that do not match {}: {names}. `seed plan render` renders them.\n", list.display());
             ("stale", text)
         }
         _ => ("rendered", format!("Rendered from {}: {names}.\n", list.display())),
