@@ -28,16 +28,16 @@ use serde_json::json;
     version,
     args_conflicts_with_subcommands = true,
     after_help = "\
-A second run on the same file checks the split and changes nothing. One on a newer file applies what that changes, and
-keeps what the services have changed meanwhile.
+A second run on the same file checks the split and changes nothing. A run on a newer file applies its changes and keeps
+those that the services have made since.
 
 Exit codes:
   0  done
   1  `plan render --check` found stale files
   2  the command line is wrong, or nothing was compared
   3  the input is wrong; the message says where
-  4  a difference was found, or of too much it is unknown whether there is one
-  5  the target is in use, or holds something else, or what a service has changed otherwise than the file
+  4  a difference was found, or too many paths could not be judged
+  5  the target is in use or holds something else, or a service's changes conflict with the file
   6  a file, a database, a backup or the monolith could not be read or written, or is damaged
   7  done, but some records were rejected"
 )]
@@ -47,112 +47,112 @@ struct Cli {
     #[command(flatten)]
     split: Split,
 
-    /// Prints the report, or why there is none, as one JSON object
+    /// Prints the report or the error as one JSON object, instead of text
     #[arg(long, global = true)]
     json: bool,
 
-    /// Shows no progress
+    /// Hides the progress, which otherwise goes to standard error
     #[arg(long, global = true)]
     quiet: bool,
 
-    /// Writes what is done, and when, behind what is in FILE
+    /// Appends each step of the run to FILE, with its time
     #[arg(long, global = true, value_name = "FILE")]
     log: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Reads everything in the databases: are they sound, and as split or changed by their services since?
+    /// Checks every record and index of the databases, and reports what the services have changed since the split
     Verify {
-        /// Compares them with this file, such as the one that was split
+        /// Compares the databases with FILE, such as the file that was split
         #[arg(long, value_name = "FILE")]
         input: Option<PathBuf>,
-        /// Compares them with this backup; its increments follow, each with another --against
+        /// Compares the databases with BACKUP. Repeat it for each increment, in order
         #[arg(long, value_name = "BACKUP", conflicts_with = "backup")]
         against: Vec<PathBuf>,
-        /// Looks at this backup, not at the databases; its increments follow, each with another --backup
+        /// Checks BACKUP instead of the databases. Repeat it for each increment, in order
         #[arg(long, value_name = "BACKUP")]
         backup: Vec<PathBuf>,
         #[command(flatten)]
         data: Data,
     },
-    /// Takes a backup: from running services, which go on writing, or from stopped ones. Each collection as it was at one
-    /// moment of its own
+    /// Takes a backup of running services, which go on writing, or of stopped ones. It holds each collection as it was
+    /// at one revision
     Backup {
-        /// Where the entrance is, or a service, such as http://127.0.0.1:8080; several are asked in turn. Without it, the
-        /// databases are read, and the services are stopped
+        /// Asks the entrance or a service at URL, such as http://127.0.0.1:8080. Repeat it to ask several in turn. Without
+        /// it, reads the databases of stopped services
         #[arg(long, value_name = "URL")]
         from: Vec<String>,
-        /// The folder to make, or a file whose name ends in .ndjson
+        /// Writes the backup to this new folder, or to one file if the name ends in .ndjson
         #[arg(long, value_name = "BACKUP")]
         output: PathBuf,
-        /// Takes only what was written since this backup; the increments on it follow, each with another --since
+        /// Takes an increment: only what was written since BACKUP. Repeat it for each earlier increment, in order
         #[arg(long, value_name = "BACKUP")]
         since: Vec<PathBuf>,
-        /// The secrets of write tokens, one a line, which services want that have tokens
+        /// Reads the secrets of write tokens from FILE, one a line. A service with tokens demands one of its own
         #[arg(long, value_name = "FILE")]
         secrets: Option<PathBuf>,
         #[command(flatten)]
         data: Data,
     },
-    /// Puts a backup into the services' folders, once it has been read back and proven. The services are stopped
+    /// Restores a backup into the folders of stopped services, after reading it back and checking it
     Restore {
-        /// The backup; its increments follow, each with another --backup
+        /// Restores BACKUP. Repeat it for each increment, in order
         #[arg(long, value_name = "BACKUP", required = true)]
         backup: Vec<PathBuf>,
-        /// Replaces what is in DIR
+        /// Replaces the data in DIR. Without it, a DIR that holds data is refused
         #[arg(long)]
         replace: bool,
         #[command(flatten)]
         data: Data,
     },
-    /// Writes the three slices alone, without databases: ids that repeat are then not looked for
+    /// Writes only the slices, without databases, and does not look for repeated ids
     Slices {
-        /// The monolith's file
+        /// Reads the monolith's data from FILE
         #[arg(long, value_name = "FILE")]
         input: PathBuf,
-        /// The folder to write users.json, threads.json and posts.json to
+        /// Writes users.json, threads.json and posts.json to this folder
         #[arg(long, value_name = "DIR")]
         output: PathBuf,
         #[command(flatten)]
         plan: PlanFolder,
     },
-    /// Asks a running monolith and the services for the same paths, and compares what they answer. A post's added id, the
-    /// order of a list, 404 for 204 and the source's own digits are expected; anything else is a difference, and an answer
-    /// of the monolith that proves nothing is counted as unknown. A request that gets no answer is sent again, twice
+    /// Asks a running monolith and the services for the same paths, and compares their answers. A post's added id, the
+    /// order of a list, 404 for 204 and the source's own digits are expected; anything else is a difference. An answer of
+    /// the monolith that proves nothing counts as unknown. A request without an answer is sent again, twice
     Compare(Box<CompareArgs>),
-    /// Writes one db.json from the three databases, or from a backup: the way back to the monolith
+    /// Writes one db.json from the databases or from a backup: the way back to the monolith
     Join {
-        /// Where to; standard output where it is not given
+        /// Writes db.json to FILE instead of standard output
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
-        /// Writes the ids that the split gave to posts, too
+        /// Also writes the ids that the split gave to posts. Without it, they are left out, as in the monolith's file
         #[arg(long)]
         ids: bool,
-        /// Puts the collections back that --rest has put aside
+        /// Adds the collections in REST, which the split's --rest put aside
         #[arg(long, value_name = "REST")]
         with: Option<PathBuf>,
-        /// Takes this backup, not the databases; its increments follow, each with another --backup
+        /// Reads BACKUP instead of the databases. Repeat it for each increment, in order
         #[arg(long, value_name = "BACKUP")]
         backup: Vec<PathBuf>,
         #[command(flatten)]
         data: Data,
     },
-    /// Makes a token for writing to one service: prints its secret, this once, and adds its digest to a token file
+    /// Makes a token for writing to one service: prints its secret once, and adds its digest to a token file
     Token {
-        /// The service: its name in `plan`, or that of its collection
+        /// The service's name in `plan`, or its collection's name
         service: String,
-        /// The token file, which the service is given as --write-token-file. Not in the service's own folder: whoever
-        /// breaks into it writes there [default: tokens/COLLECTION]
+        /// Adds the token to FILE, which the service takes as --write-token-file. Keep it outside the service's own
+        /// folder: an intruder in the service can write there [default: tokens/COLLECTION]
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
-        /// What the service's log calls whoever has the token [default: the next token-N]
+        /// Names the token in the service's log [default: the next token-N]
         #[arg(long, value_name = "NAME")]
         name: Option<Name>,
         #[command(flatten)]
         plan: PlanFolder,
     },
-    /// Proposes the declarations of the collections in a db.json, or renders what follows from the list of collections
+    /// Proposes declarations for the collections in a db.json, or renders the topology's files from the list of collections
     #[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
     Plan {
         #[command(subcommand)]
@@ -160,14 +160,14 @@ enum Command {
         #[command(flatten)]
         proposing: Option<Proposing>,
     },
-    /// Writes what a shell needs to complete this command line
+    /// Prints a script that lets a shell complete this command line
     Completions {
-        /// The shell
+        /// The shell to write for
         shell: Shell,
     },
-    /// Writes the manual, for `man -l -`; or with --output a page for each command
+    /// Prints the manual, for `man -l -`
     Man {
-        /// The folder to write the pages to
+        /// Writes a page for each command to this folder instead
         #[arg(long, value_name = "DIR")]
         output: Option<PathBuf>,
     },
@@ -175,7 +175,7 @@ enum Command {
 
 #[derive(Args)]
 struct PlanFolder {
-    /// The folder whose file `plan` lists the collections [default: the workspace's own]
+    /// Reads the list of collections from the file `plan` in FOLDER [default: the workspace's own]
     #[arg(long, value_name = "FOLDER")]
     plan: Option<PathBuf>,
 }
@@ -188,29 +188,30 @@ impl PlanFolder {
 
 #[derive(Args)]
 struct Proposing {
-    /// The monolith's file, which is looked at; `-` is standard input
+    /// Examines the monolith's data in FILE; `-` is standard input
     #[arg(long, value_name = "FILE", required = true)]
     from: PathBuf,
-    /// Takes what Node's JSON.parse takes and JSON does not allow, as the split does with --as-node
+    /// Accepts invalid JSON that Node's JSON.parse accepts, as the split does with --as-node. Without it, the file is
+    /// refused
     #[arg(long)]
     as_node: bool,
-    /// The folder to write `plan` and NAME/collection.json to, for a person to edit. Nothing there is overwritten
+    /// Writes `plan` and NAME/collection.json to this new or empty folder, for a person to edit
     #[arg(long, value_name = "FOLDER", required = true)]
     output: PathBuf,
 }
 
 #[derive(Subcommand)]
 enum PlanCommand {
-    /// Renders what compose.yaml, compose.writes.yaml, gateway/ and deploy/ecs.yaml have for each collection. They are read
-    /// in the current folder, the top of the repository
+    /// Renders the parts of compose.yaml, compose.writes.yaml, gateway/ and deploy/ecs.yaml that each collection needs. Run
+    /// it at the top of the repository
     Render {
-        /// The folder that has the list
+        /// Reads the list of collections from the file `plan` in FOLDER
         #[arg(long, value_name = "FOLDER", default_value = ".")]
         plan: PathBuf,
-        /// Writes copies into this folder, and leaves the files alone
+        /// Writes rendered copies into FOLDER, and leaves the files themselves unchanged
         #[arg(long, value_name = "FOLDER")]
         output: Option<PathBuf>,
-        /// Changes nothing, names the files that are stale, and ends with 1 if there are any
+        /// Changes nothing, but names the stale files and exits with 1 if any file is stale
         #[arg(long, conflicts_with = "output")]
         check: bool,
     },
@@ -218,7 +219,7 @@ enum PlanCommand {
 
 #[derive(Args)]
 struct Split {
-    /// The monolith's file; `-` is standard input
+    /// Splits the monolith's data in FILE; `-` is standard input
     #[arg(long, value_name = "FILE", default_value = "seed/db.json")]
     input: PathBuf,
 
@@ -231,7 +232,7 @@ struct Split {
 
 #[derive(Args)]
 struct Data {
-    /// Where the three services' folders are
+    /// Finds the services' folders in DIR
     #[arg(long = "data", value_name = "DIR", default_value = "data")]
     dir: PathBuf,
 }
@@ -250,8 +251,8 @@ fn verify(
     verify::verify(input, against.as_ref(), &data.dir, progress)
 }
 
-/// The command line, in which each option can also come from the environment: `--max-removed` as SEED_MAX_REMOVED. The
-/// split's own say nothing to the other commands, and are left out where it is not `is_split`.
+/// Returns the command line, whose options can also come from the environment: `--max-removed` as SEED_MAX_REMOVED.
+/// Unless `is_split`, the environment does not set the split's own options: other commands do not take them.
 fn command_line(is_split: bool) -> clap::Command {
     let from_environment = |arg: clap::Arg| {
         let name = arg.get_long().map(|long| format!("SEED_{}", long.to_uppercase().replace('-', "_")));
@@ -273,7 +274,7 @@ fn command_line(is_split: bool) -> clap::Command {
     below(command, &from_environment)
 }
 
-/// Reads the command line. Exits with 2 when it cannot be understood.
+/// Reads the command line. Exits with 2 if it is invalid.
 fn read_command_line() -> Cli {
     let names: Vec<String> = Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect();
     let is_split = !env::args().skip(1).any(|argument| names.contains(&argument));
@@ -295,7 +296,7 @@ fn read_command_line() -> Cli {
     })
 }
 
-/// A command, and those below it, each by a name of its own.
+/// Adds a command and its subcommands to `pages`, each under its full name.
 fn collect_pages(name: &str, command: &clap::Command, pages: &mut Vec<(String, clap::Command)>) {
     pages.push((name.to_owned(), command.clone().name(name.to_owned())));
     for below in command.get_subcommands().filter(|below| below.get_name() != "help") {
@@ -303,7 +304,7 @@ fn collect_pages(name: &str, command: &clap::Command, pages: &mut Vec<(String, c
     }
 }
 
-/// The manual: of all commands one after the other, or in a file each.
+/// Writes the manual: all commands in one text, or a file for each command in the folder `output`.
 fn write_manual(output: Option<&Path>) -> Result<Report, Error> {
     let mut command = command_line(true);
     command.build();
@@ -326,14 +327,14 @@ fn write_manual(output: Option<&Path>) -> Result<Report, Error> {
     Ok(Report::of_text(String::from_utf8_lossy(&text).into_owned()))
 }
 
-/// Writes what the completion of `shell` needs.
+/// Writes the completion script for `shell`.
 fn write_completions(shell: Shell) -> Report {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "seed", &mut text);
     Report::of_text(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// Does what the command line says, and ends as it went.
+/// Runs the command of the command line; returns its exit code.
 pub(crate) fn run() -> ExitCode {
     let Cli { command, split, json, quiet, log } = read_command_line();
     let progress = if quiet { Progress::Quiet } else { Progress::on_stderr() };
@@ -381,7 +382,7 @@ fn do_command(command: Option<Command>, split: Split, progress: Progress) -> Res
             Ok(plan::proposal::describe(&from, &output, &proposal))
         }
         Some(Command::Plan { command: None, proposing: None }) => {
-            let missing = "`seed plan` wants --from FILE and --output FOLDER, or `render`";
+            let missing = "`seed plan` needs --from FILE and --output FOLDER, or `render`";
             Cli::command().error(clap::error::ErrorKind::MissingRequiredArgument, missing).exit()
         }
         Some(Command::Plan { command: Some(PlanCommand::Render { plan, output, check }), .. }) => {
@@ -397,7 +398,7 @@ fn do_command(command: Option<Command>, split: Split, progress: Progress) -> Res
     }
 }
 
-/// Prints what was done, or why it was not.
+/// Prints the report or the error; returns the exit code.
 fn end(done: Result<Report, Error>, json: bool) -> ExitCode {
     match done {
         Ok(report) => {
@@ -409,7 +410,7 @@ fn end(done: Result<Report, Error>, json: bool) -> ExitCode {
                 (report.text, report.note)
             };
             match std::io::stdout().write_all(text.as_bytes()) {
-                // Who closes the pipe early has read enough.
+                // A reader that closes the pipe early has read enough.
                 Err(error) if error.kind() != ErrorKind::BrokenPipe => {
                     let error = Error::io(Path::new("standard output"))(error);
                     eprintln!("seed: {error}");

@@ -9,7 +9,7 @@ use crate::conflict::Side;
 use crate::error::Error;
 use crate::plan::Plan;
 
-/// One such setting.
+/// A setting for one collection or for all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scoped<T> {
     collection: Option<String>,
@@ -17,22 +17,22 @@ pub struct Scoped<T> {
 }
 
 impl<T> Scoped<T> {
-    /// The same for all.
+    /// Makes a setting for all collections.
     pub fn all(value: T) -> Self {
         Self { collection: None, value }
     }
 }
 
-/// What holds for a collection: the last that was `given` for it, else the last for all.
+/// Returns the last setting `given` for a collection, else the last for all.
 pub fn of<T: Copy>(given: &[Scoped<T>], collection: Collection) -> Option<T> {
     let last = |scope| given.iter().rev().find(|given| given.collection.as_deref() == scope).map(|given| given.value);
     last(Some(collection.name())).or_else(|| last(None))
 }
 
-/// Whether `plan` has the collections that settings were `given` for.
+/// Checks that `plan` has every collection that the `given` settings name.
 ///
 /// # Errors
-/// It has not.
+/// A collection is not in the plan.
 pub fn check<T>(given: &[Scoped<T>], plan: &Plan) -> Result<(), Error> {
     given.iter().filter_map(|given| given.collection.as_deref()).try_for_each(|name| plan.find(name).map(drop))
 }
@@ -41,7 +41,7 @@ pub fn check<T>(given: &[Scoped<T>], plan: &Plan) -> Result<(), Error> {
 fn read<T>(text: &str, value: impl FnOnce(&str) -> Result<T, String>) -> Result<Scoped<T>, String> {
     let Some((name, rest)) = text.split_once('=') else { return Ok(Scoped { collection: None, value: value(text)? }) };
     if name.is_empty() {
-        return Err("a collection's name belongs before `=`".to_owned());
+        return Err("the name of a collection is missing before `=`".to_owned());
     }
     Ok(Scoped { collection: Some(name.to_owned()), value: value(rest)? })
 }
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_setting_of_a_collection_counts_and_else_the_last_for_all() {
+    fn the_last_setting_for_a_collection_overrides_those_for_all() {
         let given: Vec<Scoped<u64>> = ["1", "posts=7", "2", "posts=8"].map(|text| text.parse().unwrap()).into();
         let plan = Plan::workspace();
         assert_eq!(

@@ -1,4 +1,4 @@
-//! `seed backup`: from running services, or from stopped ones.
+//! `seed backup`: takes a backup of running or stopped services.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
@@ -19,39 +19,40 @@ use crate::plan::Plan;
 use crate::progress::{Progress, Total};
 use crate::report::{Report, table};
 
-/// The priority of a backup, as `nice` has it.
+/// The priority of a backup, a `nice` value.
 #[cfg(target_os = "linux")]
 const BACKGROUND: i32 = 10;
 
-/// How long a service may take to begin its answer.
+/// The time that a service may take to begin its answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Where a backup is taken from.
+/// The origin of a backup.
 pub struct Origin<'o> {
-    /// The entrance, or services; where there are none, the databases in `data`.
+    /// The entrance or services; if empty, the databases in `data` are read.
     pub urls: &'o [String],
-    /// The services' folders. Manifest and slices come from here in either case.
+    /// The services' folders. Manifest and slices always come from here.
     pub data: &'o Path,
-    /// The secrets of write tokens, one a line: each service has its own.
+    /// The file with the secrets of write tokens, one a line: each service has its own.
     pub secrets: Option<&'o Path>,
-    /// The backup that an increment goes on from, and the increments before it.
+    /// The backup that an increment continues, and the increments before it.
     pub since: &'o [PathBuf],
 }
 
-/// Takes a backup, and puts it at `output` once it has been read back and proven.
+/// Takes a backup, reads it back, and only then puts it at `output`.
 ///
 /// # Errors
 /// See [`Error`]; nothing is at `output` then.
 pub fn take(origin: &Origin, output: &Path, progress: Progress) -> Result<Contents, Error> {
-    // A service on the same machine comes first.
+    // Services on the same machine have priority.
     #[cfg(target_os = "linux")]
     let _ = rustix::process::setpriority_process(None, BACKGROUND);
     if output.exists() {
-        return Err(Error::Backup { path: output.display().to_string(), reason: "it is there already".to_owned() });
+        let reason = "it is there already; name another path".to_owned();
+        return Err(Error::Backup { path: output.display().to_string(), reason });
     }
     let into = folder_of(output);
     fs::create_dir_all(into).map_err(Error::io(into))?;
-    // Beside its place, so that it can be moved there.
+    // In the same folder, so that a rename moves it into place.
     let part = tempfile::tempdir_in(into).map_err(Error::io(into))?;
     let follows = Chain::open(origin.since)?;
     let secrets = origin.secrets.map(read_secrets).transpose()?.unwrap_or_default();
@@ -93,7 +94,7 @@ pub fn take(origin: &Origin, output: &Path, progress: Progress) -> Result<Conten
     Ok(store::sync(into).map(|()| contents)?)
 }
 
-/// Reads a new backup from end to end: an increment with the backup that it goes on from.
+/// Reads a new backup from end to end; an increment together with the backup that it continues.
 fn prove(part: &Path, plan: &Plan, since: &[PathBuf], contents: &Contents, progress: Progress) -> Result<(), Error> {
     let stage =
         progress.stage("reading back", Total::Records(contents.sections.iter().map(|entry| entry.head.records).sum()));
@@ -115,13 +116,13 @@ fn lock_all(data: &Path, plan: &Plan) -> Result<Vec<Folder>, Error> {
     folders.map_err(|error| match error {
         store::StoreError::InUse { .. } => Error::Backup {
             path: data.display().to_string(),
-            reason: format!("{error}; or name the running services: --from http://…"),
+            reason: format!("{error}; to back up running services, name them: --from http://…"),
         },
         error => error.into(),
     })
 }
 
-/// Writes the section of a database that nobody serves.
+/// Writes the section of a stopped service's database.
 fn copy_database(
     folder: &Folder,
     collection: Collection,
@@ -136,7 +137,7 @@ fn copy_database(
     Ok(())
 }
 
-/// What asks services.
+/// Returns the HTTP client that asks services.
 fn agent() -> ureq::Agent {
     ureq::Agent::config_builder()
         .http_status_as_error(false)
@@ -148,7 +149,7 @@ fn agent() -> ureq::Agent {
         .into()
 }
 
-/// Writes the section of a running service: the first of `urls` that has the collection.
+/// Writes the section of a running service: asks the first of `urls` that has the collection.
 fn fetch(
     urls: &[String],
     collection: Collection,
@@ -166,7 +167,7 @@ fn fetch(
         if let Some(Since { history, revision }) = since {
             request = request.query("history", history).query("since", revision.to_string());
         }
-        // A secret begins with its service's name; another's name may begin with it, too.
+        // A secret begins with its service's name, which may also begin another service's name.
         let own = secrets.iter().filter(|secret| secret.starts_with(&format!("{name}_")));
         if let Some(secret) = own.min_by_key(|secret| secret.len()) {
             request = request.header("authorization", format!("Bearer {secret}"));
@@ -175,7 +176,7 @@ fn fetch(
         let mut answer = match request.call() {
             Ok(answer) => answer,
             Err(error) => {
-                why = failed(format!("no answer: {error}")).to_string();
+                why = failed(format!("the service does not answer: {error}")).to_string();
                 continue;
             }
         };
@@ -194,12 +195,12 @@ fn fetch(
                 }
             }
             401 => {
-                let how = "the service wants a token: --secrets FILE, with the secret of one of its tokens in a line";
+                let how = "the service demands a token: --secrets FILE names a file with a token's secret on a line";
                 return Err(failed(how.to_owned()));
             }
             404 => {
-                why = failed("there is no such collection here, or the service is older than backups".to_owned())
-                    .to_string()
+                let reason = "the collection is not served here, or the service is too old to send backups";
+                why = failed(reason.to_owned()).to_string()
             }
             status => {
                 let detail = answer.body_mut().with_config().limit(1 << 16).read_to_string().unwrap_or_default();
@@ -220,14 +221,14 @@ fn read_secrets(path: &Path) -> Result<Vec<String>, Error> {
         .collect())
 }
 
-/// Copies manifest and slices of the split in `data`, where they are.
+/// Copies the manifest and slices of the split in `data`, if there is a split.
 fn copy_split(data: &Path, to: &Path) -> Result<(), Error> {
     let Some(manifest) = Manifest::read(data)? else { return Ok(()) };
     for collection in manifest.collections() {
         let (slice, copy) = (data.join(collection.name()).join("db.json"), slice_path(to, collection));
         fs::copy(&slice, &copy).map_err(Error::io(&slice))?;
         if identify(&copy)? != manifest.entry(collection).slice {
-            let reason = "the slice is not what the manifest says".to_owned();
+            let reason = "the slice differs from the one in the manifest".to_owned();
             return Err(Error::Damaged(format!("{}: {reason}", slice.display())));
         }
     }
@@ -244,7 +245,7 @@ fn concatenate(folder: &Path, plan: &Plan, whole: &PartFile) -> Result<(), Error
     Ok(())
 }
 
-/// A backup that was taken.
+/// Reports a backup.
 pub fn describe(output: &Path, contents: &Contents) -> Report {
     let mut rows = vec![["collection", "records", "revision", "since", "bytes", "digest"].map(String::from)];
     for Entry { head, file } in &contents.sections {
@@ -258,7 +259,7 @@ pub fn describe(output: &Path, contents: &Contents) -> Report {
         ]);
     }
     let text = format!(
-        "{} is a backup, read back and proven; each collection as it was at its revision:\n\n{}",
+        "{} is a backup, read back and proven. It holds each collection at its revision:\n\n{}",
         output.display(),
         table(&rows)
     );

@@ -1,4 +1,4 @@
-//! The file that was split, held against what is there.
+//! Checks an existing split against the file that was split.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::scan::{Comparison, Scanned, compare};
 use crate::source::Reading;
 use crate::target::Target;
 
-/// Looks at a finished split and changes nothing. Since then its services may have changed their records.
+/// Checks a finished split, whose services may have changed records since. Changes nothing.
 pub(crate) fn check(
     input: &Path,
     data: &Path,
@@ -45,7 +45,7 @@ pub(crate) fn check(
     Ok(checked(input, data, &comparisons))
 }
 
-/// A split that was there: what has become of it.
+/// Reports an existing split: how many records are as split, and how many the services changed.
 pub fn checked(input: &Path, data: &Path, comparisons: &[(Collection, Comparison)]) -> Report {
     let titles = ["collection", "as split", "changed since", "removed since", "added since"];
     let mut rows = vec![titles.map(String::from)];

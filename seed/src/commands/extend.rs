@@ -1,4 +1,4 @@
-//! Collections that are new in the plan, added to a split in place.
+//! Adds collections that are new in the plan to a split in place.
 
 use std::io;
 use std::path::Path;
@@ -22,8 +22,8 @@ use crate::source::Reading;
 use crate::splitting::Splitting;
 use crate::target::{Place, Target};
 
-/// Adds the collections of `plan` that a split does not have, as the file has them. What is there is not touched, and goes
-/// on being served. Returns the manifest, and how many records each has that was added.
+/// Adds the collections of `plan` that a split does not have, from the file. The existing ones stay unchanged, and their
+/// services go on running. Returns the manifest, and each added collection with its number of records.
 pub(crate) fn extend(
     input: &Path,
     data: &Path,
@@ -51,7 +51,7 @@ pub(crate) fn extend(
         plan,
         reading: &reading,
         requires_all: options.require,
-        // What no service owns was put aside at the split, or will be at the update.
+        // The split has put other collections aside, or the update will.
         rest: Some(Box::new(io::sink())),
         progress: options.progress,
     };
@@ -77,7 +77,7 @@ pub(crate) fn extend(
     Ok((manifest, added))
 }
 
-/// Counts the references that lead nowhere, among what is there and the `stores` of what is `fresh`.
+/// Counts the references that lead nowhere, in the existing collections and in the `stores` of the `fresh` ones.
 fn find_orphans(target: &mut Target, fresh: &Plan, stores: &[Store]) -> Result<Orphans, Error> {
     let mut new: Vec<Database> = stores.iter().map(Database::of).collect();
     let mut new = new.iter_mut();

@@ -1,8 +1,8 @@
-//! The way back: one db.json from the three databases. This is the rollback to the monolith, and the backup.
+//! The way back: one db.json from the databases. This is the rollback to the monolith, and the backup.
 //!
-//! The records stand in the order of the slices, which is the monolith's, and those that the services added behind them.
-//! Ids that the split gave are left out: the monolith's records have none. Where they are not the records' positions they
-//! go into a file beside the joined one, so that a split of that gives them again.
+//! The records follow the slices' order, which is the monolith's; records that the services added come last. Ids that the
+//! split gave are left out, since the monolith's records have none. If these ids are not the records' positions, they go
+//! into a file beside the joined one, and a split of that file gives the same ids again.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -27,34 +27,34 @@ use crate::progress::{Progress, Stage, Total};
 use crate::report::Report;
 use crate::slice::{closing, opening};
 
-/// What is joined, and where it goes.
+/// The settings of a join.
 pub struct Joining<'j> {
-    /// The file to write; standard output where there is none.
+    /// The file to write; `None` is standard output.
     pub output: Option<&'j Path>,
-    /// Whether the ids that the split gave are written.
+    /// Whether to write the ids that the split gave.
     pub with_ids: bool,
-    /// Collections that were put aside at the split, as one object.
+    /// The file with the collections that the split put aside, one JSON object.
     pub rest: Option<&'j Path>,
-    /// How progress is shown.
+    /// The display of progress.
     pub progress: Progress,
 }
 
-/// What was joined.
+/// The outcome of a join.
 pub struct Joined {
-    /// How many records each collection has.
+    /// The number of records in each collection.
     pub records: Vec<(Collection, u64)>,
-    /// The file that has the ids that are left out and are not positions.
+    /// The file with the ids that are left out and are not positions.
     pub ids_beside: Option<PathBuf>,
-    /// Whether such ids are nowhere, since there is no file to put them beside.
+    /// Whether such ids are lost, because the output is not a file.
     pub ids_left_out: bool,
-    /// Collections whose slices are gone, so that their records stand in the order of their ids.
+    /// Collections without a usable slice: their records are in id order.
     pub without_order: Vec<Collection>,
 }
 
 /// Writes the databases in `data` as one file.
 ///
 /// # Errors
-/// See [`Error`]; a file at the output is then as it was.
+/// See [`Error`]; a file at the output then stays unchanged.
 pub fn join(data: &Path, joining: &Joining) -> Result<Joined, Error> {
     let (manifest, folders) = open_split(data)?;
     let mut stores = Vec::new();
@@ -66,7 +66,7 @@ pub fn join(data: &Path, joining: &Joining) -> Result<Joined, Error> {
     join_stores(&stores, Some((&manifest, &slices)), joining)
 }
 
-/// The same from a backup.
+/// Writes the databases in a backup as one file.
 pub fn join_backup(chain: &Chain, joining: &Joining) -> Result<Joined, Error> {
     let unpacked = unpack(chain, joining.progress)?;
     let split = chain.split()?;
@@ -96,7 +96,7 @@ fn join_stores(stores: &[Store], split: Option<(&Manifest, &[PathBuf])>, joining
     let file = out.finish().map_err(Error::io(part.path()))?;
     let beside = ids::path_beside(path);
     if joined.ids_left_out {
-        // Before the file itself: whoever finds that has its ids.
+        // Written before the file itself: a file that exists has its ids.
         let mut part = PartFile::create(&beside)?;
         part.write(&ids::to_json(file, &ids))?;
         part.put_in_place()?;
@@ -109,10 +109,10 @@ fn join_stores(stores: &[Store], split: Option<(&Manifest, &[PathBuf])>, joining
     Ok(joined)
 }
 
-/// A file in a data folder belongs to what is there: it would be taken for a slice, or worse.
+/// Refuses a path in a data folder, where a file would be taken for a slice, or worse.
 ///
 /// # Errors
-/// `path` lies in one.
+/// `path` lies in a data folder.
 pub fn keep_out_of_data(path: &Path) -> Result<(), Error> {
     let folder = folder_of(path);
     let folder = fs::canonicalize(folder).map_err(Error::io(folder))?;
@@ -121,7 +121,7 @@ pub fn keep_out_of_data(path: &Path) -> Result<(), Error> {
             let inside = fs::read_dir(above).into_iter().flatten().flatten();
             inside.map(|entry| entry.path()).any(|folder| folder.join("db.json").exists() && folder.join("db").is_dir())
         };
-        // A damaged manifest is one, too; another program's is none.
+        // A damaged manifest counts; another program's does not.
         let is_split = match Manifest::read(above) {
             Ok(manifest) => manifest.is_some(),
             Err(Error::Occupied { .. }) => has_slices(),
@@ -129,14 +129,14 @@ pub fn keep_out_of_data(path: &Path) -> Result<(), Error> {
         };
         let is_service = above.join("db/db").exists() || above.join("lock").exists() && above.join("db").is_dir();
         if is_split || is_service {
-            let reason = format!("it lies in {}, where services have their data; name a file outside", above.display());
+            let reason = format!("it lies in {}, where services keep their data; name a file outside", above.display());
             return Err(Error::Output { path: path.to_owned(), reason });
         }
     }
     Ok(())
 }
 
-/// Writes `{"users":[…],"threads":[…],"posts":[…]}`, with what was put aside behind them, and a line's end.
+/// Writes `{"users":[…],"threads":[…],"posts":[…]}` and a line feed; the collections in `rest` come last in the object.
 fn write<W: Write>(
     stores: &[Store],
     split: Option<(&Manifest, &[PathBuf])>,
@@ -170,7 +170,7 @@ fn write<W: Write>(
         let array = write_array(store, slice, written_ids, &mut out, path, &stage)?;
         joined.records.push((collection, array.records));
         let last_id = Writer::new(store)?.last_id();
-        // Whoever splits the file must not give an id again that one has had which is gone.
+        // A split of the file must not reuse the id of a removed record.
         joined.ids_left_out |= !array.left_out.are_positions() || last_id > array.highest_id;
         given.set(collection, Given { ids: array.left_out, last_id });
     }
@@ -181,31 +181,31 @@ fn write<W: Write>(
     Ok((out, given, joined))
 }
 
-/// Which records' ids are written.
+/// The ids to write.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum WrittenIds {
-    /// All that are not given by the split.
+    /// The records' own ids, not those that the split gave.
     Own,
-    /// Those, and given ones that are not the record's position: what a slice has.
+    /// The records' own ids and given ids that are not positions, as in a slice.
     Slice,
-    /// All.
+    /// All ids.
     All,
 }
 
-/// What was written of a collection.
+/// The outcome of writing a collection.
 pub struct Array {
-    /// How many records.
+    /// The number of records.
     pub records: u64,
-    /// The highest id of any of them.
+    /// The highest id.
     pub highest_id: u64,
-    /// The ids that were left out, by position; where ids are texts, the numbers of all.
+    /// The ids that were left out, by position; if ids are texts, the numbers of all records.
     pub left_out: Ids,
-    /// Ids that were written and are given by the split.
+    /// The ids that were written and that the split gave.
     pub given: RoaringTreemap,
 }
 
-/// Writes `"posts":[…]`: in the order of the slice, where there is one, and then in that of the ids. Of a collection that is
-/// one record it writes that, or null.
+/// Writes `"posts":[…]`: first the records of the slice, if any, in its order, then the others in id order. For a
+/// collection that is a single record, writes the record or `null`.
 pub fn write_array(
     store: &Store,
     slice: Option<(&Entry, &Path)>,
@@ -222,7 +222,7 @@ pub fn write_array(
         Some((entry, slice)) => writer.put_slice(store, entry, slice)?,
         None => RoaringTreemap::new(),
     };
-    // What the service has added.
+    // The records that the service added.
     for entry in store.records() {
         let (id, stored) = entry?;
         if !in_slice.contains(id.get()) {
@@ -234,7 +234,7 @@ pub fn write_array(
     Ok(array)
 }
 
-/// Writes a collection's records, one behind the other.
+/// A writer of a collection's records.
 struct ArrayWriter<'w, W> {
     collection: Collection,
     ids: WrittenIds,
@@ -267,11 +267,11 @@ impl<W: Write> ArrayWriter<'_, W> {
         [comma, begin, rest].into_iter().try_for_each(|piece| self.out.write_all(piece)).map_err(Error::io(self.path))
     }
 
-    /// Writes the records that stand in the slice, in its order, as they are in the database. Returns the slice's ids.
+    /// Writes the slice's records in its order, as the database has them now. Returns the slice's ids.
     fn put_slice(&mut self, store: &Store, entry: &Entry, slice: &Path) -> Result<RoaringTreemap, Error> {
         let mut in_slice = RoaringTreemap::new();
         let mut source = entry.open_slice(slice, entry.in_slice())?;
-        // A slice is mostly in the order of its ids, and then one scan of the database has all of it.
+        // Most slices are in id order, so one scan of the database finds all records.
         let mut scan = store.records().peekable();
         let mut scanned = 0;
         while let Some(batch) = source.next_batch()? {
@@ -302,20 +302,20 @@ impl<W: Write> ArrayWriter<'_, W> {
     }
 }
 
-/// The record as the source had it, in two pieces: without an id that the split gave, where that is left out.
+/// Returns the record as the source had it, in two pieces. `leaves_out` removes an id that the split gave.
 fn source_json(id: Id, stored: &Stored, leaves_out: bool) -> [&[u8]; 2] {
     let json = stored.json();
     if stored.id_from_position && leaves_out { [b"{", without_id(json, id)] } else { [b"", json] }
 }
 
-/// The collections that were put aside at the split.
+/// The collections that the split put aside.
 struct Rest {
     path: PathBuf,
     is_empty: bool,
 }
 
 impl Rest {
-    /// Looks at all of it: it is to be an object, without the services' collections.
+    /// Opens and checks the file: it must hold an object without the services' collections.
     fn open(path: &Path, stores: &[Store]) -> Result<Self, Error> {
         let file = File::open(path).map_err(Error::io(path))?;
         let mut deserializer = serde_json::Deserializer::from_reader(BufReader::with_capacity(BUFFER, file));
@@ -323,7 +323,7 @@ impl Rest {
         let wrong = |place: String, reason: String| Error::Input { file: path.to_owned(), place, reason };
         let names = names.map_err(|error| match error.is_io() {
             true => Error::io(path)(error.into()),
-            false => wrong("the file".to_owned(), format!("it is not what --rest writes: {error}")),
+            false => wrong("the file".to_owned(), format!("it is not a file that --rest wrote: {error}")),
         })?;
         let owned = |name: &&String| stores.iter().any(|store| store.collection().name() == **name);
         if let Some(name) = names.iter().find(owned) {
@@ -332,13 +332,13 @@ impl Rest {
         Ok(Self { path: path.to_owned(), is_empty: names.is_empty() })
     }
 
-    /// Writes it behind other members.
+    /// Writes the collections after the object's other members.
     fn write(&self, out: &mut impl Write, to: &Path) -> Result<(), Error> {
         if self.is_empty {
             return Ok(());
         }
         let mut file = BufReader::with_capacity(BUFFER, File::open(&self.path).map_err(Error::io(&self.path))?);
-        // What stands between the first bracket and the last: the rest is space.
+        // Copies the text between the first and the last bracket; outside is only space.
         let mut piece = vec![0; BUFFER];
         let (mut kept, mut begun) = (Vec::new(), false);
         loop {
@@ -354,7 +354,7 @@ impl Rest {
             } else if !begun {
                 continue;
             }
-            // The last bracket is not known before the end: what follows the last one so far is kept back.
+            // Only the end shows which bracket is the last: the text from the latest one is held back.
             if let Some(at) = piece.iter().rposition(|byte| *byte == b'}') {
                 out.write_all(&kept).and_then(|()| out.write_all(&piece[..at])).map_err(Error::io(to))?;
                 kept = piece[at..].to_vec();
@@ -366,7 +366,7 @@ impl Rest {
     }
 }
 
-/// The names of an object's members, whatever they hold.
+/// A visitor that collects the names of an object's members.
 struct Names;
 
 impl<'de> Visitor<'de> for Names {
@@ -389,24 +389,22 @@ impl<'de> Visitor<'de> for Names {
     }
 }
 
-/// A file that was joined. Where it went to standard output, nothing else does.
+/// Reports a join. The report's text is empty if standard output has the file.
 pub fn describe(output: Option<&Path>, joined: &Joined) -> Report {
     let mut note = String::new();
     for collection in &joined.without_order {
-        let _ = writeln!(
-            note,
-            "{}: the slice is gone or changed, so they stand in the order of their ids.",
-            collection.name()
-        );
+        let _ =
+            writeln!(note, "{}: the slice is missing or changed, so the records are in id order.", collection.name());
     }
     if joined.ids_left_out {
-        note += "Positions do not say all ids any more: a split of this in another folder gives others. \
-                 --output FILE writes them beside FILE, --ids writes them into the records.\n";
+        note += "Some ids are no longer the records' positions: a split of this output gives other ids. \
+                 --output FILE writes the ids beside FILE, --ids writes them into the records.\n";
     }
     let Some(path) = output else { return Report { note, ..Report::new(String::new(), Value::Null) } };
     let mut text = format!("{} is joined.\n", path.display());
     if let Some(beside) = &joined.ids_beside {
-        let _ = writeln!(text, "{} has the ids that its positions do not say, for a split of it.", beside.display());
+        let _ =
+            writeln!(text, "{} has the ids that are not positions; a split of the file needs it.", beside.display());
     }
     let records: serde_json::Map<String, Value> =
         joined.records.iter().map(|(collection, records)| (collection.name().to_owned(), json!(records))).collect();

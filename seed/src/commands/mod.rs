@@ -1,4 +1,4 @@
-//! What `seed` does, each command in a file of its own.
+//! The commands of `seed`, each in its own file.
 
 pub mod backup;
 pub mod check;

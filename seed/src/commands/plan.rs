@@ -1,4 +1,4 @@
-//! `seed plan`: a plan proposed from a file, and what follows from a list of collections.
+//! `seed plan`: proposes a plan from a file, and renders the topology's files from a plan.
 
 mod naming;
 mod profile;

@@ -1,4 +1,4 @@
-//! `seed restore`: a backup put into the services' folders.
+//! `seed restore`: puts a backup into the services' folders.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -23,10 +23,10 @@ use crate::slice::Sliced;
 use crate::splitting::Part;
 use crate::target::{Building, Target};
 
-/// Puts a backup into the services' folders in `data`, once it has been read back and proven.
+/// Puts a backup into the services' folders in `data`, after reading it back and checking it.
 ///
 /// # Errors
-/// See [`Error`]; what `data` holds is then as it was.
+/// See [`Error`]; `data` then stays unchanged.
 pub fn restore(chain: &Chain, data: &Path, replace: bool, progress: Progress) -> Result<Report, Error> {
     let mut target = Target::lock(data, chain.plan()?)?;
     if !replace && !target.is_empty(chain.plan()?) {
@@ -50,7 +50,8 @@ pub fn restore(chain: &Chain, data: &Path, replace: bool, progress: Progress) ->
             for part in &building {
                 copy_slice(&folder, part.collection, &part.slice)?;
                 if identify(&part.slice)? != manifest.entry(part.collection).slice {
-                    return Err(Error::Damaged(format!("{}: it is not what its manifest says", part.slice.display())));
+                    let reason = "it differs from the slice in its manifest";
+                    return Err(Error::Damaged(format!("{}: {reason}", part.slice.display())));
                 }
             }
             manifest
@@ -64,7 +65,7 @@ pub fn restore(chain: &Chain, data: &Path, replace: bool, progress: Progress) ->
     Ok(restored(data, &heads, manifest.restored))
 }
 
-/// The manifest of a backup of which the split is not known: slices of what it holds are written.
+/// Writes slices of the records of a backup without a split; returns a manifest for them.
 fn without_split(building: &[Building], scans: &[Scanned]) -> Result<Manifest, Error> {
     let mut parts = Vec::new();
     for (part, scanned) in building.iter().zip(scans) {
@@ -88,7 +89,7 @@ fn without_split(building: &[Building], scans: &[Scanned]) -> Result<Manifest, E
     Ok(manifest)
 }
 
-/// A backup that is in its place again.
+/// Reports a restored backup.
 pub fn restored(data: &Path, heads: &[Head], without_split: bool) -> Report {
     let mut rows = vec![["collection", "records", "revision", "digest"].map(String::from)];
     for head in heads {
@@ -97,12 +98,12 @@ pub fn restored(data: &Path, heads: &[Head], without_split: bool) -> Report {
         rows.push([head.collection.clone(), records, revision, head.digest.clone()]);
     }
     let mut text = format!(
-        "{} holds the backup. Every record was read back, and is what the service counted:\n\n{}",
+        "{} holds the backup. Every record was read back and matches the service's count:\n\n{}",
         data.display(),
         table(&rows)
     );
     if without_split {
-        text += "\nThe backup has no split in it, so a newer db.json cannot be applied to this.\n";
+        text += "\nThe backup has no split in it, so a newer db.json cannot be applied to it.\n";
     }
     Report::new(text, json!({ "outcome": "restored", "sections": heads, "without_split": without_split }))
 }

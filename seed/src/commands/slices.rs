@@ -1,4 +1,4 @@
-//! `seed slices`: the slices alone.
+//! `seed slices`: writes only the slices.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use crate::splitting::{Destination, Part, Splitting, WholeSplit};
 /// Writes the slices of the file `input` to `output`, without databases.
 ///
 /// # Errors
-/// See [`Error`]; slices that were there are then as they were.
+/// See [`Error`]; existing slices then stay unchanged.
 pub fn slices(input: &Path, plan: &Plan, output: &Path, progress: Progress) -> Result<Report, Error> {
     fs::create_dir_all(output).map_err(Error::io(output))?;
     let building = tempfile::tempdir_in(output).map_err(Error::io(output))?;
@@ -36,7 +36,7 @@ pub fn slices(input: &Path, plan: &Plan, output: &Path, progress: Progress) -> R
     Ok(sliced(input, output, &source, &parts).with_absent(&absent))
 }
 
-/// Slices alone.
+/// Reports slices without databases.
 pub fn sliced(input: &Path, output: &Path, source: &Identity, parts: &[Part]) -> Report {
     let mut rows = vec![["collection", "bytes", "slice"].map(String::from)];
     let mut json = json!({ "outcome": "sliced" });

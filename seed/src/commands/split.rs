@@ -1,4 +1,4 @@
-//! The whole job: split, load, prove, publish; or extend, bring up to date or check what is there.
+//! The main command: splits, loads, proves and publishes; or extends, updates or checks an existing split.
 
 use std::env;
 use std::fs::{self, File};
@@ -30,7 +30,7 @@ use crate::survey::Survey;
 use crate::target::Target;
 use crate::{checkpoint, progress};
 
-/// The stages of a split, and how long each is beside the others.
+/// The stages of a split, with their shares of the time.
 const FILLING: [(&str, u32); 5] = [
     ("splitting", 60),
     ("writing indexes", 8),
@@ -39,18 +39,18 @@ const FILLING: [(&str, u32); 5] = [
     ("putting into place", 3),
 ];
 
-/// The name of what standard input was kept in.
+/// The name of the file that keeps standard input.
 const STDIN: &str = "standard-input";
 
-/// Splits the file `input`, or standard input where that is `-`, into the services' folders in `data`; or applies what
-/// it changes to a split that is already there; or, where it is the same file, checks that.
+/// Splits the file `input` (`-` is standard input) into the services' folders in `data`. If there is a split already,
+/// applies the file's changes to it, or checks it if the file is the same.
 ///
 /// # Errors
-/// See [`Error`]; what `data` holds is then as it was.
+/// See [`Error`]; `data` then stays unchanged.
 pub fn split_and_verify(input: &Path, data: &Path, options: &Options) -> Result<Report, Error> {
     check_outputs(input, options)?;
     if input == Path::new("-") {
-        // What is read twice has to stay where it is in between.
+        // The input is read twice.
         let kept = keep_stdin()?;
         let kept = kept.path().join(STDIN);
         let named = |text: String| text.replace(&kept.display().to_string(), "standard input");
@@ -62,13 +62,13 @@ pub fn split_and_verify(input: &Path, data: &Path, options: &Options) -> Result<
     split_file(input, data, options)
 }
 
-/// The same of a file.
+/// Splits a file; see [`split_and_verify`].
 fn split_file(input: &Path, data: &Path, options: &Options) -> Result<Report, Error> {
-    // Before anything is made: is there an input at all?
+    // Fails on a missing input before anything is made.
     drop(Source::open(input, &Plan::workspace())?);
     let there = if options.replace { None } else { Manifest::read(data)? };
     let plan = &options.plan_for(there.as_ref())?;
-    // A first split, or another in its place, is not for services that run.
+    // A first or replacing split needs stopped services.
     let target = if there.is_some() { Target::reach(data, plan) } else { Target::lock(data, plan) };
     let target = match target {
         Err(Error::Store(error @ StoreError::InUse { .. })) if !options.replace => {
@@ -79,10 +79,10 @@ fn split_file(input: &Path, data: &Path, options: &Options) -> Result<Report, Er
     split_into(input, data, plan, target, options).map_err(|error| explain(input, plan, there.as_ref(), options, error))
 }
 
-/// Names all that is in the way of a split, where its error is about the file.
+/// Names everything that prevents a split, if its error is about the file.
 fn explain(input: &Path, plan: &Plan, there: Option<&Manifest>, options: &Options, error: Error) -> Error {
     let Error::Input { .. } = error else { return error };
-    // The very file that was split is only extended: what was put aside then is in nobody's way.
+    // The file that was split is only extended: records and collections put aside then do not prevent that.
     let extended = there.filter(|there| identify(input).is_ok_and(|file| file == there.source));
     let is_update = there.is_some() && extended.is_none();
     let given = if is_update { Ok(AllGiven::default()) } else { ids::read_beside(input, plan, || identify(input)) };
@@ -100,13 +100,13 @@ fn explain(input: &Path, plan: &Plan, there: Option<&Manifest>, options: &Option
     survey.explain(input, error)
 }
 
-/// The same, into `target`.
+/// Splits into `target`, or extends, updates or checks the split there.
 fn split_into(input: &Path, data: &Path, plan: &Plan, mut target: Target, options: &Options) -> Result<Report, Error> {
     let manifest = Manifest::read(data);
     if options.replace || matches!(manifest, Ok(None)) && target.is_empty(plan) {
         return fill(input, data, plan, target, options);
     }
-    // What an interrupted run has built is for a split of its file alone.
+    // An interrupted run's parts can only serve a first split.
     target.clear()?;
     let Some(manifest) = manifest? else {
         return Err(Error::occupied(data, "it holds slices or databases without a manifest".to_owned()));
@@ -123,7 +123,7 @@ fn split_into(input: &Path, data: &Path, plan: &Plan, mut target: Target, option
     Ok(report.with_added(&added, options.dry_run))
 }
 
-/// Splits into a target that is empty or given up, or goes on with what an interrupted run has split.
+/// Splits into a target that is empty or replaced, or continues an interrupted run on the same file.
 fn fill(input: &Path, data: &Path, plan: &Plan, target: Target, options: &Options) -> Result<Report, Error> {
     progress::expect(&FILLING);
     let mut aside = Aside::begin(options)?;
@@ -133,7 +133,7 @@ fn fill(input: &Path, data: &Path, plan: &Plan, target: Target, options: &Option
     {
         let (as_node, reading) = Default::default();
         let built = Built { split, rejected: 0, as_node, reading, taken_up: true };
-        // What is not as it was noted is split anew.
+        // If the parts do not match the checkpoint, the file is split again.
         if let Ok(scans) = prove(input, plan, &target.building(), &built, options) {
             return finish_fill(input, data, target, aside, built, scans, options);
         }
@@ -162,7 +162,7 @@ fn fill(input: &Path, data: &Path, plan: &Plan, target: Target, options: &Option
     finish_fill(input, data, target, aside, built, scans, options)
 }
 
-/// Puts a split into place that was proven.
+/// Puts a proven split into place.
 fn finish_fill(
     input: &Path,
     data: &Path,
@@ -194,17 +194,17 @@ fn keep_stdin() -> Result<TempDir, Error> {
     Ok(folder)
 }
 
-/// The service of `collection` runs.
+/// Returns the error that names the running service of `collection`.
 fn in_use(data: &Path, collection: Collection) -> StoreError {
     let path = data.join(collection.name());
     let holder = fs::read_to_string(path.join("lock")).unwrap_or_default();
     StoreError::InUse { path, holder: holder.trim_end().to_owned() }
 }
 
-/// A service has its folder. That is no obstacle where there is nothing to do: containers run the split at every start.
+/// Succeeds although a service uses its folder, if there is nothing to do: containers run the split at every start.
 fn leave_running(input: &Path, data: &Path, plan: &Plan, in_use: StoreError) -> Result<Report, Error> {
     match Manifest::read(data)? {
-        // A run that has committed may not have finished, and a plan may have more collections by now.
+        // A committed run may be unfinished, and the plan may have new collections.
         Some(manifest)
             if manifest.source == identify(input)?
                 && !Target::is_unsettled(data, plan)
@@ -216,7 +216,7 @@ fn leave_running(input: &Path, data: &Path, plan: &Plan, in_use: StoreError) -> 
     }
 }
 
-/// A split that was made, or would be: what went where.
+/// Reports a split, or with `dry_run` a possible one: where each collection goes.
 pub fn filled(input: &Path, data: &Path, manifest: &Manifest, taken_up: bool, dry_run: bool) -> Report {
     let mut rows = vec![["collection", "records", "bytes", "slice", "database"].map(String::from)];
     for collection in manifest.collections() {
@@ -238,17 +238,17 @@ pub fn filled(input: &Path, data: &Path, manifest: &Manifest, taken_up: bool, dr
         manifest.source.sha256,
         if dry_run { "can be split; nothing was changed" } else { "is split" },
         table(&rows),
-        if taken_up { "They were split by an earlier run that was interrupted, and taken up.\n" } else { "" },
+        if taken_up { "An interrupted run had split the records already; this run continued it.\n" } else { "" },
         if manifest.orphans.count() > 0 { format!("\n{} They are kept.\n", manifest.orphans) } else { String::new() },
     );
     Report::new(text, json!({ "outcome": "split", "dry_run": dry_run, "taken_up": taken_up, "manifest": manifest }))
         .with_rejects(manifest.rejected)
 }
 
-/// A split that was there, and is being served.
+/// Reports an existing split that running services use.
 pub fn served(input: &Path, data: &Path, in_use: &StoreError) -> Report {
     let text = format!(
-        "{} already holds the split of {}. Its databases were not looked at: {in_use} to have them checked.\n",
+        "{} already holds the split of {}. Its databases were not checked: {in_use} to have them checked.\n",
         data.display(),
         input.display()
     );

@@ -1,4 +1,4 @@
-//! A newer file, applied to what is there.
+//! Applies a newer file's changes to an existing split.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -26,10 +26,10 @@ use crate::scoped;
 use crate::source::{Reading, Source};
 use crate::target::{Building, Place, Target};
 
-/// How often a newer file is compared with what is there, where services change that meanwhile.
+/// The attempts to apply a newer file while services change the same records.
 const ATTEMPTS: usize = 3;
 
-/// Those of an update.
+/// The stages of an update, with their shares of the time.
 const UPDATING: [(&str, u32); 5] = [
     ("comparing", 65),
     ("aligning", 10),
@@ -38,7 +38,7 @@ const UPDATING: [(&str, u32); 5] = [
     ("putting into place", 5),
 ];
 
-/// Applies what a newer file changes, again where services change the same meanwhile.
+/// Applies a newer file's changes; tries again if services change the same records meanwhile.
 pub(crate) fn bring_up_to_date(
     input: &Path,
     data: &Path,
@@ -48,7 +48,7 @@ pub(crate) fn bring_up_to_date(
     options: &Options,
 ) -> Result<Report, Error> {
     if manifest.restored {
-        let holds = "it was restored from a backup that has no split in it: what a newer file changes cannot be told";
+        let holds = "it was restored from a backup that has no split in it, so a newer file's changes are unknown";
         return Err(Error::occupied(data, holds.to_owned()));
     }
     for _ in 0..ATTEMPTS {
@@ -59,8 +59,8 @@ pub(crate) fn bring_up_to_date(
     Err(Error::Overtaken(data.to_owned()))
 }
 
-/// Applies what a newer file changes to the split that is there. Returns nothing where its services have overtaken it: then
-/// nothing is changed.
+/// Applies a newer file's changes to the existing split. Returns `None`, and changes nothing, if its services have changed
+/// the same records meanwhile.
 fn update(
     input: &Path,
     data: &Path,
@@ -125,7 +125,7 @@ fn update(
     Ok(is_done.then(|| report(&running, true)))
 }
 
-/// What is there of each collection of `old`, and where what becomes of it is built.
+/// Returns each collection of `old` as it is now, with the paths where its next state is built.
 fn look_before<'b>(
     data: &Path,
     old: &'b Manifest,
@@ -148,7 +148,8 @@ fn look_before<'b>(
     places.zip(building).map(look).collect()
 }
 
-/// Makes the changes, and notes what the databases are then. Returns whether it did: services may have overtaken it.
+/// Makes the changes and notes the databases' new state. Returns `false` if services have changed the same records
+/// meanwhile.
 fn put_into_place(
     data: &Path,
     manifest: Manifest,
@@ -171,7 +172,7 @@ fn put_into_place(
     Ok(true)
 }
 
-/// Counts the references that lead nowhere, now that records are changed.
+/// Counts the references that lead nowhere after the changes.
 fn find_orphans(before: Vec<Before>, changes: &[Changes], options: &Options) -> Result<Orphans, Error> {
     let _stage = options.progress.stage("checking references", Total::Unknown);
     let mut edits = Vec::new();
@@ -181,13 +182,13 @@ fn find_orphans(before: Vec<Before>, changes: &[Changes], options: &Options) -> 
     refuse_orphans(Orphans::find_edited(&mut edits)?, options)
 }
 
-/// Says what the databases are after an update, each as far as that is known: of one to which nobody else has written, what
-/// it is now, which spares the next run a look.
+/// Returns the databases' states after an update. A database that nobody else has written to gets its present state, so
+/// that the next run need not examine it; another keeps its earlier one.
 fn look_after(target: &mut Target, looks: &[Look], changes: &[Changes]) -> Result<Vec<Moment>, Error> {
     let mut moments = Vec::new();
     for ((place, look), changes) in target.places().iter_mut().zip(looks).zip(changes) {
         let now = match place.database()?.look() {
-            // A service that has ended since: its changes are made.
+            // The service has stopped since; its changes are made.
             Err(Error::Service(_)) => *look,
             now => now?,
         };
@@ -201,7 +202,7 @@ fn look_after(target: &mut Target, looks: &[Look], changes: &[Changes]) -> Resul
     Ok(moments)
 }
 
-/// Reads and checks all databases: by their services, where they run.
+/// Reads and checks all databases; running services check their own.
 fn verify_all(data: &Path, manifest: &Manifest, target: &mut Target, progress: Progress) -> Result<(), Error> {
     for place in target.places() {
         if place.folder().is_none() {
@@ -213,7 +214,7 @@ fn verify_all(data: &Path, manifest: &Manifest, target: &mut Target, progress: P
     scan_split(data, manifest, target.folders(), progress)?.1.check()
 }
 
-/// An older file, or a wholly different one, must not pass for a newer one: what speaks against it.
+/// Returns the reason why the file cannot be a newer one, if any: an older or different file must not pass for it.
 fn another_file(changes: &[Changes], old: &Manifest, options: &Options) -> Option<String> {
     let (mut lacking, mut records, mut of_each, mut too_many) = (0, 0, Vec::new(), Vec::new());
     for changes in changes {
@@ -227,8 +228,8 @@ fn another_file(changes: &[Changes], old: &Manifest, options: &Options) -> Optio
     }
     if !too_many.is_empty() {
         return Some(format!(
-            "it holds the split of another file, which has {lacking} records of {records} that this one lacks ({}); {} \
-             lets them be removed",
+            "it holds the split of another file: the given file lacks {lacking} of its {records} records ({}); {} \
+             allows their removal",
             of_each.join(", "),
             too_many.join(" ")
         ));
@@ -236,16 +237,16 @@ fn another_file(changes: &[Changes], old: &Manifest, options: &Options) -> Optio
     let mut aligned = changes.iter().filter_map(|changes| Some((changes.collection, changes.alignment.as_ref()?)));
     let (collection, alignment) = aligned.find(|(_, alignment)| !alignment.is_convincing() && !options.realign)?;
     Some(format!(
-        "it holds the split of another file: of its {} {} without ids this one has {} ({} in all), in the same words or \
-         near ones; --realign takes it for a newer one all the same",
+        "it holds the split of another file: the given file has {} of its {} {} without ids, in the same or similar \
+         words, among {}; --realign accepts it as a newer one",
+        alignment.found,
         alignment.before,
         collection.name(),
-        alignment.found,
         alignment.after,
     ))
 }
 
-/// A split that a newer file was applied to, or would be: what that changes.
+/// Reports an update, or with `dry_run` a possible one: the changes of a newer file.
 pub fn updated(
     input: &Path,
     data: &Path,
@@ -266,17 +267,14 @@ pub fn updated(
     }
     let done = if dry_run { "would be brought up to date with" } else { "is brought up to date with" };
     let mut text = format!("{} {done} {}:\n\n{}", data.display(), input.display(), table(&rows));
-    text += "\nKept is what a service alone has changed since the last run; merged, where both have changed other fields.\n";
+    text +=
+        "\nKept: only the service has changed the record since the last run. Merged: both have, in different fields.\n";
     for changes in changes {
         let collection = changes.collection;
         describe_alignment(collection, changes, &mut text);
         if changes.spared > 0 {
             let (name, ids) = (collection.name(), listed(&changes.named_spared, changes.spared));
-            let _ = writeln!(
-                text,
-                "{} {name} cannot be taken as they are in the file now, and stay as they were: {ids}",
-                changes.spared
-            );
+            let _ = writeln!(text, "{} {name} are invalid in the file now, and stay unchanged: {ids}", changes.spared);
         }
         for conflict in &changes.named {
             for Field { pointer, base, file, service } in conflict.fields() {
@@ -291,15 +289,16 @@ pub fn updated(
         }
         let unnamed = changes.conflicts - changes.named.len() as u64;
         if unnamed > 0 {
-            let _ = writeln!(text, "  and {unnamed} more conflicts of {}; --conflicts FILE has all", collection.name());
+            let _ =
+                writeln!(text, "  and {unnamed} more conflicts in {}; --conflicts FILE lists all", collection.name());
         }
     }
     if !running.is_empty() {
         let names: Vec<&str> = running.iter().map(|collection| collection.name()).collect();
-        let _ = writeln!(text, "Running meanwhile, and changed by their own services: {}.", names.join(", "));
+        let _ = writeln!(text, "These ran meanwhile, and were changed by their own services: {}.", names.join(", "));
         json["running"] = names.into();
     }
-    // An error says so itself.
+    // With unresolved conflicts, the error says this.
     if dry_run && changes.iter().all(|changes| changes.unresolved == 0) {
         text += "Nothing was changed.\n";
     }
@@ -330,7 +329,7 @@ fn updated_json(changes: &Changes) -> Value {
     json
 }
 
-/// Which records without ids were taken for which.
+/// Lists the records without ids and the split records that they were taken for.
 fn describe_alignment(collection: Collection, changes: &Changes, text: &mut String) {
     let Some(Alignment { moved, changed, new, gone, named, .. }) = &changes.alignment else { return };
     if moved + changed + new + gone == 0 {
@@ -339,7 +338,7 @@ fn describe_alignment(collection: Collection, changes: &Changes, text: &mut Stri
     let name = collection.name();
     let _ = writeln!(
         text,
-        "{name} have no ids in the file; by what they say, {moved} have moved, {changed} are changed, {new} are new, {gone} are gone:"
+        "{name} have no ids in the file; by their content, {moved} have moved, {changed} are changed, {new} are new, {gone} are gone:"
     );
     for Named { index, id, taken_for } in named {
         let place = index.map_or_else(|| format!("/{name}/-"), |index| format!("/{name}/{index}"));
@@ -353,13 +352,13 @@ fn describe_alignment(collection: Collection, changes: &Changes, text: &mut Stri
     }
 }
 
-/// The first of so many ids.
+/// Lists the first ids of `count`.
 pub(crate) fn listed(ids: &[String], count: u64) -> String {
     let more = if count > ids.len() as u64 { ", …" } else { "" };
     format!("id {}{more}", ids.join(", "))
 }
 
-/// A value as it is printed: whole where it is short.
+/// Returns a value as it is printed: a long one is cut.
 pub(crate) fn cut(value: &str) -> String {
     const LENGTH: usize = 200;
     match value.char_indices().nth(LENGTH) {

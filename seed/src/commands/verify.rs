@@ -1,4 +1,4 @@
-//! `seed verify`: what is there, or a backup, proven.
+//! `seed verify`: checks the databases or a backup.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use crate::report::{Report, table};
 use crate::scan::{Comparison, Scanned, compare, describe_differences, other_than_backup, scan};
 use crate::source::Reading;
 
-/// Looks at what is in `data`: is each database sound, is it as it was split or changed by its service since, and does it
-/// hold what the file `input` does, or the backup `against`, where there is one?
+/// Checks that each database in `data` is sound, and reports changes since the split. Compares the databases with the file
+/// `input` and the backup `against`, if given. Changes nothing.
 ///
 /// # Errors
-/// [`Error::Damaged`] where a database is not what its writers made of it; [`Error::Difference`] names what differs from
-/// the file or the backup. Nothing is changed.
+/// [`Error::Damaged`] if a database is not what its writers made; [`Error::Difference`] names the differences from the
+/// file or the backup.
 pub fn verify(input: Option<&Path>, against: Option<&Chain>, data: &Path, progress: Progress) -> Result<Report, Error> {
     let (manifest, folders) = open_split(data)?;
     let slices: Vec<PathBuf> = folders.iter().map(|(_, folder)| folder.slice()).collect();
@@ -31,7 +31,7 @@ pub fn verify(input: Option<&Path>, against: Option<&Chain>, data: &Path, progre
     judge(input, against, &data.display().to_string(), Some((&manifest, &slices)), scans, faults, progress)
 }
 
-/// The same of a backup, which is unpacked for it.
+/// Unpacks a backup and checks it in the same way.
 pub fn verify_backup(input: Option<&Path>, chain: &Chain, progress: Progress) -> Result<Report, Error> {
     let Unpacked { stores, _dir } = unpack(chain, progress)?;
     let stage = progress.stage("reading back", Total::Records(records(chain)?));
@@ -48,7 +48,7 @@ pub fn verify_backup(input: Option<&Path>, chain: &Chain, progress: Progress) ->
     judge(input, None, "the backup", split, scans, faults, progress)
 }
 
-/// What is to be said of databases that were scanned.
+/// Judges scanned databases: returns the report, or an error that names the faults.
 fn judge(
     input: Option<&Path>,
     against: Option<&Chain>,
@@ -63,7 +63,7 @@ fn judge(
         let collection = scanned.store.collection();
         since_split.push(match split {
             Some((manifest, slices)) if !is_as_split(scanned, manifest) => {
-                // The slice holds what was split: it shows what a digest only counts.
+                // The slice holds the split records, so it tells which ones changed; a digest cannot.
                 compare(&slices[nth], &Arc::default(), &Plan::of(collection), false, &[scanned])?.pop()
             }
             _ => None,
@@ -80,7 +80,7 @@ fn judge(
             Some((manifest, _)) if identify(input)? == manifest.source => (manifest.rejected > 0, manifest.as_node > 0),
             _ => (false, false),
         };
-        // Its ids are those of the split, whatever its positions have become since.
+        // The file's records keep the ids of the split, even if their positions have changed.
         let stores: Vec<&Store> = scans.iter().map(|scanned| &scanned.store).collect();
         let plan: Plan = stores.iter().map(|store| store.collection()).collect();
         let given = align_all(input, as_node, &plan, split, &stores, passed_over, progress)?;
@@ -103,7 +103,7 @@ fn judge(
     Ok(verified(input, against.is_some(), what, &scans, &since_split, split.map(|(manifest, _)| manifest)))
 }
 
-/// Databases that are sound: what has become of the split.
+/// Reports sound databases and their changes since the split.
 pub fn verified(
     input: Option<&Path>,
     as_backup: bool,
@@ -137,7 +137,7 @@ pub fn verified(
         equals += " It equals the backup.";
     }
     let text = format!(
-        "{what} is sound: its records are those that its services count, and every index equals a full scan.{equals}\n\n{}",
+        "{what} is sound: the records match the services' counts, and every index equals a full scan.{equals}\n\n{}",
         table(&rows)
     );
     Report::new(text, json)

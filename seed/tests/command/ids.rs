@@ -1,4 +1,4 @@
-//! Ids that were given stay with their records, whatever becomes of the list that has none.
+//! Tests that given ids stay with their records, however the list without ids changes.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -20,17 +20,17 @@ use store::{Change, Purpose, Store, Writer};
 use world::changes::{change, collection, joined};
 use world::{seed, split, start_service, text};
 
-/// A post as the monolith has it.
+/// Returns a post as the monolith has it.
 fn post(text: &str) -> String {
     format!(r#"{{"thread":1,"text":{},"user":1}}"#, serde_json::to_string(text).unwrap())
 }
 
-/// The same as the service has it.
+/// Returns the post as the service has it.
 fn with_id(id: u64, post: &str) -> String {
     format!("{{\"id\":{id},{}", &post[1..])
 }
 
-/// A file with these posts.
+/// Returns a file with these posts.
 fn file(posts: &[String]) -> String {
     let [user, thread] = [r#"{"id":1,"username":"ada"}"#, r#"{"id":1,"title":"t","createdBy":1}"#];
     format!("{{\"users\":[{user}],\"threads\":[{thread}],\"posts\":[{}]}}\n", posts.join(","))
@@ -45,7 +45,7 @@ fn run(input: &Path, data: &Path, more: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), text(&output.stdout) + &text(&output.stderr))
 }
 
-/// The posts in the database.
+/// Returns the posts in the database.
 fn posts(data: &Path) -> BTreeMap<u64, String> {
     let store = Store::open(&data.join("posts/db"), collection("posts"), Purpose::Serving).unwrap();
     let record = |record: Result<(Id, store::Stored), _>| {
@@ -55,13 +55,13 @@ fn posts(data: &Path) -> BTreeMap<u64, String> {
     store.records().map(record).collect()
 }
 
-/// The highest id that a post ever had.
+/// Returns the highest id that a post ever had.
 fn last_id(data: &Path) -> u64 {
     let store = Store::open(&data.join("posts/db"), collection("posts"), Purpose::Serving).unwrap();
     Writer::new(&store).unwrap().last_id()
 }
 
-/// The texts of the posts in the database.
+/// Returns the texts of the posts in the database.
 fn texts(data: &Path) -> Vec<(u64, String)> {
     let text =
         |json: &str| serde_json::from_str::<serde_json::Value>(json).unwrap()["text"].as_str().unwrap().to_owned();
@@ -69,19 +69,19 @@ fn texts(data: &Path) -> Vec<(u64, String)> {
 }
 
 #[test]
-fn whatever_becomes_of_the_list_a_post_keeps_its_id() {
+fn a_post_keeps_its_id_however_the_list_changes() {
     let before = ["apple", "bear", "cloud", "dune"];
     let ids = |ids: &[u64]| ids.to_vec();
     for (name, after, expected, row) in [
-        ("one is gone", &["apple", "cloud", "dune"][..], ids(&[1, 3, 4]), "0 0 1"),
-        ("one comes in the middle", &["apple", "bear", "new", "cloud", "dune"], ids(&[1, 2, 5, 3, 4]), "1 0 0"),
+        ("one is removed", &["apple", "cloud", "dune"][..], ids(&[1, 3, 4]), "0 0 1"),
+        ("one is inserted", &["apple", "bear", "new", "cloud", "dune"], ids(&[1, 2, 5, 3, 4]), "1 0 0"),
         ("another order", &["dune", "cloud", "bear", "apple"], ids(&[4, 3, 2, 1]), "0 0 0"),
         ("one moves", &["bear", "cloud", "dune", "apple"], ids(&[2, 3, 4, 1]), "0 0 0"),
         ("one is changed", &["apple", "bear and wolf", "cloud", "dune"], ids(&[1, 2, 3, 4]), "0 1 0"),
-        ("one is another", &["apple", "wolf", "cloud", "dune"], ids(&[1, 5, 3, 4]), "1 0 1"),
-        ("one is gone and its neighbour changed", &["apple", "cloud, again", "dune"], ids(&[1, 3, 4]), "0 1 1"),
-        ("one is there twice", &["apple", "bear", "bear", "cloud", "dune"], ids(&[1, 2, 5, 3, 4]), "1 0 0"),
-        ("the last two are others", &["apple", "bear", "x", "y"], ids(&[1, 2, 5, 6]), "2 0 2"),
+        ("one is replaced", &["apple", "wolf", "cloud", "dune"], ids(&[1, 5, 3, 4]), "1 0 1"),
+        ("one is removed and its neighbour changed", &["apple", "cloud, again", "dune"], ids(&[1, 3, 4]), "0 1 1"),
+        ("one is repeated", &["apple", "bear", "bear", "cloud", "dune"], ids(&[1, 2, 5, 3, 4]), "1 0 0"),
+        ("the last two are replaced", &["apple", "bear", "x", "y"], ids(&[1, 2, 5, 6]), "2 0 2"),
         ("some are added", &["apple", "bear", "cloud", "dune", "x", "y"], ids(&[1, 2, 3, 4, 5, 6]), "2 0 0"),
         ("a lot at once", &["new", "dune", "apple", "cloud here"], ids(&[5, 4, 1, 3]), "1 1 1"),
     ] {
@@ -101,7 +101,7 @@ fn whatever_becomes_of_the_list_a_post_keeps_its_id() {
         let expected: BTreeMap<u64, String> =
             expected.into_iter().zip(after.iter().map(|text| (*text).to_owned())).collect();
         assert_eq!(texts(&data), expected.clone().into_iter().collect::<Vec<_>>(), "{name}: {report}");
-        // The way back is the file, and its split the same again, here and anywhere.
+        // Joining gives the file back, and its split is the same, in this folder and in another.
         assert_eq!(joined(&data), fs::read_to_string(&new).unwrap(), "{name}");
         let output = seed(["join", "--data", data.to_str().unwrap(), "--output", back.to_str().unwrap()]);
         assert!(output.status.success(), "{}", text(&output.stderr));
@@ -112,9 +112,9 @@ fn whatever_becomes_of_the_list_a_post_keeps_its_id() {
         assert!(code == Some(0) && report.contains("already holds the split of"), "{name}: {report}");
         split(&back, &other);
         assert_eq!(posts(&other), posts(&data), "{name}");
-        // Nor is an id given there again.
+        // The other split reuses no id, either.
         assert_eq!(last_id(&other), last_id(&data), "{name}");
-        // A service that fills itself from its slice names them alike.
+        // A service that fills itself from its slice gives the same ids.
         let mut filled = std::process::Command::new(world::program("posts"));
         filled.args(["--listen", "127.0.0.1:0"]).arg("--slice").arg(data.join("posts/db.json"));
         let mut service = world::Process::start(filled.arg("--data").arg(dir.path().join("filled")));
@@ -126,7 +126,7 @@ fn whatever_becomes_of_the_list_a_post_keeps_its_id() {
 }
 
 #[test]
-fn what_posts_are_taken_for_is_said_beforehand() {
+fn a_dry_run_says_what_each_post_is_taken_for() {
     let dir = tempfile::tempdir().unwrap();
     let [old, new, data] = ["old.json", "new.json", "data"].map(|name| dir.path().join(name));
     write(&old, &["apple", "bear", "cloud", "dune", "earth"]);
@@ -154,7 +154,7 @@ fn what_posts_are_taken_for_is_said_beforehand() {
 }
 
 #[test]
-fn a_list_that_has_little_to_do_with_the_one_that_was_split_is_refused() {
+fn a_list_with_little_of_the_split_one_is_refused_without_realign() {
     let dir = tempfile::tempdir().unwrap();
     let [old, new, data] = ["old.json", "new.json", "data"].map(|name| dir.path().join(name));
     write(&old, &["apple", "bear", "cloud", "dune", "earth"]);
@@ -167,7 +167,8 @@ fn a_list_that_has_little_to_do_with_the_one_that_was_split_is_refused() {
         let (code, report) = run(&new, &data, more);
         assert_eq!(code, Some(5), "{report}");
         assert!(
-            report.contains("of its 5 posts without ids this one has 2 (5 in all)") && report.contains("--realign"),
+            report.contains("has 2 of its 5 posts without ids, in the same or similar words, among 5")
+                && report.contains("--realign"),
             "{report}"
         );
     }
@@ -179,12 +180,12 @@ fn a_list_that_has_little_to_do_with_the_one_that_was_split_is_refused() {
 }
 
 #[test]
-fn what_the_service_did_meanwhile_has_nothing_to_do_with_positions() {
+fn positions_in_the_file_do_not_affect_the_services_own_changes() {
     let dir = tempfile::tempdir().unwrap();
     let [old, new, newer, data] = ["old.json", "new.json", "newer.json", "data"].map(|name| dir.path().join(name));
     write(&old, &["apple", "bear", "cloud"]);
     split(&old, &data);
-    // It deletes one, adds two, and deletes one of those: 5 was given, and is never given again.
+    // The service deletes one post, adds two and deletes one of them: the id 5 is never given again.
     let [own, gone] = [with_id(4, &post("of the service")), with_id(5, &post("for a moment"))];
     change(&data, collection("posts"), &[(2, None), (4, Some(&own)), (5, Some(&gone))]);
     change(&data, collection("posts"), &[(5, None)]);
@@ -195,7 +196,7 @@ fn what_the_service_did_meanwhile_has_nothing_to_do_with_positions() {
         assert_eq!(texts(&data), expected.iter().map(|(id, text)| (*id, (*text).to_owned())).collect::<Vec<_>>());
     };
     expect(&[(1, "apple"), (3, "cloud"), (4, "of the service"), (6, "of the file")]);
-    // What the service has deleted does not come back, under no id, and what the file deletes now is nobody else's.
+    // The post that the service deleted does not come back under any id, and the file deletes only its own post.
     write(&newer, &["bear", "cloud", "of the file", "another"]);
     let (code, report) = run(&newer, &data, &[]);
     assert_eq!(code, Some(0), "{report}");
@@ -214,12 +215,12 @@ fn posts_json(posts: &[(u64, &str)]) -> String {
 }
 
 #[test]
-fn a_post_that_cannot_be_taken_any_more_stays_as_it_was() {
+fn a_post_that_becomes_invalid_stays_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let [old, new, data, rejects] = ["old.json", "new.json", "data", "rejects"].map(|name| dir.path().join(name));
     write(&old, &["apple", "bear", "cloud", "dune"]);
     split(&old, &data);
-    // The second or the third is spoilt and the other gone, which cannot be told; and a user is spoilt.
+    // The second or the third post is invalid and the other removed: which is which is unknown. And a user is invalid.
     let spoilt = file(&[post("apple"), r#"{"thread":1,"text":7,"user":1}"#.to_owned(), post("dune")]);
     fs::write(&new, spoilt.replace(r#""username":"ada""#, r#""username":null"#)).unwrap();
     let rejects_path = rejects.to_str().unwrap();
@@ -227,8 +228,8 @@ fn a_post_that_cannot_be_taken_any_more_stays_as_it_was() {
     assert_eq!(code, Some(7), "{report}");
     assert_eq!(fs::read_to_string(&rejects).unwrap().lines().count(), 2);
     for line in [
-        "1 users cannot be taken as they are in the file now, and stay as they were: id 1",
-        "2 posts cannot be taken as they are in the file now, and stay as they were: id 2, 3",
+        "1 users are invalid in the file now, and stay unchanged: id 1",
+        "2 posts are invalid in the file now, and stay unchanged: id 2, 3",
     ] {
         assert!(report.contains(line), "{line:?} is not in {report}");
     }
@@ -241,28 +242,28 @@ fn a_post_that_cannot_be_taken_any_more_stays_as_it_was() {
     assert!(joined(&data).starts_with(r#"{"users":[{"id":1,"username":"ada"}]"#));
 }
 
-/// A post of the monolith, which knows which one it is.
+/// A post of the monolith with its identity.
 #[derive(Clone, Debug)]
 struct Known {
     id: u64,
     text: String,
 }
 
-/// What is to come of a history, by what each side did to which post.
+/// A model of a history: what each side did to which post.
 #[derive(Clone, Debug, Default)]
 struct Model {
     /// The monolith's list; new posts have the id 0 until they are given one.
     list: Vec<Known>,
-    /// As it was split.
+    /// The posts as split.
     base: BTreeMap<u64, String>,
-    /// As the service has it; and whether the service wrote it, so that the id is its own.
+    /// The service's posts, and whether the service wrote them, so that they have their own ids.
     service: BTreeMap<u64, (String, bool)>,
     last_id: u64,
 }
 
 impl Model {
-    /// The monolith's file is split, or applied: how many conflicts there are; nothing is applied if there are any and no
-    /// side is preferred.
+    /// Splits or applies the monolith's file, and returns the number of conflicts. If there are any and no side is
+    /// preferred, applies nothing.
     fn update(&mut self, prefer: Option<Side>) -> usize {
         let mut next = self.clone();
         for known in next.list.iter_mut().filter(|known| known.id == 0) {
@@ -291,12 +292,12 @@ impl Model {
         conflicts
     }
 
-    /// What the database is to hold.
+    /// Returns the expected posts in the database.
     fn expected(&self) -> BTreeMap<u64, String> {
         self.service.iter().map(|(id, (text, _))| (*id, with_id(*id, &post(text)))).collect()
     }
 
-    /// What is to be joined: the monolith's order, then what the service added.
+    /// Returns the expected joined file: the monolith's order, then the service's own posts.
     fn joined(&self) -> String {
         let in_list = self.list.iter().map(|known| known.id);
         let added = self.service.keys().copied().filter(|id| self.list.iter().all(|known| known.id != *id));
@@ -308,16 +309,16 @@ impl Model {
     }
 }
 
-/// A text that is like no other.
+/// Makes a text unlike any other.
 fn fresh(rng: &mut Rng) -> String {
     let word = |rng: &mut Rng| (0..rng.usize(4..9)).map(|_| rng.lowercase()).collect::<String>();
     (0..rng.usize(2..6)).map(|_| word(rng)).collect::<Vec<_>>().join(" ")
 }
 
-/// What both sides do between two runs.
+/// Makes random changes on both sides, as between two runs.
 fn live(model: &mut Model, rng: &mut Rng, data: &Path, writes: &mut usize) {
     let list = &mut model.list;
-    // A post that is moved and changed between two runs is another.
+    // A post that is both moved and changed between two runs counts as another post, so do only one.
     let (mut moved, mut edited) = (Vec::new(), Vec::new());
     for _ in 0..rng.usize(0..6) {
         let place = rng.usize(..=list.len());
@@ -374,9 +375,9 @@ fn live(model: &mut Model, rng: &mut Rng, data: &Path, writes: &mut usize) {
     }
 }
 
-/// Random histories of both sides, `HISTORIES` of them, against a model that knows which post is which.
+/// Compares random histories of both sides, `HISTORIES` of them, with a model that knows each post's identity.
 #[test]
-fn in_random_histories_no_post_is_lost_and_none_has_another_id() {
+fn in_random_histories_no_post_is_lost_or_gets_another_id() {
     let histories: u64 = std::env::var("HISTORIES").ok().and_then(|count| count.parse().ok()).unwrap_or(100);
     let (mut updates, mut with_conflicts, mut realigned, mut writes) = (0, 0, 0, 0);
     for seed in 0..histories {
@@ -393,7 +394,7 @@ fn in_random_histories_no_post_is_lost_and_none_has_another_id() {
             live(&mut model, &mut rng, &data, &mut writes);
             save(&model, &input);
             let there = model.expected();
-            // Of a short list all that there was can be gone: nothing shows then that it is the same list.
+            // If most of the list is removed, nothing shows that it is the same list.
             let stayed = model.list.iter().filter(|known| known.id > 0).count();
             let realign = stayed * 2 < before.min(model.list.len());
             if realign {
@@ -445,9 +446,9 @@ fn apply(input: &Path, data: &Path, prefer: Option<Side>, realign: bool) -> Resu
     split_and_verify(input, data, &Options { prefer, max_removed, realign, ..Options::default() })
 }
 
-/// The service never gives an id that an update gave, nor the other way round.
+/// A service never gives an id that an update gave, nor an update one that a service gave.
 #[test]
-fn both_sides_give_ids_from_one_row() {
+fn updates_and_services_never_give_the_same_id() {
     let dir = tempfile::tempdir().unwrap();
     let [old, new, data] = ["old.json", "new.json", "data"].map(|name| dir.path().join(name));
     write(&old, &["apple", "bear"]);
@@ -463,14 +464,14 @@ fn both_sides_give_ids_from_one_row() {
     assert_eq!(writer.next_id().unwrap().get(), 4);
 }
 
-/// `text` of each post, in the order of the list; `None` is one that cannot be taken.
+/// Writes a file of posts with these texts; `None` makes an invalid post.
 fn write_with_rejects(path: &Path, texts: &[Option<&str>]) {
     let post = |text: &Option<&str>| text.map_or(r#"{"thread":1,"text":7,"user":1}"#.to_owned(), post);
     fs::write(path, file(&texts.iter().map(post).collect::<Vec<_>>())).unwrap();
 }
 
 #[test]
-fn a_post_that_was_rejected_and_is_corrected_is_itself_again() {
+fn a_rejected_post_keeps_its_id_when_it_is_corrected() {
     let before = ["apple", "bear", "cloud", "dune"];
     for (name, bad, then, expected) in [
         (
@@ -519,13 +520,13 @@ fn a_post_that_was_rejected_and_is_corrected_is_itself_again() {
 }
 
 #[test]
-fn which_record_cannot_be_taken_is_told_by_what_it_says() {
+fn an_invalid_record_is_identified_by_its_content() {
     let bad = |text: &str| format!(r#"{{"thread":1,"text":"{text}","user":"nobody"}}"#);
     let good = |texts: &[&str]| texts.iter().map(|text| post(text)).collect::<Vec<_>>();
     let before = ["apple pie", "bear hug", "cloud nine", "dune sea", "earth worm"];
     for (name, after, expected) in [
         (
-            "the other of two is gone",
+            "its neighbour is removed",
             [good(&["apple pie"]), vec![bad("cloud nine")], good(&["dune sea", "earth worm"])].concat(),
             vec![1, 3, 4, 5],
         ),
@@ -541,7 +542,7 @@ fn which_record_cannot_be_taken_is_told_by_what_it_says() {
             vec![1, 2, 3, 4, 5],
         ),
         (
-            "another's id stands in it",
+            "another record's id is inside it",
             [
                 vec![r#"{"thread":1,"text":"apple pie","user":"x","re":{"id":4}}"#.to_owned()],
                 good(&["bear hug", "cloud nine", "earth worm"]),
@@ -550,12 +551,12 @@ fn which_record_cannot_be_taken_is_told_by_what_it_says() {
             vec![1, 2, 3, 5],
         ),
         (
-            "nothing can be told, and it stands elsewhere",
+            "it cannot be identified, and is elsewhere",
             [good(&["apple pie", "cloud nine", "dune sea", "earth worm"]), vec!["7".to_owned()]].concat(),
             vec![1, 2, 3, 4, 5],
         ),
         (
-            "nothing can be told",
+            "it cannot be identified",
             [good(&["apple pie"]), vec!["{\"text\":".to_owned() + "}"], good(&["dune sea", "earth worm"])].concat(),
             vec![1, 2, 3, 4, 5],
         ),
@@ -570,7 +571,7 @@ fn which_record_cannot_be_taken_is_told_by_what_it_says() {
         assert_eq!(code, Some(7), "{name}: {report}");
         assert_eq!(posts(&data).into_keys().collect::<Vec<_>>(), expected, "{name}: {report}");
     }
-    // Users have ids of their own, but one that cannot be taken need not have one that can be read.
+    // Users have their own ids, but the id of an invalid user may be unreadable.
     for bad in [
         r#"{"id":"3","username":"u3"}"#,
         r#"{"username":"u3"}"#,
@@ -594,17 +595,14 @@ fn which_record_cannot_be_taken_is_told_by_what_it_says() {
         split(&old, &data);
         let (code, report) = run(&newer, &data, &["--rejects", rejects.to_str().unwrap()]);
         assert_eq!(code, Some(7), "{bad}: {report}");
-        assert!(
-            report.contains("1 users cannot be taken as they are in the file now, and stay as they were: id 3"),
-            "{bad}: {report}"
-        );
+        assert!(report.contains("1 users are invalid in the file now, and stay unchanged: id 3"), "{bad}: {report}");
         assert_eq!(joined(&data), users(None, 1..=8) + "\n", "{bad}");
     }
 }
 
-/// Many records at once, between few anchors or none.
+/// Aligns many records at once, with few unchanged ones between them or none.
 #[test]
-fn in_long_lists_ids_stay_too() {
+fn ids_stay_with_their_records_in_long_lists() {
     let word =
         |n: u64| ["ash", "birch", "cedar", "elm", "fir", "gum", "hazel", "ivy", "juniper", "kapok"][(n % 10) as usize];
     let unique = |n: u64| {
@@ -617,7 +615,7 @@ fn in_long_lists_ids_stay_too() {
         |from: u64, text: &dyn Fn(u64) -> String| (from..=1000).map(|n| (n, text(n))).collect::<Vec<(u64, String)>>();
     for (name, before, after) in [
         (
-            "a field is added to all, and twenty in a row are gone",
+            "a field is added to all, and twenty in a row are removed",
             all(1, &|n| format!("{} no{n}", unique(n))),
             all(1, &|n| liked(&format!("{} no{n}", unique(n))))
                 .into_iter()
@@ -625,7 +623,7 @@ fn in_long_lists_ids_stay_too() {
                 .collect::<Vec<_>>(),
         ),
         (
-            "twenty are gone, and those behind them are changed",
+            "twenty are removed, and those after them are changed",
             all(1, &|n| format!("{} no{n}", unique(n))),
             all(1, &|n| {
                 if (421..=550).contains(&n) {
@@ -639,7 +637,7 @@ fn in_long_lists_ids_stay_too() {
             .collect(),
         ),
         (
-            "a field is added to all, many say the same, and one comes in between",
+            "a field is added to all, many say the same, and one is inserted",
             all(1, &text),
             all(1, &|n| liked(&text(n)))
                 .into_iter()
@@ -652,7 +650,7 @@ fn in_long_lists_ids_stay_too() {
             (1..=5000).map(|n| (n, if n == 11 || n == 4990 { often(n) + " really" } else { often(n) })).collect(),
         ),
         (
-            "every second is changed",
+            "every second one is changed",
             all(1, &|n| format!("{} no{n}", unique(n))),
             all(1, &|n| format!("{} no{n}{}", unique(n), if n % 2 == 0 { " edited" } else { "" })),
         ),
@@ -670,14 +668,14 @@ fn in_long_lists_ids_stay_too() {
             after.iter().map(|(id, text)| (*id, with_id(*id, &record(text)))).collect();
         let found = posts(&data);
         let wrong = expected.iter().filter(|(id, json)| found.get(*id) != Some(*json)).count();
-        // Which of two neighbours that say the same is the new one, or the changed one, cannot be told.
+        // Of two equal neighbours, either may be the new or changed one.
         let allowed = if name.contains("say") { 2 } else { 0 };
         assert!(wrong <= allowed && found.len() == expected.len(), "{name}: {wrong} are not where they were\n{report}");
     }
 }
 
 #[test]
-fn what_was_joined_is_itself_where_posts_say_the_same() {
+fn a_joined_file_with_equal_posts_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let [old, back, data] = ["old.json", "back.json", "data"].map(|name| dir.path().join(name));
     write(&old, &["x", "x", "x", "end"]);
@@ -693,9 +691,9 @@ fn what_was_joined_is_itself_where_posts_say_the_same() {
     assert!(verified.status.success(), "{}", text(&verified.stderr));
 }
 
-/// A folder that a `seed` before this one has made knows nothing of given ids, nor of its databases' revisions.
+/// The manifest of an earlier `seed` records neither given ids nor the databases' revisions.
 #[test]
-fn a_split_that_an_earlier_seed_has_made_goes_on() {
+fn a_split_of_an_earlier_seed_can_be_updated() {
     let dir = tempfile::tempdir().unwrap();
     let [old, newer, data, rejects] = ["old.json", "newer.json", "data", "rejects"].map(|name| dir.path().join(name));
     let words = ["ash", "birch", "cedar", "elm", "fir", "gum", "hazel", "ivy"];

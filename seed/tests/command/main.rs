@@ -1,4 +1,4 @@
-//! `seed` as a user runs it. What several programs do together is in `system-tests`.
+//! Tests of `seed`'s command line. Tests of several programs together are in `system-tests`.
 
 mod ids;
 mod options;

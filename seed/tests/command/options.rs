@@ -1,4 +1,4 @@
-//! What else `seed` can be told.
+//! Tests of `seed`'s options.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use world::{program, sample, seed, split, text};
 
-/// One thread by nobody, two posts in a thread that is not there, one post by nobody.
+/// A file with a thread by a missing user, two posts in a missing thread, and a post by a missing user.
 const ORPHANS: &str = r#"{"users":[{"id":1,"username":"a"}],
     "threads":[{"id":1,"title":"t","createdBy":1},{"id":2,"title":"t","createdBy":5}],
     "posts":[{"thread":1,"text":"","user":1},{"thread":9,"text":"","user":1},{"thread":9,"text":"","user":7}]}"#;
@@ -46,19 +46,19 @@ fn orphans_are_kept_counted_and_named() {
 
     let whole = dir.path().join("whole");
     let strict = seed([Path::new("--data"), &whole, Path::new("--strict")]);
-    assert!(strict.status.success(), "the sample has none: {}", text(&strict.stderr));
+    assert!(strict.status.success(), "the sample has no orphans: {}", text(&strict.stderr));
     assert!(!text(&strict.stdout).contains("nowhere"));
 }
 
 #[test]
-fn what_no_service_owns_is_put_aside_if_so_told() {
+fn rest_puts_aside_the_collections_that_no_service_owns() {
     let dir = tempfile::tempdir().unwrap();
     let [input, data, rest] = ["in.json", "data", "rest.json"].map(|name| dir.path().join(name));
     let with_rest = || seed([Path::new("--input"), &input, Path::new("--data"), &data, Path::new("--rest"), &rest]);
     let write = |more: &str| {
         fs::write(&input, format!(r#"{{{more} "users":[], "threads":[], "posts":[], "likes":7}}"#)).unwrap();
     };
-    // What is put aside has to be JSON, and to be there once.
+    // Such collections must be valid JSON and must not repeat.
     for bad in
         [r#""votes":[1 2],"#, r#""votes":[tru],"#, r#""votes":{]},"#, r#""likes":1,"#, r#""votes","#, r#""votes":,"#]
     {
@@ -80,14 +80,14 @@ fn what_no_service_owns_is_put_aside_if_so_told() {
     let output = with_rest();
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert_eq!(fs::read_to_string(&rest).unwrap(), format!("{{\"comments\":{large},\"likes\":7}}\n"));
-    // From now on the file is known, and verify passes over the rest of it.
+    // Now the file is known, and verify ignores its other collections.
     assert!(split(&input, &data).contains("already holds the split of"));
     let verified = seed(["verify".as_ref(), "--input".as_ref(), input.as_path(), "--data".as_ref(), &data]);
     assert!(verified.status.success(), "{}", text(&verified.stderr));
 }
 
 #[test]
-fn standard_input_is_a_source() {
+fn standard_input_can_be_split() {
     let dir = tempfile::tempdir().unwrap();
     let run = |source: &Path, data: &Path| {
         let stdin = Stdio::from(fs::File::open(source).unwrap());
@@ -102,7 +102,7 @@ fn standard_input_is_a_source() {
 }
 
 #[test]
-fn the_report_is_one_json_object_if_so_told() {
+fn json_prints_the_report_as_one_object() {
     let dir = tempfile::tempdir().unwrap();
     let [data, joined] = ["data", "joined.json"].map(|name| dir.path().join(name));
     let data = data.to_str().unwrap();
@@ -121,12 +121,12 @@ fn the_report_is_one_json_object_if_so_told() {
     assert_eq!(report["posts"], serde_json::json!({"as_split": 20, "changed": 0, "removed": 0, "added": 0}));
     assert_eq!(run(&["verify"])["outcome"], "verified");
     assert_eq!(run(&["join", "--output", joined.to_str().unwrap()])["outcome"], "joined");
-    // What goes to standard output is the file then, and nothing else.
+    // Standard output has only the joined file.
     assert_eq!(run(&["join"]), json(&fs::read(&joined).unwrap()));
 }
 
 #[test]
-fn slices_can_be_had_alone() {
+fn slices_writes_slices_without_databases() {
     let dir = tempfile::tempdir().unwrap();
     let [output, data] = ["slices", "data"].map(|name| dir.path().join(name));
     let run =
@@ -138,7 +138,7 @@ fn slices_can_be_had_alone() {
     for name in ["users", "threads", "posts"] {
         assert_eq!(slice(&output.join(format!("{name}.json"))), slice(&data.join(name).join("db.json")));
     }
-    // A bad file leaves them as they are, and nothing beside them.
+    // A bad file changes no slice and leaves no other file.
     let bad = dir.path().join("bad.json");
     fs::write(&bad, "{\"users\":[7]}").unwrap();
     assert_eq!(run(&bad).status.code(), Some(3));
@@ -155,7 +155,7 @@ fn a_large_split_stays_within_half_a_gibibyte() {
         .map(|n| format!(r#"{{"thread":{},"text":"{}","user":{}}}"#, n % 977 + 1, text_of(n), n % 91 + 1))
         .collect();
     fs::write(&input, format!(r#"{{"users":[],"threads":[],"posts":[{}]}}"#, posts.join(","))).unwrap();
-    // What the kernel counts at the end of the process, as resident at most, file pages included.
+    // The kernel's count of the process: the most resident memory, with file pages.
     let mut timed = Command::new("python3");
     timed.args(["-c", "import os,sys;p=os.spawnv(os.P_NOWAIT,sys.argv[1],sys.argv[1:]);_,s,u=os.wait4(p,0);print(u.ru_maxrss//1024);sys.exit(s!=0)"]);
     timed.arg(program("seed")).args(["--json", "--input"]).arg(&input).arg("--data").arg(&data);
@@ -167,7 +167,7 @@ fn a_large_split_stays_within_half_a_gibibyte() {
 }
 
 #[test]
-fn what_went_wrong_is_json_too_with_a_name_that_stays() {
+fn errors_are_json_with_stable_names() {
     let dir = tempfile::tempdir().unwrap();
     let [data, bad, beside] = ["data", "bad.json", "beside"].map(|name| dir.path().join(name));
     split(&sample(), &data);
@@ -216,12 +216,12 @@ fn each_option_can_come_from_the_environment() {
     let output = run(&[], &given);
     assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
     assert_eq!(json(&output.stdout)["outcome"], "split");
-    // The split's own settings are none of the other commands'.
+    // Other commands ignore the split's own settings.
     let input = [("SEED_INPUT", "seed/db.json"), ("SEED_PREFER", "service"), ("SEED_MAX_REMOVED", "posts=3")];
     let output = run(&["verify"], &[&given[..], &input].concat());
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(output.stdout.starts_with(b"{"), "{}", text(&output.stdout));
-    // What the command line says counts.
+    // The command line overrides the environment.
     let output = run(&["verify", "--data", "nowhere"], &given);
     assert_eq!(json(&output.stdout)["error"], "missing");
     assert_eq!(run(&[], &[("SEED_DATA", "nowhere"), ("SEED_PREFER", "both")]).status.code(), Some(2));
@@ -230,7 +230,7 @@ fn each_option_can_come_from_the_environment() {
 }
 
 #[test]
-fn the_command_line_completes_and_explains_itself() {
+fn completions_and_manual_pages_are_written() {
     let dir = tempfile::tempdir().unwrap();
     for (shell, sign) in [("bash", "_seed()"), ("zsh", "#compdef seed"), ("fish", "complete -c seed")] {
         let output = seed(["completions", shell]);
@@ -248,7 +248,7 @@ fn the_command_line_completes_and_explains_itself() {
 }
 
 #[test]
-fn what_was_done_is_in_the_log_and_its_phases_in_the_report() {
+fn the_log_has_each_step_and_the_report_has_the_phases() {
     let dir = tempfile::tempdir().unwrap();
     let [data, log, tokens] = ["data", "log", "tokens"].map(|name| dir.path().join(name));
     let [data, log, tokens] = [&data, &log, &tokens].map(|path| path.to_str().unwrap());
@@ -271,9 +271,9 @@ fn what_was_done_is_in_the_log_and_its_phases_in_the_report() {
     assert_eq!(seed(["verify", "--data", data, "--log", &nowhere]).status.code(), Some(6));
 }
 
-/// Bars are drawn on a real terminal of 40 columns: none is wider, so none leaves anything behind.
+/// A bar that is wider than the terminal would leave parts of itself behind: this terminal has 40 columns.
 #[test]
-fn on_a_narrow_terminal_nothing_breaks() {
+fn progress_bars_fit_on_a_narrow_terminal() {
     let dir = tempfile::tempdir().unwrap();
     let [input, data, typed] = ["in.json", "data", "typescript"].map(|name| dir.path().join(name));
     let posts: Vec<String> =
@@ -286,7 +286,7 @@ fn on_a_narrow_terminal_nothing_breaks() {
         data.display()
     );
     let output = Command::new("script").args(["-q", "-e", "-c", &run]).arg(&typed).stdin(Stdio::null()).output();
-    let Ok(output) = output else { return world::skip("there is no `script`") };
+    let Ok(output) = output else { return world::skip("`script` is not installed; progress bars are not tested") };
     assert!(output.status.success(), "{}", text(&output.stdout));
     let typed = fs::read_to_string(&typed).unwrap();
     let drawn: Vec<String> = typed.split(['\r', '\n']).map(without_escapes).collect();
@@ -297,7 +297,7 @@ fn on_a_narrow_terminal_nothing_breaks() {
     }
 }
 
-/// A text without what moves the cursor.
+/// Removes the escape sequences from a terminal's output.
 fn without_escapes(text: &str) -> String {
     let mut out = String::new();
     let mut letters = text.chars();
@@ -312,7 +312,7 @@ fn without_escapes(text: &str) -> String {
 }
 
 #[test]
-fn what_only_node_takes_is_refused_rejected_or_taken_as_node_does() {
+fn json_that_only_node_accepts_is_refused_or_rejected_or_read_as_node() {
     let dir = tempfile::tempdir().unwrap();
     let [input, data, rejects, back] = ["in.json", "data", "rejects", "back.json"].map(|name| dir.path().join(name));
     let users: [&[u8]; 4] = [
@@ -342,7 +342,7 @@ fn what_only_node_takes_is_refused_rejected_or_taken_as_node_does() {
                     {\"id\":3,\"username\":\"caf\u{fffd}\"},{\"id\":4,\"username\":\"d\"}],\"threads\":[],\
                     \"posts\":[{\"thread\":1,\"text\":\"the last counts\",\"user\":1}]}\n";
     assert_eq!(text(&joined().stdout), expected);
-    // The same file is known again, and verified; and a newer one is read in the same way.
+    // The same file is recognised and verified; a newer file is read in the same way.
     assert_eq!(json(&run(&[]).stdout)["outcome"], "checked");
     let verified = seed(["verify", "--data", data_path, "--input", input_path]);
     assert!(verified.status.success(), "{}", text(&verified.stderr));

@@ -1,5 +1,5 @@
-//! Other collections than the workspace's: splits that are extended in place, plans that are given, and services that need
-//! no code of their own.
+//! Tests with other collections than the workspace's: splits that are extended in place, given and proposed plans, and
+//! services without their own code.
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 use std::fs;
@@ -26,7 +26,7 @@ const COMMENTS: &str = r#"{
   ]
 }"#;
 
-/// A plan of these collections: the workspace's own, and comments.
+/// Writes a plan of these collections: the workspace's own, and comments.
 fn write_plan(folder: &Path, names: &[&str]) -> PathBuf {
     let plan = folder.join(names.join("-"));
     let declared = names.iter().map(|name| match *name {
@@ -37,7 +37,7 @@ fn write_plan(folder: &Path, names: &[&str]) -> PathBuf {
     plan
 }
 
-/// The sample with comments.
+/// Writes the sample with comments.
 fn write_commented(path: &Path, comments: &[Value]) {
     let source = fs::read_to_string(sample()).unwrap();
     let others = source.trim_end().strip_suffix('}').unwrap();
@@ -56,7 +56,7 @@ fn done(arguments: &[&str]) -> String {
 }
 
 #[test]
-fn an_old_split_is_extended_in_place_and_keeps_what_its_services_wrote() {
+fn an_old_split_is_extended_in_place_and_keeps_its_services_changes() {
     let dir = tempfile::tempdir().unwrap();
     let [data, newer, back] = ["data", "newer.json", "back.json"].map(|name| dir.path().join(name));
     let [data_text, newer_text, back_text] = [&data, &newer, &back].map(|path| path.to_str().unwrap());
@@ -77,7 +77,7 @@ fn an_old_split_is_extended_in_place_and_keeps_what_its_services_wrote() {
     assert_eq!(joined(&data), before);
     assert!(!data.join("comments/db").exists());
 
-    // A service that runs is not touched.
+    // A running service is not disturbed.
     let (mut posts, address) = start_service("posts", &data.join("posts"));
     let added = done(&the_same);
     assert!(added.contains("Added to the split: comments with 0 records"), "{added}");
@@ -93,7 +93,7 @@ fn an_old_split_is_extended_in_place_and_keeps_what_its_services_wrote() {
         json!({"post": 99, "body": "nowhere"}),
     ];
     write_commented(&newer, &comments);
-    // Without --plan: the manifest knows it.
+    // Without --plan: the manifest has the plan.
     let report = done(&["--data", data_text, "--input", newer_text, "--json"]);
     let report: Value = serde_json::from_str(&report).unwrap();
     assert_eq!((&report["comments"]["added"], &report["posts"]["kept"]), (&3.into(), &2.into()), "{report}");
@@ -113,7 +113,7 @@ fn an_old_split_is_extended_in_place_and_keeps_what_its_services_wrote() {
 }
 
 #[test]
-fn a_newer_file_brings_a_collection_and_changes_others_in_one_run() {
+fn one_run_adds_a_collection_and_applies_changes_to_others() {
     let dir = tempfile::tempdir().unwrap();
     let [data, newer] = ["data", "newer.json"].map(|name| dir.path().join(name));
     split(&sample(), &data);
@@ -131,7 +131,7 @@ fn a_newer_file_brings_a_collection_and_changes_others_in_one_run() {
 }
 
 #[test]
-fn a_collection_that_is_not_in_the_file_is_empty_or_refused() {
+fn a_collection_that_is_not_in_the_file_is_empty_or_with_require_refused() {
     let dir = tempfile::tempdir().unwrap();
     let [data, input] = ["data", "db.json"].map(|name| dir.path().join(name));
     fs::write(&input, r#"{"users":[{"id":1,"username":"a"}],"posts":[]}"#).unwrap();
@@ -146,7 +146,7 @@ fn a_collection_that_is_not_in_the_file_is_empty_or_refused() {
         "{report}"
     );
     done(&["verify", "--data", data.to_str().unwrap(), "--input", input.to_str().unwrap()]);
-    // One that loses a whole collection is no newer one.
+    // A file that lacks a whole collection of the split does not count as a newer one.
     fs::write(&input, r#"{"posts":[]}"#).unwrap();
     let (code, refused) = run(&arguments);
     assert_eq!(code, Some(5), "{refused}");
@@ -154,7 +154,7 @@ fn a_collection_that_is_not_in_the_file_is_empty_or_refused() {
 }
 
 #[test]
-fn collections_move_one_at_a_time() {
+fn collections_can_move_one_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
     let [data, rest] = ["data", "rest.json"].map(|name| dir.path().join(name));
     let sample = sample();
@@ -178,7 +178,7 @@ fn collections_move_one_at_a_time() {
 }
 
 #[test]
-fn what_was_put_aside_is_not_in_the_way_of_another_collection() {
+fn members_that_were_put_aside_do_not_prevent_adding_a_collection() {
     let dir = tempfile::tempdir().unwrap();
     let [data, rest, input] = ["data", "rest.json", "db.json"].map(|name| dir.path().join(name));
     let [data, rest, input_text] = [&data, &rest, &input].map(|path| path.to_str().unwrap());
@@ -193,7 +193,7 @@ fn what_was_put_aside_is_not_in_the_way_of_another_collection() {
     assert_eq!(code, Some(3), "{refused}");
     assert!(refused.contains("/threads/0/title (byte "), "{refused}");
     assert!(!refused.contains("no service owns"), "{refused}");
-    // Of a newer file it is put aside anew, or refused.
+    // In a newer file they must be put aside again, or are refused.
     fs::write(&input, source.replace("ada", "bob")).unwrap();
     let (code, refused) = extend();
     assert_eq!(code, Some(3), "{refused}");
@@ -244,7 +244,7 @@ fn a_backup_has_the_collections_of_its_plan() {
 }
 
 #[test]
-fn a_collection_without_code_is_served_read_and_written_like_any() {
+fn a_collection_without_its_own_code_is_served_and_written() {
     let dir = tempfile::tempdir().unwrap();
     let [data, input] = ["data", "db.json"].map(|name| dir.path().join(name));
     let plan = write_plan(dir.path(), &["users", "threads", "posts", "comments"]);
@@ -303,7 +303,7 @@ fn a_collection_without_code_is_served_read_and_written_like_any() {
     service.signal("TERM");
     assert!(service.wait().success());
     done(&["verify", "--data", data.to_str().unwrap()]);
-    // Another declaration is another's database.
+    // The declaration of another collection does not fit the database.
     let mut command = Command::new(program("collection"));
     command.arg("--declaration").arg(plan.join("users/collection.json")).arg("--data").arg(data.join("comments"));
     let output = command.args(["--listen", "127.0.0.1:0"]).output().unwrap();
@@ -368,12 +368,12 @@ fn a_plan_is_proposed_with_its_reasons_and_overwrites_nothing() {
     fs::write(&input, source).unwrap();
     let report = done(&["plan", "--from", input_text, "--output", plan_text]);
     for reason in [
-        "shops: 2 records\n  each record has an integer id\n  records are found by slug, and several may have the same",
+        "shops: 2 records\n  each record has an integer id\n  slug finds records, and several may have the same value",
         "shopId refers to shops: by its name, and 2 of its 2 values are ids there",
-        "2 of 2 records have no id: it is their position",
+        "2 of 2 records have no id, so the id is the position",
         "unsure: product_id refers to products: by its name, and 1 of its 2 values are ids there",
-        "unsure: stars is of several kinds, so it may be anything",
-        "unsure: there are no records to tell by",
+        "unsure: stars has values of several kinds, so it may be anything",
+        "unsure: there are no records to judge by",
         "left out: \"version\": it holds a number, not records. --rest FILE puts it aside",
         "left out: \"no segment\": \"no segment\" cannot stand in a URL",
     ] {
@@ -411,7 +411,7 @@ fn a_plan_is_proposed_with_its_reasons_and_overwrites_nothing() {
     let back: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(back, serde_json::from_str::<Value>(source).unwrap());
 
-    // Nothing but the plan was ever there.
+    // No other file is left.
     let mut there: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     there.sort_unstable();
     assert_eq!(there, ["data", "db.json", "plan", "rest.json"]);
@@ -424,7 +424,7 @@ fn a_plan_is_proposed_with_its_reasons_and_overwrites_nothing() {
 }
 
 #[test]
-fn a_file_without_collections_has_no_plan_and_standard_input_has_one() {
+fn a_file_without_collections_gets_no_plan_and_standard_input_gets_one() {
     let dir = tempfile::tempdir().unwrap();
     let [input, plan] = ["db.json", "plan"].map(|name| dir.path().join(name));
     let [input_text, plan_text] = [&input, &plan].map(|path| path.to_str().unwrap());
@@ -441,7 +441,7 @@ fn a_file_without_collections_has_no_plan_and_standard_input_has_one() {
         assert!(refused.contains(&format!("nothing in {input_text} can be a service: {why}")), "{refused}");
         assert!(!plan.exists());
     }
-    // What the split takes, by its own reader.
+    // The proposal accepts what the split accepts, since it uses the same reader.
     let deep = "[".repeat(127) + &"]".repeat(127);
     let source = format!("\u{feff}{{\"a\":[{{\"x\":1e400,\"y\":{deep},\"z\":\"\\ud800\"}}]}}");
     fs::write(&input, source).unwrap();
@@ -467,8 +467,8 @@ fn ids_that_are_texts_and_single_objects_are_proposed_and_split() {
     let dir = tempfile::tempdir().unwrap();
     for (name, source, reason) in [
         ("texts", r#"{"notes":[{"id":"a1b2"},{"id":3}]}"#, "1 of 2 ids are texts, 1 are integers"),
-        ("zero", r#"{"notes":[{"id":0},{"id":3}]}"#, "1 of 2 ids are no integers from 1 to 2^63-1, so ids are texts"),
-        ("single", r#"{"profile":{"name":"typicode"}}"#, "it is one object, and no list"),
+        ("zero", r#"{"notes":[{"id":0},{"id":3}]}"#, "1 of 2 ids are not integers from 1 to 2^63-1, so ids are texts"),
+        ("single", r#"{"profile":{"name":"typicode"}}"#, "it is one object, not a list"),
     ] {
         let [input, plan, data] = ["json", "plan", "data"].map(|kind| dir.path().join(format!("{name}.{kind}")));
         let [input, plan, data_text] = [&input, &plan, &data].map(|path| path.to_str().unwrap());
@@ -498,7 +498,7 @@ fn collections_of_any_name_are_planned_split_served_and_joined_back() {
     fs::write(&input, source).unwrap();
     let report = done(&["plan", "--from", input_text, "--output", plan_text]);
     assert!(
-        report.contains("a topology takes no such name: blog-posts of blogPosts, tags-2 of Tags, monolith-service"),
+        report.contains("a topology does not allow: blog-posts of blogPosts, tags-2 of Tags, monolith-service"),
         "{report}"
     );
     let list = fs::read_to_string(plan.join("plan")).unwrap();
@@ -536,7 +536,7 @@ fn collections_of_any_name_are_planned_split_served_and_joined_back() {
     done(&["backup", "--data", data_text, "--output", backup.to_str().unwrap()]);
     done(&["verify", "--backup", backup.to_str().unwrap(), "--input", newer_text]);
 
-    // The list and the declaration have to agree.
+    // The list and the declaration must agree.
     fs::write(plan.join("plan"), "blog-posts 3001 blogposts\n").unwrap();
     let (code, refused) = run(&["--plan", plan_text, "--input", input_text, "--data", "elsewhere"]);
     assert_eq!(code, Some(3), "{refused}");
@@ -544,7 +544,7 @@ fn collections_of_any_name_are_planned_split_served_and_joined_back() {
 }
 
 #[test]
-fn all_that_is_in_the_way_is_named_at_once() {
+fn all_obstacles_to_a_split_are_named_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let [input, data, rest] = ["db.json", "data", "rest.json"].map(|name| dir.path().join(name));
     let [input_text, data_text, rest] = [&input, &data, &rest].map(|path| path.to_str().unwrap());
@@ -583,7 +583,7 @@ fn all_that_is_in_the_way_is_named_at_once() {
     assert_eq!(report["obstacles"][1]["kind"], "unowned", "{report}");
     assert_eq!(report["more"], json!([{"collection": "posts", "records": 2}]), "{report}");
 
-    // What is put aside is in nobody's way; one obstacle alone has its way on; what is no JSON ends it.
+    // Collections put aside are no obstacles; a single obstacle comes with what to do; invalid JSON ends the search.
     let aside = [&arguments[..], &["--rest", rest, "--rejects", rest]].concat();
     let (_, refused) = run(&aside[..aside.len() - 2]);
     assert!(!refused.contains("no service owns"), "{refused}");
@@ -603,16 +603,17 @@ fn all_that_is_in_the_way_is_named_at_once() {
     {
         assert!(refused.contains(expected), "{expected:?} is not in {refused}");
     }
-    // Standard input has another name than what it was kept in.
+    // Messages name standard input, not the temporary file that keeps it.
     let mut seed = Command::new(program("seed"));
     seed.args(["--input", "-", "--data", data_text]).current_dir(root()).stdin(fs::File::open(&input).unwrap());
     let refused = text(&seed.output().unwrap().stderr);
     assert!(refused.starts_with("seed: standard input: this is in the way of a split:\n"), "{refused}");
 }
 
-/// What a narrower declaration does not take of a newer file stays as it was, in the slice, too; it must not lock the way back.
+/// A record that a narrower declaration makes invalid stays unchanged, in the slice, too. It must not prevent later updates
+/// and joins.
 #[test]
-fn a_record_that_was_spared_under_a_narrower_declaration_stands_in_nobodys_way() {
+fn a_record_spared_under_a_narrower_declaration_prevents_no_update_or_join() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let declare = |shape: &str| {
@@ -643,14 +644,14 @@ fn text_of(output: &std::process::Output) -> String {
 }
 
 #[test]
-fn each_refusal_names_its_reason_and_a_way_on_that_works() {
+fn each_refusal_names_its_reason_and_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     let [plan, good, input, data] = ["plan", "good.json", "db.json", "data"].map(|name| dir.path().join(name));
     let [plan_text, good_text, input_text, data_text] =
         [&plan, &good, &input, &data].map(|path| path.to_str().unwrap());
     fs::write(&good, r#"{"users": [{"id": 1, "a": 1}], "tags": [{"id": "x"}], "todos": [{"b": 1}]}"#).unwrap();
     done(&["plan", "--from", good_text, "--output", plan_text]);
-    // A proposal would not go by a single value.
+    // A proposal would not infer a shape from a single value.
     let declaration = plan.join("users/collection.json");
     let mut edited: Value = serde_json::from_slice(&fs::read(&declaration).unwrap()).unwrap();
     edited["fields"] = json!([{"name": "a", "shape": "number"}]);
@@ -705,7 +706,7 @@ fn each_refusal_names_its_reason_and_a_way_on_that_works() {
     let report: Value = serde_json::from_str(&report).unwrap();
     assert!(report["place"].as_str().unwrap().contains(&"/y".repeat(100)), "{report}");
 
-    // Of a split that is there, the declarations count that it was made by, until a plan is given.
+    // An existing split keeps its own declarations until a plan is given.
     done(&["--plan", plan_text, "--input", good_text, "--data", data_text]);
     fs::write(&input, r#"{"users": [{"id": 1, "a": "one"}], "tags": [{"id": "x"}], "todos": [{"b": 1}]}"#).unwrap();
     let (code, refused) = run(&["--input", input_text, "--data", data_text]);

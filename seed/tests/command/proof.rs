@@ -1,4 +1,4 @@
-//! verify and join: what the split proves, and the way back.
+//! Tests of `seed verify` and `seed join`: the proof of a split, and the way back.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -43,7 +43,7 @@ fn digests(data: &Path) -> [(serde_json::Value, serde_json::Value); 3] {
 }
 
 #[test]
-fn the_manifest_says_what_was_split_into_what() {
+fn the_manifest_describes_the_file_and_the_slices() {
     let dir = tempfile::tempdir().unwrap();
     split(&sample(), dir.path());
     let manifest = manifest(dir.path());
@@ -85,7 +85,7 @@ fn verify_shows_each_difference_with_both_values() {
         "{report}"
     );
 
-    // A record that a service lost: its database against its slice.
+    // A database that lost records differs from its slice.
     let db = sled::Config::new().segment_size(store::SEGMENT).path(data.join("threads/db")).open().unwrap();
     let page = [1, 0, 0, 0, 0, 0, 0, 0, 0];
     assert!(db.remove(page).unwrap().is_some());
@@ -97,14 +97,14 @@ fn verify_shows_each_difference_with_both_values() {
     assert!(report.contains(damaged), "{report}");
     assert!(report.contains("6 records differ (0 changed, 6 only in the file, 0 only in the database)"), "{report}");
     assert!(report.contains(r#"/threads/0: {"id":1,"title":"Welcome: say who you are","createdBy":1} in the file, nothing in the database"#), "{report}");
-    // Spelling is no difference.
+    // Spelling does not count as a difference.
     fs::write(&changed, source.replace("0.10", "1e-1").replace("안", "\\uc548")).unwrap();
     split(&sample(), &dir.path().join("again"));
     assert_eq!(verify(&dir.path().join("again"), Some(&changed)).0, Some(0));
 }
 
 #[test]
-fn a_file_that_has_an_id_twice_is_not_compared() {
+fn a_file_with_a_repeated_id_is_not_compared() {
     let dir = tempfile::tempdir().unwrap();
     split(&sample(), dir.path());
     let (file, mut source) = (dir.path().join("twice.json"), sample_json());
@@ -117,7 +117,7 @@ fn a_file_that_has_an_id_twice_is_not_compared() {
 }
 
 #[test]
-fn a_running_service_keeps_verify_and_join_out() {
+fn verify_and_join_refuse_the_databases_of_a_running_service() {
     let dir = tempfile::tempdir().unwrap();
     split(&sample(), dir.path());
     let _users = start_service("users", &dir.path().join("users"));
@@ -137,12 +137,12 @@ fn split_and_join_give_the_source_back() {
     assert_eq!(json(&joined), json(&sample()));
     assert!(!dir.path().join("joined.json.part").exists());
 
-    // Canonical input: equal bytes.
+    // Canonical input comes back byte for byte.
     split(&joined, &second);
     assert_eq!(join(&second, &[]), fs::read_to_string(&joined).unwrap());
     assert_eq!(digests(&second), digests(&first));
 
-    // With the ids that the split gave, if asked for; the digests know no difference.
+    // --ids writes the ids that the split gave; they do not change the digests.
     let with_ids = join(&second, &["--ids"]);
     assert!(with_ids.contains(r#"{"id":1,"thread":1,"text":"I am Ada."#), "{with_ids}");
     fs::write(&joined, &with_ids).unwrap();
@@ -164,10 +164,10 @@ fn join_writes_whole_files_or_none() {
     assert!(text(&output.stderr).contains("No space left on device"), "{}", text(&output.stderr));
 }
 
-/// The story: a split of the sample is in use when an operator splits a new file into its place, and somebody pulls
-/// the plug, at any moment. What is served afterwards is one of the two splits, whole.
+/// The story: an operator replaces a split in use by that of a new file, and the run is killed at any moment. Afterwards one
+/// of the two splits is there, complete.
 #[test]
-fn killed_at_fifty_moments_a_replacement_leaves_the_old_or_the_new() {
+fn a_replacement_killed_at_fifty_moments_leaves_the_old_or_the_new_split() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let inputs = ["a.json", "b.json"].map(|name| dir.path().join(name));
@@ -184,7 +184,7 @@ fn killed_at_fifty_moments_a_replacement_leaves_the_old_or_the_new() {
         command.arg("--input").arg(input).arg("--data").arg(&data).arg("--replace");
         Process::start(&mut command)
     };
-    // Evenly over the time that one takes, and some more for the end, where it is put into place.
+    // Evenly over the time of a split, with more kills near the end, where it is put into place.
     for kill in 0..50_u32 {
         let mut process = replace(&inputs[usize::try_from(kill % 2).unwrap()]);
         let share = if kill % 3 == 0 { 90 + kill / 3 } else { kill * 2 };
@@ -192,7 +192,7 @@ fn killed_at_fifty_moments_a_replacement_leaves_the_old_or_the_new() {
         process.signal("KILL");
         process.wait();
 
-        // Put into place or not, the manifest never speaks of anything but what is there once the next run has settled.
+        // Once the next run has settled, the manifest describes the data, whether it was put into place or not.
         let settled = inputs.iter().filter(|input| {
             let flags = ["--dry-run", "--json"].map(Path::new);
             let output = seed([Path::new("--input"), input, Path::new("--data"), &data].into_iter().chain(flags));
@@ -209,7 +209,7 @@ fn killed_at_fifty_moments_a_replacement_leaves_the_old_or_the_new() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
 }
 
-/// A value for a field that no model names.
+/// Makes values for a field that no model names.
 fn extra() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
         Just("null".to_owned()),
@@ -231,7 +231,7 @@ fn extra() -> impl Strategy<Value = String> {
     })
 }
 
-/// A record, mostly a good one: sometimes an id repeats, a type is wrong, a field is absent or a key repeats.
+/// Makes records, mostly good ones: sometimes an id repeats, a type is wrong, a field is absent or a key repeats.
 fn record(fields: &'static [(&'static str, bool)]) -> impl Strategy<Value = String> {
     let id = prop_oneof![30 => 1_u64..10_000, 5 => 1_u64..5, 2 => Just(i64::MAX as u64), 1 => Just(0)];
     let field = prop_oneof![40 => Just(0_u8), 1 => Just(1), 1 => Just(2)];
@@ -251,7 +251,7 @@ fn record(fields: &'static [(&'static str, bool)]) -> impl Strategy<Value = Stri
     })
 }
 
-/// What `seed verify` finds.
+/// Returns the error of `seed verify`; empty if there is none.
 fn fault(input: &Path, data: &Path) -> String {
     seed::commands::verify::verify(Some(input), None, data, Progress::Quiet)
         .err()
@@ -264,7 +264,7 @@ fn join_to(data: &Path, output: &Path) {
     seed::commands::join::join(data, &joining).unwrap();
 }
 
-/// A file, and how many records it holds.
+/// Makes files, each with its number of records.
 fn document() -> impl Strategy<Value = (String, usize)> {
     let list = |fields| prop::collection::vec(record(fields), 0..5);
     (
@@ -282,9 +282,9 @@ fn document() -> impl Strategy<Value = (String, usize)> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Any document is either refused with a position, or comes back meaning the same.
+    /// Any document is either refused with a position, or comes back with the same meaning.
     #[test]
-    fn a_document_is_refused_with_its_place_or_comes_back_equal((source, records) in document()) {
+    fn a_document_is_refused_with_a_position_or_comes_back_equal((source, records) in document()) {
         let dir = tempfile::tempdir().unwrap();
         let [input, back, data, again] = ["in.json", "back.json", "data", "again"].map(|name| dir.path().join(name));
         fs::write(&input, &source).unwrap();
@@ -293,7 +293,7 @@ proptest! {
                 prop_assert_eq!(error.exit_code(), 3, "{}", error);
                 prop_assert!(error.to_string().contains("(byte "), "{}", error);
                 prop_assert!(!data.exists());
-                // Without what can't be taken the rest is as good as any.
+                // Without the invalid records, the rest is a good file.
                 let rejects = dir.path().join("rejects");
                 let options = Options { rejects: Some(rejects.clone()), ..Options::default() };
                 seed::commands::split::split_and_verify(&input, &data, &options).unwrap();
@@ -304,14 +304,14 @@ proptest! {
                 prop_assert_eq!(kept + lines, records as u64);
                 join_to(&data, &back);
                 prop_assert_eq!(fault(&back, &data), "");
-                // What was rejected is not there any more, and all others have the ids they had.
+                // The rejected records are gone, and all others keep their ids.
                 seed::commands::split::split_and_verify(&back, &again, &Options::default()).unwrap();
                 prop_assert_eq!(digests(&again), digests(&data));
             }
             Ok(_) => {
                 prop_assert_eq!(fault(&input, &data), "");
                 join_to(&data, &back);
-                // The original against what came back, and the other way round.
+                // The returned file equals the data of the original, and the reverse.
                 prop_assert_eq!(fault(&back, &data), "");
                 seed::commands::split::split_and_verify(&back, &again, &Options::default()).unwrap();
                 prop_assert_eq!(fault(&input, &again), "");

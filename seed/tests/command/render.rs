@@ -1,4 +1,4 @@
-//! `plan` and what is rendered from it: the repository's own files, and those with a fourth collection.
+//! Tests of `seed plan render`: the repository's own files, and files for other plans.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -17,7 +17,7 @@ fn render(folder: &Path, arguments: &[&str]) -> Output {
     Command::new(program("seed")).args(["plan", "render"]).args(arguments).current_dir(folder).output().unwrap()
 }
 
-/// A copy of the files, with another list.
+/// Copies the files, with another list of collections.
 fn copy(plan: &str) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
     for file in FILES.into_iter().chain(["compose.tls.yaml", "compose.replicas.yaml"]) {
@@ -33,20 +33,20 @@ fn read(folder: &Path) -> [String; 5] {
     FILES.map(|file| fs::read_to_string(folder.join(file)).unwrap())
 }
 
-/// The repository's list, and a fourth collection in it.
+/// Returns the repository's list with a fourth collection.
 fn four() -> String {
     fs::read_to_string(root().join("plan")).unwrap() + "comments 3004\n"
 }
 
 #[test]
-fn the_files_here_are_as_the_plan_says() {
+fn the_repositorys_files_match_the_plan() {
     let output = render(root(), &["--check"]);
     assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
-    assert_eq!(text(&output.stdout), "All is as plan says.\n");
+    assert_eq!(text(&output.stdout), "All files match plan.\n");
 }
 
 #[test]
-fn a_fourth_collection_changes_nothing_of_the_others_and_goes_as_it_came() {
+fn a_fourth_collection_leaves_the_others_unchanged_and_can_be_removed() {
     let copy = copy(&four());
     let before = read(root());
     let stale = render(copy.path(), &["--check"]);
@@ -105,7 +105,7 @@ fn a_broken_file_or_list_is_refused_and_nothing_is_changed() {
     assert_eq!(read(copy.path()), before);
 }
 
-/// Names of collections as files have them, each with a service of its own.
+/// A plan of collections with unusual names, each with its own service.
 const NAMED: &str = "blog-posts 3001 blogPosts
 monolith-service 3002 monolith
 tags 3003 Tags
@@ -116,7 +116,7 @@ a-b 3007 a.b~c
 ";
 
 #[test]
-fn collections_of_any_name_keep_it_where_they_are_asked_for() {
+fn paths_keep_a_collections_name_and_services_have_their_own() {
     let copy = copy(NAMED);
     let output = tempfile::tempdir().unwrap();
     let (plan, output) = (copy.path().to_str().unwrap(), output.path().join("new"));
@@ -140,32 +140,32 @@ fn collections_of_any_name_keep_it_where_they_are_asked_for() {
         "Priority: 3001\n      Conditions: [{ Field: path-pattern, PathPatternConfig: { Values: [/api/blogPosts, /api/blogPosts/*] } }]",
     );
     has(&template, "{ Values: [/api/a.b~c, /api/a.b~c/*] }");
-    // The other way round, such files can be those of another plan.
+    // Rendering also leads back, from these files to the repository's plan.
     for file in FILES {
         fs::copy(output.join(file), copy.path().join(file)).unwrap();
     }
     assert!(render(copy.path(), &["--check"]).status.success());
     fs::copy(root().join("plan"), copy.path().join("plan")).unwrap();
     assert!(render(copy.path(), &[]).status.success());
-    // In routes.map the lines are new, without what people have made of them.
+    // routes.map has new lines, without people's edits.
     for (nth, (file, (back, here))) in FILES.iter().zip(read(copy.path()).iter().zip(&read(root()))).enumerate() {
         assert!(nth == 3 || back == here, "{file}");
     }
 }
 
 #[test]
-fn haproxy_compose_and_cloudformation_take_four() {
+fn haproxy_compose_and_cloudformation_accept_a_fourth_collection() {
     take(&four(), &["comments", "entrance", "posts", "seed", "threads", "users"]);
 }
 
 #[test]
-fn haproxy_compose_and_cloudformation_take_any_name() {
+fn haproxy_compose_and_cloudformation_accept_any_name() {
     let services = ["a-b", "blog-posts", "entrance", "events", "monolith-service", "seed", "service-service", "tags"];
     let services: Vec<&str> = services.into_iter().chain(["tags-2"]).collect();
     take(NAMED, &services);
 }
 
-/// Checks what is rendered for `plan` with the programs that read it.
+/// Checks the files rendered for `plan` with the programs that read them.
 fn take(plan: &str, expected: &[&str]) {
     let copy = copy(&four());
     let plan_folder = tempfile::tempdir().unwrap();
@@ -187,7 +187,7 @@ fn take(plan: &str, expected: &[&str]) {
     let Some(mut compose) = compose::program() else {
         return skip("Compose is not installed; the rendered compose.yaml is not tested");
     };
-    // The replicas are those of posts.
+    // compose.replicas.yaml replicates posts.
     let over = if expected.contains(&"posts") { &["writes", "tls", "replicas"][..] } else { &["writes", "tls"] };
     for over in over {
         compose.args(["--file", "compose.yaml", "--file", &format!("compose.{over}.yaml")]);

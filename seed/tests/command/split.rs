@@ -1,4 +1,4 @@
-//! `seed` as a user runs it: what it makes, what it refuses, and what it leaves alone.
+//! Tests of a split: its results, the refused files, and the data that stays unchanged.
 
 use std::fs;
 use std::path::Path;
@@ -26,14 +26,14 @@ fn the_sample_becomes_three_slices_and_databases() {
         assert_eq!(slice, serde_json::json!({ name: source[name] }), "{name}");
         assert!(data.join(name).join("db").is_dir());
     }
-    // Nothing else is left lying about.
+    // No other file is left.
     let mut names: Vec<_> = fs::read_dir(data.join("posts")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["db", "db.json", "lock"]);
 }
 
 #[test]
-fn a_slice_keeps_the_sources_text_but_for_spaces_and_needless_escapes() {
+fn a_slice_keeps_the_sources_text_without_spaces_and_needless_escapes() {
     let dir = tempfile::tempdir().unwrap();
     let input = dir.path().join("in.json");
     fs::write(
@@ -70,7 +70,7 @@ fn a_second_run_checks_and_changes_nothing() {
 }
 
 #[test]
-fn a_damaged_slice_is_found_by_the_second_run() {
+fn a_second_run_finds_a_damaged_slice() {
     let dir = tempfile::tempdir().unwrap();
     split(&sample(), dir.path());
     let slice = dir.path().join("threads/db.json");
@@ -85,7 +85,7 @@ fn a_damaged_slice_is_found_by_the_second_run() {
 }
 
 #[test]
-fn a_split_of_which_a_part_is_gone_is_not_taken_for_whole() {
+fn a_split_with_a_missing_part_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     split(&sample(), dir.path());
     fs::remove_dir_all(dir.path().join("posts/db")).unwrap();
@@ -98,7 +98,7 @@ fn a_split_of_which_a_part_is_gone_is_not_taken_for_whole() {
 }
 
 #[test]
-fn another_file_is_refused_unless_told_to_replace() {
+fn another_file_is_refused_without_replace() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     split(&sample(), &data);
@@ -110,7 +110,7 @@ fn another_file_is_refused_unless_told_to_replace() {
     let output = seed(arguments);
     assert_eq!(output.status.code(), Some(5));
     let message = text(&output.stderr);
-    assert!(message.contains("records of 33 that this one lacks") && message.contains("--replace"), "{message}");
+    assert!(message.contains("of its 33 records") && message.contains("--replace"), "{message}");
     assert!(snapshot(&data) == before, "a refusal changed something");
 
     // A bad file does not replace a good split.
@@ -128,7 +128,7 @@ fn another_file_is_refused_unless_told_to_replace() {
 }
 
 #[test]
-fn a_folder_with_something_else_in_it_is_left_alone() {
+fn a_folder_with_other_data_stays_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("posts")).unwrap();
     fs::write(dir.path().join("posts/db.json"), "mine").unwrap();
@@ -140,7 +140,7 @@ fn a_folder_with_something_else_in_it_is_left_alone() {
 }
 
 #[test]
-fn a_running_service_is_a_clear_error_where_something_would_change() {
+fn a_running_service_is_an_error_only_if_something_would_change() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     split(&sample(), &data);
@@ -149,21 +149,21 @@ fn a_running_service_is_a_clear_error_where_something_would_change() {
     assert_eq!(output.status.code(), Some(5));
     let expected = format!("in use by posts (process {}); stop it first", posts.id());
     assert!(text(&output.stderr).contains(&expected), "{}", text(&output.stderr));
-    // Another file is none that is newer, whether services run or not.
+    // Another file does not count as a newer one, whether services run or not.
     let input = dir.path().join("small.json");
     fs::write(&input, SMALL).unwrap();
     let output = seed([Path::new("--input"), &input, Path::new("--data"), &data]);
     assert_eq!(output.status.code(), Some(5));
-    assert!(text(&output.stderr).contains("records of 33 that this one lacks"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("of its 33 records"), "{}", text(&output.stderr));
     // With the same file there is nothing to change: containers run the split at every start.
     let output = seed([Path::new("--data"), &data]);
     assert_eq!(output.status.code(), Some(0));
-    assert!(text(&output.stdout).contains("Its databases were not looked at"), "{}", text(&output.stdout));
+    assert!(text(&output.stdout).contains("Its databases were not checked"), "{}", text(&output.stdout));
 }
 
-/// Two at once: the second must not take back what the first is about to commit.
+/// The second of two runs must not remove what the first is about to commit.
 #[test]
-fn a_run_that_finds_another_at_work_touches_nothing() {
+fn a_run_changes_nothing_while_another_one_works() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["users", "threads", "posts"] {
         fs::create_dir_all(dir.path().join(name).join("next/db")).unwrap();
@@ -176,12 +176,12 @@ fn a_run_that_finds_another_at_work_touches_nothing() {
         assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
         assert!(snapshot(dir.path()) == before && dir.path().join("users/next/db").exists());
     }
-    // Nobody is at work any more: what is not committed is taken back.
+    // No other run works any more, so the uncommitted files are removed.
     assert!(split(&sample(), dir.path()).contains("is split:"));
 }
 
 #[test]
-fn a_bad_file_is_refused_with_its_place_and_nothing_is_left() {
+fn a_bad_file_is_refused_with_the_place_of_the_fault_and_leaves_nothing() {
     let users = r#"{"users":[{"id":1,"username":"a"}]"#;
     let with_user = |user: &str| format!(r#"{{"users":[{user}],"threads":[],"posts":[]}}"#);
     let with_posts = |posts: &str| format!(r#"{{"users":[],"threads":[],"posts":[{posts}]}}"#);
@@ -201,7 +201,7 @@ fn a_bad_file_is_refused_with_its_place_and_nothing_is_left() {
         ("cut in an array", SMALL.as_bytes()[..33].to_vec(), "the file ends inside the collection"),
         ("cut after a collection", users.into(), "byte 34: expected `,` or `}` after a collection"),
         ("more after the end", format!("{SMALL}{{}}").into(), "there is more after the end of the object"),
-        ("nothing in it", "{}".into(), "byte 1: none of the collections users, threads, posts is in it"),
+        ("an empty object", "{}".into(), "byte 1: none of the collections users, threads, posts is in it"),
         ("a collection repeated", r#"{"users":[],"users":[]}"#.into(), "/users (byte 12): the collection is repeated"),
         (
             "an object as collection",
@@ -275,15 +275,11 @@ fn a_bad_file_is_refused_with_its_place_and_nothing_is_left() {
             "/users/2 (byte 58): the id 1 is taken by /users/0",
         ),
         (
-            "a position that is taken",
+            "a position that is another's id",
             with_posts(r#"{"id":2,"thread":1,"text":"","user":1},{"thread":1,"text":"","user":1}"#).into(),
             "/posts/1 (byte 73): the id 2, which it has from its position, is taken by /posts/0",
         ),
-        (
-            "a reference that is no id",
-            with_posts(r#"{"thread":0,"text":"","user":1}"#).into(),
-            "/posts/0/thread (byte 44)",
-        ),
+        ("an invalid reference", with_posts(r#"{"thread":0,"text":"","user":1}"#).into(), "/posts/0/thread (byte 44)"),
         (
             "a lone surrogate",
             with_user(r#"{"id":1,"username":"\ud800"}"#).into(),
@@ -314,7 +310,7 @@ fn a_bad_file_is_refused_with_its_place_and_nothing_is_left() {
         let message = text(&output.stderr);
         assert_eq!(output.status.code(), Some(3), "{case}: {message}");
         assert!(message.contains(expected), "{case}: expected {expected:?} in {message}");
-        // The way on is the last line but one.
+        // The last line but one says what to do.
         let way_on = message.lines().rev().nth(1).unwrap();
         let corrects = [": correct the file", "Correct the file", "puts it aside."];
         assert!(message.ends_with("Nothing was changed.\n"), "{case}: {message}");
@@ -347,7 +343,7 @@ fn a_path_that_cannot_be_read_or_written_is_named() {
 }
 
 #[test]
-fn without_permission_nothing_happens() {
+fn missing_permissions_are_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let [input, target] = ["in.json", "target"].map(|name| dir.path().join(name));
     fs::copy(sample(), &input).unwrap();
@@ -356,11 +352,11 @@ fn without_permission_nothing_happens() {
         assert!(Command::new("chmod").arg("000").arg(path).status().unwrap().success());
     }
     assert!(Command::new("chmod").arg("755").arg(dir.path()).status().unwrap().success());
-    // For root there are no permissions; setpriv, part of every Linux, makes it somebody else.
+    // Permissions do not restrict root; setpriv, part of every Linux, runs `seed` as another user.
     let is_root = text(&Command::new("id").arg("-u").output().unwrap().stdout).trim() == "0";
     let copy = dir.path().join("seed");
     fs::copy(program("seed"), &copy).unwrap();
-    let somebody_else = |input: &Path, data: &Path| {
+    let as_another_user = |input: &Path, data: &Path| {
         let mut command = Command::new(if is_root { "setpriv" } else { "env" });
         if is_root {
             command.args(["--reuid=65532", "--regid=65532", "--clear-groups"]);
@@ -368,7 +364,7 @@ fn without_permission_nothing_happens() {
         command.arg(&copy).arg("--input").arg(input).arg("--data").arg(data).output().unwrap()
     };
     for (input, data) in [(input.as_path(), dir.path().join("data")), (&sample(), target.join("data"))] {
-        let output = somebody_else(input, &data);
+        let output = as_another_user(input, &data);
         let message = text(&output.stderr);
         assert_eq!(output.status.code(), Some(6), "{message}");
         assert!(message.contains("Permission denied"), "{message}");
@@ -376,7 +372,7 @@ fn without_permission_nothing_happens() {
 }
 
 #[test]
-fn a_full_disk_leaves_what_was_there() {
+fn a_full_disk_leaves_the_data_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=36m", "tmpfs"]).arg(dir.path()).output();
     if !mounted.is_ok_and(|output| output.status.success()) {
@@ -397,7 +393,7 @@ fn a_full_disk_leaves_what_was_there() {
     assert_eq!(output.status.code(), Some(6), "{message}");
     assert!(message.contains("No space left on device"), "{message}");
     assert!(snapshot(&data) == before, "the full disk changed something");
-    // And what was there is still of use.
+    // The old split is still usable.
     assert!(split(&sample(), &data).contains("already holds the split of"));
     drop(unmount);
 }
@@ -418,7 +414,7 @@ fn an_interrupted_split_leaves_nothing_or_all() {
     let posts: Vec<String> =
         (0..20_000).map(|n| format!(r#"{{"thread":{},"text":"{n}","user":1}}"#, n % 7 + 1)).collect();
     fs::write(&input, format!(r#"{{"users":[],"threads":[],"posts":[{}]}}"#, posts.join(","))).unwrap();
-    // Killed as soon as there is something to kill, and a little later each time.
+    // Kills each run a little later than the one before, from the first file on.
     for delay in 0..10 {
         let mut child =
             Process::start(Command::new(program("seed")).arg("--input").arg(&input).arg("--data").arg(&data));
@@ -437,7 +433,7 @@ fn an_interrupted_split_leaves_nothing_or_all() {
 }
 
 #[test]
-fn what_an_interrupted_run_has_split_is_taken_up() {
+fn a_run_continues_an_interrupted_one_on_the_same_file() {
     let dir = tempfile::tempdir().unwrap();
     let [input, other] = ["in.json", "other.json"].map(|name| dir.path().join(name));
     for (path, word) in [(&input, "one"), (&other, "two")] {
@@ -446,14 +442,14 @@ fn what_an_interrupted_run_has_split_is_taken_up() {
         fs::write(path, format!(r#"{{"users":[],"threads":[],"posts":[{}]}}"#, posts.join(","))).unwrap();
     }
     for (name, input_of_next, damage, taken_up) in [
-        ("as it was", &input, None, true),
+        ("unchanged", &input, None, true),
         ("another file", &other, None, false),
-        ("a slice is not as it was", &input, Some("posts/building/db.json"), false),
-        ("a database is not as it was", &input, Some("posts/building/db/db"), false),
-        ("the checkpoint is none", &input, Some("building.json"), false),
+        ("a slice is damaged", &input, Some("posts/building/db.json"), false),
+        ("a database is damaged", &input, Some("posts/building/db/db"), false),
+        ("the checkpoint is damaged", &input, Some("building.json"), false),
     ] {
         let data = dir.path().join(name);
-        // Until it is killed in time.
+        // Repeats until a kill comes between the checkpoint and the commit.
         loop {
             let mut interrupted =
                 Process::start(Command::new(program("seed")).arg("--input").arg(&input).arg("--data").arg(&data));

@@ -1,4 +1,4 @@
-//! A newer file on a split that is there.
+//! Tests of a newer file's changes to an existing split.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -19,7 +19,7 @@ use store::{Purpose, Store};
 use world::changes::{change, collection, joined};
 use world::{Process, program, seed, split, start_service, text};
 
-/// A file with these users and posts, and one thread.
+/// Writes a file with these users and posts, and one thread.
 fn write(path: &Path, users: &[&str], posts: &[&str]) {
     let thread = r#"{"id":1,"title":"t","createdBy":1}"#;
     let text = format!(r#"{{"users":[{}],"threads":[{thread}],"posts":[{}]}}"#, users.join(","), posts.join(","));
@@ -32,26 +32,26 @@ const CY: &str = r#"{"id":3,"username":"cy"}"#;
 const FIRST: &str = r#"{"thread":1,"text":"first","user":1}"#;
 const SECOND: &str = r#"{"thread":1,"text":"second","user":2}"#;
 
-/// Runs `seed` on `input` with more arguments: its exit code and what it said.
+/// Runs `seed` on `input` with more arguments; returns its exit code and output.
 fn run(input: &Path, data: &Path, more: &[&str]) -> (Option<i32>, String) {
     let arguments = ["--input", input.to_str().unwrap(), "--data", data.to_str().unwrap()];
     let output = seed(arguments.iter().chain(more));
     (output.status.code(), text(&output.stdout) + &text(&output.stderr))
 }
 
-/// A row of the report.
+/// Returns a collection's row in the report.
 fn row(report: &str, collection: &str) -> Vec<String> {
     let row = report.lines().find(|line| line.trim_start().starts_with(collection));
     row.unwrap_or_else(|| panic!("{report}")).split_whitespace().skip(1).map(str::to_owned).collect()
 }
 
 #[test]
-fn a_newer_file_changes_what_it_changes_and_nothing_else() {
+fn a_newer_files_changes_are_applied_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let [old, new, data] = ["old.json", "new.json", "data"].map(|name| dir.path().join(name));
     write(&old, &[ADA, BOB, CY], &[FIRST]);
     split(&old, &data);
-    // Bob is renamed, Cy leaves, somebody comes, and there is a second post.
+    // Bob is renamed, Cy is removed, Di is added, and there is a second post.
     let renamed = r#"{"id":2,"username":"robert"}"#;
     write(&new, &[ADA, renamed, r#"{"id":4,"username":"di"}"#], &[FIRST, SECOND]);
 
@@ -69,7 +69,7 @@ fn a_newer_file_changes_what_it_changes_and_nothing_else() {
     assert_eq!(joined(&data).trim(), fs::read_to_string(&new).unwrap());
     let verified = seed(["verify", "--data", data.to_str().unwrap(), "--input", new.to_str().unwrap()]);
     assert!(verified.status.success(), "{}", text(&verified.stderr));
-    // What did not change is the same record as before, to the revision.
+    // Unchanged records keep their revisions.
     let store = Store::open(&data.join("users/db"), collection("users"), Purpose::Serving).unwrap();
     let revisions: Vec<u64> = store.records().map(|record| record.unwrap().1.revision).collect();
     assert_eq!(revisions, [1, 2, 4]);
@@ -85,7 +85,7 @@ fn a_newer_file_changes_what_it_changes_and_nothing_else() {
 }
 
 #[test]
-fn what_a_service_changed_alone_stays() {
+fn changes_that_only_the_service_made_stay() {
     let dir = tempfile::tempdir().unwrap();
     let [old, new, data] = ["old.json", "new.json", "data"].map(|name| dir.path().join(name));
     write(&old, &[ADA, BOB, CY], &[FIRST]);
@@ -113,7 +113,7 @@ fn a_conflict_is_listed_and_nothing_is_applied_until_a_side_is_preferred() {
         let data = dir.path().join(side);
         write(&old, &[ADA, BOB, CY], &[FIRST]);
         split(&old, &data);
-        // Bob has two new names, Cy is changed here and gone there, and there are two second posts.
+        // Bob is renamed on both sides, Cy is changed by the service and removed by the file, and both sides add a post.
         let changes = [(2, Some(r#"{"id":2,"username":"robert"}"#)), (3, Some(r#"{"id":3,"username":"cyd"}"#))];
         change(&data, collection("users"), &changes);
         change(&data, collection("posts"), &[(2, Some(own))]);
@@ -123,7 +123,7 @@ fn a_conflict_is_listed_and_nothing_is_applied_until_a_side_is_preferred() {
             let (code, report) = run(&new, &data, more);
             assert_eq!(code, Some(5), "{report}");
             assert_eq!(row(&report, "users").last().unwrap(), "2", "{report}");
-            // Each has added a post: that is no conflict, and both are there.
+            // Two added posts do not conflict: both stay.
             assert_eq!(row(&report, "posts"), ["1", "0", "0", "1", "0", "0"], "{report}");
             for line in [
                 r#"/users/1/username: "bobby" in the file, "robert" in the service, "bob" in the split"#,
@@ -145,7 +145,7 @@ fn a_conflict_is_listed_and_nothing_is_applied_until_a_side_is_preferred() {
 }
 
 #[test]
-fn killed_at_twenty_moments_an_update_leaves_the_old_or_the_new() {
+fn an_update_killed_at_twenty_moments_leaves_the_old_or_the_new_records() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let inputs = ["a.json", "b.json"].map(|name| dir.path().join(name));
@@ -166,7 +166,7 @@ fn killed_at_twenty_moments_an_update_leaves_the_old_or_the_new() {
         thread::sleep(whole * (kill * 5 + 3) / 100);
         process.signal("KILL");
         process.wait();
-        // The next run, whatever it is for, settles it. Then there is the one or the other, whole.
+        // Any next run settles the update: all records are then the old or the new ones.
         run(input, &data, &["--dry-run"]);
         let now = joined(&data);
         let found = inputs.iter().filter(|input| now.trim() == fs::read_to_string(input).unwrap()).count();
@@ -186,9 +186,9 @@ fn users(versions: &Versions) -> BTreeMap<u64, String> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever the file and the service did to whichever records: the outcome is what the table in `update` says.
+    /// For all changes of the file and the service, the three versions of each record decide the outcome.
     #[test]
-    fn an_update_does_what_the_table_says(
+    fn an_update_follows_from_the_three_versions_of_each_record(
         split in prop::collection::btree_map(1_u64..24, 0_u8..3, 0..20),
         file in prop::collection::btree_map(1_u64..24, 0_u8..3, 0..24),
         service in prop::collection::btree_map(1_u64..24, prop::option::of(0_u8..3), 0..5),
@@ -245,7 +245,7 @@ proptest! {
 }
 
 #[test]
-fn each_collection_is_guarded_by_itself() {
+fn each_collection_has_its_own_limit_of_removed_records() {
     let dir = tempfile::tempdir().unwrap();
     let [old, new, data] = ["old.json", "new.json", "data"].map(|name| dir.path().join(name));
     let posts: Vec<String> = (0..40).map(|n| format!(r#"{{"id":{},"thread":1,"text":"t","user":1}}"#, n + 1)).collect();
@@ -271,7 +271,7 @@ fn each_collection_is_guarded_by_itself() {
 }
 
 #[test]
-fn different_fields_of_a_record_are_no_conflict() {
+fn changes_to_different_fields_of_a_record_are_merged() {
     let dir = tempfile::tempdir().unwrap();
     let [old, new, data] = ["old.json", "new.json", "data"].map(|name| dir.path().join(name));
     let user = |name: &str, bio: &str| format!(r#"{{"id":1,"username":"{name}","bio":"{bio}"}}"#);
@@ -281,7 +281,7 @@ fn different_fields_of_a_record_are_no_conflict() {
     change(&data, collection("users"), &[(1, Some(&user("ada", "mathematician")))]);
     let (code, report) = run(&new, &data, &["--merge", "records"]);
     assert_eq!(code, Some(5), "{report}");
-    // What is said of it is true: the file has changed the one, the service the other.
+    // The report names the record as a whole: each side has changed another field.
     assert!(!report.contains("/users/0/bio") && report.contains("/users/0: "), "{report}");
     let (code, report) = run(&new, &data, &[]);
     assert_eq!(code, Some(0), "{report}");
@@ -290,7 +290,7 @@ fn different_fields_of_a_record_are_no_conflict() {
     assert!(joined(&data).starts_with(&format!(r#"{{"users":[{both},{BOB}],"#)), "{}", joined(&data));
     let verified = seed(["verify", "--data", data.to_str().unwrap()]);
     assert!(verified.status.success(), "{}", text(&verified.stderr));
-    // The split is what the file has: the same file again changes nothing, and another name goes on from there.
+    // The file is now the split: the same file changes nothing, and a newer one builds on it.
     let (code, report) = run(&new, &data, &[]);
     assert!(code == Some(0) && report.contains("already holds"), "{report}");
     write(&new, &[&user("lovelace", "b"), BOB], &[]);
@@ -318,7 +318,7 @@ fn conflicts_are_written_to_a_file_and_resolved_by_it() {
         let _ = fs::remove_file(&conflicts);
         let (code, report) = run(&new, &data, &[&["--conflicts", path], more].concat());
         assert_eq!(code, Some(5), "{report}");
-        assert!(report.contains("and 60 more conflicts of users; --conflicts FILE has all"), "{report}");
+        assert!(report.contains("and 60 more conflicts in users; --conflicts FILE lists all"), "{report}");
     }
     let lines: Vec<serde_json::Value> =
         fs::read_to_string(&conflicts).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -328,7 +328,7 @@ fn conflicts_are_written_to_a_file_and_resolved_by_it() {
     assert_eq!(lines[2]["service"]["username"], "service3");
     assert_eq!(lines[2]["fields"], serde_json::json!(["/username"]));
 
-    // Some are worked off; the others stay in the way.
+    // Some conflicts are resolved; the others still prevent the update.
     let takes = [
         serde_json::json!("file"),
         serde_json::json!("service"),
@@ -349,7 +349,7 @@ fn conflicts_are_written_to_a_file_and_resolved_by_it() {
     let (code, report) = run(&new, &data, &resolutions);
     assert_eq!(code, Some(5), "{report}");
     assert_eq!(joined(&data), before);
-    // A resolution is for the versions that it was made for.
+    // A resolution applies only to the versions that it was made for.
     fs::write(&resolved, with_takes(80)).unwrap();
     change(&data, collection("users"), &[(2, Some(r#"{"id":2,"username":"again"}"#))]);
     let (code, report) = run(&new, &data, &resolutions);
@@ -383,7 +383,7 @@ fn a_side_may_be_preferred_for_one_collection() {
 }
 
 #[test]
-fn join_stays_out_of_data_folders_and_puts_back_what_was_put_aside() {
+fn join_refuses_data_folders_and_restores_the_collections_put_aside() {
     let dir = tempfile::tempdir().unwrap();
     let [old, data, rest, back] = ["old.json", "data", "rest.json", "back.json"].map(|name| dir.path().join(name));
     write(&old, &[ADA], &[FIRST]);
@@ -408,8 +408,8 @@ fn join_stays_out_of_data_folders_and_puts_back_what_was_put_aside() {
     let json = |path: &Path| serde_json::from_slice::<serde_json::Value>(&fs::read(path).unwrap()).unwrap();
     assert_eq!(json(&back), json(&old));
     for (wrong, code, reason) in [
-        ("[]", 3, "it is not what --rest writes"),
-        (r#"{"a":1} x"#, 3, "it is not what --rest writes"),
+        ("[]", 3, "it is not a file that --rest wrote"),
+        (r#"{"a":1} x"#, 3, "it is not a file that --rest wrote"),
         (r#"{"users":[]}"#, 3, "/users: a service owns this collection"),
     ] {
         fs::write(&rest, wrong).unwrap();
@@ -428,7 +428,7 @@ fn join_stays_out_of_data_folders_and_puts_back_what_was_put_aside() {
 }
 
 #[test]
-fn what_is_written_beside_the_split_goes_over_nothing() {
+fn rest_rejects_and_conflicts_overwrite_no_other_file() {
     let dir = tempfile::tempdir().unwrap();
     let [old, new, data, out] = ["old.json", "new.json", "data", "out"].map(|name| dir.path().join(name));
     write(&old, &[ADA], &[FIRST]);
@@ -456,7 +456,7 @@ fn what_is_written_beside_the_split_goes_over_nothing() {
     }
     assert_eq!(run(&new, &data, &["--conflicts", out_path]).0, Some(0));
 
-    // What is no file, such as a pipe or /dev/null, stays what it is.
+    // A special file, such as a pipe or /dev/null, is written to, not replaced.
     let pipe = dir.path().join("pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let reader = thread::spawn({
@@ -470,7 +470,7 @@ fn what_is_written_beside_the_split_goes_over_nothing() {
 }
 
 #[test]
-fn what_is_written_may_be_read_as_any_new_file_may() {
+fn new_files_have_the_permissions_of_the_umask() {
     let dir = tempfile::tempdir().unwrap();
     let [old, new, data, out, rest] = ["old.json", "new.json", "data", "out", "rest"].map(|name| dir.path().join(name));
     let [old_text, new_text, data_text, out_text, rest_text] =
@@ -490,7 +490,7 @@ fn what_is_written_may_be_read_as_any_new_file_may() {
     write(&old, &[ADA, BOB], &[FIRST, SECOND]);
     run(&["--input", old_text, "--data", data_text, "--rest", rest_text]);
     check(&[&written[..], &["rest"]].concat());
-    // What another run has left, when it was killed, is neither in the way nor does it stay.
+    // The files of a killed run neither prevent another run nor stay.
     let left = ["data/manifest.json.part", "out.part", "rest.part"].map(|path| dir.path().join(path));
     for path in &left {
         fs::write(path, "left").unwrap();
@@ -504,7 +504,7 @@ fn what_is_written_may_be_read_as_any_new_file_may() {
 }
 
 #[test]
-fn what_somebody_has_said_of_a_record_counts_before_all_else() {
+fn a_resolution_overrides_a_merge() {
     let dir = tempfile::tempdir().unwrap();
     let [old, new, data, conflicts] = ["old.json", "new.json", "data", "conflicts"].map(|name| dir.path().join(name));
     let user = |x: &str, y: &str| format!(r#"{{"id":1,"username":"a","x":{x},"y":{y}}}"#);
@@ -519,12 +519,12 @@ fn what_somebody_has_said_of_a_record_counts_before_all_else() {
     let (code, report) = run(&new, &data, &["--resolutions", path]);
     assert_eq!(code, Some(0), "{report}");
     assert!(joined(&data).contains(&user("7", "1")), "{}", joined(&data));
-    // What was decided is decided: a line about no conflict is refused.
+    // A line about a conflict that is already resolved is refused.
     write(&new, &[&user("7", "1"), BOB], &[]);
     let (code, report) = run(&new, &data, &["--resolutions", path]);
     assert_eq!(code, Some(3), "{report}");
     assert!(report.contains("line 1: there is no conflict about users 1 any more"), "{report}");
-    // Digits count as they do elsewhere.
+    // A number with other digits is a change here, too.
     let [old, new, data] = ["old2.json", "new2.json", "data2"].map(|name| dir.path().join(name));
     write(&old, &[&user("2", "1")], &[]);
     write(&new, &[&user("2.0", "1")], &[]);
@@ -537,7 +537,7 @@ fn what_somebody_has_said_of_a_record_counts_before_all_else() {
     );
 }
 
-/// A monolith saves by writing its file anew in its place: what is read meanwhile is a mixture, and is refused.
+/// A monolith overwrites its file when it saves. A reader at that time gets a mixture, which must be refused.
 #[test]
 fn a_file_that_is_written_while_it_is_read_is_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -552,7 +552,7 @@ fn a_file_that_is_written_while_it_is_read_is_refused() {
             Process::start(Command::new(program("seed")).arg("--input").arg(&live).arg("--data").arg(&data));
         let begun = data.join("posts/building/db.json");
         world::wait_for("reading to begin", || begun.exists() || data.join("manifest.json").exists());
-        // The same length and the same text: only that it was written tells.
+        // Length and text stay the same: only the write itself can be noticed.
         fs::write(&live, &whole).unwrap();
         let output = process.wait();
         let message = process.log();
@@ -564,20 +564,20 @@ fn a_file_that_is_written_while_it_is_read_is_refused() {
         }
         let _ = fs::remove_dir_all(&data);
     }
-    assert!(refused > 0, "it was never written in time");
+    assert!(refused > 0, "the file was never written in time");
 }
 
 #[test]
-fn an_update_looks_at_what_it_touches_and_at_all_if_so_told() {
+fn an_update_checks_the_records_it_touches_and_with_verify_all_every_record() {
     let dir = tempfile::tempdir().unwrap();
     let [old, new, data] = ["old.json", "new.json", "data"].map(|name| dir.path().join(name));
-    // So many that one is few.
+    // So many users that one changed user is a small part.
     let others: Vec<String> = (4..60).map(|id| format!(r#"{{"id":{id},"username":"user {id}"}}"#)).collect();
     let users = |third| [ADA, BOB, third].into_iter().chain(others.iter().map(String::as_str)).collect::<Vec<_>>();
     write(&old, &users(CY), &[FIRST]);
     write(&new, &users(r#"{"id":3,"username":"cyd"}"#), &[FIRST]);
     split(&old, &data);
-    // Bob stands in no index any more, which no service does.
+    // Removes Bob from the index, as no service does.
     let db = sled::Config::new().segment_size(store::SEGMENT).path(data.join("users/db")).open().unwrap();
     let bobs: Vec<_> = db
         .iter()
@@ -601,7 +601,7 @@ fn an_update_looks_at_what_it_touches_and_at_all_if_so_told() {
 const INDEX: u8 = 2;
 
 #[test]
-fn what_the_file_has_removed_comes_back_with_an_id_of_its_own() {
+fn a_record_that_a_resolution_restores_keeps_its_own_id() {
     let dir = tempfile::tempdir().unwrap();
     let [old, new, data, conflicts, back] =
         ["old.json", "new.json", "data", "conflicts", "back.json"].map(|name| dir.path().join(name));

@@ -187,7 +187,7 @@ const LIES: &[Lie] = &[
     (
         "two records in the wrong order",
         &["order"],
-        "id 500: the services' list is not in id order: this follows on id 501",
+        "id 500: the services' list is not in id order: this follows id 501",
         |path, answer| {
             if path == "/api/posts" { edit_list(answer, |list| list.swap(499, 500)) } else { answer }
         },
@@ -354,9 +354,14 @@ const LIES: &[Lie] = &[
     ("a reset", &["no_answer"], "no answer from the services", |path, answer| {
         if path == "/api/users/1" { answer.ending(Ending::Reset) } else { answer }
     }),
-    ("an encoding that is none", &["content_encoding"], "say that the body is gzip, and it is not", |path, answer| {
-        if path == "/api/users" { answer.with("content-encoding", "gzip") } else { answer }
-    }),
+    (
+        "an encoding that is none",
+        &["content_encoding"],
+        "the body from the services is not gzip, as its header says",
+        |path, answer| {
+            if path == "/api/users" { answer.with("content-encoding", "gzip") } else { answer }
+        },
+    ),
     ("an encoding that was not asked for", &["content_encoding"], "\"br\", which was not asked for", |path, answer| {
         if path == "/api/users" { answer.with("content-encoding", "br") } else { answer }
     }),
@@ -468,7 +473,7 @@ fn what_both_sides_get_wrong_is_not_alike() {
             "unknown",
             "both sides send records of another path: 6 of 6",
         ),
-        ("a long text's end", "/", page("a"), page("b"), "different", "the bodies differ behind their beginning"),
+        ("a long text's end", "/", page("a"), page("b"), "different", "the bodies begin alike, but differ later"),
         (
             "a comma before no member",
             "/api/users/1",
@@ -540,7 +545,7 @@ fn it_does_not_pass_by_accident() {
             || Answer::new(200, "text/html", "<p>"),
             4,
             "unknown",
-            "the monolith sends something else, and no records",
+            "the monolith sends something else instead of records",
         ),
         (
             "a hung server",
@@ -970,7 +975,7 @@ fn a_sample_asks_for_no_long_list() {
         let arguments = ["compare", "--monolith", &monolith.url(), "--services", &services.url(), "--sample", "40"];
         text(&seed(arguments.into_iter().chain(more.iter().copied())).stdout)
     };
-    let said = "No sample has lists as long as /api/users (10001 records): a whole comparison does.";
+    let said = "A sample leaves out long lists, which only a whole comparison has: /api/users (10001 records).";
     assert!(printed(&["--input", &input]).contains(said));
     assert!(printed(&[]).contains("--data DIR or --input FILE spares that"));
 }

@@ -91,7 +91,7 @@ fn services_that_run_take_a_newer_file_and_go_on() {
 
     let report = apply(&newer, &data);
     assert!(
-        report.contains("Running meanwhile, and changed by their own services: users, threads, posts."),
+        report.contains("These ran meanwhile, and were changed by their own services: users, threads, posts."),
         "{report}"
     );
     assert_eq!(texts(&get(posts, "/api/posts").2), ["a", "c", "d", "e", "quite another"]);

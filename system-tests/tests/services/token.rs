@@ -119,7 +119,7 @@ fn what_cannot_be_done_has_its_exit_code_and_changes_nothing() {
         (["posts", "--file", "good", "--name", "ci"], 5, "good: there is a token ci already"),
         (["posts", "--file", "bad", "--name", "ci"], 3, "bad: line 1: expected a name"),
         (["posts", "--file", "full", "--name", "ci"], 3, "full: it is longer than 64 KiB"),
-        (["posts", "--file", "folder", "--name", "ci"], 6, "folder: it is no regular file"),
+        (["posts", "--file", "folder", "--name", "ci"], 6, "folder: it is not a regular file"),
         (["posts", "--file", "good/file", "--name", "ci"], 6, "good"),
         (["posts", "--file", "new", "--name", "c i"], 2, "a token's name is 1 to 64 of"),
         (["posts", "--file", "new", "--name", ""], 2, "a"),

@@ -1,7 +1,7 @@
-//! Where a side of the comparison is, and what of that is a secret.
+//! The URL of one side of the comparison, and its secrets.
 //!
-//! Whatever is printed of a URL has its user, password and the values of its query replaced by `…`; and whatever else
-//! is printed has the known secrets taken out, since a server may repeat what it was sent.
+//! A printed URL has `…` for its user, password and query values. All other printed text has the known secrets removed,
+//! since a server may repeat them.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,26 +12,26 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use percent_encoding::percent_decode_str;
 use ureq::http::Uri;
 
-/// Stands for a secret.
+/// The replacement of a secret.
 const HIDDEN: &str = "…";
 
-/// A secret shorter than this may stand in a text by chance, and is not looked for there, in bytes.
+/// The least length of a secret that is removed from texts, in bytes: a shorter one may occur by chance.
 const SHORT: usize = 5;
 
 /// The URL before `/api/…`.
 pub struct Address {
     scheme: String,
-    /// In lower case, without brackets.
+    /// The host in lower case, without brackets.
     host: String,
     port: u16,
-    /// Without a slash at its end.
+    /// The path without a slash at its end.
     path: String,
-    /// Added to each path that is asked for.
+    /// The query, which is added to each requested path.
     query: Option<String>,
     userinfo: Option<String>,
 }
 
-/// A text is not the URL of a server. The text itself is not repeated: it may hold a secret.
+/// An error: a text is not the URL of a server. It does not repeat the text, which may hold a secret.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it is not a URL such as http://127.0.0.1:8080: {0}")]
 pub struct NotAnAddress(&'static str);
@@ -66,7 +66,7 @@ impl FromStr for Address {
 }
 
 impl Address {
-    /// The URL to ask for `path`, which may have a query of its own. Without user and password: see
+    /// Returns the URL of `path`, which may have its own query. User and password are left out: see
     /// [`credentials`](Self::credentials).
     pub fn url_of(&self, path: &str) -> String {
         let host = self.bracketed_host();
@@ -78,13 +78,13 @@ impl Address {
         url
     }
 
-    /// The value of `Authorization` that stands for the URL's user and password.
+    /// Returns the value of `Authorization` for the URL's user and password.
     pub fn credentials(&self) -> Option<String> {
         let decoded: Vec<u8> = percent_decode_str(self.userinfo.as_ref()?).collect();
         Some(format!("Basic {}", BASE64_STANDARD.encode(decoded)))
     }
 
-    /// Everything in it that is never printed.
+    /// Returns the parts of the URL that are never printed.
     pub fn secrets(&self) -> Vec<String> {
         let userinfo = self.userinfo.iter().flat_map(|userinfo| userinfo.split(':'));
         let values = self.query.iter().flat_map(|query| query.split('&')).filter_map(|pair| pair.split_once('='));
@@ -93,9 +93,9 @@ impl Address {
         decoded.chain(raw.iter().map(|&secret| secret.to_owned())).chain(self.credentials()).collect()
     }
 
-    /// Whether both lead to the same server and path, so that comparing them proves nothing.
+    /// Returns whether both lead to the same server and path, so that comparing them proves nothing.
     ///
-    /// Two names on one machine may be two virtual hosts; a name and a number, or `localhost`, are not.
+    /// Two names on one machine may be two virtual hosts; an IP address and `localhost` are not.
     pub fn is_same_place(&self, other: &Self) -> bool {
         if (self.port, &self.path) != (other.port, &other.path) {
             return false;
@@ -108,7 +108,7 @@ impl Address {
         ours.iter().any(|address| theirs.contains(address))
     }
 
-    /// What to bind saved progress to: the place without its secrets.
+    /// Returns the URL without its secrets, which identifies this side in saved progress.
     pub fn place(&self) -> String {
         format!("{}://{}:{}{}", self.scheme, self.bracketed_host(), self.port, self.path)
     }
@@ -145,7 +145,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// A path, or a URL without a user, whose query has no values any more.
+/// Removes the query's values from a path, or from a URL without a user.
 pub fn redact_query(path: &str) -> Cow<'_, str> {
     let Some((path, query)) = path.split_once('?') else { return Cow::Borrowed(path) };
     let redacted: Vec<String> = query
@@ -155,7 +155,7 @@ pub fn redact_query(path: &str) -> Cow<'_, str> {
     Cow::Owned(format!("{path}?{}", redacted.join("&")))
 }
 
-/// A URL from elsewhere, such as a `Location`, without its user, its query's values and its fragment.
+/// Removes the user, query values and fragment from a server's URL, such as a `Location`.
 pub fn redact_url(url: &str) -> String {
     let url = url.split_once('#').map_or(url, |(before, _)| before);
     let redacted = redact_query(url);
@@ -167,21 +167,21 @@ pub fn redact_url(url: &str) -> String {
     }
 }
 
-/// What is never printed.
+/// The texts that are never printed.
 #[derive(Clone, Default)]
 pub struct Secrets(Vec<String>);
 
 impl Secrets {
-    /// Takes these for secrets, but for those that may stand in a text by chance.
+    /// Takes these as secrets, except those so short that they may occur in a text by chance.
     pub fn new(secrets: impl IntoIterator<Item = String>) -> Self {
         let mut secrets: Vec<String> = secrets.into_iter().filter(|secret| secret.len() >= SHORT).collect();
-        // The longer ones first: one may be a part of another.
+        // Longer ones first, since one may be part of another.
         secrets.sort_unstable_by_key(|secret| std::cmp::Reverse(secret.len()));
         secrets.dedup();
         Self(secrets)
     }
 
-    /// The text without them.
+    /// Replaces the secrets in a text.
     pub fn hide<'t>(&self, text: &'t str) -> Cow<'t, str> {
         let mut text = Cow::Borrowed(text);
         for secret in &self.0 {

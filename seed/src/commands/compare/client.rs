@@ -1,7 +1,7 @@
-//! HTTP as a careful client: so much of an answer and no more, for so long and no longer, and no faster than told.
+//! An HTTP client with limits on the size, duration and rate of answers.
 //!
-//! What is wrong with an answer is told apart by [`FailureKind`]: a body that ends too early is another thing than one
-//! that never ends. gzip is decoded here and not by the library, which would hide whether it was gzip at all.
+//! [`FailureKind`] tells faults apart: a body that ends too early differs from one that never ends. This module decodes
+//! gzip itself, because the library would hide whether the body was gzip at all.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,70 +25,70 @@ use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 use super::address::{Address, Secrets, redact_url};
 
-/// How often a request that got no answer at all is sent again.
+/// The number of times that a request without an answer is sent again.
 pub const RETRIES: u32 = 2;
 
-/// How long to wait before that.
+/// The pause before a request is sent again.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
-/// For how long a host's addresses are used before it is looked up again.
+/// The time for which a host's addresses are used before it is looked up again.
 const RESOLVED_FOR: Duration = Duration::from_secs(10);
 
-/// How much is read from a connection at a time, in bytes.
+/// The size of a read from a connection, in bytes.
 const BUFFER: usize = 32 << 10;
 
-/// How much of a body that nobody looks at is read, so that its connection can be used again, in bytes.
+/// The greatest part of an unused body that is read so that its connection can be reused, in bytes.
 const DRAINED: u64 = 64 << 10;
 
-/// How long and how much an answer may be, and how often one is asked for.
+/// The limits on answers and requests.
 #[derive(Clone, Copy)]
 pub struct Limits {
-    /// From the connection to the body's last byte.
+    /// The time from the connection to the body's last byte.
     pub time: Duration,
-    /// Of a body, decoded, in bytes.
+    /// The size of a decoded body, in bytes.
     pub bytes: u64,
-    /// Between two requests to one side.
+    /// The interval between two requests to one side.
     pub interval: Option<Duration>,
-    /// Requests at once, each on a connection of its own.
+    /// The number of requests at once, each on its own connection.
     pub at_once: usize,
 }
 
-/// Why there is no answer to compare.
+/// The reason why there is no answer to compare.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// What kind of failure.
+    /// The kind of failure.
     pub kind: FailureKind,
-    /// For people.
+    /// The message for people.
     pub text: String,
 }
 
-/// What is wrong with an answer.
+/// The kind of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
-    /// Nothing came.
+    /// There was no answer.
     NoAnswer,
-    /// It took too long.
+    /// The answer took too long.
     TimedOut,
     /// The body ended too early.
     Truncated,
     /// The body went on for too long.
     TooLong,
-    /// The body is not encoded as its header says, or in a way that was not asked for.
+    /// The body is not encoded as its header says, or not in a way that the client accepts.
     ContentEncoding,
-    /// The body is not the JSON that it begins as.
+    /// The body begins as JSON but is malformed.
     Malformed,
-    /// A record needs the room that only one answer at a time may have.
+    /// A record needs memory that only one answer at a time may have.
     NeedsRoom,
 }
 
 impl Failure {
-    /// A failure for people to read.
+    /// Makes a failure with a message for people.
     pub fn new(kind: FailureKind, text: impl Into<String>) -> Self {
         Self { kind, text: text.into() }
     }
 
-    /// Whether many of these in a row mean that a server is in trouble.
+    /// Returns whether many of these failures in a row mean that a server is in trouble.
     pub fn is_trouble(&self) -> bool {
         use FailureKind::{NoAnswer, TimedOut, TooLong, Truncated};
         matches!(self.kind, NoAnswer | TimedOut | TooLong | Truncated)
@@ -105,19 +105,19 @@ impl std::error::Error for Failure {}
 
 /// One of the two sides.
 pub struct Endpoint {
-    /// "the monolith", "the services".
+    /// The name in messages: "the monolith" or "the services".
     pub name: &'static str,
-    /// Where it is.
+    /// The URL.
     pub address: Address,
     headers: HeaderMap,
     agent: ureq::Agent,
     limits: Limits,
-    /// When the next request may be sent.
+    /// The earliest time of the next request.
     turn: Mutex<Instant>,
 }
 
 impl Endpoint {
-    /// The side at `address`, which is sent these headers too.
+    /// Makes the side at `address`, which also gets these headers.
     pub fn new(name: &'static str, address: Address, headers: HeaderMap, agent: ureq::Agent, limits: Limits) -> Self {
         let mut all = HeaderMap::new();
         all.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
@@ -125,7 +125,7 @@ impl Endpoint {
             credentials.set_sensitive(true);
             all.insert(AUTHORIZATION, credentials);
         }
-        // A name may be given more than once; together they replace what is sent by itself.
+        // Given headers, which may repeat a name, replace the client's own headers of that name.
         for name in headers.keys() {
             all.remove(name);
         }
@@ -135,7 +135,7 @@ impl Endpoint {
         Self { name, address, headers: all, agent, limits, turn: Mutex::new(Instant::now()) }
     }
 
-    /// Asks for `path`. What got no answer at all is asked for again, [`RETRIES`] times.
+    /// Asks for `path`. Sends a request without an answer again, up to [`RETRIES`] times.
     ///
     /// # Errors
     /// There is no answer.
@@ -158,10 +158,11 @@ impl Endpoint {
         if let Some(headers) = request.headers_mut() {
             headers.clone_from(&self.headers);
         }
-        let request = request.body(()).map_err(|_| self.failed(FailureKind::Malformed, "the path fits in no URL"))?;
+        let request =
+            request.body(()).map_err(|_| self.failed(FailureKind::Malformed, "the path does not fit into a URL"))?;
         let response = self.agent.run(request).map_err(|error| self.explain(&error))?;
         let (head, body) = response.into_parts();
-        // A header that is there twice is another one than either.
+        // A repeated header counts as all its values together.
         let header = |name: HeaderName| {
             let values = head.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
             values.collect::<Vec<_>>().join(", ")
@@ -182,7 +183,7 @@ impl Endpoint {
         })
     }
 
-    /// Lets so many requests a second pass, whoever sends them.
+    /// Waits until the rate limit allows another request, across all threads.
     fn wait_for_turn(&self) {
         let Some(interval) = self.limits.interval else { return };
         let now = Instant::now();
@@ -199,7 +200,7 @@ impl Endpoint {
         Failure::new(kind, format!("no answer from {} at {}: {why}", self.name, self.address))
     }
 
-    /// An error of the library, of which some repeat the URL.
+    /// Explains an error of the library, without repeating the URL.
     fn explain(&self, error: &ureq::Error) -> Failure {
         match error {
             error if is_timeout(error) => {
@@ -207,7 +208,7 @@ impl Endpoint {
             }
             ureq::Error::Io(error) => self.failed(FailureKind::NoAnswer, &error.to_string()),
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
-                self.failed(FailureKind::Malformed, "the path fits in no URL")
+                self.failed(FailureKind::Malformed, "the path does not fit into a URL")
             }
             ureq::Error::HostNotFound => self.failed(FailureKind::NoAnswer, "no such host"),
             error => self.failed(FailureKind::NoAnswer, &error.to_string()),
@@ -223,53 +224,54 @@ fn is_timeout(error: &ureq::Error) -> bool {
     }
 }
 
-/// What came back.
+/// An answer.
 pub struct Reply {
     /// The status.
     pub status: u16,
     /// The value of `Content-Type`; empty without one.
     pub content_type: String,
-    /// Where a redirect leads, without its secrets.
+    /// The target of a redirect, without its secrets.
     pub location: Option<String>,
     /// The body, decoded.
     pub body: Body,
 }
 
-/// A body as it comes in.
+/// A body that is still arriving.
 pub struct Body {
     side: &'static str,
     inner: Box<dyn Read + Send>,
-    /// How many were read, decoded.
+    /// The number of decoded bytes read so far.
     bytes: u64,
     limit: Limits,
-    /// What `Content-Length` says.
+    /// The value of `Content-Length`.
     announced: Option<u64>,
     encoding: String,
 }
 
 impl Body {
-    /// How it is encoded; empty if it is not.
+    /// Returns the encoding; empty if the body is not encoded.
     pub fn encoding(&self) -> &str {
         if self.encoding == "identity" { "" } else { &self.encoding }
     }
 
-    /// Whose body it is, for messages.
+    /// Returns the name of the side, for messages.
     pub fn side(&self) -> &'static str {
         self.side
     }
 
-    /// How many bytes were read, decoded.
+    /// Returns the number of decoded bytes read so far.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Reads what comes next; 0 at the body's end.
+    /// Reads the next bytes; returns 0 at the body's end.
     ///
     /// # Errors
     /// The body is cut, too long or too slow, or not encoded as it says.
     pub fn read_some(&mut self, buffer: &mut [u8]) -> Result<usize, Failure> {
         if !matches!(self.encoding(), "" | "gzip" | "x-gzip") {
-            let text = format!("{} encode the body as {:?}, which was not asked for", self.side, self.encoding);
+            let text =
+                format!("the body from {} is encoded as {:?}, which was not asked for", self.side, self.encoding);
             return Err(Failure::new(FailureKind::ContentEncoding, text));
         }
         let read = loop {
@@ -288,7 +290,7 @@ impl Body {
         Ok(read)
     }
 
-    /// Reads a body that nobody looks at, if it is short.
+    /// Reads and discards a short body, so that its connection can be reused.
     pub fn drain(mut self) {
         let mut buffer = [0; 8 << 10];
         while self.bytes < DRAINED && self.read_some(&mut buffer).is_ok_and(|read| read > 0) {}
@@ -303,7 +305,7 @@ impl Body {
             return Failure::new(FailureKind::TimedOut, text);
         }
         if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData) && !self.encoding.is_empty() {
-            let text = format!("{side} say that the body is {}, and it is not: {error}", self.encoding);
+            let text = format!("the body from {side} is not {}, as its header says: {error}", self.encoding);
             return Failure::new(FailureKind::ContentEncoding, text);
         }
         let of = self.announced.filter(|_| self.encoding().is_empty());
@@ -319,7 +321,7 @@ impl Read for Body {
     }
 }
 
-/// A client with these limits; `ca` has certificates to trust instead of the system's.
+/// Makes a client with these limits; `ca` has certificates to trust instead of the system's.
 ///
 /// # Errors
 /// The file cannot be read, or has no certificate.
@@ -331,14 +333,14 @@ pub fn agent(limits: Limits, ca: Option<&Path>) -> Result<ureq::Agent, String> {
     let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(limits.time));
     let config = config.max_redirects(0).user_agent(concat!("seed/", env!("CARGO_PKG_VERSION")));
     let config = config.max_idle_connections(2 * limits.at_once).max_idle_connections_per_host(limits.at_once);
-    // Each connection has both buffers for as long as it lives.
+    // Each connection keeps both buffers for its lifetime.
     let config = config.input_buffer_size(BUFFER).output_buffer_size(BUFFER / 4);
     let config = config.tls_config(TlsConfig::builder().root_certs(roots).build()).build();
     Ok(ureq::Agent::with_parts(config, DefaultConnector::new(), RememberingResolver::default()))
 }
 
-/// Looks a host up once in a while. The library's own does it for each request, even on a connection that is open, and
-/// begins a thread each time, which costs more than the request.
+/// A resolver that looks a host up once in a while. The library's own does so for each request, even on an open
+/// connection, and starts a thread each time, which costs more than the request.
 #[derive(Debug, Default)]
 struct RememberingResolver {
     resolver: DefaultResolver,
@@ -373,13 +375,13 @@ fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>, String> {
             Err(error) => return Err(unusable(&error.to_string())),
         }
     }
-    if certificates.is_empty() { Err(unusable("it has no certificate in PEM")) } else { Ok(certificates) }
+    if certificates.is_empty() { Err(unusable("the file has no PEM certificate")) } else { Ok(certificates) }
 }
 
-/// Reads headers as they are given on a command line: `Name: value`, or `@FILE` with one in each line.
+/// Reads headers of the command line: `Name: value`, or `@FILE` with one on each line.
 ///
 /// # Errors
-/// One is not a header. The message has no value of any: they may be secrets.
+/// A header is invalid. The message has no header values, which may be secrets.
 pub fn read_headers(given: &[String]) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
     for given in given {
@@ -388,7 +390,7 @@ pub fn read_headers(given: &[String]) -> Result<HeaderMap, String> {
             None => given.clone(),
         };
         for line in lines.lines().filter(|line| !line.trim().is_empty()) {
-            let invalid = || "a header is `Name: value`, or `@FILE` with one in each line".to_owned();
+            let invalid = || "write a header as `Name: value`, or as `@FILE` with one on each line".to_owned();
             let (name, value) = line.split_once(':').ok_or_else(invalid)?;
             let name: HeaderName = name.trim().parse().map_err(|_| invalid())?;
             let mut value = HeaderValue::from_str(value.trim()).map_err(|_| invalid())?;
@@ -399,7 +401,7 @@ pub fn read_headers(given: &[String]) -> Result<HeaderMap, String> {
     Ok(headers)
 }
 
-/// What of the headers is never printed: each value, and what follows its scheme, as in `Bearer …`.
+/// Returns the secrets in headers: each value, and the part after its scheme, as in `Bearer …`.
 pub fn secrets_of(headers: &HeaderMap) -> Vec<String> {
     let values = headers.values().filter_map(|value| value.to_str().ok());
     values
@@ -409,7 +411,7 @@ pub fn secrets_of(headers: &HeaderMap) -> Vec<String> {
         .collect()
 }
 
-/// What both sides are, and what must not be printed of them.
+/// Both sides and their secrets.
 pub struct Sides {
     /// The monolith.
     pub monolith: Endpoint,

@@ -1,7 +1,7 @@
-//! A body, cut into its records as it comes in.
+//! Splits a body into its records as it arrives.
 //!
-//! A list is `[`, records with a comma between them, `]`, and nothing else: no space, since neither side sends any. Only
-//! the record at hand is in memory.
+//! A list is `[`, records separated by commas, and `]`, without spaces, since neither side sends any. Only the current
+//! record is in memory.
 
 use std::cell::Cell;
 
@@ -9,18 +9,18 @@ use record::reader::Scan;
 
 use super::client::{Body, Failure, FailureKind};
 
-/// How much is read at a time, in bytes.
+/// The size of a read, in bytes.
 const BLOCK: usize = 32 << 10;
 
-/// Up to how long a record may be for the buffer to begin small and to grow, in bytes.
+/// The record limit up to which the buffer begins small and grows, in bytes.
 const GROWN: usize = 1 << 20;
 
 thread_local! {
-    /// What the thread's last body was read into: long memory that is freed and asked for again may be there twice.
+    /// The buffer of the thread's last body: large memory that is freed and allocated again may exist twice.
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// What a body is.
+/// The shape of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// A JSON array.
@@ -35,25 +35,25 @@ pub enum Shape {
 pub struct Elements {
     body: Body,
     buffer: Vec<u8>,
-    /// Where in the buffer begins what is not yet handed out, and where it ends.
+    /// The range of the buffer that is not yet returned.
     begin: usize,
     end: usize,
     shape: Shape,
-    /// How many were handed out.
+    /// The number of records returned so far.
     count: u64,
-    /// How long a record may be, in bytes.
+    /// The greatest length of a record, in bytes.
     room: usize,
     done: bool,
 }
 
 impl Elements {
-    /// The records of `body`, each of `room` bytes at most.
+    /// Begins to read the records of `body`, each of `room` bytes at most.
     ///
     /// # Errors
     /// The body cannot be read.
     pub fn new(body: Body, room: usize) -> Result<Self, Failure> {
-        // Where records may be long, there is room for the longest at once: memory that is not touched costs nothing, and a
-        // buffer that grows is there twice each time.
+        // A buffer for long records has its full size at once: untouched memory costs nothing, but a growing buffer exists
+        // twice for a moment.
         let size = if room > GROWN { room + BLOCK } else { BLOCK };
         let (mut buffer, shape) = (BUFFER.take(), Shape::Opaque);
         if buffer.capacity() < size {
@@ -69,17 +69,17 @@ impl Elements {
         Ok(elements)
     }
 
-    /// What the body is, by its first byte.
+    /// Returns the body's shape, by its first byte.
     pub fn shape(&self) -> Shape {
         self.shape
     }
 
-    /// Hands the body out in pieces, whatever it is. To be called before the first [`read_next`](Self::read_next).
+    /// Makes [`read_next`](Self::read_next) return pieces of the body, whatever its shape. Call it before the first read.
     pub fn take_as_bytes(&mut self) {
         (self.shape, self.begin) = (Shape::Opaque, 0);
     }
 
-    /// The next record; `None` after the last, once the body has ended as it should. An opaque body comes in pieces.
+    /// Returns the next record, or the next piece of an opaque body; `None` after the last, if the body ends correctly.
     ///
     /// # Errors
     /// The body is cut, malformed or cannot be read.
@@ -158,7 +158,7 @@ impl Elements {
         Ok(Some(self.buffer[self.begin]))
     }
 
-    /// Reads on; `false` at the body's end.
+    /// Reads more; returns `false` at the body's end.
     fn fill(&mut self) -> Result<bool, Failure> {
         if self.begin > 0 {
             self.buffer.copy_within(self.begin..self.end, 0);

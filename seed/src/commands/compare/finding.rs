@@ -1,4 +1,4 @@
-//! What differs, for people and for programs.
+//! Differences, for people and for programs.
 
 use std::borrow::Cow;
 
@@ -10,32 +10,32 @@ use super::client::FailureKind;
 use super::route::Route;
 use crate::plan::Plan;
 
-/// How much of a value is printed, in characters; a report has all of it.
+/// The greatest length of a printed value, in characters; a report has all of it.
 const PRINTED: usize = 160;
 
-/// A difference that is there on purpose.
+/// An intended difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Expected {
-    /// A record has the id that the split gave it, as first member.
+    /// A record has the id that the split gave it, as its first member.
     GivenId(Collection),
     /// A list is in id order.
     Order,
-    /// 404 where the monolith sends 204.
+    /// The services send 404 for the monolith's 204.
     NotFound,
     /// A number has the source's digits, which JavaScript rounds or rewrites.
     Digits,
-    /// Members whose keys are array indexes stand where the source has them; JavaScript sends them first.
+    /// Members whose keys are array indexes are in the source's order; JavaScript sends them first.
     IntegerKeys,
-    /// 400 for an id that the monolith parses as far as it goes.
+    /// The services send 400 for an invalid id, of which the monolith parses a valid beginning.
     NotAnId,
-    /// 404 for a path that is right but for upper and lower case.
+    /// The services send 404 for a path in another case.
     PathCase,
     /// A route that the monolith does not have.
     AddedRoute,
 }
 
 impl Expected {
-    /// All that there are, in the order in which they are printed.
+    /// Returns all intended differences, in their printed order.
     pub fn all(plan: &Plan) -> Vec<Self> {
         let given = plan.iter().filter(|collection| collection.may_lack_ids()).map(Expected::GivenId);
         let others = [
@@ -50,7 +50,7 @@ impl Expected {
         given.chain(others).collect()
     }
 
-    /// The key in reports.
+    /// Returns the key in reports.
     pub fn key(self) -> Cow<'static, str> {
         let key = match self {
             Expected::GivenId(collection) => return format!("{}_id", collection.singular()).into(),
@@ -65,7 +65,7 @@ impl Expected {
         key.into()
     }
 
-    /// For people: "as expected, 3 differ in …".
+    /// Returns the words for people: "as expected, 3 differ in …".
     pub fn meaning(self) -> Cow<'static, str> {
         let meaning = match self {
             Expected::GivenId(collection) => {
@@ -77,7 +77,7 @@ impl Expected {
             Expected::NotFound => "404 for 204",
             Expected::Digits => "a number's digits, which are the source's own",
             Expected::IntegerKeys => "the place of keys that are array indexes, which is the source's own",
-            Expected::NotAnId => "400 for an id that is none",
+            Expected::NotAnId => "400 for an invalid id",
             Expected::PathCase => "404 for another case of a path",
             Expected::AddedRoute => "a route that the monolith does not have",
         };
@@ -85,43 +85,43 @@ impl Expected {
     }
 }
 
-/// In what two answers differ though they should not.
+/// The kind of an unintended difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// The statuses.
+    /// The statuses differ.
     Status,
-    /// What the bodies say they are.
+    /// The content types differ.
     ContentType,
-    /// The services' body is not encoded as it says, or as nobody asked for.
+    /// The services' body is not encoded as its header says, or in a way that was not asked for.
     ContentEncoding,
     /// The services do not answer.
     NoAnswer,
-    /// They do not in time.
+    /// The services do not answer in time.
     TimedOut,
-    /// Their body ends too early.
+    /// The services' body ends too early.
     Truncated,
-    /// It goes on for too long.
+    /// The services' body is too long.
     TooLong,
-    /// It is not the JSON that it begins as.
+    /// The services' body begins as JSON but is malformed.
     Malformed,
     /// One side sends a list, the other does not.
     Shape,
     /// The services' list is not in id order.
     Order,
-    /// A record that the monolith has is missing.
+    /// The services lack a record of the monolith.
     Missing,
-    /// The services have a record that the monolith has not.
+    /// The services have a record that the monolith lacks.
     Added,
     /// The services have a record more than once.
     Repeated,
-    /// A record has another id than it should.
+    /// A record has a wrong id.
     Id,
     /// A record has no id.
     NoId,
-    /// A value.
+    /// A value differs.
     Value,
-    /// The values mean the same and are spelled in different ways.
+    /// The values mean the same but are spelled differently.
     Spelling,
     /// A number has other digits than in the source.
     Digits,
@@ -140,35 +140,35 @@ impl From<FailureKind> for Kind {
     }
 }
 
-/// One difference, with both sides.
+/// A difference, with both sides' values.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding<'f> {
     /// The name of the path's route.
     pub route: Cow<'f, str>,
     /// The path, without its query's values.
     pub path: Cow<'f, str>,
-    /// What kind of difference.
+    /// The kind of difference.
     pub kind: Kind,
-    /// The record that differs.
+    /// The id of the record.
     pub id: Option<u64>,
-    /// Where in the record, as a JSON pointer.
+    /// The place in the record, as a JSON pointer.
     pub pointer: Option<Cow<'f, str>>,
-    /// What the monolith has there.
+    /// The monolith's value.
     pub monolith: Option<Cow<'f, str>>,
-    /// What the services have there.
+    /// The services' value.
     pub services: Option<Cow<'f, str>>,
-    /// What else there is to say.
+    /// A remark.
     pub note: Option<Cow<'f, str>>,
 }
 
 impl<'f> Finding<'f> {
-    /// A difference with no more to it than this.
+    /// Makes a difference without details.
     pub fn new(route: Route, path: &'f str, kind: Kind) -> Self {
         let (route, path) = (route.name(), Cow::Borrowed(path));
         Self { route, path, kind, id: None, pointer: None, monolith: None, services: None, note: None }
     }
 
-    /// Says which record it is by its id, which is a text: the key that stands for that says nothing.
+    /// Replaces the record's key by its text id in the note, since the key means nothing to a reader.
     pub fn name<'t>(&mut self, text_of: impl Fn(u64) -> Option<&'t str>) {
         let Some(id) = self.id.take() else { return };
         if let Some(text) = text_of(id) {
@@ -177,7 +177,7 @@ impl<'f> Finding<'f> {
         }
     }
 
-    /// Takes the secrets out.
+    /// Replaces the secrets in all texts.
     pub fn hide(&mut self, secrets: &Secrets) {
         let texts = [&mut self.pointer, &mut self.monolith, &mut self.services, &mut self.note];
         for text in texts.into_iter().flatten().chain([&mut self.path]) {
@@ -187,7 +187,7 @@ impl<'f> Finding<'f> {
         }
     }
 
-    /// The same with its values cut, to be printed and kept.
+    /// Returns the difference with cut values, for printing and for memory.
     pub fn cut(&self) -> Finding<'static> {
         let cut = |text: &Option<Cow<str>>| text.as_ref().map(|text| Cow::Owned(cut(text)));
         Finding {
@@ -202,7 +202,7 @@ impl<'f> Finding<'f> {
         }
     }
 
-    /// What differs, in a line.
+    /// Describes the difference in one line.
     pub fn text(&self) -> String {
         let mut text = self.id.map(|id| format!("id {id}: ")).unwrap_or_default();
         if let Some(note) = &self.note {
@@ -224,13 +224,13 @@ impl<'f> Finding<'f> {
     }
 }
 
-/// The beginning of a value.
+/// Returns the beginning of a value.
 fn cut(text: &str) -> String {
     cut_at(text, PRINTED)
 }
 
 fn cut_at(text: &str, length: usize) -> String {
-    // Control characters would write elsewhere on a terminal.
+    // Control characters could move a terminal's cursor.
     let clean = |part: &str| part.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect::<String>();
     match text.char_indices().nth(length) {
         None => clean(text),
@@ -243,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_expected_has_a_key_of_its_own() {
+    fn each_expected_difference_has_its_own_key() {
         let all = Expected::all(&Plan::workspace());
         let keys: Vec<_> = all.iter().map(|kind| kind.key()).collect();
         let expected =

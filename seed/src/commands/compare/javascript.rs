@@ -1,28 +1,28 @@
-//! What a monolith in JavaScript makes of a record: `JSON.stringify(JSON.parse(text))`, as far as that changes anything.
+//! The changes that a monolith in JavaScript makes to a record: `JSON.stringify(JSON.parse(text))`.
 //!
-//! Numbers become the nearest double and are spelled as ECMAScript does (`1.0` is sent as `1`, `1e400` as `null`), and
-//! members whose keys are array indexes (`"7"`) are sent before the others, in the order of their numbers.
+//! Numbers become the nearest double in ECMAScript's spelling (`1.0` is sent as `1`, `1e400` as `null`), and members whose
+//! keys are array indexes (`"7"`) are sent before the others, in numeric order.
 
 use std::ops::Range;
 
 use record::json::{each, string_end, value_end};
 use serde_json::value::RawValue;
 
-/// An integer of so few digits is a double, and JavaScript spells it the same.
+/// The most digits of an integer that is surely a double, spelled the same in JavaScript.
 const SAFE_DIGITS: usize = 15;
 
-/// What JavaScript makes of a text.
+/// A text as JavaScript sends it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Respelled {
-    /// The text as JavaScript sends it.
+    /// The text.
     pub text: Vec<u8>,
-    /// Whether a number is spelled otherwise.
+    /// Whether the spelling of a number changed.
     pub digits: bool,
-    /// Whether members stand in another order.
+    /// Whether the order of members changed.
     pub keys: bool,
 }
 
-/// What JavaScript makes of `json`, compact JSON; `None` where it changes nothing. Of anything else it changes nothing.
+/// Rewrites `json`, compact JSON, as JavaScript does; returns `None` if nothing changes. Text that is not JSON stays.
 pub fn respell(json: &[u8]) -> Option<Respelled> {
     let mut scan = Scan::default();
     scan.run(json);
@@ -41,11 +41,11 @@ pub fn respell(json: &[u8]) -> Option<Respelled> {
     text.map(|text| Respelled { text, digits, keys })
 }
 
-/// One pass over a text, which copies only where something changes.
+/// One pass over a text, which copies only if something changes.
 #[derive(Default)]
 struct Scan {
     out: Option<Vec<u8>>,
-    /// How much of the text `out` stands for.
+    /// The length of the text that `out` covers.
     copied: usize,
     integer_keys: bool,
 }
@@ -88,7 +88,7 @@ impl Scan {
     }
 }
 
-/// How JavaScript spells a number; `None` if it is not one in JSON.
+/// Returns JavaScript's spelling of a number; `None` if it is not a JSON number.
 fn spell(number: &str) -> Option<String> {
     serde_json::from_str::<&RawValue>(number).ok()?;
     let value: f64 = number.parse().ok()?;
@@ -99,7 +99,7 @@ fn spell(number: &str) -> Option<String> {
     Some(ryu_js::Buffer::new().format(value + 0.0).to_owned())
 }
 
-/// Where the string ends that begins at `at`, in a text that may be anything.
+/// Finds the end of the string that begins at `begin`, in any text, even invalid JSON.
 fn end_of_string(json: &[u8], begin: usize) -> usize {
     let mut at = begin + 1;
     loop {
@@ -111,7 +111,7 @@ fn end_of_string(json: &[u8], begin: usize) -> usize {
     }
 }
 
-/// The key as an array index of JavaScript: its members come first.
+/// Reads a key as a JavaScript array index; such members come first.
 fn as_array_index(key: &[u8]) -> Option<u32> {
     match key {
         b"0" => Some(0),
@@ -122,7 +122,7 @@ fn as_array_index(key: &[u8]) -> Option<u32> {
     }
 }
 
-/// The text with every object's array indexes first; `None` if it is not canonical JSON.
+/// Returns the text with every object's array indexes first; `None` if it is not canonical JSON.
 fn reorder(json: &[u8]) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(json).ok()?;
     let mut canonical = String::with_capacity(text.len());
@@ -144,7 +144,7 @@ fn reorder_value(json: &[u8], out: &mut Vec<u8>) -> usize {
                 members.push((as_array_index(&part[1..key - 1]), member));
                 length
             });
-            // Stable: the other keys stay as they are, behind.
+            // Stable: the other keys keep their order.
             members.sort_by_key(|(index, _)| (index.is_none(), *index));
             let members: Vec<Vec<u8>> = members.into_iter().map(|(_, member)| member).collect();
             out.push(b'{');
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn numbers_and_keys_are_sent_as_javascript_does() {
-        // What Node prints for JSON.stringify(JSON.parse(text)).
+        // As Node prints JSON.stringify(JSON.parse(text)).
         for (source, sent, digits, keys) in [
             (r#"{"a":12345678901234567890}"#, r#"{"a":12345678901234567000}"#, true, false),
             (r#"{"a":[1.0,-0,1e400,-1e400,1E2,0.10]}"#, r#"{"a":[1,0,null,null,100,0.1]}"#, true, false),
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_json_stays_as_it_is() {
+    fn text_that_is_not_json_stays_unchanged() {
         for text in
             ["", "\"", "\"a", "\"\\", "{\"1\":", "[1.,2]", "01", "-", "{\"a\":1.0.0}", "+", "{\"7\":{\"", "\u{fffd}1-"]
         {

@@ -1,8 +1,8 @@
-//! What an interrupted comparison goes on from, and the differences with their whole values.
+//! The saved progress of a comparison, and its differences with uncut values.
 //!
-//! Lines: first what the comparison is, then, as they come, `finding NTH JSON`, a difference of the nth path, and
-//! `checkpoint JSON`, what was found so far and of which paths. A finding counts once a checkpoint has its path. A last
-//! line that was cut by a crash is not read.
+//! The first line identifies the comparison. Then come `finding NTH JSON`, a difference of the nth path, and `checkpoint
+//! JSON`, the results so far and their paths. A finding counts once a checkpoint has its path. A last line that a crash
+//! has cut is ignored.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Seek, Write};
@@ -17,52 +17,52 @@ use super::tally::Tally;
 use crate::error::Error;
 use crate::part_file::PartFile;
 
-/// How many differences a report has with their whole values.
+/// The most differences that a report has with uncut values.
 const REPORTED: u64 = 1000;
 
-/// What a comparison is: saved progress is another one's unless all of it is equal. It has no secret in it.
+/// The identity of a comparison: progress is only continued if all fields are equal. It holds no secrets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Binding {
     /// The layout of the lines.
     pub version: u32,
-    /// Where the monolith is.
+    /// The monolith's URL.
     pub monolith: String,
-    /// Where the services are.
+    /// The services' URL.
     pub services: String,
     /// The collections.
     #[serde(default)]
     pub plan: Vec<Declaration>,
-    /// Where ids and digits come from.
+    /// The source of ids and digits.
     pub source: String,
-    /// How many paths make the sample, if it is one.
+    /// The size of the sample, if there is one.
     pub sample: Option<u64>,
-    /// What chose it.
+    /// The seed of the sample.
     pub seed: u64,
     /// A digest of the paths.
     pub paths: String,
 }
 
-/// What was found, and of which paths.
+/// The results so far, and their paths.
 #[derive(Default, Serialize, Deserialize)]
 pub struct Progressed {
-    /// The paths, by their place among all that are asked for.
+    /// The compared paths, by their number among all requested paths.
     pub done: RoaringTreemap,
-    /// What was found.
+    /// The results.
     pub tally: Tally,
 }
 
-/// The file.
+/// The journal of a comparison.
 pub struct Journal {
-    /// Where it is kept; without one it is gone with the process.
+    /// The path of the file; a journal without one ends with the process.
     path: Option<PathBuf>,
-    /// Nothing is written where nobody will read it.
+    /// The file; `None` if no one will read it.
     file: Option<BufWriter<File>>,
     written: u64,
 }
 
 impl Journal {
-    /// A journal in the file at `path`, which goes on if it is one; in a file without a name if nobody may go on from it
-    /// but a report is wanted.
+    /// Opens the journal at `path`, and continues it if it exists. Without a path, uses an unnamed file for a report
+    /// (`is_reported`), else none.
     ///
     /// # Errors
     /// The file cannot be read or written.
@@ -88,7 +88,7 @@ impl Journal {
                 Ok(())
             })
             .map_err(Error::io(path))?;
-            // Only what counts; the rest is asked for again.
+            // Copies only the findings that count; other paths are asked for again.
             each_finding(open()?, &progressed.done, |nth, finding| journal.finding(nth, finding))
                 .map_err(Error::io(path))?;
         }
@@ -97,10 +97,10 @@ impl Journal {
         Ok((journal, progressed))
     }
 
-    /// What the file at `path` is a journal of; `None` where there is none.
+    /// Returns the comparison that the journal at `path` is of; `None` if there is no file.
     ///
     /// # Errors
-    /// It cannot be read, or is no journal.
+    /// The file cannot be read, or is not a journal.
     pub fn binding_of(path: &Path) -> Result<Option<Binding>, Error> {
         let file = match File::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -110,7 +110,7 @@ impl Journal {
         io::Read::take(BufReader::new(file), 1 << 20).read_until(b'\n', &mut line).map_err(Error::io(path))?;
         let invalid = |_| Error::Backup {
             path: path.display().to_string(),
-            reason: "it is not a file that --resume has written".to_owned(),
+            reason: "--resume did not write this file; name another".to_owned(),
         };
         serde_json::from_slice(&line).map(Some).map_err(invalid)
     }
@@ -127,7 +127,7 @@ impl Journal {
         self.write(&format!("finding {nth} "), finding)
     }
 
-    /// Writes how far the comparison has come, if it is kept.
+    /// Writes the progress, if the journal has a path.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -144,7 +144,7 @@ impl Journal {
         file.write_all(b"\n")
     }
 
-    /// Whether it is kept.
+    /// Returns whether the journal has a path, so that it outlives the process.
     pub fn is_kept(&self) -> bool {
         self.path.is_some()
     }
@@ -168,10 +168,10 @@ impl Journal {
         each_finding(file, done, |_, finding| found(finding))
     }
 
-    /// Removes the file: the comparison is done, and the next one is to ask again.
+    /// Removes the file after a finished comparison, so that the next one begins again.
     ///
     /// # Errors
-    /// It cannot be removed.
+    /// The file cannot be removed.
     pub fn remove(self) -> Result<(), Error> {
         self.path.map_or(Ok(()), |path| fs::remove_file(&path).map_err(Error::io(&path)))
     }
@@ -189,7 +189,7 @@ fn each_finding(
     })
 }
 
-/// The number that a text begins with, and what follows on it and a space.
+/// Splits a text into the number that begins it and the rest after a space.
 fn split_number(text: &[u8]) -> Option<(u64, &[u8])> {
     let (number, rest) = text.split_at_checked(memchr::memchr(b' ', text)?)?;
     Some((std::str::from_utf8(number).ok()?.parse().ok()?, &rest[1..]))

@@ -1,13 +1,13 @@
-//! The monolith and the services side by side, over HTTP: what a client gets from the one, it should get from the other.
+//! `seed compare`: compares the monolith with the services over HTTP. A client should get the same answers from both.
 //!
-//! - [`address`], [`client`]: where the sides are, and how they are asked: so much and so often as told, no secret printed
+//! - [`address`], [`client`]: the URLs of both sides, and requests within limits; no secret is printed
 //! - [`reference`](mod@reference): the ids that records should have, and the source's digits
-//! - [`route`], [`paths`]: what is asked for, as the plan has it
+//! - [`route`], [`paths`]: the routes and paths to ask for, as the plan has them
 //! - [`elements`], [`javascript`], [`summary`]: an answer of any length, as sums of its records
-//! - [`verdict`], [`finding`]: what two answers prove, and in what they differ
-//! - [`tally`]: what that adds up to, and the bound on what was not asked for
-//! - [`journal`]: what an interrupted comparison goes on from
-//! - [`printout`], [`page`]: what people and programs are told
+//! - [`verdict`], [`finding`]: the verdict on two answers, and their differences
+//! - [`tally`]: the totals, and the bound on differences in paths that were not asked for
+//! - [`journal`]: the saved progress of an interrupted comparison
+//! - [`printout`], [`page`]: the reports for people and programs
 
 pub mod address;
 pub mod client;
@@ -55,70 +55,71 @@ use crate::plan::Plan;
 use crate::progress::{Progress, Total};
 use crate::report::Report;
 
-/// How often progress is kept, with `--resume`.
+/// The interval at which `--resume` saves progress.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(2);
 
-/// The layout of what `--resume` keeps.
+/// The version of the file that `--resume` writes.
 const VERSION: u32 = 3;
 
-/// What `seed compare` takes.
+/// The options of `seed compare`.
 #[derive(Args)]
 pub struct CompareArgs {
-    /// Where the monolith runs, such as http://127.0.0.1:3000; a user, a password and a query are sent along
+    /// Asks the monolith at URL, such as http://127.0.0.1:3000. Sends the URL's user, password and query along
     #[arg(long, value_name = "URL", hide_env_values = true)]
     monolith: String,
-    /// Where the services' entrance is, such as http://127.0.0.1:8080
+    /// Asks the services' entrance at URL, such as http://127.0.0.1:8080
     #[arg(long, value_name = "URL", hide_env_values = true)]
     services: String,
-    /// Takes ids and digits from the split in DIR, while its services run; else they come from the monolith's own lists
+    /// Takes ids and digits from the split in DIR, whose services may run. Without it and --input, takes them from the
+    /// monolith's own lists
     #[arg(long, value_name = "DIR", conflicts_with = "input")]
     data: Option<PathBuf>,
-    /// Takes them from this db.json
+    /// Takes ids and digits from FILE, a db.json
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// The folder whose file `plan` lists the collections [default: the split's, else the workspace's own]
+    /// Reads the list of collections from the file `plan` in FOLDER [default: the split's, else the workspace's own]
     #[arg(long, value_name = "FOLDER", conflicts_with = "data")]
     plan: Option<PathBuf>,
-    /// Asks for the paths in this file, one a line, or an access log's
+    /// Asks for the paths in FILE, one a line, or those in an access log. Without it, asks for every route of every record
     #[arg(long, value_name = "FILE")]
     paths: Option<PathBuf>,
-    /// Sends the monolith a header, `Name: value`, or those in a file, `@FILE`. Can be repeated
+    /// Sends the monolith a header, `Name: value`, or each header in a file, `@FILE`. Can be repeated
     #[arg(long, value_name = "HEADER", visible_alias = "monolith-header", hide_env_values = true)]
     header: Vec<String>,
-    /// Sends the services a header
+    /// Sends the services a header, given as for --header. Can be repeated
     #[arg(long, value_name = "HEADER", hide_env_values = true)]
     services_header: Vec<String>,
-    /// Trusts the certificates in this file, in PEM, instead of the system's
+    /// Trusts the PEM certificates in FILE instead of the system's
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// How many paths may be asked for at once
+    /// Asks for up to N paths at once
     #[arg(long, value_name = "N", default_value_t = 8)]
     at_once: usize,
-    /// How many requests a second each side gets at most [default: as many as it answers]
+    /// Sends each side up to N requests a second [default: as many as it answers]
     #[arg(long, value_name = "N", value_parser = parse_positive)]
     rate: Option<f64>,
-    /// How many seconds an answer may take, to its last byte
+    /// Gives each answer this many seconds, up to its last byte
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = parse_positive)]
     timeout: f64,
-    /// How long an answer may be, in bytes, or with K, M or G
+    /// Allows answers of up to SIZE bytes; K, M and G are units
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
     max_answer: u64,
-    /// Gives up after so many paths in a row without a whole answer; 0 is never
+    /// Gives up after N paths in a row without a whole answer; 0 is never
     #[arg(long, value_name = "N", default_value_t = 10)]
     give_up_after: usize,
-    /// Of how many paths nothing may be known, because the monolith's answer proves nothing
+    /// Allows up to N unknown paths, whose answers prove nothing. With more, exits with 4
     #[arg(long, value_name = "N", default_value_t = 0)]
     max_unknown: u64,
-    /// Asks for N paths only, by chance, from every route
+    /// Asks for only N random paths, from every route. Without it, asks for all
     #[arg(long, value_name = "N")]
     sample: Option<u64>,
-    /// Chooses the sample that this number chose before [default: another one each time]
+    /// Chooses the same sample again for the same N [default: a new sample each time]
     #[arg(long, value_name = "N", requires = "sample")]
     sample_seed: Option<u64>,
-    /// Keeps progress in FILE, and goes on from there if it is of the same comparison; removed at the end
+    /// Saves progress in FILE, and continues from it if it is of the same comparison. FILE is removed at the end
     #[arg(long, value_name = "FILE")]
     resume: Option<PathBuf>,
-    /// Writes a report with whole values to FILE, whose name ends in .html or .json. Can be repeated
+    /// Writes a report with uncut values to FILE, whose name ends in .html or .json. Can be repeated
     #[arg(long, value_name = "FILE")]
     report: Vec<PathBuf>,
 }
@@ -140,7 +141,7 @@ fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| "it is too large".to_owned())
 }
 
-/// Why nothing was compared.
+/// The reason why nothing was compared.
 enum Stop {
     /// The command line is wrong.
     Usage(String),
@@ -153,11 +154,11 @@ impl From<Error> for Stop {
     }
 }
 
-/// Asks both sides for the same paths, and compares what they answer.
+/// Asks both sides for the same paths and compares their answers.
 ///
 /// # Errors
-/// Always [`Error::Compared`], whose report says what and has the exit code: something differs, of too much nothing is
-/// known, there was nothing to compare, or it could not be asked for.
+/// Always [`Error::Compared`], with a report and an exit code: answers differ, too many paths are unknown, nothing was
+/// compared, or the comparison failed.
 pub fn compare(args: &CompareArgs, progress: Progress) -> Result<Report, Error> {
     let mut secrets = Secrets::default();
     let (kind, message, exit_code) = match try_compare(args, progress, &mut secrets) {
@@ -173,7 +174,7 @@ pub fn compare(args: &CompareArgs, progress: Progress) -> Result<Report, Error> 
     Err(Error::Compared(error::Outcome { text, json, exit_code }))
 }
 
-/// The key of an error in the report for programs.
+/// Returns the key of an error in the report for programs.
 fn kind_of(error: &Error) -> &'static str {
     match error {
         Error::Input { .. } => "input_invalid",
@@ -186,8 +187,8 @@ fn kind_of(error: &Error) -> &'static str {
 }
 
 fn try_compare(args: &CompareArgs, progress: Progress, secrets: &mut Secrets) -> Result<Report, Stop> {
-    // What is in memory is to be what is used: with pages of two megabytes a thread takes several times as much. Where
-    // the system does not let it be so, it is only more.
+    // With pages of two megabytes a thread takes several times the memory that it uses. If the system refuses this call,
+    // the comparison only takes more memory.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     let (mut sides, limits) = open_sides(args)?;
     *secrets = std::mem::take(&mut sides.secrets);
@@ -246,7 +247,7 @@ fn try_compare(args: &CompareArgs, progress: Progress, secrets: &mut Secrets) ->
     Ok(printout.report())
 }
 
-/// Writes the reports. Nobody goes on from the journal of a comparison that came to its end.
+/// Writes the reports, and removes the journal of a finished comparison.
 fn write_reports(
     reports: Vec<ReportFile>,
     printout: &Printout,
@@ -259,7 +260,7 @@ fn write_reports(
     if printout.gave_up.is_none() { journal.remove() } else { Ok(()) }
 }
 
-/// What this comparison is; a `sample` is a count and what chose it.
+/// Returns the identity of this comparison; `sample` is the sample's size and seed.
 fn bind(sides: &Sides, plan: &Plan, source: &str, sample: Option<(u64, u64)>, paths: &Paths) -> Binding {
     Binding {
         version: VERSION,
@@ -273,15 +274,16 @@ fn bind(sides: &Sides, plan: &Plan, source: &str, sample: Option<(u64, u64)>, pa
     }
 }
 
-/// Reads where the sides are and how they are asked.
+/// Reads the sides and limits from the command line.
 fn open_sides(args: &CompareArgs) -> Result<(Sides, Limits), Stop> {
     let address =
         |option: &str, url: &str| url.parse::<Address>().map_err(|error| Stop::Usage(format!("{option}: {error}")));
     let monolith = address("--monolith", &args.monolith)?;
     let services = address("--services", &args.services)?;
     if monolith.is_same_place(&services) {
-        let text =
-            format!("--monolith {monolith} and --services {services} are the same, so comparing them proves nothing");
+        let text = format!(
+            "--monolith {monolith} and --services {services} are the same server, which proves nothing; name two"
+        );
         return Err(Stop::Usage(text));
     }
     let limits = Limits {
@@ -324,7 +326,7 @@ fn make_paths(
     };
     let paths = Paths::of_file(plan, file)?;
     let needed = match origin {
-        // Its lists are long: only those are read without which records have no ids.
+        // The monolith's lists are long: read only those that give records their ids.
         Origin::Monolith(_) => {
             let is_needed = |collection: &Collection| collection.may_lack_ids() && paths.has_records_of(*collection);
             compared.iter().filter(is_needed).collect()
@@ -350,7 +352,7 @@ fn check_binding(saved: &Binding, binding: &Binding, path: &Path) -> Result<(), 
         return Ok(());
     }
     let text = format!(
-        "--resume {}: it is of another comparison: {} changed. Another FILE begins anew",
+        "--resume {}: the file is of another comparison: {} changed. Name another FILE to begin a new comparison",
         path.display(),
         others.join(", ")
     );
@@ -364,21 +366,21 @@ struct Compared {
     path: String,
     outcome: Outcome,
     findings: Vec<Finding<'static>>,
-    /// Whether the differences could be written.
+    /// The result of writing the differences to the journal.
     written: io::Result<()>,
 }
 
-/// What becomes of a path that a worker was given.
+/// A worker's result for a path.
 enum Answered {
     Compared(Compared),
-    /// It has to be compared again, by the one worker that has the memory for it.
+    /// The path must be compared again, by the one worker that has the memory for it.
     NeedsRoom(u64, String),
 }
 
-/// What a worker sends: a panic is passed on to whoever waits.
+/// A worker's message: a result, or its panic, which the receiver resumes.
 type Sent = Result<Answered, Box<dyn Any + Send>>;
 
-/// Everything needed to ask.
+/// A running comparison.
 struct Run {
     context: Arc<Context>,
     journal: Arc<Mutex<Journal>>,
@@ -386,7 +388,7 @@ struct Run {
     give_up_after: usize,
 }
 
-/// What came of it.
+/// The outcome of a run.
 struct Ran {
     progressed: Progressed,
     gave_up: Option<String>,
@@ -394,7 +396,7 @@ struct Ran {
 }
 
 impl Run {
-    /// Asks for all paths that are not done.
+    /// Asks for all paths that are not yet done.
     fn ask_all(self, asked: &Paths, mut progressed: Progressed, progress: Progress) -> Result<Ran, Error> {
         let done = progressed.done.clone();
         let stage = progress.stage("comparing", Total::Paths(asked.asked() - done.len()));
@@ -405,7 +407,7 @@ impl Run {
         let (mut under_way, mut trouble, mut gave_up) = (0, Vec::new(), None);
         let mut kept = Instant::now();
         loop {
-            // A few more than are asked for, so that nobody waits.
+            // More than are asked for at once, so that no worker waits.
             while under_way < 2 * self.limits.at_once {
                 let Some(job) = paths.next() else { break };
                 work.send(job).expect("the workers wait for more until the end");
@@ -425,7 +427,7 @@ impl Run {
                     continue;
                 }
                 Ok(Err(panic)) => panic::resume_unwind(panic),
-                // Nobody answers at the moment: what was found is kept all the same.
+                // No answer yet: goes on to save progress.
                 Err(_) => continue,
             };
             under_way -= 1;
@@ -442,14 +444,14 @@ impl Run {
             }
         }
         drop((work, long_work));
-        // What was in trouble when it gave up is reported, and asked for again when it goes on.
+        // The paths in trouble are reported; they come after the checkpoint, so the next run asks for them again.
         if gave_up.is_some() {
             self.lock().checkpoint(&progressed)?;
         }
         for one in trouble {
             commit(&mut progressed, one)?;
         }
-        // Workers may still wait for a server that does not answer; the journal is not theirs any more.
+        // Workers may still wait for a server that does not answer; this takes the journal from them.
         let none = Journal::open(None, &Binding::default(), false)?.0;
         let journal = std::mem::replace(&mut *self.lock(), none);
         Ok(Ran { progressed, gave_up, journal })
@@ -459,7 +461,7 @@ impl Run {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins threads that compare the paths that are sent.
+    /// Starts `count` threads that compare paths; returns the channel for the paths.
     fn start_workers(&self, count: usize, results: &Sender<Sent>, are_alone: bool) -> Sender<(u64, String)> {
         let (work, jobs) = mpsc::channel();
         let jobs = Arc::new(Mutex::new(jobs));
@@ -469,7 +471,7 @@ impl Run {
         work
     }
 
-    /// Begins a thread that compares paths until there are no more. Nobody waits for it: a request may hang.
+    /// Starts a thread that compares paths until the channel closes. It is never joined, since a request may hang.
     fn start_worker(&self, jobs: Arc<Mutex<Receiver<(u64, String)>>>, results: Sender<Sent>, is_alone: bool) {
         let (context, journal) = (Arc::clone(&self.context), Arc::clone(&self.journal));
         thread::spawn(move || {
@@ -512,7 +514,7 @@ fn compare_one(context: &Context, journal: &Mutex<Journal>, nth: u64, path: Stri
     }
 }
 
-/// Adds what became of a path to what was found.
+/// Adds a path's result to the progress.
 fn commit(progressed: &mut Progressed, one: Compared) -> Result<(), Error> {
     one.written.map_err(Error::io(Path::new("the differences")))?;
     progressed.done.insert(one.nth);

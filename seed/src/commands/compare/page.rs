@@ -1,6 +1,6 @@
-//! The report as a page of HTML and as JSON, to be kept or attached to a change request: with whole values.
+//! The report as an HTML page and as JSON, with uncut values, to keep or to attach to a change request.
 //!
-//! The page stands alone: no script, nothing from elsewhere; and everything from outside is escaped.
+//! The page is self-contained: it has no script and loads nothing. All outside text is escaped.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -19,12 +19,12 @@ use crate::part_file::PartFile;
 /// A report that is being written.
 pub struct ReportFile {
     is_html: bool,
-    /// Made before anything is asked for: hours later is too late to find that it can't be written.
+    /// The file, created before the first request: hours later is too late to find that it cannot be written.
     part: PartFile,
 }
 
 impl ReportFile {
-    /// Whether a report can be of the kind that the file's name ends in.
+    /// Returns whether the file's name ends in .html or .json.
     pub fn is_known(path: &Path) -> bool {
         path.extension().is_some_and(|extension| extension == "html" || extension == "json")
     }
@@ -32,16 +32,16 @@ impl ReportFile {
     /// Begins a report at `path`.
     ///
     /// # Errors
-    /// It cannot be written there.
+    /// The file cannot be written.
     pub fn create(path: &Path) -> Result<Self, Error> {
         let is_html = path.extension().is_some_and(|extension| extension == "html");
         Ok(Self { is_html, part: PartFile::create(path)? })
     }
 
-    /// Writes it and puts it into its place.
+    /// Writes the report and puts it into place.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// The file cannot be written.
     pub fn write(self, printout: &Printout, journal: &mut Journal, done: &RoaringTreemap) -> Result<(), Error> {
         let mut out = self.part.writer()?;
         let written = if self.is_html {
@@ -61,7 +61,7 @@ fn write_json(
     done: &RoaringTreemap,
 ) -> io::Result<()> {
     let summary = printout.to_json().to_string();
-    // The lines are JSON already, and may be long: they pass as they are.
+    // The lines are JSON and may be long, so they are copied.
     write!(out, "{},\"differences\":[", &summary[..summary.len() - 1])?;
     let mut separator = "";
     journal.each_finding(done, |json| {
@@ -107,7 +107,7 @@ fn write_html(
         paragraph(out, "", &remark)?;
     }
     writeln!(out, "<h2>What was compared</h2>")?;
-    let source = format!("Ids and digits are from: {}", printout.source);
+    let source = format!("Source of ids and digits: {}", printout.source);
     for line in [
         format!("Monolith: {}", printout.monolith),
         format!("Services: {}", printout.services),
@@ -120,7 +120,7 @@ fn write_html(
     paragraph(
         out,
         "",
-        "“May differ” is how many of a route's paths may be answered differently, with 95 % confidence.",
+        "“May differ” is the most paths of a route that may be answered differently, with 95 % confidence.",
     )?;
     if !printout.tally.expected.is_empty() {
         writeln!(out, "<h2>Expected differences</h2>\n<ul>")?;

@@ -1,4 +1,4 @@
-//! What is asked for: every route of every record, or the paths in a file; all of them, or a sample of each route's.
+//! The paths to ask for: every route of every record, or the paths in a file; all, or a sample of each route.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,15 +15,15 @@ use super::route::{Route, Takes};
 use crate::error::Error;
 use crate::plan::Plan;
 
-/// How long a line of a file with paths may be, in bytes: what is longer is no line of an access log.
+/// The greatest length of a line in a file of paths, in bytes. A longer line is not from an access log.
 const LINE: usize = 64 << 10;
 
-/// A list of more records than this is not in a sample, unless the sample is larger.
+/// The most records of a list in a sample, unless the sample is larger.
 const LONG_LIST: u64 = 10_000;
 
 /// The paths to ask for, route by route.
 pub struct Paths {
-    /// In the order in which they are asked for.
+    /// The routes, in the order of the requests.
     pub strata: Vec<Stratum>,
 }
 
@@ -31,22 +31,23 @@ pub struct Paths {
 pub struct Stratum {
     /// The route.
     pub route: Route,
-    /// How many it has; those that are asked for may be fewer.
+    /// The number of its paths; a sample asks for fewer.
     pub of: u64,
-    /// How many records a whole collection's list has.
+    /// The number of records, if the route sends a whole collection.
     pub records: u64,
     paths: Asked,
 }
 
-/// The paths that are asked for.
+/// The requested paths.
 enum Asked {
     /// The route with each of these ids.
     Ids(RoaringTreemap),
+    /// These paths.
     Texts(Vec<String>),
 }
 
 impl Stratum {
-    /// How many are asked for.
+    /// Counts the requested paths.
     pub fn asked(&self) -> u64 {
         match &self.paths {
             Asked::Ids(ids) => ids.len(),
@@ -61,12 +62,12 @@ impl Stratum {
         }
     }
 
-    /// Leaves as many as told, each as likely as any other.
+    /// Keeps `count` random paths, each with the same probability.
     fn choose(&mut self, count: u64, random: &mut Rng) {
         let mut left = self.asked();
         let mut wanted = count.min(left);
         let mut choose = || {
-            // Each is taken with the chance that makes the rest come out right.
+            // Selection sampling: the probability of each depends on how many are left and wanted.
             let take = left > 0 && random.u64(0..left) < wanted;
             left = left.saturating_sub(1);
             wanted -= u64::from(take);
@@ -80,7 +81,7 @@ impl Stratum {
 }
 
 impl Paths {
-    /// Every route of every record; those that take texts are left out, since nobody lists the texts.
+    /// Makes the paths of every route and record. Routes that take texts are left out, since their texts are unknown.
     pub fn of_records(plan: &Plan, reference: &Reference) -> Self {
         let strata = Route::of_the_monolith(plan).into_iter().filter_map(|route| {
             let (paths, list) = match route.takes() {
@@ -88,7 +89,7 @@ impl Paths {
                 Takes::IdOf(name) => {
                     let collection = plan.named(name)?;
                     let paths = if collection.has_text_ids() {
-                        // The monolith finds no record by an id that it has not.
+                        // The monolith finds no record by an id that the split gave.
                         let texts = reference.texts(collection, route.index().is_some());
                         Asked::Texts(texts.into_iter().map(|text| route.path_of_text(text)).collect())
                     } else {
@@ -106,7 +107,7 @@ impl Paths {
         Self { strata: strata.filter(|stratum| stratum.of > 0).collect() }
     }
 
-    /// The paths in a file: one in each line, alone or as a word of it, as in an access log.
+    /// Reads the paths in a file: one on each line, alone or as a word of it, as in an access log.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -120,7 +121,7 @@ impl Paths {
                 break;
             }
             let Some(line) = std::str::from_utf8(&line).ok().filter(|line| line.len() < LINE) else { continue };
-            // An access log quotes what it holds: `"GET /api/users HTTP/1.1"`, `path="/api/users"`.
+            // Access logs quote paths: `"GET /api/users HTTP/1.1"`, `path="/api/users"`.
             let path = line.trim_end().split([' ', '\t', '"']).find(|word| word.starts_with('/'));
             if let Some(path) = path {
                 routes.entry(Route::of(plan, path).0).or_default().push(path.to_owned());
@@ -134,9 +135,8 @@ impl Paths {
         Ok(Self { strata: strata.collect() })
     }
 
-    /// Leaves `count` paths. Each route gets an equal share, and what one route has not is shared by the others, so that
-    /// as much is known of each as can be. The lists of whole collections are left out where they are long: a sample is
-    /// to spare a monolith from sending them.
+    /// Keeps `count` random paths. Each route gets an equal share; the others share what a route cannot fill, so that each
+    /// is known as well as possible. Long lists of whole collections are left out, to spare the monolith.
     pub fn sample(&mut self, count: u64, seed: u64) {
         let is_long = |stratum: &Stratum| stratum.records > LONG_LIST.max(count);
         self.strata
@@ -148,39 +148,39 @@ impl Paths {
         let (mut left, mut random) = (count, Rng::with_seed(seed));
         for (before, nth) in order.iter().enumerate() {
             let routes_left = (order.len() - before) as u64;
-            // Every route is asked, however few paths that leaves to the others.
+            // Every route gets at least one path.
             let share = (left / routes_left).max(1).min(self.strata[*nth].of);
             self.strata[*nth].choose(share, &mut random);
             left = left.saturating_sub(share);
         }
     }
 
-    /// How many paths are asked for.
+    /// Counts the requested paths.
     pub fn asked(&self) -> u64 {
         self.strata.iter().map(Stratum::asked).sum()
     }
 
-    /// Whether a path of this route is.
+    /// Returns whether a path of this route is requested.
     pub fn has_route(&self, route: Route) -> bool {
         self.strata.iter().any(|stratum| stratum.route == route && stratum.asked() > 0)
     }
 
-    /// Whether any record of this collection is.
+    /// Returns whether a path of this collection is requested.
     pub fn has_records_of(&self, collection: Collection) -> bool {
         self.strata.iter().any(|stratum| stratum.route.collection() == Some(collection) && stratum.asked() > 0)
     }
 
-    /// Whether not all are asked for.
+    /// Returns whether only some of the paths are requested.
     pub fn is_sample(&self) -> bool {
         self.strata.iter().any(|stratum| stratum.asked() < stratum.of)
     }
 
-    /// The paths.
+    /// Iterates over the requested paths.
     pub fn paths(&self) -> impl Iterator<Item = String> + '_ {
         self.strata.iter().flat_map(Stratum::paths)
     }
 
-    /// A digest of all that is asked for, hexadecimal.
+    /// Returns a hexadecimal digest of the paths and the routes' sizes.
     pub fn digest(&self) -> String {
         let mut hash = Sha256::new();
         for stratum in &self.strata {
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_has_its_size_and_every_route() {
+    fn a_sample_has_the_requested_size_and_every_route() {
         for (sizes, count, expected) in [
             (&[1, 10, 100, 1000][..], 64, &[1, 10, 26, 27][..]),
             (&[1, 10, 100, 1000], 1, &[1, 1, 1, 1]),
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_has_no_long_list_unless_it_is_larger() {
+    fn a_sample_has_a_long_list_only_if_the_sample_is_larger() {
         let mut lists = paths(&[1, 100]);
         lists.strata[0].records = 20_000;
         lists.sample(10, 7);

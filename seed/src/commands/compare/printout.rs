@@ -1,4 +1,4 @@
-//! What people and programs are told of a comparison.
+//! The report of a comparison, for people and programs.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -12,51 +12,51 @@ use crate::plan::Plan;
 use crate::report::Report;
 use crate::report::table;
 
-/// A comparison that is over.
+/// A finished comparison.
 pub struct Printout<'p> {
     /// The monolith's URL, without secrets.
     pub monolith: String,
     /// The services' URL, without secrets.
     pub services: String,
-    /// Where ids and digits came from: `data`, `input` or `monolith`.
+    /// The source of ids and digits: `data`, `input` or `monolith`.
     pub source: &'static str,
-    /// When it was over, RFC 3339.
+    /// The time of the end, RFC 3339.
     pub finished: String,
     /// The collections.
     pub plan: &'p Plan,
-    /// What was asked for.
+    /// The requested paths.
     pub paths: &'p Paths,
-    /// What was found.
+    /// The results.
     pub tally: &'p Tally,
-    /// How many records there are, if that is known.
+    /// The number of records, if it is known.
     pub records_of: Option<u64>,
-    /// How many records of the source nobody takes.
+    /// The number of rejected records in the source.
     pub rejected: u64,
-    /// What chose the sample.
+    /// The seed of the sample.
     pub seed: u64,
-    /// Why it did not go on to its end, if so.
+    /// The reason why the comparison gave up, if it did.
     pub gave_up: Option<String>,
-    /// Of how many paths nothing may be known.
+    /// The number of unknown paths that is allowed.
     pub max_unknown: u64,
 }
 
-/// What a comparison comes to.
+/// The conclusion of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conclusion {
     /// Nothing differs.
     Alike,
-    /// Something does.
+    /// Something differs.
     Different,
-    /// Of too much nothing is known.
+    /// Too many paths are unknown.
     Unknown,
     /// A side was in trouble.
     GaveUp,
-    /// There was nothing to compare.
+    /// No record was compared.
     NothingCompared,
 }
 
 impl Conclusion {
-    /// The key in reports.
+    /// Returns the key in reports.
     pub fn name(self) -> &'static str {
         match self {
             Conclusion::Alike => "alike",
@@ -67,7 +67,7 @@ impl Conclusion {
         }
     }
 
-    /// The exit code.
+    /// Returns the exit code.
     pub fn exit_code(self) -> u8 {
         match self {
             Conclusion::Alike => 0,
@@ -79,7 +79,7 @@ impl Conclusion {
 }
 
 impl Printout<'_> {
-    /// What the comparison comes to.
+    /// Draws the conclusion.
     pub fn conclusion(&self) -> Conclusion {
         let total = self.tally.total();
         if total.different > 0 {
@@ -97,21 +97,23 @@ impl Printout<'_> {
         }
     }
 
-    /// The same as a sentence.
+    /// Returns the conclusion as a sentence.
     pub fn sentence(&self) -> String {
         let Counts { different, unknown, .. } = self.tally.total();
         match self.conclusion() {
-            Conclusion::Alike => "The services answer as the monolith does, but for what is expected.".to_owned(),
+            Conclusion::Alike => {
+                "The services answer as the monolith does, except for expected differences.".to_owned()
+            }
             Conclusion::Different => format!("{different} paths are answered differently."),
             Conclusion::Unknown => {
-                format!("Of {unknown} paths nothing is known; --max-unknown N lets that pass.")
+                format!("{unknown} paths are unknown; --max-unknown N allows as many.")
             }
             Conclusion::GaveUp => "The comparison gave up before its end.".to_owned(),
             Conclusion::NothingCompared => "No record was compared, so this proves nothing.".to_owned(),
         }
     }
 
-    /// How much of what there is was compared.
+    /// Describes how much was compared.
     pub fn extent(&self) -> String {
         let total = self.tally.total();
         let of = self.records_of.map(|of| format!(" of {of}")).unwrap_or_default();
@@ -133,7 +135,7 @@ impl Printout<'_> {
         extent
     }
 
-    /// The sample, if it is one.
+    /// Describes the sample, if there is one.
     pub fn sample(&self) -> Option<String> {
         if !self.paths.is_sample() {
             return None;
@@ -144,7 +146,11 @@ impl Printout<'_> {
         let left_out: Vec<String> =
             left_out.map(|stratum| format!("{} ({} records)", stratum.route, stratum.records)).collect();
         if !left_out.is_empty() {
-            let _ = write!(sample, " No sample has lists as long as {}: a whole comparison does.", left_out.join(", "));
+            let _ = write!(
+                sample,
+                " A sample leaves out long lists, which only a whole comparison has: {}.",
+                left_out.join(", ")
+            );
             if self.source == "monolith" {
                 sample +=
                     " The ids came from the monolith's own lists, sent once; --data DIR or --input FILE spares that.";
@@ -153,7 +159,7 @@ impl Printout<'_> {
         Some(sample)
     }
 
-    /// What of the plan was not asked for, and why.
+    /// Lists the collections and routes that were not asked for, with the reason.
     fn not_asked(&self) -> Vec<(Cow<'static, str>, &'static str)> {
         let collections = self.plan.iter().filter_map(|collection| {
             let why = match why_not(collection) {
@@ -168,22 +174,22 @@ impl Printout<'_> {
         collections.chain(routes.map(|route| (route.name(), why))).collect()
     }
 
-    /// The same as a sentence, if there is something.
+    /// Returns this list as a sentence, unless it is empty.
     pub fn not_compared(&self) -> Option<String> {
         let parts: Vec<String> = self.not_asked().into_iter().map(|(name, why)| format!("{name} ({why})")).collect();
         (!parts.is_empty()).then(|| format!("Not compared: {}.", parts.join(", ")))
     }
 
-    /// All that is to be said of how far this goes.
+    /// Returns all remarks on the limits of the comparison.
     pub fn remarks(&self) -> impl Iterator<Item = String> {
         [self.not_compared(), self.gave_up.clone(), self.sample(), self.remark()].into_iter().flatten()
     }
 
-    /// What is wrong with the source.
+    /// Returns the remark on rejected records, if any.
     pub fn remark(&self) -> Option<String> {
         (self.rejected > 0).then(|| {
             format!(
-                "{} records of the source were rejected: the services do not have them, so that the lists with them differ.",
+                "{} records of the source were rejected: the services do not have them, so the lists with them differ.",
                 self.rejected
             )
         })
@@ -193,7 +199,7 @@ impl Printout<'_> {
         self.paths.strata.iter().map(|stratum| stratum.of).sum()
     }
 
-    /// The table of routes, with a line of titles.
+    /// Returns the table of routes, with a row of titles.
     pub fn rows(&self) -> Vec<[String; 9]> {
         let titles = ["route", "paths", "of", "records", "alike", "expected", "different", "unknown", "may differ"];
         let mut rows = vec![titles.map(String::from)];
@@ -212,7 +218,7 @@ impl Printout<'_> {
         rows
     }
 
-    /// What is printed.
+    /// Returns the printed report.
     pub fn report(&self) -> Report {
         let total = self.tally.total();
         let mut text = format!(
@@ -243,7 +249,7 @@ impl Printout<'_> {
         Report { text, json, note: String::new(), exit_code: self.conclusion().exit_code(), is_secret: false }
     }
 
-    /// The report for programs, without the differences.
+    /// Returns the report for programs, without the differences.
     pub fn to_json(&self) -> Value {
         let total = self.tally.total();
         let routes = self.paths.strata.iter().map(|stratum| {
@@ -313,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_asked_for_is_named() {
+    fn collections_and_routes_that_were_not_asked_for_are_named() {
         let plan = Plan::workspace();
         let (text, json) = printed(&plan, &Paths::of_records(&plan, &Reference::default()));
         assert!(!text.contains("Not compared") && json.get("not_compared").is_none(), "{text}{json}");

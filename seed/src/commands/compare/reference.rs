@@ -1,11 +1,11 @@
-//! What both sides should have: the ids of records that have none at the monolith, and the source's own digits.
+//! The reference for both sides: the ids of records that have none at the monolith, and the source's own digits.
 //!
-//! A record without an id is found by what it says, as the monolith sends it: places do not tell, since the monolith still
-//! serves records that the split has rejected. Records that say the same stand in the same lists, in the source's order:
-//! the nth of them in a list has the nth of their ids.
+//! A record without an id is found by its content, as the monolith sends it. Its position is no help, since the monolith
+//! still serves records that the split has rejected. Equal records are in the same lists, in the source's order: the nth of
+//! them in a list has the nth of their ids.
 //!
-//! **Memory**: 16 bytes for each record without an id of its own. Sets of ids are bitmaps; ids that are texts are remembered,
-//! with some 100 bytes each. Of the records, only those that JavaScript spells otherwise are remembered, with 16 bytes each.
+//! **Memory**: 16 bytes for each record without its own id, and 16 bytes for each record that JavaScript spells differently.
+//! Sets of ids are bitmaps; each id that is a text takes some 100 bytes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::{self, Read};
@@ -28,10 +28,10 @@ use crate::plan::Plan;
 use crate::progress::{Progress, Total};
 use crate::source::{Reading, Source};
 
-/// Where the ids and digits come from.
+/// The source of ids and digits.
 #[derive(Clone, Copy)]
 pub enum Origin<'p> {
-    /// The slices of a split, which nobody locks.
+    /// The slices of a split; they are read without a lock.
     Data(&'p Path, &'p Manifest),
     /// The file that was split.
     Input(&'p Path),
@@ -39,44 +39,43 @@ pub enum Origin<'p> {
     Monolith(&'p Endpoint),
 }
 
-/// What is known of the source.
+/// The facts that are known of the source.
 #[derive(Default)]
 pub struct Reference {
     collections: BTreeMap<Collection, Known>,
-    /// How many records of the source nobody takes.
+    /// The number of rejected records in the source.
     pub rejected: u64,
     /// Whether the source's spelling is known.
     knows_spelling: bool,
 }
 
-/// What is known of a collection.
+/// The facts that are known of a collection.
 #[derive(Default)]
 struct Known {
-    /// How many records it has.
+    /// The number of records.
     records: u64,
-    /// Their ids, as [`key_of`] has them; so are all others here.
+    /// The records' ids. All ids here are keys; see [`key_of`].
     ids: RoaringTreemap,
-    /// The ids that they refer to, by index: of what an answer must not be empty.
+    /// The ids that the records refer to, by index: an answer for such an id must not be empty.
     referred: BTreeMap<Index, RoaringTreemap>,
-    /// What each record without an id of its own says, as a digest, with the id that it was given; sorted once all are
-    /// read.
+    /// The digest of each record without its own id, and the id that it was given; sorted after reading.
     given: Vec<(u64, u64)>,
-    /// The digests of records that JavaScript spells otherwise, by id.
+    /// The digests of records that JavaScript spells differently, by id.
     spelled: HashMap<u64, u64>,
     /// The ids that are texts, by their keys, and their places in a service's list.
     texts: HashMap<u64, (Box<str>, u64)>,
-    /// Those that they refer to, by their keys.
+    /// The text ids that the records refer to, by their keys.
     referred_texts: HashMap<u64, Box<str>>,
 }
 
-/// Whether a service's spelling of a record is the source's own.
+/// The origin of a service's spelling of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spelling {
-    /// It is.
+    /// The spelling is the source's.
     OfTheSource,
-    /// It is not.
+    /// The spelling is not the source's.
     Other,
-    /// There is no source at hand.
+    /// The source is not known.
     Unknown,
 }
 
@@ -84,7 +83,7 @@ impl Reference {
     /// Reads these collections of `origin`.
     ///
     /// # Errors
-    /// The source cannot be read, or is not what it should be.
+    /// The source cannot be read, or is invalid.
     pub fn read(origin: Origin, collections: &Plan, progress: Progress) -> Result<Self, Error> {
         let knows_spelling = !matches!(origin, Origin::Monolith(_));
         let mut reference = Self { knows_spelling, ..Self::default() };
@@ -95,7 +94,7 @@ impl Reference {
                     reference.read_slice(data, manifest, collection, progress)?;
                 }
             }
-            // A file without collections is none.
+            // The reader refuses a file if it is to read no collections of it.
             Origin::Input(_) if collections.count() == 0 => {}
             Origin::Input(file) => {
                 let given = ids::read_beside(file, collections, || identify(file))?;
@@ -103,7 +102,7 @@ impl Reference {
                 let mut source = Source::open(file, collections)?.read_as(&reading).passing(Box::new(io::sink()));
                 let length = source.length();
                 reference.read_all(&mut source, &|_| false, progress, Total::Bytes(length))?;
-                // Of what is not there no path would be asked for.
+                // A missing collection would be left out of the comparison silently.
                 source.require_all()?;
             }
             Origin::Monolith(monolith) => {
@@ -112,7 +111,7 @@ impl Reference {
                 }
             }
         }
-        // Stable: records that say the same stay in the source's order.
+        // Stable: equal records stay in the source's order.
         reference.collections.values_mut().for_each(|known| known.given.par_sort_by_key(|(digest, _)| *digest));
         Ok(reference)
     }
@@ -128,14 +127,14 @@ impl Reference {
         let entry = manifest.entry(collection);
         let mut source = entry.open_slice(&path, entry.collection())?.hashed();
         let length = source.length();
-        // A `seed` before this one did not note which ids it gave.
+        // An earlier `seed` did not record which ids it gave.
         let all_given = entry.database.is_none() && manifest.rejected > 0;
         let is_given = |id| all_given || entry.given.contains(id);
         self.read_all(&mut source, &is_given, progress, Total::Bytes(length))?;
         let (found, expected) = (source.identity(), &entry.slice);
         if !expected.sha256.is_empty() && found != *expected {
             let reason =
-                "it is not the slice that manifest.json names; has another run of `seed` changed it meanwhile?";
+                "the slice differs from the one in manifest.json; another run of `seed` may have changed it: try again";
             return Err(Error::Backup { path: path.display().to_string(), reason: reason.to_owned() });
         }
         Ok(())
@@ -147,19 +146,19 @@ impl Reference {
         let reply = monolith.get(&path).map_err(|failure| unusable(failure.text))?;
         if reply.status != 200 {
             let to = reply.location.map(|to| format!(", to {to}")).unwrap_or_default();
-            return Err(unusable(format!("status {}{to}, and no list of records", reply.status)));
+            return Err(unusable(format!("status {}{to} instead of a list of records", reply.status)));
         }
         let name = collection.name();
         let object = io::Cursor::new(format!("{{\"{name}\":")).chain(reply.body).chain(io::Cursor::new("}"));
         let mut source = Source::new(Path::new(name), &Plan::of(collection), Box::new(object));
         self.read_all(&mut source, &|_| false, progress, Total::Unknown).map_err(|error| match error {
-            Error::Input { place, reason, .. } => unusable(format!("no list of records: {place}: {reason}")),
+            Error::Input { place, reason, .. } => unusable(format!("not a list of records: {place}: {reason}")),
             Error::Io { source, .. } => unusable(source.to_string()),
             error => error,
         })
     }
 
-    /// Reads a source of which the ids that `is_given` names are not the records' own.
+    /// Reads a source. `is_given` says which ids the split gave.
     fn read_all(
         &mut self,
         source: &mut Source,
@@ -210,7 +209,7 @@ impl Reference {
         }
     }
 
-    /// The ids of records that there are, and those that others refer to.
+    /// Returns the ids of a collection's records, and those that other records refer to.
     pub fn ids(&self, collection: Collection) -> RoaringTreemap {
         let mut ids = self.collections.get(&collection).map(|known| known.ids.clone()).unwrap_or_default();
         for (from, known) in &self.collections {
@@ -221,7 +220,7 @@ impl Reference {
         ids
     }
 
-    /// The same where they are texts; those that the split gave only `with_given`.
+    /// Returns these ids if they are texts; ids that the split gave are only included `with_given`.
     pub fn texts(&self, collection: Collection, with_given: bool) -> BTreeSet<&str> {
         let known = self.collections.get(&collection);
         let given: HashSet<u64> = known.into_iter().flat_map(|known| &known.given).map(|(_, id)| *id).collect();
@@ -233,7 +232,7 @@ impl Reference {
         all.map(|(_, text)| &**text).collect()
     }
 
-    /// Where a record stands in its service's list, beside others; where ids are texts, that may not be known.
+    /// Returns a number that orders a record in its service's list; `None` if its text id is unknown.
     pub fn place_of(&self, collection: Collection, id: u64) -> Option<u64> {
         if !collection.has_text_ids() {
             return Some(id);
@@ -241,22 +240,22 @@ impl Reference {
         self.collections.get(&collection)?.texts.get(&id).map(|(_, number)| *number)
     }
 
-    /// The text that is a record's id.
+    /// Returns the text of a record's id.
     pub fn text_of(&self, collection: Collection, id: u64) -> Option<&str> {
         self.collections.get(&collection)?.texts.get(&id).map(|(text, _)| &**text)
     }
 
-    /// How many records a collection has.
+    /// Counts a collection's records.
     pub fn records(&self, collection: Collection) -> u64 {
         self.collections.get(&collection).map_or(0, |known| known.records)
     }
 
-    /// How many records there are.
+    /// Counts all records.
     pub fn all_records(&self) -> u64 {
         self.collections.values().map(|known| known.records).sum()
     }
 
-    /// Whether a service's record that JavaScript spells otherwise is as the source has it.
+    /// Judges a service's record that JavaScript spells differently: returns whether it is spelled as in the source.
     pub fn spelling_of(&self, collection: Collection, id: u64, json: &[u8]) -> Spelling {
         if !self.knows_spelling {
             return Spelling::Unknown;
@@ -265,7 +264,7 @@ impl Reference {
         if spelled == Some(&digest(json)) { Spelling::OfTheSource } else { Spelling::Other }
     }
 
-    /// Whether the source has a record that this path should send.
+    /// Returns whether the source has a record that this path should send.
     pub fn has_records(&self, route: Route, id: Option<u64>) -> bool {
         let Route::Records { collection, which, .. } = route else { return false };
         let Some(known) = self.collections.get(&collection) else { return false };
@@ -277,7 +276,8 @@ impl Reference {
         }
     }
 
-    /// The ids of the records that say what `sent` does, one without an id as the monolith sends it, in their order.
+    /// Returns the digests and given ids of the records equal to `sent`, a record without an id as the monolith sends it,
+    /// in the source's order.
     pub fn given_ids(&self, collection: Collection, sent: &[u8]) -> &[(u64, u64)] {
         let given = self.collections.get(&collection).map_or(&[][..], |known| &known.given);
         if given.is_empty() {
@@ -292,7 +292,7 @@ impl Reference {
 
 impl Known {
     fn remember_spelling(&mut self, record: &Record) {
-        // An id that the split gave changes nothing about that, unless an array index follows on it.
+        // An id that the split gave does not change the spelling, unless an array index follows it.
         let is_plain = !record.source.as_bytes().get(2).is_some_and(u8::is_ascii_digit);
         if is_plain && respell(record.source.as_bytes()).is_none() {
             return;
@@ -305,7 +305,7 @@ impl Known {
     }
 }
 
-/// What a record says as the monolith sends it, without the id that it was given.
+/// Returns the digest of a record as the monolith sends it, without the id that the split gave.
 fn digest_of_sent(record: &Record) -> u64 {
     let given = (!record.id_from_position).then(|| format!("{{\"id\":{},", record.id.get()));
     let own = given.and_then(|given| record.source.strip_prefix(&given)).map(|rest| format!("{{{rest}"));
@@ -325,7 +325,7 @@ mod tests {
     use crate::commands::compare::route::why_not;
 
     #[test]
-    fn each_collection_has_ids_of_its_own_and_those_that_others_refer_to() {
+    fn a_collection_has_its_own_ids_and_those_that_others_refer_to() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("db.json");
         let entries = r#"{"label":"a","thread":5},{"id":9,"label":"a","thread":5,"up":2},{"label":"a","thread":5}"#;

@@ -1,4 +1,4 @@
-//! The routes that both sides have, and those that only one has.
+//! The routes of both sides, and those that only one side has.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::plan::Plan;
 
-/// What a path asks for; ordered as the plan is.
+/// The route of a path; routes are in the plan's order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Route {
     /// `/`
@@ -21,11 +21,11 @@ pub enum Route {
     Api,
     /// Records of a collection that is compared.
     Records {
-        /// The collection's place in the plan, which orders the routes: the collection's own order is that of names.
+        /// The collection's place in the plan, which orders the routes; collections themselves are ordered by name.
         place: usize,
-        /// Whose records.
+        /// The collection.
         collection: Collection,
-        /// Which of them.
+        /// Its requested records.
         which: Which,
     },
     /// A route that only the services have.
@@ -34,26 +34,26 @@ pub enum Route {
     Other,
 }
 
-/// Which records of a collection.
+/// The requested records of a collection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Which {
-    /// All, as `/api/users` sends them.
+    /// All records, as in `/api/users`.
     All,
-    /// The one with an id, as `/api/users/:id` does.
+    /// The record with an id, as in `/api/users/:id`.
     One,
-    /// Those that the nth index finds, as `/api/posts/in-thread/:id` does.
+    /// The records that the nth index finds, as in `/api/posts/in-thread/:id`.
     Found(usize),
 }
 
-/// Why no records of a collection are compared, if so.
+/// Returns the reason why a collection is not compared, if any.
 pub fn why_not(collection: Collection) -> Option<&'static str> {
     if !collection.declaration().in_monolith { Some("the monolith does not have it") } else { None }
 }
 
-/// What belongs into a route's path.
+/// The parameter of a route's path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Takes {
-    /// It has one path.
+    /// No parameter: the route has one path.
     Nothing,
     /// An id of the collection with this name.
     IdOf(&'static str),
@@ -62,8 +62,8 @@ pub enum Takes {
 }
 
 impl Route {
-    /// The routes that the monolith has, in the order in which they are asked for: the lists, then those that take ids of
-    /// one collection after the other, then those that take texts.
+    /// Returns the monolith's routes in the order of the requests: first the lists, then the routes that take ids,
+    /// collection by collection, then those that take texts.
     pub fn of_the_monolith(plan: &Plan) -> Vec<Self> {
         let records = plan.iter().enumerate().flat_map(|(place, collection)| {
             let found = (0..collection.indexes().len()).map(Which::Found);
@@ -82,12 +82,12 @@ impl Route {
         routes
     }
 
-    /// The route of a path, and the id in it if it is one, as [`key_of`] has it.
+    /// Returns the route of a path, and the key of the id in it, if it is valid; see [`key_of`].
     pub fn of(plan: &Plan, path: &str) -> (Self, Option<u64>) {
         Self::find(plan, path, |name, part| name == part)
     }
 
-    /// The route of a path in which upper and lower case do not matter.
+    /// Returns the route of a path, ignoring case.
     pub fn of_any_case(plan: &Plan, path: &str) -> Self {
         Self::find(plan, path, str::eq_ignore_ascii_case).0
     }
@@ -128,14 +128,14 @@ impl Route {
         let Route::Records { collection, which, .. } = self else { return true };
         let has_route = match which {
             Which::All => true,
-            // It has nothing by which it could find one.
+            // The monolith cannot find a single record without an id.
             Which::One => !matches!(collection.declaration().ids, IdRule::Position | IdRule::Single),
             Which::Found(nth) => collection.indexes()[nth].in_monolith,
         };
         collection.declaration().in_monolith && has_route
     }
 
-    /// What it looks like.
+    /// Returns the name: the path with `:id` or another parameter.
     pub fn name(self) -> Cow<'static, str> {
         match self {
             Route::Root => "/".into(),
@@ -149,12 +149,12 @@ impl Route {
         }
     }
 
-    /// Its path with this id.
+    /// Returns the path with this id.
     pub fn path_of(self, id: u64) -> String {
         self.with(&id.to_string())
     }
 
-    /// The same with an id that is a text.
+    /// Returns the path with a text.
     pub fn path_of_text(self, text: &str) -> String {
         self.with(&utf8_percent_encode(text, NON_ALPHANUMERIC).to_string())
     }
@@ -169,12 +169,12 @@ impl Route {
         }
     }
 
-    /// Whose records it sends, if it sends records.
+    /// Returns the collection, if the route sends records.
     pub fn collection(self) -> Option<Collection> {
         if let Route::Records { collection, .. } = self { Some(collection) } else { None }
     }
 
-    /// By what it finds them, if not by their own ids.
+    /// Returns the index that finds the records, if any.
     pub fn index(self) -> Option<&'static IndexDeclaration> {
         match self {
             Route::Records { collection, which: Which::Found(nth), .. } => Some(&collection.indexes()[nth]),
@@ -182,14 +182,14 @@ impl Route {
         }
     }
 
-    /// Whether it sends a list of records; `None` if it sends none.
+    /// Returns whether the route sends a list of records; `None` if it does not send records.
     pub fn is_list(self) -> Option<bool> {
         let Route::Records { collection, which, .. } = self else { return None };
         let is_all = which == Which::All && !collection.is_single();
         Some(self.index().map_or(is_all, |index| index.answers == Answers::Many))
     }
 
-    /// What belongs into the path.
+    /// Returns the parameter of the path.
     pub fn takes(self) -> Takes {
         match (self, self.index()) {
             (Route::Records { collection, which: Which::One, .. }, _) => Takes::IdOf(collection.name()),
@@ -203,23 +203,22 @@ impl Route {
         }
     }
 
-    /// Whether an id belongs into the path.
+    /// Returns whether the path has an id.
     pub fn takes_id(self) -> bool {
         matches!(self.takes(), Takes::IdOf(_))
     }
 }
 
-/// Where the ids are that are no integers.
+/// The bit that marks the keys of ids that are not integers.
 const TEXTS: u64 = 1 << 63;
 
-/// What a record is known by in a comparison: its id, or where that is another text than an integer's digits, a number beyond
-/// all ids that stands for it.
+/// Returns the key of an id in a comparison: the id itself if it is an integer, else a number beyond all integer ids.
 pub fn key_of(text: &str) -> u64 {
     let digest = || u64::from_le_bytes(*Sha256::digest(text).first_chunk().expect("a SHA-256 has 32 bytes"));
     text.parse::<Id>().map_or_else(|_| digest() | TEXTS, Id::get)
 }
 
-/// The id in a path, of a record of `collection`.
+/// Returns the key of the id in a path, of a record of `collection`.
 fn id_in(collection: Option<Collection>, segment: &str) -> Option<u64> {
     if !collection.is_some_and(Collection::has_text_ids) {
         return segment.parse::<Id>().ok().map(Id::get);
@@ -234,7 +233,7 @@ impl fmt::Display for Route {
     }
 }
 
-/// By its name.
+/// Serializes the route's name.
 impl Serialize for Route {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.name())
@@ -245,13 +244,13 @@ impl Serialize for Route {
 pub(super) mod tests {
     use super::*;
 
-    /// The route with that name.
+    /// Returns the route with that name.
     pub(in crate::commands::compare) fn named(plan: &Plan, name: &str) -> Route {
         Route::of_the_monolith(plan).into_iter().find(|route| route.name() == name).unwrap()
     }
 
-    /// The workspace's own collections, one that is not compared, one that is one record, one whose ids are texts, and one of
-    /// which the monolith has all that can be declared.
+    /// Returns the workspace's collections and four more: one that is not compared, one that is a single record, one whose
+    /// ids are texts, and one with every kind of declared index.
     pub(in crate::commands::compare) fn wide_plan() -> Plan {
         let settings = r#"{"name":"settings","ids":"single","fields":[]}"#;
         let tags = r#"{"name":"tags","ids":"text",
@@ -274,7 +273,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_path_is_that_of_its_route() {
+    fn each_path_has_its_route() {
         for plan in [Plan::workspace(), wide_plan()] {
             for route in Route::of_the_monolith(&plan) {
                 let id = route.takes_id().then_some(7);
@@ -322,7 +321,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_the_monolith_has_not_is_added() {
+    fn routes_that_the_monolith_lacks_are_added_ones() {
         let plan = wide_plan();
         for (path, name, id) in [
             ("/api/settings", "/api/settings", None),

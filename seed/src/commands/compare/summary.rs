@@ -1,8 +1,8 @@
-//! An answer as sums of its records: constant memory for an answer of any length.
+//! Sums up an answer of any length in constant memory.
 //!
-//! Each record is one element of a set, by its id and the bytes that follow on it, and the sets are kept by the ids'
-//! remainders, so that whoever finds two answers different knows where to look. Each set is there twice: of the records
-//! as they were sent, and of what JavaScript makes of them.
+//! Each record is an element of a set, by its id and the bytes after it. There is one set for each remainder of the ids, so
+//! that two different answers show where to look. Each set exists twice: for the records as sent, and for the records as
+//! JavaScript rewrites them.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -18,39 +18,39 @@ use super::javascript::respell;
 use super::reference::{Reference, Spelling};
 use super::route::{Route, key_of};
 
-/// How many sets an answer is kept in.
+/// The number of sets for an answer.
 pub const BUCKETS: u64 = 1024;
 
-/// How much of an answer is kept as it is while it is summed up, in bytes: most are shorter, and are asked for once.
+/// The size of an answer whose records are kept, in bytes. Most are shorter, and are asked for only once.
 pub const WINDOW: usize = 128 << 10;
 
-/// How many bytes of the records that differ are kept where an answer is asked for again to name them.
+/// The size of the differing records that are kept of a second answer, in bytes.
 pub const SECOND_WINDOW: usize = 4 << 20;
 
-/// What a record that is kept takes beside its text, in bytes.
+/// The memory of a kept record beside its text, in bytes.
 const OVERHEAD: usize = 96;
 
-/// What to look for in an answer.
+/// The settings for reading an answer.
 pub struct Lens<'r> {
-    /// What was asked for; where it sends no records, the answer's bytes alone count.
+    /// The route; if it does not send records, only the answer's bytes count.
     pub route: Route,
     /// The id in the path.
     pub id: Option<u64>,
-    /// Whether it is the monolith's: its records get the ids that they should have.
+    /// Whether the answer is the monolith's: its records get the ids that they should have.
     pub is_monolith: bool,
     /// The source.
     pub reference: &'r Reference,
-    /// How long a record may be, in bytes.
+    /// The greatest length of a record, in bytes.
     pub room: usize,
-    /// Which records to keep.
+    /// The records to keep.
     pub keep: Keep,
 }
 
-/// Which records of an answer to keep.
+/// The records of an answer to keep.
 pub enum Keep {
-    /// All, while they fit into [`WINDOW`].
+    /// All records, if they fit into [`WINDOW`].
     Window,
-    /// Those of these buckets, while they fit into so many bytes.
+    /// The records of these buckets, if they fit into this number of bytes.
     Buckets(Vec<bool>, usize),
 }
 
@@ -65,41 +65,41 @@ struct Sums {
 pub struct Kept {
     /// The record, with the id that it should have.
     pub json: Vec<u8>,
-    /// Whether this spelling is the source's own, if JavaScript has another.
+    /// The origin of the spelling, if JavaScript has another.
     pub spelling: Option<Spelling>,
 }
 
-/// What an answer holds.
+/// The summary of an answer.
 pub struct Summary {
     /// A list, a record or something else.
     pub shape: Shape,
-    /// How many records.
+    /// The number of records.
     pub count: u64,
-    /// How many bytes.
+    /// The number of bytes.
     pub bytes: u64,
-    /// Those that have records: most answers are short.
+    /// The buckets that have records: most answers are short.
     buckets: BTreeMap<u64, Sums>,
-    /// The first two neighbours that are not in ascending order of their ids.
+    /// The ids of the first two neighbours that are not in ascending order.
     pub disorder: Option<(u64, u64)>,
-    /// How many have no id.
+    /// The number of records without an id.
     pub without_id: u64,
-    /// How many records are not of the path that was asked for.
+    /// The number of records that do not belong to the path.
     pub strangers: u64,
-    /// How many were given the id that they should have.
+    /// The number of records that were given the id that they should have.
     pub given_ids: u64,
-    /// How many JavaScript spells otherwise: their numbers, and their keys' order.
+    /// The number of records with numbers that JavaScript spells differently.
     pub digits: u64,
-    /// See `digits`.
+    /// The number of records with keys that JavaScript orders differently.
     pub keys: u64,
-    /// How many of those are not spelled as in the source, and of how many that is not known.
+    /// The number of such records whose spelling is not the source's.
     pub other_spelling: u64,
-    /// See `other_spelling`.
+    /// The number of such records whose spelling in the source is unknown.
     pub unknown_spelling: u64,
-    /// The records by their ids, in the order they came in; `None` if there were too many.
+    /// The records by their ids, in the order of arrival; `None` if there were too many.
     pub kept: Option<BTreeMap<u64, Vec<Kept>>>,
-    /// Of which buckets the records that were asked for had room.
+    /// The requested buckets whose records fitted.
     pub kept_buckets: Vec<bool>,
-    /// The ids that were seen.
+    /// The ids of the records.
     pub ids: RoaringTreemap,
 }
 
@@ -107,7 +107,7 @@ impl Summary {
     /// Sums up a body.
     ///
     /// # Errors
-    /// The body cannot be read to its end, or is not the JSON that it begins as.
+    /// The body cannot be read to its end, or begins as JSON but is malformed.
     pub fn of(body: Body, lens: Lens) -> Result<Self, Failure> {
         let mut elements = Elements::new(body, lens.room)?;
         let shape = if lens.route.collection().is_some() { elements.shape() } else { Shape::Opaque };
@@ -142,7 +142,7 @@ impl Summary {
         Ok(summary)
     }
 
-    /// Takes a body as bytes alone.
+    /// Adds a body as mere bytes.
     fn add_opaque(&mut self, elements: &mut Elements) -> Result<(), Failure> {
         let (mut hash, mut begin) = (Sha256::new(), Vec::new());
         elements.take_as_bytes();
@@ -159,12 +159,12 @@ impl Summary {
         Ok(())
     }
 
-    /// Whether both have the same records, byte for byte.
+    /// Returns whether both have the same records, byte for byte.
     pub fn is_equal_to(&self, other: &Self) -> bool {
         self.is_equal_in(other, |sums| sums.sent)
     }
 
-    /// Whether both have the same records once JavaScript has rewritten them.
+    /// Returns whether both have the same records after JavaScript has rewritten them.
     pub fn is_equal_in_javascript(&self, other: &Self) -> bool {
         self.is_equal_in(other, |sums| sums.javascript)
     }
@@ -174,19 +174,19 @@ impl Summary {
         self.shape == other.shape && sets(self) == sets(other)
     }
 
-    /// In which buckets two lists differ.
+    /// Returns the buckets in which two lists differ.
     pub fn different_buckets(&self, other: &Self) -> Vec<bool> {
         let sent = |side: &Self, bucket| side.buckets.get(&bucket).map(|sums| sums.sent);
         (0..BUCKETS).map(|bucket| sent(self, bucket) != sent(other, bucket)).collect()
     }
 }
 
-/// Adds records to a summary.
+/// The state of adding records to a summary.
 struct Adder<'r> {
     lens: Lens<'r>,
-    /// How often each record came that others say the same as, by the first of their ids.
+    /// The numbers of equal records without ids so far, by the first of their given ids.
     repeated: HashMap<u64, usize>,
-    /// The id before, and its place.
+    /// The previous id and its place.
     last: Option<(u64, u64)>,
     kept_bytes: usize,
 }
@@ -246,7 +246,7 @@ impl Adder<'_> {
         self.keep(bucket as usize, id, form, record.tail, spelling, summary);
     }
 
-    /// Whether a record is one that the path asks for.
+    /// Returns whether a record belongs to the path.
     fn belongs(&self, id: u64, json: &[u8]) -> bool {
         let Some(wanted) = self.lens.id else { return true };
         let Some(index) = self.lens.route.index() else { return id == wanted };
@@ -255,7 +255,7 @@ impl Adder<'_> {
         members.any(|(other, value)| *other == *index.field && is_wanted(value))
     }
 
-    /// The id that the split gave to a record of the monolith, which `sent` it without one.
+    /// Returns the id that the split gave to a record that the monolith `sent` without one.
     fn id_given_to(&mut self, sent: &[u8]) -> Option<u64> {
         let collection = self.lens.route.collection().filter(|_| self.lens.is_monolith)?;
         match self.lens.reference.given_ids(collection, sent) {
@@ -292,7 +292,7 @@ impl Adder<'_> {
                 if !wanted[bucket] {
                     return;
                 }
-                // Where there is no room, whole buckets go, the last of them first; the only one stays as far as it came.
+                // To make room, drops whole buckets, the last first; a single bucket stays, incomplete.
                 while self.kept_bytes + bytes > *budget {
                     let filled = |id: &u64| (*id % BUCKETS) as usize;
                     let last = kept.keys().map(filled).max().unwrap_or_default().max(bucket);
@@ -321,19 +321,19 @@ impl Adder<'_> {
 const OBJECT: u8 = 0;
 /// An object whose first member is its id.
 const WITH_FIRST_ID: u8 = 1;
-/// No object.
+/// Not an object.
 const NO_OBJECT: u8 = 2;
 
-/// A record, taken apart at its id.
+/// A record, split at its id.
 struct Record<'j> {
     id: Option<u64>,
     form: u8,
-    /// What follows on the brace, or on the id that is the first member and its comma.
+    /// The text after the brace, or after an id that is the first member and its comma.
     tail: &'j [u8],
 }
 
 impl<'j> Record<'j> {
-    /// Takes it apart; `rule` says what its id is.
+    /// Splits a record; `rule` says what kind of id it has.
     fn read(json: &'j [u8], rule: Option<IdRule>) -> Self {
         let Some(tail) = json.strip_prefix(b"{") else { return Self { id: None, form: NO_OBJECT, tail: json } };
         if rule == Some(IdRule::Single) {
@@ -343,7 +343,7 @@ impl<'j> Record<'j> {
             let digits = value.iter().position(|byte| !byte.is_ascii_digit())?;
             let id = std::str::from_utf8(&value[..digits]).ok()?.parse::<Id>().ok()?;
             let rest = &value[digits..];
-            // What is no member is not taken for one: `{"id":1,}` is not `{"id":1}`.
+            // A comma must precede a member: `{"id":1,}` is not `{"id":1}`.
             let tail = rest.strip_prefix(b",").filter(|tail| tail.starts_with(b"\""));
             Some((id.get(), tail.or_else(|| Some(rest).filter(|rest| *rest == b"}"))?))
         });
@@ -360,18 +360,18 @@ impl<'j> Record<'j> {
         Self { id, form: OBJECT, tail }
     }
 
-    /// Whether the first member may be an array index.
+    /// Returns whether the first member may be an array index.
     fn begins_with_index(&self) -> bool {
         self.tail.get(1).is_some_and(u8::is_ascii_digit)
     }
 }
 
-/// A record without the id that is its first member.
+/// Returns a record without an id that is its first member.
 pub fn tail_of(json: &[u8]) -> &[u8] {
     Record::read(json, None).tail
 }
 
-/// The record as it is sent, with its id in its place.
+/// Returns the record as it is sent, with its id in its place.
 fn whole(id: u64, form: u8, tail: &[u8]) -> Vec<u8> {
     let begin = match form {
         NO_OBJECT => String::new(),
@@ -379,7 +379,7 @@ fn whole(id: u64, form: u8, tail: &[u8]) -> Vec<u8> {
         WITH_FIRST_ID => format!("{{\"id\":{id},"),
         _ => "{".to_owned(),
     };
-    // Exactly as much as it takes: it may be long.
+    // Allocates the exact size, since a record may be long.
     let mut json = Vec::with_capacity(begin.len() + tail.len());
     json.extend_from_slice(begin.as_bytes());
     json.extend_from_slice(tail);
@@ -390,7 +390,7 @@ fn hash(id: u64, form: u8, tail: &[u8]) -> Sha256 {
     Sha256::new().chain_update(id.to_be_bytes()).chain_update([form]).chain_update(tail)
 }
 
-/// The hash of what JavaScript makes of a record.
+/// Returns the hash of a record as JavaScript rewrites it.
 fn javascript_hash(json: &[u8], rule: Option<IdRule>) -> Sha256 {
     let own = respell(json);
     let record = Record::read(own.as_ref().map_or(json, |own| &own.text), rule);

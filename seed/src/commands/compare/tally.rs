@@ -1,4 +1,4 @@
-//! What the answers add up to, and what may still differ where not all were asked for.
+//! The totals of a comparison, and the bound on differences in paths that were not asked for.
 
 use std::collections::BTreeMap;
 
@@ -11,26 +11,26 @@ use super::route::Route;
 use super::verdict::{Outcome, Verdict};
 use crate::plan::Plan;
 
-/// How many differences are printed, and how many paths of which nothing is known.
+/// The most differences and unknown paths that are printed.
 pub const PRINTED: usize = 20;
 
-/// What chance there may be that more differs than the bound says.
+/// The probability that more paths differ than the bound says.
 const RISK: f64 = 0.05;
 
 /// The counts of one route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// How many of its paths were asked for.
+    /// The requested paths.
     pub paths: u64,
-    /// How many records their answers have.
+    /// The records in the answers.
     pub records: u64,
-    /// How many were answered alike, byte for byte.
+    /// The paths with equal answers, byte for byte.
     pub equal: u64,
-    /// How many differ as they should.
+    /// The paths with only expected differences.
     pub expected: u64,
-    /// How many differ as they should not.
+    /// The paths with other differences.
     pub different: u64,
-    /// Of how many that cannot be told.
+    /// The paths that could not be judged.
     pub unknown: u64,
 }
 
@@ -44,31 +44,31 @@ impl Counts {
         self.unknown += other.unknown;
     }
 
-    /// How many paths something is known of.
+    /// Counts the paths that were judged.
     fn known(&self) -> u64 {
         self.paths - self.unknown
     }
 }
 
-/// What was found so far.
+/// The results so far.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Tally {
-    /// By the routes' names.
+    /// The counts, by the routes' names.
     pub routes: BTreeMap<String, Counts>,
-    /// How many answers differ as they should, by the key of how.
+    /// The numbers of answers with expected differences, by their keys.
     pub expected: BTreeMap<String, u64>,
-    /// The first differences, cut.
+    /// The first differences, with cut values.
     pub differences: Vec<Finding<'static>>,
-    /// On how many of the unknown paths both sides agree, against the source.
+    /// The number of unknown paths on which both sides agree against the source.
     pub contradictions: u64,
-    /// The first paths of which nothing is known, with the reason.
+    /// The first unknown paths, with the reason.
     pub unknown: Vec<[String; 2]>,
-    /// The ids that were compared, by their collections' names.
+    /// The compared ids, by their collections' names.
     pub ids: BTreeMap<String, RoaringTreemap>,
 }
 
 impl Tally {
-    /// Adds what became of a path, with what differs there.
+    /// Adds the outcome of a path and its differences.
     pub fn add(&mut self, route: Route, path: &str, outcome: Outcome, findings: Vec<Finding<'static>>) {
         self.contradictions += u64::from(outcome.contradicts);
         let counts = self.routes.entry(route.to_string()).or_default();
@@ -97,36 +97,36 @@ impl Tally {
         }
     }
 
-    /// The counts of a route.
+    /// Returns the counts of a route.
     pub fn counts_of(&self, route: Route) -> Counts {
         self.routes.get(&*route.name()).copied().unwrap_or_default()
     }
 
-    /// How often answers differ as they should, by how, in the order in which that is printed.
+    /// Returns the expected differences with their numbers, in printed order.
     pub fn expected_in(&self, plan: &Plan) -> Vec<(Expected, u64)> {
         let count = |kind: Expected| self.expected.get(&*kind.key()).map(|count| (kind, *count));
         Expected::all(plan).into_iter().filter_map(count).collect()
     }
 
-    /// The sum of all routes.
+    /// Returns the sum of all routes.
     pub fn total(&self) -> Counts {
         let mut total = Counts::default();
         self.routes.values().for_each(|counts| total.add(counts));
         total
     }
 
-    /// How many different records were compared.
+    /// Counts the distinct records that were compared.
     pub fn records(&self) -> u64 {
         self.ids.values().map(RoaringTreemap::len).sum()
     }
 
-    /// How many paths of a route may differ, with 95 % confidence, of all that it has.
+    /// Returns the most paths of a route that may differ, of all `of`, with 95 % confidence.
     pub fn bound_of(&self, route: Route, of: u64) -> u64 {
         let counts = self.counts_of(route);
         bound(of, counts.known(), counts.different, RISK)
     }
 
-    /// How many paths of all routes may differ, with 95 % confidence.
+    /// Returns the most paths of all routes that may differ, with 95 % confidence.
     pub fn bound(&self, paths: &Paths) -> u64 {
         let strata = paths.strata.iter().map(|stratum| {
             let counts = self.counts_of(stratum.route);
@@ -136,8 +136,8 @@ impl Tally {
     }
 }
 
-/// The largest number of differing ones among `of` with which `known` random ones would show no more than `found`
-/// with a chance of more than `risk`: the exact bound, for a sample without repetition.
+/// Returns the largest number of differing items among `of` for which `known` random items show at most `found` of them
+/// with a probability above `risk`: the exact bound for a sample without repetition.
 fn bound(of: u64, known: u64, found: u64, risk: f64) -> u64 {
     if known >= of {
         return found;
@@ -150,7 +150,7 @@ fn bound(of: u64, known: u64, found: u64, risk: f64) -> u64 {
     low
 }
 
-/// The chance that `known` random ones of `of`, of which `differing` differ, show no more than `found`.
+/// Returns the probability that `known` random items of `of`, of which `differing` differ, show at most `found` of these.
 fn chance(of: u64, known: u64, differing: u64, found: u64) -> f64 {
     let alike = of - differing;
     let fewest = known.saturating_sub(alike);
@@ -159,7 +159,7 @@ fn chance(of: u64, known: u64, differing: u64, found: u64) -> f64 {
     (fewest..=found.min(differing).min(known)).map(|seen| (ways(seen) - all).exp()).sum()
 }
 
-/// The natural logarithm of the number of ways to choose `some` of `of`.
+/// Returns the natural logarithm of the number of ways to choose `some` of `of`.
 fn logarithm_of_choices(of: u64, some: u64) -> f64 {
     logarithm_of_factorial(of) - logarithm_of_factorial(some) - logarithm_of_factorial(of - some)
 }
@@ -168,24 +168,24 @@ fn logarithm_of_factorial(number: u64) -> f64 {
     if number < 32 {
         return (1..=number).map(|factor| (factor as f64).ln()).sum();
     }
-    // Stirling's series: what it leaves out is less than 1e-11 from here on.
+    // Stirling's series: the omitted terms are below 1e-11 from here on.
     let number = number as f64;
     number * number.ln() - number + (std::f64::consts::TAU * number).ln() / 2.0 + 1.0 / (12.0 * number)
         - 1.0 / (360.0 * number.powi(3))
         + 1.0 / (1260.0 * number.powi(5))
 }
 
-/// The same for several routes, each of so many, of which so many are known and so many differ.
+/// Returns the bound for several routes, each with its numbers of paths, of known paths and of differing ones.
 fn bound_of_all(routes: &[(u64, u64, u64)]) -> u64 {
     let open: Vec<_> = routes.iter().copied().filter(|(of, known, _)| known < of).collect();
     let closed: u64 = routes.iter().filter(|(of, known, _)| known >= of).map(|(.., found)| found).sum();
     if open.iter().any(|(.., found)| *found > 0) {
-        // Each with its part of the risk: more than the exact bound, and never less.
+        // Each route gets its part of the risk: the sum may exceed the exact bound, but is never below it.
         let risk = RISK / open.len() as f64;
         return closed + open.iter().map(|&(of, known, found)| bound(of, known, found, risk)).sum::<u64>();
     }
-    // None was seen. The chance of that is the product of the routes' own, and the most differ where they were the least
-    // likely to be seen: each more is put into the route where it costs the least chance.
+    // No difference was seen. The probability of that is the product over the routes. The worst case puts each further
+    // difference into the route where it lowers the probability least.
     let mut differing = vec![0_u64; open.len()];
     let (mut logarithm, mut total) = (0.0, 0);
     loop {
@@ -217,11 +217,11 @@ mod tests {
         let of_many = bound(1_000_000, 300, 0, RISK);
         assert!((9_900..=10_000).contains(&of_many), "{of_many}: about 3 of 300");
         assert_eq!(bound(10, 0, 0, RISK), 10, "nothing is known");
-        // 9 of 10 known: the tenth differs unseen with a chance of 0.1.
+        // 9 of 10 known: a differing one is unseen with a probability of 0.1.
         assert_eq!(bound(10, 9, 0, RISK), 1);
-        // 99 of 100: with a chance of 0.01, which is less than 0.05.
+        // 99 of 100 known: with a probability of 0.01, which is below 0.05.
         assert_eq!(bound(100, 99, 0, RISK), 0);
-        // By counting: the chance to see at most one of D among 5 of 20.
+        // By counting: the probability to see at most one of D among 5 of 20.
         let at_most_one = |differing: u64| chance(20, 5, differing, 1);
         // C(17,5)/C(20,5) + 3·C(17,4)/C(20,5) = 6188/15504 + 7140/15504
         assert!((at_most_one(3) - 13_328.0 / 15_504.0).abs() < 1e-9);

@@ -1,13 +1,13 @@
-//! One path, asked of both sides, and what that proves.
+//! The verdict on one path that both sides were asked for.
 //!
 //! | the monolith | the services | |
 //! |---|---|---|
-//! | no whole answer; 3xx; 401, 403, 407, 408, 425, 429; 5xx | not asked | unknown: it proves nothing |
+//! | no whole answer; 3xx; 401, 403, 407, 408, 425, 429; 5xx | not asked | unknown: the answer proves nothing |
 //! | 204 | 404 as a problem document | expected |
 //! | 404 for a route that only the services have | 2xx | expected |
-//! | 2xx for an id that is none, or for another case of a path | 400, 404 | expected |
+//! | 2xx for an invalid id, or for another case of a path | 400, 404 | expected |
 //! | 4xx, 204, `[]` where the source has records; records of another path | the same | unknown: both may be wrong |
-//! | 4xx | the same | alike, and no record was compared |
+//! | 4xx | the same | alike, without compared records |
 //! | 2xx | the same, with the same records | alike |
 //! | anything else | | different |
 
@@ -30,44 +30,44 @@ use super::route::Route;
 use super::summary::{BUCKETS, Keep, Kept, Lens, SECOND_WINDOW, Summary, tail_of};
 use crate::plan::Plan;
 
-/// How long a record may be while others are compared too, in bytes; longer ones wait for each other.
+/// The greatest length of a record that is compared beside others, in bytes; longer ones are compared one at a time.
 const ROOM: usize = 128 << 10;
 
-/// How many differences of one answer are named.
+/// The most differences of one answer that are named.
 const NAMED: usize = 20;
 
-/// What every path is compared with.
+/// The context of all comparisons.
 pub struct Context {
     /// Both sides.
     pub sides: Sides,
-    /// What they should have.
+    /// The ids and spelling that they should have.
     pub reference: Reference,
     /// The collections.
     pub plan: Plan,
 }
 
-/// What a path's two answers prove.
+/// The verdict on a path's two answers.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The services answer as the monolith, but for what is expected.
+    /// The services answer as the monolith does, except for expected differences.
     Alike(BTreeSet<Expected>),
-    /// They do not.
+    /// The answers differ.
     Different,
-    /// That cannot be told, for this reason.
+    /// The answers cannot be judged, for this reason.
     Unknown(String),
 }
 
-/// What became of a path.
+/// The outcome of a path.
 pub struct Outcome {
-    /// What its answers prove.
+    /// The verdict.
     pub verdict: Verdict,
-    /// How many records of the monolith were compared with the services'.
+    /// The number of the monolith's records that were compared.
     pub records: u64,
-    /// The ids of those.
+    /// The ids of these records.
     pub ids: RoaringTreemap,
-    /// Whether many of these in a row mean that a server is in trouble.
+    /// Whether many such outcomes in a row mean that a server is in trouble.
     pub trouble: bool,
-    /// Whether both sides agree, against the source.
+    /// Whether both sides agree against the source.
     pub contradicts: bool,
 }
 
@@ -81,14 +81,15 @@ impl Outcome {
     }
 }
 
-/// Takes the differences as they are found.
+/// A callback for each difference that is found.
 pub type Sink<'s> = dyn FnMut(Finding) + 's;
 
 impl Context {
-    /// Asks both sides for `path`, and hands what differs to `sink`.
+    /// Asks both sides for `path`, and passes the differences to `sink`.
     ///
     /// # Errors
-    /// A record of an answer is longer than others may be meanwhile, and `is_alone` does not allow it; nothing was found then.
+    /// A record is too long to be compared beside others, and the path is not compared alone (`is_alone`). No difference
+    /// was passed on then.
     pub fn compare_path(&self, path: &str, is_alone: bool, sink: &mut Sink) -> Result<Outcome, NeedsRoom> {
         let (route, id) = Route::of(&self.plan, path);
         let printed = redact_query(path);
@@ -104,7 +105,7 @@ impl Context {
     }
 }
 
-/// An answer has a record that is too long to be compared while others are: one at a time has the memory for it.
+/// An error: an answer has a record so long that it must be compared alone, to limit memory.
 pub struct NeedsRoom;
 
 struct Comparison<'c> {
@@ -136,7 +137,7 @@ impl Comparison<'_> {
             Ok(read) => read,
         };
         let right = services.get(self.path).and_then(|reply| {
-            // What the status says is enough where it is another one.
+            // If the statuses differ, the body does not matter.
             let same = reply.status == left_head.status;
             if same { self.read(services, reply) } else { Ok((Head::of(reply), None)) }
         });
@@ -160,14 +161,14 @@ impl Comparison<'_> {
         let (Some(left), Some(right)) = (left, right) else {
             return Ok(Outcome::without_records(Verdict::Alike(BTreeSet::new())));
         };
-        // A page that is the same for every path would be alike on both sides.
+        // Guards against a server that sends the same page for every path: both sides would look alike.
         let is_records = match self.route.is_list() {
             Some(true) => left.shape == Shape::List,
             Some(false) => left.shape == Shape::One,
             None => true,
         };
         if !is_records {
-            return Ok(Outcome::unknown(format!("the monolith sends {}, and no records", shape_name(left.shape))));
+            return Ok(Outcome::unknown(format!("the monolith sends {} instead of records", shape_name(left.shape))));
         }
         let verdict = self.compare_bodies(&left, &right, sink);
         let is_compared = self.route.collection().is_some() && !matches!(verdict, Verdict::Unknown(_));
@@ -176,11 +177,11 @@ impl Comparison<'_> {
         Ok(Outcome { records, ids, ..Outcome::without_records(verdict) })
     }
 
-    /// What both sides send though it cannot be right.
+    /// Returns how both sides contradict the source, if they do.
     fn contradiction(&self, left: Option<&Summary>, right: Option<&Summary>) -> Option<String> {
         let count = |side: Option<&Summary>| side.map_or(0, |side| side.count);
         if count(left) + count(right) == 0 && self.context.reference.has_records(self.route, self.id) {
-            return Some("neither side sends a record, and the source has some here".to_owned());
+            return Some("neither side sends a record, but the source has some here".to_owned());
         }
         let (left, right) = (left?, right?);
         let is_wrong = left.strangers > 0 && left.shape == right.shape && left.is_equal_to(right);
@@ -195,7 +196,7 @@ impl Comparison<'_> {
         Finding::new(self.route, self.printed, kind)
     }
 
-    /// Reads the body of an answer that has one to compare.
+    /// Reads an answer, and sums up its body if there is one to compare.
     fn read(&self, side: &Endpoint, reply: Reply) -> Result<(Head, Option<Summary>), Failure> {
         self.read_keeping(side, reply, Keep::Window)
     }
@@ -211,7 +212,7 @@ impl Comparison<'_> {
         Ok((head, Some(Summary::of(body, lens)?)))
     }
 
-    /// What statuses and headers say; `None` where the bodies have to be looked at.
+    /// Judges by statuses and headers; returns `None` if the bodies must be compared.
     fn compare_heads(&self, left: &Head, right: &Head, sink: &mut Sink) -> Option<Verdict> {
         let is_problem = right.content_type.to_ascii_lowercase().starts_with("application/problem+json");
         let alike = |expected: Expected| Some(Verdict::Alike(BTreeSet::from([expected])));
@@ -231,7 +232,7 @@ impl Comparison<'_> {
             return Some(Verdict::Different);
         }
         if !is_success(left) || left.status == 204 {
-            // Errors have bodies of their own.
+            // The bodies of errors may differ.
             return Some(Verdict::Alike(BTreeSet::new()));
         }
         if media_type(&left.content_type) != media_type(&right.content_type) {
@@ -242,7 +243,7 @@ impl Comparison<'_> {
         None
     }
 
-    /// Whether the path is one of ours but for upper and lower case.
+    /// Returns whether the path is a known route in another case.
     fn is_other_case(&self) -> bool {
         let path = self.path.split('?').next().unwrap_or_default();
         self.route == Route::Other && Route::of_any_case(&self.context.plan, path) != Route::Other
@@ -267,7 +268,7 @@ impl Comparison<'_> {
         expected.extend((left.disorder.is_some()).then_some(Expected::Order));
         let mut unproven = 0;
         if !left.is_equal_to(right) {
-            // Where the monolith sends what JavaScript would, each difference is one of spelling, and each was looked up.
+            // If the monolith's text is what JavaScript sends, all differences are in spelling, and each was looked up.
             let is_javascript = left.digits + left.keys == 0 && left.is_equal_in_javascript(right);
             if is_javascript && right.other_spelling == 0 {
                 unproven = right.unknown_spelling;
@@ -284,8 +285,8 @@ impl Comparison<'_> {
         }
         if unproven > 0 {
             let why = format!(
-                "{unproven} records have numbers or keys that JavaScript spells otherwise, and whether the services have \
-                 the source's spelling is not known: --data DIR or --input FILE says so"
+                "{unproven} records have numbers or keys that JavaScript spells differently, and only the source can show \
+                 whether the services are right: name it with --data DIR or --input FILE"
             );
             return Verdict::Unknown(why);
         }
@@ -302,13 +303,13 @@ impl Comparison<'_> {
             } else {
                 let text = self.route.collection().and_then(|of| self.context.reference.text_of(of, before));
                 let before = text.map_or_else(|| before.to_string(), |text| format!("{text:?}"));
-                (Kind::Order, format!("the services' list is not in id order: this follows on id {before}"))
+                (Kind::Order, format!("the services' list is not in id order: this follows id {before}"))
             };
             sink(Finding { id: Some(id), note: Some(Cow::Owned(note)), ..self.finding(kind) });
         }
     }
 
-    /// Names the records that differ, which are asked for again where there were too many to keep.
+    /// Names the records that differ. Asks for them again if there were too many to keep.
     fn name_differences(&self, left: &Summary, right: &Summary, sink: &mut Sink) -> Naming {
         if let (Some(left), Some(right)) = (&left.kept, &right.kept) {
             let mut named = 0;
@@ -317,15 +318,15 @@ impl Comparison<'_> {
                 sink(finding);
             });
             if named + naming.proven + naming.unproven == 0 {
-                // Of a long text only the beginning was kept.
-                let note = Some(Cow::Borrowed("the bodies differ behind their beginning"));
+                // Only the beginning of a long text was kept.
+                let note = Some(Cow::Borrowed("the bodies begin alike, but differ later"));
                 sink(Finding { note, ..self.finding(Kind::Value) });
             }
             return naming;
         }
         let again = self.ask_again(&left.different_buckets(right));
         let note = match again {
-            Err(failure) => format!("; asked again to name them: {failure}"),
+            Err(failure) => format!("; a second request to name them failed: {failure}"),
             Ok([left, right]) => {
                 let (Some(left), Some(right)) = (left.kept, right.kept) else { return Naming::default() };
                 let mut named = 0;
@@ -336,7 +337,7 @@ impl Comparison<'_> {
                 if named > 0 {
                     return naming;
                 }
-                "; asked again, none did".to_owned()
+                "; in a second request none differed".to_owned()
             }
         };
         let counts =
@@ -345,7 +346,7 @@ impl Comparison<'_> {
         Naming::default()
     }
 
-    /// Both answers once more, with the records of these buckets.
+    /// Asks both sides again, and keeps the records of these buckets.
     fn ask_again(&self, buckets: &[bool]) -> Result<[Summary; 2], Failure> {
         let budget = SECOND_WINDOW.max(if self.room > ROOM { self.room + ROOM } else { 0 });
         let Sides { monolith, services, .. } = &self.context.sides;
@@ -357,7 +358,7 @@ impl Comparison<'_> {
         };
         let mut left = ask(monolith, buckets.to_vec())?;
         let right = ask(services, left.kept_buckets.clone())?;
-        // What the one had no room for is no difference of the other.
+        // Drops the buckets for which the other side had no room.
         let both = |id: &u64| right.kept_buckets.get((id % BUCKETS) as usize).is_none_or(|kept| *kept);
         left.kept.iter_mut().for_each(|kept| kept.retain(|id, _| both(id)));
         Ok([left, right])
@@ -380,7 +381,7 @@ impl Comparison<'_> {
                 }
             }
         }
-        // A record under another id is one difference, not two.
+        // A record with another id is one difference, not two.
         let mut moved: HashMap<&[u8], usize> = HashMap::new();
         for (nth, pair) in pairs.iter().enumerate() {
             if let Some(theirs) = pair.right.filter(|record| record.json.starts_with(b"{")) {
@@ -421,17 +422,17 @@ impl Comparison<'_> {
     }
 }
 
-/// What was found while differences were named.
+/// The numbers of records that differ in spelling only.
 #[derive(Default)]
 struct Naming {
-    /// How many records differ in their spelling alone, which is the source's.
+    /// The services have the source's spelling.
     proven: u64,
-    /// How many do of which that is not known.
+    /// The source's spelling is not known.
     unproven: u64,
 }
 
-/// Records of the monolith that say nothing which the source does have no ids here. Where the services have as many that
-/// the monolith has not, each is taken for one of those, changed.
+/// Pairs changed records. A monolith's record without an id gets none if the source does not have it in the same words. If
+/// the services have as many records without a counterpart, pairs them in order.
 fn join_changed(pairs: &mut Vec<Pair>) {
     let is_changed = |pair: &Pair| pair.id == 0 && pair.right.is_none();
     let changed: Vec<Option<&Kept>> = pairs.iter().filter(|pair| is_changed(pair)).map(|pair| pair.left).collect();
@@ -441,7 +442,7 @@ fn join_changed(pairs: &mut Vec<Pair>) {
     }
 }
 
-/// What both sides have under one id.
+/// The records of both sides under one id.
 struct Pair<'k> {
     id: u64,
     left: Option<&'k Kept>,
@@ -454,7 +455,7 @@ impl Pair<'_> {
         matches!((self.left, self.right), (Some(left), Some(right)) if left.json == right.json)
     }
 
-    /// Whose spelling the services have, if that is all that differs.
+    /// Returns the origin of the services' spelling, if only the spelling differs.
     fn difference_in_spelling(&self) -> Option<Spelling> {
         let (left, right) = (self.left?, self.right?);
         if left.json == right.json {
@@ -462,7 +463,7 @@ impl Pair<'_> {
         }
         let own = respell(&right.json)?;
         let sent = respell(&left.json);
-        // What the monolith sends has to be what JavaScript does: an id that it was given may stand in another place then.
+        // The monolith's text must be as JavaScript sends it; there, an id that the split gave may be in another place.
         let is_sent = sent.as_ref().map_or(&left.json, |sent| &sent.text) == &own.text;
         let is_javascript = sent.is_none_or(|sent| !sent.digits);
         (is_sent && is_javascript).then(|| right.spelling.unwrap_or(Spelling::Other))
@@ -511,7 +512,7 @@ struct Place<'k> {
     pointer: String,
     left: Option<Cow<'k, str>>,
     right: Option<Cow<'k, str>>,
-    /// Whether they mean the same.
+    /// Whether the values mean the same.
     is_spelling: bool,
 }
 
@@ -545,16 +546,16 @@ fn deepest<'k>(left: &'k Kept, right: &'k Kept) -> Place<'k> {
 }
 
 enum Step<'k> {
-    /// Both have something else under this key.
+    /// Both have this key, with different values.
     Down(String, &'k str, &'k str),
-    /// Only one has anything.
+    /// Only one side has this key.
     Missing(String, Option<&'k str>, Option<&'k str>),
-    /// They differ as a whole.
+    /// The values differ as a whole.
     Here { is_spelling: bool },
 }
 
 fn step<'k>(left: &'k str, right: &'k str) -> Step<'k> {
-    // The parser's error repeats what it found, which may be long.
+    // Checks brackets and lengths first: the parser's error would copy a long text.
     let both_are = |bracket| left.starts_with(bracket) && right.starts_with(bracket);
     let members = |json| both_are('{').then(|| serde_json::from_str::<Members>(json).ok()).flatten();
     let elements = |json| both_are('[').then(|| serde_json::from_str::<Vec<&RawValue>>(json).ok()).flatten();
@@ -593,7 +594,7 @@ fn step<'k>(left: &'k str, right: &'k str) -> Step<'k> {
     Step::Here { is_spelling: string(left).zip(string(right)).is_some_and(|(left, right)| left == right) }
 }
 
-/// The members of an object, whose values are not looked into.
+/// The members of an object, with unparsed values.
 struct Members<'j>(Vec<(Cow<'j, str>, &'j RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {
@@ -620,7 +621,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
     }
 }
 
-/// What an answer begins with.
+/// The status and headers of an answer.
 struct Head {
     status: u16,
     content_type: String,
@@ -633,7 +634,7 @@ impl Head {
         (Self { status, content_type, location }, body)
     }
 
-    /// The head of an answer whose body nobody looks at.
+    /// Returns the head of an answer, and discards the body.
     fn of(reply: Reply) -> Self {
         let (head, body) = Self::split(reply);
         body.drain();
@@ -646,7 +647,7 @@ impl Head {
     }
 }
 
-/// Why an answer of the monolith proves nothing, if so.
+/// Returns the reason why an answer of the monolith proves nothing, if it does not.
 fn proves_nothing(reply: &Reply) -> Option<String> {
     let status = reply.status;
     match status {
@@ -661,7 +662,7 @@ fn proves_nothing(reply: &Reply) -> Option<String> {
     }
 }
 
-/// What a `Content-Type` means: case and quotes do not matter, nor the order of parameters.
+/// Returns the meaning of a `Content-Type`, without case, quotes and the order of parameters.
 fn media_type(value: &str) -> (String, BTreeSet<(String, String)>) {
     let mut parts = value.split(';');
     let kind = parts.next().unwrap_or_default().trim().to_ascii_lowercase();

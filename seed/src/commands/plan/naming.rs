@@ -1,13 +1,12 @@
-//! Names that follow from a collection's: its service's, and its routes'.
+//! Names that follow from a collection's name: those of its service and its routes.
 
 use crate::topology;
 
-/// Names for the services of collections that are called `names`: the same where a topology takes that, else what comes
-/// near.
+/// Names the services of the collections `names`: by the same name if a topology allows it, else by a similar one.
 pub(super) fn name_services(names: &[&str]) -> Vec<String> {
     let fits = |name: &str| topology::check_name(name).is_ok();
     let mut services = vec![String::new(); names.len()];
-    // Those whose own name fits have it first, wherever they stand.
+    // Collections whose own names fit keep them, wherever they stand.
     for own in [true, false] {
         for nth in (0..names.len()).filter(|nth| fits(names[*nth]) == own) {
             let base = if own { names[nth].to_owned() } else { name_near(names[nth]) };
@@ -18,7 +17,8 @@ pub(super) fn name_services(names: &[&str]) -> Vec<String> {
     services
 }
 
-/// `blog-posts` for `blogPosts`, `service-2024-events` for `2024-events`, `monolith-service` for `monolith`.
+/// Returns a similar name: `blog-posts` for `blogPosts`, `service-2024-events` for `2024-events`, `monolith-service` for
+/// `monolith`.
 fn name_near(collection: &str) -> String {
     let mut name = dashed(collection);
     if !name.starts_with(|first: char| first.is_ascii_lowercase()) {
@@ -28,7 +28,7 @@ fn name_near(collection: &str) -> String {
     if topology::check_name(name).is_ok() { name.to_owned() } else { format!("{name}-service") }
 }
 
-/// `base`, or the first of `base-2`, `base-3`, … that is free.
+/// Returns `base`, or the first of `base-2`, `base-3`, … that is free.
 pub(super) fn number(base: &str, is_free: impl Fn(&str) -> bool) -> String {
     const ROOM: usize = topology::NAME_LENGTH - "-999".len();
     let numbered = (2_u64..).map(|nth| format!("{}-{nth}", cut(base, ROOM)));
@@ -36,12 +36,12 @@ pub(super) fn number(base: &str, is_free: impl Fn(&str) -> bool) -> String {
     names.find(|name| is_free(name)).expect("there are more numbers than names")
 }
 
-/// At most so many characters of a name, which is ASCII.
+/// Cuts an ASCII name to at most `most` characters.
 fn cut(name: &str, most: usize) -> &str {
     name[..name.len().min(most)].trim_end_matches(['-', '_'])
 }
 
-/// The one of many that a word most likely means: as far as English plurals are regular.
+/// Returns the likeliest singular of a word, as far as English plurals are regular.
 pub(super) fn singular(word: &str) -> String {
     let hisses = ["sses", "shes", "ches", "xes"].iter().any(|end| word.to_lowercase().ends_with(end));
     match singulars(word) {
@@ -50,14 +50,15 @@ pub(super) fn singular(word: &str) -> String {
     }
 }
 
-/// What a word may be one of, the likeliest first: `quiz` for `quizzes`, `dish` for `dishes`; last the word itself.
+/// Returns the possible singulars of a word, the likeliest first (`quiz` for `quizzes`, `dish` for `dishes`), and last the
+/// word itself.
 pub(super) fn singulars(word: &str) -> Vec<String> {
     let cuts = [("zzes", "z"), ("ies", "y"), ("people", "person"), ("children", "child"), ("s", ""), ("es", "")];
     let cut = |(end, one): &(&str, &str)| word.strip_suffix(end).map(|stem| format!("{stem}{one}"));
     cuts.iter().filter_map(cut).chain([word.to_owned()]).filter(|one| !one.is_empty()).collect()
 }
 
-/// `createdBy` as `created-by`, for a route or a service.
+/// Returns `createdBy` as `created-by`, for a route or a service.
 pub(super) fn dashed(name: &str) -> String {
     let mut dashed = String::new();
     let mut before = ' ';
@@ -74,7 +75,7 @@ pub(super) fn dashed(name: &str) -> String {
     dashed
 }
 
-/// `createdBy` as `created` and `by`, `candidateID` as `candidate` and `id`.
+/// Splits `createdBy` into `created` and `by`, `candidateID` into `candidate` and `id`.
 pub(super) fn words(name: &str) -> Vec<String> {
     dashed(name).split('-').filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
@@ -87,7 +88,7 @@ mod tests {
     use crate::topology::PLAN;
 
     #[test]
-    fn each_collection_has_a_service_by_a_name_that_a_topology_takes() {
+    fn each_service_has_a_name_that_a_topology_allows() {
         let [long, shouted] = ["a", "A"].map(|letter| letter.repeat(40));
         let named = [
             ("blogPosts", "blog-posts"),

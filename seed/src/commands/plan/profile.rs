@@ -1,4 +1,4 @@
-//! What was seen of the records of a file.
+//! Statistics of the records of a file.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -8,48 +8,48 @@ use record::id::Id;
 use record::json::members;
 use record::limits::RECORD_LIMIT;
 
-/// How many different values of a field are looked at, to tell whether they are all different, or ids.
+/// The number of different values of a field that are remembered, to tell whether all differ, or are ids.
 const DISTINCT: usize = 1 << 20;
 
-/// What was seen of a collection's records.
+/// Statistics of a collection's records.
 #[derive(Default)]
 pub(super) struct Profile {
     pub(super) records: u64,
     pub(super) is_single: bool,
-    /// How many have an integer from 1 for an id, another integer, a text, or something else.
+    /// The number of records whose id is an integer from 1, another integer, a text, or something else.
     pub(super) integer_ids: u64,
     pub(super) odd_ids: u64,
     pub(super) text_ids: u64,
     pub(super) other_ids: u64,
-    /// The positions, from 1, of those that have none.
+    /// The positions, from 1, of records without an id.
     pub(super) without_id: Vec<u64>,
     ids: HashSet<u64>,
     pub(super) repeats_ids: bool,
-    /// How many are longer than a service lets a client write.
+    /// The number of records that are longer than a service lets a client write.
     pub(super) long: u64,
-    /// By name, as JSON has it between quotes, in the order in which they were met.
+    /// The fields by name, as JSON has it between quotes, in the order of their first appearance.
     pub(super) fields: Vec<(String, Values)>,
     places: HashMap<String, usize>,
 }
 
-/// What was seen of a field's values.
+/// Statistics of a field's values.
 #[derive(Default)]
 pub(super) struct Values {
     present: u64,
     nulls: u64,
     pub(super) texts: u64,
-    /// Integers that are ids, and other numbers.
+    /// Integers that can be ids, and other numbers.
     pub(super) integers: u64,
     pub(super) numbers: u64,
     pub(super) booleans: u64,
     pub(super) nested: u64,
-    /// Texts and integers that may be ids where ids are texts; and texts that are the digits of an id.
+    /// Texts and integers that can be ids if ids are texts; and texts that are the digits of an id.
     pub(super) id_texts: u64,
     pub(super) digits: u64,
     pub(super) most_characters: usize,
     pub(super) most_bytes: usize,
     pub(super) breaks_lines: bool,
-    /// Whether a text is no username.
+    /// Whether any text is not a username.
     pub(super) is_free: bool,
     pub(super) distinct: HashSet<u64>,
     pub(super) repeats: bool,
@@ -64,7 +64,7 @@ fn hash(text: &str) -> u64 {
 }
 
 impl Profile {
-    /// Notes what the next record is, which is canonical JSON.
+    /// Adds the next record, which is canonical JSON.
     pub(super) fn look_at(&mut self, record: &str) {
         self.records += 1;
         self.long += u64::from(record.len() > RECORD_LIMIT);
@@ -99,18 +99,18 @@ impl Profile {
         }
     }
 
-    /// Whether its ids have to be texts.
+    /// Returns whether the ids have to be texts.
     pub(super) fn has_text_ids(&self) -> bool {
         self.text_ids + self.odd_ids > 0
     }
 
-    /// The positions of records without an id that are the ids of others.
+    /// Returns the positions of records without an id that are the ids of other records.
     pub(super) fn taken_positions(&self) -> impl Iterator<Item = u64> {
         let is_taken = |position: &u64| self.ids.contains(&hash(&position.to_string()));
         self.without_id.iter().copied().filter(is_taken)
     }
 
-    /// How many of a field's different values are ids here, or positions of records without one.
+    /// Counts the different values of a field that are ids here, or positions of records without an id.
     pub(super) fn known(&self, values: &Values) -> usize {
         let by_id = values.distinct.iter().filter(|value| self.ids.contains(value)).count();
         let positions = self.without_id.iter().map(|position| hash(&position.to_string()));
@@ -119,7 +119,7 @@ impl Profile {
 }
 
 impl Values {
-    /// Notes what the next value is, which is canonical JSON.
+    /// Adds the next value, which is canonical JSON.
     pub(super) fn look_at(&mut self, value: &str) {
         self.present += 1;
         match value.as_bytes()[0] {
@@ -150,12 +150,12 @@ impl Values {
             || text.starts_with(['.', '-']);
     }
 
-    /// How many values are neither null nor absent.
+    /// Counts the values that are neither null nor absent.
     pub(super) fn count(&self) -> u64 {
         self.present - self.nulls
     }
 
-    /// Whether no two values are the same.
+    /// Returns whether no two values are the same.
     pub(super) fn all_differ(&self) -> bool {
         !self.repeats && self.id_texts == self.count()
     }

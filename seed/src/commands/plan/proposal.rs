@@ -1,4 +1,4 @@
-//! A proposed plan, as files and as words.
+//! A proposed plan, as files and as a report.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -15,51 +15,51 @@ use crate::identity::folder_of;
 use crate::report::Report;
 use crate::topology::{PLAN, PlanLine};
 
-/// The first port that is proposed.
+/// The first proposed port.
 const FIRST_PORT: u16 = 3001;
 
-/// What a file's collections seem to be.
+/// A proposed plan for a file.
 #[derive(Debug, Default)]
 pub struct Proposal {
-    /// In the file's order.
+    /// The collections, in the file's order.
     pub collections: Vec<Proposed>,
-    /// What is no collection that a service could have, and why.
+    /// The members that cannot be a service's collection, with the reason.
     pub left_out: Vec<(String, String)>,
-    /// Whether what only Node takes was taken.
+    /// Whether JSON that only Node accepts was accepted.
     pub as_node: bool,
 }
 
-/// `1 record`, `2 records`.
+/// Returns `1 record` or `2 records`.
 pub(super) fn count(number: u64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-/// What one collection seems to be.
+/// A proposed collection.
 #[derive(Debug)]
 pub struct Proposed {
-    /// What its service is called.
+    /// The name of its service.
     pub service: String,
-    /// How many records were looked at.
+    /// The number of records in the file.
     pub records: u64,
-    /// What they seem to be.
+    /// Its proposed declaration.
     pub declaration: Declaration,
-    /// Why it is taken for that.
+    /// The reasons for the proposal.
     pub reasons: Vec<String>,
-    /// What should be looked at.
+    /// The points that a person should check.
     pub unsure: Vec<String>,
 }
 
 /// Writes `proposal` into the folder `output`, which appears whole or not at all.
 ///
 /// # Errors
-/// There is something in it already, or it cannot be written.
+/// The folder is not empty, or cannot be written.
 pub fn write(proposal: &Proposal, output: &Path) -> Result<(), Error> {
     let is_empty = fs::read_dir(output).map(|mut inside| inside.next().is_none());
     if !is_empty.unwrap_or_else(|_| !output.exists()) {
         let reason = "it is there already, and may have been edited; name another folder".to_owned();
         return Err(Error::Output { path: output.to_owned(), reason });
     }
-    // Of a path that ends with a slash, too.
+    // Drops a slash at the end.
     let output = &output.components().collect::<PathBuf>();
     let beside = folder_of(output);
     fs::create_dir_all(beside).map_err(Error::io(beside))?;
@@ -81,11 +81,11 @@ pub fn write(proposal: &Proposal, output: &Path) -> Result<(), Error> {
 }
 
 impl Proposal {
-    /// The list of the plan, with the reasons.
+    /// Returns the text of the file `plan`, with the reasons as comments.
     fn list(&self) -> String {
         let mut list = String::from(
-            "# Proposed from a db.json. Each line is a service: its name, its port, and its collection's name where that is\n\
-             # another.\n",
+            "# Proposed from a db.json. Each line is a service: its name, its port, and its collection's name if that\n\
+             # differs.\n",
         );
         let ports = (FIRST_PORT..).filter(|port| *port != 8080);
         for (proposed, port) in self.collections.iter().zip(ports) {
@@ -106,10 +106,10 @@ impl Proposal {
     }
 }
 
-/// A plan that was proposed.
+/// Reports a proposed plan.
 pub fn describe(input: &Path, output: &Path, proposal: &Proposal) -> Report {
     let mut text =
-        format!("{} has the plan that {} seems to be of. Look at it:\n", output.display(), name_input(input).display());
+        format!("{} has a proposed plan for {}. Please check it:\n", output.display(), name_input(input).display());
     let mut json =
         json!({ "outcome": "proposed", "output": output.to_string_lossy(), "collections": {}, "left_out": {} });
     let renamed = proposal.collections.iter().filter(|proposed| *proposed.service != *proposed.declaration.name);
@@ -118,7 +118,7 @@ pub fn describe(input: &Path, output: &Path, proposal: &Proposal) -> Report {
     if !renamed.is_empty() {
         let _ = writeln!(
             text,
-            "Services that are not called as their collections are, since a topology takes no such name: {}",
+            "These services have other names than their collections, whose names a topology does not allow: {}",
             renamed.join(", ")
         );
     }

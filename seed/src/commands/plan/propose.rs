@@ -1,7 +1,7 @@
-//! A first plan for any monolith: its file is read once, and what its collections seem to be is declared.
+//! Proposes a first plan for any monolith: reads its file once and declares what its collections seem to be.
 //!
-//! A proposal is for a person to look at: each comes with its reasons, and says what it is unsure of. The live monolith's
-//! next record must be taken: what rests on few records is not demanded of others.
+//! A person reviews the proposal, so each declaration comes with reasons and doubts. The live monolith's next record must
+//! be valid, so a rule that few records support does not become a constraint.
 
 use std::path::Path;
 
@@ -17,28 +17,28 @@ use super::referring::{Referred, find_referred, is_of_people};
 use crate::error::Error;
 use crate::topology;
 
-/// How many records show what the next one will be like.
+/// The number of records that is enough to predict the next one.
 const TELLING: u64 = 20;
 
-/// How many different values show that a field tells records apart.
+/// The number of different values that is enough to call a field unique.
 const DIFFERENT: u64 = 5;
 
-/// How long the texts of a field may be, in characters, that is taken for a line.
+/// The greatest length of the texts of a field that is declared a line, in characters.
 const SHORT: usize = 64;
 
-/// Fields that mostly tell records apart: people, and things of any kind; and by which records are looked for.
+/// Fields that mostly identify a person or a thing, and a field that records are searched by.
 const OF_PEOPLE: [&str; 4] = ["username", "email", "login", "handle"];
 const OF_THINGS: [&str; 3] = ["slug", "sku", "isbn"];
 const SOUGHT: [&str; 1] = ["code"];
 
-/// Fields of what somebody has written, of which one person may write several.
+/// Fields of records that people write: one person may write several.
 const WRITTEN: [&str; 6] = ["text", "comment", "message", "feedback", "review", "rating"];
 
-/// Reads the file at `input`, or standard input where that is `-`, and proposes a plan. What only Node takes is taken where
-/// it is `as_node`.
+/// Reads the file at `input` (`-` is standard input) and proposes a plan. `as_node` also accepts JSON that only Node
+/// accepts.
 ///
 /// # Errors
-/// The file cannot be read, or is no JSON object, or there is nothing in it that a service could have.
+/// The file cannot be read, is not a JSON object, or has no collection that a service could own.
 pub fn propose(input: &Path, as_node: bool) -> Result<Proposal, Error> {
     let mut proposal = Proposal { as_node, ..Proposal::default() };
     let mut collections: Vec<(String, Profile)> = Vec::new();
@@ -47,7 +47,7 @@ pub fn propose(input: &Path, as_node: bool) -> Result<Proposal, Error> {
         let why_not = match (member, topology::check_collection(&name)) {
             (Member::Other(what), _) => format!("it holds {what}, not records"),
             (_, Err(reason)) => reason,
-            _ if is_twice => "it is in the file twice, and the split refuses that".to_owned(),
+            _ if is_twice => "it is in the file twice, which the split refuses".to_owned(),
             (Member::Records(profile), Ok(())) => {
                 collections.push((name, profile));
                 continue;
@@ -67,14 +67,14 @@ pub fn propose(input: &Path, as_node: bool) -> Result<Proposal, Error> {
     Ok(proposal)
 }
 
-/// Why something is proposed, and what should be looked at.
+/// The reasons and doubts about a proposal.
 #[derive(Default)]
 struct Notes {
     reasons: Vec<String>,
     unsure: Vec<String>,
 }
 
-/// The names of fields of which the same is to be said.
+/// The names of fields that share a remark.
 #[derive(Default)]
 struct Alike<'f> {
     several_kinds: Vec<&'f str>,
@@ -82,7 +82,7 @@ struct Alike<'f> {
     few: Vec<&'f str>,
 }
 
-/// Declares what was seen of a collection, beside `all`.
+/// Proposes the declaration of one collection among `all`.
 fn propose_one(name: &str, service: String, profile: &Profile, all: &[(String, Profile)]) -> Proposed {
     let mut notes = Notes::default();
     let ids = propose_ids(name, profile, &mut notes);
@@ -90,8 +90,9 @@ fn propose_one(name: &str, service: String, profile: &Profile, all: &[(String, P
     let (mut fields, mut indexes, mut alike) = (Vec::new(), Vec::new(), Alike::default());
     for (field, values) in &profile.fields {
         if field.is_empty() || field.contains(|c: char| c.is_control() || "\"\\".contains(c)) {
-            let unsure =
-                format!("the field \"{field}\" has a name that JSON escapes, or none, so it is kept but not declared");
+            let unsure = format!(
+                "the field \"{field}\" has an empty name or one that JSON escapes: it is kept but not declared"
+            );
             notes.unsure.push(unsure);
             continue;
         }
@@ -119,17 +120,17 @@ fn propose_one(name: &str, service: String, profile: &Profile, all: &[(String, P
             let tells_apart = of_things || is_of_people(name);
             let unique = tells_apart && !is_written && values.count() >= DIFFERENT && values.all_differ();
             if unique {
-                let reason = format!("{field} tells records apart: all {} values are different", values.count());
+                let reason = format!("{field} identifies a record: all {} values are different", values.count());
                 notes.reasons.push(reason);
                 if lower == "username" && !values.is_free && values.count() >= TELLING {
                     shape = Shape::Username;
                 }
             } else {
-                notes.reasons.push(format!("records are found by {field}, and several may have the same"));
+                notes.reasons.push(format!("{field} finds records, and several may have the same value"));
             }
             indexes.push((field, field, if unique { Answers::One } else { Answers::Many }, unique));
         }
-        // What it is declared to be says more than that.
+        // These shapes are stricter than the remarks assume.
         if shape.is_reference() || shape == Shape::Username {
             alike.forget(field);
         }
@@ -147,7 +148,8 @@ fn propose_one(name: &str, service: String, profile: &Profile, all: &[(String, P
     Proposed { service, records: profile.records, declaration, reasons, unsure }
 }
 
-/// Numbers and routes for indexes of these: the field, what the route is called by, how many answer, whether it is unique.
+/// Gives numbers and routes to indexes: each has its field, the name that its route is made of, its answers, and whether it
+/// is unique.
 fn number_indexes(indexes: Vec<(&String, &str, Answers, bool)>) -> Vec<IndexDeclaration> {
     let mut routes: Vec<String> = Vec::new();
     let declare = |(nth, (field, of, answers, unique)): (u8, (&String, &str, Answers, bool))| {
@@ -157,15 +159,15 @@ fn number_indexes(indexes: Vec<(&String, &str, Answers, bool)>) -> Vec<IndexDecl
         }
         let route = number(&route, |route| !routes.iter().any(|other| other == route));
         routes.push(route.clone());
-        let number = Index::numbered(nth).expect("it is not zero");
+        let number = Index::numbered(nth).expect("the number is not zero");
         let (field, route) = (field.as_str().into(), route.into());
         IndexDeclaration { number, field, route, answers, unique, in_monolith: false }
     };
-    // More than a database has numbers for, nobody needs.
+    // A database has no numbers for more indexes.
     (1..u8::MAX).zip(indexes).map(declare).collect()
 }
 
-/// Whether records are what somebody has written: they refer to people, or have a field for that.
+/// Returns whether people write such records: they refer to people, or have a field for text or a rating.
 fn is_of_somebody(name: &str, profile: &Profile, all: &[(String, Profile)]) -> bool {
     profile.fields.iter().any(|(field, values)| {
         let words = words(field);
@@ -178,8 +180,8 @@ fn is_of_somebody(name: &str, profile: &Profile, all: &[(String, Profile)]) -> b
     })
 }
 
-/// What a field's values are. A kind that few of them show is not demanded, but for texts, which have to be of one to be
-/// found by.
+/// Proposes the shape of a field. Few values do not fix it, except for texts: a field must be declared a text to have an
+/// index.
 fn propose_shape<'f>(field: &'f str, values: &Values, alike: &mut Alike<'f>) -> Shape {
     let all = values.count();
     if all == 0 || values.nested > 0 {
@@ -215,17 +217,18 @@ impl<'f> Alike<'f> {
         }
     }
 
-    /// What is to be said, a line for each kind.
+    /// Returns the remarks.
     fn say(&self) -> impl Iterator<Item = String> {
-        let several =
-            self.several_kinds.iter().map(|field| format!("{field} is of several kinds, so it may be anything"));
-        let lines = (!self.lines.is_empty()).then(|| {
-            format!("a line break, or more than 256 characters, would be refused in {}", self.lines.join(", "))
-        });
+        let several = self
+            .several_kinds
+            .iter()
+            .map(|field| format!("{field} has values of several kinds, so it may be anything"));
+        let lines = (!self.lines.is_empty())
+            .then(|| format!("a line break or more than 256 characters would be refused in {}", self.lines.join(", ")));
         let few = (!self.few.is_empty()).then(|| {
             let few = self.few.join(", ");
             format!(
-                "fewer than {TELLING} values tell what {few} must be: texts are declared so, others may be anything"
+                "fewer than {TELLING} values show what {few} must be: texts are declared as texts, others may be anything"
             )
         });
         several.chain(lines).chain(few).collect::<Vec<_>>().into_iter()
@@ -244,11 +247,11 @@ fn propose_ids(name: &str, profile: &Profile, notes: &mut Notes) -> IdRule {
         ));
     }
     if *is_single {
-        reasons.push("it is one object, and no list".to_owned());
+        reasons.push("it is one object, not a list".to_owned());
         return IdRule::Single;
     }
     if *repeats_ids {
-        unsure.push("an id stands twice: the split refuses that".to_owned());
+        unsure.push("an id is repeated: the split refuses that".to_owned());
     }
     if *other_ids > 0 {
         let have = if *other_ids == 1 { "has" } else { "have" };
@@ -259,7 +262,7 @@ fn propose_ids(name: &str, profile: &Profile, notes: &mut Notes) -> IdRule {
     }
     if let Some(first) = profile.taken_positions().next() {
         let (pointer, taken) = (pointer_to_all(name), profile.taken_positions().count() - 1);
-        let more = if taken == 0 { String::new() } else { format!(", and so it is with {taken} more") };
+        let more = if taken == 0 { String::new() } else { format!("; {taken} more are like this") };
         unsure.push(format!(
             "{pointer}/{} has no id, and its position, {first}, is another record's id: the split refuses that{more}",
             first - 1
@@ -267,11 +270,11 @@ fn propose_ids(name: &str, profile: &Profile, notes: &mut Notes) -> IdRule {
     }
     let alike = profile.fields.iter().find(|(field, values)| is_like_id(name, field) && tells_all(profile, values));
     if let Some((field, _)) = alike.filter(|_| without_id == *records && *records > 1) {
-        unsure.push(format!("{field} looks like the id: each record has another. The id that counts is called id"));
+        unsure.push(format!("{field} looks like the id: no two values are equal. Services only use a field called id"));
     }
     if *odd_ids > 0 {
-        reasons.push(format!("{odd_ids} of {records} ids are no integers from 1 to 2^63-1, so ids are texts"));
-        unsure.push("a new record without an id gets a random text, and no number, since ids are texts".to_owned());
+        reasons.push(format!("{odd_ids} of {records} ids are not integers from 1 to 2^63-1, so ids are texts"));
+        unsure.push("a new record without an id gets a random text, not a number, since ids are texts".to_owned());
     }
     match () {
         () if *text_ids > 0 => {
@@ -282,11 +285,11 @@ fn propose_ids(name: &str, profile: &Profile, notes: &mut Notes) -> IdRule {
         () if without_id > 0 => {
             let have = if without_id == 1 { "has" } else { "have" };
             let of = count(*records, "record");
-            reasons.push(format!("{without_id} of {of} {have} no id: it is their position"));
+            reasons.push(format!("{without_id} of {of} {have} no id, so the id is the position"));
             IdRule::Position
         }
         () if *records == 0 => {
-            unsure.push("there are no records to tell by".to_owned());
+            unsure.push("there are no records to judge by".to_owned());
             IdRule::Record
         }
         () => {
@@ -296,18 +299,18 @@ fn propose_ids(name: &str, profile: &Profile, notes: &mut Notes) -> IdRule {
     }
 }
 
-/// `1 record is`, `2 records are`.
+/// Returns `1 record is` or `2 records are`.
 fn is_or_are(number: u64, what: &str) -> String {
     format!("{} {}", count(number, what), if number == 1 { "is" } else { "are" })
 }
 
-/// Whether a field is called as the id of such records is: `_id`, `key`, `bill_Id` in `bills`.
+/// Returns whether a field's name is that of an id of these records: `_id`, `key`, `bill_Id` in `bills`.
 fn is_like_id(collection: &str, field: &str) -> bool {
     let own = || words(field).concat() == words(&singular(collection)).concat() + "id";
     ["_id", "key", "_key", "Id", "ID", "uuid"].contains(&field) || own()
 }
 
-/// Whether each record has another value there.
+/// Returns whether every record has the field, each with a different value.
 fn tells_all(profile: &Profile, values: &Values) -> bool {
     values.count() == profile.records && values.all_differ()
 }
@@ -328,13 +331,13 @@ mod tests {
         Ok(proposal)
     }
 
-    /// What is proposed for the collection `name` of `source`.
+    /// Returns the proposal for the collection `name` of `source`.
     fn propose_named(source: &Value, name: &str) -> Proposed {
         let mut collections = propose_for(source).unwrap().collections.into_iter();
         collections.find(|proposed| &*proposed.declaration.name == name).unwrap()
     }
 
-    /// To what each reference of the collection `things` refers.
+    /// Returns the references of the collection `things`: the field and the collection that it refers to.
     fn references(source: &Value) -> Vec<(String, String)> {
         let fields = propose_named(source, "things").declaration.fields.into_vec().into_iter();
         let refers = |field: Field| match field.shape {
@@ -353,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn what_few_records_show_is_not_demanded() {
+    fn few_records_set_no_constraints() {
         let record =
             |id| json!({"id": id, "title": "t", "price": 1.5, "open": true, "long": "l".repeat(100), "some": null});
         let shapes = |number| {
@@ -365,7 +368,7 @@ mod tests {
         let text = Shape::Text { most: 65536 };
         let (few, proposed) = shapes(19);
         assert_eq!(few, [text.clone(), Shape::Any, Shape::Any, Shape::Any, text.clone()].map(|shape| (shape, false)));
-        assert!(says(&proposed, "fewer than 20 values tell what long, open, price, title must be"));
+        assert!(says(&proposed, "fewer than 20 values show what long, open, price, title must be"));
         let (many, proposed) = shapes(20);
         let line = Shape::Line { least: 0, most: 256 };
         let all = [(text, true), (Shape::Boolean, true), (Shape::Number, true), (Shape::Any, false), (line, true)];
@@ -374,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_tells_records_apart_is_unique() {
+    fn only_identifying_fields_are_unique() {
         for (name, record, unique) in [
             ("users", json!({"email": "e"}), true),
             ("students", json!({"username": "e"}), true),
@@ -428,7 +431,7 @@ mod tests {
             let source = json!({"others": ids(9), to: ids(7), "things": list(7, |id| json!({"id": id, field: id}))});
             assert_eq!(references(&source), [(field.to_owned(), to.to_owned())]);
         }
-        // The best name of several, and none of whose ids none of the values is.
+        // The best name of several wins, but never a collection that has none of the values as ids.
         let both = json!({"user": ids(3), "appUsers": ids(3), "things": [{"id": 1, "appUserId": 2}]});
         assert_eq!(references(&both), [("appUserId".to_owned(), "appUsers".to_owned())]);
         let one = json!({"profiles": [{"id": 9}], "users": ids(3), "things": [{"id": 1, "userId": 2}]});
@@ -443,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none_is_no_reference() {
+    fn a_field_that_only_looks_like_a_reference_is_not_declared_one() {
         let ids = |number| list(number, |id| json!({"id": id}));
         for (source, words) in [
             (json!({"alerts": ids(9), "things": [{"id": 1, "alert": 6}]}), ""),
@@ -464,7 +467,7 @@ mod tests {
             ),
             (
                 json!({"users": ids(3), "things": [{"id": 1, "userId": 1}, {"id": 2, "userId": 0}]}),
-                "1 of its 2 values are no integers from 1",
+                "1 of its 2 values are not integers from 1",
             ),
         ] {
             assert_eq!(references(&source), [], "{source}");
@@ -478,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_odd_about_ids_is_said() {
+    fn odd_ids_are_reported() {
         for (records, rule, words) in [
             (
                 json!([{"id": 5}, {"a": 1}, {"id": 2}]),
@@ -503,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_stay_in_the_files_order_and_routes_are_different() {
+    fn fields_keep_the_files_order_and_routes_are_unique() {
         let source = r#"{"users": [{"id": 1}, {"id": 2}], "blogPosts": [
             {"zeta": 1, "id": 7, "user_id": 1, "alpha": 2, "userId": 2, "alpha": 3, "user-id": 1},
             {"mid": null, "zeta": 2}

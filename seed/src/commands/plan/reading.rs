@@ -1,5 +1,5 @@
-//! A file that is looked at: its members, and the records of those that are collections. The split's reader reads it, so
-//! that what the one takes the other does.
+//! Reads a monolith's file for a proposal: its members, and the records of its collections. It uses the split's reader, so
+//! both accept the same files.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,23 +14,23 @@ use crate::error::Error;
 use crate::node;
 use crate::source::{input_error, reader_error};
 
-/// What stands under a name.
+/// A member of the file's object.
 pub(super) enum Member {
-    /// Records.
+    /// A collection.
     Records(Profile),
-    /// What it is.
+    /// Another value, with its kind.
     Other(&'static str),
 }
 
-/// What messages call `input`.
+/// Returns the name of `input` in messages.
 pub(super) fn name_input(input: &Path) -> &Path {
     if input == Path::new("-") { Path::new("standard input") } else { input }
 }
 
-/// Reads the file at `input`, or standard input where that is `-`; what only Node takes where it is `as_node`.
+/// Reads the file at `input` (`-` is standard input). `as_node` also accepts JSON that only Node accepts.
 ///
 /// # Errors
-/// The file cannot be read, or is no JSON object.
+/// The file cannot be read, or is not a JSON object.
 pub(super) fn read(input: &Path, as_node: bool) -> Result<Vec<(String, Member)>, Error> {
     let name = name_input(input);
     if name != input {
@@ -39,7 +39,7 @@ pub(super) fn read(input: &Path, as_node: bool) -> Result<Vec<(String, Member)>,
     read_from(File::open(input).map_err(Error::io(input))?, input, as_node)
 }
 
-/// The same of `source`, which messages call `path`.
+/// Reads `source`, which messages call `path`.
 fn read_from(source: impl Read, path: &Path, as_node: bool) -> Result<Vec<(String, Member)>, Error> {
     let mut looking = Looking { reader: Reader::new(source), path, as_node };
     let mut all = Vec::new();
@@ -87,10 +87,10 @@ impl<R: Read> Looking<'_, R> {
             has_others |= self.look_at(&stretch, &mut profile)?;
             self.reader.recycle(stretch.bytes);
         }
-        Ok(if has_others { Member::Other("a list with something else than objects") } else { Member::Records(profile) })
+        Ok(if has_others { Member::Other("a list with values other than objects") } else { Member::Records(profile) })
     }
 
-    /// Returns whether there is something else than records.
+    /// Adds the records of `stretch` to `profile`. Returns whether it also has other values.
     fn look_at(&self, stretch: &Stretch, profile: &mut Profile) -> Result<bool, Error> {
         let mut has_others = false;
         for (number, range) in (stretch.first..).zip(&stretch.records) {
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_split_reads_is_read() {
+    fn a_file_that_the_split_accepts_is_accepted() {
         let deep = format!("{{\"a\":[{{\"x\":{}{}}}]}}", "[".repeat(127), "]".repeat(127));
         for source in ["\u{feff}{\"a\": [{\"x\": 1}]}", r#"{"a":[{"x":1e400}]}"#, r#"{"a":{"x":-0.0}}"#, &deep] {
             let members = read(source.as_bytes(), false).unwrap();
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_split_refuses_is_refused_with_its_words_but_for_what_node_takes() {
+    fn a_file_that_the_split_refuses_is_refused_in_the_same_words_unless_as_node() {
         for (source, place, reason, in_node) in [
             (&b"{\"a\":[{\"x\":\"\xff\"}]}"[..], "/a/0 (byte 12)", "this is not UTF-8", true),
             (br#"{"a":[{},{"x":"\ud800"}]}"#, "/a/1/x", "surrogate", true),

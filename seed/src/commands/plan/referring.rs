@@ -1,14 +1,14 @@
-//! Which fields refer to which collections: by their names first, then by their values.
+//! Finds the fields that refer to collections: by their names first, then by their values.
 
 use record::declaration::Shape;
 
 use super::naming::{singulars, words};
 use super::profile::{Profile, Values};
 
-/// How many values a field has at least that says by its name alone that it refers to something, with no `id` in it.
+/// The fewest values of a field that counts as a reference without an `id` in its name.
 const ENOUGH: u64 = 5;
 
-/// What names somebody, and whom collections are about.
+/// Words that name a person in a field, and words that name people in a collection.
 const SOMEBODY: [&str; 12] = [
     "user",
     "author",
@@ -52,32 +52,32 @@ const PEOPLE: [&str; 26] = [
     "credential",
 ];
 
-/// What says that a record refers to one of its own collection.
+/// Words that say that a record refers to another of its own collection.
 const KIN: [&str; 6] = ["parent", "reply", "replied", "root", "previous", "next"];
 
-/// What a field is taken for.
+/// The judgement on a field.
 pub(super) enum Referred<'a> {
-    /// A reference, and why.
+    /// A reference, with the reason.
     To(Shape, &'a str, String),
-    /// The same, and something speaks against it.
+    /// A doubtful reference, with the reason.
     Unsure(Shape, &'a str, String),
-    /// It may be one, but is not declared so.
+    /// A possible reference that is not declared as one, with the reason.
     Maybe(String),
 }
 
-/// Whether a collection is about people.
+/// Returns whether a collection's name is about people.
 pub(super) fn is_of_people(name: &str) -> bool {
     let last = words(name).pop().unwrap_or_default();
     singulars(&last).iter().any(|one| PEOPLE.contains(&&**one))
 }
 
-/// A field's name, taken apart.
+/// A field's name, split into words.
 struct FieldName {
-    /// Without what says that it is an id.
+    /// The words except `id`.
     words: Vec<String>,
-    /// Whether it says so: `userId`, `user_id`, `idUser`.
+    /// Whether `id` is a word of the name: `userId`, `user_id`, `idUser`.
     has_id: bool,
-    /// Whether it may say so: `userid`.
+    /// Whether the only word ends in `id`: `userid`.
     ends_in_id: bool,
 }
 
@@ -93,11 +93,11 @@ impl FieldName {
         Self { words, has_id, ends_in_id }
     }
 
-    /// How well it names `collection`: 0 is best.
+    /// Ranks how well the field names `collection`: 0 is best, `None` not at all.
     fn rank(&self, collection: &str) -> Option<usize> {
         let whole = words(collection).concat();
         let mut names = singulars(&whole);
-        // `alerts` is how many, or a list of them; `alert` may be one.
+        // `alerts` is a count or a list; `alert` may be a reference.
         if !self.has_id && !self.ends_in_id && names.len() > 1 {
             names.pop();
         }
@@ -115,20 +115,20 @@ impl FieldName {
             _ if !self.has_id => return None,
             _ => {}
         }
-        // The longer the part that is named, the better.
+        // The longer the matching part, the better.
         let tail = (1..self.words.len()).find(|from| is_named(&self.words[*from..].concat()));
         let by_tail = tail.map(|from| 10 + from);
         let somebody = user.filter(|_| self.words.last().is_some_and(|word| is_somebody(word)));
         by_tail.or(somebody.map(|nth| 30 + nth))
     }
 
-    /// Whether it says that it refers to its own collection's records.
+    /// Returns whether the name says that it refers to records of its own collection.
     fn is_kin(&self) -> bool {
         self.words.iter().any(|word| KIN.contains(&&**word))
     }
 }
 
-/// What `field` of the collection `own` refers to.
+/// Judges what `field` of the collection `own` refers to.
 pub(super) fn find_referred<'a>(
     own: &str,
     field: &str,
@@ -148,13 +148,13 @@ pub(super) fn find_referred<'a>(
             candidates.push((rank, profile.known(values), to, profile));
         }
     }
-    // Of those that know some of its values, the best by name, then by data.
+    // Collections with some of the values as ids come first; then the best name decides, then the values.
     candidates.sort_by_key(|(rank, known, ..)| (*known == 0, *rank, usize::MAX - known));
     let Some(&(rank, known, to, profile)) = candidates.first() else {
         return find_by_values(own, &name, field, values, all).map(Referred::Maybe);
     };
     let is_near = known * 10 >= of * 9;
-    // A number is a count as often as a reference: all of them have to be ids, and not by chance.
+    // A number is a count as often as a reference: all must be ids, and too many for chance.
     let is_text = values.texts > values.digits;
     let is_surely = known == of && (count >= ENOUGH || is_text);
     if !name.has_id && !name.ends_in_id && !is_surely {
@@ -168,9 +168,9 @@ pub(super) fn find_referred<'a>(
     let fits = if profile.has_text_ids() { values.id_texts } else { values.integers + values.digits };
     if fits < count {
         let others = count - fits;
-        let what = if profile.has_text_ids() { "neither texts nor integers" } else { "no integers from 1" };
+        let what = if profile.has_text_ids() { "neither texts nor integers" } else { "not integers from 1" };
         return Some(Referred::Maybe(format!(
-            "{field} may refer to {to}: {found}; but {others} of its {count} values are {what}, so it is not declared so"
+            "{field} may refer to {to}: {found}. But {others} of its {count} values are {what}, so it is not declared"
         )));
     }
     let shape = Shape::Reference { to: to.into(), text };
@@ -178,7 +178,7 @@ pub(super) fn find_referred<'a>(
     Some(if is_near { Referred::To(shape, to, reason) } else { Referred::Unsure(shape, to, reason) })
 }
 
-/// The same by the values alone, where the name says no more than that it is an id.
+/// Judges by the values alone, if the name only says that the field is an id.
 fn find_by_values(
     own: &str,
     name: &FieldName,
@@ -194,5 +194,7 @@ fn find_by_values(
     let fitting: Vec<&str> = all.iter().filter(fits).map(|(to, _)| &**to).collect();
     let (first, more) = fitting.split_first()?;
     let or = if more.is_empty() { String::new() } else { format!(" or {} others", more.len()) };
-    Some(format!("{field} may refer to {first}{or}: all of its {of} values are ids there, its name says nothing"))
+    Some(format!(
+        "{field} may refer to {first}{or}: all of its {of} values are ids there, but its name does not say so"
+    ))
 }

@@ -1,4 +1,4 @@
-//! `seed plan render`: what follows from `plan` in the files that describe the topology.
+//! `seed plan render`: renders the files of the topology from `plan`.
 //!
 //! Regions of these files have a line or a block for each collection:
 //!
@@ -9,12 +9,12 @@
 //! # plan: end
 //! ```
 //!
-//! The first one is written by hand, for the collection that the comment names; the others are the same in other words.
-//! Blocks are what blank lines divide. In a region of lines `for each that has none`, people have a say in each line:
-//! it stays as it is, and the comment itself has a new one's text.
+//! The first one is the template, written by hand for the collection that the comment names; the others replace its names.
+//! Blank lines separate blocks. In a region of lines `for each that has none`, people edit the lines: existing lines stay,
+//! and the comment has the text for new ones.
 //!
-//! A collection may have another name than its service (`blog-posts 3001 blogPosts`). What stands behind `/api/`, `/data/`
-//! or `/tokens/` is the collection's, everything else the service's.
+//! A collection may have another name than its service (`blog-posts 3001 blogPosts`). A name after `/api/`, `/data/` or
+//! `/tokens/` is the collection's, any other the service's.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -28,21 +28,21 @@ use crate::part_file::PartFile;
 use crate::report::Report;
 use crate::topology::{self, PLAN, PlanFault, PlanLine};
 
-/// The files, below the top of the repository.
+/// The rendered files, relative to the top of the repository.
 const FILES: [&str; 5] =
     ["compose.yaml", "compose.writes.yaml", "gateway/haproxy.cfg", "gateway/routes.map", "deploy/ecs.yaml"];
 
-/// What `--check` ends with where a file is stale.
+/// The exit code of `--check` if a file is stale.
 const STALE: u8 = 1;
 
-/// What to do with what was rendered.
+/// The purpose of rendering.
 #[derive(Clone, Copy)]
 pub enum Purpose<'a> {
-    /// Puts it in place.
+    /// Update the files.
     Update,
-    /// Says which files are stale.
+    /// Name the stale files.
     Check,
-    /// Writes copies into this folder.
+    /// Write copies into this folder.
     Copy(&'a Path),
 }
 
@@ -75,11 +75,13 @@ pub fn render(folder: &Path, purpose: Purpose) -> Result<Report, Error> {
     let files = stale.iter().map(|(_, target, _)| target.display().to_string()).collect::<Vec<_>>();
     let names = files.join(", ");
     let (outcome, text) = match purpose {
-        _ if files.is_empty() => ("unchanged", format!("All is as {} says.\n", list.display())),
+        _ if files.is_empty() => ("unchanged", format!("All files match {}.\n", list.display())),
         Purpose::Check => {
-            ("stale", format!("Not as {} says: {names}. `seed plan render` renders them.\n", list.display()))
+            let text =
+                format!("Files that do not match {}: {names}. `seed plan render` renders them.\n", list.display());
+            ("stale", text)
         }
-        _ => ("rendered", format!("Rendered as {} says: {names}.\n", list.display())),
+        _ => ("rendered", format!("Rendered from {}: {names}.\n", list.display())),
     };
     let exit_code = if outcome == "stale" { STALE } else { 0 };
     if outcome == "rendered" {
@@ -98,13 +100,13 @@ pub fn render(folder: &Path, purpose: Purpose) -> Result<Report, Error> {
 
 fn read(path: &Path) -> Result<String, Error> {
     let explain = |error: io::Error| match error.kind() {
-        ErrorKind::NotFound => io::Error::other("it is not there; run this at the top of the repository"),
+        ErrorKind::NotFound => io::Error::other("the file is missing; run this at the top of the repository"),
         _ => error,
     };
     fs::read_to_string(path).map_err(explain).map_err(Error::io(path))
 }
 
-/// Puts `text` into the place of `target`, whole or not at all, with the permissions of `file`.
+/// Replaces `target` by `text` atomically, with the permissions of `file`.
 fn replace_file(file: &Path, target: &Path, text: &str) -> Result<(), Error> {
     let folder = folder_of(target);
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
@@ -115,7 +117,7 @@ fn replace_file(file: &Path, target: &Path, text: &str) -> Result<(), Error> {
     part.put_in_place()
 }
 
-/// How a region's comment says what is in it.
+/// The words of a region's comment for each kind of region.
 const KINDS: [(&str, Kind); 3] = [
     ("a line for each, as ", Kind::Lines),
     ("a block for each, as ", Kind::Blocks),
@@ -129,7 +131,7 @@ enum Kind {
     Missing,
 }
 
-/// What a comment says of the plan.
+/// Returns the text after `# plan:`, if the line is such a comment.
 fn read_marker(line: &str) -> Option<&str> {
     line.trim().strip_prefix("# plan:").map(str::trim)
 }
@@ -146,7 +148,7 @@ fn render_text(file: &Path, text: &str, plan: &[PlanLine], purpose: Purpose) -> 
             continue;
         };
         if marker == "end" {
-            return Err(fault(begin, "this ends nothing; the comment that begins what it ends is missing".to_owned()));
+            return Err(fault(begin, "this ends no region: the comment that begins the region is missing".to_owned()));
         }
         let mut body = Vec::new();
         let end = loop {
@@ -165,8 +167,8 @@ fn render_text(file: &Path, text: &str, plan: &[PlanLine], purpose: Purpose) -> 
         let first = &plan[0];
         if !matches!(purpose, Purpose::Copy(_)) && !region.can_be_of(first) {
             let reason = format!(
-                "{} or {} means something else in what follows, so that nothing could be rendered from it; list \
-                 another collection first",
+                "{} or {} also means something else in the following template, so it cannot be rendered; list another \
+                 collection first",
                 first.name, first.port
             );
             return Err(fault(first_line, reason));
@@ -178,17 +180,17 @@ fn render_text(file: &Path, text: &str, plan: &[PlanLine], purpose: Purpose) -> 
         regions += 1;
     }
     if regions == 0 {
-        return Err(fault(1, "there is no `# plan:` comment, so nothing says what to render".to_owned()));
+        return Err(fault(1, "there is no `# plan:` comment, so no region can be rendered; add one".to_owned()));
     }
     Ok(rendered.join("\n"))
 }
 
-/// What is between two comments.
+/// The lines between two comments.
 struct Region<'a> {
     kind: Kind,
     /// The comment's words before the collection.
     words: &'static str,
-    /// Whose the template is.
+    /// The collection of the template.
     owner: PlanLine,
     template: String,
     body: &'a [&'a str],
@@ -199,7 +201,7 @@ impl<'a> Region<'a> {
         let known = KINDS.iter().find_map(|(words, kind)| Some((kind, *words, marker.strip_prefix(words)?)));
         let Some((kind, words, owner)) = known else {
             let kinds = KINDS.map(|(words, _)| format!("`# plan: {words}NAME PORT`"));
-            return Err(format!("{marker:?} begins nothing; these do: {}", kinds.join(", ")));
+            return Err(format!("{marker:?} begins no region; write one of: {}", kinds.join(", ")));
         };
         let (owner, template) = match kind {
             Kind::Lines => (owner, body.first().copied().unwrap_or_default().to_owned()),
@@ -220,7 +222,7 @@ impl<'a> Region<'a> {
         Ok(Self { kind: *kind, words, owner, template, body })
     }
 
-    /// The comment that begins it, where `first` is the first collection.
+    /// Returns the comment that begins the region if `first` is the first collection.
     fn marker(&self, first: &PlanLine) -> String {
         let Self { words, template, .. } = self;
         match self.kind {
@@ -229,7 +231,7 @@ impl<'a> Region<'a> {
         }
     }
 
-    /// Whether the template, made that of `first`, still tells its words from all others.
+    /// Returns whether the template can be rewritten for `first` without mixing up its names with other words.
     fn can_be_of(&self, first: &PlanLine) -> bool {
         let made = replace_words(&self.template, &self.owner, first);
         replace_words(&made, first, &self.owner) == self.template
@@ -267,33 +269,33 @@ fn ends_word(character: char) -> bool {
     !(character.is_ascii_alphanumeric() || matches!(character, '-' | '_'))
 }
 
-/// The name as deploy/ecs.yaml begins words with it: OpenIssues for `open-issues`.
+/// Returns the name as words in deploy/ecs.yaml begin with it: OpenIssues for `open-issues`.
 fn capitalize(name: &str) -> String {
     let part = |part: &str| part[..part.len().min(1)].to_uppercase() + part.get(1..).unwrap_or_default();
     name.split(['-', '_']).map(part).collect()
 }
 
-/// The name as a variable of the environment.
+/// Returns the name of an environment variable: OPEN_ISSUES for `open-issues`.
 fn upper_case(name: &str) -> String {
     name.to_uppercase().replace('-', "_")
 }
 
-/// Behind these stands a collection's name, and not its service's.
+/// The prefixes of a collection's name, not its service's.
 const FOLDERS: [&str; 3] = ["/api/", "/data/", "/tokens/"];
 
-/// What stands behind each of them in `text`.
+/// Returns the text after each of these prefixes in `text`.
 fn behind_folders(text: &str) -> impl Iterator<Item = &str> {
     FOLDERS.into_iter().flat_map(move |folder| text.split(folder).skip(1))
 }
 
-/// The path's first segment.
+/// Returns the path's first segment.
 fn segment(path: &str) -> &str {
     let is_part = |character: char| character.is_ascii_alphanumeric() || "-._~".contains(character);
     &path[..path.find(|character| !is_part(character)).unwrap_or(path.len())]
 }
 
-/// The plan with each collection's name as routes.map has it: in lower case, in which the entrance looks for a path; but as
-/// it is where that would be another's, for a rule that wants this very spelling.
+/// Returns the plan with each collection's name as in routes.map: in lower case, as the entrance looks up paths. A name
+/// whose lower case belongs to another collection keeps its spelling, for a rule that matches only that.
 fn routed(plan: &[PlanLine]) -> Vec<PlanLine> {
     let spell = |line: &PlanLine| {
         let lower = line.collection.to_ascii_lowercase();
@@ -304,7 +306,8 @@ fn routed(plan: &[PlanLine]) -> Vec<PlanLine> {
     plan.iter().map(|line| PlanLine { collection: spell(line), ..line.clone() }).collect()
 }
 
-/// Replaces what names one collection by what names another: behind those folders, and the words between.
+/// Replaces the names of one collection and its service by another's: the collection's after [`FOLDERS`], the service's
+/// elsewhere.
 fn replace_words(text: &str, from: &PlanLine, to: &PlanLine) -> String {
     let found = FOLDERS.into_iter().filter_map(|folder| Some(text.find(folder)? + folder.len())).min();
     let Some(at) = found else { return replace_service(text, from, to) };
@@ -314,7 +317,7 @@ fn replace_words(text: &str, from: &PlanLine, to: &PlanLine) -> String {
     replace_service(before, from, to) + name + &replace_words(rest, from, to)
 }
 
-/// Replaces what names one service by what names another: whole words, and `Users` in `UsersTask`.
+/// Replaces the names of one service by another's: whole words, and `Users` in `UsersTask`.
 fn replace_service(text: &str, from: &PlanLine, to: &PlanLine) -> String {
     let replace = |word: &str| {
         let begin = capitalize(&from.name);
@@ -365,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn each_collection_has_the_first_ones_line_in_words_of_its_own() {
+    fn each_collection_gets_the_first_line_with_its_own_names() {
         let text = "\
 a
   # plan: a line for each, as users 3001
@@ -383,7 +386,7 @@ a
 z\r
 no newline";
         assert_eq!(rendered(text, "users 3001\nopen-issues 3002"), expected);
-        // Another first one, and back.
+        // Another collection comes first, and back.
         let swapped = rendered(expected, "open-issues 3102\nusers 3001");
         assert!(
             swapped.contains("# plan: a line for each, as open-issues 3102\n  open-issues: /api/open-"),
@@ -393,7 +396,7 @@ no newline";
     }
 
     #[test]
-    fn what_is_behind_a_folder_is_the_collections_and_all_else_the_services() {
+    fn paths_have_the_collections_name_and_all_else_the_services() {
         let text = "\
 # plan: a line for each, as users 3001
 users:/data/users /tokens/users [/api/users, /api/users/*] ${Bucket}/users/* $USERS UsersTask /api/users-x 3001
@@ -409,7 +412,7 @@ users:/data/users /tokens/users [/api/users, /api/users/*] ${Bucket}/users/* $US
         ] {
             assert!(all.lines().any(|line| line == expected), "{expected} is not in {all}");
         }
-        // Another first one, and back.
+        // Another collection comes first, and back.
         let swapped = rendered(&all, "blog-posts 3002 blogPosts");
         assert!(
             swapped.starts_with("# plan: a line for each, as blog-posts 3002 blogPosts\nblog-posts:/data/blogPosts")
@@ -427,10 +430,10 @@ users:/data/users /tokens/users [/api/users, /api/users/*] ${Bucket}/users/* $US
         assert_eq!(
             rules("a 3001 Tags\nb 3002 tags\nc 3003 TAGS"),
             ["=/api/Tags/ a", "/api/tags/ b", "=/api/TAGS/ c"],
-            "the one that is in lower case has that spelling",
+            "the collection whose name is in lower case keeps it",
         );
         assert_eq!(rules("c 3003 TAGS\na 3001 Tags"), ["/api/tags/ c", "=/api/Tags/ a"]);
-        // What was moved back stays there; what leads to a service that has another name now is made anew.
+        // A rule that was moved back to the monolith stays; a rule for a service with a new name is rendered again.
         let moved = MAP.replace("/api/gone/ gone", "/api/blogposts/ monolith\n/api/tags/ tags");
         let moved = rendered(&moved, "users 3001\nblog-posts 3002 blogPosts\nlabels 3003 tags");
         assert!(moved.contains("\n/api/blogposts/ monolith\n/api/tags/ labels\n# plan: end"), "{moved}");
@@ -444,7 +447,7 @@ users:/data/users /tokens/users [/api/users, /api/users/*] ${Bucket}/users/* $US
     }
 
     #[test]
-    fn a_listener_rule_that_somebody_wrote_stays_as_long_as_its_collection() {
+    fn a_handwritten_listener_rule_stays_as_long_as_its_collection() {
         assert_eq!(rendered(MAP, "users 3001\nposts 3002"), MAP.replace("/api/gone/ gone\n", "/api/posts/ posts\n"),);
         let without = rendered(MAP, "posts 3002");
         assert_eq!(
@@ -457,10 +460,10 @@ users:/data/users /tokens/users [/api/users, /api/users/*] ${Bucket}/users/* $US
     fn broken_regions_are_refused_with_file_and_line() {
         for (text, expected) in [
             ("a\n", "file: line 1: there is no `# plan:` comment"),
-            ("a\n# plan: end\n", "file: line 2: this ends nothing"),
+            ("a\n# plan: end\n", "file: line 2: this ends no region"),
             (
                 "# plan: lines, as users 3001\nusers\n# plan: end",
-                "file: line 1: \"lines, as users 3001\" begins nothing",
+                "file: line 1: \"lines, as users 3001\" begins no region",
             ),
             ("\n# plan: a line for each, as users 3001\nusers\n", "file: line 2: `# plan: end` is missing after this"),
             (
@@ -482,7 +485,7 @@ users:/data/users /tokens/users [/api/users, /api/users/*] ${Bucket}/users/* $US
     }
 
     #[test]
-    fn a_first_name_that_means_something_else_in_a_block_is_refused_but_for_copies() {
+    fn a_first_name_with_another_meaning_in_the_template_is_refused_except_for_copies() {
         let text = "# plan: a line for each, as users 3001\nusers logs 2012\n# plan: end\n";
         for list in ["logs 3001", "users 2012"] {
             let error = render_text(Path::new("file"), text, &plan(list), Purpose::Update).unwrap_err();
