@@ -523,7 +523,7 @@ fn what_somebody_has_said_of_a_record_counts_before_all_else() {
     write(&new, &[&user("7", "1"), BOB], &[]);
     let (code, report) = run(&new, &data, &["--resolutions", path]);
     assert_eq!(code, Some(3), "{report}");
-    assert!(report.contains("line 1: there is no conflict about users 1 any more"), "{report}");
+    assert!(report.contains("line 1: users 1 is no longer in conflict"), "{report}");
     // Digits count as they do elsewhere.
     let [old, new, data] = ["old2.json", "new2.json", "data2"].map(|name| dir.path().join(name));
     write(&old, &[&user("2", "1")], &[]);
