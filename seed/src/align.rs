@@ -173,7 +173,7 @@ pub fn align(
             }
         };
         let Ok(given) = Id::try_from(id) else {
-            let reason = "every id that there is has been given".to_owned();
+            let reason = "no id is left for new records".to_owned();
             let (file, place) = (newer.path().to_owned(), newer.collection.name().to_owned());
             return Err(Error::Input { file, place, reason });
         };
