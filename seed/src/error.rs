@@ -94,7 +94,7 @@ pub enum Error {
         .0.text.trim_end()
     )]
     Conflicts(Outcome),
-    /// The monolith's answer is not one of a json-server.
+    /// The monolith gives no usable answer.
     #[error("{0}; is this the monolith?")]
     Monolith(String),
     /// The services' answers differ from the monolith's, or cannot be compared; the report has the exit code.
@@ -231,7 +231,7 @@ impl Error {
         Error::Occupied { data: data.to_owned(), holds }
     }
 
-    /// Returns the exit code; `--help` lists them. clap itself exits with 2.
+    /// Returns the exit code; `--help` lists them. 2 stands for a wrong command line.
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Tokens(TokenFileError::Io { .. }) | Error::Random(_) => 6,

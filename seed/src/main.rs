@@ -1,10 +1,10 @@
-//! `seed`'s process.
+//! The `seed` program.
 
 use std::process::ExitCode;
 
 mod cli;
 
-// The system's own takes longer, and musl's, which is in the images, many times as long.
+// The system's allocator is slower, and musl's, which the images use, many times slower.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
