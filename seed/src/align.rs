@@ -98,15 +98,16 @@ pub enum TakenFor {
 }
 
 impl Alignment {
-    /// Tells whether the newer list plausibly descends from the slice: at least half of the shorter of the two is in the
-    /// other.
+    /// Tells whether the newer list plausibly descends from the slice: at least half of the shorter of the two is in
+    /// the other.
     pub fn is_convincing(&self) -> bool {
         self.found * 2 >= self.before.min(self.after)
     }
 }
 
 impl Alignment {
-    /// Takes the slice's records with these ids out of the gone ones: rejected records of the newer list stand for them.
+    /// Takes the slice's records with these ids out of the gone ones: rejected records of the newer list stand for
+    /// them.
     pub fn spare(&mut self, ids: &RoaringTreemap, older: &Rows) {
         let spared = older.rows.iter().filter(|row| row.given && ids.contains(row.id)).count() as u64;
         self.gone = self.gone.saturating_sub(spared);
@@ -139,7 +140,7 @@ pub fn align(
     newer: &Rows,
     reserve: impl FnOnce(u64, u64) -> Result<u64, Error>,
 ) -> Result<Alignment, Error> {
-    // An id that stands in the newer file is its record's own now.
+    // An id in the newer file is its record's own now.
     let before: Vec<&Row> = older.rows.iter().filter(|row| row.given && !newer.own.contains(row.id)).collect();
     let after: Vec<&Row> = newer.rows.iter().filter(|row| row.given && !row.rejected).collect();
     let mut matching = Matching::of(&before, &after, |row| row.hash);
@@ -291,7 +292,7 @@ impl Matching {
     /// order on both; then the others between them.
     fn find_anchors(&mut self) {
         for (a, b) in self.gaps(&self.partners.clone()) {
-            for (before, after) in once_in_order(&self.before[a.clone()], &self.after[b.clone()]) {
+            for (before, after) in find_unique_in_order(&self.before[a.clone()], &self.after[b.clone()]) {
                 self.partners[b.start + after] = Some((a.start + before) as u32);
             }
         }
@@ -342,7 +343,7 @@ impl Matching {
             list.windows(IN_A_ROW).map(|row| texts.token(hash(row))).collect()
         };
         let (left, right) = (rows(&self.before[a.clone()]), rows(&self.after[b.clone()]));
-        for (before, after) in once_in_order(&left, &right) {
+        for (before, after) in find_unique_in_order(&left, &right) {
             for nth in 0..IN_A_ROW {
                 let (before, after) = (a.start + before + nth, b.start + after + nth);
                 // A run that overlaps an earlier one may lead elsewhere: the first counts.
@@ -548,7 +549,7 @@ fn pair_by_words(left: &[usize], right: &[usize], texts: &Lookup) -> Result<Vec<
 }
 
 /// Lists the places of tokens that stand once in each list, in the longest run that is in order in both.
-fn once_in_order(left: &[Token], right: &[Token]) -> Vec<(usize, usize)> {
+fn find_unique_in_order(left: &[Token], right: &[Token]) -> Vec<(usize, usize)> {
     // The place of each token in the left list and in the right one.
     let mut places: HashMap<u32, [Place; 2], BuildHasherDefault<Half>> = HashMap::default();
     for (side, list) in [left, right].into_iter().enumerate() {
@@ -645,7 +646,8 @@ mod tests {
     }
 
     proptest! {
-        /// Anchors are equal and in order, no record is matched twice, and all equal records are found, in any two lists.
+        /// Anchors are equal and in order, no record is matched twice, and all equal records are found, in any two
+        /// lists.
         #[test]
         fn equal_records_are_each_found_once(
             before in prop::collection::vec(0_u8..20, 0..40),

@@ -1,4 +1,5 @@
-//! The files that a command writes beside the split, once it succeeds: `--rest`, `--rejects` and `--conflicts`.
+//! The files that a command writes beside the split, and puts into place at its end: `--rest`, `--rejects` and
+//! `--conflicts`.
 
 use std::fs::{self, File};
 use std::io::{BufReader, Write};

@@ -11,9 +11,10 @@
 //! | changed | changed in other fields | both changes are applied |
 //! | changed | changed otherwise | a [conflict](crate::conflict): nothing at all is applied until it is resolved |
 //!
-//! Adding and removing a record are changes, too. Ids match the file's records with the slice's; records without ids are
-//! matched by the [alignment](crate::align). A rejected record changes nothing. The changes are staged in a file beside
-//! the patch of each slice, and [`target`](crate::target) has the databases make them, with or without a running service.
+//! Adding and removing a record are changes, too. Ids match the file's records with the slice's; records without ids
+//! are matched by the [alignment](crate::align). A rejected record changes nothing. The changes are staged in a file
+//! beside the patch of each slice, and [`target`](crate::target) has the databases make them, with or without a running
+//! service.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -396,7 +397,8 @@ impl Planning<'_> {
         Err(self.repeated(before.collection, None, is_it))
     }
 
-    /// Gives newer rows without ids the ids of the older rows that they match, `known` or found; gives the others new ids.
+    /// Gives newer rows without ids the ids of the older rows that they match, `known` or found; gives the others new
+    /// ids.
     fn align_rows(
         &self,
         database: &mut Database,
@@ -444,8 +446,7 @@ impl Planning<'_> {
             let ids: Vec<u64> = part.iter().map(|(id, _)| *id).collect();
             let stored = before.database.records(&ids)?;
             for (number, row) in part {
-                // A dry run takes no ids. A record that the service has created meanwhile may have got the same one: it
-                // is another record.
+                // A dry run takes no ids: a record with the same id, created meanwhile by the service, is another one.
                 let is_new = |row: &Row| row.given || collection.has_text_ids();
                 let is_not_taken = self.dry_run && *number > look.last_id && row.is_some_and(is_new);
                 let (was, stored) = (split.get(*number), stored.get(number).filter(|_| !is_not_taken));
@@ -624,8 +625,8 @@ impl Touched {
         self.ids.contains(id)
     }
 
-    /// Finds them by their revisions, if the manifest knows the database's revision right after the split; else by their
-    /// texts.
+    /// Finds them by their revisions, if the manifest knows the database's revision right after the split; else by
+    /// their texts.
     fn find(before: &mut Before, look: &Look, older: &Rows, split: &ById) -> Result<Self, Error> {
         let Before { database, entry, .. } = before;
         let now = Moment::at(look, RoaringTreemap::new());
@@ -694,8 +695,8 @@ fn read_older(slice: &Path, entry: &Entry, all_given: bool) -> Result<Rows, Erro
     Err(Error::Difference(format!("{fault}\n`seed --replace` splits the file anew.")))
 }
 
-/// Tells whether every id in a slice was given by the split. An older `seed` did not note given ids, but wrote them into
-/// the slice if it had rejected records of a list without ids.
+/// Tells whether every id in a slice was given by the split. An older `seed` did not note given ids, but wrote them
+/// into the slice if it had rejected records of a list without ids.
 pub fn are_all_given(
     entry: &Entry,
     rejected: bool,

@@ -336,7 +336,9 @@ impl Resolutions {
             None => Ok(()),
             Some(((name, id), (line, _, _))) => Err(self.wrong(
                 *line,
-                format!("{name} {id} is no longer in conflict; delete this line, or write the file again with --conflicts"),
+                format!(
+                    "{name} {id} is no longer in conflict; delete this line, or write the file again with --conflicts"
+                ),
             )),
         }
     }

@@ -89,8 +89,8 @@ impl Database {
         Ok(records)
     }
 
-    /// Reads the next entries of an index of ids, after the entry `after`: each an id, and the id of a record that refers to
-    /// it.
+    /// Reads the next entries of an index of ids, after the entry `after`: each an id, and the id of a record that
+    /// refers to it.
     pub fn references(&mut self, index: Index, after: (u64, u64)) -> Result<Vec<(u64, u64)>, Error> {
         match self.ask(Ask::References { index: index.number(), after })? {
             Answer::References(part) => Ok(part),
@@ -98,8 +98,8 @@ impl Database {
         }
     }
 
-    /// Reads the next entries of an index of text ids, after the entry `after`: each a text, and the records under it. The
-    /// same text may follow with further records.
+    /// Reads the next entries of an index of text ids, after the entry `after`: each a text, and the records under it.
+    /// The same text may follow with further records.
     pub fn texts(&mut self, index: Index, after: Option<(String, u64)>) -> Result<Vec<(String, Vec<u64>)>, Error> {
         match self.ask(Ask::Texts { index: index.number(), after })? {
             Answer::Texts(part) => Ok(part),

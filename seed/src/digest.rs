@@ -58,8 +58,8 @@ pub fn meaning(json: &str) -> Vec<u8> {
     meaning
 }
 
-/// Appends the meaning of the value at the beginning of `json`, canonical text: keys in the order of their bytes, numbers
-/// as [`write_number`] writes them. Returns the value's length.
+/// Appends the meaning of the value at the beginning of `json`, canonical text: keys in the order of their bytes,
+/// numbers as [`write_number`] writes them. Returns the value's length.
 fn write_meaning(json: &[u8], out: &mut Vec<u8>) -> usize {
     match json[0] {
         b'"' => {

@@ -31,7 +31,7 @@ pub enum Error {
         file: PathBuf,
         /// JSON pointer and byte offset.
         place: String,
-        /// What is wrong there.
+        /// The fault there.
         reason: String,
     },
     /// The input cannot be split; all obstacles are known, with their remedies.
@@ -55,7 +55,7 @@ pub enum Error {
     Plan {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Its fault.
         reason: String,
     },
     /// The command line names an unknown collection.

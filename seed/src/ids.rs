@@ -1,8 +1,8 @@
 //! The ids of a list's positions, for records without ids of their own; or, in a collection with text ids, the records'
 //! numbers in the database.
 //!
-//! At the first split, each position is the id, from 1. Later, a list has lost records in the middle and may have another
-//! order, but every record has kept its id: then several runs describe the ids.
+//! At the first split, each position is the id, from 1. Later, a list has lost records in the middle and may have
+//! another order, but every record has kept its id: then several runs describe the ids.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -145,8 +145,8 @@ impl AllGiven {
     }
 }
 
-/// The file `db.json.ids` beside a joined `db.json`: the ids of records without ids. A split of that very `db.json` gives
-/// them the same ids again.
+/// The file `db.json.ids` beside a joined `db.json`: the ids of records without ids. A split of that very `db.json`
+/// gives them the same ids again.
 #[derive(Debug, Serialize, Deserialize)]
 struct Beside {
     version: u32,

@@ -101,8 +101,8 @@ pub(crate) fn is_as_split(scanned: &Scanned, manifest: &Manifest) -> bool {
     scanned.digests.canonical.to_string() == entry.digest && scanned.digests.canonical.count == entry.records
 }
 
-/// Finds the ids of records without ids in the file at `input`, by aligning its lists with the slices of a `split`; and the
-/// numbers of records with text ids. Slices and databases are in the same order.
+/// Finds the ids of records without ids in the file at `input`, by aligning its lists with the slices of a `split`; and
+/// the numbers of records with text ids. Slices and databases are in the same order.
 pub(crate) fn align_all(
     input: &Path,
     as_node: bool,

@@ -16,10 +16,11 @@
 //!
 //! `digest` is the canonical one of [`Digests`](crate::digest::Digests). If a slice has ids in it that the split gave,
 //! `"given": [[4, 9], [12, 12]]` lists them, as the first and the last of each range. In a collection with text ids,
-//! `"numbers": [[1, 1, 8], [9, 12, 3]]` maps the slice's places, from 1, to their numbers in the database, unless both are
-//! the same: the first place, its number, and the count of consecutive pairs.
+//! `"numbers": [[1, 1, 8], [9, 12, 3]]` maps the slice's places, from 1, to their numbers in the database, unless both
+//! are the same: the first place, its number, and the count of consecutive pairs.
 //!
-//! Version 1 had the members of `collections` beside `source`, without declarations: the workspace's declarations apply.
+//! Version 1 had the members of `collections` beside `source`, without declarations: the workspace's declarations
+//! apply.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -106,8 +107,8 @@ pub struct Moment {
     pub revision: u64,
     /// The digest of its records, byte for byte, as the service keeps it.
     pub exact: String,
-    /// The slice's records that the database had otherwise or not at all, because the service had changed them. The set may
-    /// contain others.
+    /// The slice's records that the database had otherwise or not at all, because the service had changed them. The set
+    /// may contain others.
     #[serde(default, skip_serializing_if = "RoaringTreemap::is_empty", with = "ranges")]
     pub differs: RoaringTreemap,
 }
@@ -133,8 +134,8 @@ impl Entry {
         Collection::of(self.declaration.clone())
     }
 
-    /// Returns the collection as which every record of the slice can be read: with its ids, without its fields. An update
-    /// may have spared records that do not fit the present declaration; they stay in the slice as they were.
+    /// Returns the collection as which every record of the slice can be read: with its ids, without its fields. An
+    /// update may have spared records that do not fit the present declaration; they stay in the slice as they were.
     pub fn in_slice(&self) -> Collection {
         let mut declaration = self.declaration.clone();
         (declaration.fields, declaration.indexes) = Default::default();

@@ -5,7 +5,8 @@
 //! - Two records are alike if both have more than half of the words of the two together. A word of four letters or more
 //!   counts as shared if more than half of its letter pairs are: it may have been corrected. Exactly half of the words
 //!   is enough if both have the same words with digits.
-//! - They are alike if one text begins with the whole other text, of four characters or more: it may have been added to.
+//! - They are alike if one text begins with the whole other text, of four characters or more: it may have been added
+//!   to.
 //! - They are never alike if each has a word with a digit that the other lacks: `post 17` is not `post 23`. From ten
 //!   words on, a number may differ if nine tenths of the words are the same.
 //!
@@ -127,8 +128,11 @@ pub fn alikeness(left: &Content, right: &Content) -> Option<f64> {
         return None;
     }
     // Corrections cannot lift a share this low to half.
-    let share =
-        if share > 0.1 || all < 8.0 { (2 * (common + count_corrected(&only_left, &only_right))) as f64 / all } else { share };
+    let share = if share > 0.1 || all < 8.0 {
+        (2 * (common + count_corrected(&only_left, &only_right))) as f64 / all
+    } else {
+        share
+    };
     let numbered = !digits_left && !digits_right && left.words.iter().any(|word| has_digit(word));
     if share > 0.5 || numbered && share >= 0.5 {
         return Some(share);

@@ -2,7 +2,8 @@
 //!
 //! - The last value of a repeated key counts, in the place of the first.
 //! - Bytes that are not UTF-8 become U+FFFD, as when Node reads a file.
-//! - Half a surrogate pair becomes U+FFFD, too, because no Rust text can hold it. Node keeps it and sends it as an escape.
+//! - Half a surrogate pair becomes U+FFFD, too, because no Rust text can hold it. Node keeps it and sends it as an
+//!   escape.
 
 use std::collections::HashMap;
 

@@ -1,7 +1,8 @@
-//! Numbers for the records of a newer list with text ids. A record keeps its number in the database, whatever its place.
+//! Numbers for the records of a newer list with text ids. A record keeps its number in the database, whatever its
+//! place.
 //!
-//! 1. A record whose id is in the slice is that record; if its service has replaced the record by another of the same id, it
-//!    is the other.
+//! 1. A record whose id is in the slice is that record; if its service has replaced the record by another of the same
+//!    id, it is the other.
 //! 2. A record whose id only the database has was made by its service.
 //! 3. Others are new and get numbers that no record ever had, so they are listed last.
 //!
@@ -14,9 +15,9 @@ use crate::error::Error;
 use crate::rows::Rows;
 use crate::text::name_of;
 
-/// Gives the `newer` rows with ids of their own their numbers, and the `older` rows their present numbers in the database.
-/// `is_untouched` tells that the database was not written to since the split. With `takes`, new numbers are reserved in the
-/// database. Returns the name of a repeated id, if there is one.
+/// Gives the `newer` rows with ids of their own their numbers, and the `older` rows their present numbers in the
+/// database. `is_untouched` tells that the database was not written to since the split. With `takes`, new numbers are
+/// reserved in the database. Returns the name of a repeated id, if there is one.
 pub fn number(
     database: &mut Database,
     older: &mut Rows,
@@ -76,7 +77,7 @@ fn look_up_older(database: &mut Database, older: &mut Rows, newer: &mut Rows) ->
             let row = &mut older.rows[*nth];
             match number {
                 0 => {}
-                // The new record owns the id, so no record without an id can have it.
+                // Another record owns the id now, so no record without an id can have it.
                 _ if row.given => drop(newer.own.insert(row.id)),
                 _ => row.id = number,
             }
@@ -95,8 +96,8 @@ fn reserve(database: &mut Database, count: u64, above: u64, takes: bool) -> Resu
     if takes && count > 0 { database.reserve(count, above) } else { Ok(above.max(database.look()?.last_id)) }
 }
 
-/// Finds `count` consecutive ids above `above` for records of the `newer` list without ids; returns the last id before them.
-/// If ids are texts, no record has their digits as its id.
+/// Finds `count` consecutive ids above `above` for records of the `newer` list without ids; returns the last id before
+/// them. If ids are texts, no record has their digits as its id.
 pub fn give_ids(database: &mut Database, newer: &Rows, count: u64, mut above: u64, takes: bool) -> Result<u64, Error> {
     loop {
         let last_id = reserve(database, count, above, takes)?;

@@ -91,10 +91,10 @@ impl Kind {
                 "A record that does not fit: correct the file, or give --plan FOLDER with the edited declaration; or \
                  --rejects FILE goes on without such records."
             }
-            Self::RepeatedId => {
-                "A repeated id: correct the file, or --rejects FILE goes on without the later record."
+            Self::RepeatedId => "A repeated id: correct the file, or --rejects FILE goes on without the later record.",
+            Self::Reject => {
+                "More rejected records than --max-rejects allows: correct the file, or raise --max-rejects."
             }
-            Self::Reject => "More rejected records than --max-rejects allows: correct the file, or raise --max-rejects.",
             Self::Json => "Invalid JSON: correct the file; nothing after it was looked at.",
         }
     }

@@ -1,6 +1,7 @@
 //! Orphans: references to missing records, such as those of a thread by no known user, or of a post in no known thread.
 //!
-//! The monolith serves such records, so the split keeps them. Only `seed` can find them: no service sees two collections.
+//! The monolith serves such records, so the split keeps them. Only `seed` can find them: no service sees two
+//! collections.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;

@@ -1,9 +1,9 @@
 //! A newer slice as a patch of the old one, so that the disk never has to hold both.
 //!
 //! The patch is written before the commit point, and is short if little has changed. After the commit point, [`apply`]
-//! writes the new slice from the old one and the patch. Once a stride of it is durable, the part of the old slice that is
-//! no longer needed is given back to the file system. A file of its own notes the progress, so that the next run can go on
-//! after an interruption.
+//! writes the new slice from the old one and the patch. Once a stride of it is durable, the part of the old slice that
+//! is no longer needed is given back to the file system. A file of its own notes the progress, so that the next run can
+//! go on after an interruption.
 //!
 //! ```text
 //! patch   the pieces, and then the SHA-256 of all of them
@@ -89,7 +89,8 @@ impl Patch {
         self.records + 1
     }
 
-    /// Adds a record of the old slice: `length` bytes from `offset` on. `has_id` tells whether a `given` id is written there.
+    /// Adds a record of the old slice: `length` bytes from `offset` on. `has_id` tells whether a `given` id is written
+    /// there.
     pub fn put_old(&mut self, id: u64, given: bool, has_id: bool, offset: u64, length: u32) -> Result<(), Error> {
         let (mut begin, length) = (offset, u64::from(length));
         let end = begin + length;
@@ -197,8 +198,8 @@ struct Piece {
     length: u64,
 }
 
-/// Writes the new slice in `next` from its patch there, and puts it into the place of `slice`. Without a patch, moves a new
-/// slice that is already there, or does nothing.
+/// Writes the new slice in `next` from its patch there, and puts it into the place of `slice`. Without a patch, moves a
+/// new slice that is already there, or does nothing.
 pub fn apply(next: &Path, slice: &Path) -> Result<(), Error> {
     let (patch, new) = (patch_in(next), next.join("db.json"));
     if patch.exists() {

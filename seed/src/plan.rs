@@ -112,9 +112,9 @@ impl Plan {
         })
     }
 
-    /// Returns the collection with that name, or with that service's name in the plan's `folder`, and its service's name.
-    /// A collection's name has precedence. Without a folder, this is the workspace's own plan, in which both names are the
-    /// same.
+    /// Returns the collection with that name, or with that service's name in the plan's `folder`, and its service's
+    /// name. A collection's name has precedence. Without a folder, this is the workspace's own plan, in which both
+    /// names are the same.
     ///
     /// # Errors
     /// The plan has no such collection, or the list cannot be read.

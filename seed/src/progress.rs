@@ -1,7 +1,7 @@
 //! The progress of a run, shown as a bar on a terminal or as a line every few seconds elsewhere, and written to a log.
 //!
-//! A run has stages. If it announces them and their relative lengths with [`expect`], each stage also shows the time left
-//! for the whole run.
+//! A run has stages. If it announces them and their relative lengths with [`expect`], each stage also shows the time
+//! left for the whole run.
 
 use std::cell::Cell;
 use std::fs::{File, OpenOptions};

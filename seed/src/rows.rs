@@ -84,8 +84,8 @@ impl Rows {
         pointer_to(self.collection, row.position - 1)
     }
 
-    /// Reads the rows of `source`, which is opened at this list's path. `given` tells which ids in it are not the records'
-    /// own. A rejected record becomes a row if `passing`, else an error.
+    /// Reads the rows of `source`, which is opened at this list's path. `given` tells which ids in it are not the
+    /// records' own. A rejected record becomes a row if `passing`, else an error.
     pub fn read(
         &mut self,
         source: &mut Source,
@@ -108,7 +108,8 @@ impl Rows {
         Ok(())
     }
 
-    /// Adds the accepted and the rejected records of one batch; `span` returns a record's offset and length in the file.
+    /// Adds the accepted and the rejected records of one batch; `span` returns a record's offset and length in the
+    /// file.
     pub fn add(
         &mut self,
         records: &[Records],

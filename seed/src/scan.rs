@@ -155,8 +155,8 @@ impl Comparison {
     }
 }
 
-/// Compares the file at `path`, which holds the collections `wanted`, with their databases. A rejected record is an error
-/// unless rejects are `passed_over`. The comparisons are in the databases' order.
+/// Compares the file at `path`, which holds the collections `wanted`, with their databases. A rejected record is an
+/// error unless rejects are `passed_over`. The comparisons are in the databases' order.
 pub fn compare(
     path: &Path,
     reading: &Arc<Reading>,

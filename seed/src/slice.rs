@@ -1,10 +1,10 @@
 //! A slice: one collection of the monolith's file, in the same shape and order, for the service that owns it.
 //!
-//! A record without an id has none here either, as long as its id is its position. If earlier records are gone or it has
-//! moved, its given id is written, and the manifest notes that the id was given.
+//! A record without an id has none here either, as long as its id is its position. If earlier records are gone or it
+//! has moved, its given id is written, and the manifest notes that the id was given.
 //!
-//! In a collection with text ids, the manifest notes the number of each place in the database; the slice has no numbers. A
-//! collection of a single record is that record, or null without one.
+//! In a collection with text ids, the manifest notes the number of each place in the database; the slice has no
+//! numbers. A collection of a single record is that record, or null without one.
 
 use std::borrow::Cow;
 use std::fs::File;

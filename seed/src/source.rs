@@ -1,5 +1,5 @@
-//! The monolith's file as batches of records, which all cores parse. Decides which collections are read and what happens
-//! to the others; [`record::reader`] finds the records.
+//! The monolith's file as batches of records, which all cores parse. Decides which collections are read and what
+//! happens to the others; [`record::reader`] finds the records.
 
 use std::collections::HashSet;
 use std::fs::{File, Metadata};
@@ -166,8 +166,8 @@ impl Source {
         self
     }
 
-    /// Copies collections that no service owns to `rest`, as one object, instead of refusing them. Only their brackets and
-    /// strings are read.
+    /// Copies collections that no service owns to `rest`, as one object, instead of refusing them. Only their brackets
+    /// and strings are read.
     pub fn passing(mut self, rest: Box<dyn Write + Send>) -> Self {
         self.rest = Some(Rest { out: rest, is_empty: true });
         self
@@ -352,7 +352,7 @@ pub struct Reject {
     pub kind: Kind,
     /// The fault's offset in the file.
     pub offset: u64,
-    /// What is wrong there.
+    /// The fault.
     pub reason: String,
     /// Its place in its array, from 1.
     #[serde(skip)]

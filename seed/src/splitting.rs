@@ -222,8 +222,8 @@ fn load(store: Store, last_id: u64, batches: Receiver<(Vec<Records>, RecordSet)>
     Ok(())
 }
 
-/// Reads the source once more to name both places of a repeated id, whose records `is_it` recognizes: the database reports
-/// the second only.
+/// Reads the source once more to name both places of a repeated id, whose records `is_it` recognizes: the database
+/// reports the second only.
 pub fn repeated_id(
     path: &Path,
     plan: &Plan,

@@ -47,7 +47,7 @@ impl Survey<'_> {
             // The split's reason names the record that has the id.
             Some(same) if same.kind == Kind::RepeatedId => same.reason.clone_from(reason),
             Some(_) => {}
-            // Only the split checks this closely.
+            // Only the split checks the file this closely.
             None => {
                 let (kind, place, reason) = (kind_of(reason), place.clone(), reason.clone());
                 found.named.insert(0, Obstacle { kind, place, reason });

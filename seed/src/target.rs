@@ -1,7 +1,7 @@
 //! The target: the services' folders, which a verified split or the changes of a newer file are published to.
 //!
-//! A result is built in `building/`, beside the present state, and put into place once all of it is verified and durable.
-//! This takes several steps with one commit point:
+//! A result is built in `building/`, beside the present state, and put into place once all of it is verified and
+//! durable. This takes several steps with one commit point:
 //!
 //! ```text
 //! 1  DIR/manifest.next.json is written
@@ -10,8 +10,9 @@
 //! 4  in each folder: db/ becomes old/, next/db/ becomes db/, next/db.json becomes db.json, next/ and old/ go
 //! ```
 //!
-//! A newer file has `next/changes` and `next/slice.patch` instead of `next/db/` and `next/db.json`. Its records are held
-//! before step 3; in step 4 this process or the running service ([`Database`]) changes them, and then the slice changes.
+//! A newer file has `next/changes` and `next/slice.patch` instead of `next/db/` and `next/db.json`. Its records are
+//! held before step 3; in step 4 this process or the running service ([`Database`]) changes them, and then the slice
+//! changes.
 //!
 //! After an interruption, the next run of `seed` first takes the steps back (before 3) or finishes them (after 3):
 //! [`Target::lock`] does that. Each step is on the disk before the next begins.
@@ -435,8 +436,8 @@ fn left_unsettled(data: &Path, plan: &Plan) -> Vec<Collection> {
     left
 }
 
-/// Keeps other runs out of `data` until the result is dropped. Locks of the services' folders are not enough: if a running
-/// service ends in the middle of a run, another run could take its folder.
+/// Keeps other runs out of `data` until the result is dropped. Locks of the services' folders are not enough: if a
+/// running service ends in the middle of a run, another run could take its folder.
 fn keep_runs_out(data: &Path) -> Result<Option<File>, Error> {
     let folder = File::open(data).map_err(Error::io(data))?;
     let give_up = Instant::now() + BUSY_PATIENCE;

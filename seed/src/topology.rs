@@ -7,8 +7,8 @@
 //! blog-posts 3003 blogPosts
 //! ```
 //!
-//! A line is a service's name, its port, and its collection's name if that differs: a name that is valid in JSON and in a
-//! URL may be invalid for code folders, images, containers, HAProxy or CloudFormation.
+//! A line is a service's name, its port, and its collection's name if that differs: a name that is valid in JSON and in
+//! a URL may be invalid for code folders, images, containers, HAProxy or CloudFormation.
 //!
 //! This file depends on no other file of the crate, so that the build script can read the list, too.
 
@@ -25,8 +25,8 @@ pub const NAME_LENGTH: usize = 32;
 /// The greatest length of a collection's name, the same as in declarations.
 const COLLECTION_LENGTH: usize = 64;
 
-/// The ports of services. Lower ones belong to root; the system gives higher ones to clients. A listener rule on AWS has
-/// its collection's port as its priority: priorities end at 50,000, and the smallest are the entrance's own.
+/// The ports of services. Lower ones belong to root; the system gives higher ones to clients. A listener rule on AWS
+/// has its collection's port as its priority: priorities end at 50,000, and the smallest are the entrance's own.
 const PORTS: RangeInclusive<u16> = 1024..=49151;
 
 /// The port of every service in its container, and the entrance's port under `./up`.

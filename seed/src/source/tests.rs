@@ -157,7 +157,8 @@ fn a_value_that_is_not_json_is_refused_at_its_byte() {
             .rsplit_once("byte ")
             .and_then(|(_, rest)| rest.trim_end_matches(')').parse().ok())
             .unwrap_or_else(|| panic!("{shown}: no byte in {place:?}"));
-        // The fault is in the value or at the first byte after it that cannot follow; at the end if the value never ends.
+        // The fault is in the value or at the first byte after it that cannot follow; at the end if the value never
+        // ends.
         let last = if matches!(value, b"[1" | b"[1}" | b"\"\\u12\"") { text.len() } else { begin + value.len() + 1 };
         assert!((begin + at..=last).contains(&offset), "{shown}: {place}: {reason}");
         assert!(!reason.is_empty() && reason.len() < 200, "{shown}: {reason}");

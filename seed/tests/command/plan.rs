@@ -335,7 +335,11 @@ fn a_plan_that_contradicts_itself_is_refused_with_its_file_and_the_reason() {
         ("\"route\": \"by-user\"", "\"route\": \"by/user\"", "the route \"by/user\" must be of"),
         ("\"field\": \"by\"", "\"field\": \"bye\"", "is of the field \"bye\", which is not declared"),
         ("\"field\": \"by\"", "\"field\": \"stars\"", "neither a text nor a reference"),
-        ("\"to\": \"posts\"", "\"to\": \"letters\"", "comments refers to letters in \"post\", and letters is not listed"),
+        (
+            "\"to\": \"posts\"",
+            "\"to\": \"letters\"",
+            "comments refers to letters in \"post\", and letters is not listed",
+        ),
         ("\"ids\"", "\"idz\"", "unknown field `idz`"),
     ] {
         let refused = with(from, to);
