@@ -75,7 +75,8 @@ impl Conflict {
         id_in(self.collection, self.id, there.map_or("{}", |json| json))
     }
 
-    /// Returns the record with both sides' changes; `None` if they change the same field or make no valid record.
+    /// Returns the record with both sides' changes; `None` if both have changed one field differently, if a version is
+    /// missing, or if the result is not a valid record.
     pub fn merge(&self) -> Option<String> {
         let (Some(base), Some(file), Some(service)) = (&self.base, &self.file, &self.service) else { return None };
         let [base, file] = [members(base), members(file)];
@@ -293,7 +294,7 @@ impl Resolutions {
                     }
                 }
                 other => {
-                    let reason = format!(r#"{other} cannot be taken: "file", "service", "base", or a record can"#);
+                    let reason = format!(r#"{other} cannot be taken; use "file", "service", "base" or a record"#);
                     return Err(resolutions.wrong(number, reason));
                 }
             };

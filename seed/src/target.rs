@@ -223,7 +223,7 @@ impl Target {
         Self::take(data, plan, false)
     }
 
-    /// Does the same, but connects to services that run.
+    /// Takes the folders like [`lock`](Self::lock), but connects to services that run.
     ///
     /// # Errors
     /// [`StoreError::InUse`] if a running service cannot be reached.
