@@ -4,8 +4,8 @@
 //!
 //! 1. Equal records in the same order on both sides are the same: the anchors, which an edit script finds.
 //! 2. Other equal records are the same wherever they stand, the first here with the first there: they have moved.
-//! 3. A record between two anchors that is [near](alikeness) one that stood between them is that record, changed. So is
-//!    one that is near a record which had the same, moved, neighbour.
+//! 3. A record between two anchors that is [near](alikeness) one that stood between them is that record, changed. The
+//!    same holds beside a record that has moved, for a near one that stood beside it before.
 //! 4. The rest of the newer list is new and gets ids that were never used; the rest of the slice is gone.
 
 use std::collections::{HashMap, HashSet, VecDeque};

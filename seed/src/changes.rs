@@ -1,7 +1,7 @@
 //! Compares a newer file with the existing split and stages what it changes.
 //!
-//! Each record has three versions: the slice has it as it was split, the newer file as it is there now, and the service
-//! as it is here now. A side that differs from the slice has changed the record:
+//! Each record has three versions: the slice's, which was split, the newer file's, and the service's. A side that differs
+//! from the slice has changed the record:
 //!
 //! | the file | the service | result |
 //! |---|---|---|
@@ -138,7 +138,7 @@ enum Outcome<'r> {
 }
 
 impl Changes {
-    /// Returns no changes of `collection`.
+    /// Returns an empty set of changes for `collection`.
     fn of(collection: Collection) -> Self {
         Self {
             collection,

@@ -159,7 +159,7 @@ impl Conflict {
         hex::encode(&hash.finalize()[..8])
     }
 
-    /// Writes the conflict as a line of JSON, with `take` or an empty place for it.
+    /// Writes the conflict as a line of JSON, with `take`, or null to be filled in.
     pub fn write(&self, take: Option<&Take>, out: &mut impl Write) -> std::io::Result<()> {
         let raw = |json: &Option<String>| {
             json.as_ref().map(|json| RawValue::from_string(json.clone()).expect("canonical text is JSON"))

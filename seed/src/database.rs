@@ -71,7 +71,7 @@ impl Database {
         Ok((there, written))
     }
 
-    /// Reads the records `ids`, without missing ones. Ask for at most [`AT_ONCE`].
+    /// Reads the existing records among `ids`, of which there should be at most [`AT_ONCE`].
     pub fn records(&mut self, ids: &[u64]) -> Result<BTreeMap<u64, Seen>, Error> {
         let mut records = BTreeMap::new();
         let mut left = ids;

@@ -2,11 +2,10 @@
 //!
 //! People recognize a record by its words, so the words in its texts count, regardless of case:
 //!
-//! - Two records are alike if both have more than half of the words of the two together. A word of four letters or more
-//!   counts as shared if more than half of its letter pairs are: it may have been corrected. Exactly half of the words
-//!   is enough if both have the same words with digits.
-//! - They are alike if one text begins with the whole other text, of four characters or more: it may have been added
-//!   to.
+//! - Two records are alike if they share more than half of all their words. A word of four letters or more counts as
+//!   shared if more than half of its letter pairs are: it may have been corrected. Exactly half of the words is enough
+//!   if both have the same words with digits.
+//! - They are alike if one text, of four characters or more, begins the other: it may have been added to.
 //! - They are never alike if each has a word with a digit that the other lacks: `post 17` is not `post 23`. From ten
 //!   words on, a number may differ if nine tenths of the words are the same.
 //!

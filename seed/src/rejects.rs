@@ -18,8 +18,8 @@ use crate::text::{id_in, member_of, name_of};
 
 /// The handling of rejected records.
 ///
-/// To go on past rejects, it must detect repeated ids itself. So it keeps the ids of all accepted records: 2 bits to
-/// some bytes each.
+/// Going on past rejects requires detecting repeated ids at once, so this keeps the ids of all accepted records: 2 bits
+/// to some bytes each.
 pub struct Rejects {
     /// The file that is read.
     input: PathBuf,

@@ -405,7 +405,7 @@ impl Drop for Target {
         if self.keep {
             return;
         }
-        // Without all folders, another process holds one, and settles them.
+        // If a folder is missing, another process holds it, and settles the rest.
         if self.places.len() == self.wanted {
             // The next run settles what this one cannot.
             let _ = self.settle(false);

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::digest::meaning;
 
-/// Returns the value of the member `key`, in its quotes, of the object `json`.
+/// Returns the value of a member of the object `json`; `key` is the member's name in its quotes.
 pub fn member_of<'j>(json: &'j str, key: &str) -> Option<&'j str> {
     let mut found = None;
     each_member(json.as_bytes(), |name, value| {
