@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 mod cli;
 
-// The system's allocator is slower, and musl's, which the images use, many times slower.
+// The system's allocator is slower; musl's, in the images, many times slower.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
