@@ -1,10 +1,10 @@
-//! Puts the workspace's plan into the program: every declaration that `plan` lists.
+//! Embeds the workspace's plan in the program: the declaration of each collection that `plan` lists.
 
 use std::path::Path;
 use std::{env, fs};
 
 #[path = "src/topology.rs"]
-#[allow(dead_code, unreachable_pub, reason = "the program uses all of it")]
+#[allow(dead_code, unreachable_pub, reason = "the build script uses a part of it")]
 mod topology;
 
 fn main() {

@@ -1,13 +1,12 @@
-//! A newer list of records that have no ids, beside the list that was split: which of its records is which.
+//! Aligns a newer list of records without ids with the list that was split.
 //!
-//! Ids that were given stay with their records, whatever becomes of their positions. So the newer list is aligned with
-//! the slice by what the records say:
+//! Given ids stay with their records, whatever their positions. So the newer list is aligned with the slice by content:
 //!
-//! 1. Equal records that stand in the same order on both sides are the same: the anchors, which an edit script finds.
-//! 2. Of the others, equal ones are the same wherever they stand, the first here with the first there: they have moved.
-//! 3. Between two anchors, a record that is [near](alikeness) one that stood there is that one, changed. So is one that
-//!    stands beside a record which has moved, beside which the other stood.
-//! 4. Whatever is left of the newer list is new, and gets an id that nobody ever had; what is left of the slice is gone.
+//! 1. Equal records in the same order on both sides are the same: the anchors, which an edit script finds.
+//! 2. Other equal records are the same wherever they stand, the first here with the first there: they have moved.
+//! 3. A record between two anchors that is [near](alikeness) one that stood between them is that record, changed. The
+//!    same holds beside a record that has moved, for a near one that stood beside it before.
+//! 4. The rest of the newer list is new and gets ids that were never used; the rest of the slice is gone.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
@@ -23,60 +22,60 @@ use crate::ids::Ids;
 use crate::near::{Content, alikeness};
 use crate::rows::{Row, Rows};
 
-/// Lists that together are no longer than this get the shortest edit script there is.
+/// The length of both lists together up to which they get the shortest edit script.
 const SHORT: usize = 1 << 12;
 
-/// Those that are no longer than this get a short one.
+/// The length up to which they get a short one.
 const LONG: usize = 1 << 16;
 
-/// In longer ones where hardly a text is rare, so many in a row make one that is.
+/// The number of records in a row that identify a place in longer lists where hardly a text is rare.
 const IN_A_ROW: usize = 16;
 
-/// How many pairs between two anchors are all looked at.
+/// The number of pairs between two anchors up to which all are compared.
 const PAIRS: usize = 1 << 18;
 
-/// Where there are more, a word that is in no more records than this leads to them,
+/// The number of records that share a word, up to which the word is rare. Beyond [`PAIRS`], rare words find candidates.
 const RARE: usize = 8;
 
-/// and so many of them are looked at.
+/// The number of those candidates that are compared.
 const CANDIDATES: usize = 8;
 
-/// Of so many records all neighbours are looked at.
+/// The number of unmatched records up to which the neighbours of anchors are searched, too.
 const FEW: usize = 10_000;
 
-/// How many records lie between a record and its neighbour, at most.
+/// The greatest distance between a record and its neighbour, in records.
 const NEIGHBOURS: usize = 8;
 
-/// How many records are named.
+/// The number of records of each kind that are named.
 const NAMED: usize = 20;
 
-/// What became of the records of a list.
+/// The outcome of aligning a list.
 #[derive(Debug, Default)]
 pub struct Alignment {
     /// The ids of the newer list's positions.
     pub ids: Ids,
-    /// Equal to one of the slice, in another order.
+    /// Records equal to one of the slice, in another order.
     pub moved: u64,
-    /// Near one of the slice.
+    /// Records near one of the slice.
     pub changed: u64,
-    /// Like none of the slice.
+    /// Records like none of the slice.
     pub new: u64,
-    /// Of the slice, like none of the newer list.
+    /// Records of the slice like none of the newer list.
     pub gone: u64,
-    /// The first of those that are not where they were, or not what they were.
+    /// The first records that have moved, changed, come or gone.
     pub named: Vec<Named>,
-    /// How many of the slice's records are in the newer list, in the same words or near ones; and how many are in either.
+    /// The number of records in both lists, equal or near.
     pub found: u64,
-    /// How many records of the slice got their ids from the split.
+    /// The number of the slice's records with given ids.
     pub before: u64,
-    /// How many records of the newer list have no ids.
+    /// The number of the newer list's records without ids.
     pub after: u64,
 }
 
-/// What a record of the newer list was taken for.
+/// A record, and what it was taken for.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Named {
-    /// Where it stands there, from 0; nothing for one that is gone.
+    /// Its index in the newer list, from 0; `None` if it is gone.
     pub index: Option<u64>,
     /// Its id.
     pub id: u64,
@@ -84,37 +83,38 @@ pub struct Named {
     pub taken_for: TakenFor,
 }
 
-/// What a record of the newer list can be taken for.
+/// The ways in which a record can be taken for one of the slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TakenFor {
-    /// One of the slice that stood elsewhere.
+    /// An equal record of the slice that stood elsewhere.
     Moved,
-    /// One of the slice that said something near.
+    /// A near record of the slice.
     Changed,
-    /// None of the slice.
+    /// No record of the slice.
     New,
-    /// Nothing: a record of the slice that is not there any more.
+    /// A record of the slice that the newer list does not have.
     Gone,
 }
 
 impl Alignment {
-    /// Whether the newer list can be taken for one that came of the slice: at least half of the shorter of the two is
-    /// found in the other.
+    /// Tells whether the newer list plausibly descends from the slice: at least half of the shorter of the two is in
+    /// the other.
     pub fn is_convincing(&self) -> bool {
         self.found * 2 >= self.before.min(self.after)
     }
 }
 
 impl Alignment {
-    /// Records of the slice with these ids are not gone: they stay for what cannot be taken.
+    /// Takes the slice's records with these ids out of the gone ones: rejected records of the newer list stand for
+    /// them.
     pub fn spare(&mut self, ids: &RoaringTreemap, older: &Rows) {
         let spared = older.rows.iter().filter(|row| row.given && ids.contains(row.id)).count() as u64;
         self.gone = self.gone.saturating_sub(spared);
         self.named.retain(|named| named.taken_for != TakenFor::Gone || !ids.contains(named.id));
     }
 
-    /// What comes of ids that are known, of a list that was joined from the `older` one; nothing where they are others.
+    /// Aligns a list that was joined from the `older` one by its known `ids`; `None` if they are not the older list's.
     pub fn of_known_ids(ids: &Ids, older: &Rows, newer: &Rows) -> Option<Self> {
         let given: HashSet<u64> = older.rows.iter().filter(|row| row.given).map(|row| row.id).collect();
         let mut alignment = Self { ids: Ids::none(), ..Self::default() };
@@ -130,17 +130,17 @@ impl Alignment {
     }
 }
 
-/// Aligns the `newer` list with the `older` one, which was split. How many ids are new, and which they are all above, is
-/// told to `reserve`, which returns the last before them.
+/// Aligns the `newer` list with the `older` one, which was split. Calls `reserve` with the number of new ids and the id
+/// that they must exceed; it returns the last id before them.
 ///
 /// # Errors
-/// A text cannot be read again, or there are no more ids.
+/// A text cannot be read again, or no id is left.
 pub fn align(
     older: &Rows,
     newer: &Rows,
     reserve: impl FnOnce(u64, u64) -> Result<u64, Error>,
 ) -> Result<Alignment, Error> {
-    // An id that stands in the newer file is its record's own now.
+    // An id in the newer file is its record's own now.
     let before: Vec<&Row> = older.rows.iter().filter(|row| row.given && !newer.own.contains(row.id)).collect();
     let after: Vec<&Row> = newer.rows.iter().filter(|row| row.given && !row.rejected).collect();
     let mut matching = Matching::of(&before, &after, |row| row.hash);
@@ -174,7 +174,7 @@ pub fn align(
             }
         };
         let Ok(given) = Id::try_from(id) else {
-            let reason = "every id that there is has been given".to_owned();
+            let reason = "no id is left for new records".to_owned();
             let (file, place) = (newer.path().to_owned(), newer.collection.name().to_owned());
             return Err(Error::Input { file, place, reason });
         };
@@ -205,7 +205,7 @@ impl Alignment {
     }
 }
 
-/// Numbers texts: equal ones have one number.
+/// Numbers for texts: equal texts have the same number.
 #[derive(Default)]
 struct Texts {
     numbers: HashMap<u128, u32, BuildHasherDefault<Half>>,
@@ -226,7 +226,7 @@ impl Texts {
     }
 }
 
-/// A half of what is a good hash already.
+/// A hasher that takes half of a value that is a good hash already.
 #[derive(Default)]
 struct Half(u64);
 
@@ -248,24 +248,24 @@ impl Hasher for Half {
     }
 
     fn write_u32(&mut self, number: u32) {
-        // Numbers in a row are no good hash: each bit is to count.
+        // Consecutive numbers hash badly; the product spreads them over all bits.
         self.0 = u64::from(number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     }
 }
 
-/// Who is who: records by their places in the two lists.
+/// A matching of two lists' records by their places.
 struct Matching {
     before: Vec<Token>,
     after: Vec<Token>,
-    /// How many different texts there are.
+    /// The number of different texts.
     texts: u32,
-    /// For each of `after`, which of `before` it is.
+    /// The place in `before` of each of `after`.
     partners: Vec<Option<u32>>,
 }
 
 impl Matching {
-    /// Pairs what is equal at both ends, and in lists of one length what is equal at the same place; only the texts of
-    /// others get numbers, which is most of the work.
+    /// Pairs equal records at both ends, and at the same place in lists of one length. Only the texts of the others get
+    /// numbers, which is most of the work.
     fn of<T>(before: &[T], after: &[T], hash: impl Fn(&T) -> u128) -> Self {
         let mut partners = vec![None; after.len()];
         let is_equal = |(a, b): &(&T, &T)| hash(a) == hash(b);
@@ -288,11 +288,11 @@ impl Matching {
         Self { before, after, texts: texts.len().max(1), partners }
     }
 
-    /// Equal ones in the same order: those that stand once on either side, in the longest row that is in order on both;
-    /// and between these the others.
+    /// Pairs equal records in the same order: first those that stand once on either side, in the longest run that is in
+    /// order on both; then the others between them.
     fn find_anchors(&mut self) {
         for (a, b) in self.gaps(&self.partners.clone()) {
-            for (before, after) in once_in_order(&self.before[a.clone()], &self.after[b.clone()]) {
+            for (before, after) in find_unique_in_order(&self.before[a.clone()], &self.after[b.clone()]) {
                 self.partners[b.start + after] = Some((a.start + before) as u32);
             }
         }
@@ -310,7 +310,7 @@ impl Matching {
         }
     }
 
-    /// Anchors among the records at the places `a` and `b`, by an edit script.
+    /// Finds anchors among the records at the places `a` and `b`, by an edit script.
     fn compare(&mut self, algorithm: Algorithm, a: Range<usize>, b: Range<usize>) {
         let there: HashSet<u32> = self.before[a.clone()].iter().map(|token| token.0).collect();
         let both: HashSet<u32> =
@@ -331,7 +331,7 @@ impl Matching {
         }
     }
 
-    /// Anchors among many records that all stand there often: rows of them that stand there once.
+    /// Finds anchors among many records that are all frequent: runs of them that stand once in each list.
     fn compare_rows(&mut self, a: Range<usize>, b: Range<usize>) {
         let mut texts = Texts::default();
         let mut rows = |list: &[Token]| -> Vec<Token> {
@@ -343,10 +343,10 @@ impl Matching {
             list.windows(IN_A_ROW).map(|row| texts.token(hash(row))).collect()
         };
         let (left, right) = (rows(&self.before[a.clone()]), rows(&self.after[b.clone()]));
-        for (before, after) in once_in_order(&left, &right) {
+        for (before, after) in find_unique_in_order(&left, &right) {
             for nth in 0..IN_A_ROW {
                 let (before, after) = (a.start + before + nth, b.start + after + nth);
-                // A row that overlaps the one before it may lead elsewhere: the first counts.
+                // A run that overlaps an earlier one may lead elsewhere: the first counts.
                 let last = self.partners[b.start..after].iter().rev().find_map(|partner| *partner);
                 if self.partners[after].is_none() && last.is_none_or(|last| (last as usize) < before) {
                     self.partners[after] = Some(before as u32);
@@ -355,7 +355,7 @@ impl Matching {
         }
     }
 
-    /// What lies between anchors, on both sides. The anchors are in the same order on both.
+    /// Lists the gaps between anchors, on both sides. The anchors are in the same order on both.
     fn gaps(&self, anchors: &[Option<u32>]) -> Vec<(Range<usize>, Range<usize>)> {
         let mut gaps = Vec::new();
         let (mut a, mut b) = (0, 0);
@@ -370,7 +370,7 @@ impl Matching {
         gaps
     }
 
-    /// Equal ones wherever they stand.
+    /// Pairs equal records wherever they stand.
     fn find_moved(&mut self) {
         let mut is_taken = vec![false; self.before.len()];
         self.partners.iter().flatten().for_each(|partner| is_taken[*partner as usize] = true);
@@ -386,7 +386,7 @@ impl Matching {
         }
     }
 
-    /// Near ones between the same anchors.
+    /// Pairs near records between the same anchors.
     fn find_near(&mut self, anchors: &[Option<u32>], texts: &Lookup) -> Result<(), Error> {
         let mut is_taken = vec![false; self.before.len()];
         self.partners.iter().flatten().for_each(|partner| is_taken[*partner as usize] = true);
@@ -404,7 +404,7 @@ impl Matching {
         self.find_near_neighbours(anchors, &mut is_taken, texts)
     }
 
-    /// Near ones beside the same records, where those have moved.
+    /// Pairs near records beside the same neighbours, if those have moved.
     fn find_near_neighbours(
         &mut self,
         anchors: &[Option<u32>],
@@ -419,7 +419,7 @@ impl Matching {
         let are_few = left.len() <= FEW;
         for nth in left {
             let matched = |nth: usize| places.get(&nth).copied();
-            // Beside an anchor nearly everything has been looked at: what stood on its one side stands on the other.
+            // Nearly everything beside an anchor was compared before; only a move across it is left.
             let has_moved = |after: &usize| are_few || anchors[*after].is_none();
             let before = (0..nth).rev().take(NEIGHBOURS).find_map(matched).filter(has_moved);
             let behind = (nth + 1..self.before.len()).take(NEIGHBOURS).find_map(matched).filter(has_moved);
@@ -450,13 +450,13 @@ impl Matching {
     }
 }
 
-/// Pairs of `left` and `right`, in order, that are as alike in all as can be.
+/// Pairs `left` and `right` in order so that the pairs are, in sum, as alike as possible.
 fn pair_all(left: &[usize], right: &[usize], texts: &Lookup) -> Result<Vec<(usize, usize)>, Error> {
     let left_texts = left.iter().map(|nth| texts.before(*nth)).collect::<Result<Vec<_>, _>>()?;
     let right_texts = right.iter().map(|nth| texts.after(*nth)).collect::<Result<Vec<_>, _>>()?;
     let alike: Vec<Vec<Option<f64>>> =
         left_texts.iter().map(|l| right_texts.iter().map(|r| alikeness(l, r)).collect()).collect();
-    // The best of what lies behind each pair of places.
+    // The best sum from each pair of places to the end.
     let mut best = vec![vec![0.0_f64; right.len() + 1]; left.len() + 1];
     for l in (0..left.len()).rev() {
         for r in (0..right.len()).rev() {
@@ -479,12 +479,12 @@ fn pair_all(left: &[usize], right: &[usize], texts: &Lookup) -> Result<Vec<(usiz
     Ok(pairs)
 }
 
-/// Pairs of `left` and `right` that are near, in order.
+/// Pairs near records of `left` and `right`, in order.
 fn pair(left: &[usize], right: &[usize], texts: &Lookup) -> Result<Vec<(usize, usize)>, Error> {
     if left.len().saturating_mul(right.len()) <= PAIRS && left.len() + right.len() <= SHORT {
         return pair_all(left, right, texts);
     }
-    // Most have the same texts, and other fields are changed in all of them.
+    // Usually most texts are the same, and another field has changed in every record.
     let of_left =
         left.iter().map(|nth| Ok(u128::from(texts.before(*nth)?.hash()))).collect::<Result<Vec<_>, Error>>()?;
     let of_right =
@@ -506,7 +506,7 @@ fn pair(left: &[usize], right: &[usize], texts: &Lookup) -> Result<Vec<(usize, u
     Ok(pairs)
 }
 
-/// The same of too many to look at each pair: those that share rare words.
+/// Pairs near records that share rare words, where too many pairs exist to compare all.
 fn pair_by_words(left: &[usize], right: &[usize], texts: &Lookup) -> Result<Vec<(usize, usize)>, Error> {
     let mut places: HashMap<u64, Vec<u32>, BuildHasherDefault<Half>> = HashMap::default();
     let key = |word: &String| {
@@ -548,9 +548,9 @@ fn pair_by_words(left: &[usize], right: &[usize], texts: &Lookup) -> Result<Vec<
     Ok(longest_ascent(&places).into_iter().map(|nth| (left[found[nth].0 as usize], found[nth].1)).collect())
 }
 
-/// The places of tokens that stand once in each of two lists, in the longest row that is in order in both.
-fn once_in_order(left: &[Token], right: &[Token]) -> Vec<(usize, usize)> {
-    // Where each stands in the left list, and in the right one; nothing where it stands there often.
+/// Lists the places of tokens that stand once in each list, in the longest run that is in order in both.
+fn find_unique_in_order(left: &[Token], right: &[Token]) -> Vec<(usize, usize)> {
+    // The place of each token in the left list and in the right one.
     let mut places: HashMap<u32, [Place; 2], BuildHasherDefault<Half>> = HashMap::default();
     for (side, list) in [left, right].into_iter().enumerate() {
         for (place, token) in (0..).zip(list) {
@@ -568,7 +568,7 @@ fn once_in_order(left: &[Token], right: &[Token]) -> Vec<(usize, usize)> {
     in_order.map(|(left, right)| (left as usize, right as usize)).collect()
 }
 
-/// Where in a list something stands.
+/// A token's place in a list.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Place {
     #[default]
@@ -577,9 +577,9 @@ enum Place {
     Often,
 }
 
-/// Which of `numbers` make the longest row that ascends.
+/// Returns the indices of the longest ascending subsequence of `numbers`.
 fn longest_ascent(numbers: &[u32]) -> Vec<usize> {
-    // By length: where the row of that length with the lowest end ends; and what stands before each in its row.
+    // For each length, the index at which the run with the lowest end ends; and each number's predecessor in its run.
     let (mut ends, mut before) = (Vec::<usize>::new(), vec![usize::MAX; numbers.len()]);
     for (nth, number) in numbers.iter().enumerate() {
         let length = ends.partition_point(|end| numbers[*end] < *number);
@@ -602,7 +602,7 @@ fn longest_ascent(numbers: &[u32]) -> Vec<usize> {
     row
 }
 
-/// The texts of records, read again where they are needed.
+/// The texts of records, read again when they are needed.
 struct Lookup<'l> {
     older: &'l Rows,
     newer: &'l Rows,
@@ -646,15 +646,15 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the lists: anchors are equal and in order, no record is two, and as many equal ones are found as there
-        /// are.
+        /// Anchors are equal and in order, no record is matched twice, and all equal records are found, in any two
+        /// lists.
         #[test]
         fn equal_records_are_each_found_once(
             before in prop::collection::vec(0_u8..20, 0..40),
             after in prop::collection::vec(0_u8..20, 0..40),
             copied in prop::collection::vec(any::<bool>(), 40),
         ) {
-            // Half of the time the one comes of the other.
+            // Half of the time the second list is made from the first.
             let kept = before.iter().zip(&copied).filter(|(_, kept)| **kept).map(|(token, _)| *token);
             let after: Vec<u8> = if copied[0] { kept.chain(after.iter().take(3).copied()).collect() } else { after };
             let mut matching = Matching::of(&tokens(&before), &tokens(&after), |token| *token);

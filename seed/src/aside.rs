@@ -1,4 +1,5 @@
-//! What a split writes beside itself, and only when it is done: what is put aside, and what was found.
+//! The files that a command writes beside the split, and puts into place at its end: `--rest`, `--rejects` and
+//! `--conflicts`.
 
 use std::fs::{self, File};
 use std::io::{BufReader, Write};
@@ -13,7 +14,7 @@ use crate::options::Options;
 use crate::part_file::PartFile;
 use crate::rejects::Rejects;
 
-/// What is written beside the split: whole, but not yet in its place.
+/// The files beside the split, not yet in place.
 pub(crate) struct Aside {
     rest: Option<PartFile>,
     rejects: Option<PartFile>,
@@ -27,23 +28,23 @@ impl Aside {
         Ok(Self { rest: rest?, rejects: rejects?, conflicts: conflicts? })
     }
 
-    /// What takes the collections that no service owns.
+    /// Returns the writer for collections that no service owns.
     pub(crate) fn rest(&self) -> Result<Option<Box<dyn Write + Send>>, Error> {
         write_to(&self.rest)
     }
 
-    /// What takes the rejects of `input`.
+    /// Returns the handling of the rejects of `input`.
     pub(crate) fn rejects(&self, input: &Path, options: &Options) -> Result<Rejects, Error> {
         let max = options.max_rejects.unwrap_or(u64::MAX);
         Ok(write_to(&self.rejects)?.map_or_else(|| Rejects::refuse(input), |out| Rejects::write(input, out, max)))
     }
 
-    /// What takes the conflicts.
+    /// Returns the writer for conflicts.
     pub(crate) fn conflicts(&self) -> Result<Option<Box<dyn Write + Send>>, Error> {
         write_to(&self.conflicts)
     }
 
-    /// Whether what was put aside, of which only brackets and strings were looked at, is JSON.
+    /// Checks that the collections put aside are JSON: only their brackets and strings were read so far.
     pub(crate) fn check_rest(&self, input: &Path) -> Result<(), Error> {
         let Some(part) = self.rest.as_ref().map(PartFile::path) else { return Ok(()) };
         let file = File::open(part).map_err(Error::io(part))?;
@@ -58,7 +59,7 @@ impl Aside {
         }
     }
 
-    /// Who gets no split because there are too many rejects can at least look at them.
+    /// Publishes the rejects file even when too many rejects end the run.
     pub(crate) fn unless_too_many<T>(&mut self, outcome: Result<T, Error>, rejects: &mut Rejects) -> Result<T, Error> {
         if outcome.is_err()
             && rejects.are_too_many()
@@ -70,17 +71,17 @@ impl Aside {
         outcome
     }
 
-    /// Puts it all into place.
+    /// Puts all files into place.
     pub(crate) fn put_in_place(self) -> Result<(), Error> {
         [self.rest, self.rejects, self.conflicts].into_iter().flatten().try_for_each(PartFile::put_in_place)
     }
 
-    /// Whether there is nothing to be written.
+    /// Tells whether neither collections nor rejects are put aside.
     pub(crate) fn is_empty(&self) -> bool {
         self.rest.is_none() && self.rejects.is_none()
     }
 
-    /// Puts that into place which says what is in the way: there is nothing else then.
+    /// Puts the rejects and conflicts into place without the rest: nothing else is published then.
     pub(crate) fn put_findings_in_place(self) -> Result<(), Error> {
         Self { rest: None, ..self }.put_in_place()
     }
@@ -93,7 +94,7 @@ fn write_to(part: &Option<PartFile>) -> Result<Option<Box<dyn Write + Send>>, Er
     })
 }
 
-/// What is written beside the split goes neither into a data folder, nor over the input or each other.
+/// Checks that the files beside the split are neither in a data folder, nor an input, nor the same file twice.
 pub(crate) fn check_outputs(input: &Path, options: &Options) -> Result<(), Error> {
     let mut others: Vec<PathBuf> =
         [Some(input), options.resolutions.as_deref()].into_iter().flatten().map(resolve).collect();
@@ -101,7 +102,7 @@ pub(crate) fn check_outputs(input: &Path, options: &Options) -> Result<(), Error
         keep_out_of_data(path)?;
         let resolved = resolve(path);
         if others.contains(&resolved) {
-            let reason = "it is what is read, or written for another option; name another file".to_owned();
+            let reason = "it is an input, or the file of another option; name another file".to_owned();
             return Err(Error::Output { path: path.clone(), reason });
         }
         others.push(resolved);
@@ -109,7 +110,7 @@ pub(crate) fn check_outputs(input: &Path, options: &Options) -> Result<(), Error
     Ok(())
 }
 
-/// Where a path leads, as far as that is there.
+/// Resolves a path as far as it exists.
 fn resolve(path: &Path) -> PathBuf {
     let of_folder = || {
         let folder = fs::canonicalize(folder_of(path)).unwrap_or_else(|_| folder_of(path).to_owned());

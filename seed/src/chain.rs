@@ -1,4 +1,4 @@
-//! A backup and its increments, read as one.
+//! A chain: a backup and its increments, read as one.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -20,16 +20,17 @@ use crate::manifest::Manifest;
 use crate::plan::Plan;
 use crate::progress::{Progress, Stage, Total};
 
-/// How many records are handed on as one piece, and how many such pieces may wait.
+/// The number of records that are handed on as one piece.
 pub(crate) const PIECE: usize = 1024;
 
+/// The number of pieces that may wait.
 pub(crate) const PIECES: usize = 8;
 
-/// What is in a backup.
+/// A backup's own manifest.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Contents {
     pub(crate) version: u32,
-    /// When it was taken: RFC 3339, UTC.
+    /// The time of the backup: RFC 3339, UTC.
     pub created: String,
     /// Its sections.
     pub sections: Vec<Entry>,
@@ -38,7 +39,7 @@ pub struct Contents {
 /// A section, and its file.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Entry {
-    /// What the section's first line says.
+    /// The section's first line.
     #[serde(flatten)]
     pub head: Head,
     /// The file.
@@ -55,17 +56,17 @@ pub(crate) const BACKUP: &str = "backup.json";
 /// The name that the split's manifest has in a backup.
 pub(crate) const SPLIT: &str = "split.json";
 
-/// How the name of a backup ends that is one file.
+/// The extension of sections, and of a backup in one file.
 pub(crate) const ONE_FILE: &str = "ndjson";
 
-/// A backup, and the increments on it in their order.
+/// A backup and its increments, in their order.
 pub struct Chain {
     paths: Vec<PathBuf>,
     plan: OnceLock<Plan>,
 }
 
 impl Chain {
-    /// Takes the backup at the first path, and its increments at the others. Files are proven where they have a list.
+    /// Opens the backup at the first path and its increments at the others. Checks the files that a manifest lists.
     pub fn open(paths: &[PathBuf]) -> Result<Self, Error> {
         for path in paths {
             let list = path.join(BACKUP);
@@ -77,14 +78,14 @@ impl Chain {
             for Entry { head, file } in &contents.sections {
                 let section = path.join(format!("{}.{ONE_FILE}", head.collection));
                 if identify(&section)? != *file {
-                    return Err(broken(&section, format!("it is not what {BACKUP} says: it was damaged or changed")));
+                    return Err(broken(&section, format!("it does not match {BACKUP}: it was damaged or changed")));
                 }
             }
         }
         Ok(Self { paths: paths.to_vec(), plan: OnceLock::new() })
     }
 
-    /// Which collections the backup is of.
+    /// Returns the backup's collections.
     pub fn plan(&self) -> Result<&Plan, Error> {
         match self.plan.get() {
             Some(plan) => Ok(plan),
@@ -95,8 +96,8 @@ impl Chain {
         }
     }
 
-    /// Finds that out by the split that is in it, else by its sections, which say it since backups have declarations. A
-    /// file of several sections has to be read for that.
+    /// Finds the collections by the split in the backup, else by its sections, if they have declarations. A file of
+    /// several sections is read whole for that.
     fn find_plan(&self) -> Result<Plan, Error> {
         if let Some((manifest, _)) = self.split()? {
             return Ok(manifest.plan());
@@ -119,25 +120,25 @@ impl Chain {
             while let Some(section) = Section::open(input, &known()).map_err(failed)? {
                 found.push(section.collection());
                 if last.is_dir() {
-                    // Each has a file of its own.
+                    // Each section has a file of its own.
                     break;
                 }
                 input = section.finish().map_err(failed)?.1;
             }
         }
         let workspace = Plan::workspace();
-        // A part of a backup is none.
+        // A part of the workspace's collections is an incomplete backup: reading it then names what is missing.
         let is_of_workspace = found.iter().all(|collection| workspace.named(collection.name()).is_some());
         Ok(if is_of_workspace { workspace } else { found.into_iter().collect() })
     }
 
-    /// The first line of the last section of a collection.
+    /// Returns the first line of a collection's last section.
     pub fn head(&self, collection: Collection) -> Result<Head, Error> {
         let last = self.paths.last().expect("a chain has a backup");
         Ok(section(last, collection)?.head().clone())
     }
 
-    /// The manifest of the split, and the slices, where a backup has them: the last that does.
+    /// Returns the split's manifest and the folder with its slices, of the last backup that has them.
     pub fn split(&self) -> Result<Option<(Manifest, PathBuf)>, Error> {
         for path in self.paths.iter().rev() {
             if path.join(SPLIT).exists() {
@@ -148,10 +149,10 @@ impl Chain {
         Ok(None)
     }
 
-    /// Hands on all records of a collection, as the last increment has them: by ascending id.
+    /// Calls `put` with each record of a collection in its latest state, by ascending id.
     ///
     /// # Errors
-    /// Something is missing or damaged: what was handed on is then of no use.
+    /// Something is missing or damaged: discard the records so far.
     pub fn read(
         &self,
         collection: Collection,
@@ -164,11 +165,11 @@ impl Chain {
             let goes_on =
                 |before: &Input| head.history == before.head().history && head.since <= Some(before.head().revision);
             match head.since {
-                // In a full backup is all that was before it.
+                // A full backup replaces all before it.
                 None => sections.clear(),
                 Some(_) if sections.last().is_some_and(|(_, before)| goes_on(before)) => {}
                 Some(_) => {
-                    let reason = "it is an increment; name the backup that it goes on from before it".to_owned();
+                    let reason = "it is an increment; name the backup that it continues before it".to_owned();
                     return Err(broken(path, reason));
                 }
             }
@@ -196,7 +197,7 @@ impl Chain {
         }
         if !head.is_of(&set) {
             let reason = format!(
-                "the {} that were read are not those that the service counted: {} of {}, with digest {set} for {}",
+                "the {} read are not those that the service counted: {} of {} records, with digest {set} instead of {}",
                 collection.name(),
                 set.count,
                 head.records,
@@ -207,7 +208,7 @@ impl Chain {
         Ok((head, rest))
     }
 
-    /// Makes a database at `path`, where nothing is yet, of a collection: declared as the one that was backed up.
+    /// Restores a collection, declared as it was backed up, into a new database at `path`.
     pub fn restore(&self, collection: Collection, path: &Path, stage: &Stage) -> Result<Head, Error> {
         let declared = self.head(collection)?.declaration.map_or(collection, Collection::of);
         let (send, pieces) = sync_channel::<Vec<SnapshotRecord>>(PIECES);
@@ -224,7 +225,7 @@ impl Chain {
                 piece.push(record.clone());
                 if piece.len() == PIECE {
                     stage.advance(0, PIECE as u64);
-                    // Why nobody takes it any more is the loader's to say.
+                    // If the loader has ended, its error says why.
                     let _ = send.send(std::mem::take(&mut piece));
                 }
                 Ok(())
@@ -260,13 +261,13 @@ pub(crate) fn section(path: &Path, collection: Collection) -> Result<Input, Erro
     }
 }
 
-/// A file of sections, one after the other.
+/// Opens a file of sections.
 fn open_sections(path: &Path) -> Result<Box<dyn BufRead + Send>, Error> {
     let file = File::open(path).map_err(Error::io(path))?;
     Ok(Box::new(BufReader::with_capacity(BUFFER, file)))
 }
 
-/// The collections of backups that do not say what they are of.
+/// Lists the collections of backups without declarations.
 fn known() -> Vec<Collection> {
     Plan::workspace().iter().collect()
 }
@@ -275,15 +276,15 @@ fn broken(path: &Path, reason: String) -> Error {
     Error::Backup { path: path.display().to_string(), reason }
 }
 
-/// Databases that were made of a backup to be looked at.
+/// Databases that were restored temporarily from a backup.
 pub struct Unpacked {
-    /// Where they are.
+    /// Their folder.
     pub _dir: TempDir,
-    /// In the plan's order.
+    /// The databases, in the plan's order.
     pub stores: Vec<Store>,
 }
 
-/// Makes databases of a backup in a temporary folder.
+/// Restores a backup into a temporary folder.
 pub fn unpack(chain: &Chain, progress: Progress) -> Result<Unpacked, Error> {
     let dir = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir()))?;
     let stage = progress.stage("unpacking", Total::Records(records(chain)?));
@@ -296,18 +297,18 @@ pub fn unpack(chain: &Chain, progress: Progress) -> Result<Unpacked, Error> {
     Ok(Unpacked { _dir: dir, stores })
 }
 
-/// How many records a backup has.
+/// Counts the records of a backup.
 pub fn records(chain: &Chain) -> Result<u64, Error> {
     chain.plan()?.iter().map(|collection| Ok(chain.head(collection)?.records)).sum()
 }
 
-/// Copies the slice of a collection out of the backup in `folder`.
+/// Copies a collection's slice out of the backup in `folder`.
 pub fn copy_slice(folder: &Path, collection: Collection, to: &Path) -> Result<(), Error> {
     let from = slice_path(folder, collection);
     fs::copy(&from, to).map(drop).map_err(Error::io(&from))
 }
 
-/// Where the slice of a collection is in the backup in `folder`.
+/// Returns the path of a collection's slice in the backup in `folder`.
 pub fn slice_path(folder: &Path, collection: Collection) -> PathBuf {
     folder.join(format!("{}.json", collection.name()))
 }

@@ -1,20 +1,20 @@
-//! A newer file: what it changes is applied to the split that is there.
+//! Compares a newer file with the existing split and stages what it changes.
 //!
-//! Of each record there are three versions: as it was split (the slice), as the file has it now, and as its service has
-//! it now. Whoever differs from the slice has changed it:
+//! Each record has three versions: the slice's, which was split, the newer file's, and the service's. A side that differs
+//! from the slice has changed the record:
 //!
-//! | the file | the service | then |
+//! | the file | the service | result |
 //! |---|---|---|
-//! | as split | whatever | the service's stays |
-//! | changed | as split | the file's is applied |
-//! | changed | changed alike | nothing to do |
+//! | as split | any | the service's version stays |
+//! | changed | as split | the file's version is applied |
+//! | changed | the same change | nothing to do |
 //! | changed | changed in other fields | both changes are applied |
-//! | changed | changed otherwise | a [conflict](crate::conflict): nothing at all is applied until somebody says whose to take |
+//! | changed | changed otherwise | a [conflict](crate::conflict): nothing at all is applied until it is resolved |
 //!
-//! "Changed" is added and removed, too. Which record of the file is which of the slice, their ids say, or where they have
-//! none the [alignment](crate::align) does. A record of the file that cannot be taken changes nothing. The changes are
-//! staged as a file beside the patch of each slice; [`target`](crate::target) has the databases make them, whether their services
-//! run or not.
+//! Adding and removing a record are changes, too. Ids match the file's records with the slice's; records without ids
+//! are matched by the [alignment](crate::align). A rejected record changes nothing. The changes are staged in a file
+//! beside the patch of each slice, and [`target`](crate::target) has the databases make them, with or without a running
+//! service.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -53,92 +53,92 @@ use crate::splitting::{Part, repeated_id};
 use crate::text::name_of;
 use crate::text::{id_in, place_of};
 
-/// How many records of the split are held against one that cannot be taken,
+/// The number of the split's records that are compared with one rejected record.
 const MANY: usize = 10_000;
 
-/// and of how many such they are looked for beyond their places.
+/// The number of rejected records up to which each is also looked for away from its place.
 const FEW: usize = 100;
 
-/// What is to become of records that both have changed.
+/// The rules for records that both sides have changed.
 pub struct Rules<'r> {
-    /// What both may change.
+    /// The changes that are merged.
     pub merge: Merge,
-    /// What somebody has said of single records.
+    /// The resolutions of single conflicts.
     pub resolutions: &'r Resolutions,
-    /// Whose version is taken of the others; none is where it is not said.
+    /// The side whose version is taken in the other conflicts; without one, they stay unresolved.
     pub prefer: &'r [Scoped<Side>],
 }
 
-/// What a newer file changes in one collection.
+/// The changes that a newer file makes in one collection.
 #[derive(Debug)]
 pub struct Changes {
     /// The collection.
     pub collection: Collection,
-    /// Records that are new.
+    /// New records.
     pub added: u64,
-    /// Records that differ.
+    /// Records whose text changes.
     pub changed: u64,
-    /// Records that are gone.
+    /// Records that go.
     pub removed: u64,
-    /// Records that the service alone has added, changed or removed: they stay.
+    /// Records that only the service has added, changed or removed: they stay as the service has them.
     pub kept: u64,
-    /// Records of which each has changed other fields.
+    /// Records in which the two sides have changed different fields.
     pub merged: u64,
-    /// Records that both have changed, each in another way.
+    /// Records that the two sides have changed in different ways.
     pub conflicts: u64,
-    /// Of those, the ones of which nobody has said whose to take.
+    /// The conflicts that neither a resolution nor a preference settles.
     pub unresolved: u64,
     /// The first conflicts.
     pub named: Vec<Conflict>,
-    /// Records that are there, and in the file cannot be taken: they stay.
+    /// Records of the split that the file has in a form that is rejected: they stay.
     pub spared: u64,
     /// The first of them.
     pub named_spared: Vec<String>,
-    /// Which record of the file is which, where they have no ids.
+    /// The matching of the file's records with the slice's, if they have no ids.
     pub alignment: Option<Alignment>,
-    /// Records of the new slice that may be something else in the database, once this is applied.
+    /// Records of the new slice that the database may have otherwise once the changes are applied.
     pub differs: RoaringTreemap,
-    /// How many records are written or go.
+    /// The number of records that are written or removed.
     pub applied: u64,
-    /// Which, and whom they refer to.
+    /// Their ids and references.
     pub edited: Edited,
-    /// What becomes of them, until it is staged; with the revisions that were seen, 0 where there was no record.
+    /// Their new states, until they are staged, with the revisions that were seen: 0 for a record that did not exist.
     edits: BTreeMap<Id, (u64, Becomes)>,
-    /// The digests of what goes out of the database, and of what comes.
+    /// The digests of the records that leave the database, and of those that enter it.
     outgoing: RecordSet,
     incoming: RecordSet,
-    /// The same of the split.
+    /// The same for the split.
     split_outgoing: Digests,
     split_incoming: Digests,
 }
 
-/// What a record is to be, without a text that the file has.
+/// A record's new state. It holds no text that can be read from the file again.
 #[derive(Debug)]
 enum Becomes {
-    /// As the file has it.
+    /// The file's version.
     File,
-    /// Without an id of its own.
+    /// This text, in which the record has no id of its own.
     Given(String),
-    /// With one.
+    /// This text, in which it has one.
     Own(String),
-    /// Gone.
+    /// No record.
     Gone,
 }
 
-/// What a record is to be.
+/// The version of a record that was decided on.
 enum Outcome<'r> {
-    /// As the file has it.
+    /// The file's version.
     File(&'r Record<'r>),
-    /// As this says.
+    /// This text, with the record's own id.
     Own(String),
-    /// As this says, and the id is not the record's own.
+    /// This text, with an id that is not the record's own.
     Given(String),
-    /// Gone.
+    /// No record.
     Gone,
 }
 
 impl Changes {
-    /// Nothing changes.
+    /// Returns an empty set of changes for `collection`.
     fn of(collection: Collection) -> Self {
         Self {
             collection,
@@ -164,7 +164,7 @@ impl Changes {
         }
     }
 
-    /// What the database should hold once they are applied to one that holds `before`.
+    /// Returns what a database that holds `before` should hold once the changes are applied.
     pub fn applied_to(&self, before: RecordSet) -> RecordSet {
         let mut after = before;
         after.unmerge(&self.outgoing);
@@ -172,7 +172,7 @@ impl Changes {
         after
     }
 
-    /// The record `id`, now `stored`, is to be something else.
+    /// Notes that the record `id`, now `stored`, becomes `outcome`.
     fn apply(&mut self, id: Id, outcome: Outcome, stored: Option<&Seen>) {
         if let Some(stored) = stored {
             self.outgoing.add_record(id, stored.id_from_position, stored.json.as_bytes());
@@ -197,7 +197,7 @@ impl Changes {
         self.edits.insert(id, (stored.map_or(0, |stored| stored.revision), becomes));
     }
 
-    /// The record becomes the version to `take`, where that is said.
+    /// Makes the record the version to `take`; without one, counts it as unresolved.
     fn take(&mut self, take: Option<Take>, versions: &Versions) {
         let &Versions { id, ref base, given, file, stored, .. } = versions;
         let outcome = match take {
@@ -209,7 +209,7 @@ impl Changes {
             Some(Take::File) => file.map_or(Outcome::Gone, Outcome::File),
             Some(Take::Base) => match base.clone() {
                 None => Outcome::Gone,
-                // Where the file has none, nothing else says that the id was given.
+                // Without a record in the file, nothing else tells that the id was given.
                 Some(base) if given && file.is_some() => Outcome::Given(base),
                 Some(base) => Outcome::Own(base),
             },
@@ -219,7 +219,7 @@ impl Changes {
         self.apply(id, outcome, stored);
     }
 
-    /// Writes into the new file `path` what becomes of the database's records, as a part of `run`.
+    /// Stages the changes of the database's records in the new file `path`, as a part of `run`.
     fn stage(&mut self, path: &Path, run: u64, newer: &Rows) -> Result<(), Error> {
         let mut staging = Staging::create(path, run)?;
         let by_id = newer.by_id();
@@ -246,7 +246,7 @@ impl Changes {
         Ok(staging.finish()?)
     }
 
-    /// Notes whom a record refers to that the file has otherwise.
+    /// Notes the references of a record whose new text is not the file's.
     fn note_own(&mut self, collection: Collection, id: Id, given: bool, json: String) -> Text {
         let mut records = Records::new(collection, json.len());
         let read = if given { records.push_given(&json, None, Some(id)) } else { records.push_stored(&json, id) };
@@ -255,7 +255,7 @@ impl Changes {
         Text { given, json }
     }
 
-    /// The same, and it is the file that has changed it.
+    /// Counts a record as changed, added or removed, by whether it will exist and whether it is stored now.
     fn count(&mut self, file: bool, stored: bool) {
         match (file, stored) {
             (true, true) => self.changed += 1,
@@ -265,58 +265,58 @@ impl Changes {
     }
 }
 
-/// What is there of one collection, and where its new slice goes.
+/// The present state of one collection, and the files that its changes are written to.
 pub struct Before<'b> {
-    /// Whose records.
+    /// The collection.
     pub collection: Collection,
-    /// The database.
+    /// Its database.
     pub database: &'b mut Database,
-    /// What it was filled from.
+    /// The slice that the database was filled from.
     pub slice: PathBuf,
-    /// What the manifest says of both.
+    /// The manifest's entry for both.
     pub entry: &'b Entry,
-    /// The patch that makes the new slice, which is not there yet.
+    /// The path of the patch that makes the new slice; the file does not exist yet.
     pub next_patch: PathBuf,
-    /// What becomes of the database, which is not there yet either.
+    /// The path of the staged changes of the database; the file does not exist yet.
     pub next_changes: PathBuf,
 }
 
-/// What a newer file is, and what it changes.
+/// A newer file's identity and its changes. The lists are in the order of the collections.
 pub struct Planned {
     /// The file.
     pub source: Identity,
-    /// What the collections would be split into, in their order.
+    /// The new split of each collection.
     pub parts: Vec<Part>,
-    /// What it changes in them, in their order.
+    /// The changes in each collection.
     pub changes: Vec<Changes>,
-    /// What their databases were, in their order: nothing that was written later was seen.
+    /// The states in which the databases were looked at: nothing that was written later was seen.
     pub looks: Vec<Look>,
 }
 
-/// How a newer file is compared with what is there.
+/// The comparison of a newer file with the existing split.
 pub struct Planning<'p> {
-    /// Where it is.
+    /// The file's path.
     pub input: &'p Path,
     /// Its collections.
     pub plan: &'p Plan,
-    /// Whether it is read as Node reads it.
+    /// Whether the file is read as Node reads it.
     pub as_node: bool,
-    /// Whether records of the file that was split were rejected.
+    /// Whether the split rejected records.
     pub rejected_before: bool,
-    /// What is to become of records that both have changed.
+    /// The rules for records that both sides have changed.
     pub rules: Rules<'p>,
-    /// Where each of those goes, as a line.
+    /// Receives each conflict as a line.
     pub conflicts: Option<Box<dyn Write + Send + 'p>>,
-    /// Whether all that the monolith has must be there.
+    /// Whether the file must have every collection of the monolith.
     pub requires_all: bool,
-    /// Whether nothing is to be changed: then no ids are taken.
+    /// Whether this only shows the changes: then it takes no ids.
     pub dry_run: bool,
-    /// How progress is shown.
+    /// The display of progress.
     pub progress: Progress,
 }
 
 impl Planning<'_> {
-    /// Compares the file, opened as `source`, with what is there, and writes patches.
+    /// Compares the file, opened as `source`, with the existing split; writes patches and staged changes.
     pub fn plan(mut self, mut source: Source, before: &mut [Before], rejects: &mut Rejects) -> Result<Planned, Error> {
         let (mut looks, mut all_are_given) = (Vec::new(), Vec::new());
         for before in &mut *before {
@@ -328,7 +328,7 @@ impl Planning<'_> {
         let identity = source.identity();
         let known = ids::known(self.input, self.plan, || Ok(identity.clone()));
         let (mut parts, mut changes) = (Vec::new(), Vec::new());
-        // Told apart from every run that was interrupted.
+        // Tells this run from every interrupted one.
         let run = getrandom::u64().map_err(Error::Random)?;
         for ((((before, look), mut older), mut newer), all_given) in
             before.iter_mut().zip(&looks).zip(older).zip(newer).zip(all_are_given)
@@ -362,7 +362,7 @@ impl Planning<'_> {
         Ok(Planned { source: identity, parts, changes, looks })
     }
 
-    /// Reads the slices and the newer file beside each other: what the one does alone, the other fills.
+    /// Reads the slices and the newer file at the same time: one keeps the cores busy while the other waits.
     fn read_both(
         &self,
         source: &mut Source,
@@ -389,7 +389,7 @@ impl Planning<'_> {
         .map(|older| (older, newer))
     }
 
-    /// Gives the rows of a collection whose ids are texts their numbers.
+    /// Gives the rows their numbers, in a collection with text ids.
     fn number_rows(&self, before: &mut Before, look: &Look, older: &mut Rows, newer: &mut Rows) -> Result<(), Error> {
         let is_untouched = is_untouched(before.entry, look);
         let Some(name) = number(before.database, older, newer, is_untouched, !self.dry_run)? else { return Ok(()) };
@@ -397,7 +397,8 @@ impl Planning<'_> {
         Err(self.repeated(before.collection, None, is_it))
     }
 
-    /// Gives the newer rows that lack ids those of the older ones that they are, `known` or found; new ones for the others.
+    /// Gives newer rows without ids the ids of the older rows that they match, `known` or found; gives the others new
+    /// ids.
     fn align_rows(
         &self,
         database: &mut Database,
@@ -417,7 +418,7 @@ impl Planning<'_> {
         Ok(Some(alignment))
     }
 
-    /// An id stands twice in the file, that of the records that `is_it` tells.
+    /// Returns the error for an id that stands twice in the file; `is_it` recognizes its records.
     fn repeated(&self, collection: Collection, alignment: Option<Alignment>, is_it: impl Fn(&Record) -> bool) -> Error {
         let mut reading = Reading { as_node: self.as_node, ..Reading::default() };
         if let Some(alignment) = alignment {
@@ -426,7 +427,7 @@ impl Planning<'_> {
         repeated_id(self.input, self.plan, &Arc::new(reading), collection, is_it)
     }
 
-    /// What the file changes in one collection. The newer rows have their ids.
+    /// Finds the changes that the file makes in one collection. The newer rows have their ids.
     fn compare(
         &mut self,
         before: &mut Before,
@@ -439,18 +440,18 @@ impl Planning<'_> {
         let mut changes = Changes::of(collection);
         let touched = Touched::find(before, look, older, split)?;
         let different = self.find_different(&mut changes, files, &touched, alignment)?;
-        // Records of the service's own that the file has, too.
+        // Counts the records that the service has added and the file has, too.
         let mut met = 0;
         for part in different.chunks(AT_ONCE) {
             let ids: Vec<u64> = part.iter().map(|(id, _)| *id).collect();
             let stored = before.database.records(&ids)?;
             for (number, row) in part {
-                // No id was taken for what is new: where it has got to somebody else's record meanwhile, that is not met.
+                // A dry run takes no ids: a record with the same id, created meanwhile by the service, is another one.
                 let is_new = |row: &Row| row.given || collection.has_text_ids();
                 let is_not_taken = self.dry_run && *number > look.last_id && row.is_some_and(is_new);
                 let (was, stored) = (split.get(*number), stored.get(number).filter(|_| !is_not_taken));
                 met += u64::from(stored.is_some() && was.is_none());
-                // Whatever a service does while this goes on shows as well.
+                // Writes of the service during the comparison show in the revision.
                 let is_touched =
                     touched.has(*number) || stored.map_or(was.is_some(), |stored| stored.revision > look.revision);
                 let id = Id::try_from(*number).expect("it came from an id");
@@ -463,8 +464,8 @@ impl Planning<'_> {
         Ok(changes)
     }
 
-    /// The ids of the records that the file has otherwise than the split, with their rows where it has them at all.
-    /// Counts those that stay as they are.
+    /// Lists the ids of the records in which the file differs from the split, each with its row if the file has one.
+    /// Counts the records that stay.
     fn find_different<'f>(
         &self,
         changes: &mut Changes,
@@ -502,7 +503,7 @@ impl Planning<'_> {
         Ok(different)
     }
 
-    /// What becomes of the record `id`: the file has it in `row`, if at all, and the database as `stored`.
+    /// Decides on the record `id`, which is `row` in the file and `stored` in the database, if they have it.
     fn compare_record(
         &mut self,
         changes: &mut Changes,
@@ -537,7 +538,7 @@ impl Planning<'_> {
         })?
     }
 
-    /// The file and the database have different versions of a record, or one of them has none.
+    /// Decides on a record that differs between the file and the database, or that only one of them has.
     fn settle(
         &mut self,
         changes: &mut Changes,
@@ -588,10 +589,10 @@ impl Planning<'_> {
     }
 }
 
-/// The records of one collection, as they were split and as the newer file has them.
+/// The records of one collection in the slice and in the newer file.
 struct Files<'f> {
     older: &'f Rows,
-    /// The same by their ids.
+    /// The older rows by their ids.
     split: &'f ById<'f>,
     newer: &'f Rows,
     spared: &'f Spared,
@@ -601,13 +602,13 @@ struct Files<'f> {
 struct Versions<'v> {
     collection: Collection,
     id: Id,
-    /// As it was split.
+    /// The version that was split.
     base: Option<String>,
-    /// Whether the id is not its own there.
+    /// Whether the split gave that version its id.
     given: bool,
-    /// As the file has it.
+    /// The file's version.
     file: Option<&'v Record<'v>>,
-    /// As the database has it.
+    /// The database's version.
     stored: Option<&'v Seen>,
 }
 
@@ -624,7 +625,8 @@ impl Touched {
         self.ids.contains(id)
     }
 
-    /// Finds them by their revisions, where the manifest knows the database's when it was as split; else by their texts.
+    /// Finds them by their revisions, if the manifest knows the database's revision right after the split; else by
+    /// their texts.
     fn find(before: &mut Before, look: &Look, older: &Rows, split: &ById) -> Result<Self, Error> {
         let Before { database, entry, .. } = before;
         let now = Moment::at(look, RoaringTreemap::new());
@@ -658,7 +660,7 @@ impl Touched {
     }
 }
 
-/// Whether nobody has written to a database since it was as the manifest says.
+/// Tells whether a database has not been written to since the manifest noted its state.
 fn is_untouched(entry: &Entry, look: &Look) -> bool {
     let now = Moment::at(look, RoaringTreemap::new());
     let is_same =
@@ -666,7 +668,7 @@ fn is_untouched(entry: &Entry, look: &Look) -> bool {
     entry.database.as_ref().is_some_and(is_same)
 }
 
-/// Reads the newer file, as far as it has records of collections that are there.
+/// Reads the newer file's records into the rows of their collections; skips other collections.
 fn read_newer(source: &mut Source, newer: &mut [Rows], rejects: &mut Rejects, stage: &Stage) -> Result<(), Error> {
     while let Some(batch) = source.next_batch()? {
         if let Some(newer) = newer.iter_mut().find(|rows| rows.collection == batch.collection) {
@@ -680,7 +682,7 @@ fn read_newer(source: &mut Source, newer: &mut [Rows], rejects: &mut Rejects, st
     Ok(())
 }
 
-/// Reads the slice of what is there.
+/// Reads the existing slice, and checks that it is the one that the manifest names.
 fn read_older(slice: &Path, entry: &Entry, all_given: bool) -> Result<Rows, Error> {
     let collection = entry.in_slice();
     let mut rows = Rows::new(slice, collection, false)?;
@@ -693,8 +695,8 @@ fn read_older(slice: &Path, entry: &Entry, all_given: bool) -> Result<Rows, Erro
     Err(Error::Difference(format!("{fault}\n`seed --replace` splits the file anew.")))
 }
 
-/// Whether all ids that stand in a slice are given. A `seed` before this one did not note them, and wrote them where
-/// records had been rejected, which the monolith's list had without ids.
+/// Tells whether every id in a slice was given by the split. An older `seed` did not note given ids, but wrote them
+/// into the slice if it had rejected records of a list without ids.
 pub fn are_all_given(
     entry: &Entry,
     rejected: bool,
@@ -713,16 +715,16 @@ pub fn are_all_given(
     Ok(false)
 }
 
-/// Records of the split that the newer file has, but in a state in which they cannot be taken: they stay as they were.
+/// Records of the split that the newer file has in a form that is rejected: they stay as they were.
 #[derive(Default)]
 struct Spared {
     ids: RoaringTreemap,
-    /// By the position of what cannot be taken: the places of those that stay for it, among the older rows.
+    /// The places, among the older rows, of the records that each rejected record spares, by its position.
     at: BTreeMap<u64, Vec<usize>>,
 }
 
 impl Spared {
-    /// Finds them: by the ids of what cannot be taken, else by what it says, else all that may be meant.
+    /// Finds them by the ids of the rejected records, else by their content; failing both, spares every candidate.
     fn find(older: &Rows, split: &ById, newer: &Rows) -> Result<Self, Error> {
         let mut spared = Self::default();
         if newer.rejected.is_empty() {
@@ -778,12 +780,12 @@ impl Spared {
     }
 }
 
-/// The place of an older row. A slice has no rejects: the position is the place.
+/// Returns the place of an older row. A slice has no rejects, so the position is the place.
 fn place_in_slice(row: &Row) -> usize {
     (row.position - 1) as usize
 }
 
-/// The places of older rows that are free, and next to those of what the newer rows around the `nth` are.
+/// Lists the places of free older rows next to those that match the neighbours of the `nth` newer row.
 fn places_around(nth: usize, older: &Rows, split: &ById, newer: &Rows, is_free: impl Fn(&usize) -> bool) -> Vec<usize> {
     let matched = |row: &Row| if row.rejected { None } else { split.get(row.id).map(place_in_slice) };
     let before = newer.rows[..nth].iter().rev().find_map(matched);
@@ -795,7 +797,7 @@ fn places_around(nth: usize, older: &Rows, split: &ById, newer: &Rows, is_free: 
     here
 }
 
-/// The first of the `places` whose record is most like what was `said`, if one is like it.
+/// Returns the place whose record is most like `said`, the first of several; `None` if no record is like it.
 fn find_alike(said: &Content, older: &Rows, places: impl Iterator<Item = usize>) -> Result<Option<usize>, Error> {
     let mut best: Option<(usize, f64)> = None;
     for place in places.take(MANY) {
@@ -810,8 +812,8 @@ fn find_alike(said: &Content, older: &Rows, places: impl Iterator<Item = usize>)
     Ok(best.map(|(place, _)| place))
 }
 
-/// Writes the patch that makes the new slice of the one that is there, and says what that will be. Whatever stands there is
-/// taken from there, unless an earlier `seed` wrote it, as `all_given` says.
+/// Writes the patch that turns the existing slice into the new one, and describes the new one. Unchanged records are
+/// taken from the existing slice, unless an older `seed` wrote it (`all_given`).
 fn write_patch(
     before: &Before,
     &Files { older, split, newer, spared }: &Files,

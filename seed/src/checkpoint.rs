@@ -1,7 +1,7 @@
-//! What an interrupted run had finished: a split that is whole, and was not read back yet.
+//! The checkpoint of an interrupted run: a complete split that was not read back yet.
 //!
-//! `DIR/building.json` says what was split, and what the parts should be. The next run on the same file goes on from
-//! there. It believes nothing of it: reading back is the proof, and where that fails the split begins anew.
+//! `DIR/building.json` names the file that was split and the expected parts. The next run on the same file goes on from
+//! there. It does not trust the parts: it reads them back, and splits the file again if they do not match.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -24,10 +24,10 @@ use crate::splitting::WholeSplit;
 
 const CHECKPOINT: &str = "building.json";
 
-/// What was finished.
+/// The checkpoint's file.
 #[derive(Serialize, Deserialize)]
 struct Checkpoint {
-    /// The program's version: another one may split in another way.
+    /// The program's version: another one may split differently.
     version: String,
     source: Identity,
     parts: Vec<Finished>,
@@ -37,7 +37,7 @@ struct Checkpoint {
 /// A collection's part.
 #[derive(Serialize, Deserialize)]
 struct Finished {
-    /// Another declaration may find other records' faults.
+    /// The collection's declaration: another one may reject other records.
     declaration: Declaration,
     records: u64,
     exact: String,
@@ -46,12 +46,12 @@ struct Finished {
     given: Vec<u64>,
 }
 
-/// Where the checkpoint of the split in `data` is.
+/// Returns the path of the checkpoint in `data`.
 pub fn path_in(data: &Path) -> PathBuf {
     data.join(CHECKPOINT)
 }
 
-/// Notes that `source` is split into `parts`, in `data`.
+/// Notes in `data` that `source` is split into `parts`.
 pub fn write(data: &Path, WholeSplit { source, parts, absent }: &WholeSplit) -> Result<(), Error> {
     let finished = |part: &Part| Finished {
         declaration: part.collection.declaration().clone(),
@@ -71,7 +71,7 @@ pub fn write(data: &Path, WholeSplit { source, parts, absent }: &WholeSplit) -> 
     Ok(sync(data)?)
 }
 
-/// What is finished in `data`: of which file, and what the parts should be. Nothing where it cannot be told.
+/// Reads the checkpoint in `data`; returns `None` if it is missing, or does not fit this program and `plan`.
 pub fn read(data: &Path, plan: &Plan) -> Option<WholeSplit> {
     let read: Checkpoint = serde_json::from_slice(&fs::read(path_in(data)).ok()?).ok()?;
     if read.version != env!("CARGO_PKG_VERSION") {
@@ -92,7 +92,7 @@ pub fn read(data: &Path, plan: &Plan) -> Option<WholeSplit> {
         parts.push(Part {
             collection,
             digests,
-            // It is written only where the positions say everything.
+            // A checkpoint is written only if all ids are positions.
             slice: Sliced { file: slice, given: RoaringTreemap::from_iter(given), numbers: Ids::Positions },
         });
     }

@@ -1,5 +1,5 @@
-//! A record that the file and its service have both changed: what of it can be merged, what a person has to say, and what
-//! they have said.
+//! Conflicts: records that the newer file and the service have both changed. Some can be merged; a person resolves the
+//! others in the file for `--conflicts`.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::plan::Plan;
 use crate::text::id_in;
 
-/// Whose version of a record is taken where both changed it.
+/// The side whose version of a record is taken if both have changed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Side {
     /// The file's.
@@ -28,7 +28,7 @@ pub enum Side {
     Service,
 }
 
-/// What both may change without a conflict.
+/// The changes of both sides that are merged without a conflict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Merge {
     /// Different fields of a record.
@@ -38,44 +38,45 @@ pub enum Merge {
     Records,
 }
 
-/// The versions of a record that both have changed; nothing where there is none.
+/// The versions of a record that both sides have changed; `None` for a side without the record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
-    /// Whose record.
+    /// The record's collection.
     pub collection: Collection,
     /// Its id.
     pub id: Id,
-    /// Where it stands in the file.
+    /// Its place in the file.
     pub pointer: String,
-    /// As it was split.
+    /// The version that was split.
     pub base: Option<String>,
-    /// As the file has it now.
+    /// The file's present version.
     pub file: Option<String>,
-    /// As its service has it now.
+    /// The service's present version.
     pub service: Option<String>,
 }
 
-/// A field that both have changed, each in another way.
+/// A field that both sides have changed, each in another way.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Field {
-    /// Its place in the record; nothing for the record as a whole.
+    /// Its place in the record; empty for the whole record.
     pub pointer: String,
-    /// As it was split.
+    /// The value that was split.
     pub base: Option<String>,
-    /// As the file has it now.
+    /// The file's present value.
     pub file: Option<String>,
-    /// As its service has it now.
+    /// The service's present value.
     pub service: Option<String>,
 }
 
 impl Conflict {
-    /// The `id` as it stands in the record.
+    /// Returns the `id` as it stands in the record.
     pub fn id_json(&self) -> String {
         let there = [&self.base, &self.file, &self.service].into_iter().flatten().next();
         id_in(self.collection, self.id, there.map_or("{}", |json| json))
     }
 
-    /// The record with what both have changed, if each has changed fields that the other has not.
+    /// Returns the record with both sides' changes; `None` if both have changed one field differently, if a version is
+    /// missing, or if the result is not a valid record.
     pub fn merge(&self) -> Option<String> {
         let (Some(base), Some(file), Some(service)) = (&self.base, &self.file, &self.service) else { return None };
         let [base, file] = [members(base), members(file)];
@@ -106,14 +107,14 @@ impl Conflict {
         }
         let members: Vec<String> = merged.iter().map(|(key, value)| format!("{key}:{value}")).collect();
         let merged = format!("{{{}}}", members.join(","));
-        // What each has made is a record; what comes of both need not be.
+        // Each side's version is valid; both changes together need not be.
         let mut records = Records::new(self.collection, merged.len());
         records.push_stored(&merged, self.id).ok()?;
         let is_itself = records.iter().all(|record| record.id == self.id && is_called(&record, &self.id_json()));
         is_itself.then_some(merged)
     }
 
-    /// The fields that it is about.
+    /// Lists the fields in conflict.
     pub fn fields(&self) -> Vec<Field> {
         let Self { base, file, service, .. } = self;
         let whole = || {
@@ -146,7 +147,7 @@ impl Conflict {
         if fields.is_empty() { whole() } else { fields }
     }
 
-    /// What it is about, as one number: a resolution is for these versions alone.
+    /// Returns a hash of the versions: a resolution is valid for these versions only.
     fn versions(&self) -> String {
         let mut hash = Sha256::new();
         for version in [&self.base, &self.file, &self.service] {
@@ -158,7 +159,7 @@ impl Conflict {
         hex::encode(&hash.finalize()[..8])
     }
 
-    /// Writes it as a line of JSON, in which a `take` can be filled in.
+    /// Writes the conflict as a line of JSON, with `take`, or null to be filled in.
     pub fn write(&self, take: Option<&Take>, out: &mut impl Write) -> std::io::Result<()> {
         let raw = |json: &Option<String>| {
             json.as_ref().map(|json| RawValue::from_string(json.clone()).expect("canonical text is JSON"))
@@ -187,7 +188,7 @@ impl Conflict {
     }
 }
 
-/// The members of an object in canonical text: keys with their quotes, and values.
+/// Lists the members of an object in canonical text: keys with their quotes, and values.
 fn members(json: &str) -> Vec<(&str, &str)> {
     let mut members = Vec::new();
     let text = |part| std::str::from_utf8(part).expect("a part of a text, cut at its brackets, is text");
@@ -199,7 +200,7 @@ fn value_of<'j>(members: &[(&str, &'j str)], key: &str) -> Option<&'j str> {
     members.iter().find(|(other, _)| *other == key).map(|(_, value)| *value)
 }
 
-/// Whether the `id` of a record, where ids are texts, says the same as `id` does.
+/// Tells whether `id` is the record's text id. A record of a collection without text ids always passes.
 fn is_called(record: &Record, id: &str) -> bool {
     record.id_text().is_none_or(|text| read_id_text(id).as_deref() == Some(text) && !record.id_from_position)
 }
@@ -219,34 +220,34 @@ struct Line {
     take: Option<Box<RawValue>>,
 }
 
-/// What somebody has said is to become of a record.
+/// The version that resolves a conflict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Take {
     /// The file's version.
     File,
-    /// The service's.
+    /// The service's version.
     Service,
-    /// The one that was split.
+    /// The version that was split.
     Base,
     /// This record.
     Own(String),
 }
 
-/// What somebody has said of conflicts: the file for --conflicts, with a `take` in its lines.
+/// Resolved conflicts: the file for `--conflicts`, with a `take` filled in on its lines.
 #[derive(Debug, Default)]
 pub struct Resolutions {
     path: PathBuf,
-    /// By collection and id, as its text: the line in the file, the versions that it is about, and what to take.
+    /// The line in the file, the hash of the versions, and the version to take, by collection and id text.
     of: HashMap<(&'static str, Box<str>), (u64, String, Take)>,
-    /// The lines that were about a conflict.
+    /// The lines that have met their conflict.
     used: RefCell<HashSet<u64>>,
 }
 
 impl Resolutions {
-    /// Reads the file at `path`. A line without a `take` says nothing.
+    /// Reads the file at `path`. Skips lines without a `take`.
     ///
     /// # Errors
-    /// A line is none, or says what cannot be.
+    /// A line is not one of `--conflicts`, or its `take` is not valid.
     pub fn read(path: &Path, plan: &Plan) -> Result<Self, Error> {
         let mut resolutions = Self { path: path.to_owned(), ..Self::default() };
         let file = BufReader::new(File::open(path).map_err(Error::io(path))?);
@@ -261,15 +262,15 @@ impl Resolutions {
                 continue;
             }
             let read: Line = serde_json::from_str(&line)
-                .map_err(|error| resolutions.wrong(number, format!("this is no line of --conflicts: {error}")))?;
+                .map_err(|error| resolutions.wrong(number, format!("this is not a line of --conflicts: {error}")))?;
             let Some(collection) = plan.named(&read.collection) else {
                 return Err(resolutions.wrong(number, format!("there is no collection {:?}", read.collection)));
             };
             let id = read_id_text(read.id.get());
-            // Where ids are texts, its number is not known here, and any does.
+            // The number of a text id is not known here; any number does.
             let known = if collection.has_text_ids() { Some(Id::MAX) } else { read.id.get().parse::<Id>().ok() };
             let (Some(id), Some(known)) = (id, known) else {
-                return Err(resolutions.wrong(number, format!("{} is no id of {}", read.id, collection.name())));
+                return Err(resolutions.wrong(number, format!("{} is not an id of {}", read.id, collection.name())));
             };
             let Some(take) = read.take.filter(|take| take.get() != "null") else { continue };
             let take = match take.get() {
@@ -293,7 +294,7 @@ impl Resolutions {
                     }
                 }
                 other => {
-                    let reason = format!(r#"{other} cannot be taken: "file", "service", "base", or a record can"#);
+                    let reason = format!(r#"{other} cannot be taken; use "file", "service", "base" or a record"#);
                     return Err(resolutions.wrong(number, reason));
                 }
             };
@@ -305,17 +306,17 @@ impl Resolutions {
         Ok(resolutions)
     }
 
-    /// What was said of `conflict`, if anything was.
+    /// Returns the resolution of `conflict`, if the file has one.
     ///
     /// # Errors
-    /// It was said of other versions.
+    /// The resolution is for other versions.
     pub fn take(&self, conflict: &Conflict) -> Result<Option<&Take>, Error> {
         let id = conflict.id_json();
         let key = (conflict.collection.name(), read_id_text(&id).unwrap_or_default());
         let Some((line, versions, take)) = self.of.get(&key) else { return Ok(None) };
         if *versions != conflict.versions() {
             let reason = format!(
-                "{} {id} has changed since --conflicts wrote this line; have it written anew",
+                "{} {id} has changed since --conflicts wrote this line; write the file again with --conflicts",
                 conflict.collection.name()
             );
             return Err(self.wrong(*line, reason));
@@ -324,18 +325,22 @@ impl Resolutions {
         Ok(Some(take))
     }
 
-    /// Whether each was about a conflict.
+    /// Checks that each resolution has met its conflict.
     ///
     /// # Errors
-    /// One was not: what was to be decided there is decided otherwise by now.
+    /// A resolution is left over: its conflict no longer exists.
     pub fn check_all_used(&self) -> Result<(), Error> {
         let used = self.used.borrow();
         let unused =
             self.of.iter().filter(|(_, (line, _, _))| !used.contains(line)).min_by_key(|(_, (line, _, _))| *line);
         match unused {
             None => Ok(()),
-            Some(((name, id), (line, _, _))) => Err(self
-                .wrong(*line, format!("there is no conflict about {name} {id} any more; have the lines written anew"))),
+            Some(((name, id), (line, _, _))) => Err(self.wrong(
+                *line,
+                format!(
+                    "{name} {id} is no longer in conflict; delete this line, or write the file again with --conflicts"
+                ),
+            )),
         }
     }
 
@@ -362,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_one_alone_has_changed_are_merged() {
+    fn fields_that_only_one_side_has_changed_are_merged() {
         for (base, file, service, merged) in [
             (r#","bio":"b","x":1"#, r#","bio":"c","x":1"#, r#","bio":"b","x":2"#, Some(r#","bio":"c","x":2"#)),
             (r#","x":1"#, r#","x":1,"y":2"#, r#","x":1,"z":3"#, Some(r#","x":1,"z":3,"y":2"#)),
@@ -387,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_of_a_conflict_is_what_both_have_changed() {
+    fn a_conflict_names_the_fields_that_both_sides_have_changed() {
         let pointers =
             |conflict: Conflict| conflict.fields().into_iter().map(|field| field.pointer).collect::<Vec<_>>();
         let changed = conflict(Some(r#","bio":"b","x":1"#), Some(r#","bio":"b","x":2"#), Some(r#","bio":"c","x":3"#));
@@ -402,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_read_back_with_what_it_is_to_take() {
+    fn a_line_is_read_back_with_its_take() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("conflicts");
         let found = conflict(Some(r#","x":1"#), Some(r#","x":2"#), Some(r#","x":3"#));
@@ -430,7 +435,7 @@ mod tests {
             assert!(resolutions.take(&other).unwrap_err().to_string().contains("line 1: users 1 has changed since"));
         }
         for (text, reason) in [
-            ("{}".to_owned(), "line 1: this is no line of --conflicts"),
+            ("{}".to_owned(), "line 1: this is not a line of --conflicts"),
             (with("7"), "7 cannot be taken"),
             (with(r#"{"id":2,"username":"b"}"#), "has the id 2, not 1"),
             (with(r#"{"id":1}"#), "missing field `username`"),

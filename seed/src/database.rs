@@ -1,4 +1,4 @@
-//! A service's database, as an update sees it: opened here, or asked of the service that runs on it.
+//! A service's database as an update sees it: opened by this process, or reached through the running service.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,29 +10,29 @@ use store::{Hold, Store};
 
 use crate::error::Error;
 
-/// How many records are asked for at once.
+/// The number of records that are asked for at once.
 pub const AT_ONCE: usize = 1024;
 
 /// A database.
 pub enum Database {
-    /// Opened by this process.
+    /// A database that this process has opened.
     Here(Box<Desk>),
-    /// Its service runs.
+    /// A database whose service runs.
     Served(Connection),
 }
 
 impl Database {
-    /// The database `store`, in the service's folder.
+    /// Returns the database `store`, in the service's folder.
     pub fn here(folder: &Path, store: Store) -> Self {
         Self::Here(Box::new(Desk::new(folder, store)))
     }
 
-    /// The database `store`, which is only looked at.
+    /// Returns the database `store`, to be read only.
     pub fn of(store: &Store) -> Self {
         Self::here(store.path(), store.clone())
     }
 
-    /// Whether its service runs.
+    /// Tells whether its service runs.
     pub fn is_served(&self) -> bool {
         matches!(self, Self::Served(_))
     }
@@ -45,7 +45,7 @@ impl Database {
         Ok(answered?)
     }
 
-    /// What is there.
+    /// Looks at the database's present state.
     pub fn look(&mut self) -> Result<Look, Error> {
         match self.ask(Ask::Look)? {
             Answer::Looked(look) => Ok(look),
@@ -53,7 +53,7 @@ impl Database {
         }
     }
 
-    /// The ids there are, and those of them that were written later than as revision `since`.
+    /// Returns all ids, and those written after revision `since`.
     pub fn written(&mut self, since: u64) -> Result<(RoaringTreemap, RoaringTreemap), Error> {
         let (mut there, mut written) = (RoaringTreemap::new(), RoaringTreemap::new());
         let mut next = Some(1);
@@ -71,7 +71,7 @@ impl Database {
         Ok((there, written))
     }
 
-    /// Those of the records `ids` that are there: at most [`AT_ONCE`] should be asked for.
+    /// Reads the existing records among `ids`, of which there should be at most [`AT_ONCE`].
     pub fn records(&mut self, ids: &[u64]) -> Result<BTreeMap<u64, Seen>, Error> {
         let mut records = BTreeMap::new();
         let mut left = ids;
@@ -80,7 +80,7 @@ impl Database {
                 Answer::Records(part) => part,
                 other => return Err(other_answer(&other)),
             };
-            // It ends where it gets long; what is behind its last was not looked at.
+            // A long answer ends early: ids after its last record were not looked at.
             let last = part.last().map_or(0, |last| last.id);
             let behind = left.iter().position(|id| *id == last).map_or(left.len(), |place| place + 1);
             left = &left[behind..];
@@ -89,8 +89,8 @@ impl Database {
         Ok(records)
     }
 
-    /// The next entries of an index of ids, behind the entry `after`: the id that is referred to, and that of a record that
-    /// does.
+    /// Reads the next entries of an index of ids, after the entry `after`: each an id, and the id of a record that
+    /// refers to it.
     pub fn references(&mut self, index: Index, after: (u64, u64)) -> Result<Vec<(u64, u64)>, Error> {
         match self.ask(Ask::References { index: index.number(), after })? {
             Answer::References(part) => Ok(part),
@@ -98,8 +98,8 @@ impl Database {
         }
     }
 
-    /// The next entries of an index of ids that are texts, behind the entry `after`: a text, and records under it. The same
-    /// text may follow with further ones.
+    /// Reads the next entries of an index of text ids, after the entry `after`: each a text, and the records under it.
+    /// The same text may follow with further records.
     pub fn texts(&mut self, index: Index, after: Option<(String, u64)>) -> Result<Vec<(String, Vec<u64>)>, Error> {
         match self.ask(Ask::Texts { index: index.number(), after })? {
             Answer::Texts(part) => Ok(part),
@@ -107,7 +107,7 @@ impl Database {
         }
     }
 
-    /// The numbers of the records with these ids, which are texts: 0 where there is none.
+    /// Returns the numbers of the records with these text ids: 0 for a missing record.
     pub fn numbers(&mut self, texts: Vec<String>) -> Result<Vec<u64>, Error> {
         let count = texts.len();
         match self.ask(Ask::Numbers(texts))? {
@@ -124,7 +124,7 @@ impl Database {
         }
     }
 
-    /// Has nobody else change what the staged changes concern, if nobody has since it was seen.
+    /// Holds the records of the staged changes against other writes, unless one was written since it was seen.
     pub fn hold(&mut self) -> Result<Hold, Error> {
         match self.ask(Ask::Hold)? {
             Answer::Held(hold) => Ok(hold),
@@ -132,17 +132,17 @@ impl Database {
         }
     }
 
-    /// Has the staged changes made: they are then durable, and have been read back.
+    /// Has the staged changes made, durably, and read back.
     pub fn apply(&mut self) -> Result<(), Error> {
         self.ask(Ask::Apply).map(drop)
     }
 
-    /// Lets others change everything again.
+    /// Releases the held records.
     pub fn release(&mut self) -> Result<(), Error> {
         self.ask(Ask::Release).map(drop)
     }
 
-    /// Has everything read and checked; an error where something is damaged.
+    /// Has everything read and checked; returns an error if something is damaged.
     pub fn scrub(&mut self) -> Result<(), Error> {
         match self.ask(Ask::Scrub)? {
             Answer::Scrubbed(_, true) => Ok(()),
@@ -151,7 +151,7 @@ impl Database {
         }
     }
 
-    /// Lets go of it.
+    /// Closes the database, if this process has opened it.
     pub fn close(self) {
         if let Self::Here(desk) = self {
             desk.close();
@@ -159,12 +159,12 @@ impl Database {
     }
 }
 
-/// A service of another version than this program.
+/// Returns the error for an unexpected answer, of a service of another version than this program.
 fn other_answer(answer: &Answer) -> Error {
     let kind = format!("{answer:?}");
     let kind = kind.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
     Error::Difference(format!(
-        "a service answered something else than it was asked ({kind}): is it of another version?"
+        "a service gave an unexpected answer ({kind}): does it have the same version as this `seed`?"
     ))
 }
 

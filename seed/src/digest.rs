@@ -1,4 +1,4 @@
-//! What the records of a collection are, and what they mean, each as a [`RecordSet`].
+//! Digests of a collection's records, independent of their order: of their bytes and of their meaning.
 
 use rayon::prelude::*;
 use record::id::Id;
@@ -10,14 +10,14 @@ use sha2::{Digest as _, Sha256};
 /// The digests of a collection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Digests {
-    /// Of the records as they are sent, byte for byte, with whether their ids are from their positions.
+    /// The digest of the records as they are sent, byte for byte, and of whether their ids are from their positions.
     pub exact: RecordSet,
-    /// Of what the records mean: the order of keys, the spelling of numbers and escapes do not matter.
+    /// The digest of the records' meaning: the order of keys and the spelling of numbers and escapes do not matter.
     pub canonical: RecordSet,
 }
 
 impl Digests {
-    /// The digests of records, by all cores.
+    /// Computes the digests of records, on all cores.
     pub fn of(records: &[Records]) -> Self {
         let part = |records: &Records| {
             let mut digests = Self::default();
@@ -44,23 +44,23 @@ impl Digests {
         self.canonical.merge(&other.canonical);
     }
 
-    /// Takes all records of another set away, which are in this one.
+    /// Removes all records of another set, which must be in this one.
     pub fn unmerge(&mut self, other: &Digests) {
         self.exact.unmerge(&other.exact);
         self.canonical.unmerge(&other.canonical);
     }
 }
 
-/// What a value, in canonical text, means: equal for equal values, however they are spelled.
+/// Returns the meaning of a value in canonical text: the same bytes for equal values in any spelling.
 pub fn meaning(json: &str) -> Vec<u8> {
     let mut meaning = Vec::with_capacity(json.len());
-    mean(json.as_bytes(), &mut meaning);
+    write_meaning(json.as_bytes(), &mut meaning);
     meaning
 }
 
-/// Appends what the value at the beginning of `json`, canonical text, means: keys in the order of their bytes, numbers
-/// as [`number`] writes them. Returns the value's length.
-fn mean(json: &[u8], out: &mut Vec<u8>) -> usize {
+/// Appends the meaning of the value at the beginning of `json`, canonical text: keys in the order of their bytes,
+/// numbers as [`write_number`] writes them. Returns the value's length.
+fn write_meaning(json: &[u8], out: &mut Vec<u8>) -> usize {
     match json[0] {
         b'"' => {
             let end = string_end(json);
@@ -74,7 +74,7 @@ fn mean(json: &[u8], out: &mut Vec<u8>) -> usize {
             out.push(b'{');
             for (key, value) in members {
                 out.extend_from_slice(key);
-                mean(value, out);
+                write_meaning(value, out);
             }
             out.push(b'}');
             end
@@ -82,7 +82,7 @@ fn mean(json: &[u8], out: &mut Vec<u8>) -> usize {
         b'[' => {
             out.push(b'[');
             let end = each(json, |part| {
-                let length = mean(part, out);
+                let length = write_meaning(part, out);
                 out.push(b',');
                 length
             });
@@ -91,7 +91,7 @@ fn mean(json: &[u8], out: &mut Vec<u8>) -> usize {
         }
         b'-' | b'0'..=b'9' => {
             let end = value_end(json);
-            number(&json[..end], out);
+            write_number(&json[..end], out);
             end
         }
         _ => {
@@ -102,9 +102,9 @@ fn mean(json: &[u8], out: &mut Vec<u8>) -> usize {
     }
 }
 
-/// Appends a number's one spelling: digits without zeros at either end, `e`, and the power of ten they are multiplied
-/// with. 1200, 1.2e3 and 12E+2 are all `12e2`; every zero is `0`.
-fn number(text: &[u8], out: &mut Vec<u8>) {
+/// Appends a number in its only canonical spelling: digits without zeros at either end, `e`, and the power of ten that
+/// multiplies them. 1200, 1.2e3 and 12E+2 are all `12e2`; every zero is `0`.
+fn write_number(text: &[u8], out: &mut Vec<u8>) {
     let (mantissa, exponent) = match text.iter().position(|byte| matches!(byte, b'e' | b'E')) {
         Some(at) => (&text[..at], &text[at + 1..]),
         None => (text, &b"0"[..]),
@@ -125,7 +125,7 @@ fn number(text: &[u8], out: &mut Vec<u8>) {
     digits.truncate(digits.len() - zeros_behind);
     let exponent = std::str::from_utf8(exponent).ok().and_then(|exponent| exponent.parse::<i64>().ok());
     let Some(exponent) = exponent.and_then(|e| e.checked_add(zeros_behind as i64 - fraction as i64)) else {
-        // Beyond every number anybody has: it is taken by its spelling.
+        // The exponent exceeds all practical numbers: the spelling stays.
         return out.extend_from_slice(text);
     };
     if negative {
@@ -143,7 +143,7 @@ mod tests {
         let mut json = String::new();
         record::json::canonical_object(text, &mut json, &mut Vec::new()).unwrap();
         let mut out = Vec::new();
-        assert_eq!(mean(json.as_bytes(), &mut out), json.len());
+        assert_eq!(write_meaning(json.as_bytes(), &mut out), json.len());
         String::from_utf8(out).unwrap()
     }
 
@@ -179,7 +179,7 @@ mod tests {
             ("1e99999999999999999999", "1e99999999999999999999"),
         ] {
             let mut out = Vec::new();
-            number(text.as_bytes(), &mut out);
+            write_number(text.as_bytes(), &mut out);
             assert_eq!(String::from_utf8(out).unwrap(), expected);
         }
     }

@@ -1,4 +1,4 @@
-//! Why a split did not happen, and the exit code that says so.
+//! Errors of all commands, with their messages, JSON and exit codes.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,14 +10,14 @@ use store::desk::DeskError;
 
 use crate::obstacle::{Obstacle, Obstacles, shorten};
 
-/// What a command came to, where that is no success.
+/// The outcome of a command that did not succeed.
 #[derive(Debug)]
 pub struct Outcome {
     /// For people.
     pub text: String,
     /// For programs: an object.
     pub json: Value,
-    /// What the program ends with.
+    /// The exit code.
     pub exit_code: u8,
 }
 
@@ -31,10 +31,10 @@ pub enum Error {
         file: PathBuf,
         /// JSON pointer and byte offset.
         place: String,
-        /// What is wrong there.
+        /// The fault there.
         reason: String,
     },
-    /// The input is not one, and what is in the way of its split is known, with the way on.
+    /// The input cannot be split; all obstacles are known, with their remedies.
     #[error("{}: {found}Nothing was changed.", .file.display())]
     Obstacles {
         /// The input file.
@@ -42,7 +42,7 @@ pub enum Error {
         /// The reasons.
         found: Obstacles,
     },
-    /// Nothing in the file is a collection that a service could have.
+    /// The file has no collection that a service could have.
     #[error("nothing in {} can be a service: {why}\nNothing was written.", .file.display())]
     NoService {
         /// The input file.
@@ -50,70 +50,70 @@ pub enum Error {
         /// Each member with its reason.
         why: String,
     },
-    /// A plan or a declaration is none.
+    /// A plan or a declaration is invalid.
     #[error("{}: {reason}\nNothing was changed.", .path.display())]
     Plan {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Its fault.
         reason: String,
     },
-    /// The command line names a collection that there is not.
+    /// The command line names an unknown collection.
     #[error("there is no collection {name:?}: there are {known}")]
     NoCollection {
         /// The name.
         name: String,
-        /// Those that there are.
+        /// The known ones.
         known: String,
     },
-    /// References lead nowhere, and that was not to be.
+    /// References lead nowhere, and `--strict` is set.
     #[error("{text} --strict refuses them. Nothing was changed.")]
     Orphans {
-        /// Which.
+        /// The references.
         text: String,
         /// The same for scripts.
         json: Value,
     },
-    /// What was read back is not what the source holds.
+    /// The data that was read back differs from the source.
     #[error("{0}")]
     Difference(String),
-    /// A database, a slice or a backup is not what it was.
+    /// A database, a slice or a backup is damaged.
     #[error("{0}\n`seed restore` puts a backup in its place; the service's --accept-loss keeps what is whole.")]
     Damaged(String),
-    /// A backup cannot be read, or is not what it says.
+    /// A backup cannot be read, or does not match its own digests.
     #[error("{path}: {reason}")]
     Backup {
-        /// The backup, or what it was read from.
+        /// The backup, or its source.
         path: String,
-        /// What is wrong.
+        /// The fault.
         reason: String,
     },
-    /// The file and a service have changed the same record, each in another way.
+    /// The file and a service have changed the same record in different ways.
     #[error(
         "{}\nNothing was changed. --prefer monolith takes the file's version of such records, --prefer service the service's.",
         .0.text.trim_end()
     )]
     Conflicts(Outcome),
-    /// The monolith does not answer as one.
+    /// The monolith gives no usable answer.
     #[error("{0}; is this the monolith?")]
     Monolith(String),
-    /// What the services answer is not what the monolith does, or that cannot be told; the report has the exit code.
+    /// The services' answers differ from the monolith's, or cannot be compared; the report has the exit code.
     #[error("{}", .0.text.trim_end())]
     Compared(Outcome),
-    /// The target holds something that is not to be overwritten.
+    /// The target holds something that must not be overwritten.
     #[error("{}: {holds}. Nothing was changed. --replace puts the split of this file in its place; another --data leaves it alone.", .data.display())]
     Occupied {
         /// The data folder.
         data: PathBuf,
-        /// What was found there.
+        /// The contents found there.
         holds: String,
     },
-    /// What is to be written must not go there.
+    /// An output must not be written to this path.
     #[error("{}: {reason}. Nothing was changed.", .path.display())]
     Output {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
     /// The token file has a token of that name.
@@ -124,27 +124,27 @@ pub enum Error {
         /// The name.
         name: Name,
     },
-    /// A token file is none, or has no room.
+    /// The token file is invalid or full.
     #[error("{0}. Nothing was changed.")]
     Tokens(#[from] TokenFileError),
-    /// There is no randomness for a secret.
+    /// The system has no randomness for a secret.
     #[error("the system gives no random bytes: {0}. Nothing was changed.")]
     Random(getrandom::Error),
-    /// A service that was asked for something, or a database's committer.
+    /// A service, or a database's committer, has failed or refused.
     #[error("{0}")]
     Service(DeskError),
-    /// A run committed, and did not come to its end.
+    /// A run was interrupted after its commit point.
     #[error(
-        "{0}\nThe newer file is taken, but a part of what it changes is not applied yet: run the same command again, it finishes the job."
+        "{0}\nThe newer file is accepted, but some of its changes are not applied yet: run the same command again, it finishes the job."
     )]
     Unfinished(Box<Error>),
-    /// A service changes the same records again and again.
-    #[error("{}: its services change the same records meanwhile, again and again. Nothing was changed. Try again.", .0.display())]
+    /// A service keeps changing the same records.
+    #[error("{}: its services keep changing the same records. Nothing was changed. Try again.", .0.display())]
     Overtaken(PathBuf),
-    /// A database or its folder.
+    /// A database or its folder has failed.
     #[error("{}", describe(.0))]
     Store(#[from] StoreError),
-    /// A file.
+    /// A file cannot be read or written.
     #[error("{}: {source}", .path.display())]
     Io {
         /// The file or folder.
@@ -155,13 +155,13 @@ pub enum Error {
 }
 
 impl Error {
-    /// For `map_err`: what the system said about `path`.
+    /// Returns a closure for `map_err` that adds `path` to the system's error.
     pub fn io(path: &Path) -> impl FnOnce(io::Error) -> Error {
         let path = path.to_owned();
         move |source| Error::Io { path, source }
     }
 
-    /// The same of what has another name for people than the file it was read from; `named` says it in a text.
+    /// Replaces `path` by `name` in the error; `named` does so in a text. For input that people know by another name.
     pub fn renamed(self, path: &Path, name: &str, named: impl Fn(String) -> String) -> Error {
         let rename = |file: PathBuf| if file == path { PathBuf::from(name) } else { file };
         match self {
@@ -174,7 +174,7 @@ impl Error {
         }
     }
 
-    /// For scripts: what went wrong, by a name that stays, and what belongs to it.
+    /// Returns the error for scripts: its stable name, and its data.
     pub fn json(&self) -> Value {
         let (kind, more) = match self {
             Error::Input { file, place, reason } => {
@@ -226,12 +226,12 @@ impl Error {
         json
     }
 
-    /// "Something else is here."
+    /// Returns the error for a target that holds something else.
     pub fn occupied(data: &Path, holds: String) -> Error {
         Error::Occupied { data: data.to_owned(), holds }
     }
 
-    /// The exit code; `--help` lists them. 2 is the command line's own.
+    /// Returns the exit code; `--help` lists them. 2 stands for a wrong command line.
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Tokens(TokenFileError::Io { .. }) | Error::Random(_) => 6,
@@ -256,7 +256,7 @@ impl Error {
     }
 }
 
-/// What a service's folder has to say, with what whoever runs `seed` can do.
+/// Describes a store's error, with a remedy for the user of `seed`.
 fn describe(error: &StoreError) -> String {
     match error {
         StoreError::Missing(path) => format!(

@@ -1,4 +1,4 @@
-//! Databases and slices that are being filled: proven, and put into place.
+//! Proves databases and slices that were filled, and puts them into place.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::source::Reading;
 use crate::splitting::{Destination, WholeSplit};
 use crate::target::{Building, Target};
 
-/// Where the parts of a split are built.
+/// Lists the destinations of a split that is built at these paths.
 pub(crate) fn destinations(building: &[Building]) -> Vec<Destination<'_>> {
     let mut destinations = Vec::new();
     for Building { collection, slice, database, .. } in building {
@@ -29,17 +29,17 @@ pub(crate) fn destinations(building: &[Building]) -> Vec<Destination<'_>> {
     destinations
 }
 
-/// What was split, and is not in its place yet.
+/// A split that is built but not in place yet.
 pub(crate) struct Built {
     pub(crate) split: WholeSplit,
     pub(crate) rejected: u64,
     pub(crate) as_node: AsNode,
     pub(crate) reading: Arc<Reading>,
-    /// Whether an interrupted run did it.
+    /// Whether an interrupted run built it.
     pub(crate) taken_up: bool,
 }
 
-/// Reads back what was built, and compares it with what it should be.
+/// Reads the built split back, and compares it with the expected parts.
 pub(crate) fn prove(
     input: &Path,
     plan: &Plan,
@@ -66,20 +66,20 @@ pub(crate) fn prove(
     Err(Error::Difference(format!("{}\nNothing was published.", faults.join("\n"))))
 }
 
-/// Scans the databases that were built. They are opened anew: what counts is what a service will find.
+/// Scans the databases that were built. Opens them again, to read what a service will read.
 pub(crate) fn read_back(building: &[Building], records: u64, progress: Progress) -> Result<Vec<Scanned>, Error> {
     let stage = progress.stage("reading back", Total::Records(records));
     let open = |part: &Building| Store::open(&part.database, part.collection, Purpose::Passing);
     building.iter().map(|part| scan(open(part)?, &stage)).collect()
 }
 
-/// The orphans in the databases of all collections; an error where there may be none.
+/// Finds the orphans in the databases of all collections; with `--strict`, returns an error if there are any.
 pub(crate) fn orphans(stores: &[Store], options: &Options) -> Result<Orphans, Error> {
     let _stage = options.progress.stage("checking references", Total::Unknown);
     refuse_orphans(Orphans::find(stores)?, options)
 }
 
-/// An error where there may be none.
+/// Returns the orphans; with `--strict`, returns an error if there are any.
 pub(crate) fn refuse_orphans(orphans: Orphans, options: &Options) -> Result<Orphans, Error> {
     if options.strict && orphans.count() > 0 {
         Err(Error::Orphans { text: orphans.to_string(), json: json!(orphans) })
@@ -88,7 +88,7 @@ pub(crate) fn refuse_orphans(orphans: Orphans, options: &Options) -> Result<Orph
     }
 }
 
-/// Puts what was built, and what was put aside, into place.
+/// Puts the built split, and the files beside it, into place.
 pub(crate) fn publish(mut target: Target, manifest: &Manifest, aside: Aside, options: &Options) -> Result<(), Error> {
     if options.dry_run {
         return aside.put_findings_in_place();

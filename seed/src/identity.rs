@@ -1,4 +1,4 @@
-//! What a file is: its length and its SHA-256.
+//! A file's identity: its length and its SHA-256.
 
 use std::fs::File;
 use std::io::{self, BufReader, Write};
@@ -9,19 +9,19 @@ use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 
-/// How much is read or written at a time, in bytes.
+/// The size of reads and writes, in bytes.
 pub const BUFFER: usize = 1 << 20;
 
-/// What a file is.
+/// A file's length and hash.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// Hexadecimal; empty where it was not asked for.
+    /// The SHA-256, hexadecimal; empty if it was not computed.
     pub sha256: String,
-    /// Its length.
+    /// The length in bytes.
     pub bytes: u64,
 }
 
-/// Counts and hashes what is written through it.
+/// A writer that counts and hashes the bytes written through it.
 pub struct Hashed<W> {
     inner: W,
     sha256: Option<Sha256>,
@@ -29,17 +29,17 @@ pub struct Hashed<W> {
 }
 
 impl<W: Write> Hashed<W> {
-    /// Writes to `inner`. Hashing is not free: `hash` says whether anybody wants it.
+    /// Returns a writer to `inner`; it hashes only if `hash`, because hashing takes time.
     pub fn new(inner: W, hash: bool) -> Self {
         Self { inner, sha256: hash.then(Sha256::new), bytes: 0 }
     }
 
-    /// The SHA-256 of what was written so far; zeros where it was not asked for.
+    /// Returns the SHA-256 of the bytes so far; zeros if it is not computed.
     pub fn digest(&self) -> [u8; 32] {
         self.sha256.as_ref().map_or([0; 32], |sha256| sha256.clone().finalize().into())
     }
 
-    /// What was written, once all of it has been flushed.
+    /// Flushes the writer, and returns the identity of all that was written.
     pub fn finish(mut self) -> io::Result<Identity> {
         self.inner.flush()?;
         let sha256 = self.sha256.map(|sha256| hex::encode(sha256.finalize()));
@@ -48,7 +48,7 @@ impl<W: Write> Hashed<W> {
 }
 
 impl<W> Hashed<W> {
-    /// How much was written.
+    /// Returns the number of bytes so far.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -69,12 +69,12 @@ impl<W: Write> Write for Hashed<W> {
     }
 }
 
-/// The folder that `path` is in.
+/// Returns the folder of `path`.
 pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// What the file at `path` is.
+/// Reads the file at `path`, and returns its identity.
 pub fn identify(path: &Path) -> Result<Identity, Error> {
     let file = File::open(path).map_err(Error::io(path))?;
     let mut hashed = Hashed::new(io::sink(), true);

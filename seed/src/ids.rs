@@ -1,8 +1,8 @@
-//! Which id each position of a list has, where the records have none of their own; where ids are texts, which number in the
-//! database each position has.
+//! The ids of a list's positions, for records without ids of their own; or, in a collection with text ids, the records'
+//! numbers in the database.
 //!
-//! At the first split that is the position itself, from 1. Later a list has lost records in the middle, and its order may
-//! have changed, while every record has kept its id: then it is more than one run.
+//! At the first split, each position is the id, from 1. Later, a list has lost records in the middle and may have
+//! another order, but every record has kept its id: then several runs describe the ids.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,18 +17,18 @@ use crate::error::Error;
 use crate::identity::Identity;
 use crate::plan::Plan;
 
-/// The ids that the positions of a list have.
+/// The ids of a list's positions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Vec<Run>", into = "Vec<Run>")]
 pub enum Ids {
     /// Each position is the id.
     #[default]
     Positions,
-    /// By position, ascending; a position in no run has no id.
+    /// Runs by ascending position; a position outside all runs has no id.
     Runs(Vec<Run>),
 }
 
-/// So many positions from the first on, which have so many ids from the first on; written as `[position, id, count]`.
+/// Consecutive positions with consecutive ids; written as `[position, id, count]`, with the first of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "(u64, u64, u64)", into = "(u64, u64, u64)")]
 pub struct Run {
@@ -67,7 +67,7 @@ impl From<Ids> for Vec<Run> {
 }
 
 impl Ids {
-    /// The id of the record at `position`, from 1.
+    /// Returns the id of the record at `position`, from 1.
     pub fn at(&self, position: u64) -> Option<Id> {
         let id = match self {
             Ids::Positions => position,
@@ -83,7 +83,7 @@ impl Ids {
         Id::try_from(id).ok()
     }
 
-    /// The next position that has an id, which lies behind all that have one.
+    /// Adds the id of a position after all earlier ones.
     pub fn push(&mut self, position: u64, id: Id) {
         if *self == Ids::Positions {
             *self = Ids::Runs(Vec::new());
@@ -95,17 +95,17 @@ impl Ids {
         }
     }
 
-    /// No position has an id yet.
+    /// Returns an empty list: no position has an id yet.
     pub fn none() -> Self {
         Ids::Runs(Vec::new())
     }
 
-    /// The same, as short as it can be said.
+    /// Returns the shortest form of the same ids.
     pub fn shortened(self) -> Self {
         if self.are_positions() { Ids::Positions } else { self }
     }
 
-    /// Whether each position that has an id has its own number.
+    /// Tells whether each id is the position itself.
     pub fn are_positions(&self) -> bool {
         match self {
             Ids::Positions => true,
@@ -114,70 +114,70 @@ impl Ids {
     }
 }
 
-/// What the records of one collection have for ids, and have had.
+/// The present and past ids of one collection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Given {
     /// The ids of records that have none of their own.
     pub ids: Ids,
-    /// The highest id that any record ever had; 0 where that is not known.
+    /// The highest id that any record ever had; 0 if it is not known.
     pub last_id: u64,
 }
 
-/// The same of a file's collections; of one that is not in it, positions.
+/// The ids of each collection of a file. A collection that was not set has its positions as ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AllGiven(BTreeMap<Collection, Given>);
 
 impl AllGiven {
-    /// What the records of `collection` have.
+    /// Returns the ids of `collection`.
     pub fn of(&self, collection: Collection) -> &Given {
         const POSITIONS: &Given = &Given { ids: Ids::Positions, last_id: 0 };
         self.0.get(&collection).unwrap_or(POSITIONS)
     }
 
-    /// Notes what the records of `collection` have.
+    /// Sets the ids of `collection`.
     pub fn set(&mut self, collection: Collection, given: Given) {
         self.0.insert(collection, given);
     }
 
-    /// Whether the positions say all that there is to know.
+    /// Tells whether every id is its position, and no higher id was ever used.
     pub fn are_positions(&self) -> bool {
         self.0.values().all(|given| given.ids.are_positions() && given.last_id == 0)
     }
 }
 
-/// `db.json.ids` beside a joined `db.json`: the ids that its records without ids have. Whoever splits that very file gives
-/// them the same again.
+/// The file `db.json.ids` beside a joined `db.json`: the ids of records without ids. A split of that very `db.json`
+/// gives them the same ids again.
 #[derive(Debug, Serialize, Deserialize)]
 struct Beside {
     version: u32,
     /// The file it belongs to.
     file: Identity,
-    /// By collection; none where they are the positions.
+    /// The ids by collection, unless they are the positions.
     ids: BTreeMap<String, Vec<Run>>,
-    /// The highest that any record ever had, by collection.
+    /// The highest id that any record ever had, by collection.
     last_ids: BTreeMap<String, u64>,
 }
 
 const VERSION: u32 = 1;
 
-/// Where the ids of the file at `path` lie.
+/// Returns the path of the ids beside the file at `path`.
 pub fn path_beside(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".ids");
     path.with_file_name(name)
 }
 
-/// Whether what lies at `path` is such a file.
+/// Tells whether the file at `path` holds such ids.
 pub fn is_one(path: &Path) -> bool {
     fs::read(path).is_ok_and(|text| serde_json::from_slice::<Beside>(&text).is_ok())
 }
 
-/// The ids that lie beside the file at `path`, where they are those of this very file.
+/// Reads the ids beside the file at `path`; returns `None` unless they belong to this very file.
 pub fn known(path: &Path, plan: &Plan, identify: impl FnOnce() -> Result<Identity, Error>) -> Option<AllGiven> {
     if path_beside(path).exists() { read_beside(path, plan, identify).ok() } else { None }
 }
 
-/// What lies beside a file whose positions do not say all of its ids.
+/// Returns the ids of `file` as the text of the file beside it.
 pub fn to_json(file: Identity, AllGiven(given): &AllGiven) -> String {
     let name = |collection: &Collection| collection.name().to_owned();
     let moved = given.iter().filter(|(_, given)| !given.ids.are_positions());
@@ -186,11 +186,10 @@ pub fn to_json(file: Identity, AllGiven(given): &AllGiven) -> String {
     serde_json::to_string(&Beside { version: VERSION, file, ids, last_ids }).expect("ids can be written as JSON") + "\n"
 }
 
-/// The ids that lie beside the file at `path`, which `identify` says what it is; positions where nothing of this file's
-/// lies there.
+/// Reads the ids beside the file at `path`, whose identity `identify` returns. Without them, positions are the ids.
 ///
 /// # Errors
-/// What lies there cannot be read.
+/// The ids cannot be read, or belong to another file.
 pub fn read_beside(
     path: &Path,
     plan: &Plan,
@@ -210,7 +209,7 @@ pub fn read_beside(
     }
     if read.file != identify()? {
         return Err(wrong(format!(
-            "it has the ids of another file than {}; an update of the split that was joined needs none, and without it the \
+            "it has the ids of another file than {}; an update of the joined split does not need it, and without it the \
              positions are the ids",
             path.display()
         )));
@@ -233,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn positions_have_the_ids_they_were_given() {
+    fn positions_keep_the_ids_they_were_given() {
         assert_eq!(Ids::default().at(7).unwrap().get(), 7);
         assert_eq!(Ids::default().at(0), None);
         let mut ids = Ids::none();

@@ -1,4 +1,4 @@
-//! What is there, read from end to end and held against its manifest.
+//! Reads an existing split from end to end, and compares it with its manifest.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use crate::rows::Rows;
 use crate::scan::{Scanned, damage, fault, scan};
 use crate::source::{Reading, Source};
 
-/// The manifest and the folders of a finished split that no service has open.
+/// Opens a finished split, on which no service runs: its manifest and folders.
 pub fn open_split(data: &Path) -> Result<(Manifest, Vec<(Collection, Folder)>), Error> {
     let manifest = Manifest::read(data);
     let plan = manifest.as_ref().ok().and_then(Option::as_ref).map_or_else(Plan::workspace, Manifest::plan);
@@ -31,7 +31,7 @@ pub fn open_split(data: &Path) -> Result<(Manifest, Vec<(Collection, Folder)>), 
         folder.settled_database()?;
         folders.push((collection, folder));
     }
-    // Now that nobody else has the folders.
+    // Read again: nobody can change it now that the folders are locked.
     match Manifest::read(data)? {
         Some(manifest) if manifest.plan() == plan => Ok((manifest, folders)),
         Some(_) => Err(Error::Difference(format!("{}: another run has changed its plan meanwhile", data.display()))),
@@ -39,12 +39,12 @@ pub fn open_split(data: &Path) -> Result<(Manifest, Vec<(Collection, Folder)>), 
     }
 }
 
-/// What is wrong with databases and slices, and cannot have been done by a service's writes.
+/// Faults of databases and slices that no service's writes can explain.
 #[derive(Default)]
 pub(crate) struct Faults {
-    /// Databases that are not what their writers made of them.
+    /// Damaged databases.
     pub(crate) damaged: Vec<String>,
-    /// Slices that are not what was split.
+    /// Slices that differ from the split.
     pub(crate) different: Vec<String>,
 }
 
@@ -53,7 +53,7 @@ impl Faults {
         self.damaged.extend(damage(scanned));
     }
 
-    /// An error where there is anything.
+    /// Returns the faults as an error, if any were found.
     pub(crate) fn check(self) -> Result<(), Error> {
         if !self.damaged.is_empty() {
             return Err(Error::Damaged([self.damaged, self.different].concat().join("\n")));
@@ -65,7 +65,7 @@ impl Faults {
     }
 }
 
-/// Scans the databases of a split, and looks at its slices.
+/// Scans the databases of a split, and checks its slices.
 pub(crate) fn scan_split<'f>(
     data: &Path,
     manifest: &Manifest,
@@ -87,7 +87,7 @@ pub(crate) fn scan_split<'f>(
     Ok((scans, faults))
 }
 
-/// An error where a slice or a database is gone.
+/// Returns an error if a slice or a database is gone.
 pub(crate) fn look_for_parts(data: &Path, folder: &Path) -> Result<(), Error> {
     match [folder.join("db.json"), folder.join("db")].into_iter().find(|path| !path.exists()) {
         Some(gone) => Err(Error::occupied(data, format!("its manifest is there, but {} is gone", gone.display()))),
@@ -95,14 +95,14 @@ pub(crate) fn look_for_parts(data: &Path, folder: &Path) -> Result<(), Error> {
     }
 }
 
-/// Whether a database holds what was split into it.
+/// Tells whether a database holds the same records as right after the split.
 pub(crate) fn is_as_split(scanned: &Scanned, manifest: &Manifest) -> bool {
     let entry = manifest.entry(scanned.store.collection());
     scanned.digests.canonical.to_string() == entry.digest && scanned.digests.canonical.count == entry.records
 }
 
-/// The ids that the records of the file at `input` have, where they have none of their own: their lists are aligned with
-/// the slices of a `split`; and their numbers, where ids are texts. Slices and databases come in one order.
+/// Finds the ids of records without ids in the file at `input`, by aligning its lists with the slices of a `split`; and
+/// the numbers of records with text ids. Slices and databases are in the same order.
 pub(crate) fn align_all(
     input: &Path,
     as_node: bool,

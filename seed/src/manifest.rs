@@ -1,4 +1,4 @@
-//! `DIR/manifest.json`: what was split, and into what.
+//! `DIR/manifest.json`: the file that was split, and the resulting parts.
 //!
 //! ```json
 //! {
@@ -14,12 +14,13 @@
 //! }
 //! ```
 //!
-//! `digest` is the canonical one of [`Digests`](crate::digest::Digests). Where a slice has ids in it that the split gave,
-//! `"given": [[4, 9], [12, 12]]` is beside it: from the first to the last of each row. Where ids are texts,
-//! `"numbers": [[1, 1, 8], [9, 12, 3]]` says which numbers in the database the slice's places have, from 1, if not their own:
-//! the first place, its number, and how many follow on both.
+//! `digest` is the canonical one of [`Digests`](crate::digest::Digests). If a slice has ids in it that the split gave,
+//! `"given": [[4, 9], [12, 12]]` lists them, as the first and the last of each range. In a collection with text ids,
+//! `"numbers": [[1, 1, 8], [9, 12, 3]]` maps the slice's places, from 1, to their numbers in the database, unless both
+//! are the same: the first place, its number, and the count of consecutive pairs.
 //!
-//! Version 1 had the members of `collections` beside `source`, without declarations: those of the workspace.
+//! Version 1 had the members of `collections` beside `source`, without declarations: the workspace's declarations
+//! apply.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -49,78 +50,78 @@ pub const MANIFEST: &str = "manifest.json";
 
 const VERSION: u32 = 2;
 
-/// What was split, and into what.
+/// The manifest of a split.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Manifest {
     version: u32,
-    /// RFC 3339, UTC.
+    /// The time of the split: RFC 3339, UTC.
     pub created: String,
     /// The file that was split.
     pub source: Identity,
-    /// Whether the plan was given, and is not the workspace's own.
+    /// Whether the plan was given on the command line, instead of the workspace's own.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub plan_given: bool,
     #[serde(with = "by_name")]
     collections: Vec<Entry>,
-    /// How many of the file's records were rejected.
+    /// The number of the file's records that were rejected.
     #[serde(default)]
     pub rejected: u64,
-    /// How many of the file's records only Node takes, and were taken as Node takes them.
+    /// The number of the file's records that only Node accepts, and that were read as Node reads them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub as_node: u64,
     /// References that lead nowhere.
     pub orphans: Orphans,
-    /// Whether this is no split but a backup of which the split is not known.
+    /// Whether this is a restored backup whose split is not known.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub restored: bool,
 }
 
-/// What a collection was split into.
+/// One collection's part of a split.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Entry {
-    /// What the collection was when it was split.
+    /// The collection's declaration at the time of the split.
     pub declaration: Declaration,
-    /// How many.
+    /// The number of records.
     pub records: u64,
-    /// What they mean.
+    /// The canonical digest of the records.
     pub digest: String,
-    /// Their slice.
+    /// The slice.
     pub slice: Identity,
-    /// Of the ids that stand in the slice, those that the split gave.
+    /// The ids in the slice that the split gave.
     #[serde(default, skip_serializing_if = "RoaringTreemap::is_empty", with = "ranges")]
     pub given: RoaringTreemap,
-    /// The numbers of the slice's records in the database, where ids are texts.
+    /// The numbers of the slice's records in the database, if ids are texts.
     #[serde(default, skip_serializing_if = "Ids::are_positions")]
     pub numbers: Ids,
-    /// The database when it was as split; not known of one that an earlier `seed` has made.
+    /// The database right after the split; unknown if an older `seed` made it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<Moment>,
 }
 
-/// A database at a moment of its own.
+/// A database's state at one moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Moment {
-    /// Which database it is, hexadecimal: another has another history.
+    /// The database's history, hexadecimal: each database has its own.
     pub history: String,
-    /// Its revision: whatever is written later has a higher one.
+    /// Its revision: later writes have higher ones.
     pub revision: u64,
     /// The digest of its records, byte for byte, as the service keeps it.
     pub exact: String,
-    /// Records of the slice that were something else in the database then, or not there: what their service has changed
-    /// before. There may be others among them.
+    /// The slice's records that the database had otherwise or not at all, because the service had changed them. The set
+    /// may contain others.
     #[serde(default, skip_serializing_if = "RoaringTreemap::is_empty", with = "ranges")]
     pub differs: RoaringTreemap,
 }
 
 impl Moment {
-    /// The database now.
+    /// Reads the database's present state.
     pub fn of(store: &Store) -> Result<Self, Error> {
         let history = format!("{:016x}", store.history());
         let exact = store.counted()?.to_string();
         Ok(Self { history, revision: store.revision()?, exact, differs: RoaringTreemap::new() })
     }
 
-    /// The same of a database that was looked at.
+    /// Returns the state of a database that was looked at.
     pub fn at(look: &Look, differs: RoaringTreemap) -> Self {
         let history = format!("{:016x}", look.history);
         Self { history, revision: look.revision, exact: look.records.to_string(), differs }
@@ -128,20 +129,20 @@ impl Moment {
 }
 
 impl Entry {
-    /// The collection.
+    /// Returns the collection.
     pub fn collection(&self) -> Collection {
         Collection::of(self.declaration.clone())
     }
 
-    /// What the slice's records are for sure: ids as declared. A record that an update has spared, since it does not fit what
-    /// is declared by now, stays in the slice as it was.
+    /// Returns the collection as which every record of the slice can be read: with its ids, without its fields. An
+    /// update may have spared records that do not fit the present declaration; they stay in the slice as they were.
     pub fn in_slice(&self) -> Collection {
         let mut declaration = self.declaration.clone();
         (declaration.fields, declaration.indexes) = Default::default();
         Collection::of(declaration)
     }
 
-    /// Opens the slice at `path`, as one of `collection`: this one, or [`in_slice`](Self::in_slice).
+    /// Opens the slice at `path` as one of `collection`, which is this one or [`in_slice`](Self::in_slice).
     pub fn open_slice(&self, path: &Path, collection: Collection) -> Result<Source, Error> {
         let mut given = AllGiven::default();
         given.set(collection, Given { ids: self.numbers.clone(), last_id: 0 });
@@ -149,7 +150,7 @@ impl Entry {
         Ok(Source::open(path, &Plan::of(collection))?.read_as(&Arc::new(reading)))
     }
 
-    /// What the records mean, as a set.
+    /// Returns the canonical digest as a set; `None` if it is malformed.
     pub fn canonical(&self) -> Option<RecordSet> {
         let mut set: RecordSet = self.digest.parse().ok()?;
         set.count = self.records;
@@ -157,12 +158,12 @@ impl Entry {
     }
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands it on so")]
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-/// Entries by their collections' names, in the plan's order.
+/// (De)serializes entries by their collections' names, in the plan's order.
 mod by_name {
     use std::fmt;
 
@@ -202,7 +203,7 @@ mod by_name {
     }
 }
 
-/// Ids as rows of the first and the last of those that follow on each other.
+/// (De)serializes ids as ranges of consecutive ids: the first and the last of each.
 mod ranges {
     use roaring::RoaringTreemap;
     use serde::{Deserialize, Deserializer, Serializer};
@@ -228,7 +229,7 @@ mod ranges {
 }
 
 impl Manifest {
-    /// The manifest of a split of `source` into `parts`.
+    /// Creates the manifest of a split of `source` into `parts`.
     pub fn new(source: Identity, parts: Vec<Part>, rejected: u64, orphans: Orphans) -> Self {
         let created = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let collections = parts.into_iter().map(|Part { collection, digests, slice }| Entry {
@@ -253,26 +254,26 @@ impl Manifest {
         }
     }
 
-    /// What became of a collection.
+    /// Returns the entry of a collection.
     ///
     /// # Panics
-    /// It is not in the split's plan.
+    /// The collection is not in the split's plan.
     pub fn entry(&self, collection: Collection) -> &Entry {
         let found = self.collections.iter().find(|entry| *entry.declaration.name == *collection.name());
         found.expect("the collection is one of the split's")
     }
 
-    /// What was split, in the plan's order.
+    /// Lists the collections that were split, in the plan's order.
     pub fn collections(&self) -> impl Iterator<Item = Collection> {
         self.collections.iter().map(Entry::collection)
     }
 
-    /// The plan that was split by.
+    /// Returns the plan of the split.
     pub fn plan(&self) -> Plan {
         self.collections().collect()
     }
 
-    /// Notes the databases as they are now, in the plan's order.
+    /// Notes the databases' states, in the plan's order.
     pub fn with_databases(mut self, moments: Vec<Moment>) -> Self {
         for (entry, moment) in self.collections.iter_mut().zip(moments) {
             entry.database = Some(moment);
@@ -280,7 +281,7 @@ impl Manifest {
         self
     }
 
-    /// The same with collections that were added, in the order of `plan`.
+    /// Adds collections, in the order of `plan`.
     pub fn with_added(mut self, parts: Vec<Part>, moments: Vec<Moment>, orphans: Orphans, plan: &Plan) -> Self {
         let source = self.source.clone();
         let added = Self::new(source, parts, self.rejected, orphans).with_databases(moments);
@@ -290,12 +291,12 @@ impl Manifest {
         self
     }
 
-    /// Reads the manifest of the split in `data`.
+    /// Reads the manifest of the split in `data`; returns `None` if the file does not exist.
     pub fn read(data: &Path) -> Result<Option<Self>, Error> {
         Self::read_at(&data.join(MANIFEST))
     }
 
-    /// Reads the manifest at `path`.
+    /// Reads the manifest at `path`; returns `None` if the file does not exist.
     pub fn read_at(path: &Path) -> Result<Option<Self>, Error> {
         let text = match fs::read(path) {
             Ok(text) => text,
@@ -313,7 +314,7 @@ impl Manifest {
         }
     }
 
-    /// The manifest as a file.
+    /// Returns the manifest as the text of its file.
     pub fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).expect("a manifest can be written as JSON") + "\n"
     }
@@ -324,7 +325,7 @@ struct Version {
     version: u32,
 }
 
-/// Reads a manifest of version 1, as one of today's: its collections are the workspace's.
+/// Reads a manifest of version 1 as one of the present version, with the workspace's collections.
 fn read_first_version(text: &[u8]) -> Result<Manifest, serde_json::Error> {
     let mut manifest: Map<String, Value> = serde_json::from_slice(text)?;
     let plan = Plan::workspace();

@@ -1,54 +1,54 @@
-//! How alike two records are that are not equal: whether the one may be the other, changed.
+//! The likeness of two records that are not equal: one may be the other, changed.
 //!
-//! What somebody wrote makes a record what it is, so what counts are the words in its texts, upper and lower case alike:
+//! People recognize a record by its words, so the words in its texts count, regardless of case:
 //!
-//! - More than half of the words, of both records together, are in both. A word of four letters or more counts as being
-//!   in both, too, where more than half of its pairs of letters are: somebody has corrected it. Half of the words is
-//!   enough where both have the same ones with digits in them.
-//! - Or the one text begins with the words of the other, of four characters or more: somebody has added to it.
-//! - Never where each has a word with a digit in it that the other lacks: `post 17` is not `post 23`. But of ten words
-//!   or more a number may be another where nine tenths are the same.
+//! - Two records are alike if they share more than half of all their words. A word of four letters or more counts as
+//!   shared if more than half of its letter pairs are: it may have been corrected. Exactly half of the words is enough
+//!   if both have the same words with digits.
+//! - They are alike if one text, of four characters or more, begins the other: it may have been added to.
+//! - They are never alike if each has a word with a digit that the other lacks: `post 17` is not `post 23`. From ten
+//!   words on, a number may differ if nine tenths of the words are the same.
 //!
-//! Records without texts are alike where at least half of their members are equal.
+//! Records without texts are alike if at least half of their members are equal.
 
 use std::cmp::Ordering;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use record::json::{each, each_member, value_end};
 
-/// How many words of a record are looked at.
+/// The number of words of a record that are compared.
 const WORDS: usize = 256;
 
-/// How many bytes of its texts.
+/// The number of bytes of its texts that are compared.
 const TEXT: usize = 4096;
 
-/// How many letters make a word that may have been corrected.
+/// The number of letters from which on a word may have been corrected.
 const CORRECTED: usize = 4;
 
-/// How many words that only one has may be corrected ones of the other.
+/// The number of words of one record that may be corrected words of the other.
 const MAX_CORRECTED: usize = 16;
 
-/// How many characters make a text that may have been added to.
+/// The number of characters from which on a text may have been added to.
 const ADDED_TO: usize = 4;
 
-/// Of so many words a number may be another, where nearly all else is the same.
+/// The number of words from which on a number may differ, if nearly all else is the same.
 const LONG: usize = 10;
 
-/// What a record says.
+/// A record's content, as far as it is compared.
 #[derive(Debug, Default, PartialEq)]
 pub struct Content {
-    /// Its members, but for the id, where it has no texts.
+    /// Its members except the id, if it has no texts.
     members: Vec<(String, String)>,
     /// All its texts, one after the other.
     text: String,
-    /// A hash of them, whole.
+    /// A hash of the uncut texts.
     hash: u64,
     /// The words in them, sorted.
     words: Vec<String>,
 }
 
 impl Content {
-    /// What the record `json`, in canonical text, says.
+    /// Reads the content of the record `json`, in canonical text.
     pub fn of(json: &str) -> Self {
         let mut content = Self::default();
         let mut members = Vec::new();
@@ -74,12 +74,12 @@ impl Content {
         content
     }
 
-    /// A hash of what its texts say.
+    /// Returns a hash of its texts.
     pub fn hash(&self) -> u64 {
         self.hash
     }
 
-    /// The words in its texts, sorted.
+    /// Returns the words in its texts, sorted.
     pub fn words(&self) -> &[String] {
         &self.words
     }
@@ -105,7 +105,7 @@ impl Content {
     }
 }
 
-/// How alike two records are, from ½ to 1; nothing where the one cannot be taken for the other.
+/// Returns how alike two records are, from ½ to 1; `None` if one cannot be taken for the other.
 pub fn alikeness(left: &Content, right: &Content) -> Option<f64> {
     if left.text.trim().is_empty() && right.text.trim().is_empty() {
         let equal = left.members.iter().filter(|member| right.members.contains(member)).count();
@@ -126,9 +126,12 @@ pub fn alikeness(left: &Content, right: &Content) -> Option<f64> {
     if digits_left && digits_right && (share < 0.9 || left.words.len().min(right.words.len()) < LONG) {
         return None;
     }
-    // What is not in sight of half is not brought there by corrections.
-    let share =
-        if share > 0.1 || all < 8.0 { (2 * (common + corrected(&only_left, &only_right))) as f64 / all } else { share };
+    // Corrections cannot lift a share this low to half.
+    let share = if share > 0.1 || all < 8.0 {
+        (2 * (common + count_corrected(&only_left, &only_right))) as f64 / all
+    } else {
+        share
+    };
     let numbered = !digits_left && !digits_right && left.words.iter().any(|word| has_digit(word));
     if share > 0.5 || numbered && share >= 0.5 {
         return Some(share);
@@ -140,7 +143,7 @@ pub fn alikeness(left: &Content, right: &Content) -> Option<f64> {
     rest.is_some_and(|rest| !rest.starts_with(char::is_alphanumeric)).then_some(0.5)
 }
 
-/// How many words two sorted rows have in common, and those that only one has.
+/// Counts the words that two sorted lists share, and returns the words that only one has.
 fn compare_words<'w>(left: &'w [String], right: &'w [String]) -> (usize, Vec<&'w str>, Vec<&'w str>) {
     let (mut l, mut r, mut common) = (0, 0, 0);
     let (mut only_left, mut only_right) = (Vec::new(), Vec::new());
@@ -165,8 +168,8 @@ fn compare_words<'w>(left: &'w [String], right: &'w [String]) -> (usize, Vec<&'w
     (common, only_left, only_right)
 }
 
-/// How many words of the one are words of the other that were corrected.
-fn corrected(left: &[&str], right: &[&str]) -> usize {
+/// Counts the words of one list that are corrected words of the other.
+fn count_corrected(left: &[&str], right: &[&str]) -> usize {
     let long = |words: &[&str]| -> Vec<String> {
         let words = words.iter().filter(|word| word.chars().count() >= CORRECTED);
         words.take(MAX_CORRECTED).map(|word| (*word).to_owned()).collect()
@@ -194,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_was_changed_is_near_and_another_is_not() {
+    fn a_changed_record_is_near_and_another_record_is_not() {
         for (left, right) in [
             ("the first", "the first"),
             ("The first!", "the first"),
@@ -231,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_lie_anywhere_and_records_without_any_are_alike_by_their_members() {
+    fn texts_are_found_at_any_depth_and_records_without_texts_are_compared_by_their_members() {
         let near = |left, right| alikeness(&Content::of(left), &Content::of(right));
         assert_eq!(near(r#"{"a":{"b":["x y","z"]},"c":1}"#, r#"{"c":2,"a":["x y",{"q":"z"}]}"#), Some(1.0));
         assert_eq!(near(r#"{"id":7,"a":1,"b":2}"#, r#"{"a":1,"b":3}"#), Some(0.5));

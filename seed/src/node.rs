@@ -1,8 +1,9 @@
-//! What Node's `JSON.parse` takes and JSON does not allow, as Node has it then.
+//! Reads text that only Node's `JSON.parse` accepts, as Node reads it.
 //!
-//! - Of a repeated key the last value counts, in the first one's place.
-//! - Bytes that are not UTF-8 were U+FFFD when Node had read the file.
-//! - Half a surrogate pair, which Node keeps, becomes U+FFFD too: no text of ours can hold it. Node sends it as an escape.
+//! - The last value of a repeated key counts, in the place of the first.
+//! - Bytes that are not UTF-8 become U+FFFD, as when Node reads a file.
+//! - Half a surrogate pair becomes U+FFFD, too, because no Rust text can hold it. Node keeps it and sends it as an
+//!   escape.
 
 use std::collections::HashMap;
 
@@ -10,7 +11,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// The text of a value that is JSON once such things are replaced; nothing where Node would not take it either.
+/// Returns the value as valid JSON; `None` if Node refuses it, too.
 pub fn read(raw: &[u8]) -> Option<String> {
     let text = replace_lone_surrogates(&String::from_utf8_lossy(raw));
     let mut out = String::with_capacity(text.len());
@@ -18,7 +19,7 @@ pub fn read(raw: &[u8]) -> Option<String> {
     Some(out)
 }
 
-/// Writes a value with each key once.
+/// Writes a value with each key once; returns `None` if it is nested too deeply.
 fn write(value: &RawValue, out: &mut String, depth: usize) -> Option<()> {
     let text = value.get();
     if depth == 0 {
@@ -48,7 +49,7 @@ fn write(value: &RawValue, out: &mut String, depth: usize) -> Option<()> {
     Some(())
 }
 
-/// An object's members: of a repeated key the last value, in the first one's place.
+/// An object's members; a repeated key has its last value, in the place of the first.
 struct Members<'t>(Vec<(String, &'t RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {
@@ -82,21 +83,21 @@ impl<'de> Deserialize<'de> for Members<'de> {
     }
 }
 
-/// The text with `\\ufffd` for each escape that is half a surrogate pair.
+/// Replaces each escape of half a surrogate pair by `\\ufffd`.
 fn replace_lone_surrogates(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('\\') {
         let (before, escape) = rest.split_at(at);
         out.push_str(before);
-        let length = match (surrogate(escape, 0xD800), surrogate(escape, 0xDC00)) {
-            (true, _) if escape.get(6..).is_some_and(|next| surrogate(next, 0xDC00)) => 12,
+        let length = match (is_surrogate(escape, 0xD800), is_surrogate(escape, 0xDC00)) {
+            (true, _) if escape.get(6..).is_some_and(|next| is_surrogate(next, 0xDC00)) => 12,
             (true, _) | (_, true) => {
                 out.push_str("\\ufffd");
                 rest = &escape[6..];
                 continue;
             }
-            // A backslash and what it escapes, which may be another.
+            // A backslash and the escaped character, which may be a backslash.
             _ => 1 + escape[1..].chars().next().map_or(0, char::len_utf8),
         };
         out.push_str(&escape[..length]);
@@ -105,8 +106,8 @@ fn replace_lone_surrogates(text: &str) -> String {
     out + rest
 }
 
-/// Whether `text` begins with the escape of one of the 1,024 surrogates from `first` on.
-fn surrogate(text: &str, first: u32) -> bool {
+/// Tells whether `text` begins with the escape of one of the 1,024 surrogates from `first` on.
+fn is_surrogate(text: &str, first: u32) -> bool {
     let digits = text.strip_prefix("\\u").and_then(|rest| rest.get(..4));
     let digits = digits.filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
     let unit = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
@@ -118,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_only_node_takes_is_as_node_has_it() {
+    fn a_text_that_only_node_accepts_is_read_as_node_reads_it() {
         for (raw, text) in [
             (&br#"{"a":1,"b":2,"a":3}"#[..], r#"{"a":3,"b":2}"#),
             (

@@ -1,10 +1,10 @@
-//! Which numbers the records of a newer list have in the database, where their ids are texts: those stay with them, whatever
-//! becomes of their places.
+//! Numbers for the records of a newer list with text ids. A record keeps its number in the database, whatever its
+//! place.
 //!
-//! 1. A record whose id the slice has is that one. Where its service has removed that and made another of that id, it is the
-//!    other.
-//! 2. A record whose id the database has all the same was made by its service.
-//! 3. Others are new, and get numbers that no record ever had: they are listed behind all others.
+//! 1. A record whose id is in the slice is that record; if its service has replaced the record by another of the same
+//!    id, it is the other.
+//! 2. A record whose id only the database has was made by its service.
+//! 3. Others are new and get numbers that no record ever had, so they are listed last.
 //!
 //! Records without ids are [aligned](crate::align) afterwards.
 
@@ -15,9 +15,9 @@ use crate::error::Error;
 use crate::rows::Rows;
 use crate::text::name_of;
 
-/// Gives the `newer` rows that have ids of their own their numbers, and the `older` ones those that the database has now.
-/// `is_untouched` says that nobody has written to that since. Nobody else gets numbers that are new, if `takes` says so.
-/// Returns the name of an id that stands twice, if there is one.
+/// Gives the `newer` rows with ids of their own their numbers, and the `older` rows their present numbers in the
+/// database. `is_untouched` tells that the database was not written to since the split. With `takes`, new numbers are
+/// reserved in the database. Returns the name of a repeated id, if there is one.
 pub fn number(
     database: &mut Database,
     older: &mut Rows,
@@ -25,7 +25,7 @@ pub fn number(
     is_untouched: bool,
     takes: bool,
 ) -> Result<Option<u128>, Error> {
-    // The ids that were given are texts, too.
+    // Given ids count as texts, too.
     older
         .names
         .extend(older.rows.iter().filter(|row| row.given).map(|row| (name_of(&row.id.to_string()), row.position)));
@@ -57,7 +57,7 @@ pub fn number(
     let last_id = reserve(database, fresh.len() as u64, above, takes)?;
     for (nth, number) in fresh.iter().zip(last_id + 1..) {
         if Id::try_from(number).is_err() {
-            let reason = "every number that there is has been given".to_owned();
+            let reason = "no number is left for new records".to_owned();
             let (file, place) = (newer.path().to_owned(), newer.collection.name().to_owned());
             return Err(Error::Input { file, place, reason });
         }
@@ -68,7 +68,7 @@ pub fn number(
     Ok(repeated)
 }
 
-/// Gives the `older` rows whose records are gone the numbers of others that have their ids now.
+/// Gives `older` rows whose records are gone the numbers of the records that have their ids now.
 fn look_up_older(database: &mut Database, older: &mut Rows, newer: &mut Rows) -> Result<(), Error> {
     let there = database.written(u64::MAX)?.0;
     let absent: Vec<usize> = (0..older.rows.len()).filter(|nth| !there.contains(older.rows[*nth].id)).collect();
@@ -77,7 +77,7 @@ fn look_up_older(database: &mut Database, older: &mut Rows, newer: &mut Rows) ->
             let row = &mut older.rows[*nth];
             match number {
                 0 => {}
-                // Who lacks an id cannot be that one any more.
+                // Another record owns the id now, so no record without an id can have it.
                 _ if row.given => drop(newer.own.insert(row.id)),
                 _ => row.id = number,
             }
@@ -86,7 +86,7 @@ fn look_up_older(database: &mut Database, older: &mut Rows, newer: &mut Rows) ->
     Ok(())
 }
 
-/// The numbers that the database has for the ids of these rows; 0 for none.
+/// Returns the database's numbers for the ids of these rows; 0 for a missing record.
 fn look_up(database: &mut Database, rows: &Rows, places: &[usize]) -> Result<Vec<u64>, Error> {
     let texts = places.iter().map(|nth| rows.id_text(&rows.rows[*nth])).collect::<Result<_, _>>()?;
     database.numbers(texts)
@@ -96,8 +96,8 @@ fn reserve(database: &mut Database, count: u64, above: u64, takes: bool) -> Resu
     if takes && count > 0 { database.reserve(count, above) } else { Ok(above.max(database.look()?.last_id)) }
 }
 
-/// Ids for so many records of the `newer` list that have none, above this one: the last before them. Where ids are texts, the
-/// digits are nobody's text yet.
+/// Finds `count` consecutive ids above `above` for records of the `newer` list without ids; returns the last id before
+/// them. If ids are texts, no record has their digits as its id.
 pub fn give_ids(database: &mut Database, newer: &Rows, count: u64, mut above: u64, takes: bool) -> Result<u64, Error> {
     loop {
         let last_id = reserve(database, count, above, takes)?;
@@ -109,7 +109,7 @@ pub fn give_ids(database: &mut Database, newer: &Rows, count: u64, mut above: u6
     }
 }
 
-/// Whether the digits of a number from `first` to `last` are a record's id.
+/// Tells whether a record's text id is the digits of a number from `first` to `last`.
 fn has_any(database: &mut Database, newer: &Rows, first: u64, last: u64) -> Result<bool, Error> {
     for first in (first..=last).step_by(AT_ONCE) {
         let numbers = first..=last.min(first + AT_ONCE as u64 - 1);

@@ -1,18 +1,18 @@
-//! What is in the way of a split.
+//! Obstacles to a split, each with its remedy.
 
 use std::borrow::Cow;
 use std::fmt::{self, Display, Formatter};
 
 use serde::Serialize;
 
-/// What is in the way.
+/// A thing that prevents a split.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Obstacle {
-    /// What kind of thing it is.
+    /// Its kind.
     pub kind: Kind,
     /// JSON pointer and byte offset.
     pub place: String,
-    /// What is wrong there.
+    /// The fault there.
     pub reason: String,
 }
 
@@ -22,34 +22,34 @@ impl Display for Obstacle {
     }
 }
 
-/// Kinds of obstacles, each with its own way on.
+/// Kinds of obstacles, each with its own remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// A collection that no service owns.
     Unowned,
-    /// What no service owns, and no plan can have.
+    /// A member that no service owns and no plan can have.
     Unplannable,
-    /// A collection that should be there.
+    /// A required collection that is missing.
     Missing,
-    /// None of the collections is there.
+    /// A file without any of the collections.
     Empty,
-    /// A collection that is no list.
+    /// A collection that is not a list.
     Collection,
-    /// A collection that is there twice.
+    /// A repeated collection.
     RepeatedCollection,
-    /// A record.
+    /// A record that does not fit.
     Record,
-    /// A record whose id another one has.
+    /// A record with the id of another.
     RepeatedId,
-    /// One record more than may be put aside.
+    /// A rejected record beyond the limit.
     Reject,
-    /// What is no JSON: nothing behind it can be read.
+    /// Invalid JSON: nothing after it can be read.
     Json,
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     const ALL: [Self; 10] = [
         Self::Unowned,
         Self::Unplannable,
@@ -63,24 +63,25 @@ impl Kind {
         Self::Json,
     ];
 
-    /// What to do. Where no plan `is_given`, editing a declaration does nothing: the split's or the program's own counts.
-    fn way_on(self, plan_is_given: bool) -> &'static str {
+    /// Returns the remedy. Unless the command names a plan, editing a declaration has no effect: the split's or the
+    /// program's own declaration applies.
+    fn remedy(self, plan_is_given: bool) -> &'static str {
         match self {
             Self::Unowned => {
                 "A collection that no service owns: --rest FILE puts it aside, or `seed plan --from FILE --output FOLDER` \
                  proposes a plan that has it."
             }
-            Self::Unplannable => "What no service owns, and no plan can have: --rest FILE puts it aside.",
-            Self::Missing => "A collection that is missing: without --require it is empty.",
+            Self::Unplannable => "A member that no service owns and no plan can have: --rest FILE puts it aside.",
+            Self::Missing => "A missing collection: without --require it is empty.",
             Self::Empty => {
-                "A file without any collection of the plan: correct the file, or give --plan FOLDER with the plan of its own."
+                "A file without any collection of the plan: correct the file, or name the file's own plan with --plan FOLDER."
             }
             Self::Collection => {
-                "A collection that is no list: correct the file, or leave it out of the plan, and --rest FILE puts it aside."
+                "A collection that is not a list: correct the file, or drop it from the plan, and --rest FILE puts it aside."
             }
             Self::RepeatedCollection => {
-                "A collection that is there twice: correct the file. The monolith's JSON.parse takes the last one alone, so \
-                 delete the others, or move their records into it."
+                "A repeated collection: correct the file. The monolith's JSON.parse takes only the last one, so delete the \
+                 others, or move their records into it."
             }
             Self::Record if plan_is_given => {
                 "A record that does not fit: correct the file, or edit its collection.json; or --rejects FILE goes on \
@@ -90,21 +91,21 @@ impl Kind {
                 "A record that does not fit: correct the file, or give --plan FOLDER with the edited declaration; or \
                  --rejects FILE goes on without such records."
             }
-            Self::RepeatedId => {
-                "An id that is there twice: correct the file, or --rejects FILE goes on without the later record."
+            Self::RepeatedId => "A repeated id: correct the file, or --rejects FILE goes on without the later record.",
+            Self::Reject => {
+                "More rejected records than --max-rejects allows: correct the file, or raise --max-rejects."
             }
-            Self::Reject => "A record more than may be put aside: correct the file, or let --max-rejects be more.",
-            Self::Json => "What is no JSON: correct the file; what stands behind it was not looked at.",
+            Self::Json => "Invalid JSON: correct the file; nothing after it was looked at.",
         }
     }
 }
 
-/// All of them.
+/// The obstacles to a split.
 #[derive(Debug)]
 pub struct Obstacles {
-    /// Those that are named, in the file's order as far as they have a place in it.
+    /// The named ones, in the file's order if they have a place in it.
     pub named: Vec<Obstacle>,
-    /// How many more records there are, by their collections.
+    /// The numbers of further records, by collection.
     pub more: Vec<(String, u64)>,
     /// Whether the command names a plan.
     pub plan_is_given: bool,
@@ -124,14 +125,14 @@ impl Display for Obstacles {
         }
         for kind in Kind::ALL {
             if self.named.iter().any(|obstacle| obstacle.kind == kind) {
-                writeln!(f, "{}", kind.way_on(self.plan_is_given))?;
+                writeln!(f, "{}", kind.remedy(self.plan_is_given))?;
             }
         }
         Ok(())
     }
 }
 
-/// A place for people: the middle of a long one is left out.
+/// Shortens a place for people: leaves out the middle of a long one.
 pub fn shorten(place: &str) -> Cow<'_, str> {
     const END: usize = 100;
     let cut = |nth| place.char_indices().nth(nth).map_or(place.len(), |(at, _)| at);
@@ -158,17 +159,17 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_has_its_way_on_alone_or_not() {
+    fn each_kind_names_its_remedy_alone_or_among_others() {
         let of = |kinds: &[Kind], plan_is_given| {
             let one = |kind: &Kind| Obstacle { kind: *kind, place: "/a".to_owned(), reason: "wrong".to_owned() };
             Obstacles { named: kinds.iter().map(one).collect(), more: Vec::new(), plan_is_given }.to_string()
         };
         assert_eq!(
             of(&[Kind::Unplannable], true),
-            "/a: wrong\nWhat no service owns, and no plan can have: --rest FILE puts it aside.\n"
+            "/a: wrong\nA member that no service owns and no plan can have: --rest FILE puts it aside.\n"
         );
         for kind in Kind::ALL {
-            assert!(of(&[kind], true).contains(kind.way_on(true)));
+            assert!(of(&[kind], true).contains(kind.remedy(true)));
         }
         let repeated = of(&[Kind::RepeatedId, Kind::RepeatedId], true);
         assert!(repeated.starts_with("this is in the way of a split:\n  /a: wrong\n  /a: wrong\n"), "{repeated}");

@@ -1,6 +1,7 @@
-//! References to records that are not there: a thread by no known user, a post in no known thread or by no known user.
+//! Orphans: references to missing records, such as those of a thread by no known user, or of a post in no known thread.
 //!
-//! The monolith serves such records, so they are kept. Once each collection is on its own, nobody can look across.
+//! The monolith serves such records, so the split keeps them. Only `seed` can find them: no service sees two
+//! collections.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -16,7 +17,7 @@ use crate::database::{AT_ONCE, Database};
 use crate::error::Error;
 use crate::text::id_in;
 
-/// How many orphans are named; the others are counted.
+/// The number of orphans that are named; the others are counted.
 const NAMED: usize = 20;
 
 /// References that lead nowhere, by field.
@@ -27,12 +28,12 @@ pub struct Orphans {
     named: Vec<String>,
 }
 
-/// How many references of one field lead nowhere.
+/// The number of references of one field that lead nowhere.
 #[derive(Debug, PartialEq, Eq)]
 struct Count {
-    /// Which, for programs: `posts_in_thread`.
+    /// The reference's name for programs: `posts_in_thread`.
     label: String,
-    /// For people: "posts in no known thread".
+    /// Its description for people: "posts in no known thread".
     phrase: String,
     count: u64,
 }
@@ -48,7 +49,7 @@ impl Count {
     }
 }
 
-/// By their labels.
+/// Serializes the counts by their labels.
 impl Serialize for Orphans {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.counts.iter().map(|count| (&count.label, count.count)))
@@ -63,21 +64,21 @@ impl<'de> Deserialize<'de> for Orphans {
     }
 }
 
-/// What becomes of a collection's records and references, and is not in its database yet.
+/// The edits of a collection that are not in its database yet.
 #[derive(Debug, Default)]
 pub struct Edited {
-    /// Records that are written or go.
+    /// Records that are written or removed.
     pub ids: RoaringTreemap,
-    /// Those that go.
+    /// Records that are removed.
     pub gone: RoaringTreemap,
-    /// What the ids of those that are written say, where ids are texts, with their numbers.
+    /// The numbers of written records by their text ids.
     pub texts: HashMap<Box<str>, u64>,
-    /// The references of those that are written: by which index, to whom, by whom.
+    /// The references of written records: the index, the id referred to, and the referring record's number.
     pub references: Vec<(Index, Term, u64)>,
 }
 
 impl Edited {
-    /// Notes whom a record that is written refers to.
+    /// Notes the references and the text id of a written record.
     pub fn note(&mut self, collection: Collection, record: &Record) {
         let refers = |index: Index| collection.references().any(|reference| reference.index.number == index);
         for (index, term) in record.terms.iter().filter(|(index, _)| refers(*index)) {
@@ -87,26 +88,26 @@ impl Edited {
     }
 }
 
-/// To whom some refer, and the numbers of the records that do.
+/// An id that is referred to, and the numbers of the records that refer to it.
 type Referrers = (Term, Vec<u64>);
 
-/// A database that is looked at, and what becomes of it.
+/// A database and its pending edits.
 pub struct Edits<'e> {
-    /// Whose records.
+    /// The collection.
     pub collection: Collection,
     /// The database.
     pub database: &'e mut Database,
-    /// What is not in it yet.
+    /// The edits that are not in it yet.
     pub edited: &'e Edited,
 }
 
 impl Orphans {
-    /// How many references lead nowhere.
+    /// Counts the references that lead nowhere.
     pub fn count(&self) -> u64 {
         self.counts.iter().map(|count| count.count).sum()
     }
 
-    /// Looks for them in `stores`.
+    /// Finds the orphans in `stores`.
     pub fn find(stores: &[Store]) -> Result<Self, Error> {
         let mut databases: Vec<Database> = stores.iter().map(Database::of).collect();
         let edited = &Edited::default();
@@ -114,10 +115,10 @@ impl Orphans {
         Self::find_edited(&mut stores.iter().zip(&mut databases).map(of).collect::<Vec<_>>())
     }
 
-    /// Looks for those that there will be in `databases` once they are edited.
+    /// Finds the orphans that `databases` will have once they are edited.
     pub fn find_edited(databases: &mut [Edits]) -> Result<Self, Error> {
         let mut orphans = Self::default();
-        // What is known of collections whose ids are texts is asked for: it would take too much memory.
+        // Text ids are looked up in the database: all of them would take too much memory.
         let mut known: BTreeMap<&str, RoaringTreemap> = BTreeMap::new();
         let references: Vec<Reference> = databases.iter().flat_map(|edits| edits.collection.references()).collect();
         for reference in references {
@@ -168,12 +169,12 @@ impl Orphans {
 }
 
 impl Edits<'_> {
-    /// The numbers of its records.
+    /// Returns the numbers of its records.
     fn numbers(&mut self) -> Result<RoaringTreemap, Error> {
         Ok((self.database.written(u64::MAX)?.0 | &self.edited.ids) - &self.edited.gone)
     }
 
-    /// Whether each of these texts is the id of one of its records.
+    /// Tells for each of these texts whether a record has it as its id.
     fn have(&mut self, texts: &[String]) -> Result<Vec<bool>, Error> {
         let mut have = Vec::with_capacity(texts.len());
         for texts in texts.chunks(AT_ONCE) {
@@ -185,7 +186,7 @@ impl Edits<'_> {
         Ok(have)
     }
 
-    /// The next references in its database, behind the entry `after`.
+    /// Reads the next references in its database, after the entry `after`.
     fn referrers(&mut self, reference: &Reference, after: Option<(Term, u64)>) -> Result<Vec<Referrers>, Error> {
         let index = reference.index.number;
         if self.collection.terms_of(reference.index) == TermKind::Id {
@@ -201,7 +202,7 @@ impl Edits<'_> {
         Ok(part.into_iter().map(|(referred, by)| (Term::Text(referred.into()), by)).collect())
     }
 
-    /// What people call the record with that number.
+    /// Returns the name that people know the record `number` by.
     fn name_of(&mut self, number: u64) -> Result<String, Error> {
         if !self.collection.has_text_ids() {
             return Ok(number.to_string());
@@ -214,7 +215,7 @@ impl Edits<'_> {
     }
 }
 
-/// The id that a reference has, as a text.
+/// Returns the id in a reference as a text.
 fn text_of(term: &Term) -> String {
     match term {
         Term::Id(id) => id.to_string(),
@@ -222,7 +223,7 @@ fn text_of(term: &Term) -> String {
     }
 }
 
-/// The same as a number; 0 where it is none.
+/// Returns the id in a reference as a number; 0 if it is not a number.
 fn number_of(term: &Term) -> u64 {
     match term {
         Term::Id(id) => id.get(),
@@ -230,7 +231,7 @@ fn number_of(term: &Term) -> u64 {
     }
 }
 
-/// The same for people.
+/// Returns the id in a reference for people.
 fn shown(term: &Term) -> String {
     match term {
         Term::Id(id) => id.to_string(),
@@ -238,7 +239,7 @@ fn shown(term: &Term) -> String {
     }
 }
 
-/// A sentence that counts them, and a line for each of the first.
+/// Writes a line for each of the first orphans, and a sentence with the counts.
 impl fmt::Display for Orphans {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for line in &self.named {

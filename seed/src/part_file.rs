@@ -1,6 +1,6 @@
-//! A file while it is not whole: beside its place, under a name of its own, so that no reader ever finds it half-written.
+//! A part file: a file that is written beside its place, under another name, so that no reader finds it half-written.
 //!
-//! The name is always the same: what a crash leaves, the next run that writes there takes away.
+//! The name is always the same, so that the next run removes the rest of a crash.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -13,23 +13,25 @@ use tempfile::{NamedTempFile, TempPath};
 use crate::error::Error;
 use crate::identity::folder_of;
 
-/// Whoever the process's umask lets read it, or its owner alone.
+/// Permissions as the process's umask has them.
 const BY_UMASK: u32 = 0o666;
+
+/// Permissions for the owner only.
 const PRIVATE: u32 = 0o600;
 
-/// A file on its way to its place. It is gone again where it does not get there.
+/// A file that is being written. It is removed unless it is put in place.
 pub struct PartFile {
     part: NamedTempFile,
     path: PathBuf,
 }
 
 impl PartFile {
-    /// Begins the file that is to be at `path`, with the permissions of any new file.
+    /// Begins the file for `path`, with the permissions of any new file.
     pub fn create(path: &Path) -> Result<Self, Error> {
         Self::create_with(path, BY_UMASK)
     }
 
-    /// The same, for its owner alone.
+    /// Begins the file for `path`, readable by its owner only.
     pub fn create_private(path: &Path) -> Result<Self, Error> {
         Self::create_with(path, PRIVATE)
     }
@@ -40,7 +42,7 @@ impl PartFile {
         } else {
             let part = part_of(path);
             let create = || {
-                // Where it leads elsewhere, that stays as it is.
+                // Removes a link, too, instead of writing to its target.
                 match fs::remove_file(&part) {
                     Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
                     _ => {}
@@ -53,33 +55,33 @@ impl PartFile {
         Ok(Self { part, path: path.to_owned() })
     }
 
-    /// Takes the file `part`, which was written elsewhere in the same file system and is to be at `path`.
+    /// Takes over the file `part`, written elsewhere in the same file system, for `path`.
     pub fn adopt(part: &Path, path: &Path) -> Result<Self, Error> {
         let adopt = || Ok(NamedTempFile::from_parts(File::open(part)?, TempPath::try_from_path(part)?));
         Ok(Self { part: adopt().map_err(Error::io(part))?, path: path.to_owned() })
     }
 
-    /// Where it is written.
+    /// Returns the path that it is written at.
     pub fn path(&self) -> &Path {
         self.part.path()
     }
 
-    /// The file.
+    /// Returns the file.
     pub fn as_file(&self) -> &File {
         self.part.as_file()
     }
 
-    /// What writes it.
+    /// Returns a buffered writer to it.
     pub fn writer(&self) -> Result<BufWriter<File>, Error> {
         Ok(BufWriter::new(self.as_file().try_clone().map_err(Error::io(self.path()))?))
     }
 
-    /// Writes all of it.
+    /// Writes `text` to it.
     pub fn write(&mut self, text: &str) -> Result<(), Error> {
         self.part.write_all(text.as_bytes()).map_err(Error::io(&self.path))
     }
 
-    /// Puts it into its place, for good.
+    /// Puts it into its place, durably.
     pub fn put_in_place(self) -> Result<(), Error> {
         let path = &self.path;
         if is_device(path) {
@@ -93,14 +95,14 @@ impl PartFile {
     }
 }
 
-/// Where the file at `path` is written before it takes its place.
+/// Returns the path at which the file for `path` is written.
 fn part_of(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".part");
     path.with_file_name(name)
 }
 
-/// Whether what is at `path` is a device or a pipe: it stays, and is written to.
+/// Tells whether `path` is a device or a pipe, which is written to instead of replaced.
 fn is_device(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir())
 }
@@ -116,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_has_the_permissions_of_any_new_one_and_a_private_one_is_its_owners() {
+    fn a_file_has_the_permissions_of_any_new_one_and_only_its_owner_reads_a_private_one() {
         let dir = tempfile::tempdir().unwrap();
         let [any, public, private] = ["any", "public", "private"].map(|name| dir.path().join(name));
         fs::write(&any, "").unwrap();
@@ -125,7 +127,7 @@ mod tests {
         part.write("text").unwrap();
         part.put_in_place().unwrap();
         assert_eq!((mode(&public), fs::read_to_string(&public).unwrap()), (mode(&any), "text".to_owned()));
-        // What is replaced has no say: whoever wants it to have one sets them.
+        // The permissions of the replaced file do not matter.
         fs::set_permissions(&public, fs::Permissions::from_mode(0o666)).unwrap();
         let part = PartFile::create_private(&public).unwrap();
         assert_eq!(mode(part.path()), 0o600);
@@ -137,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_left_and_what_a_crash_left_goes() {
+    fn a_dropped_file_is_removed_and_so_is_the_rest_of_a_crash() {
         let dir = tempfile::tempdir().unwrap();
         let [path, part, other] = ["file", "file.part", "other"].map(|name| dir.path().join(name));
         fs::write(&path, "before").unwrap();
@@ -146,7 +148,7 @@ mod tests {
         assert_eq!(dropped.path(), part);
         drop(dropped);
         assert!(!part.exists());
-        // Longer than what comes, and readable by anybody.
+        // Longer than the next text, and readable by everybody.
         fs::write(&part, "left by a crash").unwrap();
         fs::set_permissions(&part, fs::Permissions::from_mode(0o666)).unwrap();
         let mut next = PartFile::create_private(&path).unwrap();

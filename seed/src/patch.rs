@@ -1,14 +1,14 @@
-//! A newer slice as a patch of the one that is there, so that the disk never has to hold both.
+//! A newer slice as a patch of the old one, so that the disk never has to hold both.
 //!
-//! The patch is written before the commit point, and is short where little has changed. Behind it, [`apply`] writes the new
-//! slice from the old one and the patch; once a stride of it is durable, the old slice's part that nothing later needs is
-//! given back to the file system. How far that is lies in a file of its own: whatever interrupts it, the next run goes on
-//! there.
+//! The patch is written before the commit point, and is short if little has changed. After the commit point, [`apply`]
+//! writes the new slice from the old one and the patch. Once a stride of it is durable, the part of the old slice that
+//! is no longer needed is given back to the file system. A file of its own notes the progress, so that the next run can
+//! go on after an interruption.
 //!
 //! ```text
-//! patch   pieces, and then the SHA-256 of them all
-//! piece   offset, length: 8 bytes each, little-endian: so many bytes of the old slice from there on
-//!         or, where the offset is all ones, the bytes themselves behind that
+//! patch   the pieces, and then the SHA-256 of all of them
+//! piece   offset, length: 8 bytes each, little-endian: this many bytes of the old slice from the offset on
+//!         or, if the offset is all ones, followed by the bytes themselves
 //! ```
 
 use std::fs::{self, File, OpenOptions};
@@ -26,38 +26,38 @@ use crate::identity::{BUFFER, Hashed};
 use crate::ids::Ids;
 use crate::slice::{Sliced, closing, opening};
 
-/// The patch's name, beside the place of the new slice.
+/// The patch's name, beside the new slice.
 const PATCH: &str = "slice.patch";
 
-/// Where it says how much of the new slice is durable.
+/// The name of the file that notes how much of the new slice is durable.
 const DONE: &str = "slice.done";
 
-/// How much is written before it is made durable, in bytes.
+/// The number of bytes that are written before they are made durable.
 const STRIDE: u64 = 16 << 20;
 
-/// What file systems give back as a whole, in bytes.
+/// The size of the blocks that file systems take back, in bytes.
 const BLOCK: u64 = 4 << 10;
 
-/// The offset of a piece that the patch has itself.
+/// The offset of a piece whose bytes are in the patch.
 const NEW: u64 = u64::MAX;
 
-/// How many bytes the patch's own hash takes at its end.
+/// The length of the hash at the patch's end, in bytes.
 const HASH: u64 = 32;
 
-/// Where the patch lies that makes the new slice, in the folder where that is built.
+/// Returns the path of the patch in the folder in which the new slice is built.
 pub fn patch_in(folder: &Path) -> PathBuf {
     folder.join(PATCH)
 }
 
-/// Writes a patch, and finds out what the new slice will be.
+/// A patch that is being written. It also describes the new slice.
 pub struct Patch {
     path: PathBuf,
     collection: Collection,
     out: Hashed<BufWriter<File>>,
     old: Window,
-    /// The piece of the old slice to which the next may belong: offset and length.
+    /// The last piece of the old slice, which the next record may extend: offset and length.
     piece: (u64, u64),
-    /// New text at hand; while there is some, there is no such piece.
+    /// New text that is not written yet; if it is not empty, the piece is.
     new: Vec<u8>,
     slice: Hashed<std::io::Sink>,
     records: u64,
@@ -66,7 +66,7 @@ pub struct Patch {
 }
 
 impl Patch {
-    /// Begins the patch at `path`, a new file, of the slice `old` of `collection`.
+    /// Creates the patch file `path` for the slice `old` of `collection`.
     pub fn create(path: &Path, old: &Path, collection: Collection) -> Result<Self, Error> {
         let out = BufWriter::new(File::create_new(path).map_err(Error::io(path))?);
         let head = format!("{{\"{}\":{}", collection.name(), opening(collection));
@@ -84,17 +84,17 @@ impl Patch {
         })
     }
 
-    /// The place of the next record, from 1.
+    /// Returns the place of the next record, from 1.
     pub fn next_place(&self) -> u64 {
         self.records + 1
     }
 
-    /// Adds a record of the old slice, where it stands in so many bytes from `offset` on. A `given` id stands there too, or
-    /// not, as `has_id` says.
+    /// Adds a record of the old slice: `length` bytes from `offset` on. `has_id` tells whether a `given` id is written
+    /// there.
     pub fn put_old(&mut self, id: u64, given: bool, has_id: bool, offset: u64, length: u32) -> Result<(), Error> {
         let (mut begin, length) = (offset, u64::from(length));
         let end = begin + length;
-        // The comma between them comes along.
+        // The old slice's comma is copied, too.
         let comma = u64::from(self.records > 0);
         let is_to_have = given && id != self.next_place();
         let is_next = self.piece.1 > 0 && self.piece.0 + self.piece.1 + comma == begin;
@@ -124,7 +124,7 @@ impl Patch {
         Ok(())
     }
 
-    /// Adds a record by its canonical text, which has no id in it where that is `given`.
+    /// Adds a record by its canonical text, which has no id if the id is `given`.
     pub fn put_text(&mut self, id: u64, given: bool, text: &str) -> Result<(), Error> {
         if self.records > 0 {
             self.put_new(b",")?;
@@ -144,7 +144,7 @@ impl Patch {
         }
     }
 
-    /// Ends the patch, and says what the new slice will be.
+    /// Ends the patch, and describes the new slice.
     pub fn finish(mut self) -> Result<Sliced, Error> {
         self.put_new(format!("{}}}\n", closing(self.collection, self.records)).as_bytes())?;
         self.end_new()?;
@@ -161,7 +161,7 @@ impl Patch {
         if self.new.len() >= BUFFER { self.end_new() } else { Ok(()) }
     }
 
-    /// Writes the new text at hand, if there is some.
+    /// Writes pending new text.
     fn end_new(&mut self) -> Result<(), Error> {
         if self.new.is_empty() {
             return Ok(());
@@ -174,7 +174,7 @@ impl Patch {
         written.map_err(Error::io(&self.path))
     }
 
-    /// Writes the piece of the old slice at hand, if there is one.
+    /// Writes a pending piece of the old slice.
     fn end_old(&mut self) -> Result<(), Error> {
         let (offset, length) = std::mem::take(&mut self.piece);
         if length == 0 {
@@ -190,7 +190,7 @@ impl Patch {
     }
 }
 
-/// A piece of the new slice: where it stands, in the old one or in the patch.
+/// A piece of the new slice, by its place in the old slice or in the patch.
 #[derive(Clone, Copy)]
 struct Piece {
     is_old: bool,
@@ -198,13 +198,13 @@ struct Piece {
     length: u64,
 }
 
-/// Writes the new slice in `next`, where its patch is, and puts it into the place of `slice`. Where there is no patch, the
-/// new slice is there already, or there is none.
+/// Writes the new slice in `next` from its patch there, and puts it into the place of `slice`. Without a patch, moves a
+/// new slice that is already there, or does nothing.
 pub fn apply(next: &Path, slice: &Path) -> Result<(), Error> {
     let (patch, new) = (patch_in(next), next.join("db.json"));
     if patch.exists() {
         write_slice(next, slice, STRIDE, || Ok(()))?;
-        // From here on there is nothing to patch any more.
+        // The new slice is complete; a repeated run must not patch again.
         for path in [&patch, &next.join(DONE)] {
             fs::remove_file(path).map_err(Error::io(path))?;
         }
@@ -216,7 +216,7 @@ pub fn apply(next: &Path, slice: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Writes the new slice in `next`, a `stride` of so many bytes at a time; `after_stride` may end it.
+/// Writes the new slice in `next`, `stride` bytes at a time; an error of `after_stride` ends it.
 fn write_slice(
     next: &Path,
     old_path: &Path,
@@ -225,7 +225,7 @@ fn write_slice(
 ) -> Result<(), Error> {
     let (patch_path, new_path) = (&patch_in(next), &next.join("db.json"));
     let pieces = read_pieces(patch_path)?;
-    // Of what lies before this nothing later is needed.
+    // The offset in the old slice before which each piece, and those after it, need nothing.
     let mut needed = vec![u64::MAX; pieces.len() + 1];
     for (nth, piece) in pieces.iter().enumerate().rev() {
         needed[nth] = if piece.is_old { needed[nth + 1].min(piece.offset) } else { needed[nth + 1] };
@@ -247,7 +247,7 @@ fn write_slice(
         noted.map_err(Error::io(&done_path))
     };
     make_durable(done)?;
-    // What a power loss left behind it counts for nothing.
+    // Bytes after it may be left from a power loss.
     new.set_len(done).map_err(Error::io(new_path))?;
     sync(next)?;
     // Small pieces are written together.
@@ -276,7 +276,7 @@ fn write_slice(
     new.sync_all().map_err(Error::io(new_path))
 }
 
-/// The pieces of a patch that is whole.
+/// Reads the pieces of a patch, and checks its hash.
 fn read_pieces(path: &Path) -> Result<Vec<Piece>, Error> {
     let file = File::open(path).map_err(Error::io(path))?;
     let end = file.metadata().map_err(Error::io(path))?.len().saturating_sub(HASH);
@@ -309,7 +309,7 @@ fn read_pieces(path: &Path) -> Result<Vec<Piece>, Error> {
     Ok(pieces)
 }
 
-/// A file that is read mostly onwards, in small pieces.
+/// A buffered file that is read mostly forwards, in small pieces.
 struct Window {
     path: PathBuf,
     file: File,
@@ -332,7 +332,7 @@ impl Window {
         while length > 0 {
             let end = self.begin + self.bytes.len() as u64;
             if !(self.begin..end).contains(&offset) {
-                // Whoever goes on is read ahead for; whoever goes elsewhere gets what is wanted.
+                // Reads ahead for sequential access only.
                 let goes_on = (end..end + BUFFER as u64).contains(&offset);
                 let wanted = if goes_on { BUFFER as u64 } else { length.min(BUFFER as u64) };
                 self.bytes.resize(wanted as usize, 0);
@@ -352,7 +352,7 @@ impl Window {
     }
 }
 
-/// Gives back what stands in `file` before `end`, where the file system can do that.
+/// Gives the part of `file` before `end` back to the file system, if that is possible.
 fn give_back(file: &File, end: u64) {
     #[cfg(target_os = "linux")]
     {
@@ -377,7 +377,7 @@ mod tests {
         crate::plan::Plan::workspace().named("posts").unwrap()
     }
 
-    /// A slice of posts with these texts, and where each stands in it.
+    /// Makes a slice of posts with these texts; returns it with the place of each.
     fn slice_of(texts: &[String]) -> (String, Vec<(u64, u32)>) {
         let (mut slice, mut spans) = ("{\"posts\":[".to_owned(), Vec::new());
         for text in texts {
@@ -394,7 +394,7 @@ mod tests {
         format!("{{\"text\":\"{nth}{}\"}}", "x".repeat(LINE * (nth % 7)))
     }
 
-    /// Some of the old slice's records in some order (by their places), and others between them.
+    /// Lists new slices, as old records by their places (`Ok`) and new ones (`Err`).
     fn edits() -> Vec<Vec<Result<usize, usize>>> {
         let all = |count| (0..count).map(Ok);
         vec![
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_interrupts_it_the_new_slice_is_what_was_said() {
+    fn a_patch_makes_the_announced_slice_despite_interruptions() {
         let old: Vec<String> = (0..300).map(record).collect();
         let (old_slice, spans) = slice_of(&old);
         for (case, edit) in edits().into_iter().enumerate() {
@@ -433,7 +433,7 @@ mod tests {
                 }
                 let sliced = patch.finish().unwrap();
                 assert_eq!(sliced.file.bytes, expected.len() as u64);
-                // Whatever stood behind what was durable may be anything.
+                // Anything may follow the durable part.
                 for _ in 0..interrupted {
                     let _ = write_slice(&next, &slice, 5_000, || Err(Error::Difference(String::new())));
                     let mut new = OpenOptions::new().append(true).open(next.join("db.json")).unwrap();
@@ -446,7 +446,7 @@ mod tests {
                     "case {case}, interrupted {interrupted} times"
                 );
                 assert_eq!(crate::identity::identify(&slice).unwrap(), sliced.file);
-                // Once more there is nothing to do.
+                // Applying it again changes nothing.
                 apply(&next, &slice).unwrap();
                 assert_eq!(fs::read_to_string(&slice).unwrap(), expected);
             }
@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn a_patch_that_is_not_whole_is_an_error_and_changes_nothing() {
+    fn an_incomplete_patch_is_an_error_and_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let (slice, next) = (dir.path().join("db.json"), dir.path().join("next"));
         fs::create_dir(&next).unwrap();

@@ -1,8 +1,8 @@
-//! Which collections there are: a folder that lists them, and has a folder for each with its declaration.
+//! The plan: the list of collections, in a folder that also has a folder with the declaration of each.
 //!
 //! ```text
-//! plan                     a line for each: its service's name and port under ./up, and its own name where that is another
-//! users/collection.json    what users are
+//! plan                     a line for each: its service's name and port under ./up, and its own name if that differs
+//! users/collection.json    the declaration of users
 //! …
 //! ```
 
@@ -23,7 +23,7 @@ include!(concat!(env!("OUT_DIR"), "/workspace.rs"));
 pub struct Plan(Arc<[Collection]>);
 
 impl Plan {
-    /// The workspace's own, as they were when this program was built.
+    /// Returns the workspace's own plan, as it was when this program was built.
     pub fn workspace() -> Self {
         WORKSPACE.iter().map(|json| Collection::embedded(json)).collect()
     }
@@ -31,7 +31,7 @@ impl Plan {
     /// Reads the plan in `folder`.
     ///
     /// # Errors
-    /// A file cannot be read, or is not what it should be.
+    /// A file cannot be read, or is invalid.
     pub fn read(folder: &Path) -> Result<Self, Error> {
         let list = folder.join("plan");
         let mut collections: Vec<Collection> = Vec::new();
@@ -43,7 +43,7 @@ impl Plan {
             if *declaration.name != *collection {
                 let declared = &declaration.name;
                 return Err(wrong(format!(
-                    "it declares {declared:?}, and {} lists {collection:?}; `{name} PORT {declared}` lists that",
+                    "it declares {declared:?}, and {} lists {collection:?}; `{name} PORT {declared}` lists the declared one",
                     list.display()
                 )));
             }
@@ -54,14 +54,14 @@ impl Plan {
         Ok(plan)
     }
 
-    /// This collection alone.
+    /// Returns the plan of this collection alone.
     pub fn of(collection: Collection) -> Self {
         [collection].into_iter().collect()
     }
 
     fn check(&self) -> Result<(), String> {
         if self.0.is_empty() {
-            return Err("there is no collection in it".to_owned());
+            return Err("it lists no collection".to_owned());
         }
         for (nth, collection) in self.0.iter().enumerate() {
             if self.0[..nth].contains(collection) {
@@ -70,41 +70,41 @@ impl Plan {
             let mut references = collection.references();
             if let Some(reference) = references.find(|reference| self.named(reference.to).is_none()) {
                 let (name, to) = (collection.name(), reference.to);
-                return Err(format!("{name} refers to {to} in {:?}, which is not in it", reference.field));
+                return Err(format!("{name} refers to {to} in {:?}, and {to} is not listed", reference.field));
             }
         }
         Ok(())
     }
 
-    /// The collections, in the monolith's order.
+    /// Iterates over the collections, in the monolith's order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Collection> + DoubleEndedIterator + Clone + '_ {
         self.0.iter().copied()
     }
 
-    /// The collection with that name.
+    /// Returns the collection with that name.
     pub fn named(&self, name: &str) -> Option<Collection> {
         self.iter().find(|collection| collection.name() == name)
     }
 
-    /// Whether a collection is one of these.
+    /// Tells whether the plan has a collection.
     pub fn has(&self, collection: Collection) -> bool {
         self.0.contains(&collection)
     }
 
-    /// These, and those of `other` that are not among them.
+    /// Adds the collections that only `other` has.
     pub fn and(&self, other: &Self) -> Self {
         self.iter().chain(other.without(self).iter()).collect()
     }
 
-    /// Those that are not in `other`.
+    /// Leaves out the collections of `other`.
     pub fn without(&self, other: &Self) -> Self {
         self.iter().filter(|collection| !other.has(*collection)).collect()
     }
 
-    /// The same, for a name on the command line.
+    /// Returns the collection with that name, given on the command line.
     ///
     /// # Errors
-    /// There is none.
+    /// The plan has no such collection.
     pub fn find(&self, name: &str) -> Result<Collection, Error> {
         self.named(name).ok_or_else(|| {
             let known: Vec<&str> = self.iter().map(Collection::name).collect();
@@ -112,11 +112,12 @@ impl Plan {
         })
     }
 
-    /// The same, for a name that may be the service's in the plan's `folder`, too. Returns both; the collection's name
-    /// goes first. Without a folder, it is the workspace's own plan, in which both names are the same.
+    /// Returns the collection with that name, or with that service's name in the plan's `folder`, and its service's
+    /// name. A collection's name has precedence. Without a folder, this is the workspace's own plan, in which both
+    /// names are the same.
     ///
     /// # Errors
-    /// There is none, or the list cannot be read.
+    /// The plan has no such collection, or the list cannot be read.
     pub fn find_service(&self, folder: Option<&Path>, name: &str) -> Result<(Collection, String), Error> {
         let lines = folder.map_or(Ok(Vec::new()), |folder| read_list(&folder.join("plan")))?;
         let line = lines.iter().find(|line| line.collection == name).or(lines.iter().find(|line| line.name == name));
@@ -124,7 +125,7 @@ impl Plan {
         Ok((self.find(collection)?, service.to_owned()))
     }
 
-    /// How many there are.
+    /// Counts the collections.
     pub fn count(&self) -> usize {
         self.0.len()
     }

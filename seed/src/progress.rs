@@ -1,7 +1,7 @@
-//! How far a run has come: a bar on a terminal, a line every few seconds elsewhere, nothing if so told; and the log of it.
+//! The progress of a run, shown as a bar on a terminal or as a line every few seconds elsewhere, and written to a log.
 //!
-//! A run has stages, and where it says beforehand which and how long they are beside each other ([`expect`]), each also
-//! says how long the whole still takes.
+//! A run has stages. If it announces them and their relative lengths with [`expect`], each stage also shows the time
+//! left for the whole run.
 
 use std::cell::Cell;
 use std::fs::{File, OpenOptions};
@@ -14,45 +14,45 @@ use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyl
 
 use crate::error::Error;
 
-/// How often a line is written where there is no terminal.
+/// The interval between lines without a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// A terminal with fewer columns gets a bar without amounts.
+/// The number of columns below which a terminal gets a bar without amounts.
 const NARROW: u16 = 72;
 
-/// How progress is shown.
+/// The display of progress.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Progress {
-    /// Not at all.
+    /// Nothing.
     #[default]
     Quiet,
-    /// By bars.
+    /// Bars.
     Bars,
-    /// By lines.
+    /// Lines.
     Lines,
 }
 
-/// When a stage is over.
+/// The size of a stage.
 #[derive(Clone, Copy, Debug)]
 pub enum Total {
-    /// After so many bytes.
+    /// A number of bytes.
     Bytes(u64),
-    /// After so many records.
+    /// A number of records.
     Records(u64),
-    /// After so many paths.
+    /// A number of paths.
     Paths(u64),
-    /// It cannot be told.
+    /// Not known beforehand.
     Unknown,
 }
 
 /// This process's run.
 struct Run {
     begun: Option<Instant>,
-    /// The stages to come, and how long they are beside each other.
+    /// The announced stages, with their relative lengths.
     expected: Vec<(&'static str, f64)>,
-    /// How many of them are over.
+    /// The number of announced stages that are over.
     over: usize,
-    /// What the stages took.
+    /// The finished stages, with their durations.
     phases: Vec<(&'static str, Duration)>,
     log: Option<File>,
 }
@@ -63,24 +63,24 @@ fn run() -> std::sync::MutexGuard<'static, Run> {
     RUN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Has the run written to the file at `path`, behind what is there.
+/// Logs the run to the end of the file at `path`.
 pub fn log_to(path: &Path) -> Result<(), Error> {
     run().log = Some(OpenOptions::new().create(true).append(true).open(path).map_err(Error::io(path))?);
     Ok(())
 }
 
-/// Writes to the log, where there is one: each line with the time.
+/// Writes `text` to the log, if a log is set, each line with the time.
 pub fn log(text: &str) {
     if let Some(log) = &mut run().log {
         let now = humantime::format_rfc3339_millis(SystemTime::now());
         for line in text.lines().filter(|line| !line.is_empty()) {
-            // A log that cannot be written is no reason to stop.
+            // A log that cannot be written must not end the run.
             let _ = writeln!(log, "{now} {line}");
         }
     }
 }
 
-/// The stages of this run to come, in order, and how long each is beside the others.
+/// Announces the stages of this run, in order, with their relative lengths.
 pub fn expect(stages: &[(&'static str, u32)]) {
     let mut run = run();
     run.begun = Some(Instant::now());
@@ -88,7 +88,7 @@ pub fn expect(stages: &[(&'static str, u32)]) {
     run.over = 0;
 }
 
-/// The stages that are over, and what they took; those of one name together.
+/// Lists the finished stages with their durations; adds up stages of one name.
 pub fn phases() -> Vec<(&'static str, Duration)> {
     let mut phases: Vec<(&'static str, Duration)> = Vec::new();
     for (name, took) in &run().phases {
@@ -101,12 +101,12 @@ pub fn phases() -> Vec<(&'static str, Duration)> {
 }
 
 impl Progress {
-    /// What suits standard error.
+    /// Returns the display that suits standard error.
     pub fn on_stderr() -> Self {
         if std::io::stderr().is_terminal() { Progress::Bars } else { Progress::Lines }
     }
 
-    /// Begins a stage that is over after so much.
+    /// Begins a stage of this size.
     pub fn stage(self, name: &'static str, total: Total) -> Stage {
         let bar = match (self, total) {
             (Progress::Bars, Total::Unknown) => ProgressBar::new_spinner(),
@@ -128,7 +128,7 @@ impl Progress {
     }
 }
 
-/// What a bar looks like; it is never wider than the terminal.
+/// Returns the template of a bar that is never wider than the terminal.
 fn template(total: Total, columns: u16) -> &'static str {
     match total {
         Total::Unknown => "{prefix} {spinner} {wide_msg}",
@@ -138,7 +138,7 @@ fn template(total: Total, columns: u16) -> &'static str {
     }
 }
 
-/// A part of the job.
+/// A stage of the run, which ends when it is dropped.
 pub struct Stage {
     progress: Progress,
     name: &'static str,
@@ -150,7 +150,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// So many more bytes, with so many records, are done.
+    /// Notes that this many more bytes and records are done.
     pub fn advance(&self, bytes: u64, records: u64) {
         self.records.set(self.records.get() + records);
         self.bar.inc(if matches!(self.total, Total::Bytes(_)) { bytes } else { records });
@@ -173,7 +173,7 @@ impl Stage {
         format!("{} {what}/s", HumanCount((self.records.get() as f64 / seconds) as u64))
     }
 
-    /// How long it still takes, and the whole.
+    /// Describes the time left for this stage, and for the whole run.
     fn left(&self) -> String {
         let this = format!("{} left", HumanDuration(self.bar.eta()));
         match self.left_of_all() {
@@ -182,7 +182,7 @@ impl Stage {
         }
     }
 
-    /// How long the whole run still takes, where its stages are known.
+    /// Estimates the time left for the whole run, if its stages are announced.
     fn left_of_all(&self) -> Option<Duration> {
         let run = run();
         let begun = run.begun?;
@@ -194,7 +194,7 @@ impl Stage {
         (share > 0.0).then(|| begun.elapsed().mul_f64(((1.0 - share) / share).clamp(0.0, 1e6)))
     }
 
-    /// How far it has come.
+    /// Describes the stage's progress.
     fn line(&self) -> String {
         let done = self.bar.position();
         let amounts = match self.total {
@@ -213,7 +213,7 @@ impl Drop for Stage {
         log(&format!("{} has taken {:.3} s", self.name, took.as_secs_f64()));
         let mut run = run();
         run.phases.push((self.name, took));
-        // One that did not come about is over, too.
+        // Announced stages that were skipped are over, too.
         let is_this = |(name, _): &(&str, f64)| *name == self.name;
         if let Some(nth) = run.expected.iter().skip(run.over).position(is_this) {
             run.over += nth + 1;

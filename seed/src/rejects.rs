@@ -1,4 +1,4 @@
-//! Records that cannot be taken: what becomes of them, and how many there may be.
+//! Rejects: records that do not fit or have another's id. They end the run, or are put aside up to a limit.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
@@ -16,38 +16,38 @@ use crate::node;
 use crate::source::{Batch, Reject, input_error};
 use crate::text::{id_in, member_of, name_of};
 
-/// What becomes of records that cannot be taken.
+/// The handling of rejected records.
 ///
-/// Who goes on past them has to know of repeated ids at once, and so keeps the ids of all that were taken: 2 bits to
-/// some bytes for each.
+/// Going on past rejects requires detecting repeated ids at once, so this keeps the ids of all accepted records: 2 bits
+/// to some bytes each.
 pub struct Rejects {
     /// The file that is read.
     input: PathBuf,
-    /// `None` where the first ends the run.
+    /// The rejects passed over; `None` if the first ends the run.
     passed: Option<Passed>,
-    /// Records that were taken as Node takes them: how many, and the first of them.
+    /// The records that were read as Node reads them.
     as_node: AsNode,
-    /// Whether ids from positions say nothing yet.
+    /// Whether ids from positions are provisional.
     own_ids_alone: bool,
     /// The rejects of the last batch.
     last: Vec<Reject>,
 }
 
-/// What is known of a record that cannot be taken.
+/// The recognizable parts of a rejected record.
 #[derive(Debug)]
 pub struct Rejected {
     /// Its place in its array, from 1.
     pub position: u64,
-    /// Its id, as far as it can be told.
+    /// Its id, if it is recognizable.
     pub id: Option<u64>,
-    /// The same where ids are texts, as [`name_of`] has it.
+    /// The [name](name_of) of its text id, if it is recognizable.
     pub name: Option<u128>,
-    /// What it says, as far as that can be told.
+    /// Its content, if it is recognizable.
     pub content: Option<Content>,
 }
 
 impl Rejected {
-    /// What is known of `reject`.
+    /// Reads the recognizable parts of `reject`.
     pub fn of(reject: &Reject) -> Self {
         let text = node::read(&reject.raw).filter(|text| text.starts_with('{'));
         let value = text.as_deref().and_then(|text| member_of(text, "\"id\""));
@@ -64,16 +64,16 @@ impl Rejected {
     }
 }
 
-/// Records that were taken as Node takes them.
+/// The records that were read as Node reads them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AsNode {
-    /// How many.
+    /// The number of records.
     pub count: u64,
     /// The JSON pointers of the first.
     pub named: Vec<String>,
 }
 
-/// How many of those are named.
+/// The number of such records that are named.
 const NAMED: usize = 20;
 
 struct Passed {
@@ -83,16 +83,16 @@ struct Passed {
     taken: BTreeMap<Collection, Taken>,
 }
 
-/// The ids that were met.
+/// The ids of accepted records.
 #[derive(Default)]
 struct Taken {
     numbers: RoaringTreemap,
-    /// Those that are texts, by their names.
+    /// The names of text ids.
     names: HashSet<u128>,
 }
 
 impl Rejects {
-    /// The first ends the run.
+    /// Ends the run at the first reject.
     pub fn refuse(input: &Path) -> Self {
         Self {
             input: input.to_owned(),
@@ -103,12 +103,12 @@ impl Rejects {
         }
     }
 
-    /// They are passed over.
+    /// Passes over all rejects.
     pub fn pass_over(input: &Path) -> Self {
         Self::write(input, Box::new(io::sink()), u64::MAX)
     }
 
-    /// Each is a line of JSON in `out`; one more than `limit` ends the run.
+    /// Writes each reject as a line of JSON to `out`; one more than `limit` ends the run.
     pub fn write(input: &Path, out: Box<dyn Write + Send>, limit: u64) -> Self {
         let passed = Passed { out, limit, count: 0, taken: BTreeMap::new() };
         Self {
@@ -120,31 +120,31 @@ impl Rejects {
         }
     }
 
-    /// Records without ids will get others than their positions: those are not taken for repeated ids.
+    /// Ignores ids from positions in the search for repeated ids: these records will get other ids.
     pub fn of_own_ids_alone(mut self) -> Self {
         self.own_ids_alone = true;
         self
     }
 
-    /// The rejects of the last batch.
+    /// Takes the rejects of the last batch.
     pub fn last(&mut self) -> Vec<Reject> {
         std::mem::take(&mut self.last)
     }
 
-    /// How many there were.
+    /// Counts the rejects passed over.
     pub fn count(&self) -> u64 {
         self.passed.as_ref().map_or(0, |passed| passed.count)
     }
 
-    /// The records of `batch` that can be taken.
+    /// Parses `batch`, and returns the accepted records.
     ///
     /// # Errors
-    /// There are rejects where none, or not so many, may be.
+    /// A reject ends the run, or rejects exceed their limit.
     pub fn sift(&mut self, batch: &Batch) -> Result<Vec<Records>, Error> {
         self.sift_parsed(batch, batch.parse())
     }
 
-    /// The same of a batch that is parsed already.
+    /// Returns the accepted records of a batch that is parsed already.
     pub fn sift_parsed(
         &mut self,
         batch: &Batch,
@@ -192,37 +192,37 @@ impl Rejects {
         Ok(records)
     }
 
-    /// Whether there are more than there may be.
+    /// Tells whether the rejects exceed their limit.
     pub fn are_too_many(&self) -> bool {
         self.passed.as_ref().is_some_and(|passed| passed.count > passed.limit)
     }
 
-    /// Writes all of them.
+    /// Flushes the file for rejects.
     pub fn flush(&mut self) -> Result<(), Error> {
         let flushed = self.passed.as_mut().map_or(Ok(()), |passed| passed.out.flush());
         flushed.map_err(Error::io(Path::new("the file for --rejects")))
     }
 
-    /// Writes all of them, and says how many there were, and which records were taken as Node takes them.
+    /// Flushes the file for rejects; returns their number, and the records that were read as Node reads them.
     pub fn finish(mut self) -> Result<(u64, AsNode), Error> {
         self.flush()?;
         Ok((self.count(), self.as_node))
     }
 }
 
-/// What stands behind the first `"id":` of a record that cannot be taken.
+/// Returns the text after the first `"id":` of a rejected record.
 fn behind_id(raw: &[u8]) -> Option<&[u8]> {
     let at = memchr::memmem::find(raw, b"\"id\"")? + 4;
     Some(raw[at..].trim_ascii_start().strip_prefix(b":")?.trim_ascii_start())
 }
 
-/// The id that is a text, as far as it can be told there.
+/// Returns a rejected record's text id, if it is recognizable.
 fn id_text_of(raw: &[u8]) -> Option<Box<str>> {
     let rest = behind_id(raw)?;
     read_id_text(std::str::from_utf8(&rest[..Scan::default().end_in(rest)?]).ok()?)
 }
 
-/// The id that is an integer, as far as it can be told there.
+/// Returns a rejected record's integer id, if it is recognizable.
 fn id_of(raw: &[u8]) -> Option<u64> {
     let rest = behind_id(raw)?;
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -235,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_told_where_it_can_be() {
+    fn the_id_of_a_reject_is_recognized() {
         for (raw, id) in [
             (&br#"{"id":7,"username":5}"#[..], Some(7)),
             (b"{\"username\":\"\xff\", \"id\" : 12 }", Some(12)),

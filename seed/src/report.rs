@@ -1,4 +1,4 @@
-//! What people and programs are told.
+//! Reports of commands, for people and for programs.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -9,16 +9,16 @@ use serde_json::{Value, json};
 use crate::error::Outcome;
 use crate::rejects::AsNode;
 
-/// What was done, for people and for programs.
+/// A command's report.
 #[derive(Debug)]
 pub struct Report {
     /// For people.
     pub text: String,
-    /// For programs: an object with `outcome`, and what belongs to that; null where there is nothing to say.
+    /// For programs: an object with `outcome` and its data; null without a report.
     pub json: Value,
-    /// For people, beside a text that is for programs: on standard error.
+    /// For people, on standard error, if the text is for programs.
     pub note: String,
-    /// What the program ends with.
+    /// The exit code.
     pub exit_code: u8,
     /// Whether the text is a secret.
     pub is_secret: bool,
@@ -35,13 +35,13 @@ impl Report {
         Self { text, json, note: String::new(), exit_code: 0, is_secret: false }
     }
 
-    /// Adds how many records only Node takes.
+    /// Adds the records that were read as Node reads them.
     pub fn with_as_node(mut self, AsNode { count, named }: &AsNode) -> Self {
         if *count > 0 {
             let more = if *count > named.len() as u64 { ", …" } else { "" };
             let _ = writeln!(
                 self.text,
-                "\n{count} records are no JSON, and were taken as Node takes them: {}{more}",
+                "\n{count} records are not valid JSON, and were read as Node reads them: {}{more}",
                 named.join(", ")
             );
             self.json["as_node"] = json!({ "count": count, "first": named });
@@ -49,12 +49,12 @@ impl Report {
         self
     }
 
-    /// A text that is for programs already.
+    /// Returns a report whose text is for programs already.
     pub fn of_text(text: String) -> Self {
         Self::new(text, Value::Null)
     }
 
-    /// Adds what the phases have taken, where there is a report for people to read.
+    /// Adds the durations of the phases, if there is a report for people to read.
     pub fn with_phases(mut self, phases: &[(&str, Duration)]) -> Self {
         if phases.is_empty() || self.json.is_null() {
             return self;
@@ -70,7 +70,7 @@ impl Report {
         self
     }
 
-    /// Adds which collections the file does not have.
+    /// Adds the collections that the file lacks.
     pub fn with_absent(mut self, absent: &[Collection]) -> Self {
         if !absent.is_empty() {
             let names: Vec<&str> = absent.iter().map(|collection| collection.name()).collect();
@@ -84,7 +84,7 @@ impl Report {
         self
     }
 
-    /// Adds which collections were added to a split, or would be, with how many records.
+    /// Adds the collections that were added to a split, or would be, with their numbers of records.
     pub fn with_added(mut self, added: &[(Collection, u64)], dry_run: bool) -> Self {
         if !added.is_empty() {
             let each =
@@ -98,7 +98,7 @@ impl Report {
         self
     }
 
-    /// Adds how many records were rejected.
+    /// Adds the number of rejected records.
     pub(crate) fn with_rejects(mut self, rejected: u64) -> Self {
         if rejected > 0 {
             let _ = writeln!(
@@ -111,10 +111,10 @@ impl Report {
     }
 }
 
-/// Done, but for the records that were rejected.
+/// The exit code of a success with rejected records.
 pub(crate) const REJECTED: u8 = 7;
 
-/// Columns as wide as they need to be: numbers to the right, words to the left.
+/// Formats a table with columns as wide as necessary, numbers to the right, words to the left.
 pub(crate) fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or_default();
     let is_number = |column: usize| rows.iter().skip(1).all(|row| row[column].parse::<u64>().is_ok());

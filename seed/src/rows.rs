@@ -1,6 +1,6 @@
-//! A list of records without their texts: what each is, as a hash, and where it stands.
+//! Rows: a list of records without their texts, each as a hash and a place in its file.
 //!
-//! Two lists are compared by these; the texts of the few records that differ are read again.
+//! Two lists are compared by their rows; the texts of the few records that differ are read again.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -27,31 +27,31 @@ use crate::text::name_of;
 pub struct Row {
     /// Its position, from 1.
     pub position: u64,
-    /// Its id; of a record without one, its position.
+    /// Its id; its position if it has no id.
     pub id: u64,
-    /// What it says, but for an id that is not its own.
+    /// The hash of its text without a given id.
     pub hash: u128,
-    /// Where it stands in the file.
+    /// Its offset in the file.
     pub offset: u64,
-    /// How long it is there, in bytes.
+    /// Its length there, in bytes.
     pub length: u32,
-    /// Whether the id is not its own.
+    /// Whether the id is given, not its own.
     pub given: bool,
-    /// Whether it cannot be taken: then nothing else is known of it.
+    /// Whether it is rejected: then only its position is valid.
     pub rejected: bool,
 }
 
 /// A collection of a file, in order.
 pub struct Rows {
-    /// Whose records.
+    /// The collection.
     pub collection: Collection,
     /// The records.
     pub rows: Vec<Row>,
-    /// The ids that are the records' own. Where ids are texts, their numbers, once they are known.
+    /// The records' own ids. Of text ids their numbers, once they are known.
     pub own: RoaringTreemap,
-    /// Where ids are texts, the names of those that are the records' own, with the positions; sorted once all are read.
+    /// The names of the records' own text ids, with the positions; sorted once all are read.
     pub names: Vec<(u128, u64)>,
-    /// Records that cannot be taken, by their positions.
+    /// The rejected records, by their positions.
     pub rejected: BTreeMap<u64, Rejected>,
     path: PathBuf,
     file: File,
@@ -59,7 +59,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// No rows yet, of what stands in the file at `path`, which is read `as_node` if so told.
+    /// Returns an empty list for the file at `path`, which is read as Node reads it if `as_node`.
     pub fn new(path: &Path, collection: Collection, as_node: bool) -> Result<Self, Error> {
         let file = File::open(path).map_err(Error::io(path))?;
         Ok(Self {
@@ -74,19 +74,18 @@ impl Rows {
         })
     }
 
-    /// The file.
+    /// Returns the file's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The JSON pointer of a row.
+    /// Returns the JSON pointer of a row.
     pub fn pointer(&self, row: &Row) -> String {
         pointer_to(self.collection, row.position - 1)
     }
 
-    /// Reads the rows of `source`, which is opened at this list's path. Of the ids in it those that are `given` are not the
-    /// records' own.
-    /// Records that cannot be taken are rows of their own if `passing`, else an error.
+    /// Reads the rows of `source`, which is opened at this list's path. `given` tells which ids in it are not the
+    /// records' own. A rejected record becomes a row if `passing`, else an error.
     pub fn read(
         &mut self,
         source: &mut Source,
@@ -109,8 +108,8 @@ impl Rows {
         Ok(())
     }
 
-    /// Adds the records of one batch, and those that cannot be taken; `span` says where in this list's
-    /// file a record stands.
+    /// Adds the accepted and the rejected records of one batch; `span` returns a record's offset and length in the
+    /// file.
     pub fn add(
         &mut self,
         records: &[Records],
@@ -147,25 +146,25 @@ impl Rows {
         self.rows[first..].sort_by_key(|row| row.position);
     }
 
-    /// The row at a position of the list, from 1: each has one, whether it can be taken or not.
+    /// Returns the index of the row at a position, from 1. Rejected records have rows, too.
     pub fn at(&self, position: u64) -> usize {
         (position - 1) as usize
     }
 
-    /// The row of the record with an id that is a text, once the names are sorted.
+    /// Returns the index of the row with a text id's name, once the names are sorted.
     pub fn named(&self, name: u128) -> Option<usize> {
         let found = self.names.binary_search_by_key(&name, |(name, _)| *name).ok()?;
         Some(self.at(self.names[found].1))
     }
 
-    /// The records without ids of their own have these.
+    /// Gives the records without ids of their own these `ids`.
     pub fn take_ids(&mut self, ids: &Ids) {
         for row in self.rows.iter_mut().filter(|row| row.given && !row.rejected) {
             row.id = ids.at(row.position).map_or(0, Id::get);
         }
     }
 
-    /// The ids of all positions.
+    /// Returns the ids of all positions.
     pub fn ids(&self) -> Ids {
         let mut ids = Ids::none();
         for row in self.rows.iter().filter(|row| !row.rejected) {
@@ -176,13 +175,13 @@ impl Rows {
         ids
     }
 
-    /// The id of a row's record, where ids are texts.
+    /// Reads the text id of a row's record.
     pub fn id_text(&self, row: &Row) -> Result<String, Error> {
         let id = Id::try_from(row.id).unwrap_or(Id::MAX);
         self.with_record(row, id, |record| record.id_text().unwrap_or_default().to_owned())
     }
 
-    /// A record's text without an id that is not its own.
+    /// Reads a record's text, without a given id.
     pub fn text_without_given_id(&self, row: &Row) -> Result<String, Error> {
         let id = Id::try_from(row.id).unwrap_or(Id::MAX);
         self.with_record(row, id, |record| match strip_id(record.source, id) {
@@ -191,7 +190,7 @@ impl Rows {
         })
     }
 
-    /// Reads the record of a row again, with `id`: `with` is called with it.
+    /// Reads the record of a row again, with `id`, and calls `with` with it.
     pub fn with_record<T>(&self, row: &Row, id: Id, with: impl FnOnce(Record) -> T) -> Result<T, Error> {
         let mut raw = vec![0; row.length as usize];
         self.file.read_exact_at(&mut raw, row.offset).map_err(Error::io(&self.path))?;
@@ -207,7 +206,7 @@ impl Rows {
 }
 
 impl Rows {
-    /// Where each id stands among the rows, to look it up.
+    /// Returns the rows by their ids.
     pub fn by_id(&self) -> ById<'_> {
         let ascends = self.rows.iter().zip(self.rows.iter().skip(1)).all(|(a, b)| a.id < b.id);
         let mut places: Vec<u32> = if ascends { Vec::new() } else { (0..).take(self.rows.len()).collect() };
@@ -219,12 +218,12 @@ impl Rows {
 /// Rows by their ids.
 pub struct ById<'r> {
     rows: &'r [Row],
-    /// In the order of the ids; none where the rows are in it.
+    /// The rows' indices in the order of their ids; empty if the rows are in that order.
     places: Vec<u32>,
 }
 
 impl<'r> ById<'r> {
-    /// The row with that id.
+    /// Returns the row with that id.
     pub fn get(&self, id: u64) -> Option<&'r Row> {
         let row = if self.places.is_empty() {
             &self.rows[self.rows.binary_search_by_key(&id, |row| row.id).ok()?]
@@ -236,7 +235,7 @@ impl<'r> ById<'r> {
     }
 }
 
-/// What a record says, but for an id that is `given`.
+/// Hashes a record's text without a `given` id.
 fn hash_of(record: &Record, given: bool) -> u128 {
     let rest = if given && !record.id_from_position {
         // The split writes its ids into a slice as the first member.

@@ -1,4 +1,4 @@
-//! The proof: what the databases and slices hold, read back.
+//! The proof: reads databases and slices back, and compares them with their source.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -22,29 +22,29 @@ use crate::rejects::Rejects;
 use crate::source::{Reading, Source};
 use crate::text::{Difference, differences, place_of};
 
-/// How many records are looked at as one piece of work.
+/// The number of records in one piece of work.
 const PART: usize = 1024;
 
-/// How many pieces of work are read before they are worked on.
+/// The number of pieces of work that are read before the cores take them.
 const PARTS: usize = 16;
 
-/// How many differences are named; the others are counted.
+/// The number of differences that are named; the others are counted.
 pub const NAMED: usize = 20;
 
 /// A database that was read from end to end.
 pub struct Scanned {
     /// The database.
     pub store: Store,
-    /// Its records.
+    /// The digests of its records.
     pub digests: Digests,
-    /// Whether each index holds what the records say it should.
+    /// Whether each index matches the records.
     pub indexes_equal: bool,
-    /// Whether the records are those that the database counts while it is written to.
+    /// Whether the records match the count that the database keeps of them.
     pub counted: bool,
 }
 
 impl Scanned {
-    /// Whether the database is what its writers made of it.
+    /// Tells whether the database is undamaged.
     pub fn is_sound(&self) -> bool {
         self.indexes_equal && self.counted
     }
@@ -52,7 +52,7 @@ impl Scanned {
 
 /// Reads all records and all indexes of a database, as a part of `stage`.
 pub fn scan(store: Store, stage: &Stage) -> Result<Scanned, Error> {
-    // What counts for progress stays on this thread.
+    // Progress is counted on this thread.
     let (entries, records) = thread::scope(|scope| {
         let entries = scope.spawn(|| scan_entries(&store));
         let records = scan_records(&store, stage);
@@ -63,7 +63,7 @@ pub fn scan(store: Store, stage: &Stage) -> Result<Scanned, Error> {
     Ok(Scanned { digests, indexes_equal: entries? == expected, counted, store })
 }
 
-/// The digests of the records, and of the index entries they should have.
+/// Returns the digests of the records, and of the index entries they should have.
 fn scan_records(store: &Store, stage: &Stage) -> Result<(Digests, RecordSet), Error> {
     let mut digests = Digests::default();
     let mut entries = RecordSet::default();
@@ -89,7 +89,7 @@ fn scan_records(store: &Store, stage: &Stage) -> Result<(Digests, RecordSet), Er
     }
 }
 
-/// The digest of the index entries there are.
+/// Returns the digest of the existing index entries.
 fn scan_entries(store: &Store) -> Result<RecordSet, StoreError> {
     let mut found = RecordSet::default();
     let mut entries = store.entries();
@@ -100,7 +100,7 @@ fn scan_entries(store: &Store) -> Result<RecordSet, StoreError> {
     Ok(found)
 }
 
-/// The digests of records, and of the index entries they should have.
+/// Returns the digests of some records, and of the index entries they should have.
 fn scan_part(collection: Collection, part: &[(Id, Stored)]) -> Result<(Digests, RecordSet), Error> {
     let mut digests = Digests::default();
     let mut entries = RecordSet::default();
@@ -128,23 +128,23 @@ fn entry_hash(prefix: &[u8], id: Id) -> Sha256 {
     Sha256::new().chain_update(prefix).chain_update(id.get().to_be_bytes())
 }
 
-/// A database beside a file, record by record, by what the records mean.
+/// A comparison of a file with a database, record by record, by meaning.
 #[derive(Debug, Default)]
 pub struct Comparison {
-    /// In both, and equal.
+    /// Records that are equal in both.
     pub equal: u64,
-    /// In both, and not equal.
+    /// Records that differ between the two.
     pub changed: u64,
-    /// In the file alone.
+    /// Records that only the file has.
     pub removed: u64,
-    /// In the database alone.
+    /// Records that only the database has.
     pub added: u64,
-    /// The first differences: left the file, right the database.
+    /// The first differences, the file's side left, the database's right.
     pub named: Vec<Difference>,
 }
 
 impl Comparison {
-    /// How many records differ.
+    /// Counts the records that differ.
     pub fn differences(&self) -> u64 {
         self.changed + self.removed + self.added
     }
@@ -155,8 +155,8 @@ impl Comparison {
     }
 }
 
-/// Compares the file at `path`, which holds the collections `wanted`, with their databases; it is read as `reading` says. Records that can't be taken are an error, unless they are `passed_over`. The comparisons
-/// come in the databases' order.
+/// Compares the file at `path`, which holds the collections `wanted`, with their databases. A rejected record is an
+/// error unless rejects are `passed_over`. The comparisons are in the databases' order.
 pub fn compare(
     path: &Path,
     reading: &Arc<Reading>,
@@ -209,7 +209,7 @@ pub fn compare(
     Ok(comparisons)
 }
 
-/// Names records that are in the database alone, by their ids: they have no place in the file.
+/// Names records that only the database has, by their ids: they have no place in the file.
 fn name_added(
     path: &Path,
     reading: &Arc<Reading>,
@@ -240,7 +240,7 @@ fn name_added(
     Ok(())
 }
 
-/// How many records differ, and the first places where they do.
+/// Describes the number of different records, and the first differences.
 pub fn describe_differences(comparison: &Comparison) -> String {
     let mut lines = format!(
         "{} records differ ({} changed, {} only in the file, {} only in the database):",
@@ -256,18 +256,18 @@ pub fn describe_differences(comparison: &Comparison) -> String {
     lines
 }
 
-/// What is wrong with a database that no writer of its own did, if anything is.
+/// Describes the damage of a database; returns `None` if it is sound.
 pub fn damage(scanned: &Scanned) -> Option<String> {
     let name = scanned.store.collection().name();
     let found = [
-        (scanned.counted, "its records are not those that its service counts"),
-        (scanned.indexes_equal, "an index is not what a scan of the records says"),
+        (scanned.counted, "its records do not match its service's count of them"),
+        (scanned.indexes_equal, "an index does not match the records"),
     ];
     let found: Vec<&str> = found.into_iter().filter(|(good, _)| !good).map(|(_, what)| what).collect();
     (!found.is_empty()).then(|| format!("{name}: the database is damaged: {}", found.join("; ")))
 }
 
-/// A database that holds other records than a backup.
+/// Describes the difference between a database and a backup.
 pub fn other_than_backup(scanned: &Scanned, head: &Head) -> String {
     let (name, held) = (scanned.store.collection().name(), scanned.digests.exact);
     format!(
@@ -276,12 +276,12 @@ pub fn other_than_backup(scanned: &Scanned, head: &Head) -> String {
     )
 }
 
-/// What is wrong with a collection's database and slice, if anything is.
+/// Describes the faults of a collection's database and slice; returns `None` without faults.
 pub fn fault(collection: Collection, records_equal: bool, slice_equal: bool, indexes_equal: bool) -> Option<String> {
     let faults = [
         (records_equal, "the database does not hold the source's records"),
         (slice_equal, "the slice is not what the source holds"),
-        (indexes_equal, "an index is not what a scan of the records says"),
+        (indexes_equal, "an index does not match the records"),
     ];
     let faults: Vec<&str> = faults.into_iter().filter(|(equal, _)| !equal).map(|(_, fault)| fault).collect();
     (!faults.is_empty()).then(|| format!("{}: {}", collection.name(), faults.join("; ")))

@@ -1,10 +1,10 @@
 //! A slice: one collection of the monolith's file, in the same shape and order, for the service that owns it.
 //!
-//! A post that has no id has none here either, while its id is its position. Where that is not so, since records before it
-//! are gone or its place is another, the id that it was given is written, and the manifest notes that it was given.
+//! A record without an id has none here either, as long as its id is its position. If earlier records are gone or it
+//! has moved, its given id is written, and the manifest notes that the id was given.
 //!
-//! Where ids are texts, a record's number in the database does not stand in it: the manifest notes which number each place
-//! has. A collection that is one record is that record, or null where there is none.
+//! In a collection with text ids, the manifest notes the number of each place in the database; the slice has no
+//! numbers. A collection of a single record is that record, or null without one.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -18,22 +18,22 @@ use crate::error::Error;
 use crate::identity::{BUFFER, Hashed, Identity};
 use crate::ids::Ids;
 
-/// What a slice is.
+/// The description of a finished slice.
 pub struct Sliced {
     /// The file.
     pub file: Identity,
-    /// Of the ids that stand in it, those that the split gave.
+    /// The ids in it that the split gave.
     pub given: RoaringTreemap,
-    /// The numbers of its records, where ids are texts.
+    /// The numbers of its records, if ids are texts.
     pub numbers: Ids,
 }
 
-/// What stands before a collection's records in a file.
+/// Returns the text before a collection's records in a file.
 pub fn opening(collection: Collection) -> &'static str {
     if collection.is_single() { "" } else { "[" }
 }
 
-/// What stands behind them, so many.
+/// Returns the text after a collection's records.
 pub fn closing(collection: Collection, records: u64) -> &'static str {
     match (collection.is_single(), records) {
         (false, _) => "]",
@@ -42,19 +42,19 @@ pub fn closing(collection: Collection, records: u64) -> &'static str {
     }
 }
 
-/// Writes a slice.
+/// A slice that is being written.
 pub struct Slice {
     path: PathBuf,
     collection: Collection,
     file: Hashed<BufWriter<File>>,
-    /// How many it holds.
+    /// The number of records so far.
     records: u64,
     given: RoaringTreemap,
     numbers: Ids,
 }
 
 impl Slice {
-    /// Begins the slice of `collection` in a new file at `path`; `hash` says whether its SHA-256 is wanted.
+    /// Begins the slice of `collection` in a new file at `path`; computes its SHA-256 if `hash`.
     pub fn create(path: &Path, collection: Collection, hash: bool) -> Result<Self, Error> {
         let file = File::create_new(path).map_err(Error::io(path))?;
         let file = Hashed::new(BufWriter::with_capacity(BUFFER, file), hash);
@@ -89,7 +89,7 @@ impl Slice {
         Ok(())
     }
 
-    /// Writes what follows on `before` records.
+    /// Writes the text of records that follow `before` others.
     fn write_next(&mut self, before: u64, text: &str) -> Result<(), Error> {
         if before > 0 {
             self.write(",")?;
@@ -97,7 +97,7 @@ impl Slice {
         self.write(text)
     }
 
-    /// Ends the slice.
+    /// Ends the slice, and describes it.
     pub fn finish(mut self) -> Result<Sliced, Error> {
         self.write(closing(self.collection, self.records))?;
         self.write("}\n")?;

@@ -1,5 +1,5 @@
-//! The monolith's file, read by [`record::reader`]: which collections may be in it, what becomes of others, and its records
-//! in batches, parsed by all cores.
+//! The monolith's file as batches of records, which all cores parse. Decides which collections are read and what
+//! happens to the others; [`record::reader`] finds the records.
 
 use std::collections::HashSet;
 use std::fs::{File, Metadata};
@@ -26,7 +26,7 @@ use crate::obstacle::{Kind, Obstacle};
 use crate::plan::Plan;
 use crate::topology;
 
-/// How many records are parsed as one piece of work.
+/// The number of records that are parsed as one piece of work.
 const PART: usize = 512;
 
 /// A file that is being read.
@@ -34,38 +34,38 @@ pub struct Source {
     path: PathBuf,
     length: u64,
     reader: Reader<Box<dyn Read + Send>, Hashed<io::Sink>>,
-    /// The collections it may hold, and those it was seen to.
+    /// The collections it may hold, and those that it held so far.
     wanted: Plan,
     seen: Vec<Collection>,
-    /// Where the object ends.
+    /// The offset of the object's end.
     end: Option<u64>,
     rest: Option<Rest>,
-    /// The collections that no service owns, as far as they were met.
+    /// The collections met so far that no service owns.
     unowned: HashSet<String>,
-    /// Where it goes on past obstacles, those that it has met.
+    /// The obstacles met so far, if reading goes on past them.
     obstacles: Option<Vec<Obstacle>>,
     reading: Arc<Reading>,
     /// The file and its state when it was opened.
     opened: Option<(File, State)>,
 }
 
-/// What changes when somebody writes to a file: its length, and when it was written. Another one in its place is no matter.
+/// A file's length and modification time, which change with every write. Another file put in its place does not matter.
 type State = (u64, i64, i64);
 
 fn state(metadata: &Metadata) -> State {
     (metadata.len(), metadata.mtime(), metadata.mtime_nsec())
 }
 
-/// How a file is read.
+/// The way in which a file is read.
 #[derive(Debug, Default)]
 pub struct Reading {
     /// The ids of records that have none.
     pub given: AllGiven,
-    /// Whether what only Node takes is taken, as Node takes it.
+    /// Whether records that only Node accepts are read as Node reads them.
     pub as_node: bool,
 }
 
-/// Where the collections go that no service owns.
+/// The output for collections that no service owns.
 struct Rest {
     out: Box<dyn Write + Send>,
     is_empty: bool,
@@ -93,12 +93,12 @@ pub struct Batch {
     bytes: Vec<u8>,
     records: Vec<Range<usize>>,
     reading: Arc<Reading>,
-    /// The places of records that were taken as Node takes them, from 0.
+    /// The indices in the array of records that were read as Node reads them.
     as_node: Mutex<Vec<u64>>,
 }
 
 impl Source {
-    /// Opens the file at `path`, which holds these collections: the monolith's, or the one of a slice.
+    /// Opens the file at `path`, which holds the `wanted` collections: the monolith's, or the one of a slice.
     pub fn open(path: &Path, wanted: &Plan) -> Result<Self, Error> {
         let file = File::open(path).map_err(Error::io(path))?;
         let metadata = file.metadata().map_err(Error::io(path))?;
@@ -116,7 +116,7 @@ impl Source {
         Ok(Self { length: metadata.len(), opened, ..Self::new(path, wanted, Box::new(file)) })
     }
 
-    /// Reads from `input`, which messages call `path`.
+    /// Creates a source that reads from `input`; messages call it `path`.
     pub fn new(path: &Path, wanted: &Plan, input: Box<dyn Read + Send>) -> Self {
         Self {
             path: path.to_owned(),
@@ -133,20 +133,20 @@ impl Source {
         }
     }
 
-    /// Takes back the memory of a batch: fresh memory costs more than reading into it.
+    /// Reuses the memory of a batch: fresh memory costs more than reading into old memory.
     pub fn recycle(&mut self, batch: Batch) {
         self.reader.recycle(batch.bytes);
     }
 
-    /// How long the file was when it was opened, in bytes.
+    /// Returns the file's length when it was opened, in bytes.
     pub fn length(&self) -> u64 {
         self.length
     }
 
-    /// The next records; `None` after the last.
+    /// Reads the next records; returns `None` after the last.
     ///
     /// # Errors
-    /// The file cannot be read, or is not what a monolith's file is.
+    /// The file cannot be read, or is not a monolith's file.
     pub fn next_batch(&mut self) -> Result<Option<Batch>, Error> {
         loop {
             let stretch = self.reader.read_records().map_err(|error| self.refuse(error))?;
@@ -160,52 +160,52 @@ impl Source {
         }
     }
 
-    /// The same, and [`identity`](Self::identity) will know its SHA-256.
+    /// Hashes the file while reading, so that [`identity`](Self::identity) has its SHA-256.
     pub fn hashed(mut self) -> Self {
         self.reader.copy = Hashed::new(io::sink(), true);
         self
     }
 
-    /// Passes over collections that no service owns, instead of refusing them: they go to `rest`, as one object, unread
-    /// but for brackets and strings.
+    /// Copies collections that no service owns to `rest`, as one object, instead of refusing them. Only their brackets
+    /// and strings are read.
     pub fn passing(mut self, rest: Box<dyn Write + Send>) -> Self {
         self.rest = Some(Rest { out: rest, is_empty: true });
         self
     }
 
-    /// Goes on past collections that cannot be taken, and notes them.
+    /// Goes on past obstacles instead of ending at the first, and notes them.
     pub fn going_on(mut self) -> Self {
         self.obstacles = Some(Vec::new());
         self
     }
 
-    /// What it has gone past.
+    /// Takes the obstacles that it went past.
     pub fn obstacles(&mut self) -> Vec<Obstacle> {
         self.obstacles.take().unwrap_or_default()
     }
 
-    /// "This is in the way": the end of it all, unless it goes on past that.
+    /// Notes an obstacle; returns it as an error unless the source goes on past obstacles.
     fn meet(&mut self, kind: Kind, offset: u64, pointer: &str, reason: &str) -> Result<(), Error> {
         let Some(obstacles) = &mut self.obstacles else { return Err(self.wrong(offset, pointer, reason)) };
         obstacles.push(Obstacle { kind, place: place_of(pointer, offset), reason: reason.to_owned() });
         Ok(())
     }
 
-    /// It is read so.
+    /// Sets the way of reading.
     pub fn read_as(mut self, reading: &Arc<Reading>) -> Self {
         self.reading = Arc::clone(reading);
         self
     }
 
-    /// The collections that are not in the file. To be asked after the last batch.
+    /// Lists the collections that are not in the file. Call it after the last batch.
     pub fn absent(&self) -> Vec<Collection> {
         self.wanted.iter().filter(|collection| !self.seen.contains(collection)).collect()
     }
 
-    /// Refuses a file that lacks a collection which the monolith has. To be asked after the last batch.
+    /// Checks that the file has every collection of the monolith. Call it after the last batch.
     ///
     /// # Errors
-    /// It lacks one.
+    /// A collection is missing.
     pub fn require_all(&self) -> Result<(), Error> {
         let missing = self.absent().into_iter().find(|collection| collection.declaration().in_monolith);
         missing.map_or(Ok(()), |missing| {
@@ -214,17 +214,17 @@ impl Source {
         })
     }
 
-    /// Where the object ends.
+    /// Returns the place of the object's end.
     pub fn place_of_end(&self) -> String {
         place_of("", self.end.unwrap_or_default())
     }
 
-    /// What the file was. To be asked after the last batch.
+    /// Returns the identity of what was read. Call it after the last batch.
     pub fn identity(self) -> Identity {
         self.reader.copy.finish().expect("a sink takes everything")
     }
 
-    /// Goes to the next collection's records; `false` where no more come.
+    /// Goes to the next collection's records; returns `false` after the last.
     fn open_next(&mut self) -> Result<bool, Error> {
         let Some((name, offset)) = self.reader.next_name().map_err(|error| self.refuse(error))? else {
             return self.close().map(|()| false);
@@ -247,7 +247,7 @@ impl Source {
         Ok(true)
     }
 
-    /// Passes over the value at hand, of a collection that no service owns, whatever its length.
+    /// Passes over the next value, of a collection that no service owns, whatever its length.
     fn pass(&mut self, name: String, offset: u64) -> Result<(), Error> {
         let pointer = pointer_to_all(&name);
         if !self.unowned.insert(name.clone()) {
@@ -298,7 +298,7 @@ impl Source {
         self.rest.take().map_or(Ok(()), Rest::finish)
     }
 
-    /// Who writes a file anew in its place makes a mixture of what is read meanwhile.
+    /// Checks that the file was not written to meanwhile: a reader would get a mixture of old and new.
     fn check_unchanged(&self) -> Result<(), Error> {
         let Some((file, before)) = &self.opened else { return Ok(()) };
         if state(&file.metadata().map_err(Error::io(&self.path))?) == *before {
@@ -324,7 +324,7 @@ impl Source {
 struct Begin(Vec<u8>);
 
 impl Begin {
-    /// Whether the value looks like one that a plan can have: a record, a list of them, or an empty one.
+    /// Tells whether the value may be a collection: a record, a list of records, or an empty list.
     fn may_be_records(&self) -> bool {
         matches!(self.0[..], [b'{', ..] | [b'[', b'{' | b']', ..])
     }
@@ -342,17 +342,17 @@ impl Write for Begin {
     }
 }
 
-/// A record that cannot be taken.
+/// A rejected record.
 #[derive(Debug, Serialize)]
 pub struct Reject {
-    /// A JSON pointer to what is wrong.
+    /// A JSON pointer to the fault.
     pub pointer: String,
-    /// Whether it does not fit, or another one has its id.
+    /// The kind of fault: the record does not fit, or its id is taken.
     #[serde(skip)]
     pub kind: Kind,
-    /// The offset of that in the file.
+    /// The fault's offset in the file.
     pub offset: u64,
-    /// What is wrong there.
+    /// The fault.
     pub reason: String,
     /// Its place in its array, from 1.
     #[serde(skip)]
@@ -362,7 +362,7 @@ pub struct Reject {
     pub raw: Vec<u8>,
 }
 
-/// As `raw` where it is text, as `raw_base64` where it is not.
+/// Serializes text as `raw`, other bytes as `raw_base64`.
 fn raw<S: Serializer>(raw: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
     let mut map = serializer.serialize_map(Some(1))?;
     match std::str::from_utf8(raw) {
@@ -373,21 +373,21 @@ fn raw<S: Serializer>(raw: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
 }
 
 impl Reject {
-    /// The reject as an error that ends the run.
+    /// Turns the reject into an error that ends the run.
     pub fn into_error(self, path: &Path) -> Error {
         input_error(path, &self.pointer, self.offset, &self.reason)
     }
 }
 
 impl Batch {
-    /// The records in order, and those that cannot be taken; parsed by all cores.
+    /// Parses the records on all cores; returns the accepted and the rejected ones, each in order.
     pub fn parse(&self) -> (Vec<Records>, Vec<Reject>) {
         let parts = self.records.par_chunks(PART).enumerate().map(|(nth, part)| self.parse_part(nth * PART, part));
         let (records, rejects): (Vec<Records>, Vec<Vec<Reject>>) = parts.unzip();
         (records, rejects.into_iter().flatten().collect())
     }
 
-    /// The JSON pointers of records that were taken as Node takes them, once they are parsed.
+    /// Lists the JSON pointers of records that were read as Node reads them. Call it after [`parse`](Self::parse).
     pub fn taken_as_node(&self) -> Vec<String> {
         let mut numbers = self.as_node.lock().unwrap_or_else(PoisonError::into_inner).clone();
         numbers.sort_unstable();
@@ -395,28 +395,28 @@ impl Batch {
         numbers.into_iter().map(|number| pointer_to(self.collection, number)).collect()
     }
 
-    /// How many bytes of the file, and how many records, the batch is.
+    /// Returns the number of bytes in the file, and of records.
     pub fn size(&self) -> (u64, u64) {
         (self.bytes.len() as u64, self.records.len() as u64)
     }
 
-    /// The JSON pointer of one of its records.
+    /// Returns the JSON pointer of one of its records.
     pub fn pointer(&self, record: &Record) -> String {
         pointer_to(self.collection, self.first + self.nth(record) as u64)
     }
 
-    /// The offset in the file of one of its records.
+    /// Returns the offset in the file of one of its records.
     pub fn offset(&self, record: &Record) -> u64 {
         self.base + self.records[self.nth(record)].start as u64
     }
 
-    /// Where in the file one of its records stands: the offset and the length.
+    /// Returns the offset and length in the file of one of its records.
     pub fn span(&self, record: &Record) -> (u64, u32) {
         let range = &self.records[self.nth(record)];
         (self.base + range.start as u64, u32::try_from(range.len()).expect("no record is so long"))
     }
 
-    /// One of its records cannot be taken, though it fits its model: another one has its id.
+    /// Rejects a record that fits its model but has the id of another.
     pub fn reject(&self, record: &Record, reason: String) -> Reject {
         let raw = self.bytes[self.records[self.nth(record)].clone()].to_vec();
         let position = self.first + self.nth(record) as u64 + 1;
@@ -424,13 +424,13 @@ impl Batch {
         Reject { pointer, kind, offset, reason, position, raw }
     }
 
-    /// Where in the batch a record stands.
+    /// Returns the index of a record in the batch.
     fn nth(&self, record: &Record) -> usize {
         let position = record.position.expect("a record of a file has a position").get();
         (position - 1 - self.first) as usize
     }
 
-    /// `part` begins with the record at `first` in this batch.
+    /// Parses the `part` of the batch that begins with its record `first`.
     fn parse_part(&self, first: usize, part: &[Range<usize>]) -> (Records, Vec<Reject>) {
         let bytes = part.first().zip(part.last()).map_or(0, |(first, last)| last.end - first.start);
         let mut records = Records::new(self.collection, bytes);
@@ -459,7 +459,7 @@ impl Batch {
                     (Err(fault), Err(first)) if (&fault.pointer, &fault.reason) == (&first.pointer, &first.reason) => {
                         Err(first)
                     }
-                    // Where that is in the text as it stands in the file is not known: the record is.
+                    // The offset is in Node's text, not in the file; name the record's own offset.
                     (Err(fault), _) => Err(Fault { offset: 0, ..fault }),
                     (Ok(taken), _) => Ok(taken),
                 };
@@ -479,7 +479,7 @@ impl Batch {
     }
 }
 
-/// What the reader says, of the file at `path`.
+/// Turns the reader's error into one about the file at `path`.
 pub fn reader_error(path: &Path, error: ReaderError) -> Error {
     match error {
         ReaderError::Io(source) => Error::Io { path: path.to_owned(), source },
@@ -487,12 +487,12 @@ pub fn reader_error(path: &Path, error: ReaderError) -> Error {
     }
 }
 
-/// "This file is wrong here."
+/// Returns the error for a fault in the file at `path`.
 pub fn input_error(path: &Path, pointer: &str, offset: u64, reason: &str) -> Error {
     Error::Input { file: path.to_owned(), place: place_of(pointer, offset), reason: reason.to_owned() }
 }
 
-/// A place in the file, for messages.
+/// Describes a place in the file for messages.
 pub fn place_of(pointer: &str, offset: u64) -> String {
     match pointer {
         "" => format!("byte {offset}"),

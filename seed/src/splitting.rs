@@ -6,7 +6,7 @@
 //!                                       └─► channel ─► loader thread of the collection ─► sled
 //! ```
 //!
-//! Slices can be had alone, for services that load them themselves.
+//! A split can write slices only, for services that load them themselves.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -29,58 +29,58 @@ use crate::slice::{Slice, Sliced};
 use crate::source::{Reading, Source};
 use crate::text::id_in;
 
-/// How many batches may wait for a loader. Bounds the memory of the split together with a batch's size.
+/// The number of batches that may wait for a loader. With a batch's size, it bounds the memory of the split.
 const WAITING_BATCHES: usize = 4;
 
-/// Where the parts of one collection go. Nothing may be there yet.
+/// The paths of one collection's part. Nothing may exist there yet.
 pub struct Destination<'p> {
     /// The collection.
     pub collection: Collection,
     /// The file for the slice.
     pub slice: &'p Path,
-    /// The folder for the database, if there is to be one.
+    /// The folder for the database; without one, no database is made.
     pub database: Option<&'p Path>,
 }
 
-/// What one collection was split into.
+/// One collection's part of a split.
 pub struct Part {
     /// The collection.
     pub collection: Collection,
-    /// Its records; of none where no database was to be made.
+    /// The digests of its records; empty without a database.
     pub digests: Digests,
-    /// Its slice, without a hash where no database was to be made.
+    /// Its slice; without a database, it has no hash.
     pub slice: Sliced,
 }
 
-/// What was split.
+/// A complete split.
 pub struct WholeSplit {
     /// The file.
     pub source: Identity,
-    /// What the parts should be, in the destinations' order.
+    /// The expected parts, in the destinations' order.
     pub parts: Vec<Part>,
     /// The collections that are not in the file.
     pub absent: Vec<Collection>,
 }
 
-/// How a file is split.
+/// The split of a file.
 pub struct Splitting<'s> {
-    /// Where it is.
+    /// The file's path.
     pub path: &'s Path,
-    /// The collections it may hold; what has no destination is passed over.
+    /// The collections it may hold; those without a destination are passed over.
     pub plan: &'s Plan,
-    /// How it is read.
+    /// The way of reading the file.
     pub reading: &'s Arc<Reading>,
-    /// Whether all that the monolith has must be there.
+    /// Whether the file must have every collection of the monolith.
     pub requires_all: bool,
-    /// Where the collections go that no service owns; without it, they are refused.
+    /// The output for collections that no service owns; without it, they are refused.
     pub rest: Option<Box<dyn Write + Send>>,
-    /// How progress is shown.
+    /// The display of progress.
     pub progress: Progress,
 }
 
 impl Splitting<'_> {
-    /// Splits the file into `destinations`. `rejects` takes what can't be a record. What this leaves is complete, but neither
-    /// verified nor made durable.
+    /// Splits the file into `destinations`; `rejects` handles rejected records. The result is complete, but neither
+    /// verified nor durable.
     pub fn split(self, destinations: &[Destination], rejects: &mut Rejects) -> Result<WholeSplit, Error> {
         let Self { path: source_path, plan, reading, requires_all, rest, progress } = self;
         let mut source = Source::open(source_path, plan)?.read_as(reading);
@@ -113,7 +113,7 @@ impl Splitting<'_> {
                     next = source.next_batch()?;
                     continue;
                 }
-                // While the cores parse one batch, they write the one before it and read the one behind it.
+                // The cores parse one batch while they write the previous one and read the next.
                 let previous = parsed.take();
                 let (read, (following, going_on)) =
                     rayon::join(|| batch.parse(), || rayon::join(|| source.next_batch(), || put(previous)));
@@ -128,7 +128,7 @@ impl Splitting<'_> {
                 next = following?;
             }
             put(parsed)?;
-            // Where a loader has given up, the rest was not read; it says why.
+            // If a loader has given up, the rest was not read; the loader's error says why.
             if requires_all && is_whole {
                 source.require_all()?;
             }
@@ -181,7 +181,7 @@ impl<'scope> Sink<'scope> {
         Ok(Self { collection, slice, digests: Digests::default(), loader })
     }
 
-    /// `false` when the loader has given up; `finish` says why.
+    /// Adds records; returns `false` if the loader has given up, and `finish` then returns its error.
     fn put(&mut self, records: Vec<Records>) -> Result<bool, Error> {
         records.iter().try_for_each(|records| self.slice.put(records))?;
         let Some(loader) = &self.loader else { return Ok(true) };
@@ -222,8 +222,8 @@ fn load(store: Store, last_id: u64, batches: Receiver<(Vec<Records>, RecordSet)>
     Ok(())
 }
 
-/// Reads the source once more to say where the id of a record stands twice, of which it is told by `is_it`: the database
-/// told of the second time alone.
+/// Reads the source once more to name both places of a repeated id, whose records `is_it` recognizes: the database
+/// reports the second only.
 pub fn repeated_id(
     path: &Path,
     plan: &Plan,

@@ -1,4 +1,4 @@
-//! All that is in the way of a split, named at once: a file that was refused is read once more, past each obstacle.
+//! Names all obstacles to a split at once: a refused file is read once more, past each obstacle.
 
 use std::io;
 use std::path::Path;
@@ -11,32 +11,32 @@ use crate::progress::{Progress, Total};
 use crate::rejects::Rejects;
 use crate::source::{Reading, Reject, Source, place_of};
 
-/// How many records of each collection are named.
+/// The number of records of each collection that are named.
 const NAMED: usize = 5;
 
-/// What of a split says what is in its way.
+/// The settings of a split that decide what is an obstacle.
 pub struct Survey<'l> {
     /// The collections.
     pub plan: &'l Plan,
-    /// How the file is read.
+    /// The way of reading the file.
     pub reading: Reading,
-    /// Whether ids from positions say nothing yet.
+    /// Whether ids from positions are provisional.
     pub own_ids_alone: bool,
-    /// Whether all that the monolith has must be there.
+    /// Whether the file must have every collection of the monolith.
     pub requires_all: bool,
-    /// Whether what no service owns is put aside.
+    /// Whether collections that no service owns are put aside.
     pub has_rest: bool,
-    /// Whether records are put aside.
+    /// Whether rejected records are put aside.
     pub has_rejects: bool,
     /// Whether the command names a plan.
     pub plan_is_given: bool,
-    /// How progress is shown.
+    /// The display of progress.
     pub progress: Progress,
 }
 
 impl Survey<'_> {
-    /// Reads the file at `input`, which was refused for `error`, for all other obstacles, and returns the error that names
-    /// them; or `error` itself where it is something else.
+    /// Searches the file at `input`, which was refused for `error`, for all other obstacles, and returns the error that
+    /// names them; returns `error` itself if it is not about the file.
     pub fn explain(self, input: &Path, error: Error) -> Error {
         let Error::Input { file, place, reason } = &error else { return error };
         if file != input {
@@ -44,10 +44,10 @@ impl Survey<'_> {
         }
         let Ok(mut found) = self.look(input) else { return error };
         match found.named.iter_mut().find(|obstacle| obstacle.place == *place) {
-            // The split says which record has the id.
+            // The split's reason names the record that has the id.
             Some(same) if same.kind == Kind::RepeatedId => same.reason.clone_from(reason),
             Some(_) => {}
-            // Only the split has looked at it so closely.
+            // Only the split checks the file this closely.
             None => {
                 let (kind, place, reason) = (kind_of(reason), place.clone(), reason.clone());
                 found.named.insert(0, Obstacle { kind, place, reason });
@@ -112,11 +112,11 @@ impl Survey<'_> {
     }
 }
 
-/// What kind of obstacle the split alone has met.
+/// Returns the kind of an obstacle that only the split has met, by its reason.
 fn kind_of(reason: &str) -> Kind {
     match reason {
         _ if reason.contains("; this is reject ") => Kind::Reject,
-        // A reason may quote what a record says, but begins with our own words.
+        // A reason may quote a record, but it begins with our own words.
         _ if reason.starts_with("the id ") && reason.contains(" is taken by ") => Kind::RepeatedId,
         _ if reason.starts_with("it is not JSON") => Kind::Json,
         _ => Kind::Record,

@@ -1,7 +1,7 @@
-//! The target: the services' folders, and how a verified split, or what a newer file changes, gets into them.
+//! The target: the services' folders, which a verified split or the changes of a newer file are published to.
 //!
-//! It is built beside what is there, in `building/`, and put into place only when all of it is verified and durable. What
-//! puts it there cannot all happen at once, so it has one commit point:
+//! A result is built in `building/`, beside the present state, and put into place once all of it is verified and
+//! durable. This takes several steps with one commit point:
 //!
 //! ```text
 //! 1  DIR/manifest.next.json is written
@@ -10,10 +10,11 @@
 //! 4  in each folder: db/ becomes old/, next/db/ becomes db/, next/db.json becomes db.json, next/ and old/ go
 //! ```
 //!
-//! A newer file has neither `next/db/` nor `next/db.json` but `next/changes` and `next/slice.patch`: before 3 its records are
-//! held, in 4 they are changed, by this process or by the service that runs ([`Database`]), and then the slice is.
+//! A newer file has `next/changes` and `next/slice.patch` instead of `next/db/` and `next/db.json`. Its records are
+//! held before step 3; in step 4 this process or the running service ([`Database`]) changes them, and then the slice
+//! changes.
 //!
-//! Whatever interrupts this, the next run of `seed` first takes it back (before 3) or finishes it (after 3):
+//! After an interruption, the next run of `seed` first takes the steps back (before 3) or finishes them (after 3):
 //! [`Target::lock`] does that. Each step is on the disk before the next begins.
 
 use std::fs::{self, File, TryLockError};
@@ -38,28 +39,28 @@ const MANIFEST_NEXT: &str = "manifest.next.json";
 const BUILDING: &str = "building";
 const OLD: &str = "old";
 
-/// How often a database is asked again to make its changes, where its service went away meanwhile.
+/// The number of attempts to have a database make its changes, if its service goes away meanwhile.
 const ATTEMPTS: u32 = 3;
 
-/// How long to wait until such a folder can be had.
+/// The longest wait for the folder of such a service.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long to wait for another run that asks the same service.
+/// The longest wait for another run that asks the same service.
 const BUSY_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How often to try.
+/// The interval between attempts.
 const POLL: Duration = Duration::from_millis(20);
 
-/// The folders.
+/// The services' folders.
 pub struct Target {
     data: PathBuf,
     places: Vec<Place>,
-    /// How many they should be.
+    /// The number of places once all are taken.
     wanted: usize,
-    /// The folders that were not there before.
+    /// The folders that this run has made.
     made: Vec<PathBuf>,
     keep: bool,
-    /// Keeps other runs out, where the file system can.
+    /// The lock that keeps other runs out, if the file system has locks for folders.
     _runs: Option<File>,
 }
 
@@ -68,27 +69,27 @@ pub struct Place {
     /// The service's collection.
     pub collection: Collection,
     path: PathBuf,
-    /// Held by this process; nothing where the service runs.
+    /// The folder, held by this process; `None` while the service runs.
     folder: Option<Folder>,
     database: Option<Database>,
 }
 
-/// Where a split is built, for one collection.
+/// The paths at which one collection's part is built.
 pub struct Building {
     /// The collection.
     pub collection: Collection,
     /// The slice.
     pub slice: PathBuf,
-    /// The database, of a split.
+    /// The database of a split.
     pub database: PathBuf,
-    /// What becomes of the database that is there, of a newer file.
+    /// A newer file's changes of the existing database.
     pub changes: PathBuf,
-    /// What becomes of the slice that is there.
+    /// The patch of the existing slice.
     pub patch: PathBuf,
 }
 
 impl Place {
-    /// The folder of `collection`'s service: this process takes it, or asks the service that runs there, if it may.
+    /// Takes the folder of `collection`'s service; connects to the service that runs there if `ask_service`.
     fn take(path: &Path, collection: Collection, ask_service: bool) -> Result<Self, Error> {
         let (mut place, path) = (Self { collection, path: path.to_owned(), folder: None, database: None }, path);
         let give_up = Instant::now() + BUSY_PATIENCE;
@@ -99,7 +100,7 @@ impl Place {
                     place.database = Some(Database::Served(connection));
                     return Ok(place);
                 }
-                // A run that has just ended, or one that goes on.
+                // Another run has the connection; it may just be ending.
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
                     if Instant::now() >= give_up {
                         return Err(in_use_by_a_run(path));
@@ -113,32 +114,32 @@ impl Place {
         Ok(place)
     }
 
-    /// The folder, where this process has it.
+    /// Returns the folder, if this process holds it.
     pub fn folder(&self) -> Option<&Folder> {
         self.folder.as_ref()
     }
 
-    /// Where it lies.
+    /// Returns the folder's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where the slice lies.
+    /// Returns the slice's path.
     pub fn slice(&self) -> PathBuf {
         self.path.join("db.json")
     }
 
-    /// The database, which is opened if it has to be.
+    /// Returns the database; opens it if necessary.
     pub fn database(&mut self) -> Result<&mut Database, Error> {
         if self.database.is_none() {
-            let folder = self.folder.as_ref().expect("who has neither was not taken");
+            let folder = self.folder.as_ref().expect("a place has a folder or a database");
             let store = folder.open_unsettled(self.collection, Purpose::Passing, OnDamage::Refuse)?;
             self.database = Some(Database::here(&self.path, store));
         }
         Ok(self.database.as_mut().expect("it is open"))
     }
 
-    /// Lets go of the database, if this process has opened it.
+    /// Closes the database, if this process has opened it.
     pub fn close_database(&mut self) {
         if self.folder.is_some()
             && let Some(database) = self.database.take()
@@ -147,7 +148,7 @@ impl Place {
         }
     }
 
-    /// Has the staged changes made, if need be by another process than before.
+    /// Has the staged changes made, by another process than before if that one goes away.
     fn apply(&mut self) -> Result<(), Error> {
         let mut attempt = 1;
         loop {
@@ -178,7 +179,7 @@ impl Place {
         }
     }
 
-    /// Step 4, from wherever it was interrupted.
+    /// Does step 4, from the point at which it was interrupted.
     fn finish(&mut self) -> Result<(), Error> {
         let (next, old) = (self.path.join("next"), self.path.join(OLD));
         if next.join("db").exists() {
@@ -204,7 +205,7 @@ impl Place {
             && database.is_served()
         {
             return match database.release() {
-                // It is gone, and holds nothing any more; or it finds no `next/` when this process goes.
+                // The service is gone and holds nothing; or it finds no `next/` once this process ends.
                 Err(Error::Service(_)) => Ok(()),
                 released => released,
             };
@@ -214,18 +215,18 @@ impl Place {
 }
 
 impl Target {
-    /// Takes the folders of `plan` in `data`, makes what is not there, and settles what an interrupted run left.
+    /// Takes the folders of `plan` in `data`, makes missing ones, and settles an interrupted run.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] where a service runs.
+    /// [`StoreError::InUse`] if a service runs.
     pub fn lock(data: &Path, plan: &Plan) -> Result<Self, Error> {
         Self::take(data, plan, false)
     }
 
-    /// The same, and services may run.
+    /// Takes the folders like [`lock`](Self::lock), but connects to services that run.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] where one runs that cannot be asked.
+    /// [`StoreError::InUse`] if a running service cannot be reached.
     pub fn reach(data: &Path, plan: &Plan) -> Result<Self, Error> {
         Self::take(data, plan, true)
     }
@@ -250,7 +251,7 @@ impl Target {
         match keep_runs_out(data) {
             Ok(runs) => target._runs = runs,
             Err(error) => {
-                // What lies about is the other run's business.
+                // The other run settles what it leaves.
                 target.places.clear();
                 return Err(error);
             }
@@ -260,39 +261,39 @@ impl Target {
         Ok(target)
     }
 
-    /// Whether an interrupted run, or one that goes on, has left something in `data` to be settled.
+    /// Tells whether `data` has an unsettled run: an interrupted one, or one in progress.
     pub fn is_unsettled(data: &Path, plan: &Plan) -> bool {
         let next = |collection: Collection| data.join(collection.name()).join("next");
         data.join(MANIFEST_NEXT).exists() || plan.iter().any(|collection| next(collection).exists())
     }
 
-    /// Where they lie.
+    /// Returns the data folder's path.
     pub fn data(&self) -> &Path {
         &self.data
     }
 
-    /// The three services' folders.
+    /// Returns the services' folders.
     pub fn places(&mut self) -> &mut [Place] {
         &mut self.places
     }
 
-    /// The collections whose services run.
+    /// Lists the collections whose services run.
     pub fn served(&self) -> Vec<Collection> {
         self.places.iter().filter(|place| place.folder.is_none()).map(|place| place.collection).collect()
     }
 
-    /// The three services' folders, which this process has.
+    /// Lists the services' folders that this process holds.
     pub fn folders(&self) -> impl Iterator<Item = (Collection, &Folder)> {
         self.places.iter().filter_map(|place| Some((place.collection, place.folder()?)))
     }
 
-    /// Whether there is neither a slice nor a database in the folders of `plan`.
+    /// Tells whether the folders of `plan` have neither slices nor databases.
     pub fn is_empty(&self, plan: &Plan) -> bool {
         let is_empty = |place: &Place| !place.slice().exists() && !place.path.join("db").exists();
         self.places.iter().filter(|place| plan.has(place.collection)).all(is_empty)
     }
 
-    /// Makes the folders to build in what becomes of the collections of `plan`; what an interrupted run has built goes.
+    /// Makes the folders in which the collections of `plan` are built; removes what an interrupted run has built.
     pub fn build(&self, plan: &Plan) -> Result<Vec<Building>, Error> {
         self.clear()?;
         let mut building = self.building();
@@ -304,13 +305,13 @@ impl Target {
         Ok(building)
     }
 
-    /// What is in place now stays, and this goes on with something else.
+    /// Keeps what is in place now, so that another result can be built and published.
     pub fn go_on(&mut self) {
         self.made.clear();
         self.keep = false;
     }
 
-    /// The folders that a split is built in.
+    /// Lists the paths at which each collection is built.
     pub fn building(&self) -> Vec<Building> {
         let building = |place: &Place| {
             let path = place.path.join(BUILDING);
@@ -320,19 +321,18 @@ impl Target {
         self.places.iter().map(building).collect()
     }
 
-    /// Removes what was built and not put into place.
+    /// Removes what was built but not put into place.
     pub fn clear(&self) -> Result<(), Error> {
         self.places.iter().try_for_each(|place| remove_folder(&place.path.join(BUILDING)))?;
         remove_file(&checkpoint::path_in(&self.data))
     }
 
-    /// Puts what was built into place, with its manifest. The databases that were built are closed. `commits` is called
+    /// Puts what was built, and its manifest, into place. The databases that were built must be closed. Calls `commits`
     /// right before the commit point.
     ///
-    /// Returns whether it did: where a service has changed what a newer file changes since that was looked at, nothing is
-    /// changed.
+    /// Returns `false`, and changes nothing, if a service has meanwhile changed a record that the newer file changes.
     pub fn publish(&mut self, manifest: &Manifest, commits: impl FnOnce() -> Result<(), Error>) -> Result<bool, Error> {
-        // What nothing becomes of stays as it is.
+        // A collection without a `building/` does not change.
         let is_built = |place: &&Place| place.path.join(BUILDING).exists();
         for place in self.places.iter().filter(is_built) {
             sync_tree(&place.path.join(BUILDING))?;
@@ -357,7 +357,7 @@ impl Target {
         rename(&next, &self.data.join(MANIFEST))?;
         self.keep = true;
         sync(&self.data)?;
-        // Each, whatever becomes of the others.
+        // Finishes each place, even if another one fails.
         let mut finished = Ok(());
         for place in &mut self.places {
             let one = place.finish();
@@ -367,25 +367,25 @@ impl Target {
         Ok(true)
     }
 
-    /// Writes the manifest of what is in place anew.
+    /// Replaces the manifest of what is in place.
     pub fn replace_manifest(&self, manifest: &Manifest) -> Result<(), Error> {
         let mut part = PartFile::create(&self.data.join(MANIFEST))?;
         part.write(&manifest.to_json())?;
         part.put_in_place()
     }
 
-    /// Takes back an interrupted run, or finishes it. What was built by one, and has a checkpoint, may be kept.
+    /// Takes back an interrupted run, or finishes it. With `keep_built`, keeps what it has built up to a checkpoint.
     fn settle(&mut self, keep_built: bool) -> Result<(), Error> {
         let manifest = self.data.join(MANIFEST_NEXT);
         let uncommitted = manifest.exists();
         if uncommitted || !keep_built || !checkpoint::path_in(&self.data).exists() {
             self.clear()?;
         }
-        // Each, whatever becomes of the others: a service whose folder is settled can be started.
+        // Settles each place, even if another one fails: a service can start once its folder is settled.
         let mut settled = Ok(());
         for place in &mut self.places {
             let one = if uncommitted { place.take_back() } else { place.finish() };
-            // Who opens it next may want it as a service would.
+            // The next user may open it in another way, as a service does.
             place.close_database();
             settled = settled.and(one);
         }
@@ -398,16 +398,16 @@ impl Target {
     }
 }
 
-/// A run that did not publish leaves nothing behind, where it can.
+/// Removes the traces of a run that did not publish, as far as possible.
 impl Drop for Target {
     fn drop(&mut self) {
         self.places.iter_mut().for_each(Place::close_database);
         if self.keep {
             return;
         }
-        // Where another process has a folder, what lies about is that one's business.
+        // If a folder is missing, another process holds it, and settles the rest.
         if self.places.len() == self.wanted {
-            // What cannot be taken back now, the next run takes back.
+            // The next run settles what this one cannot.
             let _ = self.settle(false);
         }
         for place in &self.places {
@@ -415,7 +415,7 @@ impl Drop for Target {
                 let _ = fs::remove_file(place.path.join("lock"));
             }
         }
-        // The deepest first; one that is not empty stays.
+        // The deepest first; a folder that is not empty stays.
         self.made.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
         for path in &self.made {
             let _ = fs::remove_dir(path);
@@ -423,7 +423,7 @@ impl Drop for Target {
     }
 }
 
-/// Collections that are not in `plan`, and in whose folders an interrupted run of another plan has left something.
+/// Lists the collections outside `plan` in whose folders an interrupted run of another plan has left something.
 fn left_unsettled(data: &Path, plan: &Plan) -> Vec<Collection> {
     let manifests = [MANIFEST, MANIFEST_NEXT].map(|name| Manifest::read_at(&data.join(name)).ok().flatten());
     let mut left: Vec<Collection> = manifests.iter().flatten().flat_map(Manifest::collections).collect();
@@ -436,8 +436,8 @@ fn left_unsettled(data: &Path, plan: &Plan) -> Vec<Collection> {
     left
 }
 
-/// Keeps other runs out of `data` until this is dropped. The services' folders alone do not: where one that runs is ended
-/// in the middle of a run, another run could take its folder.
+/// Keeps other runs out of `data` until the result is dropped. Locks of the services' folders are not enough: if a
+/// running service ends in the middle of a run, another run could take its folder.
 fn keep_runs_out(data: &Path) -> Result<Option<File>, Error> {
     let folder = File::open(data).map_err(Error::io(data))?;
     let give_up = Instant::now() + BUSY_PATIENCE;

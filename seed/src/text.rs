@@ -1,4 +1,4 @@
-//! Records' texts: their ids, and where two of them differ.
+//! Records as texts: their ids, and the differences between two of them.
 
 use std::fmt::Display;
 
@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::digest::meaning;
 
-/// The value of the member `key`, quoted as it stands there, of the object `json`.
+/// Returns the value of a member of the object `json`; `key` is the member's name in its quotes.
 pub fn member_of<'j>(json: &'j str, key: &str) -> Option<&'j str> {
     let mut found = None;
     each_member(json.as_bytes(), |name, value| {
@@ -19,18 +19,18 @@ pub fn member_of<'j>(json: &'j str, key: &str) -> Option<&'j str> {
     found
 }
 
-/// The `id` of the record `json` as it stands there, where ids are texts; else its number.
+/// Returns the `id` of the record `json` as it stands there if ids are texts, else its number.
 pub fn id_in(collection: Collection, number: impl Display, json: &str) -> String {
     let own = if collection.has_text_ids() { member_of(json, "\"id\"") } else { None };
     own.map_or_else(|| number.to_string(), str::to_owned)
 }
 
-/// An id that is a text, as short as can be told apart.
+/// Returns the name of a text id: a short hash that tells ids apart.
 pub fn name_of(text: &str) -> u128 {
     u128::from_le_bytes(Sha256::digest(text)[..16].try_into().expect("a digest is longer"))
 }
 
-/// Where a record is that stands in no file.
+/// Returns the place of a record that stands in no file.
 pub fn place_of(collection: Collection, number: impl Display, json: &str) -> String {
     if collection.is_single() {
         return format!("/{}", collection.name());
@@ -38,18 +38,18 @@ pub fn place_of(collection: Collection, number: impl Display, json: &str) -> Str
     format!("/{}/- (id {})", collection.name(), id_in(collection, number, json))
 }
 
-/// One place where two values differ.
+/// One difference between two values.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// A JSON pointer.
+    /// The JSON pointer of its place.
     pub pointer: String,
-    /// What one has there, if anything.
+    /// The left value there, if any.
     pub left: Option<String>,
-    /// What the other has there, if anything.
+    /// The right value there, if any.
     pub right: Option<String>,
 }
 
-/// Where the values `left` and `right`, canonical texts, differ in meaning: the deepest places, below `pointer`.
+/// Lists the differences in meaning between `left` and `right`, canonical texts: the deepest places, below `pointer`.
 pub fn differences(pointer: &str, left: &str, right: &str) -> Vec<Difference> {
     let mut found = Vec::new();
     compare(pointer, Some(left), Some(right), &mut found);
@@ -77,7 +77,7 @@ fn compare(pointer: &str, left: Option<&str>, right: Option<&str>, found: &mut V
     found.push(Difference { pointer: pointer.to_owned(), left, right });
 }
 
-/// The members of an object, with their keys as they are in a pointer.
+/// Lists the members of an object by their unquoted keys; returns `None` if `json` is not an object.
 fn parts(json: &str) -> Option<Vec<(String, &str)>> {
     if !json.starts_with('{') {
         return None;
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn differences_are_found_where_they_are() {
+    fn differences_are_found_at_their_deepest_places() {
         let left = r#"{"a":1,"b":{"c/d":[1,2],"e":null},"f":"x"}"#;
         let right = r#"{"f":"x","b":{"e":0,"c/d":[1,3]},"a":1.0,"g":{}}"#;
         let found = differences("/posts/3", left, right);

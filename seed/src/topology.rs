@@ -7,10 +7,10 @@
 //! blog-posts 3003 blogPosts
 //! ```
 //!
-//! A line is a service's name, its port, and its collection's name where that is another: what can be a name in a file of
-//! JSON and in a URL need not be one for folders of code, images, containers, HAProxy and CloudFormation.
+//! A line is a service's name, its port, and its collection's name if that differs: a name that is valid in JSON and in
+//! a URL may be invalid for code folders, images, containers, HAProxy or CloudFormation.
 //!
-//! It depends on nothing else here, so that a build script can read the list, too.
+//! This file depends on no other file of the crate, so that the build script can read the list, too.
 
 use std::fmt::{self, Display, Formatter};
 use std::ops::RangeInclusive;
@@ -19,20 +19,20 @@ use std::path::{Path, PathBuf};
 /// The list's name in its folder.
 pub const PLAN: &str = "plan";
 
-/// How long a service's name may be.
+/// The greatest length of a service's name.
 pub const NAME_LENGTH: usize = 32;
 
-/// As long as a declaration lets it be.
+/// The greatest length of a collection's name, the same as in declarations.
 const COLLECTION_LENGTH: usize = 64;
 
-/// Those below belong to root, those above to the system, which gives them to clients. A listener rule on AWS has its
-/// collection's port as its priority: that is at most 50,000, and the smallest are the entrance's own.
+/// The ports of services. Lower ones belong to root; the system gives higher ones to clients. A listener rule on AWS
+/// has its collection's port as its priority: priorities end at 50,000, and the smallest are the entrance's own.
 const PORTS: RangeInclusive<u16> = 1024..=49151;
 
-/// Where every service listens in its container, and where the entrance listens under `./up`.
+/// The port of every service in its container, and the entrance's port under `./up`.
 const OTHERS_PORTS: [u16; 2] = [3000, 8080];
 
-/// What else has a name where services have theirs; without `-` and `_`.
+/// Other names in the places where services have theirs; without `-` and `_`.
 #[rustfmt::skip]
 const OTHERS_NAMES: &[&str] = &[
     // Programs, folders and files here, in containers and in a data folder.
@@ -47,16 +47,16 @@ const OTHERS_NAMES: &[&str] = &[
     "path", "home", "hostname",
     // deploy/ecs.yaml: RootRule, ApiRule, MethodRule, SliceImage.
     "root", "api", "method", "slice",
-    // No text in YAML.
+    // Not texts in YAML.
     "y", "n", "yes", "no", "on", "off", "true", "false", "null",
 ];
 
-/// What else has a name where collections have theirs, in lower case: a file system may not tell more apart.
+/// Other names in the places where collections have theirs, in lower case: a file system may ignore case.
 #[rustfmt::skip]
 const RESERVED: &[&str] = &[
     // Files in a data folder, and in a backup.
     "manifest.json", "manifest.next.json", "manifest.json.part", "building.json", "backup", "split",
-    // What a report has beside the collections.
+    // Members of a report beside the collections.
     "outcome", "dry_run", "rejected", "running", "as_node", "absent", "added", "phases", "manifest", "error", "message",
     "exit_code",
 ];
@@ -64,11 +64,11 @@ const RESERVED: &[&str] = &[
 /// A line of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanLine {
-    /// The service's name: that of its folder, its image and its containers.
+    /// The service's name, also of its folder, image and containers.
     pub name: String,
-    /// The port that it has under `./up`.
+    /// Its port under `./up`.
     pub port: u16,
-    /// Its collection's name: in the data, in URLs and in messages.
+    /// Its collection's name, in the data, in URLs and in messages.
     pub collection: String,
 }
 
@@ -80,14 +80,14 @@ impl Display for PlanLine {
     }
 }
 
-/// What is wrong in a list.
+/// A fault in a list.
 #[derive(Debug)]
 pub struct PlanFault {
     /// The list.
     pub file: PathBuf,
     /// The line in it, from 1.
     pub line: usize,
-    /// What is wrong, and what to do.
+    /// The fault, and its remedy.
     pub reason: String,
 }
 
@@ -99,7 +99,7 @@ impl Display for PlanFault {
 
 impl std::error::Error for PlanFault {}
 
-/// Reads a list, which was read from `file`.
+/// Parses a list that was read from `file`.
 pub fn parse(file: &Path, text: &str) -> Result<Vec<PlanLine>, PlanFault> {
     let fault = |line, reason| PlanFault { file: file.to_owned(), line, reason };
     let mut plan: Vec<(usize, PlanLine)> = Vec::new();
@@ -135,7 +135,7 @@ pub fn parse(file: &Path, text: &str) -> Result<Vec<PlanLine>, PlanFault> {
     Ok(plan.into_iter().map(|(_, line)| line).collect())
 }
 
-/// Reads `NAME PORT`, or `NAME PORT COLLECTION`.
+/// Parses `NAME PORT` or `NAME PORT COLLECTION`.
 pub fn parse_line(line: &str) -> Result<PlanLine, String> {
     let (name, port, collection) = match line.split_whitespace().collect::<Vec<_>>()[..] {
         [name, port] => (name, port, name),
@@ -157,16 +157,16 @@ pub fn parse_line(line: &str) -> Result<PlanLine, String> {
     Ok(PlanLine { name: name.to_owned(), port, collection: collection.to_owned() })
 }
 
-/// Says why a collection cannot have this name: in a URL it is a segment of the path, in a data folder a folder.
+/// Checks a collection's name: it becomes a segment of a URL's path and a folder in a data folder.
 pub fn check_collection(name: &str) -> Result<(), String> {
-    // Those that RFC 3986 calls unreserved. A `.` at the beginning hides a file, a `-` makes an option of a name.
+    // The unreserved characters of RFC 3986. A leading `.` hides a file; a leading `-` looks like an option.
     let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     let begins = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
     let fits = name.len() <= COLLECTION_LENGTH && name.bytes().all(is_unreserved);
     if !fits || !name.as_bytes().first().is_some_and(begins) {
         return Err(format!(
-            "{name:?} cannot stand in a URL and be a folder as it is: 1 to {COLLECTION_LENGTH} of a-z A-Z 0-9 - . _ ~ \
-             can, beginning with a letter, a digit or _"
+            "{name:?} cannot stand in a URL and name a folder unchanged: use 1 to {COLLECTION_LENGTH} of \
+             a-z A-Z 0-9 - . _ ~, beginning with a letter, a digit or _"
         ));
     }
     if RESERVED.contains(&name.to_ascii_lowercase().as_str()) {
@@ -175,19 +175,19 @@ pub fn check_collection(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Says why a service cannot have this name.
+/// Checks a service's name.
 pub fn check_name(name: &str) -> Result<(), String> {
     let is_mark = |byte: u8| matches!(byte, b'-' | b'_');
     let bytes = name.as_bytes();
     let fits = bytes.len() <= NAME_LENGTH
         && bytes.first().is_some_and(u8::is_ascii_lowercase)
         && bytes.iter().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || is_mark(*byte))
-        // Registries take no other names for images.
+        // Image registries accept no other names.
         && !bytes.last().is_some_and(|byte| is_mark(*byte))
         && !bytes.windows(2).any(|pair| is_mark(pair[0]) && is_mark(pair[1]));
     if !fits {
         return Err(format!(
-            "{name:?} is no name: 1 to {NAME_LENGTH} of a-z 0-9 - _ are one, beginning with a letter, each - or _ \
+            "{name:?} is not a valid name: use 1 to {NAME_LENGTH} of a-z 0-9 - _, beginning with a letter, each - or _ \
              between two others. A collection may have another name than its service: `users 3001 Users`"
         ));
     }
@@ -200,12 +200,12 @@ pub fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether two names are the same where there can be neither `-` nor `_`.
+/// Tells whether two names are the same in places that allow neither `-` nor `_`.
 pub fn meet(one: &str, other: &str) -> bool {
     without_marks(one) == without_marks(other)
 }
 
-/// The name as it stands there.
+/// Returns the name as it stands in such places.
 fn without_marks(name: &str) -> String {
     name.replace(['-', '_'], "")
 }
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_has_a_name_and_a_port_a_line_and_comments() {
+    fn each_line_of_a_list_has_a_name_and_a_port_or_a_comment() {
         let plan = read("# the list\n\n  users\t3001 # these\nopen-issues_2 3002\nblog  3003  blogPosts").unwrap();
         let line = |name: &str, port, collection: &str| PlanLine {
             name: name.to_owned(),
@@ -237,20 +237,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_its_line() {
+    fn a_fault_in_a_list_is_named_with_its_line() {
         for (text, expected) in [
             ("", "x/plan: line 1: no collection is listed"),
             ("#\nusers", "x/plan: line 2: \"users\" is not a name and a port"),
             ("users 3001 x y", "line 1: \"users 3001 x y\" is not"),
             ("users 3001 a/b", "\"a/b\" cannot stand in a URL"),
             ("users 3001\nothers 3002 users", "line 2: \"users\" has a service already, in line 1"),
-            ("Users 3001", "\"Users\" is no name"),
-            ("2users 3001", "is no name"),
-            ("a- 3001", "is no name"),
-            ("a-_b 3001", "is no name"),
-            ("a.b 3001", "is no name"),
-            ("über 3001", "is no name"),
-            ("a23456789012345678901234567890123 3001", "is no name"),
+            ("Users 3001", "\"Users\" is not a valid name"),
+            ("2users 3001", "is not a valid name"),
+            ("a- 3001", "is not a valid name"),
+            ("a-_b 3001", "is not a valid name"),
+            ("a.b 3001", "is not a valid name"),
+            ("über 3001", "is not a valid name"),
+            ("a23456789012345678901234567890123 3001", "is not a valid name"),
             ("monolith 3001", "\"monolith\" is the name of something else"),
             ("rate-limit 3001", "is the name of something else"),
             ("users 80", "\"users\" needs a port of 1024 to 49151"),
@@ -264,13 +264,13 @@ mod tests {
     }
 
     #[test]
-    fn a_collection_may_have_any_name_that_a_url_and_a_folder_take() {
+    fn a_collection_may_have_any_name_that_is_valid_in_a_url_and_for_a_folder() {
         let longest = "x".repeat(64);
         for name in
             ["blogPosts", "user_profiles", "Products", "2024-events", "a.b", "_x~y", "monolith", "data", &longest]
         {
             assert_eq!(check_collection(name), Ok(()), "{name}");
-            // A service whose declaration has the name starts.
+            // A declaration accepts the name, so its service starts.
             let json = format!(r#"{{"name": "{name}", "ids": "record", "fields": []}}"#);
             assert!(record::declaration::Declaration::read(&json).is_ok(), "{name}");
         }
@@ -284,7 +284,7 @@ mod tests {
         }
     }
 
-    /// Whatever is added to these files under a name that a collection could have.
+    /// Fails if these files get a new name that a service could have, too.
     #[test]
     fn names_of_other_things_are_refused() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();

@@ -1,5 +1,5 @@
-//! The reader of untrusted files: whatever it is given, it returns; what it takes, serde_json takes too, and means the
-//! same.
+//! Fuzzes the reader of untrusted files: it returns on any input, and what it accepts, serde_json accepts with the same
+//! meaning.
 
 #![no_main]
 
@@ -33,7 +33,7 @@ fuzz_target!(|bytes: &[u8]| {
         Err(error) => assert_eq!(error.exit_code(), 3, "{error}"),
         Ok(read) => {
             let text = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
-            // Numbers that do not fit a float are the one thing that serde_json refuses and we do not.
+            // We accept numbers beyond a float; serde_json refuses them. Nothing else differs.
             let theirs = match serde_json::from_slice::<Value>(text) {
                 Ok(value) => value,
                 Err(error) => return assert!(error.to_string().contains("number out of range"), "{error}"),

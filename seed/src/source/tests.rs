@@ -1,4 +1,4 @@
-//! What the reader of untrusted files takes and what it refuses, and where it says that is.
+//! Tests of the reader of untrusted files: what it accepts, what it refuses, and the places that it names.
 
 use std::io::{Cursor, Read};
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::*;
 use crate::rejects::Rejects;
 
-/// Gives one byte at a time, so that every token is met at a buffer's end.
+/// A reader that gives one byte at a time, so that every token meets a buffer's end.
 struct Dribble(Cursor<Vec<u8>>);
 
 impl Read for Dribble {
@@ -17,7 +17,7 @@ impl Read for Dribble {
     }
 }
 
-/// The posts in `text`, as canonical records; or the place and the reason of the refusal.
+/// Reads the posts in `input` as canonical records; returns the place and the reason of a refusal.
 fn read_from(input: Box<dyn Read + Send>) -> Result<Vec<String>, (String, String)> {
     let path = Path::new("f");
     let plan = Plan::of(Plan::workspace().named("posts").unwrap());
@@ -43,14 +43,14 @@ fn read(text: &[u8]) -> Result<Vec<String>, (String, String)> {
     whole
 }
 
-/// A file with one post whose member `x` is `value`, and where that begins.
+/// Makes a file with one post whose member `x` is `value`; returns it with the value's offset.
 fn with_value(value: &[u8]) -> (Vec<u8>, usize) {
     let begin = br#"{"posts":[{"thread":1,"text":"t","user":1,"x":"#;
     ([begin, value, b"}]}"].concat(), begin.len())
 }
 
 #[test]
-fn every_value_of_json_is_taken_with_its_meaning() {
+fn every_json_value_keeps_its_meaning() {
     for value in [
         "null",
         "true",
@@ -98,14 +98,14 @@ fn every_value_of_json_is_taken_with_its_meaning() {
         assert_eq!(ours["x"], serde_json::from_str::<Value>(value).unwrap(), "{value}");
         assert_eq!(ours["id"], 1, "{value}");
     }
-    // What no float holds is kept as it stands.
+    // A number beyond every float keeps its spelling.
     let (text, _) = with_value(b"1e400");
     assert!(read(&text).unwrap()[0].ends_with("\"x\":1e400}"));
 }
 
 #[test]
-fn what_is_no_json_is_refused_at_its_byte() {
-    // The value, and how far into it the place is.
+fn a_value_that_is_not_json_is_refused_at_its_byte() {
+    // The value, and the least distance of the fault from its beginning.
     for (value, at) in [
         (&b""[..], 0),
         (b"nul", 0),
@@ -157,7 +157,8 @@ fn what_is_no_json_is_refused_at_its_byte() {
             .rsplit_once("byte ")
             .and_then(|(_, rest)| rest.trim_end_matches(')').parse().ok())
             .unwrap_or_else(|| panic!("{shown}: no byte in {place:?}"));
-        // At the value or in it, or at the first byte behind it that cannot follow; of what never ends, at the end.
+        // The fault is in the value or at the first byte after it that cannot follow; at the end if the value never
+        // ends.
         let last = if matches!(value, b"[1" | b"[1}" | b"\"\\u12\"") { text.len() } else { begin + value.len() + 1 };
         assert!((begin + at..=last).contains(&offset), "{shown}: {place}: {reason}");
         assert!(!reason.is_empty() && reason.len() < 200, "{shown}: {reason}");
@@ -165,7 +166,7 @@ fn what_is_no_json_is_refused_at_its_byte() {
 }
 
 #[test]
-fn what_is_no_file_of_collections_is_refused_with_its_place() {
+fn a_file_that_does_not_hold_collections_is_refused_with_its_place() {
     for (text, place, reason) in [
         (&b""[..], "byte 0", "empty"),
         (b" ", "byte 1", "empty"),
@@ -204,7 +205,7 @@ fn what_is_no_file_of_collections_is_refused_with_its_place() {
 }
 
 #[test]
-fn nesting_ends_at_the_bound_and_not_the_stack() {
+fn nesting_ends_at_its_limit_before_the_stack_does() {
     let deep = |depth: usize| {
         with_value(
             "[".repeat(depth)

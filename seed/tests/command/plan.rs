@@ -335,7 +335,11 @@ fn a_plan_that_contradicts_itself_is_refused_with_its_file_and_the_reason() {
         ("\"route\": \"by-user\"", "\"route\": \"by/user\"", "the route \"by/user\" must be of"),
         ("\"field\": \"by\"", "\"field\": \"bye\"", "is of the field \"bye\", which is not declared"),
         ("\"field\": \"by\"", "\"field\": \"stars\"", "neither a text nor a reference"),
-        ("\"to\": \"posts\"", "\"to\": \"letters\"", "comments refers to letters in \"post\", which is not in it"),
+        (
+            "\"to\": \"posts\"",
+            "\"to\": \"letters\"",
+            "comments refers to letters in \"post\", and letters is not listed",
+        ),
         ("\"ids\"", "\"idz\"", "unknown field `idz`"),
     ] {
         let refused = with(from, to);
@@ -540,7 +544,7 @@ fn collections_of_any_name_are_planned_split_served_and_joined_back() {
     fs::write(plan.join("plan"), "blog-posts 3001 blogposts\n").unwrap();
     let (code, refused) = run(&["--plan", plan_text, "--input", input_text, "--data", "elsewhere"]);
     assert_eq!(code, Some(3), "{refused}");
-    assert!(refused.contains("`blog-posts PORT blogPosts` lists that"), "{refused}");
+    assert!(refused.contains("`blog-posts PORT blogPosts` lists the declared one"), "{refused}");
 }
 
 #[test]
@@ -592,7 +596,7 @@ fn all_obstacles_to_a_split_are_named_at_once() {
     assert_eq!(code, Some(3), "{refused}");
     assert!(
         refused.contains(
-            "db.json: /users (byte 10): expected an array of records, found an object\nA collection that is no list: correct"
+            "db.json: /users (byte 10): expected an array of records, found an object\nA collection that is not a list: correct"
         ) && refused.ends_with("puts it aside.\nNothing was changed.\n"),
         "{refused}"
     );
@@ -659,8 +663,8 @@ fn each_refusal_names_its_reason_and_what_to_do() {
     let deep = format!(r#"{{"users": [{{"id": 1, "a": 1, "x": {}1{}}}]}}"#, r#"{"y":"#.repeat(130), "}".repeat(130));
     let long = format!(r#"{{"tags": [{{"id": "{}"}}]}}"#, "x".repeat(256));
     let as_node = r#"{"users": [{"id": "one", "a": "\ud800"}]}"#;
-    let repeated = "An id that is there twice: correct the file, or --rejects FILE";
-    let twice = "JSON.parse takes the last one alone";
+    let repeated = "A repeated id: correct the file, or --rejects FILE";
+    let twice = "JSON.parse takes only the last one";
     let by_plan = "`seed plan --from FILE";
     for (file, options, expected, absent) in [
         (

@@ -92,8 +92,8 @@ fn verify_shows_each_difference_with_both_values() {
     drop(db);
     let (code, report) = verify(&data, None);
     assert_eq!(code, Some(6), "{report}");
-    let damaged = "threads: the database is damaged: its records are not those that its service counts; \
-                   an index is not what a scan of the records says";
+    let damaged = "threads: the database is damaged: its records do not match its service's count of them; \
+                   an index does not match the records";
     assert!(report.contains(damaged), "{report}");
     assert!(report.contains("6 records differ (0 changed, 6 only in the file, 0 only in the database)"), "{report}");
     assert!(report.contains(r#"/threads/0: {"id":1,"title":"Welcome: say who you are","createdBy":1} in the file, nothing in the database"#), "{report}");

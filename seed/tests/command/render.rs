@@ -101,7 +101,7 @@ fn a_broken_file_or_list_is_refused_and_nothing_is_changed() {
     fs::write(copy.path().join("plan"), "users 3001\nUsers 3002\n").unwrap();
     let refused = render(copy.path(), &[]);
     assert_eq!(refused.status.code(), Some(3));
-    assert!(text(&refused.stderr).contains("plan: line 2: \"Users\" is no name"), "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("plan: line 2: \"Users\" is not a valid name"), "{}", text(&refused.stderr));
     assert_eq!(read(copy.path()), before);
 }
 

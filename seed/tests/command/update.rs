@@ -523,7 +523,7 @@ fn a_resolution_overrides_a_merge() {
     write(&new, &[&user("7", "1"), BOB], &[]);
     let (code, report) = run(&new, &data, &["--resolutions", path]);
     assert_eq!(code, Some(3), "{report}");
-    assert!(report.contains("line 1: there is no conflict about users 1 any more"), "{report}");
+    assert!(report.contains("line 1: users 1 is no longer in conflict"), "{report}");
     // A number with other digits is a change here, too.
     let [old, new, data] = ["old2.json", "new2.json", "data2"].map(|name| dir.path().join(name));
     write(&old, &[&user("2", "1")], &[]);
@@ -591,7 +591,7 @@ fn an_update_checks_the_records_it_touches_and_with_verify_all_every_record() {
     let before = joined(&data);
     let (code, report) = run(&new, &data, &["--verify", "all"]);
     assert_eq!(code, Some(6), "{report}");
-    assert!(report.contains("an index is not what a scan of the records says"), "{report}");
+    assert!(report.contains("an index does not match the records"), "{report}");
     assert_eq!(joined(&data), before);
     let (code, report) = run(&new, &data, &[]);
     assert_eq!(code, Some(0), "{report}");
