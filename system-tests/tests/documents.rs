@@ -327,3 +327,53 @@ fn every_command_block_runs() {
     }
     assert_eq!(not_run, BLOCKS_NOT_RUN);
 }
+
+/// All string literals of the store and the services, lines joined.
+fn messages() -> String {
+    let folders = ["shared/store/src", "shared/service/src", "seed/src"];
+    let files = folders.iter().flat_map(|folder| world::snapshot(&root().join(folder)));
+    let joined = files.map(|(_, content)| {
+        let mut joined = String::new();
+        for line in text(&content).lines() {
+            match joined.strip_suffix('\\') {
+                Some(before) => joined = before.to_owned() + line.trim_start(),
+                None => joined = joined + "\n" + line,
+            }
+        }
+        joined
+    });
+    joined.collect()
+}
+
+#[test]
+fn the_runbook_has_the_messages_that_end_a_process_or_a_request() {
+    let operate = fs::read_to_string(root().join("docs/operate.md")).unwrap();
+    let (_, runbook) = operate.split_once("## Runbook").unwrap();
+    let rows = runbook.lines().filter(|line| line.starts_with("| ") && line.contains('`'));
+    let quotes: Vec<&str> = rows.flat_map(|row| row.split('`').skip(1).step_by(2).take(1)).collect();
+    let messages = messages();
+    // The system's own, which no source of ours has.
+    let ours = quotes.iter().filter(|quote| **quote != "Input/output error");
+    let pieces = ours.flat_map(|quote| quote.split('…')).map(|piece| piece.trim_matches(|c| c == ' ' || c == ';'));
+    let unsaid: Vec<&str> = pieces.filter(|piece| piece.len() > 3 && !messages.contains(piece)).collect();
+    assert_eq!(unsaid, [""; 0], "nothing says this any more");
+    // Whatever the store refuses to open or to write for, and each answer of 500 and above.
+    let errors = fs::read_to_string(root().join("shared/store/src/lib.rs")).unwrap();
+    let errors =
+        errors.lines().filter_map(|line| line.trim().strip_prefix("#[error(\"")).filter(|line| line.len() > 30);
+    let problems = fs::read_to_string(root().join("shared/service/src/problem.rs")).unwrap();
+    let fatal = ["Busy", "Held", "BackupsBusy", "ScrubBusy", "Building", "Draining", "NoIdsLeft", "Store(_)"];
+    let answers = problems
+        .lines()
+        .filter(|line| line.contains("=> \"") && fatal.iter().any(|name| line.contains(&format!("Problem::{name} "))));
+    let described = |message: &str| {
+        quotes.iter().any(|quote| {
+            let longest = quote.split('…').map(str::trim).max_by_key(|piece| piece.len()).unwrap();
+            longest.len() > 6 && message.contains(longest)
+        })
+    };
+    // The hole's own words are in the rows of the journal.
+    let missing: Vec<&str> =
+        errors.chain(answers).filter(|line| !line.contains("{hole}") && !described(line)).collect();
+    assert_eq!(missing, [""; 0], "the runbook does not have these");
+}
