@@ -91,7 +91,7 @@ fn what_is_served_after_a_kill_survives_the_loss_of_power() {
             run.write_disk(moment, &data.path().join("posts/db"), &mut Left::nothing());
             let (process, address) = start(data.path());
             posts.client = Client::new(address);
-            assert_eq!(&posts.client.get("/api/posts").body, list, "kill {number}: what was shown is gone");
+            assert_eq!(&posts.client.get("/api/posts").body, list, "kill {number}: shown posts are gone");
             posts.replay();
             kill(process);
         }

@@ -278,8 +278,7 @@ fn verify_and_join_work_from_a_backup_while_services_run() {
         let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
         assert_eq!(json(&joined), json(&fs::read_to_string(&sample).unwrap()));
     }
-    // It can be restored all the same, but then a newer file is refused: nothing tells the services' changes from the
-    // file's.
+    // It can be restored, but then a newer file is refused, since the services' changes are unknown without the split.
     let report = fine(&world.seed(&["restore", "--backup", "all.ndjson", "--data", "new"]));
     assert!(report.contains("has no split in it"), "{report}");
     fine(&world.seed(&["verify", "--data", "new"]));
@@ -306,7 +305,7 @@ fn increments_bring_a_backup_forward() {
     fine(&world.seed(&chain));
     let (_posts, address) = start_service("posts", &world.path("restored/posts"));
     assert_eq!(get(address, "/api/posts"), get(world.addresses[2], "/api/posts"));
-    // An increment is refused alone or with one missing before it.
+    // An increment needs the full backup and all increments before it.
     for backups in [&["one"][..], &["two"], &["full", "two"], &["one", "full", "two"]] {
         let mut arguments = vec!["restore", "--data", "other"];
         backups.iter().for_each(|backup| arguments.extend(["--backup", backup]));
@@ -368,7 +367,7 @@ fn a_damaged_or_cut_backup_is_refused_and_nothing_is_restored() {
 }
 
 #[test]
-fn a_backup_needs_tokens_of_running_services_and_without_urls_stopped_services() {
+fn a_backup_of_running_services_needs_tokens_and_without_urls_services_must_be_stopped() {
     let mut world = World::start();
     let path = world.path("backup");
     let mut arguments = vec!["backup".to_owned(), "--output".to_owned(), path.to_str().unwrap().to_owned()];

@@ -425,7 +425,7 @@ impl Entrance {
         let stopped = || self.log().matches("Proxy entrance stopped").count();
         let before = stopped();
         self.route(rules);
-        wait_for("the worker before to stop", || stopped() > before);
+        wait_for("the old worker to stop", || stopped() > before);
     }
 
     fn reload(&self) {
