@@ -174,7 +174,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Politely first: `up` has processes of its own to end.
+        // Sends TERM before KILL: `up` has to end its own processes.
         if matches!(self.child.try_wait(), Ok(None)) {
             let _ = Command::new("kill").arg(self.id().to_string()).status();
             let begin = Instant::now();

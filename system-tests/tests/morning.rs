@@ -164,7 +164,7 @@ fn start_monolith(source: &str) -> Server {
     })
 }
 
-// ---- The morning.
+// ---- The new service.
 
 #[test]
 fn a_folder_and_a_line_add_a_service_to_a_running_split() {
