@@ -1,4 +1,4 @@
-# One image for each service, and one for the split: a static binary, its empty folder, and nothing else.
+# An image for each service and one for the split. Each has a static binary, its empty folder, and nothing else.
 #
 #   docker build --target service --build-arg SERVICE=posts .
 #   docker build --target seed .
@@ -8,11 +8,11 @@ WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY shared shared
 COPY collection collection
-# `member NAME PROGRAM` builds a member of the workspace, as PROGRAM. Only what all share is there beside it, so that a
-# change to another member rebuilds nothing here; the versions are those of Cargo.lock all the same. Named by its target, so
-# that crt-static concerns our binaries alone and not build scripts and macros.
-# A collection without a program in its folder is served by `collection`, which reads its declaration.
-# Cargo goes by the times of files, and what it has kept may be of another checkout: all that is of this one is new to it.
+# `member NAME PROGRAM` builds a member of the workspace as PROGRAM. Only shared packages lie beside it, so a change of
+# another member rebuilds nothing here; the versions are still those of Cargo.lock. It builds for an explicit target, so
+# that crt-static applies to our binaries and not to build scripts and macros. A collection without its own program is
+# served by `collection`, which reads its declaration. Cargo compares the times of files, and its cache may come from
+# another checkout: `touch` makes all sources look new.
 RUN printf '%s\n' '#!/bin/sh' 'set -eu' 'mkdir /out' \
       'members=$(grep "^members = " Cargo.toml | grep -o "\"shared[^\"]*\"" | tr "\n" ,) package=$1' \
       'if [ ! -e "$1/Cargo.toml" ]; then package=collection && cp "$1/collection.json" /out/; fi' \
@@ -24,21 +24,21 @@ RUN printf '%s\n' '#!/bin/sh' 'set -eu' 'mkdir /out' \
  && chmod +x /usr/local/bin/member \
  && mkdir /empty
 
-# What cargo fetches and compiles is kept from build to build, and shared: the members depend on much the same.
+# Builds share cargo's downloads and compiled packages, since the members have most dependencies in common.
 FROM workspace AS build-service
 ARG SERVICE
 COPY ${SERVICE} ${SERVICE}
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target,sharing=locked \
     member "${SERVICE}" service
 
-# What seed alone has in it of every collection: a stage of its own, so that seed is built again only when these change.
+# The plan and declarations, which only seed contains. As a separate stage, they rebuild seed only when they change.
 FROM rust:1-slim-bookworm AS plan
 COPY . /context
 RUN cd /context && mkdir -p /plan /empty && cp --parents plan $(find * -maxdepth 1 -name collection.json) /plan/ \
  && for name in $(awk '{ sub(/#.*/, "") } NF { print (NF > 2 ? $3 : $1) }' plan); do mkdir "/empty/$name"; done
 
 FROM workspace AS build-seed
-# Cargo reads what seed's tests depend on, too, and builds nothing of it.
+# Cargo also reads the manifest of the tests' helpers, without building them.
 COPY system-tests/Cargo.toml system-tests/
 COPY seed seed
 COPY --from=plan /plan ./
@@ -47,7 +47,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
 
 FROM scratch AS service
 ARG SERVICE
-# A new volume takes its owner from here.
+# A new volume takes its owner from this folder.
 COPY --from=workspace --chown=65532:65532 /empty /data
 COPY --from=build-service /out /
 USER 65532:65532

@@ -1,4 +1,4 @@
-//! What a service has done meanwhile, and what is then there.
+//! Changes a database as its service would, and looks at the result.
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 use std::path::Path;
@@ -11,12 +11,12 @@ use store::{Change, Purpose, Store, Writer};
 
 use super::{seed, text};
 
-/// A collection of the workspace.
+/// Returns a collection of the workspace.
 pub fn collection(name: &str) -> Collection {
     Plan::workspace().named(name).unwrap()
 }
 
-/// What a service does to its records: each is to be this, or gone.
+/// Changes records as their service does: puts `json`, or removes the record if it is `None`.
 pub fn change(data: &Path, collection: Collection, changes: &[(u64, Option<&str>)]) {
     let store = Store::open(&data.join(collection.name()).join("db"), collection, Purpose::Serving).unwrap();
     let mut records = Records::new(collection, 0);
@@ -34,14 +34,14 @@ pub fn change(data: &Path, collection: Collection, changes: &[(u64, Option<&str>
     store.sync().unwrap();
 }
 
-/// What `seed join` prints.
+/// Returns what `seed join` prints.
 pub fn joined(data: &Path) -> String {
     let output = seed(["join", "--data", data.to_str().unwrap()]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     text(&output.stdout)
 }
 
-/// Writes the manifest in `data` as the first version had it.
+/// Rewrites the manifest in `data` in the first version's format.
 pub fn make_manifest_old(data: &Path) {
     let path = data.join("manifest.json");
     let mut manifest: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
@@ -55,7 +55,7 @@ pub fn make_manifest_old(data: &Path) {
     fs::write(path, manifest.to_string()).unwrap();
 }
 
-/// Copies the folder `from`, of a closed database, to `to`, where nothing is yet.
+/// Copies the folder `from` of a closed database to `to`, which must not exist.
 pub fn copy_database(from: &Path, to: &Path) -> io::Result<()> {
     fs::create_dir(to)?;
     for entry in fs::read_dir(from)? {

@@ -1,4 +1,4 @@
-//! compose.yaml in a project of its own.
+//! Runs compose.yaml as a Compose project.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use tempfile::TempDir;
 
 use super::{free_port, root, sample, skip, text, try_get, wait_for};
 
-/// A Compose project, alone on this machine among those of its test program; gone with its volumes when dropped.
+/// A Compose project. A test program runs one at a time; dropping it removes it and its volumes.
 pub struct Project {
     name: String,
-    /// Where compose.yaml lies.
+    /// The folder of compose.yaml.
     root: PathBuf,
     files: Vec<&'static str>,
     port: u16,
@@ -23,8 +23,8 @@ pub struct Project {
 }
 
 impl Project {
-    /// A project of a copy of the repository's compose.yaml with more files over it; nothing of it runs yet. `None` where
-    /// there is no Docker to run it.
+    /// Copies the repository and makes a project of compose.yaml and the files `over` it. Starts nothing. Returns
+    /// `None` without Docker.
     pub fn new(over: &[&'static str]) -> Option<Self> {
         let copy = tempfile::tempdir().expect("a folder can be made");
         copy_sources(copy.path());
@@ -33,7 +33,7 @@ impl Project {
         Some(project)
     }
 
-    /// The same with a copy that lies there.
+    /// Makes a project as [`Self::new`] does, from the copy in `root`.
     pub fn at(root: &Path, over: &[&'static str]) -> Option<Self> {
         static ALONE: Mutex<()> = Mutex::new(());
         if !can_build() {
@@ -42,7 +42,7 @@ impl Project {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let input = tempfile::tempdir().expect("a folder can be made");
         fs::copy(sample(), input.path().join("db.json")).expect("it can be copied");
-        // The split runs as nobody in particular, and has to be able to read it.
+        // The split runs as an unprivileged user and must be able to read it.
         let readable = Command::new("chmod").args(["-R", "a+rX"]).arg(input.path()).status();
         assert!(readable.expect("chmod runs").success());
         let files = [&["compose.yaml"], over].concat();
@@ -50,7 +50,7 @@ impl Project {
         Some(Self { name, root: root.to_owned(), files, port: free_port(), input, _copy: None, _alone: alone })
     }
 
-    /// Builds and starts it all, with more arguments for `up`, and waits until every collection is served.
+    /// Builds and starts everything, with `more` arguments for `up`, and waits until every collection is served.
     pub fn up(&self, more: &[&str]) {
         self.ok(&[&["up", "--build", "--detach"], more].concat());
         for name in ["users", "threads", "posts"] {
@@ -58,12 +58,12 @@ impl Project {
         }
     }
 
-    /// Where the file is that the split reads. It is bound into the container: who changes it must not replace it.
+    /// Returns the path of the file that the split reads. The container binds it: write into it, do not replace it.
     pub fn input(&self) -> PathBuf {
         self.input.path().join("db.json")
     }
 
-    /// Where clients go.
+    /// Returns the entrance's address.
     pub fn entrance(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.port))
     }
@@ -75,29 +75,29 @@ impl Project {
         self.files.iter().for_each(|file| drop(command.args(["--file", file]).get_args()));
         command.args(arguments);
         command.env("PORT", self.port.to_string()).env("DB_JSON", self.input.path().join("db.json"));
-        // What Compose 1 needs to build as today's does.
+        // Compose 1 needs these to build as Compose 2 does.
         command.env("DOCKER_BUILDKIT", "1").env("COMPOSE_DOCKER_CLI_BUILD", "1");
         command.output().expect("Compose runs")
     }
 
-    /// Runs Compose, which must succeed.
+    /// Runs Compose and panics if it fails.
     pub fn ok(&self, arguments: &[&str]) -> String {
         let output = self.compose(arguments);
         assert!(output.status.success(), "{arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
         text(&output.stdout)
     }
 
-    /// The containers of a service.
+    /// Returns the containers of a service.
     pub fn containers(&self, service: &str) -> Vec<String> {
         self.ok(&["ps", "--quiet", service]).split_whitespace().map(str::to_owned).collect()
     }
 
-    /// The one container of a service.
+    /// Returns the first container of a service.
     pub fn container(&self, service: &str) -> String {
         self.containers(service).into_iter().next().expect("it has one")
     }
 
-    /// The image a service runs from.
+    /// Returns the image that a service runs from.
     pub fn image(&self, service: &str) -> String {
         inspect(&self.container(service), "{{.Image}}")
     }
@@ -112,7 +112,7 @@ impl Drop for Project {
     }
 }
 
-/// Compose, as a command of Docker's or by itself, if it is installed.
+/// Returns Compose, as Docker's subcommand or as its own program, if it is installed.
 pub fn program() -> Option<Command> {
     let mut today = Command::new("docker");
     today.arg("compose");
@@ -128,26 +128,26 @@ pub fn docker(arguments: &[&str]) -> Output {
     Command::new("docker").args(arguments).output().expect("Docker runs")
 }
 
-/// Runs Docker, which must succeed.
+/// Runs Docker and panics if it fails.
 pub fn docker_ok(arguments: &[&str]) -> String {
     let output = docker(arguments);
     assert!(output.status.success(), "{arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
     text(&output.stdout).trim().to_owned()
 }
 
-/// What Docker knows of a container or an image.
+/// Returns what Docker knows about a container or an image.
 pub fn inspect(name: &str, format: &str) -> String {
     docker_ok(&["inspect", "--format", format, name])
 }
 
-/// Whether an engine answers and builds; says so where not.
+/// Returns whether a Docker engine answers and builds; if not, skips the test and says why.
 pub fn can_build() -> bool {
     static CAN: OnceLock<Result<(), String>> = OnceLock::new();
     let can = CAN.get_or_init(|| {
         if !Command::new("docker").arg("info").output().is_ok_and(|output| output.status.success()) {
             return Err("no Docker engine answers".to_owned());
         }
-        // A client can be newer than what it needs for building.
+        // A client may lack the builder that it needs.
         let dir = tempfile::tempdir().expect("a folder can be made");
         fs::write(dir.path().join("Dockerfile"), "FROM scratch\nLABEL of=test\n").expect("it can be written");
         let mut build = Command::new("docker");
@@ -165,11 +165,11 @@ pub fn can_build() -> bool {
     can.is_ok()
 }
 
-/// What Cargo.toml says of a release.
+/// Cargo.toml's settings for a release.
 const RELEASE: &str = "lto = \"thin\"\ncodegen-units = 1\n";
 
-/// Copies what a build reads of the repository to `to`, and more. A release is built quickly there: what images are tested
-/// for is not their speed, and the linker's optimization takes longer than all else.
+/// Copies everything that a build reads from the repository to `to`. The copy builds releases quickly: no test of
+/// images is about speed, and the linker's optimization takes longer than all else.
 pub fn copy_sources(to: &Path) {
     let mut tar = Command::new("sh");
     tar.current_dir(root()).env("TO", to).args([
@@ -180,6 +180,6 @@ pub fn copy_sources(to: &Path) {
     let manifest = to.join("Cargo.toml");
     let released = fs::read_to_string(&manifest).expect("it is there");
     let quick = released.replace(RELEASE, "opt-level = 1\n");
-    assert_ne!(quick, released, "the profile `release` is another");
+    assert_ne!(quick, released, "the profile `release` has changed: adapt RELEASE");
     fs::write(manifest, quick).expect("it can be written");
 }

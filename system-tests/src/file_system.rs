@@ -1,4 +1,4 @@
-//! Small file systems, also on devices that fail. Mounting takes root.
+//! Small file systems, some on devices that fail. Mounting needs root.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::{skip, text, tool, wait_for};
 
-/// Mounts a small file system; nothing where that cannot be.
+/// Mounts a small file system; returns `None` if that is not possible.
 pub fn mount(what: &[&str], path: &Path) -> Option<Unmount> {
     let mounted = Command::new("mount").args(what).arg(path).output();
     if mounted.is_ok_and(|output| output.status.success()) {
@@ -32,25 +32,25 @@ impl Drop for Unmount {
     }
 }
 
-/// How long the device is, in bytes.
+/// The length of the device, in bytes.
 const DEVICE: u64 = 96 << 20;
 
-/// How much the full device still takes, in bytes: a few laps of the journal, and up to another segment of the database.
+/// The room left on the full device, in bytes: a few laps of the journal, and up to another segment of the database.
 const LEFT: Range<u64> = 4 << 20..10 << 20;
 
-/// An ext4 file system whose device fails when told to. The device is a file on a tmpfs. When that is full, the device
-/// takes no block that it does not have yet; those of the file system itself it has all, so that data alone is lost.
+/// An ext4 file system whose device fails when told to. The device is a file on a tmpfs. When the tmpfs is full, the
+/// device takes no new block. It already has all blocks of the file system itself, so only data is lost.
 ///
-/// It takes no more than a page at once: of a longer write that the tmpfs takes a part of, Linux 6.18 says that it is done.
+/// It takes at most a page at once: if the tmpfs takes only a part of a longer write, Linux 6.18 reports it as done.
 pub struct FailingDisk {
-    // They go in this order.
+    // They are dropped in this order.
     mounted: Unmount,
     small: Unmount,
     dir: TempDir,
 }
 
 impl FailingDisk {
-    /// A disk that works; nothing where it cannot be made.
+    /// Makes a disk that works; returns `None` if that is not possible.
     pub fn new() -> Option<Self> {
         let (mkfs, _) = (tool("mkfs.ext4", "a disk that fails")?, tool("fstrim", "a disk that fails")?);
         let dir = tempfile::tempdir().unwrap();
@@ -60,23 +60,23 @@ impl FailingDisk {
         let image = small.0.join("image");
         fs::File::create(&image).unwrap().set_len(DEVICE).unwrap();
         run(Command::new(mkfs).args(["-q", "-b", "4096"]).arg(&image));
-        // It then has every block.
+        // Rewriting the file gives it every block.
         fs::write(&image, fs::read(&image).unwrap()).unwrap();
         let mounted = mount(&["-o", "loop", &image.to_string_lossy()], &path)?;
         let (major, minor) = device(&path);
         if fs::write(format!("/sys/dev/block/{major}:{minor}/queue/max_sectors_kb"), "4").is_err() {
-            skip("how much a device takes at once cannot be set here; a disk that fails is not tested");
+            skip("the limit of a device's writes cannot be set here; a disk that fails is not tested");
             return None;
         }
         Some(Self { mounted, small, dir })
     }
 
-    /// Where the file system is mounted.
+    /// Returns the folder that the file system is mounted on.
     pub fn path(&self) -> &Path {
         &self.mounted.0
     }
 
-    /// Has the device take hardly any block that the file system does not use yet. Nothing where it cannot be told.
+    /// Makes the device refuse nearly every block that the file system does not use yet. Returns `None` if it cannot.
     pub fn fill(&self) -> Option<()> {
         run(Command::new("sync").arg("-f").arg(self.path()));
         if !Command::new("fstrim").arg(self.path()).status().is_ok_and(|status| status.success()) {
@@ -87,7 +87,7 @@ impl FailingDisk {
         Some(())
     }
 
-    /// Has the device take everything again.
+    /// Makes the device take every block again.
     pub fn give_room(&self) {
         self.resize(256 << 20);
     }
@@ -100,7 +100,7 @@ impl FailingDisk {
         self.small.0.join("image")
     }
 
-    /// A copy of what the device has at some moment from now on: what a loss of power would leave.
+    /// Waits until the device rests and mounts a copy of its content, which is what a loss of power would leave.
     pub fn after_power_loss(&self) -> DiskCopy {
         let dir = tempfile::tempdir_in(&self.dir).unwrap();
         let (image, path) = (dir.path().join("image"), dir.path().join("disk"));
@@ -123,13 +123,13 @@ pub struct DiskCopy {
 }
 
 impl DiskCopy {
-    /// Where it is mounted.
+    /// Returns the folder that the copy is mounted on.
     pub fn path(&self) -> &Path {
         &self.mounted.0
     }
 }
 
-/// The numbers of the device that a folder lies on.
+/// Returns the major and minor number of the device that a folder lies on.
 fn device(path: &Path) -> (u32, u32) {
     let device = fs::metadata(path).unwrap().dev();
     (rustix::fs::major(device), rustix::fs::minor(device))

@@ -1,4 +1,4 @@
-//! Small HTTP servers that answer as a test wants, and lie as it wants.
+//! Small HTTP servers that answer, or lie, as a test wants.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// Three collections; each record as the file has it.
+/// Three collections, each record as in the file.
 #[derive(Clone, Default)]
 pub struct Forum {
     pub users: Vec<String>,
@@ -17,7 +17,7 @@ pub struct Forum {
 }
 
 impl Forum {
-    /// A forum with `count` posts, in ten threads by five users. The threads are not in id order.
+    /// Makes a forum with `count` posts, in ten threads by five users. The threads are not in id order.
     pub fn with_posts(count: u64) -> Self {
         let user = |id| format!(r#"{{"id":{id},"username":"user-{id}","name":"Name \"{id}\""}}"#);
         let thread = |id| format!(r#"{{"id":{id},"title":"title {id}","createdBy":{}}}"#, id % 5 + 1);
@@ -29,13 +29,13 @@ impl Forum {
         }
     }
 
-    /// The file.
+    /// Returns the combined file.
     pub fn source(&self) -> String {
         let [users, threads, posts] = [&self.users, &self.threads, &self.posts].map(|records| records.join(","));
         format!("{{\"users\":[{users}],\"threads\":[{threads}],\"posts\":[{posts}]}}")
     }
 
-    /// The same as the services have it: posts with the ids of their places, everything in id order.
+    /// Returns the forum as the services have it: posts get their places as ids, and everything is in id order.
     pub fn split(&self) -> Self {
         let mut split = self.clone();
         for (post, place) in split.posts.iter_mut().zip(1..) {
@@ -49,8 +49,7 @@ impl Forum {
         split
     }
 
-    /// What the monolith's seven routes send; `None` where nothing has that path. The body is empty for a record that is
-    /// not there.
+    /// Returns the body that the monolith sends; `None` for an unknown path, and an empty body for a missing record.
     pub fn body(&self, path: &str) -> Option<String> {
         let matching = |records: &[String], name: &str, id: &str| {
             let id: Option<u64> = id.parse().ok();
@@ -73,7 +72,7 @@ impl Forum {
         }
     }
 
-    /// How the monolith answers.
+    /// Answers as the monolith does.
     pub fn as_monolith(&self, path: &str) -> Answer {
         match self.body(path) {
             None => Answer::new(404, "text/plain; charset=utf-8", "Not Found"),
@@ -82,7 +81,7 @@ impl Forum {
         }
     }
 
-    /// How the services answer, of a forum that was [split](Self::split).
+    /// Answers as the services do; the forum must be [split](Self::split).
     pub fn as_services(&self, path: &str) -> Answer {
         match self.body(path).filter(|body| !body.is_empty()) {
             None => Answer::new(404, "application/problem+json", r#"{"status":404}"#),
@@ -99,20 +98,20 @@ fn field(record: &str, name: &str) -> Option<u64> {
     record::json::members(record).find(|(key, _)| *key == name).and_then(|(_, value)| value.parse().ok())
 }
 
-/// How an answer ends.
+/// The end of an answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// As it should.
+    /// Complete.
     Whole,
-    /// After so many bytes of the body that was announced.
+    /// Cut after so many bytes of the announced body.
     After(usize),
-    /// As if that were all: the length is announced so.
+    /// Whole, but with this length announced.
     Announced(usize),
-    /// Never: this is sent behind the body, again and again.
+    /// No end: this text follows the body again and again.
     Never(&'static str),
-    /// Not until the other side has had enough: nothing more is sent.
+    /// No answer: nothing is sent until the client closes the connection.
     Hung,
-    /// With a reset, before anything is sent.
+    /// A reset before anything is sent.
     Reset,
 }
 
@@ -144,7 +143,7 @@ impl Answer {
         self
     }
 
-    /// The body, changed as text.
+    /// Changes the body as text.
     pub fn edit(mut self, edit: impl FnOnce(String) -> String) -> Self {
         self.body = edit(String::from_utf8(self.body).unwrap()).into_bytes();
         self
@@ -179,26 +178,26 @@ impl Answer {
     }
 }
 
-/// What a client asked for.
+/// A client's request.
 pub struct Request {
     pub path: String,
-    /// In lower case, with their values as sent.
+    /// Lines with the name in lower case and the value as sent.
     pub headers: Vec<String>,
 }
 
-/// A server that serves until the test ends.
+/// A server that runs until the test ends.
 pub struct Server {
     pub address: SocketAddr,
     requests: Arc<Mutex<Vec<Request>>>,
 }
 
 impl Server {
-    /// A server that answers like this.
+    /// Starts a server that answers each path with `answer`.
     pub fn start(answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
         Self::start_with(answer, |stream, serve| serve(stream))
     }
 
-    /// The same below something else, such as TLS.
+    /// Starts a server whose connections go through `wrap`, such as TLS.
     pub fn start_with(
         answer: impl Fn(&str) -> Answer + Send + Sync + 'static,
         wrap: impl Fn(&mut TcpStream, &dyn Fn(&mut dyn ReadWrite)) + Send + Sync + 'static,
@@ -229,23 +228,23 @@ impl Server {
         Self { address, requests }
     }
 
-    /// Where it is.
+    /// Returns its URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// The paths that it was asked for since it was asked this.
+    /// Returns the paths that were requested since the last call.
     pub fn take_paths(&self) -> Vec<String> {
         self.take_requests().into_iter().map(|request| request.path).collect()
     }
 
-    /// The same with headers.
+    /// Returns the requests since the last call, with their headers.
     pub fn take_requests(&self) -> Vec<Request> {
         std::mem::take(&mut self.requests.lock().unwrap())
     }
 }
 
-/// A connection.
+/// A connection's stream.
 pub trait ReadWrite: Read + Write {}
 impl<T: Read + Write> ReadWrite for T {}
 
@@ -259,7 +258,7 @@ fn read(stream: &mut dyn ReadWrite) -> Option<Request> {
     Some(Request { path, headers: headers.collect() })
 }
 
-/// Ends a connection with a reset: what is closed with no time to linger is.
+/// Makes the connection end with a reset: closing without time to linger does that.
 fn reset(stream: &TcpStream) {
     rustix::net::sockopt::set_socket_linger(stream, Some(std::time::Duration::ZERO)).unwrap();
 }

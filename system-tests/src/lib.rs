@@ -1,5 +1,5 @@
-//! Real processes on free ports with fresh folders: what the tests of several programs, and of `seed`, begin with.
-#![allow(missing_docs, reason = "helpers of tests: many a name says it all")]
+//! Helpers for tests of several programs and of `seed`: real processes on free ports with fresh folders.
+#![allow(missing_docs, reason = "the names of many test helpers say enough")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -17,20 +17,20 @@ pub mod liar;
 pub mod posts;
 pub mod repository;
 
-/// How long anything may take before a test gives up waiting.
+/// The longest wait before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The repository.
+/// Returns the repository's root.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace")
 }
 
-/// The sample that `seed` splits unless told otherwise.
+/// Returns the path of the sample that `seed` splits by default.
 pub fn sample() -> PathBuf {
     root().join("seed/db.json")
 }
 
-/// A program of the workspace, built.
+/// Builds the workspace once and returns the path of one of its programs.
 pub fn program(name: &str) -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let folder = BUILT.get_or_init(|| {
@@ -49,8 +49,8 @@ pub fn program(name: &str) -> PathBuf {
     folder.join(name)
 }
 
-/// Takes from a command that builds what Cargo tells a test of its package: ring would be compiled anew for it, with all
-/// that stands on it, and again by the next `cargo test`.
+/// Removes the variables about a test's package from a command that builds. Otherwise Cargo compiles ring and all that
+/// depends on it again, both now and for the next `cargo test`.
 pub fn forget_package(command: &mut Command) {
     for (name, _) in env::vars_os() {
         if ["CARGO_MANIFEST_", "CARGO_PKG_", "OUT_DIR"]
@@ -67,14 +67,14 @@ pub fn seed<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -
     Command::new(program("seed")).args(arguments).current_dir(root()).output().expect("seed runs")
 }
 
-/// Splits `input` into `data`, which must succeed.
+/// Splits `input` into `data` and panics if that fails; returns the report.
 pub fn split(input: &Path, data: &Path) -> String {
     let output = seed([Path::new("--input"), input, Path::new("--data"), data]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     text(&output.stdout)
 }
 
-/// Writes a plan into `folder`: these collections with their declarations, and ports from 4001 on.
+/// Writes a plan into `folder`, with these collections and their declarations, on ports from 4001.
 pub fn declare(folder: &Path, collections: &[(&str, impl AsRef<str>)]) {
     let mut list = String::from("# Collections.\n");
     for ((name, declaration), port) in collections.iter().zip(4001..) {
@@ -85,7 +85,7 @@ pub fn declare(folder: &Path, collections: &[(&str, impl AsRef<str>)]) {
     fs::write(folder.join("plan"), list).expect("it can be written");
 }
 
-/// Output as text.
+/// Converts output to text.
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -98,12 +98,12 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it; what it prints is kept.
+    /// Starts it and keeps what it prints.
     pub fn start(command: &mut Command) -> Self {
         let (read, write) = std::io::pipe().expect("a pipe can be made");
         let out = write.try_clone().expect("a pipe has many ends");
         let child = command.stdin(Stdio::null()).stdout(out).stderr(write).spawn().expect("the program starts");
-        // The command holds ends of the pipe too: while it does, the reader never sees the pipe's end.
+        // The command holds ends of the pipe too: without this, the reader would never see the pipe's end.
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let log = Arc::new(Mutex::new(String::new()));
         let lines = Arc::clone(&log);
@@ -117,23 +117,23 @@ impl Process {
         Self { child, log, reader }
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it has printed.
+    /// Returns what it has printed.
     pub fn log(&self) -> String {
         self.log.lock().expect("no holder panics").clone()
     }
 
-    /// Waits until it has printed `expected`, and returns what follows in that line.
+    /// Waits until it has printed `expected`; returns the rest of that line.
     pub fn await_line(&mut self, expected: &str) -> String {
         let mut found = None;
         wait_for(&format!("{expected:?} in the log"), || {
             let log = self.log();
             found = log.lines().find_map(|line| line.split_once(expected)).map(|(_, rest)| rest.to_owned());
-            // Its last lines may be read only after its end.
+            // Its last lines may arrive after its end.
             let ended = found.is_none()
                 && self.child.try_wait().expect("it can be waited for").is_some()
                 && self.reader.is_finished();
@@ -149,21 +149,21 @@ impl Process {
         assert!(status.expect("kill runs").success(), "no process takes {name}");
     }
 
-    /// Sends a signal to what it traces, if it is strace: its only child, with which it ends.
+    /// Sends a signal to the program that strace traces, its only child. strace ends with it.
     pub fn signal_traced(&self, name: &str) {
         let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.id())).expect("it runs");
         let status = Command::new("kill").args([&format!("-{name}"), children.trim()]).status();
         assert!(status.expect("kill runs").success(), "no process takes {name}");
     }
 
-    /// Waits for its end.
+    /// Waits until it ends; returns its status.
     pub fn wait(&mut self) -> ExitStatus {
         let mut status = None;
         wait_for("the process to end", || {
             status = self.child.try_wait().expect("it can be waited for");
             status.is_some()
         });
-        // So that the log is whole; but what it has started may outlive it, and hold the pipe.
+        // Waits for the rest of the log, but not forever: a child may outlive the process and hold the pipe.
         let begin = Instant::now();
         while !self.reader.is_finished() && begin.elapsed() < Duration::from_secs(5) {
             thread::sleep(Duration::from_millis(10));
@@ -174,7 +174,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Politely first: `up` has processes of its own to end.
+        // Sends TERM before KILL: `up` has to end its own processes.
         if matches!(self.child.try_wait(), Ok(None)) {
             let _ = Command::new("kill").arg(self.id().to_string()).status();
             let begin = Instant::now();
@@ -198,7 +198,7 @@ pub fn start_service(name: &str, folder: &Path) -> (Process, SocketAddr) {
     (service, address)
 }
 
-/// Starts the entrance before three services and waits until it sends requests to all.
+/// Starts the entrance before three services and waits until it reaches them all; returns `None` without HAProxy.
 pub fn start_entrance(users: SocketAddr, threads: SocketAddr, posts: SocketAddr) -> Option<(Process, SocketAddr)> {
     let haproxy = tool("haproxy", "the entrance")?;
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -215,9 +215,9 @@ pub fn start_entrance(users: SocketAddr, threads: SocketAddr, posts: SocketAddr)
     Some((entrance, address))
 }
 
-/// A port that was free a moment ago, for programs that cannot take port 0.
+/// Returns a port that was free a moment ago, for programs that cannot take port 0.
 pub fn free_port() -> u16 {
-    // Two tests at once must not be given the same.
+    // Two tests at once must not get the same port.
     static GIVEN: Mutex<Vec<u16>> = Mutex::new(Vec::new());
     let mut given = GIVEN.lock().expect("no holder panics");
     loop {
@@ -230,7 +230,7 @@ pub fn free_port() -> u16 {
     }
 }
 
-/// Status, content type and body that `GET path` gets; `None` where nobody answers.
+/// Sends `GET path`; returns status, content type and body, or `None` without an answer.
 pub fn try_get(address: SocketAddr, path: &str) -> Option<(u16, String, String)> {
     static AGENT: LazyLock<ureq::Agent> = LazyLock::new(|| {
         let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE));
@@ -245,7 +245,7 @@ pub fn try_get(address: SocketAddr, path: &str) -> Option<(u16, String, String)>
     Some((status, kind, body))
 }
 
-/// What `GET path` gets, which must be an answer.
+/// Sends `GET path` and panics without an answer; returns status, content type and body.
 pub fn get(address: SocketAddr, path: &str) -> (u16, String, String) {
     try_get(address, path).unwrap_or_else(|| panic!("no answer to GET {path} at {address}"))
 }
@@ -259,7 +259,7 @@ pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Finds a program on this machine. Without it a test is skipped, and says so; in CI nothing may be skipped.
+/// Finds a program on this machine. If it is missing, the test says that it is skipped; in CI no test may be skipped.
 pub fn tool(name: &str, what_for: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain([PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")]);
@@ -270,14 +270,14 @@ pub fn tool(name: &str, what_for: &str) -> Option<PathBuf> {
     found
 }
 
-/// Says why a test does nothing.
+/// Prints why a test is skipped; panics in CI.
 pub fn skip(reason: &str) {
     assert!(env::var_os("CI").is_none(), "in CI nothing may be skipped: {reason}");
-    // Past the test runner, which would keep it to itself.
+    // The test runner hides what `eprintln!` prints.
     let _ = writeln!(std::io::stderr(), "skipped: {reason}");
 }
 
-/// Every file below a folder with its content, but for locks.
+/// Returns every file below a folder with its content, except locks.
 pub fn snapshot(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_owned()];

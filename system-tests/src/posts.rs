@@ -1,4 +1,4 @@
-//! The posts service with a token, and clients that write to it.
+//! The posts service with a write token, and clients that write to it.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -12,17 +12,17 @@ use sha2::{Digest, Sha256};
 
 use super::{PATIENCE, Process, program};
 
-/// What opens the service.
+/// The write token's secret.
 pub const SECRET: &str = "posts_of_a_test";
 
-/// The posts service's command line, for a free port and with [`SECRET`] as its token.
+/// Returns the posts service's command, on a free port and with [`SECRET`] as its token.
 pub fn service(data: &Path) -> Command {
     let mut command = Command::new(program("posts"));
     command.args(arguments(data, "power"));
     command
 }
 
-/// The same without the program.
+/// Returns the command's arguments and writes its token file.
 pub fn arguments(data: &Path, durability: &str) -> Vec<OsString> {
     let (folder, tokens) = (data.join("posts"), data.join("tokens"));
     let digest = hex::encode(Sha256::digest(SECRET));
@@ -32,27 +32,27 @@ pub fn arguments(data: &Path, durability: &str) -> Vec<OsString> {
     arguments
 }
 
-/// Starts the service and waits until it listens.
+/// Starts posts and waits until it listens.
 pub fn start(data: &Path) -> (Process, SocketAddr) {
     let mut posts = Process::start(&mut service(data));
     let address = posts.await_line(" on http://").trim().parse().unwrap();
     (posts, address)
 }
 
-/// Kills it with SIGKILL.
+/// Kills the service with SIGKILL.
 pub fn kill(mut posts: Process) {
     posts.signal("KILL");
     posts.wait();
 }
 
-/// One connection.
+/// A client with one connection.
 pub struct Client {
     agent: ureq::Agent,
     address: SocketAddr,
     secret: String,
 }
 
-/// What a client got.
+/// An answer that a client got.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub status: u16,
@@ -62,18 +62,18 @@ pub struct Answer {
 }
 
 impl Client {
-    /// A connection to `address`.
+    /// Returns a client of `address` with [`SECRET`].
     pub fn new(address: SocketAddr) -> Self {
         Self::with_secret(address, SECRET)
     }
 
-    /// The same with another token than posts'.
+    /// Returns a client of `address` with another secret.
     pub fn with_secret(address: SocketAddr, secret: &str) -> Self {
         let config = ureq::Agent::config_builder().http_status_as_error(false).allow_non_standard_methods(true);
         Self { agent: config.timeout_global(Some(PATIENCE)).build().into(), address, secret: secret.to_owned() }
     }
 
-    /// The answer, if all of it comes.
+    /// Sends a request; returns the answer if all of it arrives.
     pub fn try_send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Option<Answer> {
         let mut request = ureq::http::Request::builder().method(method).uri(format!("http://{}{path}", self.address));
         let own = [("authorization", &*format!("Bearer {}", self.secret)), ("content-type", "application/json")];
@@ -86,41 +86,41 @@ impl Client {
         Some(Answer { status: head.status.as_u16(), tag: header("etag"), location: header("location"), body })
     }
 
-    /// The answer, which must come.
+    /// Sends a request and panics without an answer.
     pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         self.try_send(method, path, headers, body).unwrap_or_else(|| panic!("no answer to {method} {path}"))
     }
 
-    /// What `GET path` gets.
+    /// Sends `GET path`.
     pub fn get(&self, path: &str) -> Answer {
         self.send("GET", path, &[], "")
     }
 }
 
-/// Posts that a client writes until there is no room.
+/// A client and the posts that it wrote.
 pub struct Posts {
     pub client: Client,
     pub answered: Vec<Answer>,
 }
 
 impl Posts {
-    /// Nothing is written yet.
+    /// Connects to `address`; writes nothing yet.
     pub fn new(address: SocketAddr) -> Self {
         Self { client: Client::new(address), answered: Vec::new() }
     }
 
-    /// Writes one post; the same number again repeats the request.
+    /// Writes one post; the same number repeats the request.
     pub fn post(&self, number: usize) -> Answer {
         self.try_post(number).unwrap_or_else(|| panic!("no answer to post {number}"))
     }
 
-    /// The same, where there may be no answer.
+    /// Writes one post; returns `None` without an answer.
     pub fn try_post(&self, number: usize) -> Option<Answer> {
         let body = format!(r#"{{"thread":1,"text":"{number}{}","user":1}}"#, "x".repeat(10_000));
         self.client.try_send("POST", "/api/posts", &[("idempotency-key", &number.to_string())], &body)
     }
 
-    /// Writes so many, or until one is refused; returns that.
+    /// Writes `count` posts, or until one is refused; returns the refusal.
     pub fn write(&mut self, count: usize) -> Option<Answer> {
         for _ in 0..count {
             let answer = self.post(self.answered.len());
@@ -132,7 +132,7 @@ impl Posts {
         None
     }
 
-    /// Checks that what was answered is there.
+    /// Checks that every answered post is there.
     pub fn are_all_there(&self) {
         for answer in &self.answered {
             let now = self.client.get(&answer.location);

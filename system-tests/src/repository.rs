@@ -13,15 +13,15 @@ use crate::{forget_package, snapshot, text};
 
 /// A copy of the repository.
 pub struct Repository {
-    /// Where it lies.
+    /// Its folder.
     pub folder: PathBuf,
-    /// Where Cargo builds it.
+    /// Cargo's target folder.
     pub target: PathBuf,
 }
 
 impl Repository {
-    /// Copies it to where the last run had it below `scratch`, so that Cargo compiles only what has changed since. The file
-    /// is locked: one test at a time has the copy.
+    /// Copies the repository to the place below `scratch` that the last run used, so that Cargo compiles only changes.
+    /// The returned file is locked: one test at a time has the copy.
     pub fn copy(scratch: &str) -> (Self, File) {
         let morning = Path::new(scratch).join("morning");
         fs::create_dir_all(&morning).unwrap();
@@ -32,28 +32,28 @@ impl Repository {
         (copy, alone)
     }
 
-    /// Copies it anew.
+    /// Replaces the copy with a fresh one.
     pub fn refresh(&self) {
         let _ = fs::remove_dir_all(&self.folder);
         fs::create_dir(&self.folder).unwrap();
         copy_sources(&self.folder);
-        // It is older than the one that the last run has left, and Cargo would not see it.
+        // The copied plan is older than the last run's, so Cargo would not see the change.
         fs::write(self.folder.join("plan"), self.read("plan")).unwrap();
     }
 
-    /// Returns the content of one of its files.
+    /// Returns the content of a file.
     pub fn read(&self, file: &str) -> String {
         fs::read_to_string(self.folder.join(file)).unwrap()
     }
 
-    /// What Git would see of it, by path.
+    /// Returns the files that Git would see, by path.
     pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
         let own = |path: &Path| path.strip_prefix(&self.folder).unwrap().to_str().unwrap().to_owned();
         let files = snapshot(&self.folder).into_iter().map(|(path, content)| (own(&path), content));
         files.filter(|(path, _)| !path.starts_with("tokens/")).collect()
     }
 
-    /// Returns a command in its folder, which builds into its target folder.
+    /// Returns a command that runs in its folder and builds into its target folder.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         command.current_dir(&self.folder).env("CARGO_TARGET_DIR", &self.target).env("CARGO_PROFILE_DEV_DEBUG", "0");
@@ -68,31 +68,31 @@ impl Repository {
         assert!(cargo.status().unwrap().success(), "the copy does not build");
     }
 
-    /// Returns where its program is.
+    /// Returns the path of a built program.
     pub fn program(&self, name: &str) -> PathBuf {
         self.target.join("debug").join(name)
     }
 
-    /// The digests of its programs.
+    /// Returns the digests of its programs.
     pub fn programs(&self) -> BTreeMap<String, String> {
         let names = ["users", "threads", "posts", "collection", "seed"];
         names.map(|name| (name.to_owned(), hex::encode(Sha256::digest(fs::read(self.program(name)).unwrap())))).into()
     }
 
-    /// Runs its `seed`; returns the exit code, and all that was printed.
+    /// Runs its `seed`; returns the exit code and all output.
     pub fn run(&self, arguments: &[&str]) -> (Option<i32>, String) {
         let output = self.command(self.program("seed")).args(arguments).output().unwrap();
         (output.status.code(), text(&output.stdout) + &text(&output.stderr))
     }
 
-    /// The same, which must succeed.
+    /// Runs its `seed` and panics if it fails; returns all output.
     pub fn seed(&self, arguments: &[&str]) -> String {
         let (code, report) = self.run(arguments);
         assert_eq!(code, Some(0), "{arguments:?}: {report}");
         report
     }
 
-    /// A new token's secret.
+    /// Makes a new token; returns its secret.
     pub fn token(&self, collection: &str) -> String {
         self.seed(&["token", collection]).lines().next().unwrap().to_owned()
     }

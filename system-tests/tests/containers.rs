@@ -1,4 +1,4 @@
-//! compose.yaml as it is: images built, the split run once, three services and the entrance in containers.
+//! Tests compose.yaml unchanged: it builds images, splits once, and runs three services and the entrance.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -10,14 +10,14 @@ use world::compose::{Project, copy_sources, docker, docker_ok, inspect};
 use world::{get, program, text, try_get, wait_for};
 
 #[test]
-fn the_containers_serve_and_a_second_up_leaves_them_be() {
+fn the_containers_serve_and_a_second_up_keeps_them_running() {
     let Some(project) = Project::new(&[]) else { return };
     project.up(&[]);
     let entrance = project.entrance();
     assert_eq!(get(entrance, "/api/posts/4").2, r#"{"id":4,"thread":1,"text":"안녕하세요! 👋","user":4}"#);
     assert_eq!(get(entrance, "/").2, "Ready to receive requests");
 
-    // Up again: the split is found finished, what was stopped comes back, what runs is left running.
+    // The second `up` finds the split finished, starts the stopped container and leaves the others running.
     let users = inspect(&project.container("users"), "{{.State.StartedAt}}");
     project.ok(&["stop", "posts"]);
     wait_for("the entrance to notice", || get(entrance, "/api/posts/1").0 == 503);
@@ -27,7 +27,7 @@ fn the_containers_serve_and_a_second_up_leaves_them_be() {
     let logs = project.ok(&["logs", "--no-color", "seed"]);
     assert!(logs.contains("is split:") && logs.contains("already holds the split of"), "{logs}");
 
-    // Up with a newer file: the services take it as they run.
+    // The third brings a newer file: the running services take it.
     let newer = fs::read_to_string(project.input()).unwrap().replace("Keeps bees on a roof", "Keeps bees on two roofs");
     fs::write(project.input(), newer).unwrap();
     project.ok(&["up", "--detach"]);
@@ -38,7 +38,7 @@ fn the_containers_serve_and_a_second_up_leaves_them_be() {
 }
 
 #[test]
-fn an_image_holds_one_program_and_a_container_may_do_no_more_than_that() {
+fn an_image_holds_one_program_and_a_container_has_only_the_rights_it_needs() {
     let Some(project) = Project::new(&[]) else { return };
     project.up(&[]);
     for service in ["users", "threads", "posts"] {
@@ -66,7 +66,7 @@ fn an_image_holds_one_program_and_a_container_may_do_no_more_than_that() {
             assert!(host(limit).parse::<u64>().unwrap() > 0, "{service}: {limit}");
         }
         assert_eq!(host("RestartPolicy.Name"), "unless-stopped", "{service}");
-        // What the kernel says of the process itself.
+        // The kernel's own view of the process.
         let pid = inspect(&container, "{{.State.Pid}}");
         if let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) {
             assert!(status.contains("CapEff:\t0000000000000000"), "{service}: {status}");
@@ -80,7 +80,7 @@ fn an_image_holds_one_program_and_a_container_may_do_no_more_than_that() {
     }
 }
 
-/// Status and `Location` that a new post gets.
+/// Sends a new post; returns the answer's status and `Location`.
 fn post(entrance: SocketAddr, secret: &str, body: &str) -> (u16, String) {
     let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
     let request = agent.post(format!("http://{entrance}/api/posts")).header("content-type", "application/json");
@@ -89,9 +89,9 @@ fn post(entrance: SocketAddr, secret: &str, body: &str) -> (u16, String) {
     (answer.status().as_u16(), location.unwrap_or_default())
 }
 
-/// As compose.writes.yaml says at its top.
+/// Follows the instructions at the top of compose.writes.yaml.
 #[test]
-fn a_post_is_written_with_a_token_of_its_service_alone_and_outlives_its_container() {
+fn only_a_token_of_posts_writes_a_post_and_the_post_survives_its_container() {
     let dir = tempfile::tempdir().unwrap();
     copy_sources(dir.path());
     let Some(project) = Project::at(dir.path(), &["compose.writes.yaml"]) else { return };
@@ -112,7 +112,7 @@ fn a_post_is_written_with_a_token_of_its_service_alone_and_outlives_its_containe
     let written = get(entrance, &location);
     assert!(written.0 == 200 && written.2.contains(r#""text":"written""#), "{written:?}");
 
-    // Another file in the place of the one that was there at the start.
+    // Posts takes the new token file at SIGHUP, not before.
     let second = token("posts");
     assert_eq!(post(entrance, &second, body).0, 401);
     project.ok(&["kill", "-s", "HUP", "posts"]);

@@ -1,7 +1,8 @@
-//! An answered write outlives the process: SIGKILL at random moments, clients that compete, a full disk.
+//! An answered write survives the process: SIGKILL at random moments, competing clients, a full disk.
 //!
-//! The client of the first test keeps a journal as etcd's robustness tests do: each connection changes records of its
-//! own, one request at a time, so it knows what the service has to hold but for its one request without an answer.
+//! The client of the first test keeps a journal, as etcd's robustness tests do. Each connection changes its own
+//! records, one request at a time. So it knows what the service must hold, except for the one request without an
+//! answer.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -17,16 +18,16 @@ use world::file_system::mount;
 use world::posts::{Answer, Client, Posts, kill, service, start};
 use world::{Process, sample, skip, split, wait_for};
 
-/// How often the service is killed, unless `CRASHES` says otherwise.
+/// The default of `CRASHES`, the number of kills.
 const CRASHES: u64 = 12;
 
-/// How many connections write at once.
+/// Connections that write at once.
 const CONNECTIONS: u64 = 8;
 
-/// How many records each has at most. All of them share few terms, so that runs of the indexes split and merge.
+/// The most records of a connection. They share few terms, so that runs of the indexes split and merge.
 const RECORDS: usize = 60;
 
-/// Threads and users that posts name, in the sample too; every list is compared, the empty ones as well.
+/// The highest id of threads and users that posts name, also in the sample. Every list is compared, even empty ones.
 const TERMS: u64 = 13;
 
 #[derive(Clone)]
@@ -46,11 +47,11 @@ impl Post {
     }
 }
 
-/// A request, and what it makes of its record.
+/// A request, and its record afterwards.
 #[derive(Clone)]
 struct Write {
     method: &'static str,
-    /// Nothing where the service is to give one.
+    /// `None` if the service assigns the id.
     id: Option<u64>,
     header: (&'static str, String),
     body: String,
@@ -64,19 +65,19 @@ impl Write {
     }
 }
 
-/// What one connection knows.
+/// The knowledge of one connection.
 struct Journal {
     name: u64,
     random: fastrand::Rng,
-    /// How many requests it has sent: no two texts are the same, so that a text says which request it is from.
+    /// The number of requests sent. Each text contains it, so that a text names its request.
     sent: u64,
-    /// Its records as they were answered, with their entity tags.
+    /// Its records as answered, with their entity tags.
     records: BTreeMap<u64, (Post, String)>,
-    /// Its records that are gone.
+    /// Its deleted records.
     gone: BTreeSet<u64>,
     /// Every POST that was answered.
     created: Vec<(Write, Answer)>,
-    /// The request that was not answered.
+    /// The request without an answer.
     open: Option<Write>,
 }
 
@@ -85,10 +86,10 @@ impl Journal {
         Self { name, random, sent: 0, records: BTreeMap::new(), gone: BTreeSet::new(), created: Vec::new(), open: None }
     }
 
-    /// Some next request.
+    /// Makes up the next request.
     fn think(&mut self) -> Write {
         self.sent += 1;
-        // Some are too long for a page and lie apart from it.
+        // Some texts are too long for a page, so that their records lie outside it.
         let padding = if self.random.u8(..8) == 0 { "x".repeat(5000) } else { String::new() };
         let text = format!("{} of {}{padding}", self.sent, self.name);
         let mut post = Post { thread: self.random.u64(1..4), text, user: self.random.u64(1..TERMS) };
@@ -172,11 +173,11 @@ impl Journal {
         }
     }
 
-    /// Finds out what became of the request without an answer: all of it or nothing.
+    /// Checks that the request without an answer was done as a whole or not at all.
     fn settle(&mut self, client: &Client, ids: &Mutex<HashSet<u64>>) {
         let Some(write) = self.open.take() else { return };
         let Some(id) = write.id else {
-            // Whether it is there or not: repeated, it is there once, as the comparison of all records shows.
+            // The repeated POST makes the record at most once; the comparison of all records proves it.
             let answer = write.send(client).unwrap();
             return self.answered(write, answer, ids);
         };
@@ -195,7 +196,7 @@ impl Journal {
         }
     }
 
-    /// What it knows holds.
+    /// Checks the service against the journal.
     fn check(&mut self, client: &Client) {
         for (id, (post, tag)) in &self.records {
             let now = client.get(&format!("/api/posts/{id}"));
@@ -211,7 +212,7 @@ impl Journal {
     }
 }
 
-/// All records are `expected`, and every list of the indexes is what a scan of them finds.
+/// Checks that all records are `expected` and that every list of the indexes matches a scan of them.
 fn check_all(client: &Client, expected: &BTreeMap<u64, String>) {
     let list =
         |records: Vec<&String>| format!("[{}]", records.into_iter().map(|json| &**json).collect::<Vec<_>>().join(","));
@@ -227,7 +228,7 @@ fn check_all(client: &Client, expected: &BTreeMap<u64, String>) {
 }
 
 #[test]
-fn killed_at_any_moment_it_has_every_answered_write_and_no_half_of_another() {
+fn a_kill_at_any_moment_loses_no_answered_write_and_leaves_no_half_of_another() {
     let crashes = env::var("CRASHES").map_or(CRASHES, |crashes| crashes.parse().expect("CRASHES is a number"));
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     split(&sample(), dir.path());
@@ -259,7 +260,7 @@ fn killed_at_any_moment_it_has_every_answered_write_and_no_half_of_another() {
             kill(posts);
         });
         if random.u8(..4) == 0 {
-            // And while it opens what the kill has left.
+            // Kills it once more while it recovers.
             let opening = Process::start(&mut service(dir.path()));
             thread::sleep(Duration::from_millis(random.u64(..100)));
             kill(opening);
@@ -284,7 +285,7 @@ fn no_increment_is_lost_or_made_twice_by_competing_clients_and_kills() {
     let compete = |name: String| {
         let mut client = connect();
         for number in 1..=EACH {
-            // Beside the sum each client counts its own increments: so it sees whether one without an answer was made.
+            // Each client also counts its own increments: so it sees whether one without an answer was made.
             let mut first = true;
             loop {
                 let Some(read) = client.try_send("GET", "/api/posts/1", &[], "") else {
@@ -325,14 +326,14 @@ fn no_increment_is_lost_or_made_twice_by_competing_clients_and_kills() {
 }
 
 #[test]
-fn a_full_disk_ends_writes_but_not_reads_and_with_room_again_writes_go_on() {
+fn a_full_disk_stops_writes_but_not_reads_until_there_is_room_again() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let Some(_unmount) = mount(&["-t", "tmpfs", "-o", "size=64m", "tmpfs"], dir.path()) else { return };
     split(&sample(), dir.path());
     let (mut process, address) = start(dir.path());
     let mut posts = Posts::new(address);
     assert_eq!(posts.write(50), None);
-    // Somebody else takes all that is left, at once.
+    // Another program takes all room at once.
     let filler = dir.path().join("filler");
     assert!(fs::write(&filler, vec![0; 64 << 20]).is_err());
     let refused = posts.write(10_000).unwrap();
@@ -356,13 +357,13 @@ fn a_full_disk_ends_writes_but_not_reads_and_with_room_again_writes_go_on() {
 }
 
 #[test]
-fn where_no_room_can_be_taken_beforehand_a_full_disk_ends_the_process_once_there_is_room() {
+fn without_preallocation_a_full_disk_ends_the_process_once_there_is_room() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let image = tempfile::NamedTempFile::new().unwrap();
     image.as_file().set_len(64 << 20).unwrap();
     let made = Command::new("mkfs.ext2").arg("-q").arg(image.path()).output();
     if !made.is_ok_and(|output| output.status.success()) {
-        return skip("there is no mkfs.ext2");
+        return skip("mkfs.ext2 is not installed; a full disk without preallocation is not tested");
     }
     let Some(_unmount) = mount(&["-o", "loop", &image.path().to_string_lossy()], dir.path()) else { return };
     split(&sample(), dir.path());

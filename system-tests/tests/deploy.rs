@@ -1,6 +1,6 @@
-//! The way to a registry and to ECS: real pushes to a real registry, real AWS calls to moto's server.
+//! Tests deploy/push and deploy/deploy: real pushes to a real registry, real AWS calls to moto's server.
 //!
-//! moto keeps only a part of what a stack says. What it keeps is read back from it; the rest is read in the template.
+//! moto keeps only a part of a stack. The tests read that part back from it and the rest from the template.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -21,14 +21,14 @@ fn run(command: &mut Command) -> Output {
     command.output().unwrap_or_else(|error| panic!("{command:?} does not run: {error}"))
 }
 
-/// The output of a command that must succeed.
+/// Runs a command and panics if it fails; returns its output.
 fn ok(command: &mut Command) -> String {
     let output = run(command);
     assert!(output.status.success(), "{command:?}: {}{}", text(&output.stdout), text(&output.stderr));
     text(&output.stdout)
 }
 
-/// The messages of a command that must end with a status.
+/// Runs a command and checks its status; returns its messages.
 fn fails(status: i32, command: &mut Command) -> String {
     let output = run(command);
     let messages = text(&output.stderr);
@@ -57,10 +57,10 @@ fn script(name: &str) -> Command {
     script_of(root(), name)
 }
 
-/// The script of the repository at `root`.
+/// Returns a script of the repository at `root`.
 fn script_of(root: &Path, name: &str) -> Command {
     let mut command = Command::new(root.join("deploy").join(name));
-    // The user's own account has no part in this.
+    // Keeps the user's own account out of the test.
     command.env_remove("AWS_PROFILE").env("AWS_CONFIG_FILE", "/dev/null");
     command
 }
@@ -98,7 +98,7 @@ fn a_wrong_command_line_is_refused_with_help() {
 
 // --- To a registry ---------------------------------------------------------------------------------------------------
 
-/// Debian's registry on a free port of the loopback interface, with a storage of its own.
+/// Debian's registry on a free loopback port, with its own storage.
 struct Registry {
     process: Process,
     address: SocketAddr,
@@ -126,7 +126,7 @@ impl Registry {
         format!("{}/{name}:{tag}", self.address)
     }
 
-    /// The tags of a repository.
+    /// Returns the tags of a repository.
     fn tags(&self, name: &str) -> Vec<String> {
         let (status, _, body) = get(self.address, &format!("/v2/{name}/tags/list"));
         if status == 404 {
@@ -136,7 +136,7 @@ impl Registry {
         sorted(list(&answer["tags"]).iter().map(|tag| string(tag).to_owned()))
     }
 
-    /// What a tag stands for.
+    /// Returns the digest that a tag stands for.
     fn digest(&self, name: &str, tag: &str) -> String {
         let repositories = self.storage.path().join("images/docker/registry/v2/repositories");
         let link = repositories.join(name).join("_manifests/tags").join(tag).join("current/link");
@@ -146,7 +146,7 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        // The names on this machine that the test gave its images.
+        // Removes the names that the test gave its images on this machine.
         let images = run(&mut docker(&["images", "--format", "{{.Repository}}:{{.Tag}}"]));
         let prefix = format!("{}/", self.address);
         for image in text(&images.stdout).lines().filter(|image| image.starts_with(&prefix)) {
@@ -155,7 +155,7 @@ impl Drop for Registry {
     }
 }
 
-/// A container that is gone with its test.
+/// A container that ends with its test.
 struct Container(String);
 
 impl Drop for Container {
@@ -164,11 +164,11 @@ impl Drop for Container {
     }
 }
 
-/// Starts an image as the template does: nothing of it can be written but its data. Returns where it listens.
+/// Starts an image as the template does, with only its data writable; returns the container and its address.
 fn start_image(name: &str, image: &str, data: &Path) -> (Container, SocketAddr) {
     let mut command = docker(&["run", "--detach", "--publish", "127.0.0.1::3000", "--user", "65532:65532"]);
     command.args(["--read-only", "--cap-drop", "ALL"]);
-    // As on ECS: an empty folder, filled from the slice.
+    // As on ECS, an empty folder is filled from the slice.
     command.arg("--volume").arg(format!("{}:/slice:ro", data.join(name).display()));
     command.args(["--volume", "/data", image, "--slice", "/slice/db.json"]);
     let container = Container(ok(&mut command).trim().to_owned());
@@ -177,7 +177,7 @@ fn start_image(name: &str, image: &str, data: &Path) -> (Container, SocketAddr) 
 }
 
 #[test]
-fn pushed_images_can_be_pulled_and_serve_and_a_tag_is_never_moved() {
+fn pushed_images_can_be_pulled_and_run_and_a_tag_is_never_moved() {
     if !can_build() {
         return;
     }
@@ -192,14 +192,14 @@ fn pushed_images_can_be_pulled_and_serve_and_a_tag_is_never_moved() {
     let tags = || SERVICES.map(|name| registry.tags(name));
     let names = |tag: &str| SERVICES.map(|name| registry.image(name, tag) + "\n").concat();
 
-    // Saying what it would do does nothing.
+    // A dry run pushes nothing.
     assert_eq!(ok(push("v1").arg("--dry-run")), names("v1"));
     assert_eq!(tags(), [[""; 0]; 3]);
 
     assert_eq!(ok(&mut push("v1")), names("v1"));
     assert_eq!(tags(), [["v1"]; 3]);
 
-    // Gone from here, they come back from there, and serve.
+    // Removed here, the images can be pulled again, and they serve.
     let dir = folder();
     let data = dir.path().join("data");
     world::split(&world::sample(), &data);
@@ -218,12 +218,12 @@ fn pushed_images_can_be_pulled_and_serve_and_a_tag_is_never_moved() {
         assert!(status == 200 && answer.starts_with(body), "{status} {answer}");
     }
 
-    // The same images again: there is nothing to do.
+    // Pushing the same images again does nothing.
     let again = run(&mut push("v1"));
     assert_eq!((again.status.code(), text(&again.stdout)), (Some(0), names("v1")));
     assert_eq!(text(&again.stderr).matches("is there already, and is this image").count(), 3);
 
-    // The last of three holds another image: the first two are not pushed either.
+    // The third tag holds another image, so the first two images are not pushed either.
     let other = registry.image("posts", "v2");
     ok(&mut docker(&["tag", &registry.image("users", "v1"), &other]));
     ok(&mut docker(&["push", &other]));
@@ -236,14 +236,14 @@ fn pushed_images_can_be_pulled_and_serve_and_a_tag_is_never_moved() {
     assert_eq!(tags(), [vec!["v1"], vec!["v1"], vec!["v1", "v2"]]);
     assert_eq!(registry.digest("posts", "v2"), held);
 
-    // A push that was interrupted after the first image is finished.
+    // A push that was interrupted after the first image is completed.
     let first = registry.image("users", "v3");
     ok(&mut docker(&["tag", &registry.image("users", "v1"), &first]));
     ok(&mut docker(&["push", &first]));
     assert_eq!(ok(&mut push("v3")), names("v3"));
     assert_eq!(tags(), [vec!["v1", "v3"], vec!["v1", "v3"], vec!["v1", "v2", "v3"]]);
 
-    // A registry that does not answer is not an empty one.
+    // A registry that does not answer is not taken for an empty one.
     let mut after = push("v4");
     registry.process.signal("TERM");
     registry.process.wait();
@@ -251,8 +251,8 @@ fn pushed_images_can_be_pulled_and_serve_and_a_tag_is_never_moved() {
     assert!(refusal.contains("the registry does not say what"), "{refusal}");
 }
 
-/// A machine within this one, on which an ECR host name leads to a registry of ours: with a network, a host file, a
-/// Docker engine and an AWS of its own, and without a way out.
+/// A machine within this one, with its own network, hosts file, Docker engine and AWS, and without a way out. An ECR
+/// host name leads to our registry there.
 struct Machine {
     process: Process,
     dir: TempDir,
@@ -261,7 +261,7 @@ struct Machine {
 impl Machine {
     const HOST: &str = "123456789012.dkr.ecr.eu-central-1.amazonaws.com";
 
-    /// Starts all of it; the registry wants the name and the password that moto's ECR gives out.
+    /// The script that starts everything; the registry requires the name and password that moto's ECR hands out.
     const SET_UP: &str = r#"
         ip link set lo up
         mkdir config && ln -s ~/.docker/cli-plugins config/ # where a client may keep what it builds with
@@ -304,7 +304,7 @@ impl Machine {
             return None;
         }
         if ok(Command::new("id").arg("-u")).trim() != "0" {
-            skip("a machine within this one takes root; the push to ECR is not tested");
+            skip("a machine within this one needs root; the push to ECR is not tested");
             return None;
         }
         let dir = folder();
@@ -326,7 +326,7 @@ impl Machine {
         Some(Self { process, dir })
     }
 
-    /// What a process in it finds in its environment.
+    /// Sets the environment of a process in it.
     fn describe(command: &mut Command, dir: &Path) {
         command.env("HOST", Self::HOST).env("DOCKER_HOST", format!("unix://{}", dir.join("engine.sock").display()));
         command.env("DOCKER_CONFIG", dir.join("config")).env("AWS_ENDPOINT_URL", "http://127.0.0.1:5000");
@@ -336,14 +336,14 @@ impl Machine {
         credentials(command);
     }
 
-    /// The process with which it lives and dies.
+    /// Returns the id of its init process, whose end ends the machine.
     fn init(&self) -> String {
         let unshare = self.process.id();
         let children = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children"));
         children.unwrap_or_default().trim().to_owned()
     }
 
-    /// A command that runs in it.
+    /// Returns a command that runs in it.
     fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.init(), "--mount", "--net", "--pid", "--wdns=/", "--"]).arg(program);
@@ -358,7 +358,7 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // unshare ends when everything in it has, and is deaf to SIGTERM until then.
+        // unshare ends when everything in it has ended, and ignores SIGTERM until then.
         let _ = Command::new("kill").args(["-KILL", &self.init()]).status();
     }
 }
@@ -366,7 +366,7 @@ impl Drop for Machine {
 #[test]
 fn in_ecr_repositories_are_created_docker_is_logged_in_and_a_tag_is_never_moved() {
     let Some(machine) = Machine::start() else { return };
-    // The script as it is. Its Dockerfile is a short one: this machine has no base images and no way to any.
+    // The script is the real one, with a short Dockerfile: this machine cannot reach any base image.
     let project = machine.dir.path().join("project");
     fs::create_dir_all(project.join("deploy")).unwrap();
     for file in ["deploy/push", "plan"] {
@@ -385,7 +385,7 @@ fn in_ecr_repositories_are_created_docker_is_logged_in_and_a_tag_is_never_moved(
     let names = SERVICES.map(|name| format!("{}/forum/{name}:v1\n", Machine::HOST)).concat();
     let repositories = || list(&machine.aws(&["ecr", "describe-repositories"])["repositories"]).to_vec();
 
-    // Saying what it would do does nothing, and says all of it.
+    // A dry run changes nothing and prints every command.
     let dry = run(push().arg("--dry-run"));
     assert_eq!((dry.status.code(), text(&dry.stdout)), (Some(0), names.clone()));
     for words in ["aws ecr create-repository", "docker build", "docker push"] {
@@ -405,13 +405,13 @@ fn in_ecr_repositories_are_created_docker_is_logged_in_and_a_tag_is_never_moved(
         assert_eq!(made["imageTagMutability"], "IMMUTABLE");
         assert_eq!(made["imageScanningConfiguration"]["scanOnPush"], true);
     }
-    // The registry has them, for those who log in.
+    // The registry serves them only after a login.
     for name in SERVICES {
         let image = format!("{}/forum/{name}:v1", Machine::HOST);
         ok(machine.command("docker").args(["rmi", &image]));
         ok(machine.command("docker").args(["pull", &image]));
         let stranger = run(machine.command("docker").args(["pull", &image]).env("DOCKER_CONFIG", "/nowhere"));
-        assert!(!stranger.status.success(), "{image} is there for everybody");
+        assert!(!stranger.status.success(), "{image} can be pulled without a login");
     }
 
     assert_eq!(ok(&mut push()), names, "the same images again");
@@ -428,7 +428,7 @@ fn credentials(command: &mut Command) {
     command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test").env("AWS_PAGER", "");
 }
 
-/// moto's server: an AWS account that is empty and gone with its test.
+/// moto's server: an empty AWS account that ends with its test.
 struct Aws {
     _process: Process,
     address: SocketAddr,
@@ -465,7 +465,7 @@ impl Aws {
         command
     }
 
-    /// The three images as in ECR after a push, and the sample split; returns the arguments that name both.
+    /// Puts three images into ECR as a push does, and splits the sample; returns the arguments that name both.
     fn prepare(&self) -> [String; 4] {
         let mut images = String::new();
         for name in SERVICES {
@@ -487,7 +487,7 @@ impl Aws {
         self.get(&["ecr", "put-image", "--repository-name", name, "--image-tag", tag, "--image-manifest", &manifest]);
     }
 
-    /// What a stack calls its resources, and what AWS calls them.
+    /// Returns a function from a stack's names of its resources to their AWS ids.
     fn resources(&self, stack: &str) -> impl Fn(&str) -> String + use<> {
         let all = self.get(&["cloudformation", "list-stack-resources", "--stack-name", stack]);
         move |name| {
@@ -516,7 +516,7 @@ fn a_stack_has_the_entrances_rules_and_target_groups_and_a_role_and_a_security_g
         assert_eq!(aws.get(&["s3api", "list-buckets"])["Buckets"], json!([]));
     };
 
-    // What is missing is said before anything is made.
+    // Missing arguments are reported before anything is created.
     let refusal = fails(3, &mut aws.deploy("forum", &[]));
     assert!(refusal.contains("--data"), "{refusal}");
     let refusal = fails(3, &mut aws.deploy("forum", &arguments[2..]));
@@ -541,7 +541,7 @@ fn a_stack_has_the_entrances_rules_and_target_groups_and_a_role_and_a_security_g
     assert_eq!(url, format!("http://{}\n", string(&balancer["DNSName"])));
     assert_eq!(balancer["SecurityGroups"], json!([id("EntranceSecurityGroup")]));
 
-    // The listener: one rule a collection, by path, after the monolith's own words; 404 for the rest.
+    // The listener has the monolith's own answers, then one path rule per collection, and 404 for the rest.
     let listeners = aws.get(&["elbv2", "describe-listeners", "--load-balancer-arn", &id("Entrance")]);
     assert_eq!(list(&listeners["Listeners"]).len(), 1);
     assert_eq!(listeners["Listeners"][0]["Port"], 80);
@@ -584,7 +584,7 @@ fn a_stack_has_the_entrances_rules_and_target_groups_and_a_role_and_a_security_g
             assert_eq!(group[setting], value, "{name}: {setting}");
         }
 
-        // In from the load balancer, and from nowhere else.
+        // Traffic comes in only from the load balancer.
         let groups = aws.get(&["ec2", "describe-security-groups", "--group-ids", &own("SecurityGroup")]);
         let ingress = list(&groups["SecurityGroups"][0]["IpPermissions"]);
         assert_eq!(ingress.len(), 1, "{ingress:?}");
@@ -617,7 +617,7 @@ fn a_stack_has_the_entrances_rules_and_target_groups_and_a_role_and_a_security_g
     assert_eq!(sorted(SERVICES.map(|name| id(&(title(name) + "SecurityGroup")))).len(), 3);
     assert_eq!(sorted(SERVICES.map(|name| id(&(title(name) + "TaskRole")))).len(), 3);
 
-    // Each task role reads its own slice and no other: tried, with moto enforcing what IAM says.
+    // Each task role reads its own slice and no other; moto enforces the policies.
     let stack = aws.get(&["cloudformation", "describe-stacks", "--stack-name", "forum"]);
     let parameter = |name: &str| {
         let all = list(&stack["Stacks"][0]["Parameters"]);
@@ -632,7 +632,8 @@ fn a_stack_has_the_entrances_rules_and_target_groups_and_a_role_and_a_security_g
             aws.get(&["sts", "assume-role", "--role-arn", arn, "--role-session-name", "test"])["Credentials"].clone(),
         )
     });
-    // moto enforces no policy that came by CloudFormation, and shows it as Python does: it is given the same as JSON.
+    // moto does not enforce policies from CloudFormation and shows them in Python's syntax, so they are set again as
+    // JSON.
     for name in SERVICES {
         let (role, policy) = (id(&(title(name) + "TaskRole")), "its-own-slices");
         assert_eq!(aws.get(&["iam", "list-role-policies", "--role-name", &role])["PolicyNames"], json!([policy]));
@@ -672,7 +673,7 @@ fn a_stack_has_the_entrances_rules_and_target_groups_and_a_role_and_a_security_g
     }
 }
 
-/// A listener rule in a line.
+/// Describes a listener rule in a line.
 fn summary(rule: &Value) -> String {
     let mut line = string(&rule["Priority"]).to_owned();
     for condition in list(&rule["Conditions"]) {
@@ -696,12 +697,12 @@ fn problem(status: u16, title: &str, detail: &str) -> String {
 }
 
 #[test]
-fn with_a_certificate_port_80_redirects_and_an_update_changes_what_is_named_alone() {
+fn with_a_certificate_port_80_redirects_and_an_update_changes_only_what_it_names() {
     let Some(aws) = Aws::start() else { return };
     let arguments = aws.prepare();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
 
-    // What CloudFormation refuses is said, with a status of its own.
+    // A refusal by CloudFormation is reported with its own status.
     let unknown = format!("Certificate=arn:aws:acm:{REGION}:123456789012:certificate/none");
     let refusal = fails(6, aws.deploy("refused", &arguments).arg(unknown));
     assert!(refusal.contains("refused was not deployed"), "{refusal}");
@@ -724,7 +725,7 @@ fn with_a_certificate_port_80_redirects_and_an_update_changes_what_is_named_alon
     };
     assert_eq!((rules("HttpListener"), rules("HttpsListener")), (1, 7));
 
-    // Posts ships by itself; everything that is not named stays.
+    // Posts ships alone; everything else stays.
     aws.put_image("posts", "v2");
     let parameters = || {
         let stack = aws.get(&["cloudformation", "describe-stacks", "--stack-name", "forum"]);
@@ -737,7 +738,7 @@ fn with_a_certificate_port_80_redirects_and_an_update_changes_what_is_named_alon
     assert_eq!(changed, [expected]);
 }
 
-/// The template as JSON.
+/// Returns the template as JSON.
 fn template() -> Option<Value> {
     let mut command = Command::new(tool("aws", "the template")?);
     credentials(&mut command);
@@ -754,7 +755,7 @@ fn the_template_is_sound() {
 }
 
 #[test]
-fn the_templates_services_differ_in_names_alone_and_are_isolated() {
+fn the_templates_services_differ_only_in_names_and_are_isolated() {
     let Some(template) = template() else { return };
     let resources = template["Resources"].as_object().unwrap();
     let own = |name: &str| -> Value {
@@ -769,7 +770,7 @@ fn the_templates_services_differ_in_names_alone_and_are_isolated() {
         assert_eq!(renamed, posts, "{name} differs from posts in more than its name");
     }
 
-    // What moto does not keep, once, since the three are the same.
+    // Checks the parts that moto does not keep, once, since the three services are the same.
     let reference = |name: &str| json!({ "Ref": name });
     let arn = |name: &str| json!({ "Fn::GetAtt": [name, "Arn"] });
     for (pointer, value) in [
@@ -817,17 +818,17 @@ fn the_templates_services_differ_in_names_alone_and_are_isolated() {
         assert_eq!(posts.pointer(pointer), Some(&value), "{pointer}");
     }
 
-    // The entrance's own words are HAProxy's.
+    // The load balancer's own answers are those of HAProxy.
     let haproxy = fs::read_to_string(root().join("gateway/haproxy.cfg")).unwrap();
     let mut words = 0;
     each(&template, "MessageBody", &mut |body| {
         words += 1;
-        assert!(haproxy.contains(string(body)), "the entrance says nothing like {body}");
+        assert!(haproxy.contains(string(body)), "haproxy.cfg does not contain {body}");
     });
     assert_eq!(words, 5);
 }
 
-/// Every value of a key, however deep.
+/// Calls `found` with every value of a key, at any depth.
 fn each(value: &Value, key: &str, found: &mut impl FnMut(&Value)) {
     match value {
         Value::Object(members) => {

@@ -1,8 +1,8 @@
-//! What the system remembers of files is believed only after an orderly end.
+//! A start believes the system's page cache only after an orderly end.
 //!
-//! After a failed sync Linux keeps what it could not write, and takes it for written. A service that was started then
-//! read it, built on it, and answered writes; the loss of power took what the disk never had, and the database did not
-//! open any more.
+//! After a failed sync, Linux keeps the pages that it could not write and treats them as written. A service started
+//! then read them, built on them and answered writes. A loss of power took these pages, and the database did not open
+//! any more.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -20,17 +20,17 @@ use world::file_system::{DiskCopy, FailingDisk};
 use world::posts::{Client, Posts, arguments, kill, start};
 use world::{Process, program, sample, skip, split, tool};
 
-/// How many disks fail, unless `FAILING_DISKS` says otherwise.
+/// The default of `FAILING_DISKS`, the number of disks that fail.
 const FAILING_DISKS: u64 = 1;
 
-/// What the system has in memory or not as a whole, in bytes.
+/// The unit of the page cache, in bytes.
 const PAGE: usize = 4 << 10;
 
-/// Pages of a [`Witness`]. A start looks at each fourth, to see whether it is forgotten, and so brings it back.
+/// Pages of a [`Witness`]. A start reads every fourth page to see whether it left the cache, and so brings it back.
 const PAGES: usize = 1024;
 
 #[test]
-fn what_a_failed_sync_did_not_write_is_not_believed_by_the_next_start() {
+fn the_next_start_does_not_believe_what_a_failed_sync_did_not_write() {
     let disks = env::var("FAILING_DISKS").map_or(FAILING_DISKS, |disks| disks.parse().expect("it is a number"));
     for _ in 0..disks {
         let Some(disk) = FailingDisk::new() else { return };
@@ -42,12 +42,12 @@ fn what_a_failed_sync_did_not_write_is_not_believed_by_the_next_start() {
         assert_eq!(refused.status, 503, "{refused:?}");
         assert_eq!(posts.client.get("/ready").status, 503);
 
-        // The error was told once. From now on all is well, and the disk has less than is read.
+        // Linux reports the error only once: this sync succeeds, although the disk lacks pages that are read.
         let database = Path::new("posts/db/db");
         File::open(disk.path().join(database)).unwrap().sync_all().unwrap();
         let believed = pages_that_differ(&disk.path().join(database), &disk.after_power_loss().path().join(database));
         if believed == 0 {
-            return skip("this system forgets what it could not write; a disk that fails is not tested");
+            return skip("this system drops pages that it could not write; a disk that fails is not tested");
         }
         disk.give_room();
         assert_eq!(process.wait().code(), Some(1), "{}", process.log());
@@ -62,7 +62,7 @@ fn what_a_failed_sync_did_not_write_is_not_believed_by_the_next_start() {
         assert_eq!(posts.write(20), None);
         assert_all_there_after(&disk.after_power_loss(), &mut posts);
         end(process);
-        // This start believes what the system has.
+        // This start believes the page cache.
         let (process, address) = start(disk.path());
         posts.client = Client::new(address);
         assert_eq!(posts.write(20), None);
@@ -72,7 +72,7 @@ fn what_a_failed_sync_did_not_write_is_not_believed_by_the_next_start() {
     }
 }
 
-/// Checks that a service that has what a loss of power left has every answered post.
+/// Checks that a service has every answered post after a loss of power.
 fn assert_all_there_after(loss: &DiskCopy, posts: &mut Posts) {
     let (process, address) = start(loss.path());
     posts.client = Client::new(address);
@@ -93,15 +93,15 @@ fn end(mut process: Process) {
     assert!(process.wait().success(), "{}", process.log());
 }
 
-/// A file among those of the database that no service reads: what the system has of it tells whether a start had it
-/// forget all of them.
+/// A file in the database's folder that no service reads. Its pages in the cache tell whether a start dropped the
+/// cache.
 struct Witness {
     file: PathBuf,
     clean: PathBuf,
 }
 
 impl Witness {
-    /// In a service's folder; nothing where the system does not tell what it remembers.
+    /// Writes one into a service's folder; returns `None` if the system does not tell what its page cache holds.
     fn new(folder: &Path) -> Option<Self> {
         let witness = Self { file: folder.join("db/witness"), clean: folder.join("db/clean") };
         fs::write(&witness.file, vec![1; PAGES * PAGE]).unwrap();
@@ -111,36 +111,36 @@ impl Witness {
         let forgotten = !witness.is_remembered();
         fs::read(&witness.file).unwrap();
         if !forgotten || !witness.is_remembered() {
-            skip("what the system remembers of files cannot be told here (a tmpfs?)");
+            skip("this system does not tell what its page cache holds (a tmpfs?)");
             return None;
         }
         Some(witness)
     }
 
-    /// Has the system remember it, and starts a service: whether that believes what the system remembers.
+    /// Reads the file into the page cache and starts a service; returns whether the service believes the cache.
     fn is_believed_by(&self, start: impl FnOnce() -> Process) -> (bool, Process) {
         fs::read(&self.file).unwrap();
         assert!(self.is_remembered());
         let process = start();
-        assert!(!self.clean.exists(), "the mark is for one start");
+        assert!(!self.clean.exists(), "the mark counts for one start");
         (self.is_remembered(), process)
     }
 
     fn is_remembered(&self) -> bool {
         let file = File::open(&self.file).unwrap();
-        // To look at a page must not bring others.
+        // Reading a page must not bring others.
         fadvise(&file, 0, None, Advice::Random).unwrap();
         let is_there = |page: &usize| {
             let mut byte = [0];
             preadv2(&file, &mut [IoSliceMut::new(&mut byte)], (page * PAGE) as u64, ReadWriteFlags::NOWAIT).is_ok()
         };
-        // One that is looked at is on its way at once, and may be there: not so most of them.
+        // Reading a page that is missing makes the system fetch it, so a few may be there; most are not.
         (2..PAGES).step_by(4).filter(is_there).count() > PAGES / 8
     }
 }
 
 #[test]
-fn a_start_believes_what_the_system_remembers_only_after_an_orderly_end() {
+fn a_start_believes_the_page_cache_only_after_an_orderly_end() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     split(&sample(), dir.path());
     let folder = dir.path().join("posts");
@@ -153,7 +153,7 @@ fn a_start_believes_what_the_system_remembers_only_after_an_orderly_end() {
     let serve = || write(start(dir.path()));
 
     let (believed, process) = witness.is_believed_by(serve);
-    assert!(!believed, "nobody has said anything");
+    assert!(!believed, "there is no mark yet");
     end(process);
     assert!(witness.clean.exists());
     let (believed, process) = witness.is_believed_by(serve);
@@ -164,7 +164,7 @@ fn a_start_believes_what_the_system_remembers_only_after_an_orderly_end() {
     assert!(!believed, "the last run was killed");
     end(process);
 
-    // The mark is about these files, not about their copies.
+    // The mark is not valid for copies of the files.
     let copy = tempfile::tempdir_in(dir.path()).unwrap();
     copy_database(&folder, &copy.path().join("posts")).unwrap();
     let of_copy = Witness { file: copy.path().join("posts/db/witness"), clean: copy.path().join("posts/db/clean") };
@@ -178,14 +178,14 @@ fn a_start_believes_what_the_system_remembers_only_after_an_orderly_end() {
 }
 
 #[test]
-fn a_backup_that_is_copied_over_the_files_it_is_of_is_not_believed() {
+fn a_backup_copied_over_its_own_files_is_not_believed() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     split(&sample(), dir.path());
     let (database, backup) = (dir.path().join("posts/db"), dir.path().join("backup"));
     let Some(witness) = Witness::new(&dir.path().join("posts")) else { return };
     end(start(dir.path()).0);
     copy_database(&database, &backup).unwrap();
-    // As `cp` does: into the files that there are.
+    // Writes into the existing files, as `cp` does.
     for entry in fs::read_dir(&backup).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
         fs::copy(entry.path(), database.join(entry.file_name())).unwrap();
     }
@@ -195,7 +195,7 @@ fn a_backup_that_is_copied_over_the_files_it_is_of_is_not_believed() {
 }
 
 #[test]
-fn after_a_failed_sync_an_orderly_end_does_not_say_that_all_is_well() {
+fn after_a_failed_sync_an_orderly_end_leaves_no_mark() {
     let Some(strace) = tool("strace", "a sync that fails") else { return };
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     split(&sample(), dir.path());

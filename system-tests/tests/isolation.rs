@@ -1,5 +1,5 @@
-//! The claims of ARCHITECTURE.md, in containers: a fault and a break-in stay where they happen, each service scales and
-//! ships alone.
+//! Tests the claims of ARCHITECTURE.md in containers: a fault and a break-in stay in their service, and each service
+//! scales and ships alone.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -13,17 +13,16 @@ use std::time::{Duration, Instant};
 use world::compose::{Project, copy_sources, docker, docker_ok, inspect};
 use world::{get, text, tool, try_get, wait_for};
 
-/// How many requests one measurement is made of.
+/// Requests of a measurement.
 const REQUESTS: usize = 10_000;
 
-/// On how many connections.
+/// Connections of a measurement.
 const CLIENTS: usize = 8;
 
-/// How often a measurement is repeated on a machine that does other things meanwhile.
+/// The most repetitions of a measurement, for machines that are busy with other things.
 const ROUNDS: usize = 6;
 
-/// Asks for users and threads from several connections: how long the slowest hundredth took at least. Every request has
-/// to be answered.
+/// Requests users and threads on several connections; returns the 99th percentile. Panics if a request fails.
 fn p99(entrance: SocketAddr) -> Duration {
     let client = || {
         let config = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(20)));
@@ -49,7 +48,7 @@ fn signal(pid: &str, name: &str) {
     assert!(Command::new("kill").args([&format!("-{name}"), pid]).status().unwrap().success());
 }
 
-/// Eats memory where `pid` lives, in its control groups, again and again until `over`.
+/// Eats memory in the control groups of `pid`, again and again until `over`.
 fn hog(pid: &str, over: &AtomicBool) {
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let folders = groups.lines().filter_map(|line| {
@@ -58,9 +57,9 @@ fn hog(pid: &str, over: &AtomicBool) {
     });
     let join: String = folders.map(|folder| format!("[ ! -e {folder} ] || echo $$ >{folder}; ")).collect();
     while !over.load(Ordering::Relaxed) {
-        // The kernel ends it when the container's memory is full.
+        // The kernel kills it when the container's memory is full.
         let status = Command::new("sh").args(["-c", &format!("set -e; {join} exec tail /dev/zero")]).status().unwrap();
-        assert!(!status.success(), "the memory of a container has no end");
+        assert!(!status.success(), "the container's memory has no limit");
     }
 }
 
@@ -106,7 +105,7 @@ fn who_breaks_into_posts_reaches_no_other_service_no_other_data_and_nothing_outs
     let Some(project) = Project::new(&[]) else { return };
     project.up(&[]);
     let posts = project.container("posts");
-    // A shell with the network, the volumes and the rights of posts.
+    // Runs a command with the network, volumes and rights of posts.
     let network = format!("container:{posts}");
     let break_in = |command: &str| {
         let rights =
@@ -115,7 +114,7 @@ fn who_breaks_into_posts_reaches_no_other_service_no_other_data_and_nothing_outs
         let shell = ["debian:bookworm-slim", "timeout", "10", "bash", "-c", command];
         docker(&[&place[..], &rights, &shell].concat())
     };
-    // Tries all at once: those that a connection can be made to.
+    // Tries all addresses at once; returns those that accept a connection.
     let reached = |addresses: &[String]| {
         let attempts = addresses.iter().map(|address| {
             let path = address.replace(':', "/");
@@ -125,7 +124,7 @@ fn who_breaks_into_posts_reaches_no_other_service_no_other_data_and_nothing_outs
     };
     let works = |command: &str| break_in(command).status.success();
 
-    // It does play posts: it reaches what posts may.
+    // The shell stands for posts: it reaches what posts may reach.
     assert_eq!(reached(&["127.0.0.1:3000".to_owned()]), "127.0.0.1:3000\n");
     assert!(works("grep -q thread /data/db.json && touch /data/mine && rm /data/mine"));
     assert!(works("getent hosts entrance"));
@@ -146,18 +145,18 @@ fn who_breaks_into_posts_reaches_no_other_service_no_other_data_and_nothing_outs
     for ip in every(&entrance, "IPAddress") {
         addresses.extend([format!("{ip}:{port}"), format!("{ip}:8404")]);
     }
-    // The machine itself, in every network that it has an address in.
+    // The machine itself, in each of its networks.
     for ip in [every(&entrance, "Gateway"), every(&posts, "Gateway"), vec!["172.17.0.1".to_owned()]].concat() {
         addresses.extend([format!("{ip}:{outside}"), format!("{ip}:{port}")]);
     }
-    // Docker gives the machine the first address of a network, unless told not to.
+    // By default, Docker gives the machine the first address of a network.
     for ip in every(&posts, "IPAddress") {
         let (network, _) = ip.rsplit_once('.').unwrap();
         addresses.extend([format!("{network}.1:{outside}"), format!("{network}.1:{port}")]);
     }
     assert_eq!(reached(&addresses), "", "of {addresses:?}");
     eprintln!("from inside posts: {} addresses tried, none reached", addresses.len());
-    // What is mounted is its own volume, and nothing else can be written.
+    // Only its own volume is mounted, and nothing else can be written.
     let mounts = text(&break_in("cat /proc/mounts").stdout);
     assert!(!mounts.contains("/data/") && mounts.contains(" /data "), "{mounts}");
     assert!(works("test ! -e /data/users && test ! -e /data/threads && test ! -e /data/manifest.json"));
@@ -165,7 +164,7 @@ fn who_breaks_into_posts_reaches_no_other_service_no_other_data_and_nothing_outs
     assert_eq!(inspect(&posts, "{{len .Mounts}}"), "1");
 }
 
-/// wrk on a path, until told to stop.
+/// A running wrk that requests a path until it is stopped.
 struct Wrk(Child);
 
 impl Wrk {
@@ -176,7 +175,7 @@ impl Wrk {
         Some(Self(command.stdout(Stdio::piped()).spawn().unwrap()))
     }
 
-    /// How many requests there were; every one of them was answered with 200.
+    /// Stops it; returns the number of requests. Panics if any was not answered with 200.
     fn stop(self) -> u64 {
         signal(&self.0.id().to_string(), "INT");
         let report = text(&self.0.wait_with_output().unwrap().stdout);
@@ -186,7 +185,7 @@ impl Wrk {
     }
 }
 
-/// How many requests for posts a container has answered.
+/// Returns the number of requests for posts that a container has answered.
 fn served(container: &str) -> usize {
     let logs = docker(&["logs", container]);
     (text(&logs.stdout) + &text(&logs.stderr)).matches(r#"path="/api/posts"#).count()
@@ -211,7 +210,7 @@ fn posts_scales_alone_and_loses_no_request_when_a_replica_dies_or_all_are_restar
     replicas.iter().for_each(|replica| await_requests(&project, replica));
     assert_eq!(project.containers("users").len(), 1);
 
-    // Evenly: each gets its share of many connections.
+    // The load is even: each replica gets its share of many connections.
     let before: Vec<usize> = replicas.iter().map(|replica| served(replica)).collect();
     let Some(wrk) = Wrk::start(entrance, "/api/posts/in-thread/1") else { return };
     wait_for("some load", || replicas.iter().zip(&before).all(|(replica, before)| served(replica) > before + 2000));
@@ -220,7 +219,7 @@ fn posts_scales_alone_and_loses_no_request_when_a_replica_dies_or_all_are_restar
     eprintln!("three replicas: {requests} requests, none failed; shares {shares:?}");
     assert!(shares.iter().max() < shares.iter().min().map(|least| least * 2).as_ref(), "{shares:?}");
 
-    // One is killed under load: what was under way on it is asked again elsewhere.
+    // One is killed under load: the entrance repeats its open requests elsewhere.
     let wrk = Wrk::start(entrance, "/api/posts/in-thread/1").unwrap();
     let others = served(&replicas[1]);
     wait_for("some load", || served(&replicas[1]) > others + 500);
@@ -230,7 +229,7 @@ fn posts_scales_alone_and_loses_no_request_when_a_replica_dies_or_all_are_restar
     wait_for("the replica to come back by itself", || inspect(&replicas[0], "{{.State.Health.Status}}") == "healthy");
     eprintln!("one replica killed under load: {} requests, none failed", wrk.stop());
 
-    // All are restarted, one after the other, under load.
+    // All are restarted under load, one after the other.
     let wrk = Wrk::start(entrance, "/api/posts/in-thread/1").unwrap();
     for replica in &replicas {
         docker_ok(&["restart", "--time", "20", replica]);
@@ -258,7 +257,7 @@ fn posts_ships_alone() {
     let changed = source.replace("3003", "3993");
     assert_ne!(changed, source);
     fs::write(&main, changed).unwrap();
-    // What posts are is theirs alone, too: a limit, a field, and an index that their service builds at its start.
+    // The declaration belongs to posts alone, too: a limit, a field, and an index that the service builds at its start.
     let declared = dir.path().join("posts/collection.json");
     let source = fs::read_to_string(&declared).unwrap();
     let changed = source
@@ -270,7 +269,7 @@ fn posts_ships_alone() {
         .replace(r#""indexes": ["#, r#""indexes": [{ "number": 9, "field": "text", "route": "saying" },"#);
     assert!(["20000", "mood", "saying"].iter().all(|edit| changed.contains(edit)), "{changed}");
     fs::write(&declared, changed).unwrap();
-    // Nor does a further collection concern them.
+    // A new collection does not change their images either.
     fs::create_dir(dir.path().join("comments")).unwrap();
     fs::write(dir.path().join("comments/collection.json"), "{}").unwrap();
     let plan = fs::read_to_string(dir.path().join("plan")).unwrap();

@@ -1,7 +1,7 @@
-//! A service in a morning, for real: a copy of the repository gets a fourth collection, while what was split before is
-//! served and written to. By hand there are one folder and one line in `plan`; all else follows.
+//! Adds a fourth collection to a copy of the repository while an existing split is served and written to. One folder
+//! and one line in `plan` are made by hand; all else follows.
 //!
-//! A program of its own: it builds the copy, in `target/tmp/morning`, where what it depends on stays for the next run.
+//! The copy is built in `target/tmp/morning`, which keeps compiled dependencies for the next run.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -22,7 +22,7 @@ use world::liar::{Answer, Forum, Server};
 use world::repository::Repository;
 use world::{PATIENCE, Process, free_port, get, sample, text, tool};
 
-/// The folder by hand: what comments are.
+/// The declaration in the new folder.
 const COMMENTS: &str = r#"{
   "name": "comments",
   "ids": "position",
@@ -36,10 +36,10 @@ const COMMENTS: &str = r#"{
 }
 "#;
 
-/// The line by hand.
+/// The new line in `plan`.
 const LINE: &str = "comments 3004\n";
 
-/// What a service with code of its own has besides.
+/// The further files of a service with code of its own.
 const MANIFEST: &str = r#"[package]
 name = "comments"
 version.workspace = true
@@ -63,20 +63,20 @@ fn main() -> std::process::ExitCode {
 }
 "#;
 
-/// What `seed plan render` writes.
+/// The files that `seed plan render` writes.
 const RENDERED: [&str; 5] =
     ["compose.writes.yaml", "compose.yaml", "deploy/ecs.yaml", "gateway/haproxy.cfg", "gateway/routes.map"];
 
 const OTHERS: [&str; 3] = ["users", "threads", "posts"];
 
-/// Writes the folder and the line.
+/// Adds the folder and the line.
 fn add_comments(repository: &Repository) {
     fs::create_dir(repository.folder.join("comments")).unwrap();
     fs::write(repository.folder.join("comments/collection.json"), COMMENTS).unwrap();
     fs::write(repository.folder.join("plan"), repository.read("plan") + LINE).unwrap();
 }
 
-/// Its `./up` with the data in `data`, ready.
+/// Starts the copy's `./up` with the data in `data` and waits until it is ready.
 fn start_up(repository: &Repository, data: &str) -> Up {
     let mut command = repository.command("bash");
     command.arg("up").env("PROFILE", "dev").env("DATA", data).env("CARGO_NET_OFFLINE", "true");
@@ -88,13 +88,13 @@ fn start_up(repository: &Repository, data: &str) -> Up {
     Up { entrance: ready.split('/').next().unwrap().parse().unwrap(), process }
 }
 
-/// What is new, gone or changed.
+/// Returns the names that are new, gone or changed.
 fn differences<T: PartialEq>(before: &BTreeMap<String, T>, after: &BTreeMap<String, T>) -> Vec<String> {
     let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
     names.into_iter().filter(|name| before.get(*name) != after.get(*name)).cloned().collect()
 }
 
-// ---- What is served.
+// ---- Running services.
 
 /// A running `./up`.
 struct Up {
@@ -109,7 +109,7 @@ impl Up {
         body
     }
 
-    /// Status and body of a write.
+    /// Sends a write; returns the answer's status and body.
     fn send(&self, secret: &str, method: &str, path: &str, body: &str) -> (u16, String) {
         let config = ureq::Agent::config_builder().http_status_as_error(false).allow_non_standard_methods(true);
         let agent: ureq::Agent = config.timeout_global(Some(PATIENCE)).build().into();
@@ -120,7 +120,7 @@ impl Up {
         (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap())
     }
 
-    /// Asks for what the services serve for as long as `work` takes; returns how often it was answered, which is always.
+    /// Sends requests while `work` runs, each of which must succeed; returns their number.
     fn serve_during(&self, work: impl FnOnce() + Send) -> usize {
         thread::scope(|scope| {
             let work = scope.spawn(work);
@@ -128,7 +128,7 @@ impl Up {
             while !work.is_finished() {
                 OTHERS.iter().for_each(|name| drop(self.get(&format!("/api/{name}/1"))));
                 asked += OTHERS.len();
-                // What is compiled meanwhile shares the processors.
+                // Leaves the processors to the compiler.
                 thread::sleep(Duration::from_millis(10));
             }
             work.join().unwrap();
@@ -143,7 +143,7 @@ impl Up {
     }
 }
 
-/// A monolith that has `source`, comments included.
+/// Starts a monolith that serves `source`, comments included.
 fn start_monolith(source: &str) -> Server {
     let mut source: BTreeMap<String, Vec<Box<RawValue>>> = serde_json::from_str(source).unwrap();
     let mut take = |name| source.remove(name).unwrap().iter().map(|record| record.get().to_owned()).collect::<Vec<_>>();
@@ -164,10 +164,10 @@ fn start_monolith(source: &str) -> Server {
     })
 }
 
-// ---- The morning.
+// ---- The new service.
 
 #[test]
-fn a_folder_and_a_line_make_a_service_of_what_was_split_and_is_served() {
+fn a_folder_and_a_line_add_a_service_to_a_running_split() {
     if tool("haproxy", "a service in a morning").is_none() {
         return;
     }
@@ -179,7 +179,7 @@ fn a_folder_and_a_line_make_a_service_of_what_was_split_and_is_served() {
     let programs = repository.programs();
     tell("built before there are comments");
 
-    // The forum as it was: split, served, written to, and brought up to a newer file.
+    // Before: the forum is split, served, written to, and updated from a newer file.
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let [data, newer, back] = ["data", "newer.json", "back.json"].map(path);
@@ -199,13 +199,13 @@ fn a_folder_and_a_line_make_a_service_of_what_was_split_and_is_served() {
     make_manifest_old(Path::new(&data));
     repository.seed(&["verify", "--data", &data]);
     let mut expected = source.clone();
-    // What a service has written has its id, which a client knows; what the split gave one does not.
+    // A record that a service wrote is joined with its id; a record that only the split numbered is not.
     expected["posts"][1] = serde_json::from_str(own).unwrap();
     expected["posts"].as_array_mut().unwrap().push(json!({"id": 21, "thread": 1, "text": "new", "user": 1}));
     let joined = || -> Value { serde_json::from_str(&repository.seed(&["join", "--data", &data])).unwrap() };
     assert_eq!(joined(), expected);
 
-    // While it is served: the folder, the line, what is rendered, the build, and a file that has comments.
+    // While it is served: add the folder and the line, render, build, and load a file with comments.
     let up = start_up(&repository, &data);
     source["comments"] = json!([{"post": 1, "body": "first"}, {"body": "second", "post": 2}]);
     write(&source);
@@ -221,7 +221,7 @@ fn a_folder_and_a_line_make_a_service_of_what_was_split_and_is_served() {
         repository.build();
         assert_eq!(differences(&before, &repository.files()), all, "the build has changed files");
         let changed = differences(&programs, &repository.programs());
-        assert_eq!(changed, ["seed"], "other programs than seed, which has the plan in it, are not the same");
+        assert_eq!(changed, ["seed"], "a program other than seed, which contains the plan, has changed");
         tell(&format!("by hand: {by_hand:?}; rendered: {rendered:?}; programs that changed: {changed:?}"));
         let report = repository.seed(&["--data", &data, "--input", &newer]);
         assert!(report.contains("Added to the split: comments with 2 records"), "{report}");
@@ -233,7 +233,7 @@ fn a_folder_and_a_line_make_a_service_of_what_was_split_and_is_served() {
     expected["comments"] = source["comments"].clone();
     assert_eq!(joined(), expected);
 
-    // The fourth service behind the entrance; written to, and brought up to a newer file.
+    // The fourth service is served by the entrance, written to, and updated from a newer file.
     let comments = repository.token("comments");
     let up = start_up(&repository, &data);
     assert_eq!(up.get("/api/comments/1"), r#"{"id":1,"body":"first","post":1}"#);
@@ -274,7 +274,7 @@ fn a_folder_and_a_line_make_a_service_of_what_was_split_and_is_served() {
     tell("the same with a program of its own: by hand a folder and two lines");
 }
 
-/// What the file lacks is empty, and the report says so; or the file is refused.
+/// Checks that a missing collection is empty and reported, or that `--require` refuses the file.
 fn take_a_file_without_comments(repository: &Repository, dir: &TempDir) {
     let sample = sample();
     let other = dir.path().join("other");
@@ -288,7 +288,7 @@ fn take_a_file_without_comments(repository: &Repository, dir: &TempDir) {
     repository.seed(&[&["verify"], &arguments[..]].concat());
 }
 
-/// A service with code of its own needs its folder and its line among the members of the workspace.
+/// Gives comments a program of its own, which needs only its folder and its line among the workspace's members.
 fn give_comments_a_program(repository: &Repository, data: &str, programs: &BTreeMap<String, String>) {
     let before = repository.files();
     let write = |file: &str, content: &str| fs::write(repository.folder.join(file), content).unwrap();
@@ -311,7 +311,7 @@ fn give_comments_a_program(repository: &Repository, data: &str, programs: &BTree
 }
 
 #[test]
-fn images_of_the_others_are_the_same_with_a_fourth_service() {
+fn a_fourth_service_leaves_the_images_of_the_others_unchanged() {
     if !can_build() {
         return;
     }
@@ -330,7 +330,8 @@ fn images_of_the_others_are_the_same_with_a_fourth_service() {
     let render = Command::new(world::program("seed")).args(["plan", "render"]).current_dir(dir.path()).output();
     assert!(render.unwrap().status.success());
     assert_eq!(OTHERS.map(build), before);
-    // A build goes by what files say: one that is older than what was built before, as in another checkout, is not missed.
+    // A build depends on contents, not on times: it sees a change in a file older than the last build, as in a fresh
+    // checkout.
     let main = dir.path().join("posts/src/main.rs");
     let changed = fs::read_to_string(&main).unwrap().replace("3003", "3993");
     fs::write(&main, changed).unwrap();

@@ -1,10 +1,9 @@
-//! An answered write survives the loss of power, and so does what a reader was shown: what the disk was not told to keep
-//! may be gone, and all of that is there all the same.
+//! Answered writes, and all data that a reader was shown, survive a loss of power that takes everything not synced.
 //!
-//! strace writes down what the service writes into its database, when it syncs, and when it answers. From that, disks are
-//! made as a loss of power at any moment may leave them: all that was synced by then is on them, and of the rest any part,
-//! also of a single write. Taken for durable at once is what changes a file's name or length. What one run did not sync,
-//! the next finds in the system's memory.
+//! strace records what the service writes into its database, when it syncs, and when it answers. From that, the tests
+//! make disks as a loss of power at any moment may leave them. They hold all that was synced by then and any part of
+//! the rest, also of a single write. Changes of a file's name or length count as durable at once. The next run finds
+//! what the last one did not sync in the system's memory.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -23,20 +22,20 @@ use world::changes::{collection, copy_database};
 use world::posts::{Answer, Client, Posts, SECRET, arguments, kill, start};
 use world::{Process, program, sample, split, tool};
 
-/// How many connections write at once, and how many posts each.
+/// Connections that write at once, and the posts of each.
 const CONNECTIONS: usize = 4;
 const POSTS: usize = 60;
 
-/// How long a post's text is at most: pages of such posts fill many laps of the journal.
+/// The longest text of a post, in bytes: pages of such posts fill many laps of the journal.
 const TEXT: usize = 6000;
 
-/// How many losses of power are tried.
+/// Losses of power that are tried.
 const LOSSES: u64 = 30;
 
-/// How many services are killed before they sync, unless `KILLS` says otherwise.
+/// The default of `KILLS`, the number of services that are killed before they sync.
 const KILLS: u64 = 3;
 
-/// The smallest part of a write that a disk has whole or not at all, in bytes.
+/// The part of a write that a disk keeps as a whole or not at all, in bytes.
 const SECTOR: usize = 512;
 
 #[test]
@@ -46,21 +45,21 @@ fn an_answered_write_survives_the_loss_of_power() {
     run.survives_power_losses();
 }
 
-/// The test above can fail.
+/// Proves that the test above can fail.
 #[test]
 fn without_syncs_a_loss_of_power_takes_answered_writes() {
     let Some(run) = run("process") else { return };
     assert!((0..LOSSES).any(|number| run.lost_after_power_loss(number).is_ok_and(|lost| !lost.is_empty())));
 }
 
-/// A write that the system alone has when the process ends is there for the readers of the next run, and its repetition is
-/// answered. A loss of power took it all the same, and its id went to another post.
+/// If a process ends before its sync, the system alone has the write: the next run shows it to readers and answers its
+/// repetition. A loss of power still took it, and its id went to another post.
 #[test]
 fn what_is_served_after_a_kill_survives_the_loss_of_power() {
     let kills = env::var("KILLS").map_or(KILLS, |kills| kills.parse().expect("KILLS is a number"));
     for number in 0..kills {
         let Some(mut run) = Run::new() else { return };
-        // The first sync of the committer is that of the database, the second that of the journal with the first post.
+        // The committer's first sync is of the database, its second of the journal with the first post.
         let inject = format!("inject=fdatasync:signal=SIGKILL:when={}", number + 2);
         let (mut killed, address) = run.start("power", &["-e", &inject]);
         let mut posts = Posts::new(address);
@@ -75,7 +74,7 @@ fn what_is_served_after_a_kill_survives_the_loss_of_power() {
         posts.client = Client::new(address);
         let before = posts.client.get("/api/posts").body;
         if number == 0 {
-            assert!(before.contains(r#""text":"0x"#), "the system has what was not synced");
+            assert!(before.contains(r#""text":"0x"#), "the system lost what was not synced");
         }
         let repeated = posts.post(posts.answered.len());
         assert_eq!(repeated.status, 201, "{repeated:?}");
@@ -92,43 +91,43 @@ fn what_is_served_after_a_kill_survives_the_loss_of_power() {
             run.write_disk(moment, &data.path().join("posts/db"), &mut Left::nothing());
             let (process, address) = start(data.path());
             posts.client = Client::new(address);
-            assert_eq!(&posts.client.get("/api/posts").body, list, "kill {number}: what was shown is gone");
+            assert_eq!(&posts.client.get("/api/posts").body, list, "kill {number}: shown posts are gone");
             posts.replay();
             kill(process);
         }
     }
 }
 
-/// The posts that were answered, by their ids.
+/// Returns the answered posts by their ids.
 fn by_id(answers: &[Answer]) -> BTreeMap<u64, String> {
     let id = |answer: &Answer| answer.location.rsplit('/').next().unwrap().parse().unwrap();
     answers.iter().map(|answer| (id(answer), answer.body.clone())).collect()
 }
 
-/// What services did while clients wrote, one after the other.
+/// The calls of services that ran one after the other while clients wrote.
 struct Run {
     strace: PathBuf,
     dir: tempfile::TempDir,
     calls: Vec<Call>,
-    /// How many lines strace has written about the services that have ended.
+    /// The lines that strace has written about ended services.
     lines: usize,
-    /// After which call which post was answered, and what it holds.
+    /// Answered posts: the number of the call, the id, and the post.
     answers: Vec<(usize, u64, String)>,
 }
 
-/// Something that was done to a file of the database.
+/// A change of a file of the database, or an answer.
 enum Done {
-    /// These bytes were written, from there on.
+    /// These bytes were written at this offset.
     Written(u64, Vec<u8>),
-    /// These bytes were written, behind those before.
+    /// These bytes were appended.
     Appended(Vec<u8>),
-    /// It has this length now.
+    /// The file was cut to this length.
     Cut(u64),
-    /// It has this name now.
+    /// The file got this name.
     Renamed(PathBuf),
     Removed,
     Synced,
-    /// A post was answered, with its id, or a read: no file of the database's.
+    /// A client got an answer, with the id if a post was created.
     Answered(Option<u64>),
 }
 
@@ -137,7 +136,7 @@ struct Call {
     done: Done,
     /// Numbers of lines in strace's logs.
     begin: usize,
-    /// `usize::MAX` of what did not end.
+    /// `usize::MAX` if the call did not end.
     end: usize,
 }
 
@@ -155,7 +154,7 @@ fn run(durability: &str) -> Option<Run> {
     Some(run)
 }
 
-/// Writes posts: their ids, and what was answered.
+/// Writes posts; returns their ids and the answers' bodies.
 fn write(address: SocketAddr) -> Vec<(u64, String)> {
     let agent = ureq::Agent::new_with_defaults();
     let post = |_| {
@@ -173,7 +172,7 @@ fn write(address: SocketAddr) -> Vec<(u64, String)> {
 
 /// Reads strace's log.
 fn calls(trace: &str, database: &Path) -> Vec<Call> {
-    // A call that another thread's came into the middle of has two lines.
+    // A call that another thread's call interrupts has two lines.
     let mut whole: Vec<(usize, usize, String)> = Vec::new();
     let mut open: HashMap<&str, usize> = HashMap::new();
     for (number, line) in trace.lines().enumerate() {
@@ -241,13 +240,13 @@ fn call(begin: usize, end: usize, text: &str, database: &Path) -> Option<Call> {
     Some(Call { file: file.to_owned(), done, begin, end })
 }
 
-/// `\x61\x62`
+/// Decodes `\x61\x62`.
 fn bytes(text: &str) -> Vec<u8> {
     text.split("\\x").skip(1).map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
 }
 
 impl Run {
-    /// The sample, split; no service has run yet.
+    /// Splits the sample; starts no service.
     fn new() -> Option<Self> {
         let strace = tool("strace", "a loss of power")?;
         let dir = tempfile::tempdir().unwrap();
@@ -256,7 +255,7 @@ impl Run {
         Some(Self { strace, dir, calls: Vec::new(), lines: 0, answers: Vec::new() })
     }
 
-    /// Starts a service under strace, which gets `more` arguments.
+    /// Starts a service under strace, with `more` arguments for strace.
     fn start(&self, durability: &str, more: &[&str]) -> (Process, SocketAddr) {
         let mut command = Command::new(&self.strace);
         command.args(["-f", "-qq", "-y", "-xx", "-s", "20000000", "-o"]).arg(self.dir.path().join("trace"));
@@ -268,7 +267,7 @@ impl Run {
         (strace, address)
     }
 
-    /// Notes what a service did that has ended, and which of the posts that were `sent` it answered.
+    /// Notes the calls of a service that has ended, and which of the `sent` posts it answered.
     fn note(&mut self, sent: &BTreeMap<u64, String>) {
         let (database, trace) = (self.dir.path().join("posts/db"), self.dir.path().join("trace"));
         let trace = fs::read_to_string(trace).unwrap();
@@ -276,7 +275,7 @@ impl Run {
         self.lines += trace.lines().count();
         for mut call in calls(&trace, &database) {
             call.begin += before;
-            // A write that the end of the process cut short may have been made all the same.
+            // A write that did not return may have been made all the same.
             let was_made = || match &call.done {
                 Done::Written(at, data) => {
                     let mut there = vec![0; data.len()];
@@ -299,7 +298,7 @@ impl Run {
         }
     }
 
-    /// The moments at which answers had been given.
+    /// Returns the moments just after each answer.
     fn answered_at(&self) -> Vec<usize> {
         let answered = self.calls.iter().filter(|call| matches!(call.done, Done::Answered(_)));
         answered.map(|call| call.end + 1).collect()
@@ -313,7 +312,7 @@ impl Run {
         }
     }
 
-    /// Which answered posts are not there after a loss of power.
+    /// Returns the answered posts that are missing after a loss of power.
     fn lost_after_power_loss(&self, number: u64) -> Result<Vec<u64>, String> {
         let left = &mut Left::some(Rng::with_seed(number));
         let ends = self.calls.iter().map(|call| call.end).filter(|end| *end < usize::MAX).max().unwrap();
@@ -328,7 +327,7 @@ impl Run {
             .map_err(|error| error.to_string())?;
         let answered = self.answers.iter().filter(|(after, ..)| *after < moment);
         let lost = answered.filter(|(_, id, json)| there.get(id) != Some(json)).map(|(_, id, _)| *id).collect();
-        // The index is that of the records that are there.
+        // The index matches the records.
         let in_thread = collection("posts").index_at("in-thread").unwrap().number;
         let listed = |thread: u64| store.ids(in_thread, &Term::Id(thread.try_into().unwrap()));
         let listed: BTreeSet<u64> = (1..100).flat_map(listed).map(|id| id.unwrap().get()).collect();
@@ -338,7 +337,7 @@ impl Run {
         Ok(lost)
     }
 
-    /// Makes the database that a loss of power at `moment` leaves.
+    /// Writes the database that a loss of power at `moment` leaves.
     fn write_disk(&self, moment: usize, path: &Path, left: &mut Left) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         copy_database(&self.dir.path().join("before"), path).unwrap();
@@ -365,7 +364,7 @@ impl Run {
     }
 }
 
-/// What a disk has of what it was not told to keep.
+/// The part of the unsynced data that a disk keeps.
 struct Left {
     share: f64,
     torn: bool,

@@ -1,4 +1,4 @@
-//! A backup is what a service held at one revision, whatever was written meanwhile, and comes back as that.
+//! A backup holds a service's data at one revision, despite concurrent writes, and a restore gives the same data.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -15,7 +15,7 @@ use world::{Process, get, program, sample, seed, split, start_service, text, wai
 
 const SECRET: &str = "posts_of_a_test";
 
-/// How many connections write at once.
+/// Connections that write at once.
 const WRITERS: usize = 6;
 
 /// The three services of a split of the sample; posts takes writes.
@@ -57,7 +57,7 @@ impl World {
         seed(arguments)
     }
 
-    /// Runs `seed`; paths are this world's.
+    /// Runs `seed` with paths of this world.
     fn seed(&self, arguments: &[&str]) -> Output {
         let is_path = |argument: &&str| !argument.starts_with('-') && *argument != arguments[0];
         seed(
@@ -81,7 +81,7 @@ fn fine(output: &Output) -> String {
     text(&output.stdout)
 }
 
-/// One answered write: the revision it made, of which record, and what that is since; nothing where it is gone.
+/// An answered write: its revision, the record's id, and the record, or `None` if it was deleted.
 type Written = (u64, u64, Option<String>);
 
 struct Client(ureq::Agent, SocketAddr);
@@ -107,7 +107,7 @@ fn id_of(json: &str) -> u64 {
     serde_json::from_str::<serde_json::Value>(json).unwrap()["id"].as_u64().unwrap()
 }
 
-/// Writes until told to stop, and notes what each write made.
+/// Writes until `stop`; returns what each write made.
 fn write(address: SocketAddr, seed: u64, stop: &AtomicBool, written: &AtomicUsize) -> Vec<Written> {
     let (client, mut rng) = (Client::new(address), fastrand::Rng::with_seed(seed));
     let (mut own, mut log): (Vec<u64>, Vec<Written>) = (Vec::new(), Vec::new());
@@ -125,7 +125,7 @@ fn write(address: SocketAddr, seed: u64, stop: &AtomicBool, written: &AtomicUsiz
         } else if rng.u8(..8) == 0 {
             let id = own.swap_remove(rng.usize(..own.len()));
             assert_eq!(client.send("DELETE", &format!("/api/posts/{id}"), "", "").0, 204);
-            // Its revision is not answered: it is later than all before, and earlier than all behind.
+            // The answer has no revision: it lies between those of the neighbouring writes.
             log.push((0, id, None));
         } else {
             let id = own[rng.usize(..own.len())];
@@ -139,7 +139,7 @@ fn write(address: SocketAddr, seed: u64, stop: &AtomicBool, written: &AtomicUsiz
     log
 }
 
-/// The lines of a section.
+/// Reads a section; returns its head, and its records with their revisions by id.
 fn section(path: &Path) -> (serde_json::Value, BTreeMap<u64, (u64, String)>) {
     let section = fs::read_to_string(path).unwrap();
     let mut lines = section.lines();
@@ -155,7 +155,7 @@ fn section(path: &Path) -> (serde_json::Value, BTreeMap<u64, (u64, String)>) {
 }
 
 #[test]
-fn a_backup_under_writes_is_what_the_service_held_at_its_revision() {
+fn a_backup_under_writes_holds_the_services_data_at_its_revision() {
     let world = World::start();
     let (stop, written) = (AtomicBool::new(false), AtomicUsize::new(0));
     let (logs, names) = thread::scope(|scope| {
@@ -180,14 +180,14 @@ fn a_backup_under_writes_is_what_the_service_held_at_its_revision() {
         let at = head["revision"].as_u64().unwrap();
         assert_eq!(head["records"].as_u64().unwrap(), records.len() as u64);
         for log in &logs {
-            // A client's own records, as it knows them: what it wrote up to that revision, in its order.
+            // The client's records as it wrote them, in order, up to the backup's revision.
             let mut expected: BTreeMap<u64, Option<&str>> = BTreeMap::new();
             let mut unsure = Vec::new();
             for (nth, (revision, id, json)) in log.iter().enumerate() {
                 let later = log[nth..].iter().map(|(revision, ..)| *revision).find(|revision| *revision > 0);
                 let earlier = log[..nth].iter().rev().map(|(revision, ..)| *revision).find(|revision| *revision > 0);
                 match (*revision, earlier, later) {
-                    // A removal between two revisions, one on each side of the backup's.
+                    // The removal lies between two revisions, one on each side of the backup's.
                     (0, earlier, later)
                         if earlier.is_none_or(|earlier| earlier <= at) && later.is_none_or(|later| later > at) =>
                     {
@@ -201,7 +201,7 @@ fn a_backup_under_writes_is_what_the_service_held_at_its_revision() {
             for (id, json) in expected.iter().filter(|(id, _)| !unsure.contains(id)) {
                 assert_eq!(records.get(id).map(|(_, json)| &**json), *json, "{name}: post {id} at revision {at}");
             }
-            // And nothing that came later.
+            // No later write is in the backup.
             for (revision, id, _) in log.iter().filter(|(revision, ..)| *revision > at) {
                 assert!(records.get(id).is_none_or(|(found, _)| found < revision), "{name}: post {id} is from later");
             }
@@ -210,7 +210,7 @@ fn a_backup_under_writes_is_what_the_service_held_at_its_revision() {
 }
 
 #[test]
-fn what_is_restored_is_the_service_as_it_was_with_all_that_it_answered() {
+fn a_restored_service_has_the_data_and_the_kept_answers_of_the_backup() {
     let mut world = World::start();
     let client = Client::new(world.addresses[2]);
     let body = r#"{"thread":1,"text":"kept","user":1}"#;
@@ -221,10 +221,10 @@ fn what_is_restored_is_the_service_as_it_was_with_all_that_it_answered() {
     let output = world.path("backup");
     let report = fine(&world.backup(&["--output", output.to_str().unwrap()]));
     assert!(report.contains("is a backup, read back and proven"), "{report}");
-    // It is no place for another one.
+    // A second backup does not overwrite it.
     let again = world.backup(&["--output", output.to_str().unwrap()]);
     assert_eq!((again.status.code(), text(&again.stderr).contains("it is there already")), (Some(6), true));
-    // What is lost afterwards, and comes back.
+    // Restoring undoes later changes.
     assert_eq!(client.send("PATCH", "/api/posts/3", "", r#"{"text":"later"}"#).0, 200);
     for process in [&mut world.posts, &mut world._users, &mut world._threads] {
         process.signal("TERM");
@@ -248,7 +248,7 @@ fn what_is_restored_is_the_service_as_it_was_with_all_that_it_answered() {
     assert_eq!(id_of(&next), id_of(&created) + 1);
     drop(posts);
 
-    // The split is there again too: a newer file can be applied.
+    // The split is restored too, so a newer file can be applied.
     let newer = fs::read_to_string(sample()).unwrap().replace("Repairs radios", "Mends radios");
     fs::write(world.path("newer.json"), newer).unwrap();
     let arguments = [PathBuf::from("--input"), world.path("newer.json"), "--data".into(), world.path("data")];
@@ -257,7 +257,7 @@ fn what_is_restored_is_the_service_as_it_was_with_all_that_it_answered() {
 }
 
 #[test]
-fn verify_and_join_work_from_a_backup_and_so_beside_running_services() {
+fn verify_and_join_work_from_a_backup_while_services_run() {
     let world = World::start();
     let one = world.path("all.ndjson");
     fine(&world.backup(&["--output", one.to_str().unwrap()]));
@@ -265,7 +265,7 @@ fn verify_and_join_work_from_a_backup_and_so_beside_running_services() {
     fine(&world.backup(&["--output", folder.to_str().unwrap()]));
     let report = fine(&world.seed(&["verify", "--backup", "folder"]));
     assert_eq!(report.matches("as split").count(), 3, "{report}");
-    // Of one file the split is not known.
+    // A backup in one file does not contain the split.
     let report = fine(&world.seed(&["verify", "--backup", "all.ndjson"]));
     assert_eq!(report.matches("  sound").count(), 3, "{report}");
     for backup in ["folder", "all.ndjson"] {
@@ -278,7 +278,7 @@ fn verify_and_join_work_from_a_backup_and_so_beside_running_services() {
         let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
         assert_eq!(json(&joined), json(&fs::read_to_string(&sample).unwrap()));
     }
-    // It can be restored all the same; then a newer file cannot be told from what the services wrote.
+    // It can be restored, but then a newer file is refused, since the services' changes are unknown without the split.
     let report = fine(&world.seed(&["restore", "--backup", "all.ndjson", "--data", "new"]));
     assert!(report.contains("has no split in it"), "{report}");
     fine(&world.seed(&["verify", "--data", "new"]));
@@ -300,12 +300,12 @@ fn increments_bring_a_backup_forward() {
     client.send("DELETE", "/api/posts/21", "", "");
     fine(&world.backup(&["--output", &path("two"), "--since", &path("full"), "--since", &path("one")]));
     let (_, records) = section(&world.path("two").join("posts.ndjson"));
-    assert_eq!(records.keys().copied().collect::<Vec<_>>(), [1], "an increment has what was written since");
+    assert_eq!(records.keys().copied().collect::<Vec<_>>(), [1], "an increment has only the records written since");
     let chain = ["restore", "--backup", "full", "--backup", "one", "--backup", "two", "--data", "restored"];
     fine(&world.seed(&chain));
     let (_posts, address) = start_service("posts", &world.path("restored/posts"));
     assert_eq!(get(address, "/api/posts"), get(world.addresses[2], "/api/posts"));
-    // Alone, or with one missing, an increment is none.
+    // An increment needs the full backup and all increments before it.
     for backups in [&["one"][..], &["two"], &["full", "two"], &["one", "full", "two"]] {
         let mut arguments = vec!["restore", "--data", "other"];
         backups.iter().for_each(|backup| arguments.extend(["--backup", backup]));
@@ -338,7 +338,7 @@ fn a_damaged_or_cut_backup_is_refused_and_nothing_is_restored() {
                 format!("a bit turned at {at}")
             }
             _ => {
-                // A whole line gone: each other line is as good as before.
+                // One whole line is missing; the others are intact.
                 let begin = whole[..at].iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
                 let end = at + whole[at..].iter().position(|byte| *byte == b'\n').unwrap() + 1;
                 damaged.drain(begin..end);
@@ -350,7 +350,7 @@ fn a_damaged_or_cut_backup_is_refused_and_nothing_is_restored() {
         assert_eq!(restored.status.code(), Some(6), "{what}: {}", text(&restored.stderr));
         assert!(!world.path("new").exists(), "{what}");
     }
-    // In a folder each file has its SHA-256, too.
+    // In a folder, each file also has its SHA-256.
     for file in ["posts.ndjson", "users.ndjson"] {
         let path = folder.join(file);
         let good = fs::read(&path).unwrap();
@@ -367,7 +367,7 @@ fn a_damaged_or_cut_backup_is_refused_and_nothing_is_restored() {
 }
 
 #[test]
-fn a_backup_takes_a_token_where_there_are_tokens_and_stopped_services_where_there_is_no_url() {
+fn a_backup_of_running_services_needs_tokens_and_without_urls_services_must_be_stopped() {
     let mut world = World::start();
     let path = world.path("backup");
     let mut arguments = vec!["backup".to_owned(), "--output".to_owned(), path.to_str().unwrap().to_owned()];
@@ -389,7 +389,7 @@ fn a_backup_takes_a_token_where_there_are_tokens_and_stopped_services_where_ther
     assert_eq!(wrong.status.code(), Some(6));
     assert!(!text(&wrong.stderr).contains("posts_of_another"), "a secret is not printed");
     assert!(!path.exists() && fs::read_dir(world.dir.path()).unwrap().count() == 4, "nothing is left behind");
-    // A path of its own: no id looks like it.
+    // The backup's path is not an id.
     assert_eq!(get(world.addresses[0], "/api/users/-").0, 400);
     for process in [&mut world.posts, &mut world._users, &mut world._threads] {
         process.signal("TERM");

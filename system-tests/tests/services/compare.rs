@@ -1,4 +1,4 @@
-//! `seed compare` between a monolith and the services: the true ones behind their entrance, and liars.
+//! `seed compare` between a monolith and services that answer truly or lie.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -17,7 +17,7 @@ use serde_json::Value;
 use world::liar::{Answer, Ending, Forum, Server};
 use world::{program, seed, split, start_entrance, start_service, text};
 
-/// What came of a comparison.
+/// The result of a comparison.
 struct Compared {
     code: Option<i32>,
     report: Value,
@@ -26,12 +26,12 @@ struct Compared {
 }
 
 impl Compared {
-    /// All that was printed, to look for what must not be.
+    /// Returns all output, to search it for secrets.
     fn printed(&self) -> String {
         format!("{}{}", self.stdout, self.error)
     }
 
-    /// The kinds of the differences, the first of each.
+    /// Returns the differences' kinds, each run of a kind once.
     fn kinds(&self) -> Vec<String> {
         let found = self.report["differences"].as_array().cloned().unwrap_or_default();
         let mut kinds: Vec<String> = found.iter().map(|found| found["kind"].as_str().unwrap().to_owned()).collect();
@@ -47,7 +47,7 @@ fn compare<S: AsRef<str>>(monolith: &str, services: &str, more: &[S]) -> Compare
     Compared { code: output.status.code(), report: serde_json::from_str(&stdout).unwrap_or_default(), stdout, error }
 }
 
-/// The file that was split, and a folder for what else a test writes.
+/// Writes the combined file into a new folder; returns both.
 fn write_source(forum: &Forum) -> (tempfile::TempDir, String) {
     let dir = tempfile::tempdir().unwrap();
     let input = dir.path().join("in.json");
@@ -65,7 +65,7 @@ fn honest_services(forum: &Forum) -> Server {
     lying_services(forum, |_, answer| answer)
 }
 
-/// Services that change their true answers.
+/// Starts services that change their true answers.
 fn lying_services(forum: &Forum, lie: impl Fn(&str, Answer) -> Answer + Send + Sync + 'static) -> Server {
     let split = forum.split();
     Server::start(move |path| lie(path, split.as_services(path)))
@@ -78,7 +78,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn the_services_answer_as_the_monolith_but_for_what_is_expected() {
+fn the_services_answer_like_the_monolith_except_for_expected_differences() {
     let post = |thread, text, user| format!(r#"{{"thread":{thread},"text":"{text}","user":{user}}}"#);
     let forum = Forum {
         users: [r#"{"id":1,"username":"a"}"#, r#"{"id":2,"username":"b"}"#].map(String::from).to_vec(),
@@ -115,7 +115,7 @@ fn the_services_answer_as_the_monolith_but_for_what_is_expected() {
     let logged = compare(&monolith.url(), &services, &["--paths", paths.to_str().unwrap()]);
     assert_eq!((logged.code, &logged.report["paths"]), (Some(0), &3.into()), "{}", logged.printed());
     assert_eq!(logged.report["equal"], 2);
-    // What the services have besides, and refuse besides, on purpose.
+    // The services serve and refuse further paths on purpose.
     fs::write(&paths, "/api/users/1\n/api/posts/1\n/api/users/1abc\n/API/users\n").unwrap();
     let own = forum.clone();
     let lenient = Server::start(move |path| own.as_monolith(&path.to_lowercase().replace("1abc", "1")));
@@ -123,7 +123,7 @@ fn the_services_answer_as_the_monolith_but_for_what_is_expected() {
     let expected = serde_json::json!({"added_route": 1, "not_an_id": 1, "path_case": 1});
     assert_eq!((logged.code, &logged.report["expected"]), (Some(0), &expected), "{}", logged.printed());
 
-    // A monolith that has moved on.
+    // The monolith has changed since.
     let mut newer = Forum { posts: Vec::new(), ..forum.clone() };
     newer.users[0] = r#"{"id":1,"username":"A"}"#.to_owned();
     let different = compare(&honest_monolith(&newer).url(), &services, &none);
@@ -140,10 +140,10 @@ fn the_services_answer_as_the_monolith_but_for_what_is_expected() {
     assert!(message.contains("no answer from") && message.contains("is this the monolith?"), "{message}");
 }
 
-/// A lie of the services: its name, the kinds of difference that it is, what is said of it, and the lie.
+/// A lie of the services: its name, the kinds of its differences, a part of the report, and the lie.
 type Lie = (&'static str, &'static [&'static str], &'static str, fn(&str, Answer) -> Answer);
 
-/// A list of the body's elements, rewritten.
+/// Rewrites the list of the body's elements.
 fn edit_list(answer: Answer, edit: impl FnOnce(&mut Vec<String>)) -> Answer {
     answer.edit(|body| {
         let elements: Vec<&serde_json::value::RawValue> = serde_json::from_str(&body).unwrap();
@@ -412,7 +412,7 @@ fn every_lie_is_named() {
     let monolith = honest_monolith(&forum);
     for (name, kinds, said, lie) in LIES {
         let services = lying_services(&forum, lie);
-        // Only where it has to run out: an honest answer may take its time on a busy machine.
+        // Short only if it must run out: an honest answer may be slow on a busy machine.
         let timeout = if kinds == &["timed_out"] { "2" } else { "60" };
         let options = ["--input", &input, "--timeout", timeout, "--max-answer", "1M"];
         let compared = compare(&monolith.url(), &services.url(), &options);
@@ -425,12 +425,12 @@ fn every_lie_is_named() {
 }
 
 #[test]
-fn what_both_sides_get_wrong_is_not_alike() {
+fn answers_that_are_wrong_on_both_sides_are_not_alike() {
     let forum = Forum::with_posts(30);
     let (_dir, input) = write_source(&forum);
     let list = |body: &str| Answer::new(200, "application/json; charset=utf-8", body);
     let page = |end: &str| Answer::new(200, "text/plain", &("x".repeat(200_000) + end));
-    // The name, a path, what the monolith and the services answer to it, the result, and what is said.
+    // The name, a path, the answers of the monolith and the services, the result, and a part of the report.
     let cases = [
         (
             "404",
@@ -501,7 +501,7 @@ fn what_both_sides_get_wrong_is_not_alike() {
 }
 
 #[test]
-fn what_means_the_same_is_no_difference() {
+fn equivalent_answers_are_not_different() {
     let forum = Forum::with_posts(100);
     let (_dir, input) = write_source(&forum);
     let monolith = honest_monolith(&forum);
@@ -519,12 +519,12 @@ fn what_means_the_same_is_no_difference() {
 }
 
 #[test]
-fn it_does_not_pass_by_accident() {
+fn a_comparison_without_proof_does_not_pass() {
     let forum = Forum::with_posts(30);
     let (dir, input) = write_source(&forum);
     let (monolith, services) = (honest_monolith(&forum), honest_services(&forum));
     let from_file = ["--input", &input, "--max-answer", "100K"];
-    // The name, how both sides answer, the code, and what is said of a path.
+    // The name, the answer of both sides, the exit code, the result, and a part of the report.
     type Case = (&'static str, fn() -> Answer, i32, &'static str, &'static str);
     let cases: [Case; 10] = [
         ("500", || Answer::new(500, "text/plain", "x"), 4, "unknown", "the monolith failed (status 500)"),
@@ -576,16 +576,16 @@ fn it_does_not_pass_by_accident() {
         assert!(compared.report["unknown_paths"].to_string().contains(said), "{name}: {}", compared.report);
         assert!(!compared.printed().contains("sesame"), "{name}: {}", compared.printed());
         assert_eq!(compared.report["records"]["compared"], 0, "{name}");
-        // However much may be unknown, something has to be known.
+        // However many unknown paths are allowed, at least one must be known.
         if result == "unknown" {
             let compared = compare(&left.url(), &right.url(), &["--input", &input, "--max-unknown", "1000"]);
             assert_eq!((compared.code, &compared.report["result"]), (Some(2), &"nothing_compared".into()), "{name}");
-            // Without a file the monolith's own lists are wanted.
+            // Without a file, the monolith's own lists are needed.
             assert_eq!(compare(&left.url(), &right.url(), &["--timeout", "60"]).code, Some(6), "{name}");
         }
     }
 
-    // One answer that proves nothing among others that do.
+    // One answer among others proves nothing.
     let own = forum.clone();
     let sick = Server::start(move |path| match path {
         "/api/users/3" => Answer::new(500, "text/plain", "x"),
@@ -602,7 +602,7 @@ fn it_does_not_pass_by_accident() {
         let compared = compare(&monolith.url(), &services.url(), &["--paths", paths.to_str().unwrap()]);
         assert_eq!((compared.code, &compared.report["result"]), (Some(2), &"nothing_compared".into()), "{text:?}");
     }
-    // No records.
+    // Both sides have no records.
     let empty = Forum::default();
     let [left, right] = [honest_monolith(&empty), honest_services(&empty)];
     assert_eq!(compare(&left.url(), &right.url(), &["--at-once", "2"]).code, Some(2));
@@ -624,7 +624,7 @@ fn it_does_not_pass_by_accident() {
 }
 
 #[test]
-fn ids_and_digits_are_those_of_the_split() {
+fn ids_and_digits_must_be_those_of_the_split() {
     let forum = Forum {
         users: vec![r#"{"id":1,"username":"a","votes":{"b":0,"10":1,"9":2}}"#.to_owned()],
         threads: vec![r#"{"id":1,"title":"t","createdBy":1,"score":1.0}"#.to_owned()],
@@ -637,7 +637,7 @@ fn ids_and_digits_are_those_of_the_split() {
         .map(String::from)
         .to_vec(),
     };
-    // What Node makes of it.
+    // The same as Node sends it.
     let sent = Forum {
         users: vec![r#"{"id":1,"username":"a","votes":{"9":2,"10":1,"b":0}}"#.to_owned()],
         threads: vec![r#"{"id":1,"title":"t","createdBy":1,"score":1}"#.to_owned()],
@@ -658,7 +658,7 @@ fn ids_and_digits_are_those_of_the_split() {
         assert_eq!(compared.code, Some(0), "{source:?}: {}", compared.printed());
         let expected = serde_json::json!({"post_id": 3, "order": 3, "digits": 5, "integer_keys": 2});
         assert_eq!(compared.report["expected"], expected, "{source:?}");
-        // Digits that mean the same to JavaScript, and are not the source's.
+        // Digits that JavaScript reads alike, but that are not the source's.
         for (from, to) in
             [("1.0}", "1e0}"), ("12345678901234567890", "12345678901234567891"), ("-0,", "0.0,"), ("1e400", "1e401")]
         {
@@ -671,25 +671,25 @@ fn ids_and_digits_are_those_of_the_split() {
                 compared.printed()
             );
         }
-        // Keys in an order that JavaScript would send the same.
+        // Keys in another order that JavaScript would send alike.
         let lying = lying_services(&forum, |_, answer| {
             answer.edit(|body| body.replace(r#"{"b":0,"10":1,"9":2}"#, r#"{"9":2,"b":0,"10":1}"#))
         });
         assert_eq!(compare(&monolith.url(), &lying.url(), &source).code, Some(4));
     }
-    // Without the source, nobody can tell whose digits they are.
+    // Without the source, the digits' origin is unknown.
     let compared = compare(&monolith.url(), &services.url(), &["--at-once", "3"]);
     assert_eq!((compared.code, &compared.report["result"]), (Some(4), &"unknown".into()), "{}", compared.printed());
     assert!(compared.report["unknown_paths"].to_string().contains("--data DIR or --input FILE"), "{}", compared.report);
 
-    // A service that lost an id of its own, or gave another.
+    // A service has lost a record's own id or given another.
     for (from, to) in
         [(r#""id":70,"#, ""), (r#""id":70,"#, r#""id":71,"#), (r#"{"id":1,"thread""#, r#"{"id":5,"thread""#)]
     {
         let lying = lying_services(&forum, move |_, answer| answer.edit(|body| body.replace(from, to)));
         assert_eq!(compare(&monolith.url(), &lying.url(), &["--data", data]).code, Some(4), "{from} {to}");
     }
-    // A slice that is not the manifest's, and a folder without a split.
+    // The slice does not match the manifest; then the folder has no split.
     let slice = Path::new(data).join("posts/db.json");
     fs::write(&slice, fs::read_to_string(&slice).unwrap().replace("first", "fIrst")).unwrap();
     let compared = compare(&monolith.url(), &services.url(), &["--data", data]);
@@ -720,7 +720,7 @@ fn a_rejected_post_shifts_no_ids() {
     let [data, rejects] = ["data", "rejects"].map(|name| dir.path().join(name).to_str().unwrap().to_owned());
     let split = seed(["--input", &input, "--data", &data, "--rejects", &rejects]);
     assert_eq!(split.status.code(), Some(7), "{}", text(&split.stderr));
-    // The services have all but the second.
+    // The services lack only the second post.
     let mut taken = forum.split();
     taken.posts.remove(1);
     let monolith = honest_monolith(&forum);
@@ -728,16 +728,16 @@ fn a_rejected_post_shifts_no_ids() {
     for source in [["--data", &data], ["--input", &input]] {
         let compared = compare(&monolith.url(), &services.url(), &source);
         assert_eq!((compared.code, compared.kinds()), (Some(4), vec!["missing".to_owned()]), "{}", compared.printed());
-        // Only the lists that the monolith serves it in, and in these nothing else.
+        // Only the monolith's lists with that post differ, and only in it.
         let found = compared.report["differences"].as_array().unwrap();
         let mut paths: Vec<&str> = found.iter().map(|found| found["path"].as_str().unwrap()).collect();
-        // Several are asked for at once.
+        // Several requests run at once, so the order varies.
         paths.sort_unstable();
         assert_eq!(paths, ["/api/posts", "/api/posts/by-user/1", "/api/posts/in-thread/1"]);
         assert!(found.iter().all(|found| found["monolith"] == post(1, "7", 1)), "{found:?}");
         assert_eq!(compared.report["rejected"], 1);
     }
-    // The monolith goes on: one post fewer, another one changed, all others where they were not.
+    // The monolith changes: one post less, one changed, and all others at new positions.
     let newer = Forum { posts: forum.posts[2..].to_vec(), ..forum.clone() };
     let newer =
         Forum { posts: newer.posts.iter().map(|post| post.replace("fourth", "fourth, changed")).collect(), ..newer };
@@ -754,7 +754,7 @@ fn a_rejected_post_shifts_no_ids() {
     assert_eq!(compared.code, Some(0), "{}", compared.printed());
 }
 
-/// Runs a comparison and returns it with how much memory it had at most, in MiB.
+/// Runs a comparison; returns it and its peak memory in MiB.
 fn measure(monolith: &str, services: &str, more: &[&str]) -> Option<(Compared, u64)> {
     let mut timed = Command::new("python3");
     let script = "import os,sys;p=os.spawnv(os.P_NOWAIT,sys.argv[1],sys.argv[1:]);_,s,u=os.wait4(p,0);print(u.ru_maxrss//1024);sys.exit(os.waitstatus_to_exitcode(s))";
@@ -775,7 +775,7 @@ fn memory_does_not_grow_with_an_answer() {
     let forum = Forum::with_posts(30);
     let (dir, input) = write_source(&forum);
     let monolith = honest_monolith(&forum);
-    // Lists that have no end: twenty megabytes of each are read, of eight at once.
+    // Endless lists: eight at once, of each of which twenty megabytes are read.
     let more: &str = format!(r#",{{"id":2,"thread":1,"text":"{}","user":1}}"#, "y".repeat(4000)).leak();
     let endless = lying_services(&forum, move |path, answer| {
         if !path.contains("posts") {
@@ -788,13 +788,13 @@ fn memory_does_not_grow_with_an_answer() {
     assert_eq!((compared.code, compared.kinds()), (Some(4), vec!["too_long".to_owned()]), "{}", compared.printed());
     assert!(resident <= 64, "{resident} MiB");
 
-    // Fields of ten megabytes, which differ in a byte: named, cut in print, whole in the reports.
+    // Fields of ten megabytes that differ in one byte are named, cut when printed, and whole in the reports.
     let long = |middle: &str| format!("{}{middle}{}", "a<b".repeat(1_700_000), "é".repeat(2_600_000));
     let post = |text: &str| format!(r#"{{"thread":1,"text":"{text}","user":1}}"#);
     let [left, right] =
         ["left", "right"].map(|side| Forum { posts: (0..3).map(|_| post(&long(side))).collect(), ..forum.clone() });
     let [html, json] = ["report.html", "report.json"].map(|name| dir.path().join(name).to_str().unwrap().to_owned());
-    // The file has the ids alone: what is measured is the comparison, not the reading of a large file.
+    // The file has only the ids, so that the test measures the comparison and not reading a large file.
     fs::write(&input, Forum { posts: (0..3).map(|_| post("")).collect(), ..forum.clone() }.source()).unwrap();
     let (monolith, services) = (honest_monolith(&left), honest_services(&right));
     let Some((_, resident)) = measure(&monolith.url(), &services.url(), &["--input", &input]) else { return };
@@ -813,13 +813,13 @@ fn memory_does_not_grow_with_an_answer() {
 }
 
 #[test]
-fn a_server_that_hangs_is_given_up_and_the_comparison_goes_on_later() {
+fn a_hung_server_is_given_up_and_the_comparison_resumes_later() {
     let forum = Forum::with_posts(40);
     let (dir, input) = write_source(&forum);
     let monolith = honest_monolith(&forum);
     let well = Arc::new(AtomicBool::new(false));
     let is_well = Arc::clone(&well);
-    // Of threads it knows nothing, but for a field that is wrong from the beginning.
+    // Threads hang; a field of a user is wrong from the beginning.
     let services = lying_services(&forum, move |path, answer| match path {
         "/api/users/2" => answer.edit(|body| body.replace("user-2", "user-II")),
         _ if path.contains("thread") && !is_well.load(Ordering::SeqCst) => answer.ending(Ending::Hung),
@@ -837,7 +837,7 @@ fn a_server_that_hangs_is_given_up_and_the_comparison_goes_on_later() {
     assert!(given_up.report["first"].to_string().contains("user-II"), "{}", given_up.report);
     assert!(kept.exists());
 
-    // Not for another comparison, and not for other options.
+    // The journal does not fit other services or other options.
     let elsewhere = honest_services(&forum);
     let other = compare(&monolith.url(), &elsewhere.url(), &resumed);
     assert_eq!((other.code, &other.report["kind"]), (Some(2), &"usage".into()), "{}", other.printed());
@@ -855,10 +855,10 @@ fn a_server_that_hangs_is_given_up_and_the_comparison_goes_on_later() {
     let after = services.take_paths();
     assert_eq!((done.code, &done.report["gave_up"]), (Some(4), &Value::Null), "{}", done.printed());
     assert!(before.contains(&"/api/users/2".to_owned()) && !after.contains(&"/api/users/2".to_owned()), "{after:?}");
-    assert!(after.contains(&"/api/threads/1".to_owned()), "what was in trouble is asked for again: {after:?}");
+    assert!(after.contains(&"/api/threads/1".to_owned()), "paths without an answer are requested again: {after:?}");
     assert_eq!((&done.report["paths"], &done.report["different"]), (&35.into(), &1.into()), "{}", done.report);
-    assert!(!kept.exists(), "the next run is to ask again");
-    // It is as if it had never been interrupted.
+    assert!(!kept.exists(), "the next run must ask again");
+    // The result is the same as without the interruption.
     let whole = compare(&monolith.url(), &services.url(), &options);
     for key in ["paths", "equal", "expected", "different", "unknown", "records", "routes", "first", "differences"] {
         assert_eq!(done.report[key], whole.report[key], "{key}");
@@ -866,7 +866,7 @@ fn a_server_that_hangs_is_given_up_and_the_comparison_goes_on_later() {
     let report: Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
     assert_eq!(report["differences"], whole.report["differences"]);
 
-    // With nothing found it is no difference.
+    // Without differences, a comparison that gave up has another exit code.
     let own = forum.clone();
     let hung = Server::start(move |path| match path {
         "/api/users" => own.as_monolith(path),
@@ -877,7 +877,7 @@ fn a_server_that_hangs_is_given_up_and_the_comparison_goes_on_later() {
 }
 
 #[test]
-fn a_comparison_that_was_killed_goes_on() {
+fn a_killed_comparison_resumes() {
     let forum = Forum::with_posts(40);
     let (dir, input) = write_source(&forum);
     let monolith = honest_monolith(&forum);
@@ -893,14 +893,14 @@ fn a_comparison_that_was_killed_goes_on() {
     let mut command = Command::new(program("seed"));
     command.args(["compare", "--quiet", "--monolith", &monolith.url(), "--services", &services.url()]).args(options);
     let mut killed = world::Process::start(&mut command);
-    // The difference is kept with a checkpoint behind it, while the process waits for an answer.
+    // The journal has the difference and then a checkpoint, while the process waits for an answer.
     world::wait_for("a checkpoint", || {
         let text = fs::read_to_string(&kept).unwrap_or_default();
         text.split_once("user-II").is_some_and(|(_, after)| after.contains("\ncheckpoint ") && after.ends_with("}\n"))
     });
     killed.signal("KILL");
     killed.wait();
-    // A line that the kill cut off.
+    // The kill may cut off a line.
     let mut cut = fs::OpenOptions::new().append(true).open(&kept).unwrap();
     cut.write_all(b"checkpoint 1000 {\"done\":").unwrap();
     well.store(true, Ordering::SeqCst);
@@ -930,11 +930,11 @@ fn a_sample_says_how_much_may_still_differ() {
     assert_eq!((&of("/api/threads/:id")["paths"], &of("/api/threads/:id")["may_differ"]), (&10.into(), &0.into()));
     let user = of("/api/users/:id");
     assert_eq!((&user["paths"], &user["of"]), (&37.into(), &300.into()), "{user}");
-    // The exact bound of 37 of 300 without repetition; with it, it would be 1 - 0.05^(1/37) = 7.8 %.
+    // The exact bound for 37 of 300 without repetition; with repetition it would be 1 - 0.05^(1/37) = 7.8 %.
     assert_eq!(user["may_differ"], 21, "{user}");
     assert!(report["may_differ"].as_u64().unwrap() >= 21, "{report}");
-    assert_eq!(routes.len(), 9, "every route is asked");
-    // The same seed asks for the same; the text says what it is.
+    assert_eq!(routes.len(), 9, "every route is requested");
+    // The same seed asks for the same paths; the printed text names the seed.
     let first = monolith.take_paths();
     compare(&monolith.url(), &services.url(), &options);
     let [mut first, mut second] = [first, monolith.take_paths()];
@@ -956,7 +956,7 @@ fn a_sample_says_how_much_may_still_differ() {
 }
 
 #[test]
-fn a_sample_asks_for_no_long_list() {
+fn a_sample_leaves_out_long_lists() {
     let users: Vec<String> = (1..=10_001).map(|id| format!(r#"{{"id":{id},"username":"u{id}"}}"#)).collect();
     let forum = Forum { users, ..Forum::with_posts(20) };
     let (_dir, input) = write_source(&forum);
@@ -967,7 +967,7 @@ fn a_sample_asks_for_no_long_list() {
         let paths = side.take_paths();
         assert!(paths.contains(&"/api/posts".to_owned()) && !paths.contains(&"/api/users".to_owned()), "{paths:?}");
     }
-    // It counts as not known, and is named.
+    // The list counts as unknown and is named.
     let routes = sampled.report["routes"].as_array().unwrap();
     let users = routes.iter().find(|route| route["route"] == "/api/users").unwrap();
     assert_eq!([&users["paths"], &users["of"], &users["may_differ"]], [0, 1, 1]);
@@ -988,7 +988,7 @@ fn headers_are_sent_and_no_secret_is_printed() {
     fs::write(&headers, "X-Key: key-sesame\n\nCookie: session=cookie-sesame\n").unwrap();
     let split = forum.split();
     let monolith = honest_monolith(&forum);
-    // It repeats what it should not have been told, in a field, a redirect and a note.
+    // The server repeats secrets that it should not have got, in a field, a redirect and a note.
     let services = Server::start(move |path| match path.split('?').next().unwrap() {
         "/api/users/1" => Answer::new(302, "", "").with("location", "/login?next=bearer-sesame"),
         "/api/users/2" => Answer::new(200, "application/json; charset=utf-8", r#"{"id":2,"username":"bearer-sesame"}"#),
@@ -1042,13 +1042,13 @@ fn headers_are_sent_and_no_secret_is_printed() {
     }
     assert!(!sent[0].headers.iter().any(|header| header.contains("other-sesame")));
     let sent = services.take_requests();
-    // The user and password of the URL; the monolith's headers are not for the services.
+    // The services get the user and password of the URL, but not the monolith's headers.
     let basic = "authorization: Basic bWU6bmV3LXBAc3Mtc2VzYW1l".to_owned();
     assert!(sent.iter().all(|request| request.headers.contains(&basic)), "{:?}", sent[0].headers);
     assert!(sent.iter().all(|request| request.headers.contains(&"x-other: other-sesame".to_owned())));
     assert!(!sent.iter().any(|request| request.headers.iter().any(|header| header.contains("key-sesame"))));
 
-    // Options can come from the environment, of which the help says the names alone.
+    // Options can come from the environment; the help shows only the variables' names.
     let mut help = Command::new(program("seed"));
     ["SEED_HEADER", "SEED_SERVICES_HEADER", "SEED_MONOLITH", "SEED_SERVICES"]
         .iter()
@@ -1056,7 +1056,7 @@ fn headers_are_sent_and_no_secret_is_printed() {
     let help = text(&help.args(["compare", "--help"]).output().unwrap().stdout);
     assert!(help.contains("SEED_HEADER") && !help.contains("sesame"), "{help}");
 
-    // Where the comparison does not even begin.
+    // The comparison does not even begin.
     let nobody = format!("http://me:sesame-too@127.0.0.1:{}/?token=sesame-too", world::free_port());
     for more in [
         vec![],
@@ -1141,7 +1141,7 @@ fn a_monolith_behind_https_is_trusted_by_its_own_authority() {
     let url = format!("https://localhost:{}", monolith.address.port());
     let trusted = compare(&url, &services.url(), &["--input", &input, "--ca", ca.to_str().unwrap()]);
     assert_eq!(trusted.code, Some(0), "{}", trusted.printed());
-    // Nobody else's word for it is enough.
+    // Without the authority, the certificate is not trusted.
     let untrusted = compare(&url, &services.url(), &["--timeout", "5"]);
     assert_eq!(untrusted.code, Some(6), "{}", untrusted.printed());
     assert!(untrusted.report["message"].to_string().contains("certificate"), "{}", untrusted.report);
@@ -1150,7 +1150,7 @@ fn a_monolith_behind_https_is_trusted_by_its_own_authority() {
 }
 
 #[test]
-fn it_asks_no_faster_than_told_and_says_how_far_it_is() {
+fn a_comparison_keeps_its_rate_and_shows_its_progress() {
     let forum = Forum::with_posts(20);
     let (_dir, input) = write_source(&forum);
     let (monolith, services) = (honest_monolith(&forum), honest_services(&forum));
@@ -1158,7 +1158,7 @@ fn it_asks_no_faster_than_told_and_says_how_far_it_is() {
     let compared = compare(&monolith.url(), &services.url(), &["--input", &input, "--rate", "20", "--sample", "20"]);
     assert_eq!(compared.code, Some(0), "{}", compared.printed());
     assert_eq!(monolith.take_paths().len(), 20);
-    // The first goes at once.
+    // The first request goes at once.
     assert!(begin.elapsed() >= Duration::from_millis(19 * 50), "{:?}", begin.elapsed());
     for wrong in ["0", "-1", "x", "NaN"] {
         assert_eq!(compare(&monolith.url(), &services.url(), &["--rate", wrong]).code, Some(2), "{wrong}");

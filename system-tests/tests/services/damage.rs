@@ -1,4 +1,4 @@
-//! What a service does when its disk, or somebody, has damaged what it holds: it never serves it, and never hides it.
+//! A service never serves and never hides data that its disk, or a person, has damaged.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -16,7 +16,7 @@ use world::{Process, free_port, get, program, sample, seed, skip, split, text, w
 
 const SECRET: &str = "posts_of_a_test";
 
-/// The posts service of `data`, for whoever has [`SECRET`].
+/// Returns the command of the posts service of `data`, with the token [`SECRET`].
 fn posts(data: &Path) -> Command {
     let digest = hex::encode(Sha256::digest(SECRET));
     let tokens = data.with_extension("tokens");
@@ -65,7 +65,7 @@ fn insert(data: &Path, key: &[u8], value: Option<&[u8]>) {
 const PAGE: [u8; 9] = [1, 0, 0, 0, 0, 0, 0, 0, 1];
 
 #[test]
-fn a_service_whose_journal_is_damaged_after_a_kill_does_not_start_and_names_the_ways_on() {
+fn with_a_damaged_journal_after_a_kill_a_service_does_not_start_and_says_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     split(&sample(), &data);
@@ -90,7 +90,7 @@ fn a_service_whose_journal_is_damaged_after_a_kill_does_not_start_and_names_the_
     });
     let journal = data.join("posts/db/journal");
     let bytes = fs::read(&journal).unwrap();
-    // An entry of the lap that counts: one of the areas that has the higher mark.
+    // Damages an entry of the current lap, whose area has the higher mark.
     let lap = |area: usize| u64::from_le_bytes(bytes[area + 16..area + 24].try_into().unwrap());
     let area = if lap(0) > lap(bytes.len() / 2) { 0 } else { bytes.len() / 2 };
     let mut damaged = bytes.clone();
@@ -106,7 +106,7 @@ fn a_service_whose_journal_is_damaged_after_a_kill_does_not_start_and_names_the_
         for said in ["its journal is", "Everything up to revision", "seed restore", "--accept-loss"] {
             assert!(log.contains(said), "{said:?} is not in {log}");
         }
-        // Nor does anybody else take it for whole.
+        // `seed verify` refuses it, too.
         let verified = seed(["verify".as_ref(), "--data".as_ref(), data.as_os_str()]);
         assert_eq!(verified.status.code(), Some(6), "{}", text(&verified.stderr));
     }
@@ -125,7 +125,7 @@ fn a_service_whose_journal_is_damaged_after_a_kill_does_not_start_and_names_the_
     assert!(process.wait().success());
     let verified = seed(["verify".as_ref(), "--data".as_ref(), data.as_os_str()]);
     assert_eq!(verified.status.code(), Some(0), "{}{}", text(&verified.stdout), text(&verified.stderr));
-    // With its journal all is there.
+    // With its journal, every answered write is there.
     let (_process, address) = start(&mut posts(&whole));
     for (id, body) in &answered {
         assert_eq!(get(address, &format!("/api/posts/{id}")).2, *body);
@@ -133,14 +133,14 @@ fn a_service_whose_journal_is_damaged_after_a_kill_does_not_start_and_names_the_
 }
 
 #[test]
-fn damage_is_one_500_that_the_log_names_and_ready_tells_and_a_scrub_finds_it_before() {
+fn damage_fails_only_its_requests_is_logged_and_reported_and_a_scrub_finds_it_first() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     split(&sample(), &data);
     let sound = run(&data, &["scrub"]);
     assert_eq!(sound.status.code(), Some(0), "{}", text(&sound.stderr));
     assert!(text(&sound.stdout).contains("sound; its 20 records are those that it counts"), "{}", text(&sound.stdout));
-    // The value of another page: whole, but not what belongs here.
+    // A page that is whole, but has another page's content.
     insert(&data, &PAGE, Some(b"\x02\0\0\0\0\0"));
     let found = run(&data, &["scrub"]);
     assert_eq!(found.status.code(), Some(1));
@@ -151,12 +151,12 @@ fn damage_is_one_500_that_the_log_names_and_ready_tells_and_a_scrub_finds_it_bef
     );
 
     let (mut process, address) = start(posts(&data).args(["--scrub-every", "1"]));
-    // Nobody asked for it yet.
+    // No request has read it yet.
     process.await_line("a scrub found damage: ");
     assert_eq!(get(address, "/api/posts/16").0, 500);
     assert_eq!(get(address, "/api/posts/1").0, 200);
     let (status, _, ready) = get(address, "/ready");
-    assert_eq!(status, 200, "what can be served is served");
+    assert_eq!(status, 200, "undamaged records are still served");
     assert!(ready.contains("ready; damaged: "), "{ready}");
     process.await_line("the page of ids 16 to 31: its checksum does not match");
     let listen = address.to_string();
@@ -167,7 +167,7 @@ fn damage_is_one_500_that_the_log_names_and_ready_tells_and_a_scrub_finds_it_bef
     process.signal("TERM");
     assert!(process.wait().success());
 
-    // Whoever compacts or backs up does not pass it on.
+    // Neither `compact` nor `backup` passes the damage on.
     let compacted = run(&data, &["compact"]);
     assert_eq!(compacted.status.code(), Some(1), "{}", text(&compacted.stdout));
     let output = dir.path().join("backup");
@@ -176,7 +176,7 @@ fn damage_is_one_500_that_the_log_names_and_ready_tells_and_a_scrub_finds_it_bef
     assert!(!output.exists());
     let verified = seed(["verify".as_ref(), "--data".as_ref(), data.as_os_str()]);
     assert_eq!(verified.status.code(), Some(6), "{}", text(&verified.stderr));
-    // And whoever accepts the loss is told what it is.
+    // With `--accept-loss`, `compact` reports the loss.
     let compacted = run(&data, &["compact", "--accept-loss"]);
     assert_eq!(compacted.status.code(), Some(0), "{}", text(&compacted.stderr));
     assert!(text(&compacted.stderr).contains("gone, as --accept-loss accepts"), "{}", text(&compacted.stderr));
@@ -185,7 +185,7 @@ fn damage_is_one_500_that_the_log_names_and_ready_tells_and_a_scrub_finds_it_bef
 }
 
 #[test]
-fn a_record_that_is_gone_without_a_trace_is_missed() {
+fn a_scrub_finds_that_a_page_has_disappeared() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     split(&sample(), &data);
@@ -200,7 +200,7 @@ fn a_record_that_is_gone_without_a_trace_is_missed() {
 }
 
 #[test]
-fn a_compaction_killed_at_any_moment_leaves_a_whole_database_and_one_that_ends_gives_room_back() {
+fn a_killed_compaction_leaves_a_whole_database_and_a_finished_one_frees_room() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let records: Vec<String> =
@@ -224,13 +224,13 @@ fn a_compaction_killed_at_any_moment_leaves_a_whole_database_and_one_that_ends_g
         seed(["verify".as_ref(), "--data".as_ref(), data.as_os_str(), "--input".as_ref(), input.as_os_str()]);
     assert_eq!(verified.status.code(), Some(0), "{}", text(&verified.stderr));
     assert_eq!(text(&verified.stdout).matches("as split").count(), 3);
-    // While a service has the folder it is left alone.
+    // A folder in use by a service is left alone.
     let (_process, _) = start(&mut posts(&data));
     assert_eq!(run(&data, &["compact"]).status.code(), Some(1));
 }
 
 #[test]
-fn a_file_system_that_can_only_be_read_is_served_for_reads() {
+fn a_service_on_a_read_only_file_system_serves_reads() {
     let dir = tempfile::tempdir().unwrap();
     let mount = |arguments: &[&str]| {
         let done = Command::new("mount").args(arguments).arg(dir.path()).output();
@@ -257,7 +257,7 @@ fn a_file_system_that_can_only_be_read_is_served_for_reads() {
     assert!(mount(&["-o", "remount,ro"]));
     let (mut process, address) = start(&mut command);
     process.await_line("the file system is read-only");
-    assert_eq!(get(address, "/api/posts/21").2, created, "what its journal has is there, too");
+    assert_eq!(get(address, "/api/posts/21").2, created, "writes in the journal are there, too");
     assert_eq!(get(address, "/ready").0, 200);
     assert!(get(address, "/ready").2.contains("ready; read-only"));
     let (status, refused) = post(&agent(), address, 10).unwrap();

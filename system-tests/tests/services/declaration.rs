@@ -1,4 +1,4 @@
-//! A declaration is changed, and its service started on what is there.
+//! A service is started on existing data with a changed declaration.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -13,13 +13,13 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use world::{Process, declare, get, program, seed, text, try_get, wait_for};
 
-/// A collection `notes` that was split by one declaration, and is served by others.
+/// A collection `notes` that is split with one declaration and served with others.
 struct Notes {
     dir: TempDir,
     secret: String,
 }
 
-/// How `notes` are declared at first.
+/// Returns the first declaration of `notes`.
 fn declared() -> Value {
     json!({
         "name": "notes",
@@ -37,7 +37,7 @@ fn index(number: u8, field: &str, route: &str) -> Value {
     json!({ "number": number, "field": field, "route": route })
 }
 
-/// The declaration with other indexes.
+/// Returns the declaration with other indexes.
 fn indexed(indexes: &[Value]) -> Value {
     let mut declaration = declared();
     declaration["indexes"] = indexes.into();
@@ -88,7 +88,7 @@ impl Notes {
         command
     }
 
-    /// Starts the service by `declaration`, and waits until it is ready.
+    /// Starts the service with `declaration` and waits until it is ready.
     fn serve(&self, declaration: &Value) -> Service<'_> {
         self.serve_in("data", declaration)
     }
@@ -104,7 +104,7 @@ impl Notes {
         Service { notes: self, process, address }
     }
 
-    /// What the service says that does not start by `declaration`.
+    /// Checks that the service does not start with `declaration`; returns its messages.
     fn refused(&self, declaration: &Value) -> String {
         self.declare(declaration);
         let output = self.command("data").output().unwrap();
@@ -125,7 +125,7 @@ impl Service<'_> {
         (status, body)
     }
 
-    /// The ids of the records in an answer.
+    /// Returns the ids of the records in an answer.
     fn ids(&self, path: &str) -> Vec<u64> {
         let (status, body) = self.get(path);
         assert_eq!(status, 200, "{path}: {body}");
@@ -144,7 +144,7 @@ impl Service<'_> {
         (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap())
     }
 
-    /// Ends it in order, and says what it logged.
+    /// Ends it in order; returns its log.
     fn end(mut self) -> String {
         self.process.signal("TERM");
         assert!(self.process.wait().success(), "{}", self.process.log());
@@ -161,7 +161,7 @@ fn three() -> Vec<Value> {
 }
 
 #[test]
-fn a_wider_limit_and_an_optional_field_change_nothing_that_is_there() {
+fn a_wider_limit_and_an_optional_field_leave_existing_records_unchanged() {
     let notes = Notes::split(&three());
     let mut wider = declared();
     wider["fields"][0]["shape"]["line"]["most"] = 60.into();
@@ -178,7 +178,7 @@ fn a_wider_limit_and_an_optional_field_change_nothing_that_is_there() {
 }
 
 #[test]
-fn a_narrower_limit_leaves_what_is_there_served() {
+fn existing_records_are_served_despite_a_narrower_limit() {
     let notes = Notes::split(&[json!({ "id": 1, "title": "rather long", "stars": 1 })]);
     let mut narrower = declared();
     narrower["fields"][0]["shape"]["line"]["most"] = 5.into();
@@ -193,7 +193,7 @@ fn a_narrower_limit_leaves_what_is_there_served() {
 }
 
 #[test]
-fn a_field_that_is_required_now_leaves_records_without_it_served_and_writable_with_it() {
+fn records_without_a_newly_required_field_are_served_and_can_be_written_with_it() {
     let notes = Notes::split(&three());
     let mut required = declared();
     required["fields"][1]["required"] = true.into();
@@ -206,7 +206,7 @@ fn a_field_that_is_required_now_leaves_records_without_it_served_and_writable_wi
     assert_eq!((service.ids("/api/notes/titled/a"), service.ids("/api/notes/titled/c")), (vec![1], vec![5]));
     service.end();
     notes.sound("data");
-    // One that lacks it goes away as well.
+    // A record without it can be deleted, too.
     let mut required = declared();
     required["fields"][2]["required"] = true.into();
     let service = notes.serve(&required);
@@ -217,9 +217,9 @@ fn a_field_that_is_required_now_leaves_records_without_it_served_and_writable_wi
 }
 
 #[test]
-fn a_field_of_another_kind_leaves_records_served_and_out_of_its_index() {
+fn records_that_do_not_fit_a_fields_new_shape_are_served_but_not_in_its_index() {
     let notes = Notes::split(&three());
-    // Titles are numbers of notes now, and the moods are numbers.
+    // Now titles are ids of notes, and moods are numbers.
     let mut other = indexed(&[index(2, "title", "on")]);
     other["fields"][0]["shape"] = json!({ "reference": { "to": "notes" } });
     other["fields"][1]["shape"] = "number".into();
@@ -254,7 +254,7 @@ fn a_new_index_is_built_before_the_service_is_ready() {
     let log = service.end();
     assert!(log.contains(r#"building new indexes: "feeling", of 3 records"#), "{log}");
     notes.sound("data");
-    // `seed` has the older declaration, and keeps the index all the same: so does a backup.
+    // `seed` has the older declaration and still keeps the index; so does a backup.
     fs::write(
         notes.path("newer.json"),
         json!({ "notes": [three()[0], three()[1], { "id": 9, "title": "n", "mood": "sad" }] }).to_string(),
@@ -282,7 +282,7 @@ fn a_new_index_is_built_before_the_service_is_ready() {
 }
 
 #[test]
-fn an_index_that_is_gone_leaves_nothing_for_the_next_that_has_its_number() {
+fn a_removed_index_leaves_nothing_to_the_next_one_with_its_number() {
     let notes = Notes::split(&three());
     let log = notes.refused(&indexed(&[index(1, "mood", "feeling")]));
     assert!(
@@ -304,7 +304,7 @@ fn an_index_that_is_gone_leaves_nothing_for_the_next_that_has_its_number() {
     }
     service.end();
     notes.sound("data");
-    // And back.
+    // The first index works again.
     notes.serve(&indexed(&[])).end();
     let service = notes.serve(&declared());
     assert_eq!((service.ids("/api/notes/titled/a"), service.ids("/api/notes/titled/z")), (vec![5], vec![1]));
@@ -313,7 +313,7 @@ fn an_index_that_is_gone_leaves_nothing_for_the_next_that_has_its_number() {
 }
 
 #[test]
-fn an_index_that_is_unique_now_needs_records_that_differ() {
+fn an_index_becomes_unique_only_if_the_records_differ() {
     let notes = Notes::split(&three());
     let unique = |number: u8, field: &str| json!({ "number": number, "field": field, "route": "only", "answers": "one", "unique": true });
     for (number, field, before) in [(1, "title", vec![]), (4, "title", vec![index(1, "title", "titled")])] {
@@ -336,7 +336,7 @@ fn an_index_that_is_unique_now_needs_records_that_differ() {
 }
 
 #[test]
-fn another_id_rule_and_another_name_are_refused() {
+fn a_changed_id_rule_or_name_is_refused() {
     let notes = Notes::split(&three());
     for rule in ["position", "text", "single"] {
         let mut other = declared();
@@ -364,7 +364,7 @@ fn a_service_killed_while_it_builds_an_index_never_serves_a_part_of_it() {
     let notes = Notes::split(&all);
     let more = indexed(&[index(1, "title", "titled"), index(2, "mood", "feeling")]);
     let check = |address: SocketAddr| {
-        // Not ready, or whole; nothing where it does not listen yet.
+        // The index is not ready or whole. `None` if the service does not listen yet.
         let (status, _, body) = try_get(address, "/api/notes/feeling/m3")?;
         if status == 503 {
             assert!(body.contains("are being built"), "{body}");
@@ -388,11 +388,11 @@ fn a_service_killed_while_it_builds_an_index_never_serves_a_part_of_it() {
             notes.sound("data");
         }
         if process.log().contains(": built ") {
-            // From the beginning.
+            // Drops the index, so that the next round builds it from the beginning.
             notes.serve(&declared()).end();
         }
     }
-    eprintln!("of 20 rounds {built} were killed behind the build");
+    eprintln!("{built} of 20 rounds were killed after the build");
     let service = notes.serve(&more);
     assert_eq!(check(service.address), Some(true));
     assert_eq!(service.ids("/api/notes").len() as u64, RECORDS);
@@ -402,7 +402,7 @@ fn a_service_killed_while_it_builds_an_index_never_serves_a_part_of_it() {
 }
 
 #[test]
-fn the_program_of_any_collection_reads_its_tokens_again_at_sighup() {
+fn the_collection_program_reads_its_tokens_again_at_sighup() {
     let notes = Notes::split(&three());
     let service = notes.serve(&declared());
     assert_eq!(service.ask("PATCH", "/api/notes/1", r#"{"stars":1}"#).0, 200);

@@ -1,4 +1,4 @@
-//! What the entrance does as a load balancer, a row a test: the real HAProxy before targets that misbehave.
+//! The entrance as a load balancer: the real HAProxy before targets that misbehave, one property per test.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -15,7 +15,7 @@ use world::{PATIENCE, Process, free_port, get, root, skip, text, tool, wait_for}
 
 // ---- The targets.
 
-/// A request as a target reads it, strictly.
+/// A request as a strict target reads it.
 #[derive(Clone, Debug, Default)]
 struct Request {
     head: String,
@@ -23,19 +23,19 @@ struct Request {
 }
 
 impl Request {
-    /// Method and path.
+    /// Returns method and path.
     fn asked(&self) -> &str {
         self.head.rsplit_once(" HTTP/1.").map_or(&self.head, |(asked, _)| asked.lines().next().unwrap())
     }
 
-    /// Every value of a field.
+    /// Returns every value of a field.
     fn values(&self, name: &str) -> Vec<&str> {
         let fields = self.head.lines().skip(1).filter_map(|line| line.split_once(": "));
         fields.filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect()
     }
 }
 
-/// What a target does with a connection after a request.
+/// A connection's state after a request.
 #[derive(PartialEq)]
 enum Then {
     Keep,
@@ -44,7 +44,7 @@ enum Then {
 
 type Act = dyn Fn(&Request, &mut TcpStream) -> Then + Send + Sync;
 
-/// A target: healthy unless told otherwise; what it does with requests is the test's matter.
+/// A target, healthy by default, that answers requests as the test says.
 struct Target {
     address: SocketAddr,
     state: Arc<State>,
@@ -54,9 +54,9 @@ struct Target {
 struct State {
     act: Box<Act>,
     seen: Mutex<Vec<Request>>,
-    /// How many checks to fail from now on; below zero, all.
+    /// The number of checks to fail from now on; all if negative.
     failing: AtomicIsize,
-    /// Checks are not answered at all.
+    /// Checks get no answer.
     mute: AtomicBool,
     passed: AtomicUsize,
     failed: AtomicUsize,
@@ -111,7 +111,7 @@ impl Target {
         }));
     }
 
-    /// Stops listening and closes what is open.
+    /// Stops listening and closes open connections.
     fn stop(&mut self) {
         let Some(accepting) = self.accepting.take() else { return };
         self.state.stopped.store(true, SeqCst);
@@ -134,12 +134,12 @@ impl Target {
         self.state.failed.load(SeqCst)
     }
 
-    /// The requests so far, but for health checks.
+    /// Returns the requests so far, except health checks.
     fn seen(&self) -> Vec<Request> {
         self.state.seen.lock().unwrap().clone()
     }
 
-    /// Method, path and body of each.
+    /// Returns method, path and body of each request so far.
     fn asked(&self) -> Vec<String> {
         let asked = |request: &Request| format!("{} {}", request.asked(), request.body).trim_end().to_owned();
         self.seen().iter().map(asked).collect()
@@ -157,14 +157,14 @@ impl State {
         let mut begin = [0; 10];
         if self.abrupt.load(SeqCst) && stream.peek(&mut begin).is_ok() && &begin != b"GET /ready" {
             self.seen.lock().unwrap().push(Request::default());
-            // To close what holds unread bytes is to reset it; the other handle would keep it open.
+            // Closing a socket with unread bytes resets the connection; the other handle would keep it open.
             self.open.lock().unwrap().clear();
             return;
         }
         let mut reader = BufReader::new(stream);
         while let Some(request) = read_request(&mut reader) {
             let stream = reader.get_mut();
-            // The monolith's health is asked for in HTTP/1.0, at its root.
+            // The monolith's health check is an HTTP/1.0 request of its root.
             let then = if request.head.starts_with("GET /ready ") || request.head.starts_with("GET / HTTP/1.0") {
                 self.check(stream)
             } else {
@@ -193,7 +193,7 @@ impl State {
     }
 }
 
-/// Reads one request: a head, and a body as its fields say.
+/// Reads one request: its head, and its body as the header fields say.
 fn read_request(reader: &mut impl BufRead) -> Option<Request> {
     let mut request = Request::default();
     while !request.head.ends_with("\r\n\r\n") {
@@ -231,7 +231,7 @@ fn says(body: &'static str) -> impl Fn(&Request, &mut TcpStream) -> Then + Send 
     }
 }
 
-/// Writes what may be no answer at all, and closes.
+/// Writes any bytes, which need not be an answer, and closes.
 fn writes(bytes: &'static str) -> impl Fn(&Request, &mut TcpStream) -> Then + Send + Sync + 'static {
     move |_, stream| {
         let _ = stream.write_all(bytes.as_bytes());
@@ -245,7 +245,7 @@ fn hang(stream: &mut TcpStream) -> Then {
     Then::Close
 }
 
-/// Holds requests to `/held` until it is let go, then answers with a text; other requests at once.
+/// Answers with a text, but holds requests to `/held` until the sender is used.
 fn holds(body: &'static str) -> (mpsc::Sender<()>, impl Fn(&Request, &mut TcpStream) -> Then + Send + Sync + 'static) {
     let (go, gone) = mpsc::channel();
     let gone = Mutex::new(gone);
@@ -272,7 +272,7 @@ impl Names {
         thread::spawn(move || {
             let mut packet = [0; 4096];
             while let Ok((_, asker)) = socket.recv_from(&mut packet) {
-                // The question: a name that ends with an empty label, a type and a class.
+                // The question has a name that ends with an empty label, a type and a class.
                 let name = packet[12..].iter().position(|byte| *byte == 0).unwrap() + 1;
                 let question = &packet[12..12 + name + 4];
                 let (labels, kind) = (&question[..name], question[name + 1]);
@@ -301,7 +301,7 @@ impl Names {
 /// Loopback addresses for replicas, which share a port.
 const REPLICAS: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3)];
 
-/// A port that is free at all of [`REPLICAS`].
+/// Returns a port that is free at all [`REPLICAS`].
 fn replicas_port() -> Option<u16> {
     for _ in 0..100 {
         let port = free_port();
@@ -315,7 +315,7 @@ fn replicas_port() -> Option<u16> {
     None
 }
 
-/// Two targets of the group posts, found through DNS, and the entrance before them.
+/// Starts two targets of the group posts, found through DNS, and the entrance before them.
 fn two_replicas(
     first: impl Fn(&Request, &mut TcpStream) -> Then + Send + Sync + 'static,
     second: impl Fn(&Request, &mut TcpStream) -> Then + Send + Sync + 'static,
@@ -326,12 +326,12 @@ fn two_replicas(
         [Target::start_at((REPLICAS[0], port).into(), first), Target::start_at((REPLICAS[1], port).into(), second)];
     let names = Names::start(&REPLICAS);
     let entrance = start_discovering(port, &names, settings)?;
-    // Passed checks, so that both take part.
+    // Both take part only after they passed a check.
     wait_for("both replicas to be found", || targets.iter().all(|target| target.passed() > 0) && entrance.up() == 2);
     Some((entrance, names, targets))
 }
 
-/// The entrance with `posts.test` as the group posts.
+/// Starts the entrance with `posts.test` as the group posts.
 fn start_discovering(port: u16, names: &Names, settings: &[(&str, &str)]) -> Option<Entrance> {
     let (posts, nameserver) = (format!("posts.test:{port}"), names.address.to_string());
     let mut all = vec![("POSTS", posts.as_str()), ("NAMESERVER", nameserver.as_str()), ("REPLICAS", "4")];
@@ -349,8 +349,8 @@ struct Entrance {
 }
 
 impl Entrance {
-    /// Starts HAProxy with settings from the environment, and waits until it answers for itself. A target group that
-    /// is not among them is nobody's.
+    /// Starts HAProxy with settings from the environment and waits until it answers. Target groups without a setting
+    /// have no target.
     fn start(settings: &[(&str, &str)]) -> Option<Self> {
         let haproxy = tool("haproxy", "the entrance")?;
         let folder = tempfile::tempdir().unwrap();
@@ -368,7 +368,7 @@ impl Entrance {
         Some(Self { process, address, metrics, folder })
     }
 
-    /// The same before one target, as the group posts, once it gets requests.
+    /// Starts the entrance before one target, as the group posts, and waits until the target is in use.
     fn before(target: &Target, settings: &[(&str, &str)]) -> Option<Self> {
         let posts = target.address.to_string();
         let mut all = vec![("POSTS", posts.as_str())];
@@ -378,7 +378,7 @@ impl Entrance {
         Some(entrance)
     }
 
-    /// How many targets of the group posts get requests now.
+    /// Returns the number of targets of the group posts in use.
     fn up(&self) -> usize {
         self.metric("haproxy_backend_active_servers{proxy=\"posts\"} ").unwrap()
     }
@@ -392,17 +392,17 @@ impl Entrance {
         self.send(&format!("{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"))
     }
 
-    /// Sends bytes as they are; returns the first answer.
+    /// Sends these bytes; returns the first answer.
     fn send(&self, bytes: &str) -> Answer {
         let mut answers = self.send_all(bytes.as_bytes());
         assert!(!answers.is_empty(), "no answer to {bytes}");
         answers.remove(0)
     }
 
-    /// Sends bytes as they are; returns every answer until the entrance closes the connection.
+    /// Sends these bytes; returns all answers until the entrance closes the connection.
     fn send_all(&self, bytes: &[u8]) -> Vec<Answer> {
         let mut stream = self.connect();
-        // It may refuse before it has all.
+        // It may refuse before it has read all.
         let _ = stream.write_all(bytes);
         let mut reader = BufReader::new(stream);
         std::iter::from_fn(|| read_answer(&mut reader)).collect()
@@ -414,24 +414,24 @@ impl Entrance {
         stream
     }
 
-    /// Writes other listener rules and reloads.
+    /// Writes new listener rules and reloads.
     fn route(&self, rules: &str) {
         std::fs::write(self.folder.path().join("routes.map"), rules).unwrap();
         self.reload();
     }
 
-    /// The same, and waits until the worker with the rules before takes no connections any more: until then it may.
+    /// Writes new listener rules, reloads, and waits until the worker with the old rules takes no more connections.
     fn route_at_once(&self, rules: &str) {
         let stopped = || self.log().matches("Proxy entrance stopped").count();
         let before = stopped();
         self.route(rules);
-        wait_for("the worker before to stop", || stopped() > before);
+        wait_for("the old worker to stop", || stopped() > before);
     }
 
     fn reload(&self) {
         let reloads = || self.log().matches("Reloading HAProxy").count();
         let before = reloads();
-        // Just started, HAProxy's master does not hear yet.
+        // Just after its start, HAProxy's master does not hear signals yet.
         wait_for("a reload", || {
             self.process.signal("USR2");
             (0..100).any(|_| {
@@ -452,7 +452,7 @@ struct Answer {
     status: u16,
     head: String,
     body: String,
-    /// All of the body that the head promises has come.
+    /// The whole body that the head announces has arrived.
     whole: bool,
 }
 
@@ -462,7 +462,7 @@ impl Answer {
         fields.find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
-    /// It is a problem document of this status.
+    /// Checks that it is a problem document with this status.
     fn is_problem(&self, status: u16) {
         assert_eq!((self.status, self.field("content-type")), (status, Some("application/problem+json")), "{self:?}");
         let body: serde_json::Value = serde_json::from_str(&self.body).unwrap();
@@ -473,7 +473,7 @@ impl Answer {
     }
 }
 
-/// The next answer; `None` at the connection's end.
+/// Reads the next answer; `None` at the connection's end.
 fn read_answer(reader: &mut impl BufRead) -> Option<Answer> {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
@@ -496,14 +496,14 @@ fn read_answer(reader: &mut impl BufRead) -> Option<Answer> {
     Some(answer)
 }
 
-/// Clients that ask again and again on kept connections, and count.
+/// Clients that send requests on kept connections and count the answers.
 struct Load {
     stop: Arc<AtomicBool>,
     clients: Vec<JoinHandle<(usize, Vec<String>)>>,
 }
 
 impl Load {
-    /// Four clients for each kind of request.
+    /// Starts four clients for each kind of request.
     fn start(entrance: &Entrance, requests: &[&str]) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let client = |request: &str| {
@@ -519,7 +519,7 @@ impl Load {
                     match read_answer(&mut stream) {
                         Some(answer) if answer.status == 200 && answer.whole => {
                             answered += 1;
-                            // A client keeps a connection unless it is told that it ends.
+                            // The client keeps the connection unless the answer says that it ends.
                             kept = (answer.field("connection") != Some("close")).then_some(stream);
                         }
                         answer => failed.push(format!("{bytes}: {written:?} {answer:?}")),
@@ -533,7 +533,7 @@ impl Load {
         Self { stop, clients }
     }
 
-    /// Every request was answered with 200, and there were some.
+    /// Stops the clients; checks that there were requests and that each was answered with 200.
     fn end(self) {
         self.stop.store(true, SeqCst);
         for client in self.clients {
@@ -570,7 +570,7 @@ fn the_longest_prefix_decides_and_the_monolith_gets_the_rest() {
         ("/api/threads/by-user/1", "threads"),
         ("/api/posts/by-user/1", "posts"),
         ("/api/posts/in-thread/%ED%95%9C", "posts"),
-        // However a path is spelled that a lenient monolith would take for the collection's.
+        // Spellings that a lenient monolith would read as the collection's path.
         ("/API/Users/1", "users"),
         ("//api///users/1", "users"),
         ("/api/%75sers/1", "users"),
@@ -578,7 +578,7 @@ fn the_longest_prefix_decides_and_the_monolith_gets_the_rest() {
         ("/api/userslist", "monolith"),
         ("/api/comments", "monolith"),
         ("/elsewhere", "monolith"),
-        // The entrance's own.
+        // The entrance's own paths.
         ("/", "Ready to receive requests"),
         ("/api", "API ready to receive requests"),
         ("/api/", "API ready to receive requests"),
@@ -586,19 +586,19 @@ fn the_longest_prefix_decides_and_the_monolith_gets_the_rest() {
     // The target gets the path as the client wrote it.
     assert!(users.asked().contains(&"GET /api/%75sers/1".to_owned()), "{:?}", users.asked());
 
-    // A part of a collection; the order of the lines does not matter.
+    // A rule may cover part of a collection; the order of the lines does not matter.
     entrance.route_at_once("/api/posts/ posts\n/api/posts/by-user/ monolith\n/api/users/ users\n");
     wait_for("the other rules", || entrance.ask("GET", "/api/posts/by-user/1").body == "monolith");
     check(&[("/api/posts/1", "posts"), ("/api/posts/by-user", "monolith"), ("/api/threads/1", "monolith")]);
 }
 
 #[test]
-fn without_a_monolith_what_fits_no_rule_is_404() {
+fn without_a_monolith_a_path_without_a_rule_is_404() {
     let Some(entrance) = Entrance::start(&[]) else { return };
     for path in ["/nowhere", "/api/comments", "/api/userslist", "/ready", "/metrics"] {
         entrance.ask("GET", path).is_problem(404);
     }
-    // Rules for a monolith that there is not, and for a group that nobody knows.
+    // Rules name a missing monolith and an unknown group.
     entrance.route_at_once("/api/users/ monolith\n/api/threads/ thread\n");
     wait_for("the other rules", || entrance.ask("GET", "/api/posts").status == 404);
     entrance.ask("GET", "/api/users").is_problem(503);
@@ -622,11 +622,11 @@ fn a_collection_moves_to_the_monolith_and_back_without_dropping_a_connection() {
         wait_for("the request", || posts.asked().contains(&"GET /api/posts/held".to_owned()));
         entrance.route(&rules.replace("/api/posts/     posts", "/api/posts/ monolith"));
         wait_for("the monolith's turn", || entrance.ask("GET", "/api/posts/1").body == "monolith");
-        // Nothing drops a request that began before, either.
+        // A request that began before the move is not dropped either.
         go.send(()).unwrap();
         assert_eq!(under_way.join().unwrap().body, "posts");
     });
-    // Rules that cannot be read leave those in force that were.
+    // If the new rules cannot be read, the old ones stay in force.
     std::fs::remove_file(entrance.folder.path().join("routes.map")).unwrap();
     entrance.reload();
     wait_for("the refusal", || entrance.log().contains("failed to open pattern file"));
@@ -644,7 +644,7 @@ fn two_failed_checks_put_a_target_out_and_two_passed_ones_back() {
     let Some(entrance) = Entrance::before(&target, &[]) else { return };
     let more_checks = |than: usize| wait_for("more checks", || target.passed() >= than + 3);
     more_checks(target.passed());
-    // One alone is an accident.
+    // One failed check is not enough.
     target.fail_checks(1);
     wait_for("the failed check", || target.failed() == 1);
     more_checks(target.passed());
@@ -698,14 +698,14 @@ fn replicas_come_and_go_with_their_addresses_in_dns() {
 }
 
 #[test]
-fn a_new_target_whose_address_comes_before_it_listens_costs_no_request() {
+fn a_new_target_with_an_address_that_does_not_listen_yet_costs_no_request() {
     let Some(port) = replicas_port() else { return };
     let _first = Target::start_at((REPLICAS[0], port).into(), says("first"));
     let names = Names::start(&REPLICAS[..1]);
     let Some(entrance) = start_discovering(port, &names, &[]) else { return };
     wait_for("the first", || entrance.ask("GET", "/api/posts").body == "first");
     let load = Load::start(&entrance, &["GET /api/posts/1", "POST /api/posts"]);
-    // It has an address before it listens.
+    // The second target has an address before it listens.
     names.set(&REPLICAS);
     wait_for("a failed check", || entrance.log().contains("Connection refused"));
     let second = Target::start_at((REPLICAS[1], port).into(), says("second"));
@@ -724,7 +724,7 @@ fn a_new_target_that_listens_but_is_not_ready_gets_nothing() {
     wait_for("the first", || entrance.ask("GET", "/api/posts").body == "first");
     let load = Load::start(&entrance, &["GET /api/posts/1"]);
     names.set(&REPLICAS);
-    // An older HAProxy counts on a new target until its first check.
+    // An older HAProxy uses a new target until its first check.
     wait_for("the first check", || second.failed() > 0 && entrance.up() == 1);
     let before = second.seen().len();
     assert!(before == 0 || version() < (3, 1), "{before} requests before the first check");
@@ -735,7 +735,7 @@ fn a_new_target_that_listens_but_is_not_ready_gets_nothing() {
     load.end();
 }
 
-/// HAProxy's.
+/// Returns HAProxy's version.
 fn version() -> (u32, u32) {
     let output = Command::new(tool("haproxy", "the entrance").unwrap()).arg("-v").output().unwrap();
     let output = text(&output.stdout);
@@ -744,11 +744,11 @@ fn version() -> (u32, u32) {
 }
 
 #[test]
-fn a_draining_target_ends_what_it_has_and_gets_nothing_new() {
+fn a_draining_target_finishes_its_requests_and_gets_no_new_ones() {
     let (go, held) = holds("first");
     let Some((entrance, _names, [first, second])) = two_replicas(held, says("second"), &[]) else { return };
     thread::scope(|scope| {
-        // Until one of them meets the target that holds it.
+        // Repeats the request until it meets the target that holds it.
         let under_way = scope.spawn(|| {
             std::iter::repeat_with(|| entrance.ask("GET", "/api/posts/held").body).find(|body| body == "first").unwrap()
         });
@@ -770,7 +770,7 @@ fn a_rolling_restart_loses_no_request() {
     let Some((entrance, _names, mut targets)) = two_replicas(says("posts"), says("posts"), &[]) else { return };
     let load = Load::start(&entrance, &["GET /api/posts/1", "POST /api/posts"]);
     for target in &mut targets {
-        // As a service does: not ready, then a while later gone.
+        // Ends as a service does: first not ready, a while later gone.
         target.fail_checks(-1);
         wait_for("the drain", || entrance.up() == 1);
         target.stop();
@@ -803,7 +803,7 @@ fn a_target_that_comes_back_begins_with_a_small_share() {
 // ---- Errors.
 
 #[test]
-fn what_is_no_answer_is_502() {
+fn an_invalid_answer_is_502() {
     for bytes in ["", "this is no HTTP\r\n\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab"]
     {
         let target = Target::start(writes(bytes));
@@ -811,10 +811,10 @@ fn what_is_no_answer_is_502() {
         entrance.ask("GET", "/api/posts").is_problem(502);
         let seen = target.seen().len();
         entrance.ask("POST", "/api/posts").is_problem(502);
-        // What may have been done is not asked for again.
+        // A write that may have been done is not repeated.
         assert_eq!(target.seen().len(), seen + 1, "{bytes:?}");
     }
-    // A reset.
+    // The target resets the connection.
     let target = Target::start(says("posts"));
     let Some(entrance) = Entrance::before(&target, &[]) else { return };
     target.state.abrupt.store(true, SeqCst);
@@ -833,13 +833,13 @@ fn an_answer_that_breaks_off_midway_never_looks_whole() {
         let Some(entrance) = Entrance::before(&target, &[]) else { return };
         let answer = entrance.ask("GET", "/api/posts");
         assert_eq!((answer.status, answer.whole), (200, false), "{answer:?}");
-        // The answer had begun: there is no asking again.
+        // The answer had begun, so the request is not repeated.
         assert_eq!(target.seen().len(), 1);
     }
 }
 
 #[test]
-fn a_target_that_is_silent_is_504_and_asked_once() {
+fn a_silent_target_is_504_and_gets_the_request_once() {
     let target = Target::start(|_, stream| hang(stream));
     let Some(entrance) = Entrance::before(&target, &[("ANSWER_TIMEOUT", "300ms")]) else { return };
     entrance.ask("GET", "/api/posts").is_problem(504);
@@ -853,8 +853,8 @@ fn a_target_that_cannot_be_connected_to_is_503() {
     let mut target = Target::start(says("posts"));
     let settings = [("CONNECT_TIMEOUT", "100ms"), ("ANSWER_TIMEOUT", "1s")];
     let Some(entrance) = Entrance::before(&target, &settings) else { return };
-    // Nobody accepts, and the queue of those who wait for it is full. It may have a place left, or health checks may
-    // notice first: then once more.
+    // Nobody accepts connections and the listener's queue is full. If the queue has a place left, or a health check
+    // notices first, try again.
     wait_for("a request to run into the connect timeout", || {
         target.state.paused.store(true, SeqCst);
         let mut waiting = Vec::new();
@@ -869,13 +869,13 @@ fn a_target_that_cannot_be_connected_to_is_503() {
         let timed_out = entrance.log().lines().any(|line| line.contains(" sC-- ") && line.contains(id));
         timed_out.then(|| answer.is_problem(503)).is_some()
     });
-    // Nobody listens.
+    // The target does not listen.
     target.stop();
     entrance.ask("POST", "/api/posts").is_problem(503);
 }
 
 #[test]
-fn a_refused_connection_is_tried_on_another_target_whatever_the_method() {
+fn after_a_refused_connection_any_method_is_tried_on_another_target() {
     let Some((entrance, _names, [mut first, second])) = two_replicas(says("first"), says("second"), &[]) else {
         return;
     };
@@ -886,14 +886,14 @@ fn a_refused_connection_is_tried_on_another_target_whatever_the_method() {
         }
         first.listen();
         wait_for("the first to be back", || entrance.up() == 2);
-        // In the log, how many times it was tried again.
+        // The log has the number of retries.
         entrance.log().lines().any(|line| line.contains("/+1 ") && line.contains("\"POST "))
     });
     assert!(second.seen().len() >= 4);
 }
 
 #[test]
-fn a_read_that_gets_no_answer_is_tried_on_another_target_and_a_write_is_not() {
+fn only_a_read_without_an_answer_is_tried_on_another_target() {
     for abrupt in [false, true] {
         let Some((entrance, _names, [first, second])) = two_replicas(writes(""), says("second"), &[]) else { return };
         first.state.abrupt.store(abrupt, SeqCst);
@@ -922,7 +922,7 @@ fn a_read_that_gets_no_answer_is_tried_on_another_target_and_a_write_is_not() {
 // ---- Limits.
 
 #[test]
-fn more_than_a_target_takes_waits_and_more_than_may_wait_is_503_at_once() {
+fn requests_above_a_targets_limit_wait_and_above_the_queues_limit_get_503_at_once() {
     let (go, held) = holds("posts");
     let target = Target::start(held);
     let settings = [("TARGET_REQUESTS", "1"), ("TARGET_QUEUE", "1"), ("QUEUE_TIMEOUT", "60s")];
@@ -941,7 +941,7 @@ fn more_than_a_target_takes_waits_and_more_than_may_wait_is_503_at_once() {
 }
 
 #[test]
-fn who_waits_too_long_for_a_target_gets_503() {
+fn a_request_that_waits_too_long_for_a_target_gets_503() {
     let (go, held) = holds("posts");
     let target = Target::start(held);
     let settings = [("TARGET_REQUESTS", "1"), ("QUEUE_TIMEOUT", "200ms")];
@@ -958,7 +958,7 @@ fn who_waits_too_long_for_a_target_gets_503() {
 }
 
 #[test]
-fn a_client_that_is_slow_to_ask_is_408_and_holds_no_target() {
+fn a_slow_client_gets_408_and_holds_no_target() {
     let target = Target::start(says("posts"));
     let Some(entrance) = Entrance::before(&target, &[("HEADER_TIMEOUT", "500ms")]) else { return };
     for begin in [
@@ -969,7 +969,7 @@ fn a_client_that_is_slow_to_ask_is_408_and_holds_no_target() {
         stream.write_all(begin.as_bytes()).unwrap();
         let mut reader = stream.try_clone().unwrap();
         let answer = thread::spawn(move || read_answer(&mut BufReader::new(&mut reader)));
-        // A byte now and then is no excuse.
+        // An occasional byte does not extend the time.
         wait_for("the end of patience", || {
             thread::sleep(Duration::from_millis(50));
             answer.is_finished() || stream.write_all(b"a").is_err()
@@ -1000,10 +1000,10 @@ fn a_head_and_a_body_have_a_limit() {
         format!("POST /api/posts HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n{}", "a".repeat(length))
     };
     entrance.send(&post(65_537)).is_problem(413);
-    // Who asks first is spared the sending.
+    // A client that asks first does not send the body.
     let asks = "POST /api/posts HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 99999999999\r\n\r\n";
     entrance.send(asks).is_problem(413);
-    // HAProxy's own answer, which is 400 or 414.
+    // HAProxy's own answer is 400 or 414.
     let head = format!("GET /api/posts HTTP/1.1\r\nhost: a\r\nx-long: {}\r\n\r\n", "a".repeat(17_000));
     assert_eq!(entrance.send(&head).status / 100, 4);
     assert_eq!(target.seen().len(), 0);
@@ -1012,7 +1012,7 @@ fn a_head_and_a_body_have_a_limit() {
 }
 
 #[test]
-fn a_client_that_asks_too_often_is_429_if_so_wanted() {
+fn with_a_rate_limit_a_client_above_it_gets_429() {
     let target = Target::start(says("posts"));
     let Some(entrance) = Entrance::before(&target, &[("RATE_LIMIT", "5")]) else { return };
     let mut refused = None;
@@ -1028,16 +1028,16 @@ fn a_client_that_asks_too_often_is_429_if_so_wanted() {
     });
 }
 
-// ---- What passes on.
+// ---- Forwarding.
 
 #[test]
-fn a_target_learns_who_asked_and_how() {
+fn a_target_learns_the_clients_address_and_protocol() {
     let target = Target::start(says("posts"));
     let Some(entrance) = Entrance::before(&target, &[]) else { return };
     let says = "x-forwarded-for: 6.6.6.6\r\nx-forwarded-proto: https\r\nx-forwarded-port: 1\r\nx-forwarded-port: 2";
     entrance.send(&format!("GET /api/posts HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{says}\r\n\r\n"));
     let [request] = &target.seen()[..] else { panic!("one request") };
-    // What the client says comes first, what the entrance saw last.
+    // The client's own value comes first, the address that the entrance saw last.
     assert_eq!(request.values("x-forwarded-for"), ["6.6.6.6", "127.0.0.1"]);
     assert_eq!(request.values("x-forwarded-proto"), ["http"]);
     assert_eq!(request.values("x-forwarded-port"), [entrance.address.port().to_string()]);
@@ -1064,13 +1064,13 @@ fn a_request_has_one_id_for_target_client_and_log() {
             entrance.log().lines().any(|line| line.ends_with(&format!("\"GET /api/posts HTTP/1.1\" {got}")))
         });
     }
-    // Those that it invents differ.
+    // Generated ids differ.
     let [one, other] = [(); 2].map(|()| entrance.ask("GET", "/nowhere"));
     assert_ne!(one.field("x-request-id"), other.field("x-request-id"));
 }
 
 #[test]
-fn fields_that_concern_one_hop_stay_there() {
+fn hop_by_hop_fields_are_not_forwarded() {
     let target = Target::start(says("posts"));
     let Some(entrance) = Entrance::before(&target, &[("IDLE_TIMEOUT", "100ms")]) else { return };
     let send = |fields: &str| entrance.send(&format!("GET /api/posts HTTP/1.1\r\nhost: a\r\n{fields}\r\n\r\n"));
@@ -1079,7 +1079,7 @@ fn fields_that_concern_one_hop_stay_there() {
         "connection: close, TE\r\nte: trailers",
         "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAARAAAAAAAIAAAAA",
         "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
-        // No field either, for whoever takes an underscore for a hyphen.
+        // Some servers read an underscore or a dot as a hyphen.
         "x_request_id: mine\r\nx_forwarded_for: 6.6.6.6\r\nx.forwarded.for: 6.6.6.6",
     ] {
         assert_eq!(send(fields).status, 200, "{fields}");
@@ -1109,7 +1109,7 @@ fn fields_that_concern_one_hop_stay_there() {
 }
 
 #[test]
-fn two_requests_never_become_one_nor_one_two() {
+fn requests_are_never_merged_or_split() {
     let target = Target::start(says("posts"));
     let settings = [("IDLE_TIMEOUT", "100ms"), ("HEADER_TIMEOUT", "500ms")];
     let Some(entrance) = Entrance::before(&target, &settings) else { return };
@@ -1123,7 +1123,7 @@ fn two_requests_never_become_one_nor_one_two() {
         assert_eq!(target.asked()[done..], *asked, "{bytes:?}");
         done += asked.len();
     };
-    // Two that are two.
+    // Two requests.
     let (first, second) = ("POST /api/posts", "GET /api/posts/2");
     check(&format!("{next}{next}"), &[200, 200], &[second, second]);
     check(&format!("{one}content-length: 4\r\n\r\nbody{next}"), &[200, 200], &["POST /api/posts body", second]);
@@ -1131,16 +1131,16 @@ fn two_requests_never_become_one_nor_one_two() {
     check(&format!("{one}\r\n{next}"), &[200, 200], &[first, second]);
     let chunked = "transfer-encoding: chunked\r\n";
     check(&format!("{one}{chunked}\r\n4\r\nbody\r\n0\r\n\r\n{next}"), &[200, 200], &["POST /api/posts body", second]);
-    // One that is one.
+    // One request.
     let length = format!("content-length: {}\r\n", next.len());
     let inside = format!("GET /api/posts {}", next.trim_end());
     check(&format!("GET /api/posts HTTP/1.1\r\nhost: a\r\n{length}\r\n{next}"), &[200], &[&inside]);
     check(&format!("{one}content-length: 4\r\ncontent-length: 4\r\n\r\nbody"), &[200], &["POST /api/posts body"]);
-    // Two lengths, of which one wins, and the connection ends there.
+    // Of two lengths one wins, and the connection ends after the request.
     check(&format!("{one}{length}{chunked}\r\n0\r\n\r\n{next}"), &[200], &[first]);
     check(&format!("{one}{chunked}{length}\r\n0\r\n\r\n{next}"), &[200], &[first]);
     check(&format!("{one}transfer-encoding:\r\n chunked\r\n{length}\r\n0\r\n\r\n{next}"), &[200], &[first]);
-    // None at all.
+    // Invalid requests.
     for refused in [
         "content-length: 4\r\ncontent-length: 5\r\n\r\nbody!",
         "content-length: 4, 5\r\n\r\nbody!",
@@ -1171,7 +1171,7 @@ fn two_requests_never_become_one_nor_one_two() {
 }
 
 #[test]
-fn a_path_with_a_second_meaning_is_refused_and_any_other_passes_as_it_came() {
+fn an_ambiguous_path_is_refused_and_any_other_is_forwarded_unchanged() {
     let target = Target::start(says("posts"));
     let Some(entrance) = Entrance::before(&target, &[("IDLE_TIMEOUT", "100ms")]) else { return };
     for path in [
@@ -1200,12 +1200,12 @@ fn a_path_with_a_second_meaning_is_refused_and_any_other_passes_as_it_came() {
         assert_eq!(entrance.ask("GET", path).status, 200, "{path}");
         assert_eq!(target.asked().pop().unwrap(), format!("GET {path}"));
     }
-    // A target gets paths alone.
+    // The target gets only the path, not the full URL.
     assert_eq!(entrance.ask("GET", "http://a/api/posts/1?x").status, 200);
     assert_eq!(target.asked().pop().unwrap(), "GET /api/posts/1?x");
 }
 
-// ---- Around it.
+// ---- Metrics and TLS.
 
 #[test]
 fn prometheus_reads_the_entrance_on_a_port_of_its_own() {
@@ -1250,6 +1250,6 @@ fn with_a_certificate_it_speaks_tls_and_http_2() {
         assert_eq!(request.values("x-forwarded-proto"), ["https"]);
         assert_eq!(request.values("x-forwarded-port"), [port.to_string()]);
     }
-    // Beside it, all is as before.
+    // The plain port works as before.
     assert_eq!(entrance.ask("GET", "/api/posts").status, 200);
 }

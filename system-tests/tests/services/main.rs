@@ -1,8 +1,7 @@
-//! The programs beside one another: services that are filled, told, damaged, copied and compared, and the entrance
-//! before them.
+//! Tests of services that are filled, signalled, damaged, copied and compared, and of the entrance before them.
 //!
-//! What measures, fails a disk, deploys or runs containers is a program of its own beside this one: Cargo runs those one
-//! after the other.
+//! Tests that measure, fail a disk, deploy or run containers are separate programs, which Cargo runs one after the
+//! other.
 
 mod backup;
 mod compare;

@@ -1,4 +1,4 @@
-//! A newer file while the services run.
+//! Updates from a newer file while the services run.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -19,7 +19,7 @@ use world::changes::joined;
 use world::posts::{self, Client};
 use world::{PATIENCE, Process, get, program, seed, split, start_service, text};
 
-/// A file with one user, one thread and these posts, which have no ids.
+/// Writes a file with one user, one thread and these posts without ids.
 fn write(path: &Path, texts: impl IntoIterator<Item = String>) {
     let post = |text: String| json!({ "thread": 1, "text": text, "user": 1 });
     let posts: Vec<Value> = texts.into_iter().map(post).collect();
@@ -29,7 +29,7 @@ fn write(path: &Path, texts: impl IntoIterator<Item = String>) {
     fs::write(path, format!(r#"{{"users":[{user}],"threads":[{thread}],"posts":{posts}}}"#)).unwrap();
 }
 
-/// A first file with these posts, split, and where a newer one goes.
+/// Splits a first file with these posts; returns the paths for a newer file and of the data.
 fn begin(dir: &Path, texts: impl IntoIterator<Item = String>) -> (PathBuf, PathBuf) {
     let [first, newer, data] = ["first.json", "newer.json", "data"].map(|name| dir.join(name));
     write(&first, texts);
@@ -37,7 +37,7 @@ fn begin(dir: &Path, texts: impl IntoIterator<Item = String>) -> (PathBuf, PathB
     (newer, data)
 }
 
-/// Runs `seed` on `input`: its exit code and what it said.
+/// Runs `seed` on `input`; returns its exit code and output.
 fn run(input: &Path, data: &Path, more: &[&str]) -> (Option<i32>, String) {
     let arguments = ["--input", input.to_str().unwrap(), "--data", data.to_str().unwrap()];
     let output = seed(arguments.iter().chain(more));
@@ -50,12 +50,12 @@ fn apply(input: &Path, data: &Path) -> String {
     report
 }
 
-/// What a post says in a version of the file: it is told from others, and known as itself in another version.
+/// Returns a post's text in a version of the file: unlike other posts, and similar to itself in other versions.
 fn post(nth: usize, version: usize) -> String {
     format!("Post number{nth}, and what it says is much the same in every version, of which this is {version}")
 }
 
-/// Whoever goes on until this is done ends with it, and with a test that fails.
+/// A guard that sets the flag when dropped, so that threads that wait for it also end if the test fails.
 struct Ends<'a>(&'a AtomicBool);
 
 impl Drop for Ends<'_> {
@@ -64,7 +64,7 @@ impl Drop for Ends<'_> {
     }
 }
 
-/// The texts of posts in a list.
+/// Returns the texts of posts in a list.
 fn texts(list: &str) -> Vec<String> {
     let posts: Vec<Value> = serde_json::from_str(list).unwrap_or_else(|error| panic!("{error}: {list}"));
     posts.iter().map(|post| post["text"].as_str().unwrap().to_owned()).collect()
@@ -78,7 +78,7 @@ fn verify(data: &Path, input: Option<&Path>) -> (Option<i32>, String) {
 }
 
 #[test]
-fn services_that_run_take_a_newer_file_and_go_on() {
+fn running_services_take_a_newer_file_and_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let (newer, data) = begin(dir.path(), ["a", "b", "c", "d"].map(String::from));
     let services = ["users", "threads", "posts"].map(|name| start_service(name, &data.join(name)));
@@ -97,7 +97,7 @@ fn services_that_run_take_a_newer_file_and_go_on() {
     assert_eq!(texts(&get(posts, "/api/posts").2), ["a", "c", "d", "e", "quite another"]);
     assert_eq!(get(posts, "/api/posts/2").0, 404);
     assert_eq!(texts(&get(posts, "/api/posts/in-thread/1").2).len(), 5);
-    // Once more it is the same file, and then there is a newer one again.
+    // The same file changes nothing; then a still newer one is applied.
     assert!(apply(&newer, &data).contains("already holds the split of"));
     let dropped = dir.path().join("dropped.json");
     write(&dropped, ["a", "c", "e", "quite another", "f"].map(String::from));
@@ -114,7 +114,7 @@ fn services_that_run_take_a_newer_file_and_go_on() {
 }
 
 #[test]
-fn one_service_may_run_and_the_others_not() {
+fn a_newer_file_is_applied_while_only_one_service_runs() {
     let dir = tempfile::tempdir().unwrap();
     let (newer, data) = begin(dir.path(), ["a", "b"].map(String::from));
     for name in ["users", "posts"] {
@@ -127,7 +127,7 @@ fn one_service_may_run_and_the_others_not() {
 }
 
 #[test]
-fn what_a_running_service_has_changed_is_a_conflict_or_stays() {
+fn changes_of_a_running_service_conflict_or_stay() {
     let dir = tempfile::tempdir().unwrap();
     let (newer, data) = begin(dir.path(), ["a", "a b c d e f g", "c"].map(String::from));
     let (_posts, address) = posts::start(&data);
@@ -144,7 +144,7 @@ fn what_a_running_service_has_changed_is_a_conflict_or_stays() {
     let (code, report) = run(&newer, &data, &["--prefer", "monolith"]);
     assert_eq!(code, Some(0), "{report}");
     assert_eq!(texts(&client.get("/api/posts").body), ["a", "a b c d e f g, the file's", "c"]);
-    // What it changes alone, and what it adds, stays; both give ids from one row.
+    // Records that only the service changed or added stay; the file and the service take ids from one sequence.
     patch(3, "the service's c");
     let own = json!({ "thread": 1, "text": "own", "user": 1 }).to_string();
     assert_eq!(client.send("POST", "/api/posts", &[], &own).location, "/api/posts/4");
@@ -198,10 +198,10 @@ fn no_reader_finds_half_of_a_group() {
     assert_eq!(texts(&get(address, "/api/posts").2), version(30).collect::<Vec<_>>());
 }
 
-/// What clients got for the posts that they wrote: the text that each has last been answered with.
+/// The last answered body of each post that clients wrote, by path.
 type Written = BTreeMap<String, String>;
 
-/// Writes posts and changes them until `done`. A 503 is no answer.
+/// Writes and changes posts until `done`; ignores requests answered with 503.
 fn write_beside(address: std::net::SocketAddr, name: usize, done: &AtomicBool) -> Written {
     let (client, mut written) = (Client::new(address), Written::new());
     for number in 0.. {
@@ -224,7 +224,7 @@ fn write_beside(address: std::net::SocketAddr, name: usize, done: &AtomicBool) -
 }
 
 #[test]
-fn what_clients_write_meanwhile_stays_and_no_id_is_given_twice() {
+fn writes_during_an_update_stay_and_no_id_is_given_twice() {
     let dir = tempfile::tempdir().unwrap();
     let original = |number: usize| (0..200 + number).map(move |nth| post(nth, nth * 31 % (number + 3)));
     let (newer, data) = begin(dir.path(), original(0));
@@ -264,7 +264,7 @@ fn what_clients_write_meanwhile_stays_and_no_id_is_given_twice() {
     assert_eq!(verify(&data, None).0, Some(0));
 }
 
-/// Starts `seed` on `input`, and kills it after `pause`.
+/// Starts `seed` on `input` and kills it after `pause`.
 fn kill_seed(input: &Path, data: &Path, pause: Duration) {
     let mut process = Process::start(Command::new(program("seed")).arg("--input").arg(input).arg("--data").arg(data));
     thread::sleep(pause);
@@ -273,7 +273,7 @@ fn kill_seed(input: &Path, data: &Path, pause: Duration) {
 }
 
 #[test]
-fn killed_at_any_moment_a_run_has_changed_all_or_nothing_once_it_is_run_again() {
+fn after_a_kill_the_next_run_makes_all_changes_of_the_killed_one_or_none() {
     let dir = tempfile::tempdir().unwrap();
     let version = |number: usize| (0..300).map(move |nth| post(nth, number));
     let (_, data) = begin(dir.path(), version(0));
@@ -290,7 +290,7 @@ fn killed_at_any_moment_a_run_has_changed_all_or_nothing_once_it_is_run_again() 
     for kill in 0..20_u32 {
         let number = usize::try_from(kill % 2).unwrap();
         kill_seed(&inputs[number], &data, whole * (kill * 5 + 3) / 100);
-        // Another run, whatever for, settles it: then there is the one or the other.
+        // Any further run settles the killed one: then the posts are all of one version.
         run(&inputs[number], &data, &["--dry-run"]);
         let now = texts(&get(posts, "/api/posts").2);
         let found = [0, 1].into_iter().filter(|number| version(*number).eq(now.iter().cloned())).count();
@@ -303,7 +303,7 @@ fn killed_at_any_moment_a_run_has_changed_all_or_nothing_once_it_is_run_again() 
 }
 
 #[test]
-fn a_service_that_is_killed_meanwhile_has_all_or_nothing_when_it_starts_again() {
+fn a_service_killed_during_an_update_has_all_of_it_or_nothing_when_restarted() {
     let dir = tempfile::tempdir().unwrap();
     let version = |number: usize| (0..300).map(move |nth| post(nth, number));
     let (newer, data) = begin(dir.path(), version(0));
@@ -324,7 +324,7 @@ fn a_service_that_is_killed_meanwhile_has_all_or_nothing_when_it_starts_again() 
         posts.signal("KILL");
         posts.wait();
         let ended = process.wait();
-        // Where it was too early for the newer file, nothing is changed.
+        // If the kill came too early for the newer file, nothing has changed.
         let expected = if ended.success() { kill } else { kill - 1 };
         let now = joined(&data);
         let now: Value = serde_json::from_str(&now).unwrap();
@@ -335,7 +335,7 @@ fn a_service_that_is_killed_meanwhile_has_all_or_nothing_when_it_starts_again() 
 }
 
 #[test]
-fn whoever_cannot_open_the_folders_files_gets_nothing_from_its_socket() {
+fn the_socket_answers_nothing_without_the_key_from_the_folder() {
     let dir = tempfile::tempdir().unwrap();
     let (_, data) = begin(dir.path(), ["a".to_owned()]);
     let (_posts, address) = start_service("posts", &data.join("posts"));
@@ -352,7 +352,7 @@ fn whoever_cannot_open_the_folders_files_gets_nothing_from_its_socket() {
         let _ = stream.read_to_end(&mut answer);
         assert_eq!(answer, b"", "{shown:?}");
     }
-    // With it, a message that is none ends the connection, and nothing else.
+    // With the key, an invalid message ends the connection and nothing else.
     for message in [&[255; 8][..], &[4, 0, 0, 0, 255, 255, 255, 255], &[1, 0, 0, 0, 99]] {
         let mut stream = UnixStream::connect(&socket).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -365,7 +365,7 @@ fn whoever_cannot_open_the_folders_files_gets_nothing_from_its_socket() {
     assert_eq!(get(address, "/ready").0, 200);
 }
 
-/// The connection of a run to the service in `folder`, behind its greeting.
+/// Connects to the service in `folder` as a run does and reads its greeting.
 fn connect(folder: &Path) -> UnixStream {
     let mut stream = UnixStream::connect(folder.join("seed.socket")).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -375,7 +375,7 @@ fn connect(folder: &Path) -> UnixStream {
 }
 
 #[test]
-fn a_run_that_has_committed_passes_for_done_only_once_its_changes_are_made() {
+fn a_committed_run_counts_as_done_only_once_its_changes_are_made() {
     let dir = tempfile::tempdir().unwrap();
     let (newer, data) = begin(dir.path(), ["a".to_owned()]);
     let (_posts, _) = start_service("posts", &data.join("posts"));
@@ -394,7 +394,7 @@ fn a_run_that_has_committed_passes_for_done_only_once_its_changes_are_made() {
 }
 
 #[test]
-fn what_an_interrupted_run_left_is_settled_once_though_its_services_have_ended() {
+fn an_interrupted_run_is_settled_even_if_its_services_have_ended() {
     let dir = tempfile::tempdir().unwrap();
     let (newer, data) = begin(dir.path(), ["a".to_owned()]);
     write(&newer, ["a", "b"].map(String::from));
@@ -410,11 +410,11 @@ fn what_an_interrupted_run_left_is_settled_once_though_its_services_have_ended()
 }
 
 #[test]
-fn a_service_that_is_gone_keeps_no_other_from_being_settled() {
+fn a_service_that_ends_does_not_keep_others_from_being_settled() {
     let dir = tempfile::tempdir().unwrap();
     let (newer, data) = begin(dir.path(), ["a".to_owned()]);
     write(&newer, ["a", "b"].map(String::from));
-    // A run has not committed; and the users' service ends right after the greeting of the next run.
+    // A run has not committed, and users ends right after it greets the next run.
     fs::write(data.join("manifest.next.json"), "").unwrap();
     for name in ["users", "threads", "posts"] {
         fs::create_dir(data.join(name).join("next")).unwrap();
@@ -437,11 +437,11 @@ fn a_service_that_is_gone_keeps_no_other_from_being_settled() {
 }
 
 #[test]
-fn runs_exclude_each_other_whoever_has_the_folders() {
+fn runs_exclude_each_other_even_if_no_service_runs() {
     let dir = tempfile::tempdir().unwrap();
     let (newer, data) = begin(dir.path(), ["a".to_owned()]);
     write(&newer, ["a", "b"].map(String::from));
-    // A run that goes on, of which the services have ended.
+    // A run is still going on, although its services have ended.
     let other = File::open(&data).unwrap();
     other.try_lock().unwrap();
     let building = data.join("posts/building");
@@ -457,7 +457,7 @@ fn runs_exclude_each_other_whoever_has_the_folders() {
 }
 
 #[test]
-fn a_dry_run_meets_nothing_in_what_clients_add_meanwhile() {
+fn a_dry_run_does_not_conflict_with_records_that_clients_add_meanwhile() {
     let dir = tempfile::tempdir().unwrap();
     let original = |number: usize| (0..100 + number).map(move |nth| post(nth, number));
     let (newer, data) = begin(dir.path(), original(0));

@@ -1,4 +1,4 @@
-//! One service's process: how it is filled from a slice, asked for its health, drained, and kept to its folder.
+//! One service's process: filling from a slice, health checks, draining, and its sandbox.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -12,7 +12,7 @@ use std::process::{Command, Output};
 use sha2::{Digest, Sha256};
 use world::{Process, get, program, sample, skip, split, start_service, text, try_get, wait_for};
 
-/// A service's command line, for a free port.
+/// Returns a service's command, on a free port.
 fn service(name: &str, folder: &Path) -> Command {
     let mut command = Command::new(program(name));
     command.args(["--listen", "127.0.0.1:0", "--data"]).arg(folder);
@@ -30,7 +30,7 @@ fn check(address: &str) -> Output {
     Command::new(program("posts")).args(["check", "--listen", address]).output().unwrap()
 }
 
-/// A named pipe: a slice that comes as slowly as a test wants.
+/// Makes a named pipe, for a slice that arrives as slowly as a test wants.
 fn pipe(folder: &Path) -> PathBuf {
     let path = folder.join("pipe");
     assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
@@ -38,7 +38,7 @@ fn pipe(folder: &Path) -> PathBuf {
 }
 
 #[test]
-fn a_service_filled_from_its_slice_answers_as_one_that_seed_filled() {
+fn a_service_filled_from_its_slice_answers_like_one_filled_by_seed() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     split(&sample(), &data);
@@ -47,7 +47,7 @@ fn a_service_filled_from_its_slice_answers_as_one_that_seed_filled() {
         ("threads", vec!["/1", "/by-user/1", "/by-user/2", "/by-user/99"]),
         ("posts", vec!["/1", "/4", "/16", "/in-thread/1", "/in-thread/4", "/by-user/4", "/by-user/99", "/99"]),
     ] {
-        // Neither the folder nor the one above it is there yet.
+        // Neither the folder nor its parent exists yet.
         let folder = dir.path().join("replica").join(name);
         let slice = data.join(name).join("db.json");
         let (mut replica, replica_address) = start(service(name, &folder).arg("--slice").arg(&slice));
@@ -59,7 +59,7 @@ fn a_service_filled_from_its_slice_answers_as_one_that_seed_filled() {
         }
         assert!(!folder.join("db.part").exists());
 
-        // The second time there is a database, and nobody looks at the slice.
+        // At the second start there is a database, so the slice is not read.
         replica.signal("TERM");
         assert!(replica.wait().success());
         let (mut again, address) = start(service(name, &folder).env("SLICE", dir.path().join("absent")));
@@ -69,10 +69,10 @@ fn a_service_filled_from_its_slice_answers_as_one_that_seed_filled() {
 }
 
 #[test]
-fn a_slice_of_many_blocks_and_in_any_order_is_whole() {
+fn a_slice_of_many_blocks_in_any_order_is_loaded_whole() {
     let dir = tempfile::tempdir().unwrap();
     let padding = "x".repeat(1000);
-    // Descending ids of their own, then posts that are named by their position.
+    // First come posts with descending ids of their own, then posts whose ids are their positions.
     let records: Vec<String> = (1..=12_000_u64)
         .map(|position| {
             let id = if position <= 6000 { format!(r#""id":{},"#, 30_001 - position) } else { String::new() };
@@ -131,7 +131,7 @@ fn a_bad_slice_is_refused_with_its_place_and_leaves_nothing() {
 }
 
 #[test]
-fn a_fill_that_was_interrupted_begins_anew() {
+fn an_interrupted_fill_starts_over() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("posts");
     let slice = pipe(dir.path());
@@ -175,7 +175,7 @@ fn check_says_whether_a_service_is_ready() {
 }
 
 #[test]
-fn a_service_that_drains_is_not_ready_and_serves_until_its_time_is_over() {
+fn a_draining_service_is_not_ready_and_serves_until_its_time_is_over() {
     let dir = tempfile::tempdir().unwrap();
     split(&sample(), dir.path());
     let folder = dir.path().join("posts");
@@ -195,7 +195,7 @@ fn a_service_that_drains_is_not_ready_and_serves_until_its_time_is_over() {
     let output = check(&address.to_string());
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("503 Service Unavailable"), "{}", text(&output.stderr));
-    // A second signal: enough of waiting.
+    // A second signal ends the drain.
     posts.signal("INT");
     assert!(posts.wait().success(), "{}", posts.log());
     posts.await_line("ended in order");
@@ -212,7 +212,7 @@ fn a_service_that_drains_is_not_ready_and_serves_until_its_time_is_over() {
 }
 
 #[test]
-fn a_running_service_is_kept_to_its_folder() {
+fn a_running_service_cannot_leave_its_folder() {
     let dir = tempfile::tempdir().unwrap();
     split(&sample(), dir.path());
     let folder = dir.path().join("posts");
@@ -220,8 +220,8 @@ fn a_running_service_is_kept_to_its_folder() {
         (folder.join("db/journal"), dir.path().join("elsewhere"), dir.path().join("tokens"));
     let digest = hex::encode(Sha256::digest("posts_secret"));
     fs::write(&tokens, format!("test {digest}\n")).unwrap();
-    // At the first write a service opens its journal. Meanwhile that is a link that leads out of the folder: the write
-    // fails, and with the sandbox alone it does.
+    // A service opens its journal at the first write. Here the journal is a link out of the folder, so the write fails,
+    // but only with the sandbox.
     for (option, succeeds) in [("--drain=0", false), ("--no-sandbox", true)] {
         let (mut posts, address) = start(service("posts", &folder).arg(option).arg("--write-token-file").arg(&tokens));
         assert_eq!(get(address, "/api/posts/1").0, 200);
@@ -230,7 +230,7 @@ fn a_running_service_is_kept_to_its_folder() {
             return;
         }
         assert_eq!(posts.log().contains("without a sandbox"), succeeds);
-        // What landlock sets before it locks a thread in, each thread has it or not.
+        // Landlock sets this flag before it restricts a thread, so it shows which threads are restricted.
         let threads = fs::read_dir(format!("/proc/{}/task", posts.id())).unwrap();
         let statuses: Vec<String> =
             threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("status")).unwrap()).collect();
@@ -251,7 +251,7 @@ fn a_running_service_is_kept_to_its_folder() {
         drop(posts);
         fs::remove_file(&file).unwrap();
         if succeeds {
-            // What was answered is in there: without it the service would not start.
+            // The answered write is in there: the service would not start without it.
             fs::rename(&elsewhere, &file).unwrap();
         }
     }

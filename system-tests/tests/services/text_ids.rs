@@ -1,5 +1,5 @@
-//! Collections whose ids are texts, and those that are one record: files as people have them with json-server, from the
-//! proposed plan to a newer file and back.
+//! Collections with text ids and collections of a single record, as in files of json-server: from the proposed plan to
+//! a newer file and back.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -26,13 +26,13 @@ use world::liar::{Answer, Server};
 use world::posts::Client;
 use world::{Process, declare, program, seed, text};
 
-/// A split by a plan that was proposed.
+/// A split by a proposed plan.
 struct World {
     dir: tempfile::TempDir,
 }
 
 impl World {
-    /// Proposes a plan for `source`, and splits by it.
+    /// Proposes a plan for `source` and splits by it.
     fn split(source: &Value) -> Self {
         let world = Self { dir: tempfile::tempdir().unwrap() };
         let input = world.write("db.json", source);
@@ -40,7 +40,7 @@ impl World {
         done(&["--plan", &world.path("plan"), "--input", &input, "--data", &world.path("data")]);
         world.is(source);
         done(&["verify", "--data", &world.path("data"), "--input", &input]);
-        // Nothing to do.
+        // The same file again changes nothing.
         let report = done(&["--input", &input, "--data", &world.path("data")]);
         assert!(report.contains("already holds the split"), "{report}");
         world
@@ -59,7 +59,7 @@ impl World {
         self.path(name)
     }
 
-    /// Whether all is sound, and joins to this.
+    /// Checks that all is sound and joins to `expected`.
     fn is(&self, expected: &Value) {
         done(&["verify", "--data", &self.path("data")]);
         let back: Value = serde_json::from_str(&joined(&self.data())).unwrap();
@@ -138,7 +138,7 @@ fn blog() -> Value {
 }
 
 #[test]
-fn a_blog_is_split_served_written_to_and_updated_while_it_is_served() {
+fn a_blog_is_split_served_written_to_and_updated_while_served() {
     let world = World::split(&blog());
     let manifest: Value = serde_json::from_slice(&fs::read(world.data().join("manifest.json")).unwrap()).unwrap();
     assert_eq!(manifest["orphans"], json!({"comments_by_post": 1}));
@@ -161,7 +161,7 @@ fn a_blog_is_split_served_written_to_and_updated_while_it_is_served() {
     send(&comments, "DELETE", "/api/comments/zz03", &Value::Null);
     send(&profile, "PATCH", "/api/profile", &json!({"name": "me"}));
 
-    // The monolith has gone on, too: another order, another title, a record more and one less.
+    // The monolith has changed, too: another order, another title, one more record and one less.
     let mut newer = blog();
     newer["posts"][0]["title"] = "Hello again".into();
     newer["posts"].as_array_mut().unwrap().reverse();
@@ -180,19 +180,19 @@ fn a_blog_is_split_served_written_to_and_updated_while_it_is_served() {
     let hello = json!({"id": "k3f9", "title": "Hello again", "views": 101, "tags": ["a", "b"]});
     let seven = json!({"id": 7, "title": "Seven", "views": 7});
     let [second, newest] = [blog()["posts"][1].clone(), newer["posts"][0].clone()];
-    // A service lists what is new behind what it had.
+    // A service lists new records after the old ones.
     assert_eq!(got(&posts, "/api/posts"), json!([hello, second, seven, newest]));
     assert_eq!(got(&posts, "/api/posts/n3w1"), newest);
     assert_eq!(got(&profile, "/api/profile"), json!({"name": "me", "links": {"home": "/me"}}));
     assert_eq!(comments.get("/api/comments/zz02").status, 404);
     [of_posts, of_comments, of_profile].into_iter().for_each(stop);
-    // The way back has the file's order, and what the service has made behind it.
+    // `join` writes the file's order, and then the records that the service made.
     let [first, _, _, last] = [0, 1, 2, 3].map(|nth| blog()["comments"][nth].clone());
     world.is(&json!({
         "posts": [newest, seven, second, hello], "comments": [first, last, made],
         "profile": {"name": "me", "links": {"home": "/me"}}
     }));
-    // A split of what was joined is the same again.
+    // Splitting the joined file gives the same again.
     let back = world.path("back.json");
     done(&["join", "--data", &world.path("data"), "--output", &back]);
     done(&["verify", "--data", &world.path("data"), "--input", &back]);
@@ -232,7 +232,7 @@ fn a_shop_has_ids_of_both_kinds_and_references_by_them() {
     stop(service);
     let (service, products) = world.serve("products");
     assert_eq!(got(&products, "/api/products/%C3%A9%2F%C3%BC%3F"), source["products"][2]);
-    // "1" and 1 are one id; the record keeps its own spelling.
+    // "1" and 1 are the same id; the record keeps its own spelling.
     assert_eq!(send(&products, "PATCH", "/api/products/1", &json!({"price": 2}))["id"], "1");
     stop(service);
     let mut now = source.clone();
@@ -240,7 +240,7 @@ fn a_shop_has_ids_of_both_kinds_and_references_by_them() {
     now["orders"].as_array_mut().unwrap().push(made);
     world.is(&now);
 
-    // Whose price? Both have changed it.
+    // Both sides have changed the price.
     let mut newer = source.clone();
     newer["products"][0] = json!({"id": 1, "name": "Pen", "sizes": [], "price": 3});
     let conflicts = world.path("conflicts");
@@ -261,7 +261,7 @@ fn a_shop_has_ids_of_both_kinds_and_references_by_them() {
     now["products"][0] = line["take"].clone();
     world.is(&now);
 
-    // What is referred to goes.
+    // A referenced record is removed.
     newer["products"].as_array_mut().unwrap().remove(2);
     newer["orders"][1]["productId"] = "nothing".into();
     let (code, report) = world.update(&newer, &["--json", "--max-removed", "1", "--strict"]);
@@ -272,7 +272,7 @@ fn a_shop_has_ids_of_both_kinds_and_references_by_them() {
 }
 
 #[test]
-fn a_to_do_list_has_records_without_ids_beside_others_and_one_profile() {
+fn a_to_do_list_mixes_records_with_and_without_ids_and_has_one_profile() {
     let todo = |text: &str| json!({"text": text, "done": false});
     let source = json!({
         "todos": [todo("buy some bread"), {"id": "x9", "text": "call mum", "done": true}, todo("water all plants")],
@@ -295,7 +295,7 @@ fn a_to_do_list_has_records_without_ids_beside_others_and_one_profile() {
     assert_eq!(todos.get("/api/todos/2").status, 404);
     stop(service);
 
-    // One comes first, one is gone, one is changed: those without ids keep what they were given.
+    // One record is inserted first, one is removed, one is changed: records without ids keep the ids they were given.
     let newer = json!({
         "todos": [todo("feed the cat"), todo("water all plants twice"), {"id": "x9", "text": "call mum", "done": true}],
         "profile": {"name": "me"}
@@ -307,7 +307,7 @@ fn a_to_do_list_has_records_without_ids_beside_others_and_one_profile() {
     assert_eq!(got(&todos, "/api/todos/3"), given(3, todo("water all plants twice")));
     assert_eq!(got(&todos, "/api/todos/4"), given(4, todo("feed the cat")));
     assert_eq!(todos.get("/api/todos/1").status, 404);
-    // A text that is the next number.
+    // The id is a text that spells the next number.
     send(&todos, "POST", "/api/todos", &json!({"id": "6", "text": "mine", "done": true}));
     stop(service);
     let mut newest = newer.clone();
@@ -327,13 +327,13 @@ fn a_to_do_list_has_records_without_ids_beside_others_and_one_profile() {
 }
 
 #[test]
-fn an_id_that_stands_twice_is_refused_with_both_places_or_put_aside() {
+fn a_duplicate_id_is_refused_with_both_places_or_put_aside() {
     let dir = tempfile::tempdir().unwrap();
     let world = World { dir };
     let good = json!({"notes": [{"id": "a", "x": 1}, {"id": 1, "x": 2}]});
     let input = world.write("good.json", &good);
     done(&["plan", "--from", &input, "--output", &world.path("plan")]);
-    // Two values do not tell the planner that x is a number.
+    // The planner does not infer a number from two values.
     let declaration = world.dir.path().join("plan/notes/collection.json");
     let declared = fs::read_to_string(&declaration).unwrap();
     assert!(declared.contains(r#""any""#), "{declared}");
@@ -354,7 +354,7 @@ fn an_id_that_stands_twice_is_refused_with_both_places_or_put_aside() {
         assert_eq!(code, Some(7), "{report}");
         assert!(fs::read_to_string(&rejects).unwrap().contains("is taken by an earlier record"));
         world.is(&good);
-        // The same in a newer file.
+        // A newer file with the duplicate is treated alike.
         bad["notes"][0]["x"] = 4.into();
         let (code, refused) = world.update(&bad, &[]);
         assert_eq!(code, Some(3), "{refused}");
@@ -365,14 +365,14 @@ fn an_id_that_stands_twice_is_refused_with_both_places_or_put_aside() {
         now["notes"][0]["x"] = 4.into();
         world.is(&now);
     }
-    // A bad record stays as it was.
+    // A record that is bad in the newer file stays as it was.
     let (code, report) = world
         .update(&json!({"notes": [{"id": "a", "x": true}, {"id": 1, "x": 2}]}), &["--rejects", &world.path("rejects")]);
     assert_eq!(code, Some(7), "{report}");
     assert!(report.contains("id \"a\""), "{report}");
 }
 
-/// All records of a collection: the texts of their ids, and they.
+/// Returns all records of a collection with their internal numbers.
 fn all(data: &Path, name: &str) -> Vec<(u64, String)> {
     let collection = of_data(data, name);
     let store = Store::open(&data.join(name).join("db"), collection, Purpose::Serving).unwrap();
@@ -387,7 +387,7 @@ fn of_data(data: &Path, name: &str) -> Collection {
     ::seed::manifest::Manifest::read(data).unwrap().unwrap().plan().named(name).unwrap()
 }
 
-/// What a service does to its records: each is to be this, or gone.
+/// Changes records as their service does: puts the record, or removes it if `None`.
 fn change(data: &Path, collection: Collection, changes: &BTreeMap<String, Option<String>>) {
     let store = Store::open(&data.join(collection.name()).join("db"), collection, Purpose::Serving).unwrap();
     let mut writer = Writer::new(&store).unwrap();
@@ -408,7 +408,7 @@ fn change(data: &Path, collection: Collection, changes: &BTreeMap<String, Option
     store.sync().unwrap();
 }
 
-/// A record, of which the id is sometimes spelled as a number.
+/// Returns a record with `id`, which is sometimes spelled as a number.
 fn note(random: &mut Rng, id: &str) -> String {
     let number = id.parse::<u64>().is_ok() && random.bool();
     let id = if number { id.to_owned() } else { format!("{id:?}") };
@@ -421,7 +421,7 @@ fn id_of(record: &str) -> String {
 }
 
 #[test]
-fn whatever_a_file_and_a_service_do_no_record_is_lost_or_there_twice() {
+fn random_changes_of_a_file_and_a_service_lose_and_duplicate_no_record() {
     let declaration = r#"{"name":"notes","ids":"text","fields":[{"name":"text","shape":{"text":{"most":9}}}]}"#;
     for round in 0..8 {
         let mut random = Rng::with_seed(round);
@@ -438,7 +438,7 @@ fn whatever_a_file_and_a_service_do_no_record_is_lost_or_there_twice() {
             ..Options::default()
         };
         let ids: Vec<String> = (0..14).map(|n| if n % 3 == 0 { n.to_string() } else { format!("id{n}") }).collect();
-        // What the file has, in order, and what the service has.
+        // The file's records in order, those of its last version, and the service's.
         let mut file: Vec<String> = Vec::new();
         let mut base: BTreeMap<String, String> = BTreeMap::new();
         let mut service: BTreeMap<String, String> = BTreeMap::new();
@@ -476,7 +476,7 @@ fn whatever_a_file_and_a_service_do_no_record_is_lost_or_there_twice() {
             let by_id: BTreeMap<String, String> =
                 found.iter().map(|(_, record)| (id_of(record), record.clone())).collect();
             assert_eq!((by_id.len(), &by_id), (found.len(), &service), "{round}, {step}");
-            // The file's order, and behind it the others'.
+            // The file's order, and then the other records.
             let mut order: Vec<String> = file.iter().map(|record| id_of(record)).collect();
             order.retain(|id| service.contains_key(id));
             let others = found.iter().map(|(_, record)| id_of(record)).filter(|id| !base.contains_key(id));
@@ -484,7 +484,7 @@ fn whatever_a_file_and_a_service_do_no_record_is_lost_or_there_twice() {
             let back: Value = serde_json::from_str(&joined(&data)).unwrap();
             let back: Vec<String> =
                 back["notes"].as_array().unwrap().iter().map(|record| id_of(&record.to_string())).collect();
-            // Where the file is the same, what was made again stays behind the others.
+            // If the file is unchanged, recreated records stay after the others.
             assert!(!is_new || back == order, "{round}, {step}: {back:?} {order:?}");
             if step % 4 == 3 {
                 done(&["verify", "--data", data.to_str().unwrap()]);
@@ -498,7 +498,7 @@ fn whatever_a_file_and_a_service_do_no_record_is_lost_or_there_twice() {
             }
             change(&data, notes, &changes);
             if random.bool() {
-                // What was deleted is made again, as another record.
+                // Creates the deleted records again, as other records.
                 for (id, json) in changes.iter_mut().filter(|(_, json)| json.is_none()) {
                     *json = Some(note(&mut random, id));
                 }
@@ -514,7 +514,7 @@ fn whatever_a_file_and_a_service_do_no_record_is_lost_or_there_twice() {
     }
 }
 
-/// Writes these records until each is made or another has its id; returns those that were made.
+/// Writes these records until each is created or its id is taken; returns the created ones.
 fn write_all(client: &Client, records: Vec<(String, String)>) -> Vec<(String, String)> {
     let mut made = Vec::new();
     for (id, record) in records {
@@ -523,7 +523,7 @@ fn write_all(client: &Client, records: Vec<(String, String)>) -> Vec<(String, St
             match answer.status {
                 201 => made.push((id.clone(), answer.body)),
                 409 => assert!(answer.body.contains("Another note has this id"), "{}", answer.body),
-                // Held.
+                // The run holds this record.
                 503 => {
                     assert!(answer.body.contains("is about to change this record"), "{}", answer.body);
                     continue;
@@ -537,7 +537,7 @@ fn write_all(client: &Client, records: Vec<(String, String)>) -> Vec<(String, St
 }
 
 #[test]
-fn an_id_that_a_client_and_a_newer_file_give_at_once_is_one_records() {
+fn an_id_used_at_once_by_a_client_and_a_newer_file_belongs_to_one_record() {
     let dir = tempfile::tempdir().unwrap();
     let world = World { dir };
     let declaration = r#"{"name":"notes","ids":"text","fields":[{"name":"by","shape":{"line":{"most":9}}}]}"#;
@@ -568,7 +568,7 @@ fn an_id_that_a_client_and_a_newer_file_give_at_once_is_one_records() {
                     let records = records.map(|id| (id.clone(), note(id, &format!("writer {writer}")))).collect();
                     let (client, staged, has_ended) = (&client, world.data().join("notes/next"), &has_ended);
                     scope.spawn(move || {
-                        // One goes ahead, and the others when the run is about to hold what it changes.
+                        // One writer starts at once, the others when the run is about to hold its records.
                         while writer > 0 && !staged.exists() && !has_ended.load(Ordering::Relaxed) {
                             thread::yield_now();
                         }
@@ -577,7 +577,7 @@ fn an_id_that_a_client_and_a_newer_file_give_at_once_is_one_records() {
                 })
                 .collect();
             let (code, report) = run(&["--input", &input, "--data", &data, "--prefer", "service"]);
-            // 5: the writers were faster each time.
+            // Exit code 5: the writers were faster each time.
             assert!(code == Some(0) || code == Some(5) && report.contains("change the same"), "{round}: {report}");
             has_ended.store(true, Ordering::Relaxed);
             refused += usize::from(code == Some(5));
@@ -586,7 +586,7 @@ fn an_id_that_a_client_and_a_newer_file_give_at_once_is_one_records() {
         for (id, record) in of_round.into_iter().flatten() {
             assert_eq!(made.insert(id.clone(), record), None, "{id} was made twice");
         }
-        // What nobody else has written is the file's, and with it there.
+        // Records that no client created come from the file.
         let (code, report) = run(&["--input", &input, "--data", &data, "--prefer", "service"]);
         assert_eq!(code, Some(0), "{round}: {report}");
         let expected = ids.iter().map(|id| (id.clone(), made.get(id).cloned().unwrap_or_else(|| note(id, "file"))));
@@ -638,7 +638,7 @@ fn a_backup_of_services_with_text_ids_comes_back_as_it_was() {
     let output = seed(["join", "--backup", &backup]);
     assert_eq!(text(&output.stdout), joined(&world.data()));
     assert_eq!(joined(Path::new(&restored)), joined(&world.data()));
-    // A split goes on from there.
+    // The restored data takes a newer file.
     let mut newer = blog();
     newer["posts"][1]["views"] = 9.into();
     let newer = world.write("newer.json", &newer);
@@ -646,10 +646,10 @@ fn a_backup_of_services_with_text_ids_comes_back_as_it_was() {
     done(&["verify", "--data", &restored]);
 }
 
-/// What a liar makes of an answer.
+/// A change that turns a true answer into a lie.
 type Lie = fn(String) -> String;
 
-/// A monolith that serves `source` as json-server does.
+/// Starts a monolith that serves `source` as json-server does.
 fn monolith(source: &Value) -> Server {
     let source = source.clone();
     Server::start(move |path| {
@@ -672,7 +672,7 @@ fn monolith(source: &Value) -> Server {
 }
 
 #[test]
-fn a_comparison_asks_for_records_by_their_texts_and_for_single_ones() {
+fn a_comparison_requests_records_by_text_ids_and_single_records() {
     let mut source = blog();
     source["posts"].as_array_mut().unwrap().push(json!({"id": "é/?", "title": "Odd"}));
     source["posts"].as_array_mut().unwrap().push(json!({"title": "Without"}));
@@ -698,7 +698,7 @@ fn a_comparison_asks_for_records_by_their_texts_and_for_single_ones() {
     for more in [&["--data", &data][..], &["--plan", &plan, "--input", &input], &["--plan", &plan]] {
         let (code, report) = compare(&services(|body| body), more);
         assert_eq!(code, Some(0), "{more:?}: {report}");
-        // Three lists, two texts, 4 posts and the one that is referred to, 4 comments.
+        // Three lists, two texts, 4 posts and the referenced one, 4 comments.
         assert_eq!((&report["paths"], &report["different"]), (&14.into(), &0.into()), "{more:?}: {report}");
         assert_eq!(report["records"]["compared"], 10, "{more:?}: {report}");
         assert_eq!(report["expected"], json!({"post_id": 1}), "{more:?}: {report}");

@@ -1,4 +1,4 @@
-//! `seed token`, and the service that is given its file.
+//! `seed token`, and services that use its file.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -18,7 +18,7 @@ fn token(folder: &Path, arguments: &[&str]) -> Output {
     Command::new(program("seed")).arg("token").args(arguments).current_dir(folder).output().unwrap()
 }
 
-/// The secret that it printed.
+/// Returns the secret that it printed.
 fn secret(output: &Output) -> String {
     assert!(output.status.success(), "{}", text(&output.stderr));
     text(&output.stdout).strip_suffix('\n').unwrap().to_owned()
@@ -33,7 +33,7 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 
-/// How many entries a folder has.
+/// Returns the number of entries of a folder.
 fn entries(folder: &Path) -> usize {
     fs::read_dir(folder).unwrap().count()
 }
@@ -80,7 +80,7 @@ fn a_service_is_named_as_in_the_plan_or_by_its_collection() {
 }
 
 #[test]
-fn the_report_in_json_has_the_secret() {
+fn the_json_report_contains_the_secret() {
     let dir = tempfile::tempdir().unwrap();
     let output = token(dir.path(), &["threads", "--json"]);
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -94,7 +94,7 @@ fn the_report_in_json_has_the_secret() {
 }
 
 #[test]
-fn what_was_in_the_file_stays_and_so_do_its_mode_and_a_link_to_it() {
+fn a_new_token_keeps_the_files_content_its_mode_and_a_link_to_it() {
     let dir = tempfile::tempdir().unwrap();
     let [file, link] = ["file", "link"].map(|name| dir.path().join(name));
     let before = "# the gate\nold ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
@@ -108,7 +108,7 @@ fn what_was_in_the_file_stays_and_so_do_its_mode_and_a_link_to_it() {
 }
 
 #[test]
-fn what_cannot_be_done_has_its_exit_code_and_changes_nothing() {
+fn a_failed_command_has_its_exit_code_and_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     secret(&token(dir.path(), &["posts", "--file", "good", "--name", "ci"]));
     fs::write(dir.path().join("bad"), "posts_ef secret\n").unwrap();
@@ -138,7 +138,7 @@ fn what_cannot_be_done_has_its_exit_code_and_changes_nothing() {
 }
 
 #[test]
-fn tokens_made_at_once_are_all_kept() {
+fn tokens_made_concurrently_are_all_kept() {
     let dir = tempfile::tempdir().unwrap();
     let secrets: Vec<String> = thread::scope(|scope| {
         let made: Vec<_> = (0..8).map(|_| scope.spawn(|| secret(&token(dir.path(), &["posts"])))).collect();
@@ -164,7 +164,7 @@ fn a_secret_that_cannot_be_printed_is_a_failure() {
     assert!(text(&output.stderr).contains("standard output: No space left"), "{}", text(&output.stderr));
 }
 
-/// posts, for a free port.
+/// Returns the command of posts, on a free port.
 fn posts(data: &Path) -> Command {
     let mut command = Command::new(program("posts"));
     command.args(["--listen", "127.0.0.1:0", "--data"]).arg(data.join("posts"));
@@ -172,7 +172,7 @@ fn posts(data: &Path) -> Command {
 }
 
 #[test]
-fn a_service_says_at_its_start_who_may_write_and_logs_no_secret() {
+fn a_service_logs_at_its_start_whether_it_takes_writes_and_never_a_secret() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     split(&sample(), &data);
@@ -217,7 +217,7 @@ fn a_service_does_not_start_with_a_bad_token_file() {
     }
 }
 
-/// A connection to a service that is kept from request to request.
+/// A client that keeps its connection to a service.
 struct Client(BufReader<TcpStream>);
 
 impl Client {
@@ -231,7 +231,7 @@ impl Client {
         self.0.get_mut().write_all(text.as_bytes()).unwrap();
     }
 
-    /// The status of the next answer, all of which is read.
+    /// Reads the next answer; returns its status.
     fn status(&mut self) -> u16 {
         let (mut head, mut length) = (String::new(), 0);
         while self.0.read_line(&mut head).unwrap() > 2 {}
@@ -246,7 +246,7 @@ impl Client {
         head.split(' ').nth(1).unwrap_or_else(|| panic!("the connection was closed: {head:?}")).parse().unwrap()
     }
 
-    /// What a new post gets.
+    /// Sends a new post; returns the answer's status.
     fn post(&mut self, secret: &str) -> u16 {
         self.send(&(head("POST /api/posts", secret) + POST));
         self.status()
@@ -255,7 +255,7 @@ impl Client {
 
 const POST: &str = r#"{"thread":1,"text":"t","user":1}"#;
 
-/// The head of a request whose body is [`POST`].
+/// Returns the head of a request whose body is [`POST`].
 fn head(request: &str, secret: &str) -> String {
     let length = POST.len();
     format!(
@@ -264,12 +264,12 @@ fn head(request: &str, secret: &str) -> String {
     )
 }
 
-/// posts with the tokens of `tokens/posts` in `folder`, by a relative path and from its sandbox, and a connection to it.
+/// Starts posts in its sandbox with `tokens/posts` in `folder`, as a relative path, and connects to it.
 fn start(folder: &Path) -> (Process, SocketAddr, Client) {
     start_by(Command::new(program("posts")), folder)
 }
 
-/// The same, started by `command`.
+/// Starts posts as [`start`] does, through `command`.
 fn start_by(mut command: Command, folder: &Path) -> (Process, SocketAddr, Client) {
     let data = folder.join("data");
     if !data.exists() {
@@ -282,7 +282,7 @@ fn start_by(mut command: Command, folder: &Path) -> (Process, SocketAddr, Client
     (posts, address, Client::connect(address))
 }
 
-/// Sends SIGHUP, and waits for the one line that the log has for it.
+/// Sends SIGHUP; waits for the one line about it in the log and returns it.
 fn reload(posts: &Process) -> String {
     let lines =
         |log: String| log.lines().filter(|line| line.contains("SIGHUP: ")).map(str::to_owned).collect::<Vec<_>>();
@@ -294,7 +294,7 @@ fn reload(posts: &Process) -> String {
     lines[before].clone()
 }
 
-/// Puts a file of `content` into the place of the one at `path`, as editors do.
+/// Replaces the file at `path` by a new one with `content`, as editors do.
 fn replace(path: &Path, content: &str) {
     let part = path.with_extension("part");
     fs::write(&part, content).unwrap();
@@ -302,11 +302,11 @@ fn replace(path: &Path, content: &str) {
 }
 
 #[test]
-fn tokens_come_into_force_and_go_at_sighup_on_open_connections_too() {
+fn sighup_adds_and_revokes_tokens_also_for_open_connections() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("tokens/posts");
     let ci = secret(&token(dir.path(), &["posts", "--name", "ci"]));
-    // As `nohup` does it, and some that run tests.
+    // Ignores signals as `nohup` and some test runners do.
     let mut ignoring = Command::new("sh");
     ignoring.args(["-c", r#"trap "" HUP INT; exec "$0" "$@""#]).arg(program("posts"));
     let (mut posts, address, mut client) = start_by(ignoring, dir.path());
@@ -320,7 +320,7 @@ fn tokens_come_into_force_and_go_at_sighup_on_open_connections_too() {
     assert!(said.contains("INFO") && said.ends_with("reloaded; tokens of tokens/posts: 2"), "{said}");
     assert_eq!((client.post(&phone), client.post(&ci)), (201, 201));
 
-    // Writes that have begun when their token is revoked.
+    // These writes have begun when their token is revoked.
     let (begin, end) = POST.split_at(9);
     let slow = ["POST /api/posts", "PUT /api/posts/1", "PATCH /api/posts/1"].map(|request| {
         let mut slow = Client::connect(address);
@@ -336,7 +336,7 @@ fn tokens_come_into_force_and_go_at_sighup_on_open_connections_too() {
         assert_eq!(slow.status(), 401);
     }
 
-    // The last one: a file without it leaves nobody.
+    // A file without the last token revokes it, too.
     for empty in ["", "# nobody\n"] {
         replace(&file, &line("phone", &phone));
         reload(&posts);
@@ -357,9 +357,9 @@ fn tokens_come_into_force_and_go_at_sighup_on_open_connections_too() {
     }
 }
 
-/// As Kubernetes does it: the folder of all the files is a link, which another takes the place of.
+/// Kubernetes replaces files like this: their folder is a link, which it replaces by another link.
 #[test]
-fn a_file_behind_links_that_change_is_followed() {
+fn a_token_file_is_followed_through_changing_links() {
     let dir = tempfile::tempdir().unwrap();
     let tokens = dir.path().join("tokens");
     for (version, secret) in [("1", "posts_one"), ("2", "posts_two")] {
@@ -422,7 +422,7 @@ fn an_invalid_file_leaves_the_old_tokens_in_force() {
 }
 
 #[test]
-fn sighup_ends_no_service_whatever_it_does() {
+fn sighup_never_ends_a_service() {
     let dir = tempfile::tempdir().unwrap();
     // Without a token file.
     let data = dir.path().join("data");
@@ -467,7 +467,7 @@ fn sighup_ends_no_service_whatever_it_does() {
     filled.await_line("ended in order");
 }
 
-/// The processes that one has started and that have not ended.
+/// Returns the running children of a process.
 #[cfg(target_os = "linux")]
 fn children(of: &Process) -> Vec<u32> {
     let parent = format!("\nPPid:\t{}\n", of.id());
@@ -475,7 +475,7 @@ fn children(of: &Process) -> Vec<u32> {
     pids.filter(|pid| status(*pid).contains(&parent)).collect()
 }
 
-/// What the system says of a process; nothing of one that has ended.
+/// Returns the system's status of a process; an empty text if it has ended.
 #[cfg(target_os = "linux")]
 fn status(pid: u32) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -489,20 +489,20 @@ fn signal(pid: u32, name: &str) {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_service_neither_waits_for_its_broker_nor_ends_with_it_and_the_broker_never_outlives_it() {
+fn a_service_does_not_depend_on_its_broker_and_the_broker_never_outlives_it() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("tokens/posts");
     let good = secret(&token(dir.path(), &["posts"]));
     let (mut posts, address, mut client) = start(dir.path());
     let broker = children(&posts)[..].try_into().map(|[broker]: [u32; 1]| broker).unwrap();
-    // Ctrl-C is for a process group.
+    // Ctrl-C goes to a process group.
     let group = |pid: u32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         stat.rsplit_once(") ").unwrap().1.split(' ').nth(2).unwrap().to_owned()
     };
     assert_ne!(group(broker), group(posts.id()));
 
-    // One that hangs: the log says so, and the answer counts when it comes.
+    // If the broker hangs, the log says so, and its answer takes effect when it comes.
     signal(broker, "STOP");
     replace(&file, &line("new", "posts_new"));
     let said = reload(&posts);
@@ -515,7 +515,7 @@ fn a_service_neither_waits_for_its_broker_nor_ends_with_it_and_the_broker_never_
     posts.await_line("reloaded; tokens of tokens/posts: 1");
     assert_eq!((client.post(&good), client.post("posts_new")), (401, 201));
 
-    // What ends other programs does not end it before its service.
+    // Signals that end other programs do not end the broker before its service.
     for name in ["HUP", "INT", "TERM"] {
         signal(broker, name);
     }
@@ -536,7 +536,7 @@ fn a_service_neither_waits_for_its_broker_nor_ends_with_it_and_the_broker_never_
     posts.signal("TERM");
     assert!(posts.wait().success());
 
-    // However a service ends.
+    // The broker ends with its service, whether in order or not.
     for name in ["TERM", "KILL"] {
         let (mut posts, ..) = start(dir.path());
         let broker = children(&posts)[0];

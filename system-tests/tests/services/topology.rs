@@ -1,4 +1,4 @@
-//! The whole topology as real processes: split, three services, one entrance.
+//! The whole topology as real processes: the split, three services, one entrance.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -29,7 +29,7 @@ fn start_world() -> World {
     World { users: start("users"), threads: start("threads"), posts: start("posts"), data }
 }
 
-/// The sample's records, by collection.
+/// Returns the sample's records by collection.
 fn source() -> serde_json::Value {
     serde_json::from_slice(&std::fs::read(sample()).unwrap()).unwrap()
 }
@@ -55,7 +55,7 @@ fn every_record_of_the_sample_is_served_by_the_service_that_owns_it() {
             assert_eq!(get(address, &format!("/api/{other}")).0, if other == name { 200 } else { 404 });
         }
     }
-    // Bytes, where a parser would not see a difference.
+    // Compares bytes, since a parser would not see these differences.
     assert_eq!(get(world.posts.1, "/api/posts/4").2, r#"{"id":4,"thread":1,"text":"안녕하세요! 👋","user":4}"#);
     assert!(get(world.users.1, "/api/users/by-username/farid").2.contains(r#""karma":12345678901234567890"#));
     assert!(get(world.users.1, "/api/users/by-username/greta%2F2").2.contains(r#""ratio":0.10"#));
@@ -63,7 +63,7 @@ fn every_record_of_the_sample_is_served_by_the_service_that_owns_it() {
 }
 
 #[test]
-fn a_service_told_to_end_ends_with_0_and_starts_again() {
+fn a_service_ends_with_0_at_a_signal_and_starts_again() {
     let mut world = start_world();
     for signal in ["TERM", "INT"] {
         let (posts, address) = &mut world.posts;
@@ -100,7 +100,7 @@ fn a_failing_store_is_500_with_a_fixed_text_and_the_cause_in_the_log() {
     world.posts.0.signal("TERM");
     world.posts.0.wait();
     let folder = world.data.path().join("posts");
-    // The page of records 16 to 20, in a version that nobody knows.
+    // The page of records 16 to 20, in an unknown version.
     let db = sled::Config::new().segment_size(store::SEGMENT).path(folder.join("db")).open().unwrap();
     assert!(db.insert([1, 0, 0, 0, 0, 0, 0, 0, 1], b"\x09").unwrap().is_some());
     drop(db);
@@ -143,7 +143,7 @@ fn a_service_that_cannot_start_says_why() {
 }
 
 #[test]
-fn each_request_is_one_line_in_the_access_log_whatever_it_asks() {
+fn each_request_is_one_line_in_the_access_log() {
     let mut world = start_world();
     let (posts, address) = &mut world.posts;
     let mut raw = TcpStream::connect(*address).unwrap();
@@ -156,7 +156,7 @@ fn each_request_is_one_line_in_the_access_log_whatever_it_asks() {
     get(*address, "/api/posts/99");
     posts.await_line("path=\"/api/posts/99\" status=404");
     let log = posts.log();
-    assert!(!log.contains("path=\"/ready\""), "health checks are no news: {log}");
+    assert!(!log.contains("path=\"/ready\""), "health checks are not logged: {log}");
     assert_eq!(log.lines().filter(|line| line.contains("access")).count(), log.matches("method=").count());
 }
 
@@ -183,7 +183,7 @@ fn the_entrance_sends_each_collection_to_its_service() {
         assert_eq!(serde_json::from_str::<serde_json::Value>(&body).unwrap()["status"], 404);
     }
     let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
-    // Nobody has a token: what could be written is forbidden, what never can is not allowed.
+    // Without tokens, writes to a record are forbidden; writes to the entrance's own paths are never allowed.
     for (path, status, allow) in [("/", 405, "GET, HEAD"), ("/api/", 405, "GET, HEAD"), ("/api/posts/1", 403, "")] {
         let response = agent.delete(format!("http://{entrance}{path}")).call().unwrap();
         let allowed = response.headers().get("allow").map_or("", |allow| allow.to_str().unwrap());
@@ -217,16 +217,16 @@ fn a_service_that_is_down_is_503_and_the_others_go_on() {
     wait_for("the entrance to find posts again", || get(entrance, "/api/posts/1").0 == 200);
 }
 
-/// `./up` on free ports with a fresh folder.
+/// Returns the command of `./up`, on free ports with its data in `data`.
 fn up(data: &Path) -> (Command, [SocketAddr; 4]) {
     let ports = [(); 4].map(|()| free_port());
     let mut command = Command::new("bash");
     if cfg!(target_os = "linux") {
-        // Whatever runs the tests. A script's `&` has what it starts ignore INT.
+        // Sets the signals as a script's `&` does: INT is ignored.
         command = Command::new("env");
         command.args(["--default-signal=HUP,TERM", "--ignore-signal=INT", "bash"]);
     }
-    // The profile of this test, so that nothing is built twice.
+    // Uses the profile of this test, so that nothing is built twice.
     let profile = if program("seed").parent().unwrap().ends_with("release") { "release" } else { "dev" };
     command.arg(root().join("up")).env("PROFILE", profile).env("DATA", data);
     for (name, port) in ["PORT", "USERS_PORT", "THREADS_PORT", "POSTS_PORT"].into_iter().zip(ports) {
@@ -237,7 +237,7 @@ fn up(data: &Path) -> (Command, [SocketAddr; 4]) {
 }
 
 #[test]
-fn up_serves_through_one_entrance_until_it_is_told_to_stop() {
+fn up_serves_through_one_entrance_until_it_is_stopped() {
     if tool("haproxy", "the entrance").is_none() {
         return;
     }
@@ -256,7 +256,7 @@ fn up_serves_through_one_entrance_until_it_is_told_to_stop() {
     }
     assert_eq!(process.log().matches("ended in order").count(), 3, "{}", process.log());
 
-    // A second start serves what is there. Without HAProxy it says so, and serves the three ports.
+    // A second start serves the existing data. Without HAProxy, it says so and serves on the three ports.
     command.env("HAPROXY", "/nowhere/haproxy");
     let mut process = Process::start(&mut command);
     process.await_line("HAProxy is not installed");
@@ -268,7 +268,7 @@ fn up_serves_through_one_entrance_until_it_is_told_to_stop() {
 }
 
 #[test]
-fn up_beside_another_names_the_port_that_is_taken_and_leaves_the_other_alone() {
+fn a_second_up_names_the_taken_port_and_leaves_the_first_alone() {
     if tool("haproxy", "the entrance").is_none() {
         return;
     }
@@ -293,7 +293,7 @@ fn up_beside_another_names_the_port_that_is_taken_and_leaves_the_other_alone() {
     }
     assert!(!first.log().contains(" ended with status "), "{}", first.log());
 
-    // One that is bound, and on which nobody listens yet, is found by the service itself.
+    // Only the service itself finds a port that is bound but has no listener yet.
     let (mut command, [.., posts]) = up(&other);
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     bind(&socket, &posts).unwrap();
@@ -335,7 +335,7 @@ fn up_serves_collections_of_any_name() {
         let (status, _, body) = get(entrance, path);
         assert_eq!((status, &*body), (200, expected), "{path}");
     }
-    // Another spelling leads to the service, too, which has no such collection: never to the monolith or a neighbour.
+    // Another spelling leads to the service too, which answers 404; it never leads to the monolith or a neighbour.
     for (path, service) in [("/api/BLOGPOSTS/1", "blog-posts"), ("/api/blogposts", "blog-posts"), ("/api/TAGS", "tags")]
     {
         let (status, _, body) = get(entrance, path);
@@ -347,7 +347,7 @@ fn up_serves_collections_of_any_name() {
     assert!(data.join("blogPosts/db.json").exists() && !data.join("blog-posts").exists());
 }
 
-/// Then all that was started from it gets a SIGHUP, which does not end a service.
+/// A closed terminal sends SIGHUP to all its processes; SIGHUP alone does not end a service.
 #[test]
 fn up_ends_in_order_when_its_terminal_is_closed() {
     let dir = tempfile::tempdir().unwrap();
@@ -364,7 +364,7 @@ fn up_ends_in_order_when_its_terminal_is_closed() {
 }
 
 #[test]
-fn up_with_a_bad_file_says_what_seed_says() {
+fn up_with_a_bad_file_prints_the_error_of_seed() {
     let dir = tempfile::tempdir().unwrap();
     let input = dir.path().join("bad.json");
     std::fs::write(&input, "{}").unwrap();
