@@ -258,7 +258,7 @@ pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Finds a program on this machine. Without it a test is skipped, and says so; in CI nothing may be skipped.
+/// Finds a program on this machine. Without it, skips the test.
 pub fn tool(name: &str, what_for: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain([PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")]);
@@ -269,9 +269,9 @@ pub fn tool(name: &str, what_for: &str) -> Option<PathBuf> {
     found
 }
 
-/// Says why a test does nothing.
+/// Says why a test does nothing; fails it if CI is set, as `./test` sets it.
 pub fn skip(reason: &str) {
-    assert!(env::var_os("CI").is_none(), "in CI nothing may be skipped: {reason}");
+    assert!(env::var_os("CI").is_none(), "CI is set, so nothing may be skipped: {reason}");
     // Past the test runner, which would keep it to itself.
     let _ = writeln!(std::io::stderr(), "skipped: {reason}");
 }
