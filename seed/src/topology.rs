@@ -36,8 +36,8 @@ const OTHERS_PORTS: [u16; 2] = [3000, 8080];
 #[rustfmt::skip]
 const OTHERS_NAMES: &[&str] = &[
     // Programs, folders and files here, in containers and in a data folder.
-    "seed", "shared", "collection", "service", "up", "plan", "target", "tokens", "data", "manifest", "next", "old",
-    "building",
+    "seed", "shared", "collection", "service", "up", "test", "plan", "target", "tokens", "data", "manifest", "next",
+    "old", "building",
     // Compose: services, networks, volumes, and the names that the entrance finds by DNS.
     "entrance", "outside", "outsideentrance", "default", "localhost",
     // HAProxy: sections, and variables of the environment.

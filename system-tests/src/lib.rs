@@ -270,9 +270,9 @@ pub fn tool(name: &str, what_for: &str) -> Option<PathBuf> {
     found
 }
 
-/// Prints why a test is skipped; panics in CI.
+/// Prints why a test is skipped; panics if CI is set, as `./test` sets it.
 pub fn skip(reason: &str) {
-    assert!(env::var_os("CI").is_none(), "in CI nothing may be skipped: {reason}");
+    assert!(env::var_os("CI").is_none(), "CI is set, so nothing may be skipped: {reason}");
     // The test runner hides what `eprintln!` prints.
     let _ = writeln!(std::io::stderr(), "skipped: {reason}");
 }

@@ -116,8 +116,6 @@ use bytes::Bytes;
 use record::id::Id;
 use record::model::{Collection, Index, Term};
 use record::record_set::RecordSet;
-use rustix::fs::FallocateFlags;
-use rustix::io::Errno;
 
 use self::damage::Damage;
 use self::layout::{Counters, Identity, Page, Step};
@@ -551,14 +549,23 @@ impl Store {
     }
 
     /// Reserves [`ROOM`] on the disk behind the end of sled's file.
+    #[cfg(target_os = "linux")]
     fn reserve(&self) -> Result<(), StoreError> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        use rustix::io::Errno;
         let length = self.shared.file.metadata().map_err(|source| self.io(source))?.len();
-        match rustix::fs::fallocate(&self.shared.file, FallocateFlags::KEEP_SIZE, length, ROOM) {
+        match fallocate(&self.shared.file, FallocateFlags::KEEP_SIZE, length, ROOM) {
             // Not every file system supports this; there a lack of room shows when sled writes.
             Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
             Err(Errno::NOSPC | Errno::DQUOT) => Err(StoreError::NoRoom(self.shared.path.clone())),
             Err(error) => Err(self.io(error.into())),
         }
+    }
+
+    /// Reserves nothing: only on Linux can a file's room grow without its length. A full disk shows when sled writes.
+    #[cfg(not(target_os = "linux"))]
+    fn reserve(&self) -> Result<(), StoreError> {
+        Ok(())
     }
 
     /// Checks that a restart would find [`ROOM`].

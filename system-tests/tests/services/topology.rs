@@ -4,6 +4,7 @@
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -256,15 +257,75 @@ fn up_serves_through_one_entrance_until_it_is_stopped() {
     }
     assert_eq!(process.log().matches("ended in order").count(), 3, "{}", process.log());
 
-    // A second start serves the existing data. Without HAProxy, it says so and serves on the three ports.
-    command.env("HAPROXY", "/nowhere/haproxy");
+    // A second start serves the existing data.
     let mut process = Process::start(&mut command);
-    process.await_line("HAProxy is not installed");
-    process.await_line(&format!("ready: http://{}/api/users", services[0]));
+    process.await_line(&format!("up       | ready: http://{entrance}/api/users  …/api/threads  …/api/posts"));
     assert!(!process.log().contains("is split"), "{}", process.log());
-    assert_eq!(get(services[2], "/api/posts/1").0, 200);
     process.signal("INT");
     assert!(process.wait().success(), "{}", process.log());
+}
+
+#[test]
+fn up_without_haproxy_says_how_to_install_it_and_serves_each_port() {
+    let dir = tempfile::tempdir().unwrap();
+    let manager = dir.path().join("apt-get");
+    fake(&manager, "echo apt-get was run");
+    let (mut command, [entrance, services @ ..]) = up(&dir.path().join("data"));
+    command.arg("--no-install").env("HAPROXY", "no-such-haproxy").env("PATH", path_before(dir.path()));
+    let mut process = Process::start(&mut command);
+    process.await_line("up       | missing: no-such-haproxy; to install: ");
+    process.await_line("up       | HAProxy is not installed, so there is no entrance");
+    process.await_line(&format!("up       | ready: http://{}/api/users http://", services[0]));
+    assert_eq!(get(services[2], "/api/posts/1").0, 200);
+    assert_eq!(try_get(entrance, "/"), None);
+
+    // A service that ends is named, and the others go on.
+    let children = format!("/proc/{0}/task/{0}/children", process.id());
+    let children = std::fs::read_to_string(children).unwrap();
+    let named = |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "threads\n");
+    let threads = children.split(' ').find(named).unwrap();
+    assert!(Command::new("kill").args(["-KILL", threads]).status().unwrap().success());
+    process.await_line("up       | threads ended with status 137; the others go on");
+    assert_eq!(get(services[2], "/api/posts/1").0, 200);
+    assert!(!process.log().contains("apt-get was run"), "{}", process.log());
+    process.signal("TERM");
+    assert!(process.wait().success(), "{}", process.log());
+}
+
+#[test]
+fn up_installs_haproxy_after_saying_so() {
+    let Some(haproxy) = tool("haproxy", "the entrance") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let installed = dir.path().join("haproxy-of-a-test");
+    // What asks for a password is not there, so that others than root are asked for nothing.
+    fake(&dir.path().join("sudo"), "if [ \"$1\" != -n ]; then exec \"$@\"; fi");
+    let install =
+        format!("echo \"apt-get $*\"; [ $1 = update ] || ln -s {} {}", haproxy.display(), installed.display());
+    fake(&dir.path().join("apt-get"), &install);
+    let (mut command, [entrance, ..]) = up(&dir.path().join("data"));
+    command.env("HAPROXY", "haproxy-of-a-test").env("PATH", path_before(dir.path()));
+    command.env_remove("NO_INSTALL");
+    let mut process = Process::start(&mut command);
+    process.await_line("up       | missing: haproxy-of-a-test; installs: ");
+    process.await_line(&format!("up       | ready: http://{entrance}/api/users"));
+    let log = process.log();
+    let says = log.find("installs: ").unwrap();
+    let runs = log.find("\napt-get install -qq -y --no-install-recommends haproxy-of-a-test\n").unwrap();
+    assert!(says < runs && log[says..runs].contains("\napt-get update -qq"), "{log}");
+    process.signal("TERM");
+    assert!(process.wait().success(), "{}", process.log());
+}
+
+/// A script in the place of a program.
+fn fake(path: &Path, script: &str) {
+    std::fs::write(path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// `PATH` with a folder before all others.
+fn path_before(folder: &Path) -> std::ffi::OsString {
+    let path = std::env::var_os("PATH").unwrap();
+    std::env::join_paths([folder.to_owned()].into_iter().chain(std::env::split_paths(&path))).unwrap()
 }
 
 #[test]
