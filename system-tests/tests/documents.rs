@@ -1,5 +1,7 @@
 //! The documents are true: links lead somewhere, what they name exists, what exists is named, and their commands run.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
