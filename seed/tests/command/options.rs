@@ -285,7 +285,10 @@ fn progress_bars_fit_on_a_narrow_terminal() {
         input.display(),
         data.display()
     );
-    let output = Command::new("script").args(["-q", "-e", "-c", &run]).arg(&typed).stdin(Stdio::null()).output();
+    let mut script = Command::new("script");
+    // A service manager or a container names no terminal.
+    script.args(["-q", "-e", "-c", &run]).arg(&typed).env("TERM", "xterm").stdin(Stdio::null());
+    let output = script.output();
     let Ok(output) = output else { return world::skip("`script` is not installed; progress bars are not tested") };
     assert!(output.status.success(), "{}", text(&output.stdout));
     let typed = fs::read_to_string(&typed).unwrap();
