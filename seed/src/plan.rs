@@ -70,7 +70,10 @@ impl Plan {
             let mut references = collection.references();
             if let Some(reference) = references.find(|reference| self.named(reference.to).is_none()) {
                 let (name, to) = (collection.name(), reference.to);
-                return Err(format!("{name} refers to {to} in {:?}, and {to} is not listed", reference.field));
+                return Err(format!(
+                    "{name} refers to {to} in {:?}, and {to} is not listed; list it, too, or declare the field as \"any\"",
+                    reference.field
+                ));
             }
         }
         Ok(())
