@@ -64,6 +64,10 @@ pub(crate) struct Config {
     #[arg(long, value_name = "SECONDS", env = "SCRUB_EVERY", default_value = "86400", value_parser = parse_seconds)]
     pub(crate) scrub_every: Duration,
 
+    /// The memory for answers that are repeated from it, in MiB; 0 repeats none
+    #[arg(long, value_name = "MIB", env = "CACHE", default_value = "64", value_parser = value_parser!(u64).range(..=1 << 20))]
+    pub(crate) cache: u64,
+
     /// Run without the sandbox, in which the service opens only its folder and connects nowhere
     #[arg(long, env = "NO_SANDBOX", value_parser = FalseyValueParser::new())]
     pub(crate) no_sandbox: bool,

@@ -12,7 +12,8 @@
 //! 5. [`authorize`], [`condition`]: the token that a write needs, and its `If-Match` or `If-None-Match`
 //! 6. [`operate`]: backups and scrubs
 //! 7. [`health`]: the answer of `/ready`
-//! 8. [`reply`], [`problem`]: the parts of an answer, and every error with its status and text
+//! 8. `answers`: a cache of answers, in front of the routes
+//! 9. [`reply`], [`problem`]: the parts of an answer, and every error with its status and text
 //!
 //! A process:
 //!
@@ -21,10 +22,12 @@
 //! 3. [`serve`], [`workers`]: connections and the threads that serve them, up to the end of the last request
 //! 4. [`sandbox`], [`broker`]: the limits that a process sets itself, and the way in for new tokens
 //! 5. [`check`], [`offline`]: the commands `check`, `scrub` and `compact`
-//! 6. [`logging`]: the log, one line a panic
+//! 6. [`logging`], `access_log`: the log, one line a panic or a request
 //!
 //! With the feature `testing`, the module `testing` runs a service in a test, on a free port and in a fresh folder.
 
+mod access_log;
+mod answers;
 pub mod authorize;
 pub mod broker;
 pub mod check;

@@ -1,15 +1,55 @@
-//! A service's log.
+//! A service's log, on standard error.
 
+use std::io::{self, IsTerminal};
 use std::panic;
+use std::time::Duration;
 
-/// Starts the log on standard error, from `info` up unless `RUST_LOG` says otherwise.
-pub(crate) fn start_log() {
+use log::{Metadata, Record};
+use pretty_env_logger::env_logger::Logger;
+
+use crate::access_log;
+
+/// The time to wait for the access log at the end of the process.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The time to wait for the access log at a panic, after which the process goes on.
+const PATIENCE_AT_A_PANIC: Duration = Duration::from_millis(100);
+
+/// A log with lines for people on a terminal. Elsewhere the access log's lines are collected before they are written.
+struct Log {
+    pretty: Logger,
+    collects: bool,
+}
+
+impl log::Log for Log {
+    fn enabled(&self, metadata: &Metadata) -> bool {
+        self.pretty.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record) {
+        if !self.collects || record.target() != access_log::TARGET {
+            self.pretty.log(record);
+        } else if self.pretty.matches(record) {
+            access_log::add(record);
+        }
+    }
+
+    fn flush(&self) {
+        access_log::flush(PATIENCE);
+    }
+}
+
+/// Starts the log, from `info` up unless `RUST_LOG` says otherwise.
+pub fn start_log() {
     let mut builder = pretty_env_logger::formatted_timed_builder();
     match std::env::var("RUST_LOG") {
         Ok(filters) if !filters.is_empty() => builder.parse_filters(&filters),
         _ => builder.filter_level(log::LevelFilter::Info),
     };
-    builder.init();
+    let pretty = builder.build();
+    log::set_max_level(pretty.filter());
+    let log = Log { pretty, collects: !io::stderr().is_terminal() };
+    log::set_boxed_logger(Box::new(log)).expect("the process starts its log once");
 }
 
 /// Logs every panic as one line. The standard library prints several, and a client could forge them.
@@ -20,5 +60,6 @@ pub fn log_panics() {
         let place = panic.location().map_or_else(String::new, |place| format!(" at {place}"));
         // Quoted: it may repeat a client's text.
         log::error!(target: "panic", "panicked{place}: {:?}", text.unwrap_or("(no message)"));
+        access_log::flush(PATIENCE_AT_A_PANIC);
     }));
 }

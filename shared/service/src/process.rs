@@ -74,7 +74,9 @@ fn run_as(collection: Collection, own: Option<Own>, config: &Config) -> ExitCode
     }
     start_log();
     log_panics();
-    match panic::catch_unwind(|| live(collection, own, config)) {
+    let ended = panic::catch_unwind(|| live(collection, own, config));
+    log::logger().flush();
+    match ended {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
             log::error!("{error}");
@@ -186,7 +188,7 @@ impl Outside {
                 error = making.open_counter(counter.as_ref(), &state) => End::Failed(error),
             }
         };
-        let end = serve::serve(listener, routes(&state, own), Workers::start(threads)?, end).await;
+        let end = serve::serve(listener, routes(&state, own, config.cache << 20), Workers::start(threads)?, end).await;
         state.operator.end();
         making.end().await?;
         if let Some(counter) = counter {

@@ -7,11 +7,12 @@ use record::declaration::{Answers, IndexDeclaration};
 use record::edit::RecordName;
 use record::id::Id;
 use record::model::Term;
-use store::{Store, StoreError, Stored};
+use store::{Stamp, Store, StoreError, Stored};
 use warp::http::StatusCode;
 use warp::http::header::{CONTENT_TYPE, HeaderMap};
 use warp::reply::{Reply, Response};
 
+use crate::answers::Seen;
 use crate::condition::{Condition, entity_tag};
 use crate::problem::Problem;
 use crate::reply::{self, Answer};
@@ -26,18 +27,23 @@ pub(crate) fn all(store: &Store) -> Answer {
 
 /// `GET /api/{collection}/7`
 pub(crate) fn one(store: &Store, name: RecordName) -> Answer {
-    match name {
-        RecordName::Number(id) => record(store, || store.get(id)),
-        RecordName::Text(text) => record(store, || store.number_of(&text)?.map_or(Ok(None), |id| store.get(id))),
-        RecordName::Single => record(store, || store.get(Id::FIRST)),
-    }
+    let stored = match name {
+        RecordName::Number(id) => store.read_whole(|| store.get(id)),
+        RecordName::Text(text) => store.read_whole(|| store.number_of(&text)?.map_or(Ok(None), |id| store.get(id))),
+        RecordName::Single => store.read_whole(|| store.get(Id::FIRST)),
+    };
+    stored?.map(|stored| respond_for_long(stored, Vec::new())).ok_or(Problem::NoSuchRecord)
 }
 
 /// `GET /api/{collection}/in-thread/7`
 pub(crate) fn found(store: &Store, index: &IndexDeclaration, term: &Term) -> Answer {
+    let stamp = store.stamp_of(index.number, term);
     match index.answers {
-        Answers::Many => list(store, || store.find(index.number, term)),
-        Answers::One => record(store, || store.find(index.number, term).next().transpose()),
+        Answers::Many => respond_with_list(store, || store.find(index.number, term), Some(stamp)),
+        Answers::One => {
+            let stored = store.read_whole(|| store.find(index.number, term).next().transpose());
+            stored?.map(|stored| respond_for_long(stored, vec![stamp])).ok_or(Problem::NoSuchRecord)
+        }
     }
 }
 
@@ -53,11 +59,26 @@ pub(crate) fn spare(headers: &HeaderMap, mut response: Response) -> Response {
 
 /// Answers with the record that `find` finds in `store`. Its bytes are sent from the store's memory, without a copy.
 pub fn record(store: &Store, find: impl Fn() -> Result<Option<Stored>, StoreError>) -> Answer {
-    let stored = store.read_whole(find)?.ok_or(Problem::NoSuchRecord)?;
+    store.read_whole(find)?.map(respond).ok_or(Problem::NoSuchRecord)
+}
+
+fn respond(stored: Stored) -> Response {
     let tag = entity_tag(stored.revision, stored.json());
     let mut response = reply::json(Response::new(stored.into_json().into()));
     response.headers_mut().typed_insert(tag);
-    Ok(response)
+    response
+}
+
+/// Responds with `stored`, and marks the response for the cache: it follows from the record and from what `stamps` stand
+/// for.
+fn respond_for_long(stored: Stored, mut stamps: Vec<Stamp>) -> Response {
+    stamps.push(stored.stamp);
+    let body = (stored.json().len() <= LIST_CHUNK).then(|| Bytes::copy_from_slice(stored.json()));
+    let mut response = respond(stored);
+    if let Some(body) = body {
+        response.extensions_mut().insert(Seen { stamps, body });
+    }
+    response
 }
 
 /// Answers with a JSON array of records, in bounded memory for any length. If the store fails in the middle of it, the
@@ -69,15 +90,28 @@ pub fn list<I>(store: &Store, records: impl Fn() -> I) -> Answer
 where
     I: Iterator<Item = Result<Stored, StoreError>> + Send + Sync + 'static,
 {
-    let (list, first) = store.read_whole(|| {
-        let mut list = List { records: records(), begun: false, done: false };
+    respond_with_list(store, records, None)
+}
+
+/// Answers as [`list`] does. If the records follow from what `stamp` stands for, a list that fits into one chunk is
+/// marked for the cache.
+fn respond_with_list<I>(store: &Store, records: impl Fn() -> I, stamp: Option<Stamp>) -> Answer
+where
+    I: Iterator<Item = Result<Stored, StoreError>> + Send + Sync + 'static,
+{
+    let (mut list, first) = store.read_whole(|| {
+        let mut list = List { records: records(), begun: false, done: false, stamps: stamp.map(|stamp| vec![stamp]) };
         let first = list.next().unwrap_or_else(|| Ok(Bytes::new()));
         (list, first)
     });
     let first = first?;
     if list.done {
-        return Ok(reply::json(Response::new(first.into())));
+        let seen = list.stamps.map(|stamps| Seen { stamps, body: Bytes::copy_from_slice(&first) });
+        let mut response = reply::json(Response::new(first.into()));
+        seen.and_then(|seen| response.extensions_mut().insert(seen));
+        return Ok(response);
     }
+    list.stamps = None;
     let rest = list.inspect(|chunk| {
         if let Err(error) = chunk {
             log::error!("a list was cut short: {error}");
@@ -92,6 +126,8 @@ struct List<I> {
     records: I,
     begun: bool,
     done: bool,
+    /// The stamps of all that is in the list so far, if they are wanted.
+    stamps: Option<Vec<Stamp>>,
 }
 
 impl<I: Iterator<Item = Result<Stored, StoreError>>> Iterator for List<I> {
@@ -117,6 +153,11 @@ impl<I: Iterator<Item = Result<Stored, StoreError>>> Iterator for List<I> {
             };
             chunk.put_u8(if self.begun { b',' } else { b'[' });
             chunk.put_slice(stored.json());
+            if let Some(stamps) = &mut self.stamps
+                && stamps.last() != Some(&stored.stamp)
+            {
+                stamps.push(stored.stamp);
+            }
             self.begun = true;
         }
         Some(Ok(chunk.freeze()))

@@ -35,6 +35,7 @@ use warp::http::header::{CONNECTION, HeaderMap, HeaderValue};
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
+use crate::answers::Answers;
 use crate::health::Health;
 use crate::problem::{Problem, READS};
 use crate::reply::{self, Answer};
@@ -42,7 +43,12 @@ use crate::state::{Body, Query, State};
 use crate::{read, write};
 
 /// A service's complete routes. They never reject.
-pub type Routes = BoxedFilter<(Response,)>;
+#[derive(Clone)]
+pub struct Routes {
+    pub(crate) filter: BoxedFilter<(Response,)>,
+    /// The answers that are repeated without these routes.
+    pub(crate) answers: Answers,
+}
 
 /// A service's own routes below `/api/{collection}/`. They reject every other path.
 pub type OwnRoutes = BoxedFilter<(Answer,)>;
@@ -50,8 +56,9 @@ pub type OwnRoutes = BoxedFilter<(Answer,)>;
 /// A function that makes a service's own routes from its store.
 pub type Own = fn(&Store) -> OwnRoutes;
 
-/// Returns the routes of a service, including its `own`.
-pub fn routes(state: &State, own: Option<Own>) -> Routes {
+/// Returns the routes of a service, including its `own`. Answers are kept in up to `cache` bytes.
+pub fn routes(state: &State, own: Option<Own>, cache: u64) -> Routes {
+    let known = Answers::new(&state.store, &state.health, cache);
     let mut answers = table(state).boxed();
     if let Some(own) = own {
         let own = warp::path("api").and(warp::path(state.store.collection().name())).and(own(&state.store));
@@ -68,7 +75,7 @@ pub fn routes(state: &State, own: Option<Own>) -> Routes {
         }
         response
     };
-    warp::method().and(answers).map(respond).boxed()
+    Routes { filter: warp::method().and(answers).map(respond).boxed(), answers: known }
 }
 
 /// Answers every path but `/live` with 503 while indexes are being built.

@@ -3,7 +3,10 @@
 //! It runs warp's filters on hyper's connections, because `warp::serve` has no header timeout, no connection limit, no
 //! TCP_NODELAY and no drain deadline.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
+use std::fmt::Display;
+use std::future::ready;
 use std::io;
 use std::net::{self, SocketAddr};
 use std::panic::AssertUnwindSafe;
@@ -12,10 +15,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use futures_util::future::Either;
 use hyper::body::{Body, Incoming};
-use hyper::header::HeaderMap;
+use hyper::header::HeaderValue;
+use hyper::http::uri::PathAndQuery;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
+use hyper::{Method, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -25,6 +31,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use warp::reply::Response;
 
+use crate::access_log::{self, Line};
 use crate::problem::Problem;
 use crate::routes::Routes;
 use crate::workers::Workers;
@@ -39,6 +46,9 @@ pub const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// The time requests under way have to end after a shutdown begins.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The header with a load balancer's request id.
+const REQUEST_ID: &str = "x-request-id";
 
 /// The longest request id that is logged, in bytes.
 const REQUEST_ID_BYTES: usize = 64;
@@ -100,54 +110,70 @@ fn register(stream: net::TcpStream) -> io::Result<TokioIo<TcpStream>> {
     TcpStream::from_std(stream).map(TokioIo::new)
 }
 
-/// Wraps `routes` so that each request writes a line to the access log: method, path, status, bytes of the body (`-`
-/// for a list sent in chunks), milliseconds until the answer's head, the load balancer's request id if it gave one, and
-/// the token's name if the handler put one into the response's extensions.
-/// If a handler panics, its request gets a 500; the panic hook logs why.
+/// Wraps `routes` so that known answers are repeated, and each request writes a line to the [access log](access_log).
+/// A handler can put the name of a token into its response's extensions for that line. If a handler panics, its request
+/// gets a 500; the panic hook logs why.
 fn log_requests(
     routes: Routes,
     client: SocketAddr,
 ) -> impl Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send> {
-    let routes = TowerToHyperService::new(warp::service(routes));
+    let Routes { filter, answers } = routes;
+    let filter = TowerToHyperService::new(warp::service(filter));
+    let client: Arc<str> = client.to_string().into();
     service_fn(move |request: hyper::Request<Incoming>| {
         let begin = Instant::now();
-        // Load balancers ask for health every second.
-        let level = match request.uri().path() {
-            "/live" | "/ready" => log::Level::Debug,
-            _ => log::Level::Info,
-        };
-        let method = request.method().clone();
-        let asked = log::log_enabled!(target: "access", level)
-            .then(|| (method.clone(), request.uri().clone(), format_request_id(request.headers())));
-        // Unwind safe: handlers share no state that a panic could leave half-changed. The records are in the store.
-        let answer = AssertUnwindSafe(routes.call(request)).catch_unwind();
-        async move {
-            let response = answer.await.unwrap_or_else(|_panic| Ok(Problem::Panicked.into_response(&method)))?;
-            if let Some((method, uri, id)) = asked {
-                let bytes = response.body().size_hint().exact().map_or("-".to_owned(), |bytes| bytes.to_string());
-                let token = response.extensions().get::<token::Name>();
-                let token = token.map_or_else(String::new, |name| format!(" token={name}"));
-                // Quoted, so that no client can forge a line of the log.
-                log::log!(
-                    target: "access",
-                    level,
-                    "method={:?} path={:?} status={} bytes={bytes} ms={:.3} client={client}{id}{token}",
-                    method.as_str(),
-                    uri.to_string(),
-                    response.status().as_u16(),
-                    begin.elapsed().as_secs_f64() * 1e3,
-                );
-            }
-            Ok(response)
+        if let Some(response) = answers.find(&request) {
+            let id = request.headers().get(REQUEST_ID);
+            log_request(request.method(), request.uri(), id, &client, begin, &response);
+            return Either::Left(ready(Ok(response)));
         }
+        let (method, uri, client, answers) =
+            (request.method().clone(), request.uri().clone(), client.clone(), answers.clone());
+        let id = request.headers().get(REQUEST_ID).cloned();
+        // Unwind safe: handlers share no state that a panic could leave half-changed. The records are in the store.
+        let answer = AssertUnwindSafe(filter.call(request)).catch_unwind();
+        Either::Right(async move {
+            let mut response = answer.await.unwrap_or_else(|_panic| Ok(Problem::Panicked.into_response(&method)))?;
+            answers.keep(uri.path(), &mut response);
+            log_request(&method, &uri, id.as_ref(), &client, begin, &response);
+            Ok(response)
+        })
     })
 }
 
-/// Formats ` id=…` for the access log. Returns `""` if the request has no id or one that is not safe to log as it is.
-fn format_request_id(headers: &HeaderMap) -> String {
-    let id = headers.get("x-request-id").and_then(|id| id.to_str().ok()).filter(|id| {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        (1..=REQUEST_ID_BYTES).contains(&id.len()) && id.bytes().all(plain)
-    });
-    id.map_or_else(String::new, |id| format!(" id={id}"))
+/// Writes the request's line to the access log, if that is on.
+fn log_request(
+    method: &Method,
+    uri: &Uri,
+    id: Option<&HeaderValue>,
+    client: &str,
+    begin: Instant,
+    response: &Response,
+) {
+    // Load balancers ask for health every second.
+    let level = if matches!(uri.path(), "/live" | "/ready") { log::Level::Debug } else { log::Level::Info };
+    if !log::log_enabled!(target: access_log::TARGET, level) {
+        return;
+    }
+    let path = match uri.scheme() {
+        None => uri.path_and_query().map_or("", PathAndQuery::as_str).into(),
+        Some(_) => Cow::Owned(uri.to_string()),
+    };
+    let line = Line {
+        method: method.as_str(),
+        path: &path,
+        status: response.status().as_u16(),
+        bytes: response.body().size_hint().exact(),
+        took: begin.elapsed(),
+        client,
+        id: id.and_then(readable_id),
+        token: response.extensions().get::<token::Name>().map(|name| name as &dyn Display),
+    };
+    log::log!(target: access_log::TARGET, level, "{line}");
+}
+
+/// Returns the text of a load balancer's request id, or `None` if it is not safe to log as it is.
+fn readable_id(id: &HeaderValue) -> Option<&str> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    id.to_str().ok().filter(|id| (1..=REQUEST_ID_BYTES).contains(&id.len()) && id.bytes().all(plain))
 }

@@ -25,6 +25,9 @@ use crate::serve::serve;
 use crate::state::State;
 use crate::workers::Workers;
 
+/// The memory for answers, in bytes.
+const CACHE: u64 = 1 << 20;
+
 /// The time an answer may take; then the test fails instead of hanging.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -123,7 +126,7 @@ impl App {
                 let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&tokens));
                 let state = State { store, commit, tokens, operator, health: of_state };
                 let workers = Workers::start(2).expect("threads can be started");
-                serve(listener, routes(&state, own), workers, async { drop(asked.await) }).await;
+                serve(listener, routes(&state, own, CACHE), workers, async { drop(asked.await) }).await;
             });
         });
         let address = address.recv().expect("the server starts");

@@ -96,6 +96,7 @@
 //! | [`fill`] | a database made from a service's slice |
 //! | `redeclare` | [`Redeclaration`]: a changed declaration for an existing database |
 //! | `update`, [`desk`] | a newer file's changes: holding, staging, applying; how `seed` asks a running service |
+//! | `stamp` | [`Stamp`]: whether what was read is still current |
 //! | `scrub`, `damage` | [`Scrub`]: reads and checks everything; the count of faults found |
 //! | `rebuild`, `v1` | [`Restore`], compaction, salvage; the layout's first version |
 //! | `cache`, `sled_files` | the system's cache after failed syncs; sled's files and their guards |
@@ -120,6 +121,7 @@ use record::record_set::RecordSet;
 use self::damage::Damage;
 use self::layout::{Counters, Identity, Page, Step};
 use self::snapshot::Snapshots;
+use self::stamp::Stamps;
 use self::update::Gate;
 
 /// A point at which `tests/faults.rs` can end the process.
@@ -147,6 +149,7 @@ mod scrub;
 mod sled_files;
 mod snapshot;
 mod sorter;
+mod stamp;
 mod update;
 mod v1;
 mod write;
@@ -162,6 +165,7 @@ pub use rebuild::Restore;
 pub use redeclare::Redeclaration;
 pub use scrub::{Scrub, ScrubError};
 pub use snapshot::{Snapshot, SnapshotRecord};
+pub use stamp::Stamp;
 pub use update::{Edit, Hold, Staged, Staging, Text};
 pub use write::{Change, Writer};
 
@@ -314,6 +318,7 @@ struct Shared {
     failed: AtomicBool,
     read_only: AtomicBool,
     snapshots: Snapshots,
+    stamps: Stamps,
     gate: Gate,
 }
 
@@ -325,6 +330,8 @@ pub struct Stored {
     pub revision: u64,
     /// Whether the split gave the record its id, from its position in the file.
     pub id_from_position: bool,
+    /// Tells whether the record is still current. Only [`Store::get`] and [`Store::find`] take it.
+    pub stamp: Stamp,
 }
 
 impl Stored {
@@ -370,8 +377,9 @@ impl Store {
     fn with(db: sled::Db, path: &Path, collection: Collection, history: u64) -> Result<Self, StoreError> {
         let file = OpenOptions::new().write(true).open(path.join("db"));
         let file = file.map_err(|source| StoreError::Io { path: path.join("db"), source })?;
-        let (damage, failed, read_only, snapshots, gate) = Default::default();
-        let shared = Shared { file, path: path.to_owned(), history, damage, failed, read_only, snapshots, gate };
+        let (damage, failed, read_only, snapshots, stamps, gate) = Default::default();
+        let path = path.to_owned();
+        let shared = Shared { file, path, history, damage, failed, read_only, snapshots, stamps, gate };
         let shared = Arc::new(shared);
         Ok(Self { db, collection, made_by: collection, shared })
     }
@@ -454,11 +462,12 @@ impl Store {
         let key = layout::page_key(page);
         let mut before = None;
         loop {
+            let stamp = self.stamp_of_record(id);
             let Some(value) = self.unchecked(&key)? else { return Ok(None) };
             let entry = Page::read(&key, &value).and_then(|page| page.find(slot));
             let Some(entry) = entry.map_err(|what| self.damaged(&key, &what))? else { return Ok(None) };
             match self.stored(&value, id, &entry)? {
-                Some(stored) => return Ok(Some(stored)),
+                Some(stored) => return Ok(Some(Stored { stamp, ..stored })),
                 // The page was rewritten after it was read.
                 None if before.as_ref() != Some(&value) => before = Some(value),
                 None => {
@@ -651,20 +660,22 @@ impl Store {
         step.puts.iter().for_each(|(key, value)| batch.insert(&key[..], &value[..]));
         step.removes.iter().for_each(|key| batch.remove(&key[..]));
         batch.insert(layout::COUNTERS_KEY, layout::seal(layout::COUNTERS_KEY, &layout::encode(step.counters)));
-        self.db.apply_batch(batch).map_err(|source| self.sled(source))
+        self.shared.stamps.change(step, || self.db.apply_batch(batch).map_err(|source| self.sled(source)))
     }
 
     /// Applies the step without its counters, change by change. A batch costs more, since sled writes it twice and
     /// blocks reads meanwhile; but a crash during this may leave a part.
     fn apply_in_parts(&self, step: &Step) -> Result<(), StoreError> {
-        for (key, value) in &step.puts {
-            fail_point!("within the step");
-            self.db.insert(key, &value[..]).map_err(|source| self.sled(source))?;
-        }
-        for key in &step.removes {
-            self.db.remove(key).map_err(|source| self.sled(source))?;
-        }
-        Ok(())
+        self.shared.stamps.change(step, || {
+            for (key, value) in &step.puts {
+                fail_point!("within the step");
+                self.db.insert(key, &value[..]).map_err(|source| self.sled(source))?;
+            }
+            for key in &step.removes {
+                self.db.remove(key).map_err(|source| self.sled(source))?;
+            }
+            Ok(())
+        })
     }
 
     /// Returns the record of `entry`, read from `page`, or `None` if it lies apart and a part is missing.
@@ -672,10 +683,17 @@ impl Store {
         let &layout::Entry { revision, id_from_position, json, .. } = entry;
         let Some(json) = json else {
             let parts = self.parts(id, revision)?;
-            return Ok(parts.map(|(value, json)| Stored { value, json, revision, id_from_position }));
+            return Ok(parts.map(|(value, json)| Stored {
+                value,
+                json,
+                revision,
+                id_from_position,
+                stamp: Stamp::NONE,
+            }));
         };
         let begin = json.as_ptr() as usize - page.as_ptr() as usize;
-        Ok(Some(Stored { value: page.clone(), json: begin..begin + json.len(), revision, id_from_position }))
+        let (value, json) = (page.clone(), begin..begin + json.len());
+        Ok(Some(Stored { value, json, revision, id_from_position, stamp: Stamp::NONE }))
     }
 
     /// Joins the parts of a record that lies apart; returns them and the range of the JSON. Returns `None` if a part is

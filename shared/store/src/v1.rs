@@ -21,7 +21,7 @@ use record::model::Collection;
 use record::reader::RECORD_BYTES;
 
 use super::layout::Counters;
-use super::{KeptRecord, Purpose, StoreError, Stored, idempotency, layout, sled_files};
+use super::{KeptRecord, Purpose, Stamp, StoreError, Stored, idempotency, layout, sled_files};
 
 const COLLECTION_KEY: &[u8] = b"\0collection";
 const VERSION: u8 = 1;
@@ -83,10 +83,16 @@ impl Old {
             let id = layout::id_at(page, slot).ok_or_else(|| self.corrupt("a page holds an invalid id"))?;
             let stored = if json.is_empty() {
                 let json = self.parts(id, revision)?;
-                Stored { json: 0..json.len(), value: json.into(), revision, id_from_position }
+                Stored { json: 0..json.len(), value: json.into(), revision, id_from_position, stamp: Stamp::NONE }
             } else {
                 let begin = json.as_ptr() as usize - value.as_ptr() as usize;
-                Stored { json: begin..begin + json.len(), value: value.clone(), revision, id_from_position }
+                Stored {
+                    json: begin..begin + json.len(),
+                    value: value.clone(),
+                    revision,
+                    id_from_position,
+                    stamp: Stamp::NONE,
+                }
             };
             records.push((id, stored));
             rest = &rest[length..];

@@ -1,0 +1,158 @@
+//! Tests of answers that are repeated from memory: no client can tell them from answers read anew.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use record::model::Collection;
+use record::sample;
+use service::testing::{Answer, App, bearer};
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+fn write(app: &App, collection: Collection, method: &str, path: &str, body: &str) -> u16 {
+    let headers = [JSON, ("authorization", &*bearer(collection))];
+    app.send(method, path, &headers, body).status
+}
+
+/// Returns the answer to a request, without the time of day.
+fn ask(app: &App, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+    let mut answer = app.send(method, path, headers, "");
+    answer.headers.remove("date");
+    answer
+}
+
+/// Asks three times, so that the last answers come from memory.
+fn get(app: &App, path: &str) -> (u16, String) {
+    let answers = [(); 3].map(|()| ask(app, "GET", path, &[]));
+    assert!(answers.iter().all(|answer| answer == &answers[0]), "{answers:?}");
+    let [answer, ..] = answers;
+    (answer.status, answer.body)
+}
+
+#[test]
+fn a_write_shows_in_every_answer_that_it_concerns() {
+    let posts = sample::posts();
+    let app = App::spawn_writable(
+        posts,
+        (1..=40).map(|n| format!(r#"{{"id":{n},"thread":{},"text":"t","user":1}}"#, n % 2 + 1)),
+    );
+    let lists = [1, 2].map(|thread| format!("/api/posts/in-thread/{thread}"));
+    let before = [get(&app, &lists[0]), get(&app, &lists[1])];
+    assert_eq!(get(&app, "/api/posts/3").1, r#"{"id":3,"thread":2,"text":"t","user":1}"#);
+    // Another text, in the list too, though the index is the same.
+    assert_eq!(write(&app, posts, "PATCH", "/api/posts/3", r#"{"text":"new"}"#), 200);
+    let renewed = r#"{"id":3,"thread":2,"text":"new","user":1}"#;
+    assert_eq!(get(&app, "/api/posts/3").1, renewed);
+    assert!(get(&app, &lists[1]).1.contains(renewed));
+    assert_eq!(get(&app, &lists[0]), before[0]);
+    // Moved from one list into the other.
+    assert_eq!(write(&app, posts, "PATCH", "/api/posts/3", r#"{"thread":1}"#), 200);
+    assert!(get(&app, &lists[0]).1.contains(r#"{"id":3,"thread":1,"text":"new","user":1}"#));
+    assert!(before[1].1.contains(r#""id":3,"#) && !get(&app, &lists[1]).1.contains(r#""id":3,"#));
+    // A list that was empty, a new record, and one that is gone.
+    assert_eq!(get(&app, "/api/posts/in-thread/9").1, "[]");
+    assert_eq!(get(&app, "/api/posts/41").0, 404);
+    assert_eq!(write(&app, posts, "POST", "/api/posts", r#"{"thread":9,"text":"x","user":1}"#), 201);
+    assert_eq!(get(&app, "/api/posts/in-thread/9").1, r#"[{"id":41,"thread":9,"text":"x","user":1}]"#);
+    assert_eq!(get(&app, "/api/posts/41").0, 200);
+    assert_eq!(write(&app, posts, "DELETE", "/api/posts/41", ""), 204);
+    assert_eq!(get(&app, "/api/posts/41").0, 404);
+    assert_eq!(get(&app, "/api/posts/in-thread/9").1, "[]");
+}
+
+#[test]
+fn a_name_that_passes_to_another_record_is_answered_with_that_one() {
+    let users = sample::users();
+    let app = App::spawn_writable(users, [r#"{"id":1,"username":"kim"}"#, r#"{"id":2,"username":"lee"}"#]);
+    assert_eq!(get(&app, "/api/users/by-username/kim").1, r#"{"id":1,"username":"kim"}"#);
+    assert_eq!(write(&app, users, "PATCH", "/api/users/1", r#"{"username":"park"}"#), 200);
+    assert_eq!(get(&app, "/api/users/by-username/kim").0, 404);
+    assert_eq!(write(&app, users, "PATCH", "/api/users/2", r#"{"username":"kim"}"#), 200);
+    assert_eq!(get(&app, "/api/users/by-username/kim").1, r#"{"id":2,"username":"kim"}"#);
+    let notes = Collection::embedded(
+        r#"{ "name": "notes", "ids": "text", "fields": [{ "name": "text", "shape": { "text": { "most": 100 } } }] }"#,
+    );
+    let app = App::spawn_writable(notes, [r#"{"id":"a-b","text":"first"}"#]);
+    assert_eq!(get(&app, "/api/notes/a-b").1, r#"{"id":"a-b","text":"first"}"#);
+    assert_eq!(write(&app, notes, "DELETE", "/api/notes/a-b", ""), 204);
+    assert_eq!(get(&app, "/api/notes/a-b").0, 404);
+    let body = r#"{"id":"a-b","text":"second"}"#;
+    let answer = app.send("POST", "/api/notes", &[JSON, ("authorization", &*bearer(notes))], body);
+    assert_eq!(answer.status, 201, "{answer:?}");
+    assert_eq!(get(&app, "/api/notes/a-b").1, body);
+}
+
+#[test]
+fn conditions_and_methods_are_answered_alike_from_memory() {
+    let app = App::spawn_writable(sample::posts(), [r#"{"id":1,"thread":1,"text":"t","user":1}"#]);
+    let get = |headers: &[(&str, &str)]| ask(&app, "GET", "/api/posts/1", headers);
+    let first = get(&[]);
+    let tag = first.header("etag").to_owned();
+    for _ in 0..3 {
+        assert_eq!(get(&[]), first);
+        for (header, status) in [
+            (&*tag, 304),
+            (&format!("W/{tag}"), 304),
+            ("*", 304),
+            (&format!("\"0\", {tag}"), 304),
+            ("\"0\"", 200),
+            ("junk", 200),
+        ] {
+            let answer = get(&[("if-none-match", header)]);
+            assert_eq!((answer.status, answer.header("etag")), (status, &*tag), "{header}");
+            assert_eq!(answer.body.is_empty(), status == 304, "{header}");
+            assert_eq!(answer.header("content-type").is_empty(), status == 304, "{header}");
+        }
+        assert_eq!(get(&[("if-none-match", "\"0\""), ("if-none-match", &tag)]).status, 304);
+        let head = ask(&app, "HEAD", "/api/posts/1", &[]);
+        assert_eq!((head.status, head.headers, &*head.body), (200, first.headers.clone(), ""));
+        assert_eq!(ask(&app, "GET", "/api/posts/1/", &[]), first);
+        assert_eq!(app.request("OPTIONS", "/api/posts/1").status, 204);
+        assert_eq!(app.request("POST", "/api/posts/1").status, 405);
+    }
+}
+
+/// Ends the readers when it is dropped.
+struct End<'d>(&'d AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn no_reader_goes_back_in_time_while_records_change() {
+    const READERS: usize = 3;
+    let posts = sample::posts();
+    let app = App::spawn_writable(posts, (1..=40).map(|n| format!(r#"{{"id":{n},"thread":1,"text":"0","user":1}}"#)));
+    let (app, is_done) = (&app, &AtomicBool::new(false));
+    let paths = ["/api/posts/7", "/api/posts/in-thread/1"];
+    // The text of post 7, also in the list.
+    let count = |body: &str| -> u32 {
+        let (_, rest) = body.split_once(r#"{"id":7,"thread":1,"text":""#).unwrap();
+        rest.split_once('"').unwrap().0.parse().unwrap()
+    };
+    thread::scope(|scope| {
+        // Also when an assertion fails.
+        let _end = End(is_done);
+        for reader in 0..READERS * paths.len() {
+            scope.spawn(move || {
+                let (path, mut last) = (paths[reader % paths.len()], 0);
+                while !is_done.load(Ordering::Relaxed) {
+                    let now = count(&app.get(path).body);
+                    assert!(now >= last, "{path}: {now} after {last}");
+                    last = now;
+                }
+            });
+        }
+        for n in 1..=150 {
+            assert_eq!(write(app, posts, "PATCH", "/api/posts/7", &format!(r#"{{"text":"{n}"}}"#)), 200);
+            for path in paths {
+                assert_eq!(count(&app.get(path).body), n, "{path}");
+            }
+        }
+    });
+}
