@@ -26,6 +26,8 @@ pub enum Problem {
     NotAnId,
     /// The path is not percent-encoded UTF-8.
     NotAText,
+    /// The request does not name one host.
+    NotAHost,
     /// The body is not a well-formed JSON object, or would lose something.
     Malformed(Fault),
     /// The record breaks its model or a limit.
@@ -76,6 +78,8 @@ pub enum Problem {
     Busy,
     /// A newer monolith file is about to change the record.
     Held,
+    /// The limit of lists under way is reached.
+    ListsBusy,
     /// The limit of concurrent backups is reached.
     BackupsBusy,
     /// A scrub is under way.
@@ -177,9 +181,12 @@ impl Problem {
 
     fn status(&self) -> StatusCode {
         match self {
-            Problem::NotAnId | Problem::NotAText | Problem::Malformed(_) | Problem::BodyBroken | Problem::NotAKey => {
-                StatusCode::BAD_REQUEST
-            }
+            Problem::NotAnId
+            | Problem::NotAText
+            | Problem::NotAHost
+            | Problem::Malformed(_)
+            | Problem::BodyBroken
+            | Problem::NotAKey => StatusCode::BAD_REQUEST,
             Problem::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
             Problem::ReadOnly(_) => StatusCode::FORBIDDEN,
             Problem::NoSuchRecord | Problem::NoSuchPath => StatusCode::NOT_FOUND,
@@ -193,6 +200,7 @@ impl Problem {
             Problem::Store(_) | Problem::Panicked | Problem::Unexpected(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Problem::Busy
             | Problem::Held
+            | Problem::ListsBusy
             | Problem::BackupsBusy
             | Problem::ScrubBusy
             | Problem::DiskReadOnly
@@ -227,6 +235,7 @@ impl Problem {
             Problem::Taken { singular, field } => return format!("Another {singular} has this {field}.").into(),
             Problem::NotAnId => "An id is an integer from 1 to 9223372036854775807.",
             Problem::NotAText => "The name in the path is not percent-encoded UTF-8.",
+            Problem::NotAHost => "A request names one host, in one Host field.",
             Problem::Invalid(_) => "The record is not valid; see errors.",
             Problem::NoSuchRecord => "There is no such record.",
             Problem::NoSuchPath => "There is nothing at this path.",
@@ -240,6 +249,7 @@ impl Problem {
             Problem::NoIdsLeft => "There are no ids left.",
             Problem::Busy => "Too many writes wait; try again later.",
             Problem::Held => "A newer monolith file is about to change this record; try again.",
+            Problem::ListsBusy => "Too many lists are being sent; try again later.",
             Problem::BackupsBusy => "Too many backups are being read; try again later.",
             Problem::ScrubBusy => "A scrub is under way; the log will show its result.",
             Problem::DiskReadOnly => {

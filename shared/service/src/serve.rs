@@ -16,26 +16,20 @@ use hyper::body::{Body, Incoming};
 use hyper::header::HeaderMap;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use record::token;
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use warp::reply::Response;
 
+use crate::connection::{BUFFER, CONNECTIONS, Connections, SEND_BUFFER, SWEEP, Watch};
 use crate::problem::Problem;
 use crate::routes::Routes;
 use crate::workers::Workers;
-
-/// The most connections served at once; more wait in the listener's queue.
-pub const CONNECTIONS: usize = 1024;
-
-/// The time a connection has to send a request's head, counted from when it could begin. It ends idle connections
-/// too, so it exceeds the idle timeout of the load balancers in front (60 s on AWS): they close first and never send a
-/// request into a closing connection.
-pub const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// The time requests under way have to end after a shutdown begins.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,32 +44,45 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// [`DRAIN_TIMEOUT`] to end. Returns the output of `shutdown`.
 pub async fn serve<T>(listener: TcpListener, routes: Routes, workers: Workers, shutdown: impl Future<Output = T>) -> T {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = Connections::new();
     let graceful = GracefulShutdown::new();
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    // Slow heads are the connections' own business.
+    http.header_read_timeout(None).max_buf_size(BUFFER);
+    let mut sweeps = interval(SWEEP);
+    sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut shutdown = pin!(shutdown);
+    // A connection that has no permit yet.
+    let mut next = None;
     let ended = loop {
-        let accepted = async {
-            let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
-            (listener.accept().await, permit)
-        };
-        let (accepted, permit) = tokio::select! {
-            accepted = accepted => accepted,
-            ended = &mut shutdown => break ended,
-        };
-        let (stream, client) = match accepted.and_then(|(stream, client)| Ok((stream.into_std()?, client))) {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                log::warn!("a connection could not be accepted: {error}");
-                sleep(ACCEPT_PAUSE).await;
+        if next.is_some() && permits.available_permits() == 0 {
+            connections.end_longest_waiting();
+        }
+        let permit = tokio::select! {
+            accepted = listener.accept(), if next.is_none() => {
+                match accepted.and_then(|(stream, client)| Ok((stream.into_std()?, client))) {
+                    Ok(accepted) => next = Some(accepted),
+                    Err(error) => {
+                        log::warn!("a connection could not be accepted: {error}");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                }
                 continue;
             }
+            permit = permits.clone().acquire_owned(), if next.is_some() => permit.expect("it is never closed"),
+            _ = sweeps.tick() => {
+                connections.sweep();
+                continue;
+            }
+            ended = &mut shutdown => break ended,
         };
-        let (http, routes, watcher) = (http.clone(), routes.clone(), graceful.watcher());
+        let Some((stream, client)) = next.take() else { continue };
+        let (http, routes, watcher, watch) = (http.clone(), routes.clone(), graceful.watcher(), connections.watch());
         // Its own task: a panic in the middle of a body cuts off this connection only.
         workers.spawn(async move {
             let served = async {
-                let connection = http.serve_connection(register(stream)?, log_requests(routes, client));
+                let requests = log_requests(routes, client, &watch);
+                let connection = http.serve_connection(TokioIo::new(watch.stream(register(stream)?)), requests);
                 watcher.watch(connection).await.map_err(io::Error::other)
             };
             if let Err(error) = served.await {
@@ -88,16 +95,27 @@ pub async fn serve<T>(listener: TcpListener, routes: Routes, workers: Workers, s
     // hyper closes connections from which it has read nothing, even if a request waits in them.
     workers.catch_up().await;
     log::info!("draining {} connections", graceful.count());
-    if timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
-        log::warn!("requests were still under way after {} s; they are cut off", DRAIN_TIMEOUT.as_secs());
+    let sweep = async {
+        loop {
+            sweeps.tick().await;
+            connections.sweep();
+        }
+    };
+    tokio::select! {
+        () = graceful.shutdown() => {}
+        () = sweep => {}
+        () = sleep(DRAIN_TIMEOUT) => {
+            log::warn!("requests were still under way after {} s; they are cut off", DRAIN_TIMEOUT.as_secs());
+        }
     }
     ended
 }
 
 /// Registers `stream` with the current runtime.
-fn register(stream: net::TcpStream) -> io::Result<TokioIo<TcpStream>> {
+fn register(stream: net::TcpStream) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
-    TcpStream::from_std(stream).map(TokioIo::new)
+    set_socket_send_buffer_size(&stream, SEND_BUFFER)?;
+    TcpStream::from_std(stream)
 }
 
 /// Wraps `routes` so that each request writes a line to the access log: method, path, status, bytes of the body (`-`
@@ -107,8 +125,9 @@ fn register(stream: net::TcpStream) -> io::Result<TokioIo<TcpStream>> {
 fn log_requests(
     routes: Routes,
     client: SocketAddr,
-) -> impl Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send> {
-    let routes = TowerToHyperService::new(warp::service(routes));
+    watch: &Watch,
+) -> impl Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + use<> {
+    let routes = watch.guard(TowerToHyperService::new(warp::service(routes)));
     service_fn(move |request: hyper::Request<Incoming>| {
         let begin = Instant::now();
         // Load balancers ask for health every second.
