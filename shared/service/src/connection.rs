@@ -44,7 +44,7 @@ pub const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 pub const STALL_BYTES: u64 = 32 << 10;
 
 /// The time after a connection's last answer in which the rest of a refused body is read and dropped.
-pub const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
+pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The most bytes of a refused body that are read and dropped.
 pub const LINGER_BYTES: u64 = 1 << 20;

@@ -3,6 +3,7 @@
 //! A request is checked in this order: its token, then its body, and then, in the committer's one thread, its condition
 //! and whether the resulting record fits the model.
 
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -18,8 +19,8 @@ use record::model::{Collection, Index, Record, Term};
 use record::token::Name;
 use sha2::{Digest, Sha256};
 use store::{Found, KeptRecord, Transaction};
-use tokio::time::timeout;
-use warp::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use tokio::time::{Instant, timeout_at};
+use warp::http::header::{CONTENT_TYPE, EXPECT, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use warp::http::{Method, StatusCode};
 use warp::reply::{Reply, Response};
 
@@ -31,14 +32,25 @@ use crate::state::{Body, State};
 /// The header that lets a client repeat a POST safely.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// The time a body has to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// The time a body has to arrive, beside a second for each [`BODY_PACE`] bytes that have come.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The least bytes of a body a second.
+const BODY_PACE: usize = 4 << 10;
 
 /// The longest idempotency key, in bytes.
 const KEY_BYTES: usize = 255;
 
 /// `POST /api/posts`
 pub(crate) async fn post(state: State, headers: &HeaderMap, body: impl Body) -> Answer {
+    let body = pin!(body);
+    let mut body = Arriving::new(body);
+    let answer = create_posted(state, headers, &mut body).await;
+    body.discard(headers).await;
+    answer
+}
+
+async fn create_posted(state: State, headers: &HeaderMap, body: &mut Arriving<'_, impl Body>) -> Answer {
     let token = state.may_write(headers)?;
     let collection = state.store.collection();
     let answer = async {
@@ -59,6 +71,20 @@ pub(crate) async fn change(
     name: Result<RecordName, Problem>,
     headers: &HeaderMap,
     body: impl Body,
+) -> Answer {
+    let body = pin!(body);
+    let mut body = Arriving::new(body);
+    let answer = change_named(state, method, name, headers, &mut body).await;
+    body.discard(headers).await;
+    answer
+}
+
+async fn change_named(
+    state: State,
+    method: &Method,
+    name: Result<RecordName, Problem>,
+    headers: &HeaderMap,
+    body: &mut Arriving<'_, impl Body>,
 ) -> Answer {
     let token = state.may_write(headers)?;
     let answer = async {
@@ -92,11 +118,16 @@ impl State {
     }
 
     /// Reads a JSON body into canonical text.
-    async fn json_body(&self, headers: &HeaderMap, body: impl Body, is_patch: bool) -> Result<Object, Problem> {
+    async fn json_body(
+        &self,
+        headers: &HeaderMap,
+        body: &mut Arriving<'_, impl Body>,
+        is_patch: bool,
+    ) -> Result<Object, Problem> {
         if !is_json(headers, is_patch) {
             return Err(Problem::MediaType);
         }
-        let bytes = timeout(BODY_TIMEOUT, collect(body)).await.map_err(|_elapsed| Problem::BodySlow)??;
+        let bytes = body.collect().await?;
         // The token may have been revoked while the body arrived.
         self.tokens.authorize(headers)?;
         edit::read(&bytes).map_err(Problem::Malformed)
@@ -114,18 +145,45 @@ fn is_json(headers: &HeaderMap, is_patch: bool) -> bool {
     }
 }
 
-/// Collects the whole body, up to [`BODY_BYTES`].
-async fn collect(body: impl Body) -> Result<BytesMut, Problem> {
-    let mut body = std::pin::pin!(body);
-    let mut bytes = BytesMut::new();
-    while let Some(chunk) = body.next().await {
-        let mut chunk = chunk.map_err(|_broken| Problem::BodyBroken)?;
-        if bytes.len() + chunk.remaining() > BODY_BYTES {
-            return Err(Problem::BodyTooLarge);
-        }
-        bytes.extend_from_slice(&chunk.copy_to_bytes(chunk.remaining()));
+/// A body that has to arrive at a minimum pace.
+struct Arriving<'b, B> {
+    body: Pin<&'b mut B>,
+    began: Instant,
+    received: usize,
+}
+
+impl<'b, B: Body> Arriving<'b, B> {
+    fn new(body: Pin<&'b mut B>) -> Self {
+        Self { body, began: Instant::now(), received: 0 }
     }
-    Ok(bytes)
+
+    /// Returns the next chunk, or `None` at the body's end.
+    async fn next(&mut self) -> Result<Option<B::Chunk>, Problem> {
+        let allowed = BODY_TIMEOUT + Duration::from_secs((self.received / BODY_PACE) as u64);
+        let chunk = timeout_at(self.began + allowed, self.body.next()).await.map_err(|_elapsed| Problem::BodySlow)?;
+        let chunk = chunk.transpose().map_err(|_broken| Problem::BodyBroken)?;
+        self.received += chunk.as_ref().map_or(0, Buf::remaining);
+        Ok(chunk)
+    }
+
+    /// Collects the whole body, up to [`BODY_BYTES`].
+    async fn collect(&mut self) -> Result<BytesMut, Problem> {
+        let mut bytes = BytesMut::new();
+        while let Some(mut chunk) = self.next().await? {
+            if bytes.len() + chunk.remaining() > BODY_BYTES {
+                return Err(Problem::BodyTooLarge);
+            }
+            bytes.extend_from_slice(&chunk.copy_to_bytes(chunk.remaining()));
+        }
+        Ok(bytes)
+    }
+
+    /// Drops what is still to come of a refused body, up to [`BODY_BYTES`]. An answer that comes before the body's end
+    /// may be lost on its way through a load balancer. A client that waits for `100 Continue` sends no body.
+    async fn discard(&mut self, headers: &HeaderMap) {
+        let end = self.received + BODY_BYTES;
+        while !headers.contains_key(EXPECT) && self.received < end && matches!(self.next().await, Ok(Some(_))) {}
+    }
 }
 
 /// Creates the record, or returns the kept answer of an earlier request with that key.

@@ -13,7 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use service::connection::{CONNECTIONS, HEAD_TIMEOUT, LISTS, STALL_TIMEOUT};
 use service::read;
 use service::routes::OwnRoutes;
-use service::testing::App;
+use service::testing::{App, bearer};
 use store::Store;
 use warp::Filter;
 
@@ -148,6 +148,24 @@ fn connections_that_wait_for_a_request_make_room_for_one_that_has_one() {
         last.write_all(if bytes.is_empty() { ONE.as_bytes() } else { b"host: a\r\n\r\n" }).unwrap();
         assert!(begin(last).starts_with("HTTP/1.1 "));
     }
+}
+
+#[test]
+fn a_body_that_trickles_in_is_408() {
+    let app = App::spawn_writable(sample::posts(), [RECORD]);
+    let fields = format!("authorization: {}\r\ncontent-type: application/json", bearer(sample::posts()));
+    let mut stream =
+        open(&app, &format!("POST /api/posts HTTP/1.1\r\nhost: a\r\ncontent-length: 60000\r\n{fields}\r\n\r\n"));
+    let mut answer = stream.try_clone().unwrap();
+    let began = Instant::now();
+    let answer = thread::spawn(move || begin(&mut answer));
+    while !answer.is_finished() {
+        let _ = stream.write_all(&[b' '; 100]);
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert!(answer.join().unwrap().starts_with("HTTP/1.1 408 "));
+    // Far less than it takes at that pace.
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
 #[test]
