@@ -20,7 +20,9 @@ use record::token::Name;
 use sha2::{Digest, Sha256};
 use store::{Found, KeptRecord, Transaction};
 use tokio::time::{Instant, timeout_at};
-use warp::http::header::{CONTENT_TYPE, EXPECT, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use warp::http::header::{
+    CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, EXPECT, HeaderMap, HeaderName, HeaderValue, LOCATION,
+};
 use warp::http::{Method, StatusCode};
 use warp::reply::{Reply, Response};
 
@@ -54,6 +56,9 @@ async fn create_posted(state: State, headers: &HeaderMap, body: &mut Arriving<'_
     let token = state.may_write(headers)?;
     let collection = state.store.collection();
     let answer = async {
+        if !Condition::read(headers).allows_addition() {
+            return Err(Problem::ConditionFailed);
+        }
         let key = read_idempotency_key(headers, &token)?;
         let body = state.json_body(headers, body, false).await?;
         // Checked before an id is given, and outside the committer's one thread.
@@ -93,6 +98,9 @@ async fn change_named(
             return state.commit.write(move |now| target.delete(now)).await?;
         }
         let is_patch = *method == Method::PATCH;
+        if !is_patch && headers.contains_key(CONTENT_RANGE) {
+            return Err(Problem::PartOfRecord);
+        }
         let body = state.json_body(headers, body, is_patch).await?;
         state
             .commit
@@ -126,6 +134,9 @@ impl State {
     ) -> Result<Object, Problem> {
         if !is_json(headers, is_patch) {
             return Err(Problem::MediaType);
+        }
+        if headers.get_all(CONTENT_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            return Err(Problem::Encoded);
         }
         let bytes = body.collect().await?;
         // The token may have been revoked while the body arrived.
@@ -335,15 +346,54 @@ fn respond_written(revision: u64, json: String) -> Response {
 fn read_idempotency_key(headers: &HeaderMap, name: &Name) -> Result<Option<String>, Problem> {
     let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else { return Ok(None) };
-    match value.to_str() {
-        Ok(key) if (1..=KEY_BYTES).contains(&key.len()) && values.next().is_none() => Ok(Some(format!("{name}/{key}"))),
-        _ => Err(Problem::NotAKey),
+    let key = value.to_str().ok().and_then(read_key).ok_or(Problem::NotAKey)?;
+    if values.next().is_some() { Err(Problem::NotAKey) } else { Ok(Some(format!("{name}/{key}"))) }
+}
+
+/// Reads a key: a quoted string of RFC 9651, as the draft of the header has it, or its text alone.
+fn read_key(value: &str) -> Option<String> {
+    let mut key = String::new();
+    match value.strip_prefix('"') {
+        None => key.push_str(value),
+        Some(quoted) => {
+            let mut inside = quoted.strip_suffix('"')?.chars();
+            while let Some(char) = inside.next() {
+                key.push(match char {
+                    '"' => return None,
+                    '\\' => inside.next().filter(|char| matches!(char, '"' | '\\'))?,
+                    char => char,
+                });
+            }
+        }
     }
+    (1..=KEY_BYTES).contains(&key.len()).then_some(key)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_is_a_quoted_string_or_its_text() {
+        for (value, key) in [
+            ("a-1", Some("a-1")),
+            ("\"a-1\"", Some("a-1")),
+            (r#""a \"b\" \\""#, Some(r#"a "b" \"#)),
+            ("a\"b", Some("a\"b")),
+            ("", None),
+            ("\"", None),
+            ("\"\"", None),
+            ("\"a", None),
+            ("\"a\"b\"", None),
+            ("\"a\\b\"", None),
+            ("\"a\\\"", None),
+            ("\"a\";b=1", None),
+        ] {
+            assert_eq!(read_key(value).as_deref(), key, "{value}");
+        }
+        assert_eq!(read_key(&format!("\"{}\"", "k".repeat(KEY_BYTES))).map(|key| key.len()), Some(KEY_BYTES));
+        assert_eq!(read_key(&"k".repeat(KEY_BYTES + 1)), None);
+    }
 
     #[test]
     fn json_is_recognized_in_every_spelling_of_its_media_type() {
