@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use hyper::Uri;
 use hyper::body::{Body, Incoming};
 use hyper::header::HeaderMap;
 use hyper::server::conn::http1;
@@ -19,6 +20,7 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use percent_encoding::percent_decode_str;
 use record::token;
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::net::{TcpListener, TcpStream};
@@ -37,6 +39,12 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest request id that is logged, in bytes.
 const REQUEST_ID_BYTES: usize = 64;
 
+/// Words of queries that hold secrets.
+const SECRETS: [&str; 8] = ["token", "secret", "passw", "key", "auth", "session", "sig", "code"];
+
+/// The most fields of a request. The entrance adds some to those of a client.
+const FIELDS: usize = 128;
+
 /// The pause after a failed accept, mostly for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -48,7 +56,7 @@ pub async fn serve<T>(listener: TcpListener, routes: Routes, workers: Workers, s
     let graceful = GracefulShutdown::new();
     let mut http = http1::Builder::new();
     // Slow heads are the connections' own business.
-    http.header_read_timeout(None).max_buf_size(BUFFER);
+    http.header_read_timeout(None).max_buf_size(BUFFER).max_headers(FIELDS);
     let mut sweeps = interval(SWEEP);
     sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut shutdown = pin!(shutdown);
@@ -152,7 +160,7 @@ fn log_requests(
                     level,
                     "method={:?} path={:?} status={} bytes={bytes} ms={:.3} client={client}{id}{token}",
                     method.as_str(),
-                    uri.to_string(),
+                    format_target(&uri),
                     response.status().as_u16(),
                     begin.elapsed().as_secs_f64() * 1e3,
                 );
@@ -160,6 +168,16 @@ fn log_requests(
             Ok(response)
         }
     })
+}
+
+/// Formats a path for the access log, without a query that may hold a secret.
+fn format_target(uri: &Uri) -> String {
+    let query = uri.query().map(|query| percent_decode_str(query).decode_utf8_lossy().to_ascii_lowercase());
+    if query.is_some_and(|query| SECRETS.iter().any(|secret| query.contains(secret))) {
+        format!("{}?...", uri.path())
+    } else {
+        uri.to_string()
+    }
 }
 
 /// Formats ` id=…` for the access log. Returns `""` if the request has no id or one that is not safe to log as it is.

@@ -70,3 +70,12 @@ fn a_refused_write_gets_its_answer_however_long_its_body() {
         assert_eq!(cut, 0, "the log calls answers of {status} cut");
     }
 }
+
+#[test]
+fn a_request_with_a_hundred_fields_is_answered() {
+    let Some(world) = World::start(&[]) else { return };
+    let fields: String = (0..98).map(|number| format!("x-{number}: a\r\n")).collect();
+    let request = format!("GET /api/posts/1 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{fields}\r\n");
+    let answer = send(world.address, request.as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
