@@ -82,6 +82,53 @@ fn an_entity_tag_guards_a_record() {
 }
 
 #[test]
+fn conditions_hold_for_reads_and_for_new_records_too() {
+    let app = app();
+    let tag = app.get("/api/posts/1").header("etag").to_owned();
+    for (method, path, name, value, status) in [
+        ("GET", "/api/posts/1", "if-match", "\"0\"", 412),
+        ("HEAD", "/api/posts/1", "if-match", "\"0\"", 412),
+        ("GET", "/api/posts/1", "if-match", &*tag, 200),
+        ("GET", "/api/posts/1", "if-match", "*", 200),
+        ("GET", "/api/posts", "if-match", "\"0\"", 412),
+        ("GET", "/api/posts", "if-match", "*", 200),
+        ("GET", "/api/posts/7", "if-match", "\"0\"", 404),
+        ("POST", "/api/posts", "if-match", "\"0\"", 412),
+        ("POST", "/api/posts", "if-match", "*", 412),
+        ("POST", "/api/posts", "if-none-match", "*", 412),
+        ("POST", "/api/posts", "if-none-match", "\"0\"", 201),
+    ] {
+        let body = if method == "POST" { FIRST } else { "" };
+        assert_eq!(send(&app, method, path, &[(name, value)], body).status, status, "{method} {path} {name}: {value}");
+    }
+    // Several lines are one list.
+    let lines = [("if-none-match", "\"0\""), ("if-none-match", &tag)];
+    assert_eq!(app.send("GET", "/api/posts/1", &lines, "").status, 304);
+}
+
+#[test]
+fn a_body_must_be_whole_and_without_a_coding() {
+    let app = app();
+    let merge = "application/merge-patch+json, application/json";
+    let patch = app.send("PATCH", "/api/posts/1", &[("authorization", &bearer(posts::collection()))], "{}");
+    assert_eq!((patch.status, patch.header("accept-patch")), (415, merge));
+    assert_eq!(app.request("OPTIONS", "/api/posts/1").header("accept-patch"), merge);
+    assert_eq!(app.request("OPTIONS", "/api/posts").header("accept-patch"), "");
+    let part = send(&app, "PUT", "/api/posts/1", &[("content-range", "bytes 0-5/9")], FIRST);
+    assert_eq!(part.status, 400, "{part:?}");
+    let encoded = send(&app, "PUT", "/api/posts/1", &[("content-encoding", "gzip")], FIRST);
+    assert_eq!((encoded.status, encoded.header("accept-encoding")), (415, "identity"));
+    assert_eq!(send(&app, "PUT", "/api/posts/1", &[("content-encoding", "identity")], FIRST).status, 200);
+    let long = format!(r#"{{"thread":1,"text":"{}","user":1}}"#, "x".repeat(70_000));
+    assert!(send(&app, "POST", "/api/posts", &[], &long).body.contains(r#""title":"Content Too Large""#));
+    // Quoted, as the draft has it, or not: the same key.
+    let [quoted, bare] =
+        ["\"a-1\"", "a-1"].map(|key| send(&app, "POST", "/api/posts", &[("idempotency-key", key)], FIRST));
+    assert_eq!((quoted.status, quoted.header("location")), (201, bare.header("location")));
+    assert_eq!(send(&app, "POST", "/api/posts", &[("idempotency-key", "\"a")], FIRST).status, 400);
+}
+
+#[test]
 fn no_update_is_lost_among_clients_that_use_entity_tags() {
     const CLIENTS: u64 = 8;
     const EACH: u64 = 25;

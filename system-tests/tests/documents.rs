@@ -366,7 +366,8 @@ fn the_runbook_has_the_messages_that_end_a_process_or_a_request() {
         .filter_map(|line| line.trim().strip_prefix("#[error(\""))
         .filter(|line| !line.starts_with("{}: {source}"));
     let problems = fs::read_to_string(root().join("shared/service/src/problem.rs")).unwrap();
-    let fatal = ["Busy", "Held", "BackupsBusy", "ScrubBusy", "Building", "Draining", "NoIdsLeft", "Store(_)"];
+    let fatal =
+        ["Busy", "Held", "ListsBusy", "BackupsBusy", "ScrubBusy", "Building", "Draining", "NoIdsLeft", "Store(_)"];
     let answers = problems
         .lines()
         .filter(|line| line.contains("=> \"") && fatal.iter().any(|name| line.contains(&format!("Problem::{name} "))));

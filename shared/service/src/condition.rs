@@ -22,6 +22,17 @@ impl Condition {
         Self { if_match: headers.typed_get(), if_none_match: headers.typed_get() }
     }
 
+    /// Tells whether the answer, of which `tag` is the entity tag if it has one, may be sent.
+    pub fn allows_read(&self, tag: Option<&ETag>) -> bool {
+        let matches = |tags: &IfMatch| tag.map_or(*tags == IfMatch::any(), |tag| tags.precondition_passes(tag));
+        self.if_match.as_ref().is_none_or(matches)
+    }
+
+    /// Tells whether a record may be added to a list, which exists but has no tag.
+    pub fn allows_addition(&self) -> bool {
+        self.if_match.is_none() && !self.creates()
+    }
+
     /// Tells whether the record may be written. `tag` is `None` if the record does not exist.
     pub fn allows_write(&self, tag: Option<&ETag>) -> bool {
         let matches = |tags: &IfMatch| tag.is_some_and(|tag| tags.precondition_passes(tag));
@@ -93,6 +104,24 @@ mod tests {
         assert!(!condition(&[("if-none-match", "\"1-a\"")]).creates());
         assert!(condition(&[("if-none-match", "\"0\", W/\"1-a\"")]).has(&tag));
         assert!(!condition(&[("if-match", "\"1-a\"")]).has(&tag));
+    }
+
+    #[test]
+    fn a_read_is_answered_and_a_record_added_as_the_standard_says() {
+        let tag = "\"1-a\"".parse().unwrap();
+        for (headers, tagged, untagged, added) in [
+            (&[][..], true, true, true),
+            (&[("if-match", "\"1-a\"")], true, false, false),
+            (&[("if-match", "\"0-a\"")], false, false, false),
+            (&[("if-match", "*")], true, true, false),
+            (&[("if-match", "junk")], false, false, false),
+            (&[("if-none-match", "*")], true, true, false),
+            (&[("if-none-match", "\"1-a\"")], true, true, true),
+        ] {
+            let condition = condition(headers);
+            let got = (condition.allows_read(Some(&tag)), condition.allows_read(None), condition.allows_addition());
+            assert_eq!(got, (tagged, untagged, added), "{headers:?}");
+        }
     }
 
     /// An unreadable condition must not turn into an unconditional write.

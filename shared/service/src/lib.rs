@@ -19,7 +19,8 @@
 //!
 //! 1. [`process`]: its life from the command line to its exit
 //! 2. `config`: the command line, which every service shares
-//! 3. [`serve`], [`workers`]: connections and the threads that serve them, up to the end of the last request
+//! 3. [`serve`], [`connection`], [`workers`]: connections, what clients must do to keep them, and the threads that serve
+//!    them, up to the end of the last request
 //! 4. [`sandbox`], [`broker`]: the limits that a process sets itself, and the way in for new tokens
 //! 5. [`check`], [`offline`]: the commands `check`, `scrub` and `compact`
 //! 6. [`logging`], `access_log`: the log, one line a panic or a request
@@ -33,6 +34,7 @@ pub mod broker;
 pub mod check;
 pub mod condition;
 mod config;
+pub mod connection;
 pub mod health;
 pub mod logging;
 pub mod offline;

@@ -9,13 +9,18 @@ use record::model::Collection;
 use serde::Serialize;
 use store::{CommitError, StoreError};
 use warp::Rejection;
-use warp::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use warp::http::header::{
+    ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use warp::http::{Method, StatusCode};
 use warp::reject::MethodNotAllowed;
 use warp::reply::Response;
 
 /// The methods of a path that is only read, for `Allow`.
 pub(crate) const READS: &str = "GET, HEAD";
+
+/// The media types of patches (RFC 5789).
+const ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
 
 /// The seconds after which to ask again, for `Retry-After`.
 const ASK_AGAIN: HeaderValue = HeaderValue::from_static("5");
@@ -26,6 +31,8 @@ pub enum Problem {
     NotAnId,
     /// The path is not percent-encoded UTF-8.
     NotAText,
+    /// The request does not name one host.
+    NotAHost,
     /// The body is not a well-formed JSON object, or would lose something.
     Malformed(Fault),
     /// The record breaks its model or a limit.
@@ -51,6 +58,10 @@ pub enum Problem {
     ConditionFailed,
     /// The body's media type is not accepted here.
     MediaType,
+    /// The body has a content coding.
+    Encoded,
+    /// A PUT has only a part of the record.
+    PartOfRecord,
     /// The body is too long.
     BodyTooLarge,
     /// The body ended too early.
@@ -76,6 +87,8 @@ pub enum Problem {
     Busy,
     /// A newer monolith file is about to change the record.
     Held,
+    /// The limit of lists under way is reached.
+    ListsBusy,
     /// The limit of concurrent backups is reached.
     BackupsBusy,
     /// A scrub is under way.
@@ -154,8 +167,19 @@ impl Problem {
             }
         };
         let headers = response.headers_mut();
-        if let Problem::MethodNotAllowed(allowed) = self {
-            headers.insert(ALLOW, HeaderValue::from_static(allowed));
+        let takes_patches = match self {
+            Problem::MethodNotAllowed(allowed) => {
+                headers.insert(ALLOW, HeaderValue::from_static(allowed));
+                allowed.contains("PATCH")
+            }
+            Problem::Encoded => {
+                headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+                false
+            }
+            _ => matches!(self, Problem::MediaType) && method == Method::PATCH,
+        };
+        if takes_patches {
+            headers.insert(ACCEPT_PATCH, HeaderValue::from_static("application/merge-patch+json, application/json"));
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, ASK_AGAIN);
@@ -177,9 +201,13 @@ impl Problem {
 
     fn status(&self) -> StatusCode {
         match self {
-            Problem::NotAnId | Problem::NotAText | Problem::Malformed(_) | Problem::BodyBroken | Problem::NotAKey => {
-                StatusCode::BAD_REQUEST
-            }
+            Problem::NotAnId
+            | Problem::NotAText
+            | Problem::NotAHost
+            | Problem::PartOfRecord
+            | Problem::Malformed(_)
+            | Problem::BodyBroken
+            | Problem::NotAKey => StatusCode::BAD_REQUEST,
             Problem::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
             Problem::ReadOnly(_) => StatusCode::FORBIDDEN,
             Problem::NoSuchRecord | Problem::NoSuchPath => StatusCode::NOT_FOUND,
@@ -188,11 +216,12 @@ impl Problem {
             Problem::Taken { .. } => StatusCode::CONFLICT,
             Problem::ConditionFailed => StatusCode::PRECONDITION_FAILED,
             Problem::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Problem::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Problem::MediaType | Problem::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Problem::Invalid(_) | Problem::KeyReused | Problem::IdNotGiven => StatusCode::UNPROCESSABLE_ENTITY,
             Problem::Store(_) | Problem::Panicked | Problem::Unexpected(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Problem::Busy
             | Problem::Held
+            | Problem::ListsBusy
             | Problem::BackupsBusy
             | Problem::ScrubBusy
             | Problem::DiskReadOnly
@@ -227,11 +256,14 @@ impl Problem {
             Problem::Taken { singular, field } => return format!("Another {singular} has this {field}.").into(),
             Problem::NotAnId => "An id is an integer from 1 to 9223372036854775807.",
             Problem::NotAText => "The name in the path is not percent-encoded UTF-8.",
+            Problem::NotAHost => "A request names one host, in one Host field.",
             Problem::Invalid(_) => "The record is not valid; see errors.",
             Problem::NoSuchRecord => "There is no such record.",
             Problem::NoSuchPath => "There is nothing at this path.",
             Problem::ConditionFailed => "The record does not meet the request's condition.",
             Problem::MediaType => "Send application/json; a patch may be application/merge-patch+json too.",
+            Problem::Encoded => "Send the body without a Content-Encoding.",
+            Problem::PartOfRecord => "PUT takes the whole record, without Content-Range; PATCH takes a part.",
             Problem::BodyBroken => "The body ended too early.",
             Problem::BodySlow => "The body did not arrive in time.",
             Problem::NotAKey => "An Idempotency-Key is one text of 1 to 255 visible characters.",
@@ -240,6 +272,7 @@ impl Problem {
             Problem::NoIdsLeft => "There are no ids left.",
             Problem::Busy => "Too many writes wait; try again later.",
             Problem::Held => "A newer monolith file is about to change this record; try again.",
+            Problem::ListsBusy => "Too many lists are being sent; try again later.",
             Problem::BackupsBusy => "Too many backups are being read; try again later.",
             Problem::ScrubBusy => "A scrub is under way; the log will show its result.",
             Problem::DiskReadOnly => {
@@ -265,7 +298,11 @@ impl Problem {
 }
 
 fn respond(status: StatusCode, detail: &str, errors: Vec<Violation>) -> Response {
-    let title = status.canonical_reason().unwrap_or_default();
+    let title = match status {
+        // Its name of today (RFC 9110), as the entrance says it.
+        StatusCode::PAYLOAD_TOO_LARGE => "Content Too Large",
+        _ => status.canonical_reason().unwrap_or_default(),
+    };
     let document = Document { kind: "about:blank", title, status: status.as_u16(), detail, errors };
     let body = serde_json::to_vec(&document).expect("a problem can be written as JSON");
     let mut response = Response::new(body.into());

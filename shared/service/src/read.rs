@@ -8,8 +8,8 @@ use record::edit::RecordName;
 use record::id::Id;
 use record::model::Term;
 use store::{Stamp, Store, StoreError, Stored};
-use warp::http::StatusCode;
-use warp::http::header::{CONTENT_TYPE, HeaderMap};
+use warp::http::header::{CONTENT_TYPE, HeaderMap, IF_MATCH};
+use warp::http::{Method, StatusCode};
 use warp::reply::{Reply, Response};
 
 use crate::answers::Seen;
@@ -47,8 +47,14 @@ pub(crate) fn found(store: &Store, index: &IndexDeclaration, term: &Term) -> Ans
     }
 }
 
-/// Replaces the answer with 304 if `headers` say that the client has it already.
+/// Replaces the answer with 304 if `headers` say that the client has it already, and with 412 if they ask for another.
 pub(crate) fn spare(headers: &HeaderMap, mut response: Response) -> Response {
+    if headers.contains_key(IF_MATCH) && response.status().is_success() {
+        let tag = response.headers().typed_get();
+        if !Condition::read(headers).allows_read(tag.as_ref()) {
+            return Problem::ConditionFailed.into_response(&Method::GET);
+        }
+    }
     if response.headers().typed_get().is_some_and(|tag| Condition::read(headers).has(&tag)) {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         *response.body_mut() = Default::default();

@@ -3,6 +3,7 @@
 //! A request is checked in this order: its token, then its body, and then, in the committer's one thread, its condition
 //! and whether the resulting record fits the model.
 
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -18,8 +19,10 @@ use record::model::{Collection, Index, Record, Term};
 use record::token::Name;
 use sha2::{Digest, Sha256};
 use store::{Found, KeptRecord, Transaction};
-use tokio::time::timeout;
-use warp::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use tokio::time::{Instant, timeout_at};
+use warp::http::header::{
+    CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, EXPECT, HeaderMap, HeaderName, HeaderValue, LOCATION,
+};
 use warp::http::{Method, StatusCode};
 use warp::reply::{Reply, Response};
 
@@ -31,17 +34,31 @@ use crate::state::{Body, State};
 /// The header that lets a client repeat a POST safely.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// The time a body has to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// The time a body has to arrive, beside a second for each [`BODY_PACE`] bytes that have come.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The least bytes of a body a second.
+const BODY_PACE: usize = 4 << 10;
 
 /// The longest idempotency key, in bytes.
 const KEY_BYTES: usize = 255;
 
 /// `POST /api/posts`
 pub(crate) async fn post(state: State, headers: &HeaderMap, body: impl Body) -> Answer {
+    let body = pin!(body);
+    let mut body = Arriving::new(body);
+    let answer = create_posted(state, headers, &mut body).await;
+    body.discard(headers).await;
+    answer
+}
+
+async fn create_posted(state: State, headers: &HeaderMap, body: &mut Arriving<'_, impl Body>) -> Answer {
     let token = state.may_write(headers)?;
     let collection = state.store.collection();
     let answer = async {
+        if !Condition::read(headers).allows_addition() {
+            return Err(Problem::ConditionFailed);
+        }
         let key = read_idempotency_key(headers, &token)?;
         let body = state.json_body(headers, body, false).await?;
         // Checked before an id is given, and outside the committer's one thread.
@@ -60,6 +77,20 @@ pub(crate) async fn change(
     headers: &HeaderMap,
     body: impl Body,
 ) -> Answer {
+    let body = pin!(body);
+    let mut body = Arriving::new(body);
+    let answer = change_named(state, method, name, headers, &mut body).await;
+    body.discard(headers).await;
+    answer
+}
+
+async fn change_named(
+    state: State,
+    method: &Method,
+    name: Result<RecordName, Problem>,
+    headers: &HeaderMap,
+    body: &mut Arriving<'_, impl Body>,
+) -> Answer {
     let token = state.may_write(headers)?;
     let answer = async {
         let target = Target { collection: state.store.collection(), name: name?, condition: Condition::read(headers) };
@@ -67,6 +98,9 @@ pub(crate) async fn change(
             return state.commit.write(move |now| target.delete(now)).await?;
         }
         let is_patch = *method == Method::PATCH;
+        if !is_patch && headers.contains_key(CONTENT_RANGE) {
+            return Err(Problem::PartOfRecord);
+        }
         let body = state.json_body(headers, body, is_patch).await?;
         state
             .commit
@@ -92,11 +126,19 @@ impl State {
     }
 
     /// Reads a JSON body into canonical text.
-    async fn json_body(&self, headers: &HeaderMap, body: impl Body, is_patch: bool) -> Result<Object, Problem> {
+    async fn json_body(
+        &self,
+        headers: &HeaderMap,
+        body: &mut Arriving<'_, impl Body>,
+        is_patch: bool,
+    ) -> Result<Object, Problem> {
         if !is_json(headers, is_patch) {
             return Err(Problem::MediaType);
         }
-        let bytes = timeout(BODY_TIMEOUT, collect(body)).await.map_err(|_elapsed| Problem::BodySlow)??;
+        if headers.get_all(CONTENT_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            return Err(Problem::Encoded);
+        }
+        let bytes = body.collect().await?;
         // The token may have been revoked while the body arrived.
         self.tokens.authorize(headers)?;
         edit::read(&bytes).map_err(Problem::Malformed)
@@ -114,18 +156,45 @@ fn is_json(headers: &HeaderMap, is_patch: bool) -> bool {
     }
 }
 
-/// Collects the whole body, up to [`BODY_BYTES`].
-async fn collect(body: impl Body) -> Result<BytesMut, Problem> {
-    let mut body = std::pin::pin!(body);
-    let mut bytes = BytesMut::new();
-    while let Some(chunk) = body.next().await {
-        let mut chunk = chunk.map_err(|_broken| Problem::BodyBroken)?;
-        if bytes.len() + chunk.remaining() > BODY_BYTES {
-            return Err(Problem::BodyTooLarge);
-        }
-        bytes.extend_from_slice(&chunk.copy_to_bytes(chunk.remaining()));
+/// A body that has to arrive at a minimum pace.
+struct Arriving<'b, B> {
+    body: Pin<&'b mut B>,
+    began: Instant,
+    received: usize,
+}
+
+impl<'b, B: Body> Arriving<'b, B> {
+    fn new(body: Pin<&'b mut B>) -> Self {
+        Self { body, began: Instant::now(), received: 0 }
     }
-    Ok(bytes)
+
+    /// Returns the next chunk, or `None` at the body's end.
+    async fn next(&mut self) -> Result<Option<B::Chunk>, Problem> {
+        let allowed = BODY_TIMEOUT + Duration::from_secs((self.received / BODY_PACE) as u64);
+        let chunk = timeout_at(self.began + allowed, self.body.next()).await.map_err(|_elapsed| Problem::BodySlow)?;
+        let chunk = chunk.transpose().map_err(|_broken| Problem::BodyBroken)?;
+        self.received += chunk.as_ref().map_or(0, Buf::remaining);
+        Ok(chunk)
+    }
+
+    /// Collects the whole body, up to [`BODY_BYTES`].
+    async fn collect(&mut self) -> Result<BytesMut, Problem> {
+        let mut bytes = BytesMut::new();
+        while let Some(mut chunk) = self.next().await? {
+            if bytes.len() + chunk.remaining() > BODY_BYTES {
+                return Err(Problem::BodyTooLarge);
+            }
+            bytes.extend_from_slice(&chunk.copy_to_bytes(chunk.remaining()));
+        }
+        Ok(bytes)
+    }
+
+    /// Drops what is still to come of a refused body, up to [`BODY_BYTES`]. An answer that comes before the body's end
+    /// may be lost on its way through a load balancer. A client that waits for `100 Continue` sends no body.
+    async fn discard(&mut self, headers: &HeaderMap) {
+        let end = self.received + BODY_BYTES;
+        while !headers.contains_key(EXPECT) && self.received < end && matches!(self.next().await, Ok(Some(_))) {}
+    }
 }
 
 /// Creates the record, or returns the kept answer of an earlier request with that key.
@@ -277,15 +346,54 @@ fn respond_written(revision: u64, json: String) -> Response {
 fn read_idempotency_key(headers: &HeaderMap, name: &Name) -> Result<Option<String>, Problem> {
     let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else { return Ok(None) };
-    match value.to_str() {
-        Ok(key) if (1..=KEY_BYTES).contains(&key.len()) && values.next().is_none() => Ok(Some(format!("{name}/{key}"))),
-        _ => Err(Problem::NotAKey),
+    let key = value.to_str().ok().and_then(read_key).ok_or(Problem::NotAKey)?;
+    if values.next().is_some() { Err(Problem::NotAKey) } else { Ok(Some(format!("{name}/{key}"))) }
+}
+
+/// Reads a key: a quoted string of RFC 9651, as the draft of the header has it, or its text alone.
+fn read_key(value: &str) -> Option<String> {
+    let mut key = String::new();
+    match value.strip_prefix('"') {
+        None => key.push_str(value),
+        Some(quoted) => {
+            let mut inside = quoted.strip_suffix('"')?.chars();
+            while let Some(char) = inside.next() {
+                key.push(match char {
+                    '"' => return None,
+                    '\\' => inside.next().filter(|char| matches!(char, '"' | '\\'))?,
+                    char => char,
+                });
+            }
+        }
     }
+    (1..=KEY_BYTES).contains(&key.len()).then_some(key)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_is_a_quoted_string_or_its_text() {
+        for (value, key) in [
+            ("a-1", Some("a-1")),
+            ("\"a-1\"", Some("a-1")),
+            (r#""a \"b\" \\""#, Some(r#"a "b" \"#)),
+            ("a\"b", Some("a\"b")),
+            ("", None),
+            ("\"", None),
+            ("\"\"", None),
+            ("\"a", None),
+            ("\"a\"b\"", None),
+            ("\"a\\b\"", None),
+            ("\"a\\\"", None),
+            ("\"a\";b=1", None),
+        ] {
+            assert_eq!(read_key(value).as_deref(), key, "{value}");
+        }
+        assert_eq!(read_key(&format!("\"{}\"", "k".repeat(KEY_BYTES))).map(|key| key.len()), Some(KEY_BYTES));
+        assert_eq!(read_key(&"k".repeat(KEY_BYTES + 1)), None);
+    }
 
     #[test]
     fn json_is_recognized_in_every_spelling_of_its_media_type() {

@@ -214,15 +214,19 @@ fn the_access_log_names_the_token_and_no_log_line_has_its_secret() {
     .enumerate()
     {
         let request = format!(
-            "GET /api/posts/{path}?token-{number} HTTP/1.1\r\nhost: a\r\nX-Request-Id: r\r\n{shown}connection: close\r\n\r\n"
+            "GET /api/posts/{path}?case-{number} HTTP/1.1\r\nhost: a\r\nX-Request-Id: r\r\n{shown}connection: close\r\n\r\n"
         );
         let answer = app.raw(request.as_bytes());
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
         assert!(answer.contains(header) && answer.ends_with(&format!("\r\n\r\n{body}")), "{answer}");
         assert_eq!(answer.contains("www-authenticate"), status == 401, "{answer}");
-        let lines = lines_with(&format!("/api/posts/{path}?token-{number}\" status={status} "));
+        let lines = lines_with(&format!("/api/posts/{path}?case-{number}\" status={status} "));
         assert!(lines.len() == 1 && lines[0].ends_with(&format!(" id=r{name}")), "{lines:?}");
     }
+    for query in ["access_token=SECRET", "a=b&API_KEY=SECRET", "access%5Ft%6Fken=SECRET"] {
+        app.get(&format!("/api/posts/1/?{}", query.replace("SECRET", secret)));
+    }
+    assert_eq!(lines_with("path=\"/api/posts/1/?...\"").len(), 3);
     assert!(lines_with("access: ").len() > 5, "the log is there");
     for secret in [secret, &not_quite] {
         assert_eq!(lines_with(&secret["posts_".len()..]), Vec::<String>::new());

@@ -4,6 +4,7 @@
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
@@ -469,7 +470,7 @@ impl Answer {
         assert_eq!((&body["type"], &body["status"]), (&"about:blank".into(), &status.into()));
         assert!(body["title"].is_string() && body["detail"].is_string(), "{body}");
         assert_eq!(self.field("retry-after").is_some(), matches!(status, 429 | 503), "{self:?}");
-        assert!(self.field("x-request-id").is_some(), "{self:?}");
+        assert!(self.field("x-request-id").is_some() && self.field("date").is_some(), "{self:?}");
     }
 }
 
@@ -993,6 +994,18 @@ fn an_idle_connection_is_kept_for_a_while_and_then_closed() {
 }
 
 #[test]
+fn an_idle_connection_is_kept_as_long_as_in_an_aws_load_balancer() {
+    let target = Target::start(says("posts"));
+    let Some(entrance) = Entrance::before(&target, &[]) else { return };
+    let mut reader = BufReader::new(entrance.connect());
+    for pause in [0, 35] {
+        thread::sleep(Duration::from_secs(pause));
+        reader.get_mut().write_all(b"GET /api/posts HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+        assert_eq!(read_answer(&mut reader).expect("the connection is kept").status, 200);
+    }
+}
+
+#[test]
 fn a_head_and_a_body_have_a_limit() {
     let target = Target::start(says("posts"));
     let Some(entrance) = Entrance::before(&target, &[("IDLE_TIMEOUT", "100ms")]) else { return };
@@ -1026,6 +1039,91 @@ fn with_a_rate_limit_a_client_above_it_gets_429() {
         thread::sleep(Duration::from_millis(500));
         entrance.ask("GET", "/api/posts").status == 200
     });
+}
+
+#[test]
+fn a_client_has_a_number_of_requests_at_once_and_streams_of_http_2_count() {
+    let (go, held) = holds("posts");
+    let target = Target::start(held);
+    let Some(entrance) = Entrance::before(&target, &[("CLIENT_REQUESTS", "2")]) else { return };
+    thread::scope(|scope| {
+        let waiting: Vec<_> = (1..=2)
+            .map(|count| {
+                let waiting = scope.spawn(|| entrance.ask("GET", "/api/posts/held"));
+                wait_for("the request", || target.seen().len() == count);
+                waiting
+            })
+            .collect();
+        entrance.ask("GET", "/api/posts/1").is_problem(429);
+        go.send(()).unwrap();
+        go.send(()).unwrap();
+        waiting.into_iter().for_each(|waiting| assert_eq!(waiting.join().unwrap().status, 200));
+    });
+    assert_eq!(entrance.ask("GET", "/api/posts/1").status, 200);
+    // Five streams of one connection: GET, http, a path and a host in HPACK.
+    let mut stream = entrance.connect();
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    for number in [1, 3, 5, 7, 9] {
+        bytes.extend(b"\0\0\x16\x01\x05\0\0\0");
+        bytes.push(number);
+        bytes.extend(b"\x82\x86\x04\x0f/api/posts/held\x01\x01a");
+    }
+    stream.write_all(&bytes).unwrap();
+    let answers = |status: &str| entrance.log().matches(&format!(" {status} ")).count();
+    let (before, refused) = (answers("200"), 1);
+    wait_for("the refusals", || answers("429") == refused + 3);
+    go.send(()).unwrap();
+    go.send(()).unwrap();
+    wait_for("the others", || answers("200") == before + 2);
+}
+
+#[test]
+fn a_client_has_a_number_of_connections() {
+    let target = Target::start(says("posts"));
+    let Some(entrance) = Entrance::before(&target, &[("CLIENT_CONNECTIONS", "3")]) else { return };
+    let mut held: Vec<_> = (0..3).map(|_| entrance.connect()).collect();
+    for stream in &mut held {
+        stream.write_all(b"GET /api/posts HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+        assert_eq!(read_answer(&mut BufReader::new(stream)).unwrap().status, 200);
+    }
+    assert_eq!(entrance.send_all(b"GET /api/posts HTTP/1.1\r\nhost: a\r\n\r\n").len(), 0);
+    held.pop();
+    wait_for("room", || !entrance.send_all(b"GET /api/posts HTTP/1.0\r\n\r\n").is_empty());
+}
+
+#[test]
+fn connections_that_one_client_holds_leave_room_for_others() {
+    let Some(curl) = tool("curl", "another client's address") else { return };
+    if replicas_port().is_none() {
+        return;
+    }
+    let target = Target::start(says("posts"));
+    let Some(entrance) = Entrance::before(&target, &[("CONNECTIONS", "200")]) else { return };
+    // More than there are; those above three quarters are refused.
+    let _held: Vec<_> = (0..250).map(|_| entrance.connect()).collect();
+    let mut ask = Command::new(curl);
+    ask.args(["--silent", "--include", "--noproxy", "*", "--max-time", "5", "--interface", "127.0.0.2"]);
+    let answer = text(&ask.arg(format!("http://{}/api/posts/1", entrance.address)).output().unwrap().stdout);
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer:?}");
+}
+
+#[test]
+fn a_client_that_does_not_read_its_answer_holds_no_target() {
+    let freed = Arc::new(AtomicBool::new(false));
+    let free = Arc::clone(&freed);
+    let target = Target::start(move |_, stream| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
+        while stream.write_all(format!("1000\r\n{}\r\n", "a".repeat(0x1000)).as_bytes()).is_ok() {}
+        free.store(true, SeqCst);
+        Then::Close
+    });
+    let Some(entrance) = Entrance::before(&target, &[]) else { return };
+    let mut stream = entrance.connect();
+    stream.write_all(b"GET /api/posts HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+    let began = std::time::Instant::now();
+    wait_for("the end of patience", || freed.load(SeqCst));
+    // Less than an idle connection has.
+    assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
 }
 
 // ---- Forwarding.
@@ -1064,6 +1162,10 @@ fn a_request_has_one_id_for_target_client_and_log() {
             entrance.log().lines().any(|line| line.ends_with(&format!("\"GET /api/posts HTTP/1.1\" {got}")))
         });
     }
+    // A query may hold a secret.
+    entrance.ask("GET", "/api/posts?access_token=secret");
+    wait_for("the log", || entrance.log().matches("\"GET /api/posts HTTP/1.1\"").count() == ids.len() + 1);
+    assert!(!entrance.log().contains("secret"), "{}", entrance.log());
     // Generated ids differ.
     let [one, other] = [(); 2].map(|()| entrance.ask("GET", "/nowhere"));
     assert_ne!(one.field("x-request-id"), other.field("x-request-id"));
@@ -1147,6 +1249,9 @@ fn requests_are_never_merged_or_split() {
         "content-length: +4\r\n\r\nbody",
         "content-length: 0x4\r\n\r\nbody",
         "content-length: -1\r\n\r\n",
+        // 2⁶⁴ + 3
+        "content-length: 18446744073709551619\r\n\r\nabc",
+        "content-length: 00000000000000000004\r\n\r\nbody",
         "content-length : 4\r\n\r\nbody",
         "content-length: 9\r\n\r\nunfinished"[..26].trim_end(),
         "transfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
@@ -1165,6 +1270,9 @@ fn requests_are_never_merged_or_split() {
         check(&format!("{one}{refused}"), &[400], &[]);
     }
     check("POST /api/posts HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", &[400], &[]);
+    for host in ["", "host: a\r\nhost: b\r\n", "host: a b\r\n", "host: a/b\r\n", "host: u@a\r\n", "host: a:b\r\n"] {
+        check(&format!("GET /api/posts HTTP/1.1\r\n{host}\r\n"), &[400], &[]);
+    }
     check("GET /api/posts\r\n\r\n", &[400], &[]);
     check("GET /api/posts HTTP/1.1 HTTP/1.1\r\nhost: a\r\n\r\n", &[400], &[]);
     check("GET http://b/api/posts HTTP/1.1\r\nhost: a\r\n\r\n", &[400], &[]);
@@ -1191,7 +1299,7 @@ fn an_ambiguous_path_is_refused_and_any_other_is_forwarded_unchanged() {
     for path in ["/api/posts#/../users", "*"] {
         assert_eq!(entrance.ask("GET", path).status, 400, "{path}");
     }
-    entrance.ask("TRACE", "/api/posts").is_problem(405);
+    entrance.ask("TRACE", "/api/posts").is_problem(501);
     assert_eq!(entrance.send("CONNECT a:80 HTTP/1.1\r\nhost: a:80\r\n\r\n").status, 400);
     assert_eq!(target.asked(), [""; 0]);
     for path in
@@ -1219,12 +1327,10 @@ fn prometheus_reads_the_entrance_on_a_port_of_its_own() {
     entrance.ask("GET", "/metrics").is_problem(404);
 }
 
-#[test]
-fn with_a_certificate_it_speaks_tls_and_http_2() {
-    let (Some(openssl), Some(curl)) = (tool("openssl", "TLS"), tool("curl", "TLS")) else { return };
-    let target = Target::start(says("posts"));
-    let folder = tempfile::tempdir().unwrap();
-    let [certificate, key, both] = ["site.crt", "site.key", "site.pem"].map(|file| folder.path().join(file));
+/// Makes a certificate for localhost in `folder`. Returns it, and a file with its key too.
+fn certify(folder: &Path) -> Option<(PathBuf, PathBuf)> {
+    let openssl = tool("openssl", "TLS")?;
+    let [certificate, key, both] = ["site.crt", "site.key", "site.pem"].map(|file| folder.join(file));
     let mut request = Command::new(openssl);
     request.args(
         "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost".split(' '),
@@ -1233,6 +1339,47 @@ fn with_a_certificate_it_speaks_tls_and_http_2() {
     let made = request.output().unwrap();
     assert!(made.status.success(), "{}", text(&made.stderr));
     std::fs::write(&both, [certificate.as_path(), &key].map(|file| std::fs::read(file).unwrap()).concat()).unwrap();
+    Some((certificate, both))
+}
+
+#[test]
+fn tls_has_forward_secrecy_and_plain_requests_can_be_sent_there() {
+    let (Some(openssl), Some(curl)) = (tool("openssl", "TLS"), tool("curl", "TLS")) else { return };
+    let target = Target::start(says("posts"));
+    let folder = tempfile::tempdir().unwrap();
+    let Some((certificate, both)) = certify(folder.path()) else { return };
+    let port = free_port();
+    let (tls, redirect) = (format!("127.0.0.1:{port}"), port.to_string());
+    let settings = [("CERTIFICATE", both.to_str().unwrap()), ("TLS", &tls), ("REDIRECT", &redirect)];
+    let Some(entrance) = Entrance::start(&settings) else { return };
+    for (cipher, accepted) in [
+        ("ECDHE-ECDSA-AES128-GCM-SHA256", true),
+        ("ECDHE-ECDSA-CHACHA20-POLY1305", true),
+        ("ECDHE-ECDSA-AES256-SHA384", false),
+        ("ECDHE-ECDSA-AES128-SHA", false),
+        ("AES128-GCM-SHA256", false),
+    ] {
+        let mut speak = Command::new(&openssl);
+        speak.args(["s_client", "-tls1_2", "-cipher", cipher, "-connect", &tls]).stdin(std::process::Stdio::null());
+        let said = text(&speak.output().unwrap().stdout);
+        assert_eq!(said.contains(&format!("Cipher is {cipher}")), accepted, "{cipher}: {said}");
+    }
+    let answer = entrance.ask("POST", "/api/posts?a=b");
+    assert_eq!((answer.status, answer.field("location")), (308, Some(&*format!("https://a:{port}/api/posts?a=b"))));
+    assert_eq!(target.seen().len(), 0);
+    let mut ask = Command::new(curl);
+    ask.args(["--silent", "--include", "--noproxy", "*", "--cacert"]).arg(&certificate);
+    ask.args(["--resolve", &format!("localhost:{port}:127.0.0.1")]);
+    let answer = text(&ask.arg(format!("https://localhost:{port}/api/posts")).output().unwrap().stdout);
+    assert!(answer.contains("strict-transport-security: max-age=31536000\r\n"), "{answer}");
+}
+
+#[test]
+fn with_a_certificate_it_speaks_tls_and_http_2() {
+    let Some(curl) = tool("curl", "TLS") else { return };
+    let target = Target::start(says("posts"));
+    let folder = tempfile::tempdir().unwrap();
+    let Some((certificate, both)) = certify(folder.path()) else { return };
     let port = free_port();
     let tls = format!("127.0.0.1:{port}");
     let Some(entrance) = Entrance::before(&target, &[("CERTIFICATE", both.to_str().unwrap()), ("TLS", &tls)]) else {

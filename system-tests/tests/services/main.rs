@@ -10,6 +10,7 @@ mod declaration;
 mod entrance;
 mod running;
 mod service;
+mod standing;
 mod text_ids;
 mod token;
 mod topology;
