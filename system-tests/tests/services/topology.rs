@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketType, bind, socket};
 use tempfile::TempDir;
@@ -159,6 +161,57 @@ fn each_request_is_one_line_in_the_access_log() {
     let log = posts.log();
     assert!(!log.contains("path=\"/ready\""), "health checks are not logged: {log}");
     assert_eq!(log.lines().filter(|line| line.contains("access")).count(), log.matches("method=").count());
+}
+
+/// A pipe that is not read, as of a stopped log collector, takes 64 KiB.
+#[test]
+fn a_log_that_nobody_reads_delays_no_request_and_its_lost_lines_are_counted() {
+    const REQUESTS: usize = 4000;
+    let data = tempfile::tempdir().unwrap();
+    split(&sample(), data.path());
+    let mut posts = Command::new(program("posts"));
+    posts.args(["--listen", "127.0.0.1:0", "--data"]).arg(data.path().join("posts")).stderr(Stdio::piped());
+    let mut posts = posts.spawn().unwrap();
+    let mut log = BufReader::new(posts.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains(" on http://") {
+        line.clear();
+        assert_ne!(log.read_line(&mut line).unwrap(), 0, "it ended");
+    }
+    let (_, address) = line.trim().split_once(" on http://").unwrap();
+
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let mut requests = stream.try_clone().unwrap();
+    let request = format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "x".repeat(1000));
+    let sender = thread::spawn(move || {
+        for _ in 1..REQUESTS {
+            requests.write_all(request.as_bytes()).unwrap();
+        }
+        requests.write_all(request.replace("host", "connection: close\r\nhost").as_bytes()).unwrap();
+    });
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).unwrap();
+    sender.join().unwrap();
+    assert_eq!(answers.matches("HTTP/1.1 404").count(), REQUESTS);
+
+    let reader = thread::spawn(move || {
+        let mut rest = String::new();
+        log.read_to_string(&mut rest).unwrap();
+        rest
+    });
+    assert!(Command::new("kill").arg(posts.id().to_string()).status().unwrap().success());
+    assert!(posts.wait().unwrap().success());
+    let log = reader.join().unwrap();
+    let written =
+        log.lines().filter(|line| line.contains("method=\"GET\"") && line.contains("client=127.0.0.1:")).count();
+    let lost: Vec<usize> = log
+        .lines()
+        .filter_map(|line| line.split_once(" lines of the access log are lost"))
+        .map(|(begin, _)| begin.rsplit(' ').next().unwrap().parse().unwrap())
+        .collect();
+    assert!(!lost.is_empty(), "a megabyte was kept, not four");
+    assert_eq!(written + lost.iter().sum::<usize>(), REQUESTS, "{lost:?}");
 }
 
 #[test]
