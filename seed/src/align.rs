@@ -20,6 +20,7 @@ use sha2::{Digest as _, Sha256};
 use crate::error::Error;
 use crate::ids::Ids;
 use crate::near::{Content, alikeness};
+use crate::obstacle::Kind;
 use crate::rows::{Row, Rows};
 
 /// The length of both lists together up to which they get the shortest edit script.
@@ -176,7 +177,7 @@ pub fn align(
         let Ok(given) = Id::try_from(id) else {
             let reason = "no id is left for new records".to_owned();
             let (file, place) = (newer.path().to_owned(), newer.collection.name().to_owned());
-            return Err(Error::Input { file, place, reason });
+            return Err(Error::Input { file, kind: Some(Kind::Record), place, reason });
         };
         alignment.ids.push(row.position, given);
         alignment.name(Some(row.position - 1), id, taken_for);

@@ -10,6 +10,7 @@ use serde::de::IgnoredAny;
 use crate::commands::join::keep_out_of_data;
 use crate::error::Error;
 use crate::identity::folder_of;
+use crate::obstacle::Kind;
 use crate::options::Options;
 use crate::part_file::PartFile;
 use crate::rejects::Rejects;
@@ -53,6 +54,7 @@ impl Aside {
             Err(error) if error.is_io() => Err(Error::io(part)(error.into())),
             Err(error) => Err(Error::Input {
                 file: input.to_owned(),
+                kind: Some(Kind::Json),
                 place: "a collection that no service owns".to_owned(),
                 reason: format!("it is not JSON: {}", record::json::reason_of(&error)),
             }),

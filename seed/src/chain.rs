@@ -9,6 +9,7 @@ use std::thread;
 
 use record::model::Collection;
 use record::record_set::RecordSet;
+use record::words::agree;
 use serde::{Deserialize, Serialize};
 use store::backup::{BackupError, Head, Rest, Section};
 use store::{Purpose, Restore, SnapshotRecord, Store};
@@ -197,10 +198,11 @@ impl Chain {
         }
         if !head.is_of(&set) {
             let reason = format!(
-                "the {} read are not those that the service counted: {} of {} records, with digest {set} instead of {}",
+                "the {} read are not those that the service counted: {} of {} {}, with digest {set} instead of {}",
                 collection.name(),
                 set.count,
                 head.records,
+                agree(head.records, "record", "records"),
                 head.digest
             );
             return Err(broken(last, reason));

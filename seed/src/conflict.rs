@@ -345,7 +345,7 @@ impl Resolutions {
     }
 
     fn wrong(&self, line: u64, reason: String) -> Error {
-        Error::Input { file: self.path.clone(), place: format!("line {line}"), reason }
+        Error::Input { file: self.path.clone(), kind: None, place: format!("line {line}"), reason }
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use store::StoreError;
 use store::desk::DeskError;
 
-use crate::obstacle::{Obstacle, Obstacles, shorten};
+use crate::obstacle::{Kind, Obstacle, Obstacles, shorten};
 
 /// The outcome of a command that did not succeed.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub enum Error {
     Input {
         /// The input file.
         file: PathBuf,
+        /// The kind of obstacle to a split; `None` if the file is not read as one to split.
+        kind: Option<Kind>,
         /// JSON pointer and byte offset.
         place: String,
         /// The fault there.
@@ -165,7 +167,7 @@ impl Error {
     pub fn renamed(self, path: &Path, name: &str, named: impl Fn(String) -> String) -> Error {
         let rename = |file: PathBuf| if file == path { PathBuf::from(name) } else { file };
         match self {
-            Error::Input { file, place, reason } => Error::Input { file: rename(file), place, reason },
+            Error::Input { file, kind, place, reason } => Error::Input { file: rename(file), kind, place, reason },
             Error::Obstacles { file, found } => Error::Obstacles { file: rename(file), found },
             Error::Io { path, source } => Error::Io { path: rename(path), source },
             Error::Difference(text) => Error::Difference(named(text)),
@@ -177,7 +179,7 @@ impl Error {
     /// Returns the error for scripts: its stable name, and its data.
     pub fn json(&self) -> Value {
         let (kind, more) = match self {
-            Error::Input { file, place, reason } => {
+            Error::Input { file, place, reason, .. } => {
                 ("input", json!({ "file": file.to_string_lossy(), "place": place, "reason": reason }))
             }
             Error::Obstacles { file, found: Obstacles { named, more, .. } } => {

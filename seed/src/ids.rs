@@ -201,7 +201,8 @@ pub fn read_beside(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(AllGiven::default()),
         Err(error) => return Err(Error::io(&beside)(error)),
     };
-    let wrong = |reason: String| Error::Input { file: beside.clone(), place: "the file".to_owned(), reason };
+    let wrong =
+        |reason: String| Error::Input { file: beside.clone(), kind: None, place: "the file".to_owned(), reason };
     let read: Beside = serde_json::from_slice(&text)
         .map_err(|error| wrong(format!("it is not what `seed join` writes beside a file: {error}")))?;
     if read.version != VERSION {

@@ -12,6 +12,7 @@ use record::id::Id;
 
 use crate::database::{AT_ONCE, Database};
 use crate::error::Error;
+use crate::obstacle::Kind;
 use crate::rows::Rows;
 use crate::text::name_of;
 
@@ -59,7 +60,7 @@ pub fn number(
         if Id::try_from(number).is_err() {
             let reason = "no number is left for new records".to_owned();
             let (file, place) = (newer.path().to_owned(), newer.collection.name().to_owned());
-            return Err(Error::Input { file, place, reason });
+            return Err(Error::Input { file, kind: Some(Kind::Record), place, reason });
         }
         newer.rows[*nth].id = number;
     }

@@ -1,5 +1,6 @@
 //! Obstacles to a split, each with its remedy.
 
+use record::words::agree;
 use std::borrow::Cow;
 use std::fmt::{self, Display, Formatter};
 
@@ -121,7 +122,7 @@ impl Display for Obstacles {
             }
         }
         for (collection, more) in &self.more {
-            writeln!(f, "  and {more} more records of {collection}")?;
+            writeln!(f, "  and {more} more {} of {collection}", agree(*more, "record", "records"))?;
         }
         for kind in Kind::ALL {
             if self.named.iter().any(|obstacle| obstacle.kind == kind) {

@@ -9,6 +9,7 @@ use std::fmt;
 use record::declaration::{Reference, TermKind};
 use record::id::Id;
 use record::model::{Collection, Index, Record, Term};
+use record::words::agree;
 use roaring::RoaringTreemap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use store::Store;
@@ -246,7 +247,8 @@ impl fmt::Display for Orphans {
             writeln!(f, "  {line}")?;
         }
         let of: Vec<String> =
-            self.counts.iter().map(|Count { phrase, count, .. }| format!("{count} {phrase}")).collect();
-        write!(f, "{} references lead nowhere: {}.", self.count(), of.join(", "))
+            self.counts.iter().map(|Count { phrase, count, .. }| format!("{phrase} ({count})")).collect();
+        let references = agree(self.count(), "reference leads", "references lead");
+        write!(f, "{} {references} nowhere: {}.", self.count(), of.join(", "))
     }
 }

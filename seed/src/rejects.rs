@@ -13,6 +13,7 @@ use roaring::RoaringTreemap;
 use crate::error::Error;
 use crate::near::Content;
 use crate::node;
+use crate::obstacle::Kind;
 use crate::source::{Batch, Reject, input_error};
 use crate::text::{id_in, member_of, name_of};
 
@@ -185,7 +186,7 @@ impl Rejects {
                 let Reject { pointer, offset, reason, .. } = reject;
                 let reason =
                     format!("{reason}; this is reject {}, and --max-rejects is {}", passed.count, passed.limit);
-                return Err(input_error(&self.input, pointer, *offset, &reason));
+                return Err(input_error(&self.input, Kind::Reject, pointer, *offset, &reason));
             }
         }
         self.last = rejects;

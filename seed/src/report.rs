@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use record::model::Collection;
+use record::words::agree;
 use serde_json::{Value, json};
 
 use crate::error::Outcome;
@@ -41,7 +42,8 @@ impl Report {
             let more = if *count > named.len() as u64 { ", …" } else { "" };
             let _ = writeln!(
                 self.text,
-                "\n{count} records are not valid JSON, and were read as Node reads them: {}{more}",
+                "\n{count} {} as Node reads them: {}{more}",
+                agree(*count, "record is not valid JSON, and was read", "records are not valid JSON, and were read"),
                 named.join(", ")
             );
             self.json["as_node"] = json!({ "count": count, "first": named });
@@ -87,8 +89,9 @@ impl Report {
     /// Adds the collections that were added to a split, or would be, with their numbers of records.
     pub fn with_added(mut self, added: &[(Collection, u64)], dry_run: bool) -> Self {
         if !added.is_empty() {
-            let each =
-                added.iter().map(|(collection, records)| format!("{} with {records} records", collection.name()));
+            let each = added.iter().map(|(collection, records)| {
+                format!("{} with {records} {}", collection.name(), agree(*records, "record", "records"))
+            });
             let each: Vec<String> = each.collect();
             let what = if dry_run { "Would be added" } else { "Added" };
             let _ = writeln!(self.text, "\n{what} to the split: {}. What was there stays as it is.", each.join(", "));
@@ -103,7 +106,12 @@ impl Report {
         if rejected > 0 {
             let _ = writeln!(
                 self.text,
-                "\n{rejected} records were rejected and not taken; the file for --rejects has them."
+                "\n{rejected} {}.",
+                agree(
+                    rejected,
+                    "record was rejected and not taken; the file for --rejects has it",
+                    "records were rejected and not taken; the file for --rejects has them"
+                )
             );
             self.exit_code = REJECTED;
         }

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use record::id::Id;
 use record::model::{Collection, Records};
 use record::record_set::RecordSet;
+use record::words::agree;
 use roaring::RoaringTreemap;
 use sha2::{Digest as _, Sha256};
 use store::backup::Head;
@@ -243,8 +244,9 @@ fn name_added(
 /// Describes the number of different records, and the first differences.
 pub fn describe_differences(comparison: &Comparison) -> String {
     let mut lines = format!(
-        "{} records differ ({} changed, {} only in the file, {} only in the database):",
+        "{} {} ({} changed, {} only in the file, {} only in the database):",
         comparison.differences(),
+        agree(comparison.differences(), "record differs", "records differ"),
         comparison.changed,
         comparison.removed,
         comparison.added,
@@ -271,8 +273,12 @@ pub fn damage(scanned: &Scanned) -> Option<String> {
 pub fn other_than_backup(scanned: &Scanned, head: &Head) -> String {
     let (name, held) = (scanned.store.collection().name(), scanned.digests.exact);
     format!(
-        "{name}: {} records with digest {held} are here, {} with digest {} in the backup",
-        held.count, head.records, head.digest
+        "{name}: {} {} with digest {held} {} here, {} with digest {} in the backup",
+        held.count,
+        agree(held.count, "record", "records"),
+        agree(held.count, "is", "are"),
+        head.records,
+        head.digest
     )
 }
 

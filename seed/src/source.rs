@@ -107,6 +107,7 @@ impl Source {
             let what = if kind.is_dir() { "a folder" } else { "no regular file (`--input -` reads standard input)" };
             return Err(Error::Input {
                 file: path.to_owned(),
+                kind: None,
                 place: "the path".to_owned(),
                 reason: format!("it is {what}, not a db.json"),
             });
@@ -186,7 +187,7 @@ impl Source {
 
     /// Notes an obstacle; returns it as an error unless the source goes on past obstacles.
     fn meet(&mut self, kind: Kind, offset: u64, pointer: &str, reason: &str) -> Result<(), Error> {
-        let Some(obstacles) = &mut self.obstacles else { return Err(self.wrong(offset, pointer, reason)) };
+        let Some(obstacles) = &mut self.obstacles else { return Err(self.wrong(kind, offset, pointer, reason)) };
         obstacles.push(Obstacle { kind, place: place_of(pointer, offset), reason: reason.to_owned() });
         Ok(())
     }
@@ -210,7 +211,7 @@ impl Source {
         let missing = self.absent().into_iter().find(|collection| collection.declaration().in_monolith);
         missing.map_or(Ok(()), |missing| {
             let reason = format!("the collection {:?} is missing", missing.name());
-            Err(self.wrong(self.end.unwrap_or_default(), "", &reason))
+            Err(self.wrong(Kind::Missing, self.end.unwrap_or_default(), "", &reason))
         })
     }
 
@@ -314,8 +315,8 @@ impl Source {
         reader_error(&self.path, error)
     }
 
-    fn wrong(&self, offset: u64, pointer: &str, reason: &str) -> Error {
-        input_error(&self.path, pointer, offset, reason)
+    fn wrong(&self, kind: Kind, offset: u64, pointer: &str, reason: &str) -> Error {
+        input_error(&self.path, kind, pointer, offset, reason)
     }
 }
 
@@ -375,7 +376,7 @@ fn raw<S: Serializer>(raw: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
 impl Reject {
     /// Turns the reject into an error that ends the run.
     pub fn into_error(self, path: &Path) -> Error {
-        input_error(path, &self.pointer, self.offset, &self.reason)
+        input_error(path, self.kind, &self.pointer, self.offset, &self.reason)
     }
 }
 
@@ -483,13 +484,16 @@ impl Batch {
 pub fn reader_error(path: &Path, error: ReaderError) -> Error {
     match error {
         ReaderError::Io(source) => Error::Io { path: path.to_owned(), source },
-        ReaderError::Flawed { pointer, offset, flaw } => input_error(path, &pointer, offset, &flaw.to_string()),
+        ReaderError::Flawed { pointer, offset, flaw } => {
+            input_error(path, Kind::Json, &pointer, offset, &flaw.to_string())
+        }
     }
 }
 
 /// Returns the error for a fault in the file at `path`.
-pub fn input_error(path: &Path, pointer: &str, offset: u64, reason: &str) -> Error {
-    Error::Input { file: path.to_owned(), place: place_of(pointer, offset), reason: reason.to_owned() }
+pub fn input_error(path: &Path, kind: Kind, pointer: &str, offset: u64, reason: &str) -> Error {
+    let (file, place, reason) = (path.to_owned(), place_of(pointer, offset), reason.to_owned());
+    Error::Input { file, kind: Some(kind), place, reason }
 }
 
 /// Describes a place in the file for messages.

@@ -38,7 +38,7 @@ impl Survey<'_> {
     /// Searches the file at `input`, which was refused for `error`, for all other obstacles, and returns the error that
     /// names them; returns `error` itself if it is not about the file.
     pub fn explain(self, input: &Path, error: Error) -> Error {
-        let Error::Input { file, place, reason } = &error else { return error };
+        let Error::Input { file, kind: Some(kind), place, reason } = &error else { return error };
         if file != input {
             return error;
         }
@@ -48,10 +48,7 @@ impl Survey<'_> {
             Some(same) if same.kind == Kind::RepeatedId => same.reason.clone_from(reason),
             Some(_) => {}
             // Only the split checks the file this closely.
-            None => {
-                let (kind, place, reason) = (kind_of(reason), place.clone(), reason.clone());
-                found.named.insert(0, Obstacle { kind, place, reason });
-            }
+            None => found.named.insert(0, Obstacle { kind: *kind, place: place.clone(), reason: reason.clone() }),
         }
         Error::Obstacles { file: input.to_owned(), found }
     }
@@ -73,7 +70,9 @@ impl Survey<'_> {
             let batch = match source.next_batch() {
                 Ok(Some(batch)) => batch,
                 Ok(None) => break None,
-                Err(Error::Input { place, reason, .. }) => break Some(Obstacle { kind: Kind::Json, place, reason }),
+                Err(Error::Input { kind: Some(kind), place, reason, .. }) => {
+                    break Some(Obstacle { kind, place, reason });
+                }
                 Err(error) => return Err(error),
             };
             let (bytes, count) = batch.size();
@@ -109,16 +108,5 @@ impl Survey<'_> {
         named.extend(records);
         named.extend(end);
         Ok(Obstacles { named, more, plan_is_given })
-    }
-}
-
-/// Returns the kind of an obstacle that only the split has met, by its reason.
-fn kind_of(reason: &str) -> Kind {
-    match reason {
-        _ if reason.contains("; this is reject ") => Kind::Reject,
-        // A reason may quote a record, but it begins with our own words.
-        _ if reason.starts_with("the id ") && reason.contains(" is taken by ") => Kind::RepeatedId,
-        _ if reason.starts_with("it is not JSON") => Kind::Json,
-        _ => Kind::Record,
     }
 }

@@ -253,6 +253,57 @@ fn every_environment_variable_that_exists_is_named() {
     assert_eq!(silent, BTreeSet::new());
 }
 
+/// The name of an environment variable that `text` begins with, if any.
+fn variable(text: &str) -> Option<&str> {
+    let end = text.find(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')).unwrap_or(text.len());
+    let goes_on = text[end..].starts_with(|c: char| c.is_ascii_lowercase());
+    (end > 1 && !goes_on && !text.starts_with(|c: char| c.is_ascii_digit())).then_some(&text[..end])
+}
+
+/// The variables that a script reads: `$NAME` and `${NAME`.
+fn read_variables(script: &str) -> impl Iterator<Item = &str> {
+    script.split('$').skip(1).filter_map(|rest| variable(rest.trim_start_matches(['{', '!'])))
+}
+
+#[test]
+fn every_environment_variable_that_is_named_exists() {
+    let files = ["", ".ci", "bench", "deploy", "gateway"].iter().flat_map(|folder| {
+        let entries = fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.is_file() && path.extension().is_none_or(|ending| ending != "md"))
+    });
+    let scripts: String = files.map(|file| text(&fs::read(file).unwrap())).collect();
+    let helps = helps().concat();
+    let of_programs = helps.split("[env: ").skip(1).filter_map(variable);
+    let of_entrance = scripts.split("presetenv ").skip(1).filter_map(variable);
+    let mut existing: BTreeSet<&str> = read_variables(&scripts).chain(of_programs).chain(of_entrance).collect();
+    // The logger's own.
+    existing.insert("RUST_LOG");
+    let plan = fs::read_to_string(root().join("plan")).unwrap();
+    let services = plan.lines().filter_map(|line| line.split([' ', '#']).next()).filter(|name| !name.is_empty());
+    // `up` makes these of the plan.
+    let ports: Vec<String> = services.map(|name| name.to_uppercase() + "_PORT").collect();
+    existing.extend(ports.iter().map(String::as_str));
+    let is_method = |name: &str| ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"].contains(&name);
+    let (mut named, mut unknown) = (BTreeSet::new(), BTreeSet::new());
+    for document in documents().iter().filter(|document| document.name != "CHANGELOG.md") {
+        let alone = document.codes.iter().filter_map(|code| variable(code).filter(|name| name == code));
+        // `SEED_` is a prefix.
+        let alone = alone.filter(|name| !is_method(name) && !name.ends_with('_'));
+        let code: Vec<&str> =
+            document.codes.iter().chain(document.commands().map(|block| &block.text)).map(|code| &**code).collect();
+        let words = code.iter().flat_map(|code| code.split_whitespace());
+        let set = words.filter_map(|word| variable(word).filter(|name| word[name.len()..].starts_with('=')));
+        for name in alone.chain(set).chain(code.iter().flat_map(|code| read_variables(code))) {
+            named.insert(name.to_owned());
+            if !existing.contains(name) {
+                unknown.insert(format!("{}: {name}", document.name));
+            }
+        }
+    }
+    assert!(named.len() > 30, "{named:?}");
+    assert_eq!(unknown, BTreeSet::new());
+}
+
 #[test]
 fn each_figure_has_its_command_and_each_benchmark_its_figure() {
     let figures = Document::read("bench/README.md");

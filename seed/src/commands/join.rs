@@ -320,7 +320,7 @@ impl Rest {
         let file = File::open(path).map_err(Error::io(path))?;
         let mut deserializer = serde_json::Deserializer::from_reader(BufReader::with_capacity(BUFFER, file));
         let names = deserializer.deserialize_map(Names).and_then(|names| deserializer.end().map(|()| names));
-        let wrong = |place: String, reason: String| Error::Input { file: path.to_owned(), place, reason };
+        let wrong = |place: String, reason: String| Error::Input { file: path.to_owned(), kind: None, place, reason };
         let names = names.map_err(|error| match error.is_io() {
             true => Error::io(path)(error.into()),
             false => wrong("the file".to_owned(), format!("it is not a file that --rest wrote: {error}")),

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use record::model::Collection;
+use record::words::agree;
 use serde_json::{Value, json};
 use store::desk::Look;
 
@@ -228,8 +229,9 @@ fn another_file(changes: &[Changes], old: &Manifest, options: &Options) -> Optio
     }
     if !too_many.is_empty() {
         return Some(format!(
-            "it holds the split of another file: the given file lacks {lacking} of its {records} records ({}); {} \
+            "it holds the split of another file: the given file lacks {lacking} of its {records} {} ({}); {} \
              allows their removal",
+            agree(records, "record", "records"),
             of_each.join(", "),
             too_many.join(" ")
         ));
@@ -237,10 +239,11 @@ fn another_file(changes: &[Changes], old: &Manifest, options: &Options) -> Optio
     let mut aligned = changes.iter().filter_map(|changes| Some((changes.collection, changes.alignment.as_ref()?)));
     let (collection, alignment) = aligned.find(|(_, alignment)| !alignment.is_convincing() && !options.realign)?;
     Some(format!(
-        "it holds the split of another file: the given file has {} of its {} {} without ids, in the same or similar \
-         words, among {}; --realign accepts it as a newer one",
+        "it holds the split of another file: the given file has {} of its {} {} of {} without ids, in the same or \
+         similar words, among {}; --realign accepts it as a newer one",
         alignment.found,
         alignment.before,
+        agree(alignment.before, "record", "records"),
         collection.name(),
         alignment.after,
     ))
@@ -274,7 +277,12 @@ pub fn updated(
         describe_alignment(collection, changes, &mut text);
         if changes.spared > 0 {
             let (name, ids) = (collection.name(), listed(&changes.named_spared, changes.spared));
-            let _ = writeln!(text, "{} {name} are invalid in the file now, and stay unchanged: {ids}", changes.spared);
+            let records = agree(
+                changes.spared,
+                "record is invalid in the file now, and stays",
+                "records are invalid in the file now, and stay",
+            );
+            let _ = writeln!(text, "{name}: {} {records} unchanged: {ids}", changes.spared);
         }
         for conflict in &changes.named {
             for Field { pointer, base, file, service } in conflict.fields() {
@@ -289,8 +297,9 @@ pub fn updated(
         }
         let unnamed = changes.conflicts - changes.named.len() as u64;
         if unnamed > 0 {
+            let conflicts = agree(unnamed, "conflict", "conflicts");
             let _ =
-                writeln!(text, "  and {unnamed} more conflicts in {}; --conflicts FILE lists all", collection.name());
+                writeln!(text, "  and {unnamed} more {conflicts} in {}; --conflicts FILE lists all", collection.name());
         }
     }
     if !running.is_empty() {
@@ -338,7 +347,11 @@ fn describe_alignment(collection: Collection, changes: &Changes, text: &mut Stri
     let name = collection.name();
     let _ = writeln!(
         text,
-        "{name} have no ids in the file; by their content, {moved} have moved, {changed} are changed, {new} are new, {gone} are gone:"
+        "{name} have no ids in the file; by their content, {moved} {} moved, {changed} {} changed, {new} {} new, {gone} {} gone:",
+        agree(*moved, "has", "have"),
+        agree(*changed, "is", "are"),
+        agree(*new, "is", "are"),
+        agree(*gone, "is", "are"),
     );
     for Named { index, id, taken_for } in named {
         let place = index.map_or_else(|| format!("/{name}/-"), |index| format!("/{name}/{index}"));

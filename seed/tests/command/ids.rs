@@ -135,7 +135,7 @@ fn a_dry_run_says_what_each_post_is_taken_for() {
     let (code, report) = run(&new, &data, &["--dry-run"]);
     assert_eq!(code, Some(0), "{report}");
     for line in [
-        "1 have moved, 1 are changed, 1 are new, 1 are gone:",
+        "1 has moved, 1 is changed, 1 is new, 1 is gone:",
         "  /posts/0: id 5, moved",
         "  /posts/2: id 2, changed",
         "  /posts/3: id 6, new",
@@ -167,7 +167,7 @@ fn a_list_with_little_of_the_split_one_is_refused_without_realign() {
         let (code, report) = run(&new, &data, more);
         assert_eq!(code, Some(5), "{report}");
         assert!(
-            report.contains("has 2 of its 5 posts without ids, in the same or similar words, among 5")
+            report.contains("has 2 of its 5 records of posts without ids, in the same or similar words, among 5")
                 && report.contains("--realign"),
             "{report}"
         );
@@ -228,8 +228,8 @@ fn a_post_that_becomes_invalid_stays_unchanged() {
     assert_eq!(code, Some(7), "{report}");
     assert_eq!(fs::read_to_string(&rejects).unwrap().lines().count(), 2);
     for line in [
-        "1 users are invalid in the file now, and stay unchanged: id 1",
-        "2 posts are invalid in the file now, and stay unchanged: id 2, 3",
+        "users: 1 record is invalid in the file now, and stays unchanged: id 1",
+        "posts: 2 records are invalid in the file now, and stay unchanged: id 2, 3",
     ] {
         assert!(report.contains(line), "{line:?} is not in {report}");
     }
@@ -595,7 +595,10 @@ fn an_invalid_record_is_identified_by_its_content() {
         split(&old, &data);
         let (code, report) = run(&newer, &data, &["--rejects", rejects.to_str().unwrap()]);
         assert_eq!(code, Some(7), "{bad}: {report}");
-        assert!(report.contains("1 users are invalid in the file now, and stay unchanged: id 3"), "{bad}: {report}");
+        assert!(
+            report.contains("users: 1 record is invalid in the file now, and stays unchanged: id 3"),
+            "{bad}: {report}"
+        );
         assert_eq!(joined(&data), users(None, 1..=8) + "\n", "{bad}");
     }
 }

@@ -33,7 +33,7 @@ fn orphans_are_kept_counted_and_named() {
         "posts: id 2: thread is 9, which is not among threads",
         "posts: id 3: thread is 9, which is not among threads",
         "posts: id 3: user is 7, which is not among users",
-        "4 references lead nowhere: 1 threads by no known user, 2 posts in no known thread, 1 posts by no known user.",
+        "4 references lead nowhere: threads by no known user (1), posts in no known thread (2), posts by no known user (1).",
     ] {
         assert!(report.contains(line), "{line:?} is not in {report}");
     }

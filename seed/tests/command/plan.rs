@@ -279,7 +279,7 @@ fn a_collection_without_its_own_code_is_served_and_written() {
     }
     for (path, status, detail) in [
         ("/api/comments/2", 404, "There is no"),
-        ("/api/comments/on-post/x", 400, "An id is an integer"),
+        ("/api/comments/on-post/x", 400, "An id in this path is an integer"),
         ("/api/comments/in-thread/1", 404, "There is nothing at this path"),
         ("/api/posts", 404, "There is nothing at this path"),
     ] {
@@ -375,7 +375,7 @@ fn a_plan_is_proposed_with_its_reasons_and_overwrites_nothing() {
         "shops: 2 records\n  each record has an integer id\n  slug finds records, and several may have the same value",
         "shopId refers to shops: by its name, and 2 of its 2 values are ids there",
         "2 of 2 records have no id, so the id is the position",
-        "unsure: product_id refers to products: by its name, and 1 of its 2 values are ids there",
+        "unsure: product_id refers to products: by its name, and 1 of its 2 values is an id there",
         "unsure: stars has values of several kinds, so it may be anything",
         "unsure: there are no records to judge by",
         "left out: \"version\": it holds a number, not records. --rest FILE puts it aside",
@@ -409,7 +409,7 @@ fn a_plan_is_proposed_with_its_reasons_and_overwrites_nothing() {
     let rest = dir.path().join("rest.json");
     let split = ["--plan", plan_text, "--input", input_text, "--data", data_text, "--rest", rest.to_str().unwrap()];
     let split = done(&split);
-    assert!(split.contains("1 references lead nowhere"), "{split}");
+    assert!(split.contains("1 reference leads nowhere"), "{split}");
     done(&["verify", "--data", data_text, "--input", input_text]);
     let output = seed(["join", "--data", data_text, "--with", rest.to_str().unwrap()]);
     let back: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -470,8 +470,8 @@ fn a_file_without_collections_gets_no_plan_and_standard_input_gets_one() {
 fn ids_that_are_texts_and_single_objects_are_proposed_and_split() {
     let dir = tempfile::tempdir().unwrap();
     for (name, source, reason) in [
-        ("texts", r#"{"notes":[{"id":"a1b2"},{"id":3}]}"#, "1 of 2 ids are texts, 1 are integers"),
-        ("zero", r#"{"notes":[{"id":0},{"id":3}]}"#, "1 of 2 ids are not integers from 1 to 2^63-1, so ids are texts"),
+        ("texts", r#"{"notes":[{"id":"a1b2"},{"id":3}]}"#, "1 of 2 ids is a text, 1 is an integer"),
+        ("zero", r#"{"notes":[{"id":0},{"id":3}]}"#, "1 of 2 ids is not an integer from 1 to 2^63-1, so ids are texts"),
         ("single", r#"{"profile":{"name":"typicode"}}"#, "it is one object, not a list"),
     ] {
         let [input, plan, data] = ["json", "plan", "data"].map(|kind| dir.path().join(format!("{name}.{kind}")));

@@ -14,6 +14,7 @@
 //! 7. [`edit`]: the records that POST, PUT and PATCH make
 //! 8. [`record_set`]: the digest of a set of records, independent of their order
 //! 9. [`token`]: the file with the tokens that may write to a service
+//! 10. [`words`]: singulars and plurals of reports
 //!
 //! With the feature `testing`, the module `sample` has the workspace's own collections.
 
@@ -28,3 +29,4 @@ pub mod record_set;
 #[cfg(feature = "testing")]
 pub mod sample;
 pub mod token;
+pub mod words;

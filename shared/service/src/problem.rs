@@ -254,7 +254,7 @@ impl Problem {
             }
             Problem::BodyTooLarge => return format!("A body has at most {BODY_BYTES} bytes.").into(),
             Problem::Taken { singular, field } => return format!("Another {singular} has this {field}.").into(),
-            Problem::NotAnId => "An id is an integer from 1 to 9223372036854775807.",
+            Problem::NotAnId => "An id in this path is an integer from 1 to 9223372036854775807.",
             Problem::NotAText => "The name in the path is not percent-encoded UTF-8.",
             Problem::NotAHost => "A request names one host, in one Host field.",
             Problem::Invalid(_) => "The record is not valid; see errors.",
@@ -268,7 +268,7 @@ impl Problem {
             Problem::BodySlow => "The body did not arrive in time.",
             Problem::NotAKey => "An Idempotency-Key is one text of 1 to 255 visible characters.",
             Problem::KeyReused => "This Idempotency-Key belongs to a request with another body.",
-            Problem::IdNotGiven => "The service gives the ids, and has not given this one; use POST to get one.",
+            Problem::IdNotGiven => "The service gives integer ids, and has not given this one; use POST to get one.",
             Problem::NoIdsLeft => "There are no ids left.",
             Problem::Busy => "Too many writes wait; try again later.",
             Problem::Held => "A newer monolith file is about to change this record; try again.",

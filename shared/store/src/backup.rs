@@ -24,6 +24,7 @@ use record::id::Id;
 use record::model::{Collection, Records};
 use record::reader::RECORD_BYTES;
 use record::record_set::RecordSet;
+use record::words::agree;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -250,7 +251,7 @@ pub enum BackupError {
     #[error("its last line is missing: it was cut short")]
     Short,
     /// All lines are there, but the records differ from the set in the first line.
-    #[error("its records are not those that its first line counts: {read} records with digest {digest} were read, of {}", .head.records)]
+    #[error("its records are not those that its first line counts: {read} {} with digest {digest} {} read, of {}", agree(*.read, "record", "records"), agree(*.read, "was", "were"), .head.records)]
     Different {
         /// The number of records read.
         read: u64,

@@ -8,6 +8,7 @@ use std::thread;
 use record::id::Id;
 use record::model::{Collection, Records};
 use record::record_set::RecordSet;
+use record::words::agree;
 
 use super::commit::journal;
 use super::layout::Counters;
@@ -77,7 +78,11 @@ pub(super) fn convert(folder: &Folder, collection: Collection) -> Result<(), Sto
     let new = rebuild(&old, folder, collection, old.counters, None)?;
     let records = new.counters()?.records.count;
     finish(folder, new, old)?;
-    log::info!("{}: rebuilt in the new layout: {records} records", folder.database().display());
+    log::info!(
+        "{}: rebuilt in the new layout: {records} {}",
+        folder.database().display(),
+        agree(records, "record", "records")
+    );
     Ok(())
 }
 
@@ -280,11 +285,14 @@ pub(super) fn give_up_damage(folder: &Folder, collection: Collection) -> Result<
         log::warn!("{}: gone, as --accept-loss accepts: {what}", path.display());
     }
     let kept = Store::open(&path, collection, Purpose::Passing)?.counters()?.records.count;
-    let counted =
-        counted.map_or(String::new(), |counted| format!("; {counted} were there when the journal's last lap began"));
+    let counted = counted.map_or(String::new(), |counted| {
+        format!("; {counted} {} there when the journal's last lap began", agree(counted, "was", "were"))
+    });
     log::warn!(
-        "{}: {kept} records are kept{counted}; {count} faults. {SKIPPED} ids and revisions are skipped, so that none is used twice",
-        path.display()
+        "{}: {kept} {} kept{counted}; {count} {}. {SKIPPED} ids and revisions are skipped, so that none is used twice",
+        path.display(),
+        agree(kept, "record is", "records are"),
+        agree(count, "fault", "faults")
     );
     Ok(())
 }

@@ -11,7 +11,7 @@
 //! The database holds a note that names its complete indexes. An index leaves the note before its entries are removed,
 //! and enters it once all its entries are on the disk. So entries of an index that is not in the note come from an
 //! interrupted start, and are removed. Without a note (as in a database of an earlier version) an index with entries
-//! counts as complete.
+//! counts as complete, unless its first entries show that it was made for another field.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -23,11 +23,19 @@ use record::declaration::{Declaration, IdRule, IndexDeclaration, Shape, TermKind
 use record::id::Id;
 use record::json::members;
 use record::model::{Collection, Index, term_of};
+use record::words::agree;
 
 use super::layout::{self, INDEX, TermKey};
 use super::load::write_index;
 use super::sorter::Sorter;
 use super::{Store, StoreError, at};
+
+/// The runs of an index that are compared with its records if no note says which field it was made for.
+const SAMPLE: usize = 64;
+
+/// The way on where an index's number was used before.
+const REUSED: &str = "give the new index a number that was never used, or start the service once without it, which \
+                      removes the old one";
 
 /// The time between two log lines on a build's progress.
 const SAY_EVERY: Duration = Duration::from_secs(3);
@@ -114,7 +122,10 @@ impl Store {
         let declaration = self.collection.declaration();
         let (mut missing, mut restricted) = (Vec::new(), Vec::new());
         match &noted {
-            None => missing = self.find_unbuilt()?,
+            None => {
+                self.refuse_reused()?;
+                missing = self.find_unbuilt()?;
+            }
             Some(noted) => {
                 self.refuse_contradictions(noted)?;
                 for index in &declaration.indexes {
@@ -147,14 +158,38 @@ impl Store {
             let (was, is) = (kind_of(noted, before), kind_of(declaration, index));
             if (&before.field, was) != (&index.field, is) {
                 return Err(self.contradiction(format!(
-                    "index {} lists the {} of the field {:?}, and is now declared for the {} of {:?}; give the new index a \
-                     number that was never used, or start the service once without it, which removes the old one",
+                    "index {} lists the {} of the field {:?}, and is now declared for the {} of {:?}; {REUSED}",
                     index.number.number(),
                     plural(was),
                     before.field,
                     plural(is),
                     index.field
                 )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses an index whose first runs do not list its field in their records.
+    fn refuse_reused(&self) -> Result<(), StoreError> {
+        for index in self.collection.indexes() {
+            for run in self.scan(&[INDEX, index.number.0]).take(SAMPLE) {
+                let (key, value) = run?;
+                let ids = self.decode_run::<Id>(&key, &value)?;
+                // What lists a missing record is damaged, not reused.
+                let Some(stored) = self.get(ids[0])? else { continue };
+                let terms = self.terms_of(ids[0], stored.json())?;
+                let is_of_field = terms.iter().any(|(number, term)| {
+                    *number == index.number && key.starts_with(&Self::entry_prefix(*number, term))
+                });
+                if !is_of_field {
+                    return Err(self.contradiction(format!(
+                        "index {} was made for another field than {:?}, as record {} shows; {REUSED}",
+                        index.number.number(),
+                        index.field,
+                        ids[0]
+                    )));
+                }
             }
         }
         Ok(())
@@ -268,7 +303,7 @@ impl Redeclaration {
         let routes = routes.join(", ");
         let path = store.path().display();
         let records = store.counted()?.count;
-        log::info!("{path}: building new indexes: {routes}, of {records} records");
+        log::info!("{path}: building new indexes: {routes}, of {records} {}", agree(records, "record", "records"));
         let progress = Progress::new(store, end, "records read", records);
         // The sorted files lie beside the database, on a disk that must have room for its index entries anyway.
         let folder = store.path().parent().expect("a database has a name").to_owned();
@@ -335,9 +370,10 @@ impl Column {
         })?;
         if let Some((count, first)) = left_out {
             log::warn!(
-                "{}: {count} records are served but not in the index {:?}: their {:?} is not one of \
-                 the {} it lists; the first is record {first}",
+                "{}: {count} {} {:?}: {:?} is not one of the {} it lists; the first is \
+                 record {first}",
                 store.path().display(),
+                agree(count, "record is served but not in the index", "records are served but not in the index"),
                 index.route,
                 index.field,
                 plural(shape.is_of())
@@ -502,6 +538,23 @@ mod tests {
         drop((redeclaration, store));
         let store = make(&path, sample::posts());
         assert_eq!([(1, 1), (2, 1)].map(|(of, term)| listed(&store, of, term)), [150, 300]);
+    }
+
+    #[test]
+    fn without_a_note_a_reused_number_is_found_by_the_records() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        restore(&path);
+        Store::open(&path, sample::posts(), Purpose::Serving).unwrap().db.remove(layout::DECLARED_KEY).unwrap();
+        let reused = r#"[{"number":1,"field":"user","route":"by"}]"#;
+        let refused = {
+            let store = Store::open(&path, posts(reused), Purpose::Serving).unwrap();
+            store.redeclare().err().unwrap().to_string()
+        };
+        assert!(refused.contains("index 1 was made for another field than \"user\", as record 1 shows"), "{refused}");
+        // The ways on.
+        assert_eq!(listed(&make(&path, posts(USER)), 255, 1), 300);
+        assert_eq!(listed(&make(&path, posts(reused)), 1, 1), 300);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A scrub reads everything in a database, so that damage is found before a request needs the damaged data.
 
+use record::words::agree;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,10 +46,14 @@ impl fmt::Display for Scrub {
         self.damage.iter().try_for_each(|what| writeln!(f, "damaged: {what}"))?;
         let Self { keys, bytes, damaged, .. } = self;
         let verdict = match (damaged, self.records) {
-            (0, Some(records)) => format!("sound; its {records} records are those that it counts"),
+            (0, Some(records)) => {
+                format!(
+                    "sound; its {records} {} that it counts",
+                    agree(records, "record is the one", "records are those")
+                )
+            }
             (0, None) => "sound, but too much was written meanwhile to count its records".to_owned(),
-            (1, _) => "1 fault".to_owned(),
-            (damaged, _) => format!("{damaged} faults"),
+            (damaged, _) => format!("{damaged} {}", agree(*damaged, "fault", "faults")),
         };
         writeln!(f, "scrubbed {keys} keys, {} KiB: {verdict}", bytes >> 10)
     }

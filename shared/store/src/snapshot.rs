@@ -13,6 +13,7 @@ use std::vec;
 
 use record::id::Id;
 use record::record_set::RecordSet;
+use record::words::agree;
 
 use super::layout::{self, Counters, Page};
 use super::{KeptRecord, Scan, Store, StoreError, Stored};
@@ -237,8 +238,11 @@ impl Snapshot {
         }
         let (read, counted) = (self.read, self.counters.records);
         Err(self.store.corrupt(&format!(
-            "its records are not those that it counts: {} records with digest {read} were read, of {} with digest {counted}",
-            read.count, counted.count
+            "its records are not those that it counts: {} {} with digest {read} {} read, of {} with digest {counted}",
+            read.count,
+            agree(read.count, "record", "records"),
+            agree(read.count, "was", "were"),
+            counted.count
         )))
     }
 }

@@ -236,7 +236,7 @@ fn records_that_do_not_fit_a_fields_new_shape_are_served_but_not_in_its_index() 
     assert_eq!(service.ask("DELETE", "/api/notes/2", "").0, 204);
     let log = service.end();
     assert!(
-        log.contains(r#"3 records are served but not in the index "on": their "title" is not one of the integer ids it lists; the first is record 1"#),
+        log.contains(r#"3 records are served but not in the index "on": "title" is not one of the integer ids it lists; the first is record 1"#),
         "{log}"
     );
     notes.sound("data");

@@ -491,3 +491,19 @@ fn up_with_a_bad_file_prints_the_error_of_seed() {
         text(&output.stderr)
     );
 }
+
+#[test]
+fn up_with_another_file_than_the_split_one_names_another_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, input) = (dir.path().join("data"), dir.path().join("other.json"));
+    let mut seed = Command::new(program("seed"));
+    forget_package(&mut seed);
+    let split = seed.arg("--input").arg(root().join("seed/db.json")).arg("--data").arg(&data).output().unwrap();
+    assert!(split.status.success(), "{}", text(&split.stderr));
+    std::fs::write(&input, r#"{"users":[],"threads":[],"posts":[]}"#).unwrap();
+    let (mut command, _) = up(&data);
+    let output = command.arg(&input).output().unwrap();
+    assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("it holds the split of another file"), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("up       | DATA=FOLDER in the environment"), "{}", text(&output.stdout));
+}

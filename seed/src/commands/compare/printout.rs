@@ -1,5 +1,6 @@
 //! The report of a comparison, for people and programs.
 
+use record::words::agree;
 use std::borrow::Cow;
 use std::fmt::Write;
 
@@ -104,9 +105,11 @@ impl Printout<'_> {
             Conclusion::Alike => {
                 "The services answer as the monolith does, except for expected differences.".to_owned()
             }
-            Conclusion::Different => format!("{different} paths are answered differently."),
+            Conclusion::Different => {
+                format!("{different} {} answered differently.", agree(different, "path is", "paths are"))
+            }
             Conclusion::Unknown => {
-                format!("{unknown} paths are unknown; --max-unknown N allows as many.")
+                format!("{unknown} {} unknown; --max-unknown N allows as many.", agree(unknown, "path is", "paths are"))
             }
             Conclusion::GaveUp => "The comparison gave up before its end.".to_owned(),
             Conclusion::NothingCompared => "No record was compared, so this proves nothing.".to_owned(),
@@ -117,19 +120,24 @@ impl Printout<'_> {
     pub fn extent(&self) -> String {
         let total = self.tally.total();
         let of = self.records_of.map(|of| format!(" of {of}")).unwrap_or_default();
-        let routes = self.tally.routes.values().filter(|counts| counts.records > 0).count();
+        let routes = self.tally.routes.values().filter(|counts| counts.records > 0).count() as u64;
+        let records = self.tally.records();
         let mut extent = format!(
-            "{}{of} records were compared, on {routes} routes: {} in the answers to {} of {} paths.",
-            self.tally.records(),
+            "{records}{of} {} {} compared, on {routes} {}: {} in the answers to {} of {} {}.",
+            agree(self.records_of.unwrap_or(records), "record", "records"),
+            agree(records, "was", "were"),
+            agree(routes, "route", "routes"),
             total.records,
             total.paths,
             self.paths_of(),
+            agree(self.paths_of(), "path", "paths"),
         );
         if total.paths - total.unknown < self.paths_of() && total.different == 0 {
+            let bound = self.tally.bound(self.paths);
+            let are = agree(bound, "is", "are");
             let _ = write!(
                 extent,
-                " With 95 % confidence, no more than {} of these paths are answered differently.",
-                self.tally.bound(self.paths)
+                " With 95 % confidence, no more than {bound} of these paths {are} answered differently."
             );
         }
         extent
@@ -143,8 +151,11 @@ impl Printout<'_> {
         let mut sample =
             format!("The paths are a sample of each route's; --sample-seed {} chooses it again.", self.seed);
         let left_out = self.paths.strata.iter().filter(|stratum| stratum.asked() == 0);
-        let left_out: Vec<String> =
-            left_out.map(|stratum| format!("{} ({} records)", stratum.route, stratum.records)).collect();
+        let left_out: Vec<String> = left_out
+            .map(|stratum| {
+                format!("{} ({} {})", stratum.route, stratum.records, agree(stratum.records, "record", "records"))
+            })
+            .collect();
         if !left_out.is_empty() {
             let _ = write!(
                 sample,
@@ -188,8 +199,12 @@ impl Printout<'_> {
     /// Returns the remark on rejected records, if any.
     pub fn remark(&self) -> Option<String> {
         (self.rejected > 0).then(|| {
+            let (was, them) = (
+                agree(self.rejected, "record of the source was", "records of the source were"),
+                agree(self.rejected, "it", "them"),
+            );
             format!(
-                "{} records of the source were rejected: the services do not have them, so the lists with them differ.",
+                "{} {was} rejected: the services do not have {them}, so the lists with {them} differ.",
                 self.rejected
             )
         })
@@ -222,11 +237,13 @@ impl Printout<'_> {
     pub fn report(&self) -> Report {
         let total = self.tally.total();
         let mut text = format!(
-            "{} paths asked for: {} answered alike, {} as expected, {} differ, {} unknown.\n{}\n{}\n",
+            "{} {} asked for: {} answered alike, {} as expected, {} {}, {} unknown.\n{}\n{}\n",
             total.paths,
+            agree(total.paths, "path", "paths"),
             total.equal,
             total.expected,
             total.different,
+            agree(total.different, "differs", "differ"),
             total.unknown,
             self.extent(),
             self.sentence()
@@ -236,7 +253,7 @@ impl Printout<'_> {
         }
         let _ = writeln!(text, "\n{}", table(&self.rows()));
         for (kind, count) in self.tally.expected_in(self.plan) {
-            let _ = writeln!(text, "As expected, {count} differ in {}.", kind.meaning());
+            let _ = writeln!(text, "As expected, {count} {} in {}.", agree(count, "differs", "differ"), kind.meaning());
         }
         for difference in &self.tally.differences {
             let _ = writeln!(text, "  {}: {}", difference.path, difference.text());

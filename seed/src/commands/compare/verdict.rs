@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use record::reader::RECORD_BYTES;
+use record::words::agree;
 use roaring::RoaringTreemap;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -285,8 +286,9 @@ impl Comparison<'_> {
         }
         if unproven > 0 {
             let why = format!(
-                "{unproven} records have numbers or keys that JavaScript spells differently, and only the source can show \
-                 whether the services are right: name it with --data DIR or --input FILE"
+                "{unproven} {} numbers or keys that JavaScript spells differently, and only the source can show whether \
+                 the services are right: name it with --data DIR or --input FILE",
+                agree(unproven, "record has", "records have")
             );
             return Verdict::Unknown(why);
         }
@@ -295,7 +297,9 @@ impl Comparison<'_> {
 
     fn check_order(&self, right: &Summary, sink: &mut Sink) {
         if right.without_id > 0 {
-            let note = Some(Cow::Owned(format!("{} records from the services have no id", right.without_id)));
+            let (count, have) = (right.without_id, agree(right.without_id, "has", "have"));
+            let records = agree(count, "record", "records");
+            let note = Some(Cow::Owned(format!("{count} {records} from the services {have} no id")));
             sink(Finding { note, ..self.finding(Kind::NoId) });
         } else if let Some((before, id)) = right.disorder {
             let (kind, note) = if before == id {
@@ -340,8 +344,12 @@ impl Comparison<'_> {
                 "; in a second request none differed".to_owned()
             }
         };
-        let counts =
-            format!("{} records from the monolith, {} from the services, and they differ", left.count, right.count);
+        let counts = format!(
+            "{} {} from the monolith, {} from the services, and they differ",
+            left.count,
+            agree(left.count, "record", "records"),
+            right.count
+        );
         sink(Finding { note: Some(Cow::Owned(counts + &note)), ..self.finding(Kind::Value) });
         Naming::default()
     }

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use record::declaration::Declaration;
+use record::words::agree;
 use serde_json::json;
 use store::{sync, sync_tree};
 use tempfile::TempDir;
@@ -30,8 +31,8 @@ pub struct Proposal {
 }
 
 /// Returns `1 record` or `2 records`.
-pub(super) fn count(number: u64, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+pub(super) fn count_records(number: u64) -> String {
+    format!("{number} {}", agree(number, "record", "records"))
 }
 
 /// A proposed collection.
@@ -89,7 +90,7 @@ impl Proposal {
         );
         let ports = (FIRST_PORT..).filter(|port| *port != 8080);
         for (proposed, port) in self.collections.iter().zip(ports) {
-            let _ = writeln!(list, "\n# {}.", count(proposed.records, "record"));
+            let _ = writeln!(list, "\n# {}.", count_records(proposed.records));
             for reason in &proposed.reasons {
                 let _ = writeln!(list, "# {reason}");
             }
@@ -124,7 +125,7 @@ pub fn describe(input: &Path, output: &Path, proposal: &Proposal) -> Report {
     }
     for Proposed { service, records, declaration, reasons, unsure } in &proposal.collections {
         let name = &*declaration.name;
-        let _ = writeln!(text, "\n{name}: {}", count(*records, "record"));
+        let _ = writeln!(text, "\n{name}: {}", count_records(*records));
         for reason in reasons {
             let _ = writeln!(text, "  {reason}");
         }

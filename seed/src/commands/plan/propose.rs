@@ -8,10 +8,11 @@ use std::path::Path;
 use record::declaration::{Answers, Declaration, Field, IdRule, Index, IndexDeclaration, Shape};
 use record::limits::RECORD_LIMIT;
 use record::reader::pointer_to_all;
+use record::words::agree;
 
 use super::naming::{dashed, name_services, number, singular, words};
 use super::profile::{Profile, Values};
-use super::proposal::{Proposal, Proposed, count};
+use super::proposal::{Proposal, Proposed, count_records};
 use super::reading::{self, Member};
 use super::referring::{Referred, find_referred, is_of_people};
 use crate::error::Error;
@@ -242,8 +243,8 @@ fn propose_ids(name: &str, profile: &Profile, notes: &mut Notes) -> IdRule {
     if *long > 0 {
         let limit = RECORD_LIMIT >> 10;
         unsure.push(format!(
-            "{} longer than {limit} KiB: served, but no write can be so long",
-            is_or_are(*long, "record")
+            "{long} {} longer than {limit} KiB: served, but no write can be so long",
+            agree(*long, "record is", "records are")
         ));
     }
     if *is_single {
@@ -254,15 +255,18 @@ fn propose_ids(name: &str, profile: &Profile, notes: &mut Notes) -> IdRule {
         unsure.push("an id is repeated: the split refuses that".to_owned());
     }
     if *other_ids > 0 {
-        let have = if *other_ids == 1 { "has" } else { "have" };
         unsure.push(format!(
-            "{} {have} an id that is neither an integer nor a text of 1 to 255 bytes: the split refuses that",
-            count(*other_ids, "record")
+            "{other_ids} {} an id that is neither an integer nor a text of 1 to 255 bytes: the split refuses that",
+            agree(*other_ids, "record has", "records have")
         ));
     }
     if let Some(first) = profile.taken_positions().next() {
         let (pointer, taken) = (pointer_to_all(name), profile.taken_positions().count() - 1);
-        let more = if taken == 0 { String::new() } else { format!("; {taken} more are like this") };
+        let more = if taken == 0 {
+            String::new()
+        } else {
+            format!("; {taken} more {} like this", agree(taken as u64, "is", "are"))
+        };
         unsure.push(format!(
             "{pointer}/{} has no id, and its position, {first}, is another record's id: the split refuses that{more}",
             first - 1
@@ -273,19 +277,23 @@ fn propose_ids(name: &str, profile: &Profile, notes: &mut Notes) -> IdRule {
         unsure.push(format!("{field} looks like the id: no two values are equal. Services only use a field called id"));
     }
     if *odd_ids > 0 {
-        reasons.push(format!("{odd_ids} of {records} ids are not integers from 1 to 2^63-1, so ids are texts"));
+        let (ids, are) = (agree(*records, "id", "ids"), agree(*odd_ids, "is not an integer", "are not integers"));
+        reasons.push(format!("{odd_ids} of {records} {ids} {are} from 1 to 2^63-1, so ids are texts"));
         unsure.push("a new record without an id gets a random text, not a number, since ids are texts".to_owned());
     }
     match () {
         () if *text_ids > 0 => {
-            reasons.push(format!("{text_ids} of {records} ids are texts, {integer_ids} are integers"));
+            let ids = agree(*records, "id", "ids");
+            let texts = agree(*text_ids, "is a text", "are texts");
+            let integers = agree(*integer_ids, "is an integer", "are integers");
+            reasons.push(format!("{text_ids} of {records} {ids} {texts}, {integer_ids} {integers}"));
             IdRule::Text
         }
         () if *odd_ids > 0 => IdRule::Text,
         () if without_id > 0 => {
-            let have = if without_id == 1 { "has" } else { "have" };
-            let of = count(*records, "record");
-            reasons.push(format!("{without_id} of {of} {have} no id, so the id is the position"));
+            let have = agree(without_id, "has", "have");
+            reasons
+                .push(format!("{without_id} of {} {have} no id, so the id is the position", count_records(*records)));
             IdRule::Position
         }
         () if *records == 0 => {
@@ -297,11 +305,6 @@ fn propose_ids(name: &str, profile: &Profile, notes: &mut Notes) -> IdRule {
             IdRule::Record
         }
     }
-}
-
-/// Returns `1 record is` or `2 records are`.
-fn is_or_are(number: u64, what: &str) -> String {
-    format!("{} {}", count(number, what), if number == 1 { "is" } else { "are" })
 }
 
 /// Returns whether a field's name is that of an id of these records: `_id`, `key`, `bill_Id` in `bills`.
@@ -467,7 +470,7 @@ mod tests {
             ),
             (
                 json!({"users": ids(3), "things": [{"id": 1, "userId": 1}, {"id": 2, "userId": 0}]}),
-                "1 of its 2 values are not integers from 1",
+                "1 of its 2 values is not an integer from 1",
             ),
         ] {
             assert_eq!(references(&source), [], "{source}");

@@ -12,6 +12,7 @@ use record::reader::{Opened, Reader, Stretch, pointer_to, pointer_to_all};
 use super::profile::Profile;
 use crate::error::Error;
 use crate::node;
+use crate::obstacle::Kind;
 use crate::source::{input_error, reader_error};
 
 /// A member of the file's object.
@@ -75,7 +76,7 @@ impl<R: Read> Looking<'_, R> {
             Opened::Other(found) => {
                 let (pointer, offset) = (pointer_to_all(name), self.reader.offset());
                 if found == record::json::kind("") {
-                    return Err(input_error(self.path, &pointer, offset, "expected a value"));
+                    return Err(input_error(self.path, Kind::Json, &pointer, offset, "expected a value"));
                 }
                 let skipped = self.reader.skip(&pointer, &mut io::sink());
                 skipped.map_err(|error| reader_error(self.path, error))?.expect("a sink takes everything");
@@ -105,7 +106,7 @@ impl<R: Read> Looking<'_, R> {
             });
             let record = read.map_err(|Fault { pointer, offset, reason }| {
                 let pointer = pointer_to(stretch.collection, number) + &pointer;
-                input_error(self.path, &pointer, stretch.base + (range.start + offset) as u64, &reason)
+                input_error(self.path, Kind::Record, &pointer, stretch.base + (range.start + offset) as u64, &reason)
             })?;
             profile.look_at(record.text());
         }

@@ -1,6 +1,7 @@
 //! Finds the fields that refer to collections: by their names first, then by their values.
 
 use record::declaration::Shape;
+use record::words::agree;
 
 use super::naming::{singulars, words};
 use super::profile::{Profile, Values};
@@ -160,7 +161,8 @@ pub(super) fn find_referred<'a>(
     if !name.has_id && !name.ends_in_id && !is_surely {
         return None;
     }
-    let found = format!("{known} of its {of} values are ids there");
+    let are_ids = agree(known as u64, "is an id", "are ids");
+    let found = format!("{known} of its {of} {} {are_ids} there", agree(of as u64, "value", "values"));
     if known == 0 || rank >= 10 && !is_near {
         return Some(Referred::Maybe(format!("{field} may refer to {to} by its name, but {found}")));
     }
@@ -168,9 +170,13 @@ pub(super) fn find_referred<'a>(
     let fits = if profile.has_text_ids() { values.id_texts } else { values.integers + values.digits };
     if fits < count {
         let others = count - fits;
-        let what = if profile.has_text_ids() { "neither texts nor integers" } else { "not integers from 1" };
+        let are = match profile.has_text_ids() {
+            true => agree(others, "is neither a text nor an integer", "are neither texts nor integers"),
+            false => agree(others, "is not an integer from 1", "are not integers from 1"),
+        };
+        let values_of_it = agree(count, "value", "values");
         return Some(Referred::Maybe(format!(
-            "{field} may refer to {to}: {found}. But {others} of its {count} values are {what}, so it is not declared"
+            "{field} may refer to {to}: {found}. But {others} of its {count} {values_of_it} {are}, so it is not declared"
         )));
     }
     let shape = Shape::Reference { to: to.into(), text };
@@ -193,7 +199,11 @@ fn find_by_values(
     let fits = |(to, profile): &&(String, Profile)| to != own && !profile.is_single && profile.known(values) == of;
     let fitting: Vec<&str> = all.iter().filter(fits).map(|(to, _)| &**to).collect();
     let (first, more) = fitting.split_first()?;
-    let or = if more.is_empty() { String::new() } else { format!(" or {} others", more.len()) };
+    let or = if more.is_empty() {
+        String::new()
+    } else {
+        format!(" or {} {}", more.len(), agree(more.len() as u64, "other", "others"))
+    };
     Some(format!(
         "{field} may refer to {first}{or}: all of its {of} values are ids there, but its name does not say so"
     ))

@@ -48,7 +48,7 @@ pub enum Purpose<'a> {
 
 impl From<PlanFault> for Error {
     fn from(PlanFault { file, line, reason }: PlanFault) -> Self {
-        Error::Input { file, place: format!("line {line}"), reason }
+        Error::Input { file, kind: None, place: format!("line {line}"), reason }
     }
 }
 
