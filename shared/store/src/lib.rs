@@ -84,6 +84,7 @@
 //! | [`layout`] | the bytes of keys and values |
 //! | `lib` | [`Store`]: opens a database, reads records, applies steps; [`StoreError`] |
 //! | `index` | the ids under each term: [`Store::ids`], [`Store::entries`] |
+//! | `names` | the numbers of text ids: [`Store::number_of`] |
 //! | `write` | [`Writer`]: the one place where records change |
 //! | `commit` | [`Commit`], [`Transaction`]: the committer, which decides and groups writes |
 //! | `commit/group`, `commit/held`, `commit/pace` | a group's changes; the records an update holds; the size of groups |
@@ -109,7 +110,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -141,6 +142,7 @@ mod idempotency;
 mod index;
 pub mod layout;
 mod load;
+mod names;
 mod rebuild;
 mod redeclare;
 mod scrub;
@@ -312,6 +314,8 @@ struct Shared {
     damage: Damage,
     /// Whether a write or a sync of the database's files has failed since it was opened.
     failed: AtomicBool,
+    /// The number of buckets of text ids.
+    buckets: AtomicU64,
     read_only: AtomicBool,
     snapshots: Snapshots,
     gate: Gate,
@@ -349,6 +353,7 @@ impl Store {
         let mut store = Self::open_unproven(path, collection, purpose)?;
         commit::journal::recover(&store)?;
         store.read_note()?;
+        store.renew_names()?;
         Ok(store)
     }
 
@@ -371,7 +376,8 @@ impl Store {
         let file = OpenOptions::new().write(true).open(path.join("db"));
         let file = file.map_err(|source| StoreError::Io { path: path.join("db"), source })?;
         let (damage, failed, read_only, snapshots, gate) = Default::default();
-        let shared = Shared { file, path: path.to_owned(), history, damage, failed, read_only, snapshots, gate };
+        let (path, buckets) = (path.to_owned(), AtomicU64::new(1));
+        let shared = Shared { file, path, history, damage, failed, buckets, read_only, snapshots, gate };
         let shared = Arc::new(shared);
         Ok(Self { db, collection, made_by: collection, shared })
     }
@@ -420,6 +426,9 @@ impl Store {
         store.put(layout::DATABASE_KEY, &layout::encode(Identity { name, history }))?;
         store.put_counters(Counters { revision: load::FIRST_REVISION, ..Counters::default() })?;
         store.note_all()?;
+        if collection.has_text_ids() {
+            store.count_buckets(1)?;
+        }
         Ok(store)
     }
 
@@ -651,7 +660,8 @@ impl Store {
         step.puts.iter().for_each(|(key, value)| batch.insert(&key[..], &value[..]));
         step.removes.iter().for_each(|key| batch.remove(&key[..]));
         batch.insert(layout::COUNTERS_KEY, layout::seal(layout::COUNTERS_KEY, &layout::encode(step.counters)));
-        self.db.apply_batch(batch).map_err(|source| self.sled(source))
+        self.db.apply_batch(batch).map_err(|source| self.sled(source))?;
+        self.recount_buckets()
     }
 
     /// Applies the step without its counters, change by change. A batch costs more, since sled writes it twice and
@@ -664,7 +674,7 @@ impl Store {
         for key in &step.removes {
             self.db.remove(key).map_err(|source| self.sled(source))?;
         }
-        Ok(())
+        self.recount_buckets()
     }
 
     /// Returns the record of `entry`, read from `page`, or `None` if it lies apart and a part is missing.
