@@ -529,17 +529,15 @@ fn texts_with_one_hash_are_told_apart() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::create(&dir.path().join("db"), notes()).unwrap();
     let mut records = Records::new(notes(), 0);
-    for (text, number) in [("a", 1), ("b", 2)] {
+    for (text, number) in [("b", 1), ("a", 2)] {
         records.push_stored(&note(text), id(number)).unwrap();
     }
     write(&store, &records, Vec::new());
     let hash = store.hash_of("a");
-    for names in [[1, 2], [2, 1]].map(|_| [(hash, id(1)), (hash, id(2))]) {
-        store.put(&layout::bucket_key(0), &layout::encode_names(&names)).unwrap();
-        assert_eq!(store.number_of("a").unwrap(), Some(id(1)));
+    for (names, found) in [(&[(hash, id(1)), (hash, id(2))][..], Some(id(2))), (&[(hash, id(1))], None)] {
+        store.put(&layout::bucket_key(0), &layout::encode_names(names)).unwrap();
+        assert_eq!(store.number_of("a").unwrap(), found);
     }
-    store.put(&layout::bucket_key(0), &layout::encode_names(&[(hash, id(2))])).unwrap();
-    assert_eq!(store.number_of("a").unwrap(), None);
 }
 
 /// Readers never miss a text id while buckets are halved.
