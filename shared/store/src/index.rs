@@ -194,7 +194,7 @@ impl Store {
                 step.put(layout::run_key(prefix, run[0].get()), &layout::encode_run(run));
             }
             if let Some((key, _)) = found
-                && new.first().is_none_or(|first| layout::run_key(prefix, first.get())[..] != key[..])
+                && new.chunks(length).all(|run| layout::run_key(prefix, run[0].get())[..] != key[..])
             {
                 step.removes.push(key.to_vec());
             }

@@ -198,6 +198,18 @@ fn a_long_record_lies_in_parts_and_leaves_none_behind() {
     assert!(writer.apply(&[Change::Remove(id(7))]).is_err());
 }
 
+/// Ids that come before a run can push it, as it is, behind a new one.
+#[test]
+fn a_run_that_is_pushed_back_whole_stays_listed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create(&dir.path().join("db"), sample::posts()).unwrap();
+    let run = layout::RUN_IDS as u64;
+    for ids in [run + 1..=2 * run, 1..=run] {
+        store.list(sample::IN_THREAD, &Term::Id(id(1)), &ids.map(id).collect::<Vec<_>>()).unwrap();
+    }
+    assert_eq!(ids_in_thread(&store, 1), (1..=2 * run).collect::<Vec<_>>());
+}
+
 /// Text ids share a bucket. If it is damaged, a read of any of them reports the damage instead of an absent record, and no
 /// text id is given twice.
 #[test]
