@@ -80,7 +80,7 @@ fn scan_records(store: &Store, stage: &Stage) -> Result<(Digests, RecordSet), Er
         if parts.is_empty() {
             return Ok((digests, entries));
         }
-        let scanned: Vec<_> = parts.par_iter().map(|part| scan_part(store.made_by(), part)).collect();
+        let scanned: Vec<_> = parts.par_iter().map(|part| scan_part(store, part)).collect();
         stage.advance(0, parts.iter().map(|part| part.len() as u64).sum());
         for part in scanned {
             let (part, of_part) = part?;
@@ -102,7 +102,8 @@ fn scan_entries(store: &Store) -> Result<RecordSet, StoreError> {
 }
 
 /// Returns the digests of some records, and of the index entries they should have.
-fn scan_part(collection: Collection, part: &[(Id, Stored)]) -> Result<(Digests, RecordSet), Error> {
+fn scan_part(store: &Store, part: &[(Id, Stored)]) -> Result<(Digests, RecordSet), Error> {
+    let collection = store.made_by();
     let mut digests = Digests::default();
     let mut entries = RecordSet::default();
     let unreadable = |id: Id, why: &str| {
@@ -117,7 +118,7 @@ fn scan_part(collection: Collection, part: &[(Id, Stored)]) -> Result<(Digests, 
                 return Err(unreadable(*id, "it is not in canonical form"));
             }
             for (index, term) in record.terms.iter() {
-                entries.add(entry_hash(&Store::entry_prefix(*index, term), *id));
+                entries.add(entry_hash(&store.entry_prefix(*index, term), *id));
             }
         }
         digests.add(*id, stored.id_from_position, json);

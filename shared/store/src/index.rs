@@ -6,7 +6,7 @@ use std::{iter, vec};
 use record::id::Id;
 use record::model::{Index, Term};
 
-use super::layout::{self, Listed, NAMES, Name, Step, TermKey};
+use super::layout::{self, NAMES, Name, Step, TermKey};
 use super::{Scan, Store, StoreError};
 
 impl Store {
@@ -23,17 +23,9 @@ impl Store {
         Ids { store: self.clone(), runs, run, last: None }
     }
 
-    /// Returns the number of the record with the id `text`, where ids are texts.
-    pub fn number_of(&self, text: &str) -> Result<Option<Id>, StoreError> {
-        let Some((key, value)) = self.run_of(&NAMES, &(TermKey::of(&Term::from(text)), Id::MAX))? else {
-            return Ok(None);
-        };
-        layout::find_name(&key, &value[layout::BODY..], text).map_err(|what| self.damaged(&key, &what))
-    }
-
-    /// Finds the run that `listed` belongs to: the last that does not begin behind it.
-    fn run_of(&self, prefix: &[u8], listed: &impl Listed) -> Result<Option<(sled::IVec, sled::IVec)>, StoreError> {
-        let run = self.db.range(prefix..=&listed.run_key(prefix)[..]).next_back();
+    /// Finds the run that `id` belongs to: the last that does not begin behind it.
+    fn run_of(&self, prefix: &[u8], id: Id) -> Result<Option<(sled::IVec, sled::IVec)>, StoreError> {
+        let run = self.db.range(prefix..=&layout::run_key(prefix, id.get())[..]).next_back();
         let Some((key, value)) = run.transpose().map_err(|source| self.sled(source))? else { return Ok(None) };
         self.verify(&key, &value)?;
         Ok(Some((key, value)))
@@ -89,7 +81,7 @@ impl Store {
         let runs = self.checked(self.db.range(&first[..]..&[layout::INDEX, index.0 + 1])).map(move |run| {
             let (key, value) = run?;
             let text = layout::listed_text(&key).ok_or_else(|| store.damaged(&key, "it holds no text"))?;
-            let mut ids: Vec<u64> = store.decode_run::<Id>(&key, &value)?.into_iter().map(Id::get).collect();
+            let mut ids: Vec<u64> = store.decode_run(&key, &value)?.into_iter().map(Id::get).collect();
             // Only ids under the same text can come before the entry. Texts themselves do not sort as their keys do.
             if let Some((_, by)) = after.as_ref().filter(|after| after.0 == text) {
                 ids.retain(|id| id > by);
@@ -114,23 +106,26 @@ impl Store {
     }
 
     /// Builds the prefix that [`entries`](Self::entries) gives for `term`.
-    pub fn entry_prefix(index: Index, term: &Term) -> Vec<u8> {
-        layout::term_prefix(index, &TermKey::of(term))
+    pub fn entry_prefix(&self, index: Index, term: &Term) -> Vec<u8> {
+        layout::term_prefix(index, &self.term_key(index, term))
+    }
+
+    /// Returns the key of `term` in `index`.
+    pub(super) fn term_key(&self, index: Index, term: &Term) -> TermKey {
+        match (index, term) {
+            (Index::IDS, Term::Text(text)) => TermKey::of_name(self.hash_of(text)),
+            _ => TermKey::of(term),
+        }
     }
 
     /// Returns whether `index` lists `id` under `term`.
     pub(super) fn lists(&self, index: Index, term: &Term, id: Id) -> Result<bool, StoreError> {
         if let (Index::IDS, Term::Text(text)) = (index, term) {
-            return Ok(self.number_of(text)? == Some(id));
+            return self.lists_name((self.hash_of(text), id));
         }
-        let run = self.run_of(&layout::term_prefix(index, &TermKey::of(term)), &id)?;
+        let run = self.run_of(&layout::term_prefix(index, &TermKey::of(term)), id)?;
         let Some((key, value)) = run else { return Ok(false) };
-        Ok(self.decode_run::<Id>(&key, &value)?.binary_search(&id).is_ok())
-    }
-
-    /// Writes a run; its items ascend.
-    pub(super) fn put_run<L: Listed>(&self, prefix: &[u8], run: &[L]) -> Result<(), StoreError> {
-        self.put(&run[0].run_key(prefix), &L::encode_run(run))
+        Ok(self.decode_run(&key, &value)?.binary_search(&id).is_ok())
     }
 
     /// Lists `ids`, which ascend, under `term`.
@@ -142,33 +137,33 @@ impl Store {
         self.apply_in_parts(&step)
     }
 
-    /// Adds the puts and removes to `step` that list the items of `changes` marked `true` in the runs under `prefix`, and
-    /// unlist those marked `false`. `changes` ascend. If `is_new` returns `true` for an item, nothing is listed from there
+    /// Adds the puts and removes to `step` that list the ids of `changes` marked `true` in the runs under `prefix`, and
+    /// unlist those marked `false`. `changes` ascend. If `is_new` returns `true` for an id, nothing is listed from there
     /// on.
-    pub(super) fn relist<L: Listed>(
+    pub(super) fn relist(
         &self,
         prefix: &[u8],
-        changes: &[(L, bool)],
-        is_new: impl Fn(&L) -> bool,
+        changes: &[(Id, bool)],
+        is_new: impl Fn(Id) -> bool,
         step: &mut Step,
     ) -> Result<(), StoreError> {
         let mut rest = changes;
         let mut known = None;
         while let Some((first, _)) = rest.first() {
-            let all_new = is_new(first);
+            let all_new = is_new(*first);
             let found = match known.take() {
                 Some(found) => found,
-                None => self.run_for(prefix, first, all_new)?,
+                None => self.run_for(prefix, *first, all_new)?,
             };
             let old = match &found {
-                Some((key, value)) => self.decode_run::<L>(key, value)?,
+                Some((key, value)) => self.decode_run(key, value)?,
                 None => Vec::new(),
             };
-            // Items behind the run's last may belong to another run.
-            let inside = rest.partition_point(|(listed, _)| Some(listed) <= old.last()).max(1);
+            // Ids behind the run's last may belong to another run.
+            let inside = rest.partition_point(|(id, _)| Some(id) <= old.last()).max(1);
             let mut end = if all_new { rest.len() } else { inside };
-            while let Some((listed, _)) = rest.get(end) {
-                let other = self.run_for(prefix, listed, is_new(listed))?;
+            while let Some((id, _)) = rest.get(end) {
+                let other = self.run_for(prefix, *id, is_new(*id))?;
                 if other.as_ref().map(|(key, _)| key) != found.as_ref().map(|(key, _)| key) {
                     known = Some(other);
                     break;
@@ -177,11 +172,11 @@ impl Store {
             }
             let (here, later) = rest.split_at(end);
             rest = later;
-            let at_the_end = here.iter().all(|(listed, _)| Some(listed) > old.last());
+            let at_the_end = here.iter().all(|(id, _)| Some(id) > old.last());
             let (mut new, mut is_changed) = (old, false);
-            for (listed, stays) in here {
-                match (new.binary_search(listed), stays) {
-                    (Err(place), true) => new.insert(place, listed.clone()),
+            for (id, stays) in here {
+                match (new.binary_search(id), stays) {
+                    (Err(place), true) => new.insert(place, *id),
                     (Ok(place), false) => drop(new.remove(place)),
                     _ => continue,
                 }
@@ -192,14 +187,14 @@ impl Store {
             }
             // Ids mostly ascend, so full runs stay behind. A run that overflows in its middle is cut evenly, so that
             // both parts have room.
-            let pieces = new.len().div_ceil(L::RUN).max(1);
-            let length = if at_the_end { L::RUN } else { new.len().div_ceil(pieces).max(1) };
-            // The last piece is written first: an item that leaves a run is then in another already.
+            let pieces = new.len().div_ceil(layout::RUN_IDS).max(1);
+            let length = if at_the_end { layout::RUN_IDS } else { new.len().div_ceil(pieces).max(1) };
+            // The last piece is written first: an id that leaves a run is then in another already.
             for run in new.chunks(length).rev() {
-                step.put(run[0].run_key(prefix), &L::encode_run(run));
+                step.put(layout::run_key(prefix, run[0].get()), &layout::encode_run(run));
             }
             if let Some((key, _)) = found
-                && new.first().is_none_or(|first| first.run_key(prefix)[..] != key[..])
+                && new.chunks(length).all(|run| layout::run_key(prefix, run[0].get())[..] != key[..])
             {
                 step.removes.push(key.to_vec());
             }
@@ -207,16 +202,11 @@ impl Store {
         Ok(())
     }
 
-    /// Finds the run that `listed` belongs to. If it would come before all runs, returns the first, which then begins
-    /// with it. A new item comes behind all runs, so it needs no such look.
-    fn run_for<L: Listed>(
-        &self,
-        prefix: &[u8],
-        listed: &L,
-        is_new: bool,
-    ) -> Result<Option<(sled::IVec, sled::IVec)>, StoreError> {
-        match self.run_of(prefix, listed)? {
-            None if !is_new => self.next_run(prefix, &listed.run_key(prefix)),
+    /// Finds the run that `id` belongs to. If it would come before all runs, returns the first, which then begins
+    /// with it. A new id comes behind all runs, so it needs no such look.
+    fn run_for(&self, prefix: &[u8], id: Id, is_new: bool) -> Result<Option<(sled::IVec, sled::IVec)>, StoreError> {
+        match self.run_of(prefix, id)? {
+            None if !is_new => self.next_run(prefix, &layout::run_key(prefix, id.get())),
             run => Ok(run),
         }
     }
@@ -233,8 +223,8 @@ impl Store {
     }
 
     /// Decodes a run whose `value` has been checked.
-    pub(super) fn decode_run<L: Listed>(&self, key: &[u8], value: &[u8]) -> Result<Vec<L>, StoreError> {
-        L::decode_run(key, &value[layout::BODY..]).map_err(|what| self.damaged(key, &what))
+    pub(super) fn decode_run(&self, key: &[u8], value: &[u8]) -> Result<Vec<Id>, StoreError> {
+        layout::decode_run(key, &value[layout::BODY..]).map_err(|what| self.damaged(key, &what))
     }
 }
 
@@ -278,8 +268,8 @@ impl Entries {
     #[expect(clippy::should_implement_trait, reason = "an iterator could not lend the prefix")]
     pub fn next(&mut self) -> Option<Result<(&[u8], Id), StoreError>> {
         loop {
-            if let Some((text, id)) = self.names.next() {
-                self.prefix.splice(NAMES.len().., text.bytes().iter().copied());
+            if let Some((hash, id)) = self.names.next() {
+                self.prefix.splice(NAMES.len().., hash.to_be_bytes());
                 return Some(Ok((&self.prefix, id)));
             }
             if let Some(id) = self.run.next() {
@@ -299,7 +289,7 @@ impl Entries {
         }
         self.prefix.clear();
         if layout::lists_names(key) {
-            self.names = store.decode_run(key, value)?.into_iter();
+            self.names = store.names_under(key, value)?.into_iter();
             self.prefix.extend_from_slice(&NAMES);
         } else {
             self.run = store.decode_run(key, value)?.into_iter();

@@ -5,10 +5,11 @@
 //!        00 "counters"                              revision last-id set  may lag behind the journal
 //!        00 "declared"                              declaration           which of its indexes are whole
 //!        00 "lap"                                   lap                   the number of the journal's lap
+//!        00 "buckets"                               buckets               how many there are, where ids are texts
 //!        00 "applied"                               run groups            how much of a newer file's changes is applied
 //!        01 page                                    table entry entry …   up to 16 records
 //!        02 index term first-id                     gaps                  a run of an index: ids of one term
-//!        02 00 first-text first-number              names                 a run of the ids, where those are texts
+//!        02 00 first-hash                           names                 a bucket of the ids, where those are texts
 //!        03 id revision part                        json                  a part of a record too long for its page
 //!        04 idempotency-key                         kept                  the answer to a request that may be repeated
 //!        05 time idempotency-key                    empty                 when that answer may be forgotten
@@ -32,8 +33,13 @@
 //! time           8 bytes, big-endian: seconds since 1970
 //! declaration    JSON of a declaration, without the fields that are not indexed
 //! gaps           bincode of a list of u64: the second id minus first-id, the third minus the second, …
-//! first-text     a term; first-number: the number of the record with that id; names: bincode of a list of pairs
-//!                (text, number: u64), the further ids of the run, ascending as their terms do
+//! hash           of a text id: the first 8 bytes of the SHA-256 of history (8 bytes, little-endian) and text. Nobody who
+//!                does not know history can choose texts that share a hash or a bucket
+//! first-hash     8 bytes, big-endian: a bucket has the hashes from there up to the next bucket's
+//! buckets        a u64 as bincode; `bucket_of` says which there are. A database of an earlier version has none, and
+//!                under 02 00 runs of texts in order; `names.rs` builds its buckets when it is opened
+//! names          of each text id: its hash, then its record's number, 8 bytes each, big-endian; ascending. A bucket may
+//!                still have names that moved to a newer one
 //! ```
 //!
 //! `idempotency.rs` makes and reads the bytes of 04 and 05.
@@ -71,6 +77,8 @@ pub(super) const COUNTERS_KEY: &[u8] = b"\0counters";
 pub(super) const DECLARED_KEY: &[u8] = b"\0declared";
 /// The key of the journal's lap.
 pub(super) const LAP_KEY: &[u8] = b"\0lap";
+/// The key of the number of buckets, where ids are texts.
+pub(super) const BUCKETS_KEY: &[u8] = b"\0buckets";
 /// The key of the count of a newer file's changes that are applied.
 pub(super) const APPLIED_KEY: &[u8] = b"\0applied";
 /// The first byte of every value.
@@ -98,8 +106,8 @@ const TERM_BYTES: usize = 1 << 10;
 /// The most ids that one run of an index holds.
 pub const RUN_IDS: usize = 128;
 
-/// The most ids that one run holds where ids are texts. Each may have 255 bytes, and a write rewrites its run.
-pub(super) const RUN_NAMES: usize = 32;
+/// The number of text ids for each bucket. A write rewrites the bucket of its id.
+pub(super) const BUCKET_NAMES: u64 = 16;
 
 /// The encoding. Nothing stored is larger than a record and its envelope's few bytes.
 const CONFIG: Configuration<LittleEndian, Varint, Limit<{ RECORD_BYTES + 64 }>> =
@@ -216,6 +224,11 @@ pub(super) struct TermKey {
 }
 
 impl TermKey {
+    /// Returns the key of a text id with this `hash`.
+    pub(super) fn of_name(hash: u64) -> Self {
+        Self { head: hash.to_be_bytes(), text: None }
+    }
+
     pub(super) fn of(term: &Term) -> Self {
         let text: Box<[u8]> = match term {
             Term::Id(id) => return Self { head: id.get().to_be_bytes(), text: None },
@@ -239,17 +252,6 @@ impl TermKey {
     pub(super) fn bytes(&self) -> &[u8] {
         self.text.as_deref().unwrap_or(&self.head)
     }
-
-    /// Returns the text, or `None` if the term is an id or a digest.
-    pub(super) fn text(&self) -> Option<&str> {
-        std::str::from_utf8(self.text_bytes()?).ok()
-    }
-
-    /// Returns the text's bytes.
-    fn text_bytes(&self) -> Option<&[u8]> {
-        let (0xFF, text) = self.text.as_deref()?.split_last()? else { return None };
-        Some(text)
-    }
 }
 
 /// Builds the prefix of all runs of `term`.
@@ -262,91 +264,98 @@ pub(super) fn run_key(prefix: &[u8], first: u64) -> Vec<u8> {
     [prefix, &first.to_be_bytes()].concat()
 }
 
-/// An item that a run lists. Items sort as the keys of runs that begin with them.
-pub(super) trait Listed: Clone + Ord {
-    /// The most items in a run.
-    const RUN: usize;
-
-    /// Builds the key of a run that begins with this item; `prefix` is common to all runs.
-    fn run_key(&self, prefix: &[u8]) -> Vec<u8>;
-
-    /// Encodes the body of a run; its items ascend.
-    fn encode_run(run: &[Self]) -> Vec<u8>;
-
-    /// Decodes the items of the run under `key`.
-    fn decode_run(key: &[u8], body: &[u8]) -> Result<Vec<Self>, String>;
+/// Encodes the body of a run; its ids ascend.
+pub(super) fn encode_run(run: &[Id]) -> Vec<u8> {
+    let gaps: Vec<u64> = run.windows(2).map(|pair| pair[1].get() - pair[0].get()).collect();
+    encode(gaps)
 }
 
-impl Listed for Id {
-    const RUN: usize = RUN_IDS;
-
-    fn run_key(&self, prefix: &[u8]) -> Vec<u8> {
-        run_key(prefix, self.get())
-    }
-
-    fn encode_run(run: &[Self]) -> Vec<u8> {
-        let gaps: Vec<u64> = run.windows(2).map(|pair| pair[1].get() - pair[0].get()).collect();
-        encode(gaps)
-    }
-
-    fn decode_run(key: &[u8], body: &[u8]) -> Result<Vec<Self>, String> {
-        let mut id = last_id(key).ok_or("an index key does not end in an id")?;
-        let gaps: Vec<u64> = decode(body)?;
-        let mut ids = Vec::with_capacity(1 + gaps.len());
+/// Decodes the ids of the run under `key`.
+pub(super) fn decode_run(key: &[u8], body: &[u8]) -> Result<Vec<Id>, String> {
+    let mut id = last_id(key).ok_or("an index key does not end in an id")?;
+    let gaps: Vec<u64> = decode(body)?;
+    let mut ids = Vec::with_capacity(1 + gaps.len());
+    ids.push(id);
+    for gap in gaps {
+        let next = id.get().checked_add(gap).filter(|_| gap > 0).and_then(|next| Id::try_from(next).ok());
+        id = next.ok_or("the ids of an index run do not ascend")?;
         ids.push(id);
-        for gap in gaps {
-            let next = id.get().checked_add(gap).filter(|_| gap > 0).and_then(|next| Id::try_from(next).ok());
-            id = next.ok_or("the ids of an index run do not ascend")?;
-            ids.push(id);
-        }
-        Ok(ids)
     }
+    Ok(ids)
 }
 
-/// A text id and its record's number.
-pub(super) type Name = (TermKey, Id);
+/// The hash of a text id, and its record's number.
+pub(super) type Name = (u64, Id);
 
-/// The prefix of all runs of names.
+/// The prefix of all buckets of names.
 pub(super) const NAMES: [u8; 2] = [INDEX, Index::IDS.0];
 
-impl Listed for Name {
-    const RUN: usize = RUN_NAMES;
-
-    fn run_key(&self, prefix: &[u8]) -> Vec<u8> {
-        run_key(&[prefix, self.0.bytes()].concat(), self.1.get())
-    }
-
-    fn encode_run(run: &[Self]) -> Vec<u8> {
-        let rest = run.get(1..).unwrap_or_default();
-        encode(rest.iter().map(|(term, id)| (term.text_bytes().unwrap_or_default(), id.get())).collect::<Vec<_>>())
-    }
-
-    fn decode_run(key: &[u8], body: &[u8]) -> Result<Vec<Self>, String> {
-        let first = listed_text(key).zip(last_id(key)).ok_or("a key of the ids does not end in a text and a number")?;
-        let mut names = vec![(TermKey::of(&Term::from(first.0)), first.1)];
-        for (text, number) in decode::<Vec<(&str, u64)>>(body)? {
-            let id = Id::try_from(number).map_err(|_| "a run of the ids holds an invalid number")?;
-            let name = (TermKey::of(&Term::from(text)), id);
-            if names.last() >= Some(&name) {
-                return Err("the ids of a run do not ascend".to_owned());
-            }
-            names.push(name);
-        }
-        Ok(names)
-    }
+/// Computes the hash of a text id in a database of this `history`.
+pub(super) fn hash_of(history: u64, text: &str) -> u64 {
+    let digest = Sha256::new().chain_update(history.to_le_bytes()).chain_update(text).finalize();
+    digest.first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
 }
 
-/// Finds the number of `text` in a run of names.
-pub(super) fn find_name(key: &[u8], body: &[u8], text: &str) -> Result<Option<Id>, String> {
-    if listed_text(key) == Some(text) {
-        return Ok(last_id(key));
-    }
-    let names: Vec<(&[u8], u64)> = decode(body)?;
-    let number = names.iter().find(|(of, _)| *of == text.as_bytes()).map(|(_, number)| Id::try_from(*number));
-    number.transpose().map_err(|_| "a run of the ids holds an invalid number".to_owned())
+/// Returns the first hash of the bucket that `hash` belongs to, if there are so many `buckets`: a power of two that
+/// are equally wide, the first of them halved.
+pub(super) fn bucket_of(hash: u64, buckets: u64) -> u64 {
+    let bits = buckets.ilog2();
+    let halved = buckets - (1 << bits);
+    let is_halved = hash.checked_shr(64 - bits).unwrap_or(0) < halved;
+    hash & !(u64::MAX >> (bits + u32::from(is_halved)))
 }
 
-/// Returns whether the run under `key` lists names.
+/// Returns the first hash of the bucket that is added to so many `buckets`: the second half of the first one that is
+/// not halved yet.
+pub(super) fn next_bucket(buckets: u64) -> u64 {
+    let bits = buckets.ilog2();
+    (2 * (buckets - (1 << bits)) + 1) << (63 - bits)
+}
+
+/// Builds the key of the bucket that begins with `first_hash`.
+pub(super) fn bucket_key(first_hash: u64) -> [u8; 10] {
+    let mut key = [0; 10];
+    key[..2].copy_from_slice(&NAMES);
+    key[2..].copy_from_slice(&first_hash.to_be_bytes());
+    key
+}
+
+/// Returns the first hash of the bucket under `key`.
+pub(super) fn first_hash(key: &[u8]) -> Option<u64> {
+    key.strip_prefix(&NAMES)?.try_into().ok().map(u64::from_be_bytes)
+}
+
+/// The length of a name in a bucket.
+const NAME: usize = 16;
+
+/// Encodes the body of a bucket; `names` ascend.
+pub(super) fn encode_names(names: &[Name]) -> Vec<u8> {
+    names.iter().flat_map(|(hash, number)| [*hash, number.get()]).flat_map(u64::to_be_bytes).collect()
+}
+
+/// Decodes the names of a bucket.
+pub(super) fn decode_names(body: &[u8]) -> Result<Vec<Name>, String> {
+    let (names, []) = body.as_chunks::<NAME>() else {
+        return Err("a bucket of the ids is cut short".to_owned());
+    };
+    let names: Option<Vec<Name>> = names.iter().map(decode_name).collect();
+    let names = names.ok_or("a bucket of the ids holds an invalid number")?;
+    if names.is_sorted_by(|a, b| a < b) { Ok(names) } else { Err("the ids of a bucket do not ascend".to_owned()) }
+}
+
+fn decode_name(name: &[u8; NAME]) -> Option<Name> {
+    let [hash, number] = [0, 8].map(|at| name[at..].first_chunk().map_or(0, |number| u64::from_be_bytes(*number)));
+    Some((hash, Id::try_from(number).ok()?))
+}
+
+/// Iterates over the numbers of the texts with this `hash` in a bucket: mostly one at most.
+pub(super) fn numbers_under(body: &[u8], hash: u64) -> impl Iterator<Item = Id> {
+    let (names, _) = body.as_chunks::<NAME>();
+    let alike = names.iter().filter(move |name| name.starts_with(&hash.to_be_bytes()));
+    alike.filter_map(decode_name).map(|(_, number)| number)
+}
+
+/// Returns whether the value under `key` is a bucket of names.
 pub(super) fn lists_names(key: &[u8]) -> bool {
     key.starts_with(&NAMES)
 }
@@ -504,8 +513,8 @@ pub(super) fn check(key: &[u8], value: &[u8]) -> Result<(), String> {
     }
     let body = unseal(key, value)?;
     match key.first() {
-        Some(&INDEX) if lists_names(key) => Name::decode_run(key, body).map(drop),
-        Some(&INDEX) => Id::decode_run(key, body).map(drop),
+        Some(&INDEX) if lists_names(key) => decode_names(body).map(drop),
+        Some(&INDEX) => decode_run(key, body).map(drop),
         _ => Ok(()),
     }
 }
@@ -561,11 +570,13 @@ mod tests {
         assert_eq!(term_prefix(Index(1), &TermKey::of(&Term::from("é"))), [2, 1, 0xC3, 0xA9, 0xFF]);
         let long = term_prefix(Index(1), &TermKey::of(&Term::from(&*"x".repeat(1025))));
         assert_eq!(long[..7], [2, 1, 0xFE, 0xC6, 0xD8, 0xE9, 0x90]);
-        assert_eq!(Id::encode_run(&[id(9), id(10), id(1009)]), [2, 1, 251, 231, 3]);
-        let names = [("a", 9), ("é", 300)].map(|(text, number)| (TermKey::of(&Term::from(text)), id(number)));
-        assert_eq!(names[0].run_key(&NAMES), [2, 0, b'a', 255, 0, 0, 0, 0, 0, 0, 0, 9]);
-        assert_eq!(Name::encode_run(&names), [1, 2, 0xC3, 0xA9, 251, 44, 1]);
-        assert_eq!(Name::encode_run(&names[..1]), [0]);
+        assert_eq!(encode_run(&[id(9), id(10), id(1009)]), [2, 1, 251, 231, 3]);
+        assert_eq!(hash_of(7, "é"), 0xBBDD_EF6F_7A19_620E);
+        assert_eq!(bucket_key(0xA000_0000_0000_0000), [2, 0, 0xA0, 0, 0, 0, 0, 0, 0, 0]);
+        let names = [(0xA102, id(9)), (0xFFFF_0000_0000_0000, id(300))];
+        let bytes = b"\0\0\0\0\0\0\xA1\x02\0\0\0\0\0\0\0\x09\xFF\xFF\0\0\0\0\0\0\0\0\0\0\0\0\x01\x2C";
+        assert_eq!(encode_names(&names), bytes);
+        assert_eq!(decode_names(bytes), Ok(names.to_vec()));
     }
 
     #[test]
@@ -581,7 +592,7 @@ mod tests {
         let empty = encode_page(b"key", []);
         assert_eq!(Page::read(b"key", &empty).unwrap().iter().count(), 0);
         let ids = [1, 2, 300, i64::MAX as u64].map(id);
-        assert_eq!(Id::decode_run(&run_key(b"prefix", 1), &Id::encode_run(&ids)), Ok(ids.to_vec()));
+        assert_eq!(decode_run(&run_key(b"prefix", 1), &encode_run(&ids)), Ok(ids.to_vec()));
         for id in [id(1), id(16), Id::MAX] {
             let (page, slot) = place(id);
             assert_eq!(page_of(&page_key(page)), Some(page));
@@ -640,22 +651,30 @@ mod tests {
             b"\xfd\xff\xff\xff\xff\xff\xff\xff\x7f",
             b"\x00\x00",
         ] {
-            assert!(Id::decode_run(&key, body).is_err(), "{body:?}");
+            assert!(decode_run(&key, body).is_err(), "{body:?}");
         }
-        assert!(Id::decode_run(&run_key(b"", 0), b"\x00").is_err());
-        assert!(Id::decode_run(b"short", b"\x00").is_err());
-        let key = (TermKey::of(&Term::from("b")), id(2)).run_key(&NAMES);
-        assert_eq!(Name::decode_run(&key, b"\x01\x01c\x01").map(|names| names.len()), Ok(2));
-        for (key, body) in [
-            (&key[..], &b"\x01\x01a\x01"[..]),
-            (&key, b"\x01\x01b\x02"),
-            (&key, b"\x01\x01c\x00"),
-            (&key, b"\x01\x01\xff\x01"),
-            (&key, b"\x02\x01c\x01"),
-            (&key[..key.len() - 1], b"\x00"),
-            (&key[..2], b"\x00"),
-        ] {
-            assert!(Name::decode_run(key, body).is_err(), "{body:?}");
+        assert!(decode_run(&run_key(b"", 0), b"\x00").is_err());
+        assert!(decode_run(b"short", b"\x00").is_err());
+        let names = |names: &[[u64; 2]]| names.as_flattened().iter().flat_map(|n| n.to_be_bytes()).collect::<Vec<u8>>();
+        assert_eq!(decode_names(&names(&[[5, 2], [5, 3], [6, 1]])).map(|names| names.len()), Ok(3));
+        for body in [names(&[[5, 0]]), names(&[[5, 2], [5, 2]]), names(&[[5, 2], [4, 3]]), vec![0; 15]] {
+            assert!(decode_names(&body).is_err(), "{body:?}");
+        }
+    }
+
+    /// However many buckets there are, they follow each other without gaps, and a further one halves one of them.
+    #[test]
+    fn buckets_grow_one_at_a_time() {
+        let mut firsts = std::collections::BTreeSet::from([0_u64]);
+        for buckets in 1..300 {
+            for hash in firsts.iter().flat_map(|first| [*first, first.wrapping_sub(1)]) {
+                assert_eq!(Some(&bucket_of(hash, buckets)), firsts.range(..=hash).next_back(), "{hash:x} of {buckets}");
+            }
+            let next = next_bucket(buckets);
+            let halved = bucket_of(next, buckets);
+            assert!(firsts.insert(next));
+            let end = firsts.range(next + 1..).next().copied().unwrap_or_default();
+            assert_eq!(next - halved, end.wrapping_sub(next), "{next:x} of {buckets}");
         }
     }
 }

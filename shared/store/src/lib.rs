@@ -84,6 +84,7 @@
 //! | [`layout`] | the bytes of keys and values |
 //! | `lib` | [`Store`]: opens a database, reads records, applies steps; [`StoreError`] |
 //! | `index` | the ids under each term: [`Store::ids`], [`Store::entries`] |
+//! | `names` | the numbers of text ids: [`Store::number_of`] |
 //! | `write` | [`Writer`]: the one place where records change |
 //! | `commit` | [`Commit`], [`Transaction`]: the committer, which decides and groups writes |
 //! | `commit/group`, `commit/held`, `commit/pace` | a group's changes; the records an update holds; the size of groups |
@@ -110,7 +111,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -143,6 +144,7 @@ mod idempotency;
 mod index;
 pub mod layout;
 mod load;
+mod names;
 mod rebuild;
 mod redeclare;
 mod scrub;
@@ -316,6 +318,8 @@ struct Shared {
     damage: Damage,
     /// Whether a write or a sync of the database's files has failed since it was opened.
     failed: AtomicBool,
+    /// The number of buckets of text ids.
+    buckets: AtomicU64,
     read_only: AtomicBool,
     snapshots: Snapshots,
     stamps: Stamps,
@@ -356,6 +360,7 @@ impl Store {
         let mut store = Self::open_unproven(path, collection, purpose)?;
         commit::journal::recover(&store)?;
         store.read_note()?;
+        store.renew_names()?;
         Ok(store)
     }
 
@@ -378,8 +383,8 @@ impl Store {
         let file = OpenOptions::new().write(true).open(path.join("db"));
         let file = file.map_err(|source| StoreError::Io { path: path.join("db"), source })?;
         let (damage, failed, read_only, snapshots, stamps, gate) = Default::default();
-        let path = path.to_owned();
-        let shared = Shared { file, path, history, damage, failed, read_only, snapshots, stamps, gate };
+        let (path, buckets) = (path.to_owned(), AtomicU64::new(1));
+        let shared = Shared { file, path, history, damage, failed, buckets, read_only, snapshots, stamps, gate };
         let shared = Arc::new(shared);
         Ok(Self { db, collection, made_by: collection, shared })
     }
@@ -428,6 +433,9 @@ impl Store {
         store.put(layout::DATABASE_KEY, &layout::encode(Identity { name, history }))?;
         store.put_counters(Counters { revision: load::FIRST_REVISION, ..Counters::default() })?;
         store.note_all()?;
+        if collection.has_text_ids() {
+            store.count_buckets(1)?;
+        }
         Ok(store)
     }
 
@@ -660,7 +668,8 @@ impl Store {
         step.puts.iter().for_each(|(key, value)| batch.insert(&key[..], &value[..]));
         step.removes.iter().for_each(|key| batch.remove(&key[..]));
         batch.insert(layout::COUNTERS_KEY, layout::seal(layout::COUNTERS_KEY, &layout::encode(step.counters)));
-        self.shared.stamps.change(step, || self.db.apply_batch(batch).map_err(|source| self.sled(source)))
+        self.shared.stamps.change(step, || self.db.apply_batch(batch).map_err(|source| self.sled(source)))?;
+        self.recount_buckets()
     }
 
     /// Applies the step without its counters, change by change. A batch costs more, since sled writes it twice and
@@ -675,7 +684,8 @@ impl Store {
                 self.db.remove(key).map_err(|source| self.sled(source))?;
             }
             Ok(())
-        })
+        })?;
+        self.recount_buckets()
     }
 
     /// Returns the record of `entry`, read from `page`, or `None` if it lies apart and a part is missing.

@@ -7,7 +7,7 @@ use record::id::Id;
 use record::model::{Index, Record, Terms};
 use record::record_set::RecordSet;
 
-use super::layout::{Counters, Name, Page, TermKey};
+use super::layout::{Counters, Page, TermKey};
 use super::sorter::Sorter;
 use super::{Store, StoreError, at, layout};
 
@@ -71,7 +71,9 @@ impl Load {
             for (index, term) in record.terms.iter() {
                 let pending = self.pending.iter_mut().find(|(of, _)| of == index);
                 let (_, pending) = pending.expect("a term is of a declared index");
-                pending.push((TermKey::of(term), record.id), &folder).map_err(|error| at(&folder)(error))?;
+                pending
+                    .push((self.store.term_key(*index, term), record.id), &folder)
+                    .map_err(|error| at(&folder)(error))?;
             }
         }
         self.counters.records.merge(set);
@@ -127,11 +129,11 @@ impl Load {
 
     /// Writes the indexes and the counters.
     pub fn finish(self) -> Result<Store, StoreError> {
-        let store = &self.store;
+        let (store, records) = (&self.store, self.counters.records.count);
         thread::scope(|scope| {
             let write = |(index, entries)| {
                 scope.spawn(move || match index {
-                    Index::IDS => write_names(store, entries),
+                    Index::IDS => store.count_buckets(store.write_names(records, entries)?),
                     index => write_index(store, index, entries, |_| Ok(())),
                 })
             };
@@ -152,7 +154,7 @@ pub(super) fn write_index(
 ) -> Result<(), StoreError> {
     let put = |term: &TermKey, ids: &[Id]| {
         check(ids)?;
-        store.put_run(&layout::term_prefix(index, term), ids)
+        store.put(&layout::run_key(&layout::term_prefix(index, term), ids[0].get()), &layout::encode_run(ids))
     };
     let mut run: Option<(TermKey, Vec<Id>)> = None;
     for entry in entries.sorted().map_err(at(store.path()))? {
@@ -167,23 +169,4 @@ pub(super) fn write_index(
         }
     }
     run.map_or(Ok(()), |(term, ids)| put(&term, &ids))
-}
-
-/// Writes the index of text ids.
-fn write_names(store: &Store, entries: Sorter) -> Result<(), StoreError> {
-    let mut run: Vec<Name> = Vec::with_capacity(layout::RUN_NAMES);
-    for entry in entries.sorted().map_err(at(store.path()))? {
-        let (text, id) = entry.map_err(|error| at(store.path())(error))?;
-        if run.last().is_some_and(|(before, _)| *before == text) {
-            let text = text.text().unwrap_or_default().to_owned();
-            return Err(StoreError::IdTaken { path: store.path().to_owned(), text, second: id });
-        }
-        run.push((text, id));
-        // The last name stays in `run`, to find a repeated one.
-        if run.len() > layout::RUN_NAMES {
-            store.put_run(&layout::NAMES, &run[..layout::RUN_NAMES])?;
-            run.drain(..layout::RUN_NAMES);
-        }
-    }
-    if run.is_empty() { Ok(()) } else { store.put_run(&layout::NAMES, &run) }
 }

@@ -389,7 +389,7 @@ impl Store {
         let mut before: Option<(Vec<u8>, Id)> = None;
         for run in self.scan(&[INDEX, index.number.0]) {
             let (key, value) = run?;
-            let ids = self.decode_run::<Id>(&key, &value)?;
+            let ids = self.decode_run(&key, &value)?;
             let term = &key[..key.len() - size_of::<u64>()];
             let same = before.as_ref().filter(|(of, _)| of == term).map(|(_, id)| *id);
             if let [first, second, ..] = same.into_iter().chain(ids.iter().copied()).take(2).collect::<Vec<_>>()[..] {
@@ -411,11 +411,17 @@ impl Store {
     /// Removes the entries of indexes that are not in `declaration`.
     fn remove_strays(&self, declaration: &Declaration) -> Result<(), StoreError> {
         for number in self.strays(declaration)? {
-            for entry in self.db.scan_prefix([INDEX, number]) {
-                let (key, _) = entry.map_err(|source| self.sled(source))?;
-                self.db.remove(key).map_err(|source| self.sled(source))?;
-            }
+            self.remove_index(number)?;
             log::info!("{}: removed index {number}, which is not declared or not complete", self.path().display());
+        }
+        Ok(())
+    }
+
+    /// Removes all entries of an index.
+    pub(super) fn remove_index(&self, number: u8) -> Result<(), StoreError> {
+        for entry in self.db.scan_prefix([INDEX, number]) {
+            let (key, _) = entry.map_err(|source| self.sled(source))?;
+            self.db.remove(key).map_err(|source| self.sled(source))?;
         }
         Ok(())
     }

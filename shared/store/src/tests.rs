@@ -5,7 +5,6 @@ use record::model::Records;
 use record::record_set::RecordSet;
 use record::sample;
 
-use super::layout::Listed as _;
 use super::*;
 
 pub(super) fn id(number: u64) -> Id {
@@ -199,13 +198,24 @@ fn a_long_record_lies_in_parts_and_leaves_none_behind() {
     assert!(writer.apply(&[Change::Remove(id(7))]).is_err());
 }
 
-/// Neighbours share a run. If it is damaged, a read of any of them reports the damage instead of an absent record, and no
+/// Ids that come before a run can push it, as it is, behind a new one.
+#[test]
+fn a_run_that_is_pushed_back_whole_stays_listed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create(&dir.path().join("db"), sample::posts()).unwrap();
+    let run = layout::RUN_IDS as u64;
+    for ids in [run + 1..=2 * run, 1..=run] {
+        store.list(sample::IN_THREAD, &Term::Id(id(1)), &ids.map(id).collect::<Vec<_>>()).unwrap();
+    }
+    assert_eq!(ids_in_thread(&store, 1), (1..=2 * run).collect::<Vec<_>>());
+}
+
+/// Text ids share a bucket. If it is damaged, a read of any of them reports the damage instead of an absent record, and no
 /// text id is given twice.
 #[test]
-fn a_damaged_run_of_text_ids_does_not_pass_for_an_absent_one() {
+fn a_damaged_bucket_of_text_ids_does_not_pass_for_an_absent_one() {
     let dir = tempfile::tempdir().unwrap();
-    let declared = r#"{"name":"notes","ids":"text","fields":[],"indexes":[]}"#;
-    let notes = Collection::of(record::declaration::Declaration::read(declared).unwrap());
+    let notes = notes();
     let mut load = Load::new(Store::create(&dir.path().join("db"), notes).unwrap());
     let mut records = Records::new(notes, 0);
     for number in 1..=100 {
@@ -214,15 +224,18 @@ fn a_damaged_run_of_text_ids_does_not_pass_for_an_absent_one() {
     load.put(records.iter(), &RecordSet::of(records.iter())).unwrap();
     let store = load.finish().unwrap();
     let (key, value) = store.db.scan_prefix(layout::NAMES).nth(1).unwrap().unwrap();
+    let names = store.names_under(&key, &value).unwrap();
+    let is_here = |text: &String| layout::bucket_of(store.hash_of(text), 6) == layout::first_hash(&key).unwrap();
+    let absent = (0..).map(|nth| format!("absent{nth}")).find(is_here).unwrap();
     for bit in [0, value.len() * 4, value.len() * 8 - 1] {
         let mut damaged = value.to_vec();
         damaged[bit / 8] ^= 1 << (bit % 8);
         store.db.insert(&key, damaged).unwrap();
         let read: Vec<bool> = (1..=100).map(|n| store.number_of(&format!("n{n:03}")).is_ok()).collect();
-        assert_eq!(read.iter().filter(|is_read| !**is_read).count(), layout::RUN_NAMES);
-        assert!(store.number_of("n040a").is_err(), "the damaged run might hold it");
+        assert_eq!(read.iter().filter(|is_read| !**is_read).count(), names.len());
+        assert!(store.number_of(&absent).is_err(), "the damaged bucket might hold it");
         let mut second = Records::new(notes, 0);
-        second.push_stored(r#"{"id":"n040a"}"#, id(101)).unwrap();
+        second.push_stored(&note(&absent), id(101)).unwrap();
         let change = [Change::Put(second.iter().next().unwrap(), 2)];
         assert!(matches!(Writer::new(&store).unwrap().apply(&change), Err(StoreError::Corrupt { .. })));
         assert!(store.damage().is_some());
@@ -382,7 +395,7 @@ proptest! {
         prop_assert_eq!(store.db.scan_prefix([3]).count(), model.values().filter(|post| layout::lies_apart(post.1.as_bytes())).count());
         for run in store.db.scan_prefix([layout::INDEX]) {
             let (key, value) = run.unwrap();
-            prop_assert!(Id::decode_run(&key, layout::unseal(&key, &value).unwrap()).unwrap().len() <= layout::RUN_IDS);
+            prop_assert!(layout::decode_run(&key, layout::unseal(&key, &value).unwrap()).unwrap().len() <= layout::RUN_IDS);
         }
     }
 
@@ -413,38 +426,45 @@ proptest! {
         prop_assert_eq!(count, model.values().map(Vec::len).sum::<usize>());
         for run in store.db.scan_prefix([layout::INDEX]) {
             let (key, value) = run.unwrap();
-            prop_assert!(Id::decode_run(&key, layout::unseal(&key, &value).unwrap()).unwrap().len() <= layout::RUN_IDS);
+            prop_assert!(layout::decode_run(&key, layout::unseal(&key, &value).unwrap()).unwrap().len() <= layout::RUN_IDS);
         }
     }
 
-    /// After any changes to text ids, each is found with its number, no other is found, and runs stay short. With `alone`,
-    /// each begins in a run of its own, as in databases of an earlier version.
+    /// After any changes to text ids, each is found with its number, no other is found, and buckets stay short. With `old`,
+    /// the database begins with the index of an earlier version.
     #[test]
     fn an_index_of_text_ids_equals_a_map(
         loaded in prop::collection::btree_map("[ab\u{0}é]{1,5}", Just(()), 0..200),
-        alone in any::<bool>(),
-        steps in prop::collection::vec(prop::collection::btree_map(1_u64..400, prop::option::of("[ab\u{0}é]{1,5}"), 1..150), 1..8),
+        old in any::<bool>(),
+        steps in prop::collection::vec(
+            (prop::collection::btree_map(1_u64..400, prop::option::of("[ab\u{0}é]{1,5}"), 1..150), any::<bool>()),
+            1..8,
+        ),
     ) {
-        let ids = r#"{"name":"notes","ids":"text","fields":[],"indexes":[]}"#;
-        let notes = Collection::of(record::declaration::Declaration::read(ids).unwrap());
-        let note = |text: &str| format!(r#"{{"id":{}}}"#, serde_json::json!(text));
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
         let mut model: BTreeMap<u64, String> = (1..).zip(loaded.into_keys()).collect();
         // A file's text ids come in any order.
-        let mut load = Load::new(Store::create(&path, notes).unwrap());
-        let mut records = Records::new(notes, 0);
+        let mut load = Load::new(Store::create(&path, notes()).unwrap());
+        let mut records = Records::new(notes(), 0);
         model.iter().rev().for_each(|(number, text)| records.push_stored(&note(text), id(*number)).unwrap());
         put(&mut load, &records);
-        let store = load.finish().unwrap();
-        if alone {
-            store.db.scan_prefix(layout::NAMES).for_each(|run| drop(store.db.remove(run.unwrap().0)));
+        let mut store = load.finish().unwrap();
+        if old {
+            store.remove_index(0).unwrap();
+            store.db.remove(layout::BUCKETS_KEY).unwrap();
             for (number, text) in &model {
-                store.put_run(&layout::NAMES, &[(layout::TermKey::of(&Term::from(&**text)), id(*number))]).unwrap();
+                let key = [&[2, 0], text.as_bytes(), &[0xFF], &number.to_be_bytes()].concat();
+                store.put(&key, &[0]).unwrap();
             }
         }
-        for changes in steps {
-            let (mut records, mut removed) = (Records::new(notes, 0), Vec::new());
+        for (changes, reopen) in steps {
+            if reopen || old {
+                store.sync().unwrap();
+                drop(store);
+                store = Store::open(&path, notes(), Purpose::Serving).unwrap();
+            }
+            let (mut records, mut removed) = (Records::new(notes(), 0), Vec::new());
             for (number, text) in changes {
                 match text {
                     Some(text) if model.iter().all(|(other, has)| *has != text || *other == number) => {
@@ -471,13 +491,94 @@ proptest! {
             let (prefix, number) = entry.unwrap();
             prop_assert!(found.insert(number.get(), prefix.to_vec()).is_none());
         }
-        let expected = model.iter().map(|(id, text)| (*id, Store::entry_prefix(Index::IDS, &Term::from(&**text)))).collect();
-        prop_assert_eq!(found, expected);
-        for run in store.db.scan_prefix(layout::NAMES) {
-            let (key, value) = run.unwrap();
+        let entry = |text: &String| store.entry_prefix(Index::IDS, &Term::from(&**text));
+        prop_assert_eq!(found, model.iter().map(|(id, text)| (*id, entry(text))).collect());
+        for bucket in store.db.scan_prefix(layout::NAMES) {
+            let (key, value) = bucket.unwrap();
             prop_assert_eq!(layout::check(&key, &value), Ok(()));
-            let names = layout::Name::decode_run(&key, layout::unseal(&key, &value).unwrap()).unwrap();
-            prop_assert!(names.len() <= layout::RUN_NAMES);
+            prop_assert!(store.names_under(&key, &value).unwrap().len() < 5 * layout::BUCKET_NAMES as usize);
         }
     }
+}
+
+/// Returns a collection of records that have a text id and nothing else.
+fn notes() -> Collection {
+    let declared = r#"{"name":"notes","ids":"text","fields":[],"indexes":[]}"#;
+    Collection::of(record::declaration::Declaration::read(declared).unwrap())
+}
+
+fn note(id: &str) -> String {
+    format!(r#"{{"id":{}}}"#, serde_json::json!(id))
+}
+
+/// The bytes of an earlier version's index of text ids: one run, of both records.
+#[test]
+fn text_ids_of_an_earlier_version_are_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let store = Store::create(&path, notes()).unwrap();
+    let mut records = Records::new(notes(), 0);
+    for (text, number) in [("a", 9), ("é", 300)] {
+        records.push_stored(&note(text), id(number)).unwrap();
+    }
+    write(&store, &records, Vec::new());
+    store.remove_index(0).unwrap();
+    store.db.remove(layout::BUCKETS_KEY).unwrap();
+    store.put(b"\x02\0a\xFF\0\0\0\0\0\0\0\x09", &[1, 2, 0xC3, 0xA9, 251, 44, 1]).unwrap();
+    store.sync().unwrap();
+    drop(store);
+    for _ in 0..2 {
+        let store = Store::open(&path, notes(), Purpose::Passing).unwrap();
+        let numbers = ["a", "é", "b"].map(|text| store.number_of(text).unwrap());
+        assert_eq!(numbers, [Some(id(9)), Some(id(300)), None]);
+        assert_eq!(store.db.scan_prefix(layout::NAMES).count(), 1);
+    }
+}
+
+/// A hash is no proof: a text is the id of a record only if the record says so.
+#[test]
+fn texts_with_one_hash_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create(&dir.path().join("db"), notes()).unwrap();
+    let mut records = Records::new(notes(), 0);
+    for (text, number) in [("b", 1), ("a", 2)] {
+        records.push_stored(&note(text), id(number)).unwrap();
+    }
+    write(&store, &records, Vec::new());
+    let hash = store.hash_of("a");
+    for (names, found) in [(&[(hash, id(1)), (hash, id(2))][..], Some(id(2))), (&[(hash, id(1))], None)] {
+        store.put(&layout::bucket_key(0), &layout::encode_names(names)).unwrap();
+        assert_eq!(store.number_of("a").unwrap(), found);
+    }
+}
+
+/// Readers never miss a text id while buckets are halved.
+#[test]
+fn text_ids_are_found_while_others_are_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create(&dir.path().join("db"), notes()).unwrap();
+    let (last, ended) = (std::sync::atomic::AtomicU64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Acquire) {
+                let last = last.load(Ordering::Acquire);
+                for number in 1..=last {
+                    assert_eq!(store.number_of(&format!("n{number}")).unwrap(), Some(id(number)));
+                }
+            }
+        });
+        let mut writer = Writer::new(&store).unwrap();
+        for first in (0..3000).step_by(50) {
+            let mut records = Records::new(notes(), 0);
+            for number in first + 1..=first + 50 {
+                records.push_stored(&note(&format!("n{number}")), id(number)).unwrap();
+            }
+            let changes: Vec<_> = records.iter().map(|record| Change::Put(record, writer.next_revision())).collect();
+            let mut step = Step::default();
+            writer.step(&changes, &mut step).unwrap();
+            store.apply_in_parts(&step).unwrap();
+            last.store(first + 50, Ordering::Release);
+        }
+        ended.store(true, Ordering::Release);
+    });
 }

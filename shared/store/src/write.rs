@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 
 use record::id::Id;
-use record::model::{Index, Record, Records, Terms};
+use record::model::{Index, Record, Records, Term, Terms};
 
-use super::layout::{self, Counters, Entry, Page, Step, TermKey};
+use super::layout::{self, Counters, Entry, Name, Page, Step, TermKey};
 use super::snapshot::Before;
 use super::{Store, StoreError};
 
@@ -47,6 +47,8 @@ type IndexChanges = BTreeMap<(Index, TermKey), BTreeMap<Id, bool>>;
 struct Effects<'s> {
     step: &'s mut Step,
     indexes: IndexChanges,
+    /// The text ids that records gain (`true`) or lose, in order.
+    names: Vec<(Name, bool)>,
     /// The records before the change, if a snapshot is being read.
     before: Vec<Before>,
 }
@@ -107,25 +109,21 @@ impl Writer {
     pub(super) fn step(&mut self, changes: &[Change], step: &mut Step) -> Result<(), StoreError> {
         let mut changes: Vec<&Change> = changes.iter().collect();
         changes.sort_by_key(|change| change.id());
-        let mut effects = Effects { step, indexes: IndexChanges::new(), before: Vec::new() };
+        let mut effects = Effects { step, indexes: IndexChanges::new(), names: Vec::new(), before: Vec::new() };
         for page in changes.chunk_by(|a, b| layout::place(a.id()).0 == layout::place(b.id()).0) {
             self.change_page(page, &mut effects)?;
         }
-        let Effects { step, indexes, before } = effects;
+        let Effects { step, indexes, names, before } = effects;
         self.store.shared.snapshots.keep(before);
         if let Some(Change::Put(record, _)) = changes.iter().rev().find(|change| matches!(change, Change::Put(..))) {
             self.counters.last_id = self.counters.last_id.max(record.id.get());
         }
-        let (mut names, last_id) = (Vec::new(), self.listed_id);
+        let last_id = self.listed_id;
         for ((index, term), ids) in &indexes {
-            if *index == Index::IDS {
-                names.extend(ids.iter().map(|(id, listed)| ((term.clone(), *id), *listed)));
-                continue;
-            }
             let ids: Vec<(Id, bool)> = ids.iter().map(|(id, listed)| (*id, *listed)).collect();
             self.store.relist(&layout::term_prefix(*index, term), &ids, |id| id.get() > last_id, step)?;
         }
-        self.store.relist(&layout::NAMES, &names, |_| false, step)?;
+        self.store.change_names(&names, self.counters.records.count, step)?;
         self.listed_id = self.counters.last_id;
         step.counters = self.counters;
         Ok(())
@@ -171,7 +169,7 @@ impl Writer {
         let gone = || self.store.damaged(&key, &format!("a part of record {id} is gone"));
         let stored = self.store.stored(page, id, entry)?.ok_or_else(gone)?;
         for (index, term) in self.store.terms_of(id, stored.json())? {
-            effects.indexes.entry((index, TermKey::of(&term))).or_default().insert(id, false);
+            self.relist(id, index, &term, false, effects);
         }
         if entry.json.is_none() {
             effects.step.removes.extend(layout::parts(id, entry.revision, stored.json()).map(|(key, _)| key));
@@ -194,10 +192,18 @@ impl Writer {
         }
         self.counters.records.add_record(id, record.id_from_position, json);
         for (index, term) in record.terms.iter() {
-            effects.indexes.entry((*index, TermKey::of(term))).or_default().insert(id, true);
+            self.relist(id, *index, term, true, effects);
         }
         let (_, slot) = layout::place(id);
         Entry { slot, revision, id_from_position: record.id_from_position, json: (!apart).then_some(json) }
+    }
+
+    /// Lists `id` under `term` from now on, or no longer.
+    fn relist(&self, id: Id, index: Index, term: &Term, listed: bool, effects: &mut Effects) {
+        match (index, term) {
+            (Index::IDS, Term::Text(text)) => effects.names.push(((self.store.hash_of(text), id), listed)),
+            _ => drop(effects.indexes.entry((index, TermKey::of(term))).or_default().insert(id, listed)),
+        }
     }
 
     /// Marks all ids up to `last_id` as used.

@@ -1,0 +1,184 @@
+//! The numbers of text ids: a hash table that grows one bucket at a time (linear hashing).
+//!
+//! A lookup knows from a text's hash and the number of buckets under which key it would be, so it reads one value. For
+//! each [`BUCKET_NAMES`] further records one bucket is halved: its second half becomes a bucket of its own.
+//!
+//! Reads go on meanwhile. A reader that knows the former number of buckets finds a name where it was, since a halved
+//! bucket keeps the names of both halves until its next change. If it comes even later, the number has changed, and it
+//! looks again.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use record::declaration::read_id_text;
+use record::id::Id;
+use record::json::members;
+use record::model::Index;
+
+use super::layout::{self, BUCKET_NAMES, BUCKETS_KEY, Name, Step, TermKey};
+use super::sorter::Sorter;
+use super::{Store, StoreError, at};
+
+impl Store {
+    /// Returns the number of the record with the id `text`, where ids are texts.
+    pub fn number_of(&self, text: &str) -> Result<Option<Id>, StoreError> {
+        let hash = self.hash_of(text);
+        loop {
+            let buckets = self.buckets();
+            if let Some(bucket) = self.value(&layout::bucket_key(layout::bucket_of(hash, buckets)))? {
+                for number in layout::numbers_under(&bucket[layout::BODY..], hash) {
+                    if self.text_of(number)?.as_deref() == Some(text) {
+                        return Ok(Some(number));
+                    }
+                }
+            }
+            if self.buckets() == buckets {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Returns the text id of a record.
+    fn text_of(&self, number: Id) -> Result<Option<Box<str>>, StoreError> {
+        let Some(stored) = self.get(number)? else { return Ok(None) };
+        let json = str::from_utf8(stored.json()).unwrap_or_default();
+        Ok(members(json).find(|(key, _)| *key == "id").and_then(|(_, id)| read_id_text(id)))
+    }
+
+    /// Computes the hash of a text id.
+    pub(super) fn hash_of(&self, text: &str) -> u64 {
+        layout::hash_of(self.history(), text)
+    }
+
+    fn buckets(&self) -> u64 {
+        self.shared.buckets.load(Ordering::Acquire)
+    }
+
+    /// Returns whether the name is listed.
+    pub(super) fn lists_name(&self, name: Name) -> Result<bool, StoreError> {
+        Ok(self.bucket(layout::bucket_of(name.0, self.buckets()))?.contains(&name))
+    }
+
+    /// Returns all names in a bucket, also those that moved to a newer one.
+    fn bucket(&self, first_hash: u64) -> Result<Vec<Name>, StoreError> {
+        let key = layout::bucket_key(first_hash);
+        let Some(value) = self.value(&key)? else { return Ok(Vec::new()) };
+        layout::decode_names(&value[layout::BODY..]).map_err(|what| self.damaged(&key, &what))
+    }
+
+    /// Returns the names of the bucket with this key and checked value.
+    pub(super) fn names_under(&self, key: &[u8], value: &[u8]) -> Result<Vec<Name>, StoreError> {
+        let damaged = |what: &str| self.damaged(key, what);
+        let first_hash = layout::first_hash(key).ok_or_else(|| damaged("it is not a bucket's key"))?;
+        let mut names = layout::decode_names(&value[layout::BODY..]).map_err(|what| damaged(&what))?;
+        names.retain(|(hash, _)| layout::bucket_of(*hash, self.buckets()) == first_hash);
+        Ok(names)
+    }
+
+    /// Adds the puts to `step` that list the names of `changes` marked `true` and unlist those marked `false`, in order.
+    /// There are then so many `records`.
+    pub(super) fn change_names(
+        &self,
+        changes: &[(Name, bool)],
+        records: u64,
+        step: &mut Step,
+    ) -> Result<(), StoreError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let before = self.buckets();
+        let after = before.max(records / BUCKET_NAMES);
+        let mut changed: BTreeMap<u64, Vec<(Name, bool)>> =
+            (before..after).map(|buckets| (layout::next_bucket(buckets), Vec::new())).collect();
+        for change in changes {
+            changed.entry(layout::bucket_of(change.0.0, after)).or_default().push(*change);
+        }
+        for (first_hash, changes) in changed {
+            let source = layout::bucket_of(first_hash, before);
+            let old = self.bucket(source)?;
+            // Readers that know the number of buckets before may look for names where they were.
+            let buckets = if source == first_hash { before } else { after };
+            let mut names = old.clone();
+            names.retain(|(hash, _)| layout::bucket_of(*hash, buckets) == first_hash);
+            for (name, listed) in changes {
+                match (names.binary_search(&name), listed) {
+                    (Err(place), true) => names.insert(place, name),
+                    (Ok(place), false) => drop(names.remove(place)),
+                    _ => {}
+                }
+            }
+            if source != first_hash || names != old {
+                step.put(layout::bucket_key(first_hash), &layout::encode_names(&names));
+            }
+        }
+        if after > before {
+            step.put(BUCKETS_KEY, &layout::encode(after));
+        }
+        Ok(())
+    }
+
+    /// Reads the number of buckets again, after changes.
+    pub(super) fn recount_buckets(&self) -> Result<(), StoreError> {
+        if let Some(buckets) = self.decoded::<u64>(BUCKETS_KEY)? {
+            self.shared.buckets.store(buckets.max(1), Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Writes the number of buckets.
+    pub(super) fn count_buckets(&self, buckets: u64) -> Result<(), StoreError> {
+        self.put(BUCKETS_KEY, &layout::encode(buckets))?;
+        self.recount_buckets()
+    }
+
+    /// Writes the names of so many `records`, of which the database has none yet, in key order. Returns the number of
+    /// buckets.
+    pub(super) fn write_names(&self, records: u64, entries: Sorter) -> Result<u64, StoreError> {
+        let buckets = (records / BUCKET_NAMES).max(1);
+        let (mut first_hash, mut names, mut taken) = (0, Vec::<Name>::new(), None::<(Id, String)>);
+        for entry in entries.sorted().map_err(at(self.path()))? {
+            let (term, number) = entry.map_err(at(self.path()))?;
+            let hash = term.head();
+            let next = layout::bucket_of(hash, buckets);
+            if next != first_hash {
+                self.put(&layout::bucket_key(first_hash), &layout::encode_names(&names))?;
+                (first_hash, names) = (next, Vec::new());
+            }
+            for (_, other) in names.iter().rev().take_while(|name| name.0 == hash) {
+                let text = self.text_of(number)?;
+                if text.is_some() && text == self.text_of(*other)? && taken.as_ref().is_none_or(|(id, _)| number < *id)
+                {
+                    taken = text.map(|text| (number, text.into()));
+                }
+            }
+            names.push((hash, number));
+        }
+        self.put(&layout::bucket_key(first_hash), &layout::encode_names(&names))?;
+        match taken {
+            Some((second, text)) => Err(StoreError::IdTaken { path: self.path().to_owned(), text, second }),
+            None => Ok(buckets),
+        }
+    }
+
+    /// Counts the buckets of a database that was opened. If it is one of an earlier version, which lists text ids in
+    /// order, builds them first. If this is interrupted, the next opening repeats it.
+    pub(super) fn renew_names(&self) -> Result<(), StoreError> {
+        if !self.made_by.has_text_ids() || self.value(BUCKETS_KEY)?.is_some() {
+            return self.recount_buckets();
+        }
+        let path = self.path().display();
+        log::info!("{path}: building the index of text ids in its new layout, once");
+        self.remove_index(Index::IDS.0)?;
+        let folder = self.path().parent().expect("a database has a name");
+        let mut entries = Sorter::default();
+        for record in self.records() {
+            let (id, _) = record?;
+            let text = self.text_of(id)?.ok_or_else(|| self.corrupt(&format!("record {id} has no text id")))?;
+            entries.push((TermKey::of_name(self.hash_of(&text)), id), folder).map_err(at(folder))?;
+        }
+        let buckets = self.write_names(self.counted()?.count, entries)?;
+        self.sync()?;
+        self.count_buckets(buckets)?;
+        self.sync()
+    }
+}
