@@ -270,9 +270,10 @@ fn each_figure_has_its_command_and_each_benchmark_its_figure() {
         }
     }
     assert!(figures.source.contains("2 cores"), "the machine is not named");
-    let benches = fs::read_dir(root().join("bench")).unwrap();
-    let benches = benches.map(|entry| format!("bench/{}", entry.unwrap().file_name().to_str().unwrap()));
-    let benches: BTreeSet<String> = benches.filter(|name| !name.ends_with(".md")).collect();
+    let benches = fs::read_dir(root().join("bench")).unwrap().map(|entry| entry.unwrap().path());
+    let benches = benches.filter(|path| path.is_file() && path.extension().is_none());
+    let benches = benches.map(|path| format!("bench/{}", path.file_name().unwrap().to_str().unwrap()));
+    let benches: BTreeSet<String> = benches.collect();
     assert_eq!(commands, benches);
 }
 
