@@ -1,21 +1,11 @@
-//! The floor: what HTTP itself costs. Bare hyper on one thread answers every request with the same status, headers and
-//! bytes, in a service's allocator and with its connections' settings. `bench/run` compares everything with it.
+//! The floor as a process on one thread. `bench/run` compares everything with it.
 
-use std::convert::Infallible;
 use std::error::Error;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bench_programs::Floor;
 use clap::Parser;
-use hyper::body::{Body, Frame, SizeHint};
-use hyper::header::{CONTENT_TYPE, ETAG, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use service::serve::HEADER_TIMEOUT;
+use hyper::StatusCode;
 use tokio::net::TcpListener;
 
 #[global_allocator]
@@ -43,16 +33,9 @@ struct Options {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::parse();
-    let has_body = options.status != StatusCode::NOT_MODIFIED;
-    let answer = Answer {
-        status: options.status,
-        kind: has_body.then(|| HeaderValue::from_static("application/json; charset=utf-8")),
-        tag: HeaderValue::from_static("\"1234-89abcdef\""),
-        body: if has_body { Bytes::from(vec![b'x'; options.bytes]) } else { Bytes::new() },
-    };
-    let mut http = http1::Builder::new();
-    if !options.no_header_timeout {
-        http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    let mut floor = Floor::new(options.status, options.bytes);
+    if options.no_header_timeout {
+        floor.wait_for_heads();
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -61,53 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         loop {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;
-            let (http, answer) = (http.clone(), answer.clone());
-            tokio::spawn(async move {
-                let service = service_fn(|_request| std::future::ready(Ok::<_, Infallible>(answer.respond())));
-                // A client may leave when it likes.
-                let _ = http.serve_connection(TokioIo::new(stream), service).await;
-            });
+            tokio::spawn(floor.clone().serve(stream));
         }
     })
-}
-
-#[derive(Clone)]
-struct Answer {
-    status: StatusCode,
-    kind: Option<HeaderValue>,
-    tag: HeaderValue,
-    body: Bytes,
-}
-
-impl Answer {
-    fn respond(&self) -> Response<Fixed> {
-        let mut response = Response::new(Fixed(self.body.clone()));
-        *response.status_mut() = self.status;
-        if let Some(kind) = &self.kind {
-            response.headers_mut().insert(CONTENT_TYPE, kind.clone());
-        }
-        response.headers_mut().insert(ETAG, self.tag.clone());
-        response
-    }
-}
-
-/// A body in one piece; empty once it was taken.
-struct Fixed(Bytes);
-
-impl Body for Fixed {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let bytes = std::mem::take(&mut self.0);
-        Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.len() as u64)
-    }
 }
