@@ -1,5 +1,5 @@
-//! The floor: what HTTP itself costs. Bare hyper answers every request with the same status, headers and bytes, in a
-//! service's allocator and with its connections' settings.
+//! Programs that the services are measured with. The floor is what HTTP itself costs: bare hyper answers every request
+//! with the same status, headers and bytes, in a service's allocator and with its connections' settings.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -52,8 +52,8 @@ impl Floor {
         let _ = self.http.serve_connection(TokioIo::new(stream), service).await;
     }
 
-    fn respond(&self) -> Response<Fixed> {
-        let mut response = Response::new(Fixed(self.body.clone()));
+    fn respond(&self) -> Response<Whole> {
+        let mut response = Response::new(Whole(self.body.clone()));
         *response.status_mut() = self.status;
         if let Some(kind) = &self.kind {
             response.headers_mut().insert(CONTENT_TYPE, kind.clone());
@@ -64,9 +64,9 @@ impl Floor {
 }
 
 /// A body in one piece; empty once it was taken.
-struct Fixed(Bytes);
+pub struct Whole(pub Bytes);
 
-impl Body for Fixed {
+impl Body for Whole {
     type Data = Bytes;
     type Error = Infallible;
 
