@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
@@ -12,7 +13,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use service::serve::HEADER_TIMEOUT;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// The floor, with its one answer.
@@ -30,7 +30,8 @@ impl Floor {
     pub fn new(status: StatusCode, bytes: usize) -> Self {
         let has_body = status != StatusCode::NOT_MODIFIED;
         let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+        // Nor does a service use hyper's timeout: it registers a timer for each request.
+        http.timer(TokioTimer::new()).header_read_timeout(None);
         Self {
             http,
             status,
@@ -40,9 +41,9 @@ impl Floor {
         }
     }
 
-    /// Lets a request's head take any time, as hyper does by itself.
-    pub fn wait_for_heads(&mut self) {
-        self.http.header_read_timeout(None);
+    /// Gives a request's head some time, by hyper's own timer.
+    pub fn limit_heads(&mut self, time: Duration) {
+        self.http.header_read_timeout(time);
     }
 
     /// Serves one connection to its end.

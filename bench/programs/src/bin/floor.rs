@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bench_programs::Floor;
 use clap::Parser;
@@ -26,16 +27,16 @@ struct Options {
     #[arg(long, default_value = "200")]
     status: StatusCode,
 
-    /// Wait for a request's head without end, as hyper does by itself
+    /// The seconds that a request's head may take, by hyper's own timer
     #[arg(long)]
-    no_header_timeout: bool,
+    header_timeout: Option<u64>,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::parse();
     let mut floor = Floor::new(options.status, options.bytes);
-    if options.no_header_timeout {
-        floor.wait_for_heads();
+    if let Some(seconds) = options.header_timeout {
+        floor.limit_heads(Duration::from_secs(seconds));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

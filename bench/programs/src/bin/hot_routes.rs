@@ -21,7 +21,7 @@ use service::health::Health;
 use service::logging::start_log;
 use service::operate::Operator;
 use service::routes::{Routes, routes};
-use service::serve::serve_connection;
+use service::serve::serve_stream;
 use service::state::State;
 use store::fill::Slice;
 use store::{Commit, Durability, Folder, OnDamage, Purpose};
@@ -34,6 +34,9 @@ const POSTS: usize = 1000;
 const IN_THREAD: usize = 20;
 const SECRET: &str = "posts_of_a_bench";
 const TEXT: &str = "post about the kettle and a line of bread, tea and radio in a long winter by the sea";
+
+/// The bytes of answers that are repeated from memory, as by default.
+const CACHE: u64 = 64 << 20;
 
 /// How answers end. Looking for that costs the client less than reading their heads.
 const ONE: &[u8] = b"}";
@@ -60,7 +63,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let state = fill(folder.path())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let posts = Server::Posts(routes(&state, None));
+        let posts = Server::Posts(routes(&state, None, CACHE));
+        let reading = Server::Posts(routes(&state, None, 0));
         let one = |nth: usize| get(&format!("/api/posts/{}", nth * 7 % POSTS + 1), "");
         let thread = |nth: usize| get(&format!("/api/posts/in-thread/{}", nth * 7 % (POSTS / IN_THREAD) + 1), "");
         let all = |_| get("/api/posts", "");
@@ -78,10 +82,12 @@ fn main() -> Result<(), Box<dyn Error>> {
 
         phase("one post", &posts, count, ("200", ONE), one).await?;
         phase("one post: floor", &floor(bytes_of_one), count, ("200", FLOOR), one).await?;
+        phase("one post, not in memory", &reading, count, ("200", ONE), one).await?;
         phase("304", &posts, count, ("304", NO_BODY), known).await?;
         phase("304: floor", &floor_304, count, ("304", NO_BODY), known).await?;
         phase("20 posts of a thread", &posts, count, ("200", LIST), thread).await?;
         phase("20 posts of a thread: floor", &floor(bytes_of_thread), count, ("200", FLOOR), thread).await?;
+        phase("20 posts of a thread, not in memory", &reading, count, ("200", LIST), thread).await?;
         phase("1,000 posts", &posts, count / 50, ("200", CHUNKS), all).await?;
         phase("1,000 posts: floor", &floor(bytes_of_all), count / 50, ("200", FLOOR), all).await?;
         phase("POST", &posts, count, ("201", ONE), |_| post()).await
@@ -160,7 +166,7 @@ impl Server {
         let (stream, server) = duplex(PIPE);
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 40_000));
         match self {
-            Self::Posts(routes) => drop(tokio::spawn(serve_connection(server, routes.clone(), address))),
+            Self::Posts(routes) => drop(tokio::spawn(serve_stream(server, routes.clone(), address))),
             Self::Floor(floor) => drop(tokio::spawn(floor.clone().serve(server))),
         }
         Client { stream, answer: Vec::with_capacity(1 << 20) }
