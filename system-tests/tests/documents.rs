@@ -200,8 +200,8 @@ fn every_file_and_test_that_is_named_is_there() {
 #[test]
 fn every_option_that_is_named_exists_and_every_one_that_exists_is_named() {
     let documents: Vec<Document> = documents().into_iter().filter(|document| document.name != "CHANGELOG.md").collect();
-    let scripts =
-        ["up", "test", "deploy/push", "deploy/deploy"].map(|name| fs::read_to_string(root().join(name)).unwrap());
+    let scripts = ["up", "test", "deploy/push", "deploy/deploy", "bench/run"]
+        .map(|name| fs::read_to_string(root().join(name)).unwrap());
     let helps = helps();
     let existing: BTreeSet<String> =
         helps.iter().chain(&scripts).flat_map(|text| text.lines()).flat_map(options).collect();
