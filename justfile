@@ -29,7 +29,7 @@ seed *arguments:
 render:
     cargo run -p seed -- plan render
 
-# Runs a benchmark: split, writes, start, backup, update, compare, text-ids
+# Runs a benchmark: run, instructions, split, writes, start, backup, update, compare, text-ids
 bench name *arguments:
     bench/{{ name }} {{ arguments }}
 

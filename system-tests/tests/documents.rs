@@ -200,8 +200,8 @@ fn every_file_and_test_that_is_named_is_there() {
 #[test]
 fn every_option_that_is_named_exists_and_every_one_that_exists_is_named() {
     let documents: Vec<Document> = documents().into_iter().filter(|document| document.name != "CHANGELOG.md").collect();
-    let scripts =
-        ["up", "test", "deploy/push", "deploy/deploy"].map(|name| fs::read_to_string(root().join(name)).unwrap());
+    let scripts = ["up", "test", "deploy/push", "deploy/deploy", "bench/run"]
+        .map(|name| fs::read_to_string(root().join(name)).unwrap());
     let helps = helps();
     let existing: BTreeSet<String> =
         helps.iter().chain(&scripts).flat_map(|text| text.lines()).flat_map(options).collect();
@@ -321,9 +321,10 @@ fn each_figure_has_its_command_and_each_benchmark_its_figure() {
         }
     }
     assert!(figures.source.contains("2 cores"), "the machine is not named");
-    let benches = fs::read_dir(root().join("bench")).unwrap();
-    let benches = benches.map(|entry| format!("bench/{}", entry.unwrap().file_name().to_str().unwrap()));
-    let benches: BTreeSet<String> = benches.filter(|name| !name.ends_with(".md")).collect();
+    let benches = fs::read_dir(root().join("bench")).unwrap().map(|entry| entry.unwrap().path());
+    let benches = benches.filter(|path| path.is_file() && path.extension().is_none());
+    let benches = benches.map(|path| format!("bench/{}", path.file_name().unwrap().to_str().unwrap()));
+    let benches: BTreeSet<String> = benches.collect();
     assert_eq!(commands, benches);
 }
 

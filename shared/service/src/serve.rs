@@ -29,6 +29,7 @@ use log::Level;
 use percent_encoding::percent_decode_str;
 use record::token;
 use rustix::net::sockopt::set_socket_send_buffer_size;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -64,9 +65,7 @@ pub async fn serve<T>(listener: TcpListener, routes: Routes, workers: Workers, s
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = Connections::new();
     let graceful = GracefulShutdown::new();
-    let mut http = http1::Builder::new();
-    // Slow heads are the connections' own business.
-    http.header_read_timeout(None).max_buf_size(BUFFER).max_headers(FIELDS);
+    let http = http();
     let mut sweeps = interval(SWEEP);
     sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut shutdown = pin!(shutdown);
@@ -127,6 +126,27 @@ pub async fn serve<T>(listener: TcpListener, routes: Routes, workers: Workers, s
         }
     }
     ended
+}
+
+/// Serves `routes` on one stream that is no socket, so that instructions can be counted. Does all that [`serve`] does for
+/// each request; only bytes are not watched.
+pub fn serve_stream<S>(
+    stream: S,
+    routes: Routes,
+    client: SocketAddr,
+) -> impl Future<Output = hyper::Result<()>> + Send + use<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let requests = log_requests(Connections::new().watch().guard(answer_requests(routes)), client);
+    http().serve_connection(TokioIo::new(stream), requests)
+}
+
+fn http() -> http1::Builder {
+    let mut http = http1::Builder::new();
+    // Slow heads are the connections' own business.
+    http.header_read_timeout(None).max_buf_size(BUFFER).max_headers(FIELDS);
+    http
 }
 
 /// Registers `stream` with the current runtime.
