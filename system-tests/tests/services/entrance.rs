@@ -923,7 +923,7 @@ fn only_a_read_without_an_answer_is_tried_on_another_target() {
 // ---- Limits.
 
 #[test]
-fn requests_above_a_targets_limit_wait_and_above_the_queues_limit_get_503_at_once() {
+fn requests_above_a_targets_limit_wait_and_above_the_queues_limit_get_503_after_a_second() {
     let (go, held) = holds("posts");
     let target = Target::start(held);
     let settings = [("TARGET_REQUESTS", "1"), ("TARGET_QUEUE", "1"), ("QUEUE_TIMEOUT", "60s")];
@@ -933,7 +933,9 @@ fn requests_above_a_targets_limit_wait_and_above_the_queues_limit_get_503_at_onc
         wait_for("the first request", || target.seen().len() == 1);
         let second = scope.spawn(|| entrance.ask("GET", "/api/posts/2"));
         wait_for("the queue", || entrance.metric("haproxy_backend_current_queue{proxy=\"posts\"} ") == Some(1));
+        let began = std::time::Instant::now();
         entrance.ask("GET", "/api/posts/3").is_problem(503);
+        assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
         assert_eq!(target.seen().len(), 1);
         go.send(()).unwrap();
         assert_eq!((first.join().unwrap().status, second.join().unwrap().status), (200, 200));
