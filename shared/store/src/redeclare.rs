@@ -175,12 +175,12 @@ impl Store {
         for index in self.collection.indexes() {
             for run in self.scan(&[INDEX, index.number.0]).take(SAMPLE) {
                 let (key, value) = run?;
-                let ids = self.decode_run::<Id>(&key, &value)?;
+                let ids = self.decode_run(&key, &value)?;
                 // What lists a missing record is damaged, not reused.
                 let Some(stored) = self.get(ids[0])? else { continue };
                 let terms = self.terms_of(ids[0], stored.json())?;
                 let is_of_field = terms.iter().any(|(number, term)| {
-                    *number == index.number && key.starts_with(&Self::entry_prefix(*number, term))
+                    *number == index.number && key.starts_with(&self.entry_prefix(*number, term))
                 });
                 if !is_of_field {
                     return Err(self.contradiction(format!(
