@@ -1,6 +1,6 @@
 //! What a client must do to keep its connection, and its share of what all connections have.
 //!
-//! A connection notes what it does, and [`Connections::sweep`] looks at all of them once a second. So a request costs
+//! A connection notes what it does, and `Connections::sweep` looks at all of them once a second. So a request costs
 //! a few stores to memory, and no timer.
 
 use std::collections::BTreeMap;

@@ -29,7 +29,7 @@ pub(crate) fn all(store: &Store) -> Answer {
 pub(crate) fn one(store: &Store, name: RecordName) -> Answer {
     let stored = match name {
         RecordName::Number(id) => store.read_whole(|| store.get(id)),
-        RecordName::Text(text) => store.read_whole(|| store.number_of(&text)?.map_or(Ok(None), |id| store.get(id))),
+        RecordName::Text(text) => store.read_whole(|| store.get_named(&text)),
         RecordName::Single => store.read_whole(|| store.get(Id::FIRST)),
     };
     stored?.map(|stored| respond_for_long(stored, Vec::new())).ok_or(Problem::NoSuchRecord)

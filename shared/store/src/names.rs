@@ -17,18 +17,29 @@ use record::model::Index;
 
 use super::layout::{self, BUCKET_NAMES, BUCKETS_KEY, Name, Step, TermKey};
 use super::sorter::Sorter;
-use super::{Store, StoreError, at};
+use super::{Store, StoreError, Stored, at};
 
 impl Store {
     /// Returns the number of the record with the id `text`, where ids are texts.
     pub fn number_of(&self, text: &str) -> Result<Option<Id>, StoreError> {
+        Ok(self.find_named(text)?.map(|(number, _)| number))
+    }
+
+    /// Reads the record with the id `text`, where ids are texts.
+    pub fn get_named(&self, text: &str) -> Result<Option<Stored>, StoreError> {
+        Ok(self.find_named(text)?.map(|(_, stored)| stored))
+    }
+
+    fn find_named(&self, text: &str) -> Result<Option<(Id, Stored)>, StoreError> {
         let hash = self.hash_of(text);
         loop {
             let buckets = self.buckets();
             if let Some(bucket) = self.value(&layout::bucket_key(layout::bucket_of(hash, buckets)))? {
                 for number in layout::numbers_under(&bucket[layout::BODY..], hash) {
-                    if self.text_of(number)?.as_deref() == Some(text) {
-                        return Ok(Some(number));
+                    if let Some(stored) = self.get(number)?
+                        && read_text_id(&stored).as_deref() == Some(text)
+                    {
+                        return Ok(Some((number, stored)));
                     }
                 }
             }
@@ -40,9 +51,7 @@ impl Store {
 
     /// Returns the text id of a record.
     fn text_of(&self, number: Id) -> Result<Option<Box<str>>, StoreError> {
-        let Some(stored) = self.get(number)? else { return Ok(None) };
-        let json = str::from_utf8(stored.json()).unwrap_or_default();
-        Ok(members(json).find(|(key, _)| *key == "id").and_then(|(_, id)| read_id_text(id)))
+        Ok(self.get(number)?.as_ref().and_then(read_text_id))
     }
 
     /// Computes the hash of a text id.
@@ -181,4 +190,9 @@ impl Store {
         self.count_buckets(buckets)?;
         self.sync()
     }
+}
+
+fn read_text_id(stored: &Stored) -> Option<Box<str>> {
+    let json = str::from_utf8(stored.json()).unwrap_or_default();
+    members(json).find(|(key, _)| *key == "id").and_then(|(_, id)| read_id_text(id))
 }
