@@ -42,7 +42,8 @@ const OTHERS_NAMES: &[&str] = &[
     "entrance", "outside", "outsideentrance", "default", "localhost",
     // HAProxy: sections, and variables of the environment.
     "all", "targetgroup", "names", "monolith", "nowhere", "metrics",
-    "replicas", "nameserver", "certificate", "tls", "ratelimit", "connecttimeout", "headertimeout", "idletimeout",
+    "replicas", "nameserver", "certificate", "tls", "redirect", "hsts", "connections", "clientconnections",
+    "clientrequests", "ratelimit", "connecttimeout", "headertimeout", "idletimeout",
     "answertimeout", "queuetimeout", "targetrequests", "targetqueue", "interval", "slowstart",
     "path", "home", "hostname",
     // deploy/ecs.yaml: RootRule, ApiRule, MethodRule, SliceImage.

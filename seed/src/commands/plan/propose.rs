@@ -466,7 +466,7 @@ mod tests {
             ),
             (
                 json!({"a": ids(3), "b": ids(3), "things": [{"id": 1, "xId": 1}, {"id": 2, "xId": 2}]}),
-                "xId may refer to a or 1 others",
+                "xId may refer to a or 1 other:",
             ),
             (
                 json!({"users": ids(3), "things": [{"id": 1, "userId": 1}, {"id": 2, "userId": 0}]}),
