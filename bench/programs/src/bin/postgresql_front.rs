@@ -34,7 +34,10 @@ const READS: [(&str, &str); 5] = [
         "/api/posts/by-user/",
         r#"select '[' || coalesce(string_agg(json, ',' order by id), '') || ']' from posts where "user" = $1"#,
     ),
-    ("/api/users", r#"select '[' || coalesce(string_agg(json, ',' order by id), '') || ']' from users where $1 = 0"#),
+    (
+        "/api/users",
+        r#"select '[' || coalesce(string_agg(json, ',' order by id), '') || ']' from users where $1::bigint = 0"#,
+    ),
 ];
 
 const INSERT: &str = r#"insert into posts (thread, "user", json)
