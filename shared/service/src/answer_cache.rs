@@ -1,7 +1,7 @@
 //! A cache of answers to GET and HEAD, by path.
 //!
 //! It lies in front of the routes, as a caching proxy would, and knows nothing of them: a handler marks an answer with
-//! [`Seen`] if it follows from the path and the database alone. Such an answer is repeated while it is current, which
+//! [`Cacheable`] if it follows from the path and the database alone. Such an answer is repeated while it is current, which
 //! the database's [stamps](Stamp) tell. A client finds its own write as soon as that is answered.
 
 use std::hash::RandomState;
@@ -27,36 +27,36 @@ const ENVELOPE: u64 = 300;
 /// The body of an answer in JSON, and the stamps of all that it was read from. A handler puts it into the extensions of
 /// its response, which may be a 304.
 #[derive(Clone)]
-pub(crate) struct Seen {
+pub(crate) struct Cacheable {
     pub(crate) stamps: Vec<Stamp>,
     pub(crate) body: Bytes,
 }
 
 /// An answer in JSON, with status 200.
-struct Answer {
-    seen: Seen,
+struct CachedAnswer {
+    cacheable: Cacheable,
     tag: Option<HeaderValue>,
 }
 
 #[derive(Clone)]
 struct ByBytes;
 
-impl Weighter<Box<str>, Arc<Answer>> for ByBytes {
-    fn weight(&self, path: &Box<str>, answer: &Arc<Answer>) -> u64 {
-        let stamps = size_of_val(&*answer.seen.stamps);
-        ENVELOPE + (path.len() + stamps + answer.seen.body.len()) as u64
+impl Weighter<Box<str>, Arc<CachedAnswer>> for ByBytes {
+    fn weight(&self, path: &Box<str>, answer: &Arc<CachedAnswer>) -> u64 {
+        let stamps = size_of_val(&*answer.cacheable.stamps);
+        ENVELOPE + (path.len() + stamps + answer.cacheable.body.len()) as u64
     }
 }
 
-/// The answers of a service. Clones share them.
+/// The cache of a service. Clones share it.
 #[derive(Clone)]
-pub(crate) struct Answers {
-    cache: Arc<Cache<Box<str>, Arc<Answer>, ByBytes, RandomState>>,
+pub(crate) struct AnswerCache {
+    cache: Arc<Cache<Box<str>, Arc<CachedAnswer>, ByBytes, RandomState>>,
     store: Store,
     health: Health,
 }
 
-impl Answers {
+impl AnswerCache {
     /// Creates an empty cache that takes up to `bytes` of memory.
     pub(crate) fn new(store: &Store, health: &Health, bytes: u64) -> Self {
         let answers = (bytes / (2 * ENVELOPE)) as usize;
@@ -76,7 +76,7 @@ impl Answers {
             return None;
         }
         let answer = self.cache.get(request.uri().path())?;
-        if !answer.seen.stamps.iter().all(|stamp| self.store.is_current(*stamp)) {
+        if !answer.cacheable.stamps.iter().all(|stamp| self.store.is_current(*stamp)) {
             return None;
         }
         let tag = answer.tag.as_ref();
@@ -89,7 +89,7 @@ impl Answers {
             response.headers_mut().insert(ETAG, tag.clone());
             return Some(response);
         }
-        let mut response = reply::json(Response::new(answer.seen.body.clone().into()));
+        let mut response = reply::json(Response::new(answer.cacheable.body.clone().into()));
         if let Some(tag) = tag {
             response.headers_mut().insert(ETAG, tag.clone());
         }
@@ -98,9 +98,9 @@ impl Answers {
 
     /// Keeps `response`, the routes' answer to a request for `path`, if its handler has marked it.
     pub(crate) fn keep(&self, path: &str, response: &mut Response) {
-        let Some(seen) = response.extensions_mut().remove::<Seen>() else { return };
+        let Some(cacheable) = response.extensions_mut().remove::<Cacheable>() else { return };
         let tag = response.headers().get(ETAG).cloned();
-        self.cache.insert(path.into(), Arc::new(Answer { seen, tag }));
+        self.cache.insert(path.into(), Arc::new(CachedAnswer { cacheable, tag }));
     }
 }
 

@@ -12,7 +12,7 @@
 //! 5. [`authorize`], [`condition`]: the token that a write needs, and its `If-Match` or `If-None-Match`
 //! 6. [`operate`]: backups and scrubs
 //! 7. [`health`]: the answer of `/ready`
-//! 8. `answers`: a cache of answers, in front of the routes
+//! 8. `answer_cache`: answers repeated from memory, in front of the routes
 //! 9. [`reply`], [`problem`]: the parts of an answer, and every error with its status and text
 //!
 //! A process:
@@ -28,7 +28,7 @@
 //! With the feature `testing`, the module `testing` runs a service in a test, on a free port and in a fresh folder.
 
 mod access_log;
-mod answers;
+mod answer_cache;
 pub mod authorize;
 pub mod broker;
 pub mod check;

@@ -12,7 +12,7 @@ use warp::http::header::{CONTENT_TYPE, HeaderMap, IF_MATCH};
 use warp::http::{Method, StatusCode};
 use warp::reply::{Reply, Response};
 
-use crate::answers::Seen;
+use crate::answer_cache::Cacheable;
 use crate::condition::{Condition, entity_tag};
 use crate::problem::Problem;
 use crate::reply::{self, Answer};
@@ -32,7 +32,7 @@ pub(crate) fn one(store: &Store, name: RecordName) -> Answer {
         RecordName::Text(text) => store.read_whole(|| store.get_named(&text)),
         RecordName::Single => store.read_whole(|| store.get(Id::FIRST)),
     };
-    stored?.map(|stored| respond_for_long(stored, Vec::new())).ok_or(Problem::NoSuchRecord)
+    stored?.map(|stored| respond_cacheably(stored, Vec::new())).ok_or(Problem::NoSuchRecord)
 }
 
 /// `GET /api/{collection}/in-thread/7`
@@ -42,7 +42,7 @@ pub(crate) fn found(store: &Store, index: &IndexDeclaration, term: &Term) -> Ans
         Answers::Many => respond_with_list(store, || store.find(index.number, term), Some(stamp)),
         Answers::One => {
             let stored = store.read_whole(|| store.find(index.number, term).next().transpose());
-            stored?.map(|stored| respond_for_long(stored, vec![stamp])).ok_or(Problem::NoSuchRecord)
+            stored?.map(|stored| respond_cacheably(stored, vec![stamp])).ok_or(Problem::NoSuchRecord)
         }
     }
 }
@@ -77,12 +77,12 @@ fn respond(stored: Stored) -> Response {
 
 /// Responds with `stored`, and marks the response for the cache: it follows from the record and from what `stamps` stand
 /// for.
-fn respond_for_long(stored: Stored, mut stamps: Vec<Stamp>) -> Response {
+fn respond_cacheably(stored: Stored, mut stamps: Vec<Stamp>) -> Response {
     stamps.push(stored.stamp);
     let body = (stored.json().len() <= LIST_CHUNK).then(|| Bytes::copy_from_slice(stored.json()));
     let mut response = respond(stored);
     if let Some(body) = body {
-        response.extensions_mut().insert(Seen { stamps, body });
+        response.extensions_mut().insert(Cacheable { stamps, body });
     }
     response
 }
@@ -112,9 +112,9 @@ where
     });
     let first = first?;
     if list.done {
-        let seen = list.stamps.map(|stamps| Seen { stamps, body: Bytes::copy_from_slice(&first) });
+        let cacheable = list.stamps.map(|stamps| Cacheable { stamps, body: Bytes::copy_from_slice(&first) });
         let mut response = reply::json(Response::new(first.into()));
-        seen.and_then(|seen| response.extensions_mut().insert(seen));
+        cacheable.and_then(|cacheable| response.extensions_mut().insert(cacheable));
         return Ok(response);
     }
     list.stamps = None;

@@ -35,7 +35,7 @@ use warp::http::header::{CONNECTION, HeaderMap, HeaderValue};
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
-use crate::answers::Answers;
+use crate::answer_cache::AnswerCache;
 use crate::health::Health;
 use crate::problem::{Problem, READS};
 use crate::reply::{self, Answer};
@@ -47,7 +47,7 @@ use crate::{read, write};
 pub struct Routes {
     pub(crate) filter: BoxedFilter<(Response,)>,
     /// The answers that are repeated without these routes.
-    pub(crate) answers: Answers,
+    pub(crate) cache: AnswerCache,
 }
 
 /// A service's own routes below `/api/{collection}/`. They reject every other path.
@@ -58,7 +58,7 @@ pub type Own = fn(&Store) -> OwnRoutes;
 
 /// Returns the routes of a service, including its `own`. Answers are kept in up to `cache` bytes.
 pub fn routes(state: &State, own: Option<Own>, cache: u64) -> Routes {
-    let known = Answers::new(&state.store, &state.health, cache);
+    let known = AnswerCache::new(&state.store, &state.health, cache);
     let mut answers = table(state).boxed();
     if let Some(own) = own {
         let own = warp::path("api").and(warp::path(state.store.collection().name())).and(own(&state.store));
@@ -75,7 +75,7 @@ pub fn routes(state: &State, own: Option<Own>, cache: u64) -> Routes {
         }
         response
     };
-    Routes { filter: warp::method().and(answers).map(respond).boxed(), answers: known }
+    Routes { filter: warp::method().and(answers).map(respond).boxed(), cache: known }
 }
 
 /// Answers every path but `/live` with 503 while indexes are being built.

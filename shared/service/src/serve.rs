@@ -161,18 +161,18 @@ fn register(stream: net::TcpStream) -> io::Result<TcpStream> {
 fn answer_requests(
     routes: Routes,
 ) -> impl Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send> {
-    let Routes { filter, answers } = routes;
+    let Routes { filter, cache } = routes;
     let filter = TowerToHyperService::new(warp::service(filter));
     service_fn(move |request: hyper::Request<Incoming>| {
-        if let Some(response) = answers.find(&request) {
+        if let Some(response) = cache.find(&request) {
             return Either::Left(ready(Ok(response)));
         }
-        let (answers, method, uri) = (answers.clone(), request.method().clone(), request.uri().clone());
+        let (cache, method, uri) = (cache.clone(), request.method().clone(), request.uri().clone());
         // Unwind safe: handlers share no state that a panic could leave half-changed. The records are in the store.
         let answer = AssertUnwindSafe(filter.call(request)).catch_unwind();
         Either::Right(async move {
             let mut response = answer.await.unwrap_or_else(|_panic| Ok(Problem::Panicked.into_response(&method)))?;
-            answers.keep(uri.path(), &mut response);
+            cache.keep(uri.path(), &mut response);
             Ok(response)
         })
     })

@@ -1,10 +1,11 @@
 //! A scrub reads everything in a database, so that damage is found before a request needs the damaged data.
 
-use record::words::agree;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use record::words::agree;
 
 use super::{Snapshot, Store, StoreError, idempotency, layout};
 
