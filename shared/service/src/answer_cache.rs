@@ -1,17 +1,21 @@
-//! A cache of answers to GET and HEAD, by path.
+//! A cache of answers to GET and HEAD, by path, and of the parts of answers that are too long for that.
 //!
 //! It lies in front of the routes, as a caching proxy would, and knows nothing of them: a handler marks an answer with
 //! [`Cacheable`] if it follows from the path and the database alone. Such an answer is repeated while it is current, which
 //! the database's [stamps](Stamp) tell. A client finds its own write as soon as that is answered.
+//!
+//! The list of all records is sent in chunks while it is read. Each chunk is cached by itself, so that a write makes one
+//! of them old.
 
-use std::hash::RandomState;
+use std::hash::{Hash, Hasher, RandomState};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use headers::ETag;
 use hyper::Request;
 use quick_cache::sync::{Cache, DefaultLifecycle};
-use quick_cache::{OptionsBuilder, Weighter};
+use quick_cache::{Equivalent, OptionsBuilder, Weighter};
+use record::id::Id;
 use store::{Stamp, Store};
 use warp::http::header::{ETAG, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use warp::http::{Method, StatusCode};
@@ -32,26 +36,52 @@ pub(crate) struct Cacheable {
     pub(crate) body: Bytes,
 }
 
-/// An answer in JSON, with status 200.
-struct CachedAnswer {
+#[derive(PartialEq, Eq)]
+enum Key {
+    /// The answer to this path.
+    Answer(Box<str>),
+    /// The chunk of the list of all records that begins with this id.
+    Chunk(Id),
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Self::Answer(path) => path.hash(state),
+            Self::Chunk(from) => from.hash(state),
+        }
+    }
+}
+
+impl Equivalent<Key> for str {
+    fn equivalent(&self, key: &Key) -> bool {
+        matches!(key, Key::Answer(path) if **path == *self)
+    }
+}
+
+struct Cached {
     cacheable: Cacheable,
+    /// The tag of an answer, which is in JSON, with status 200.
     tag: Option<HeaderValue>,
+    /// Where the chunk behind this one begins.
+    next: Option<Id>,
 }
 
 #[derive(Clone)]
 struct ByBytes;
 
-impl Weighter<Box<str>, Arc<CachedAnswer>> for ByBytes {
-    fn weight(&self, path: &Box<str>, answer: &Arc<CachedAnswer>) -> u64 {
-        let stamps = size_of_val(&*answer.cacheable.stamps);
-        ENVELOPE + (path.len() + stamps + answer.cacheable.body.len()) as u64
+impl Weighter<Key, Arc<Cached>> for ByBytes {
+    fn weight(&self, key: &Key, cached: &Arc<Cached>) -> u64 {
+        let path = if let Key::Answer(path) = key { path.len() } else { 0 };
+        let stamps = size_of_val(&*cached.cacheable.stamps);
+        ENVELOPE + (path + stamps + cached.cacheable.body.len()) as u64
     }
 }
 
 /// The cache of a service. Clones share it.
 #[derive(Clone)]
 pub(crate) struct AnswerCache {
-    cache: Arc<Cache<Box<str>, Arc<CachedAnswer>, ByBytes, RandomState>>,
+    cache: Arc<Cache<Key, Arc<Cached>, ByBytes, RandomState>>,
     store: Store,
     health: Health,
 }
@@ -75,10 +105,7 @@ impl AnswerCache {
         {
             return None;
         }
-        let answer = self.cache.get(request.uri().path())?;
-        if !answer.cacheable.stamps.iter().all(|stamp| self.store.is_current(*stamp)) {
-            return None;
-        }
+        let answer = self.get(request.uri().path())?;
         let tag = answer.tag.as_ref();
         if let Some(tag) = tag
             && let Some(known) = request.headers().get(IF_NONE_MATCH)
@@ -100,7 +127,25 @@ impl AnswerCache {
     pub(crate) fn keep(&self, path: &str, response: &mut Response) {
         let Some(cacheable) = response.extensions_mut().remove::<Cacheable>() else { return };
         let tag = response.headers().get(ETAG).cloned();
-        self.cache.insert(path.into(), Arc::new(CachedAnswer { cacheable, tag }));
+        self.cache.insert(Key::Answer(path.into()), Arc::new(Cached { cacheable, tag, next: None }));
+    }
+
+    /// Returns the chunk of the list of all records that begins with id `from`, and where the next one begins, if the
+    /// chunk is known and current.
+    pub(crate) fn find_chunk(&self, from: Id) -> Option<(Bytes, Option<Id>)> {
+        let chunk = self.get(&Key::Chunk(from))?;
+        Some((chunk.cacheable.body.clone(), chunk.next))
+    }
+
+    /// Keeps the chunk that begins with id `from`; behind it comes `next`.
+    pub(crate) fn keep_chunk(&self, from: Id, cacheable: Cacheable, next: Option<Id>) {
+        self.cache.insert(Key::Chunk(from), Arc::new(Cached { cacheable, tag: None, next }));
+    }
+
+    /// Returns what is cached under `key` if it is current.
+    fn get<Q: Hash + Equivalent<Key> + ?Sized>(&self, key: &Q) -> Option<Arc<Cached>> {
+        let cached = self.cache.get(key)?;
+        cached.cacheable.stamps.iter().all(|stamp| self.store.is_current(*stamp)).then_some(cached)
     }
 }
 

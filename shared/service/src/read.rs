@@ -7,12 +7,12 @@ use record::declaration::{Answers, IndexDeclaration};
 use record::edit::RecordName;
 use record::id::Id;
 use record::model::Term;
-use store::{Stamp, Store, StoreError, Stored};
+use store::{Portion, Stamp, Store, StoreError, Stored};
 use warp::http::header::{CONTENT_TYPE, HeaderMap, IF_MATCH};
 use warp::http::{Method, StatusCode};
 use warp::reply::{Reply, Response};
 
-use crate::answer_cache::Cacheable;
+use crate::answer_cache::{AnswerCache, Cacheable};
 use crate::condition::{Condition, entity_tag};
 use crate::problem::Problem;
 use crate::reply::{self, Answer};
@@ -21,8 +21,17 @@ use crate::reply::{self, Answer};
 const LIST_CHUNK: usize = 64 << 10;
 
 /// `GET /api/{collection}`, if that is a list
-pub(crate) fn all(store: &Store) -> Answer {
-    list(store, || store.records().map(|record| Ok(record?.1)))
+pub(crate) fn all(store: &Store, cache: &AnswerCache) -> Answer {
+    let (all, first) = store.read_whole(|| {
+        let mut all = All { store: store.clone(), cache: cache.clone(), next: Some(Id::FIRST) };
+        let first = all.next().unwrap_or_else(|| Ok(Bytes::new()));
+        (all, first)
+    });
+    let first = first?;
+    if all.next.is_none() {
+        return Ok(reply::json(Response::new(first.into())));
+    }
+    Ok(respond_in_chunks(first, all))
 }
 
 /// `GET /api/{collection}/7`
@@ -118,13 +127,59 @@ where
         return Ok(response);
     }
     list.stamps = None;
-    let rest = list.inspect(|chunk| {
+    Ok(respond_in_chunks(first, list))
+}
+
+/// Responds with a list of which the `first` chunk has been read.
+fn respond_in_chunks<I>(first: Bytes, rest: I) -> Response
+where
+    I: Iterator<Item = Result<Bytes, StoreError>> + Send + Sync + 'static,
+{
+    let rest = rest.inspect(|chunk| {
         if let Err(error) = chunk {
             log::error!("a list was cut short: {error}");
         }
     });
     let chunks = stream::once(async { Ok(first) }).chain(stream::iter(rest));
-    Ok(reply::json(warp::reply::stream(chunks).into_response()))
+    reply::json(warp::reply::stream(chunks).into_response())
+}
+
+/// The JSON array of all records, in chunks.
+struct All {
+    store: Store,
+    cache: AnswerCache,
+    /// The first id of the next chunk.
+    next: Option<Id>,
+}
+
+impl Iterator for All {
+    type Item = Result<Bytes, StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let from = self.next.take()?;
+        if let Some((chunk, next)) = self.cache.find_chunk(from) {
+            self.next = next;
+            return Some(Ok(chunk));
+        }
+        let Portion { mut json, stamps, next } = match self.store.portion(from, LIST_CHUNK) {
+            Ok(portion) => portion,
+            Err(error) => return Some(Err(error)),
+        };
+        self.next = next;
+        match json.first_mut() {
+            Some(comma) if from == Id::FIRST => *comma = b'[',
+            None if from == Id::FIRST => json.push(b'['),
+            _ => {}
+        }
+        if next.is_none() {
+            json.push(b']');
+        }
+        let body = Bytes::from(json);
+        if let Some(stamps) = stamps {
+            self.cache.keep_chunk(from, Cacheable { stamps, body: body.clone() }, next);
+        }
+        Some(Ok(body))
+    }
 }
 
 /// A JSON array in chunks.

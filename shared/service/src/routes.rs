@@ -58,8 +58,8 @@ pub type Own = fn(&Store) -> OwnRoutes;
 
 /// Returns the routes of a service, including its `own`. Answers are kept in up to `cache` bytes.
 pub fn routes(state: &State, own: Option<Own>, cache: u64) -> Routes {
-    let known = AnswerCache::new(&state.store, &state.health, cache);
-    let mut answers = table(state).boxed();
+    let cache = AnswerCache::new(&state.store, &state.health, cache);
+    let mut answers = table(state, &cache).boxed();
     if let Some(own) = own {
         let own = warp::path("api").and(warp::path(state.store.collection().name())).and(own(&state.store));
         answers = own.or(answers).unify().boxed();
@@ -75,7 +75,7 @@ pub fn routes(state: &State, own: Option<Own>, cache: u64) -> Routes {
         }
         response
     };
-    Routes { filter: warp::method().and(answers).map(respond).boxed(), cache: known }
+    Routes { filter: warp::method().and(answers).map(respond).boxed(), cache }
 }
 
 /// Answers every path but `/live` with 503 while indexes are being built.
@@ -88,18 +88,18 @@ fn wait(health: &Health) -> impl Filter<Extract = (Answer,), Error = Rejection> 
 }
 
 /// Returns the routes that every service has.
-fn table(state: &State) -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + use<> {
-    let state = state.clone();
+fn table(state: &State, cache: &AnswerCache) -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + use<> {
+    let (state, cache) = (state.clone(), cache.clone());
     // A malformed query counts as an empty one.
     let query = warp::query::<Query>().or(warp::any().map(Query::new)).unify();
     let request = warp::method().and(warp::path::full()).and(query).and(warp::header::headers_cloned());
     request.and(warp::body::stream()).and_then(
         move |method: Method, path: FullPath, query: Query, headers: HeaderMap, body| {
-            let state = state.clone();
+            let (state, cache) = (state.clone(), cache.clone());
             async move {
                 let resource = Resource::at(path.as_str(), state.store.collection());
                 let resource = resource.ok_or_else(warp::reject::not_found)?;
-                Ok::<Answer, Rejection>(state.answer(&method, resource, &query, &headers, body).await)
+                Ok::<Answer, Rejection>(state.answer(&cache, &method, resource, &query, &headers, body).await)
             }
         },
     )
@@ -162,6 +162,7 @@ impl<'p> Resource<'p> {
 impl State {
     async fn answer(
         self,
+        cache: &AnswerCache,
         method: &Method,
         resource: Resource<'_>,
         query: &Query,
@@ -174,7 +175,7 @@ impl State {
             Resource::Backup if *method == Method::GET => self.operator.backup(headers, query).await,
             Resource::Scrub if *method == Method::POST => self.operator.answer_scrub().await,
             Resource::One(_) if collection.is_single() => Err(Problem::NoSuchRecord),
-            resource if is_read => self.read(resource).map(|response| read::spare(headers, response)),
+            resource if is_read => self.read(cache, resource).map(|response| read::spare(headers, response)),
             Resource::All if *method == Method::POST => write::post(self, headers, body).await,
             Resource::Single if matches!(*method, Method::PUT | Method::PATCH) => {
                 write::change(self, method, Ok(RecordName::Single), headers, body).await
@@ -186,14 +187,14 @@ impl State {
         }
     }
 
-    fn read(self, resource: Resource) -> Answer {
+    fn read(self, cache: &AnswerCache, resource: Resource) -> Answer {
         let (store, collection) = (&self.store, self.store.collection());
         match resource {
             Resource::Root => reply::text("Ready to receive requests"),
             Resource::Api => reply::text("API ready to receive requests"),
             Resource::Live => reply::text("live"),
             Resource::Ready => self.health.check(store, &self.commit),
-            Resource::All => read::all(store),
+            Resource::All => read::all(store, cache),
             Resource::Single => read::one(store, RecordName::Single),
             Resource::One(id) => read::one(store, read_name(collection, id)?),
             Resource::Found(index, term) => read::found(store, index, &read_term(collection.terms_of(index), term)?),

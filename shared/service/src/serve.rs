@@ -28,7 +28,6 @@ use hyper_util::service::TowerToHyperService;
 use log::Level;
 use percent_encoding::percent_decode_str;
 use record::token;
-use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -36,7 +35,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use warp::reply::Response;
 
 use crate::access_log::{self, Line};
-use crate::connection::{BUFFER, CONNECTIONS, Connections, SEND_BUFFER, SWEEP};
+use crate::connection::{BUFFER, CONNECTIONS, Connections, SWEEP};
 use crate::problem::Problem;
 use crate::routes::Routes;
 use crate::workers::Workers;
@@ -152,7 +151,8 @@ fn http() -> http1::Builder {
 /// Registers `stream` with the current runtime.
 fn register(stream: net::TcpStream) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
-    set_socket_send_buffer_size(&stream, SEND_BUFFER)?;
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(&stream).set_tcp_notsent_lowat(crate::connection::UNSENT)?;
     TcpStream::from_std(stream)
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -111,6 +112,46 @@ fn conditions_and_methods_are_answered_alike_from_memory() {
         assert_eq!(ask(&app, "GET", "/api/posts/1/", &[]), first);
         assert_eq!(app.request("OPTIONS", "/api/posts/1").status, 204);
         assert_eq!(app.request("POST", "/api/posts/1").status, 405);
+    }
+}
+
+/// A list of many chunks, each of which is repeated from memory.
+#[test]
+fn a_long_list_is_always_as_the_writes_left_it() {
+    let posts = sample::posts();
+    let text = |length: usize| "x".repeat(length);
+    let record = |n: u64, text: &str| format!(r#"{{"id":{n},"thread":1,"text":"{text}","user":1}}"#);
+    // Whole pages are missing.
+    let first = (1..=600).filter(|n| n / 48 % 2 == 0);
+    let mut model: BTreeMap<u64, String> = first.map(|n| (n, record(n, &text(1000)))).collect();
+    let app = App::spawn_writable(posts, model.values().cloned());
+    let token = bearer(posts);
+    let mut chance = fastrand::Rng::with_seed(7);
+    for nth in 0..400 {
+        let id = chance.u64(1..=600);
+        let body = text(chance.usize(1..3000));
+        let (method, path) = match nth % 4 {
+            0 => ("POST", "/api/posts".to_owned()),
+            1 if model.contains_key(&id) => ("DELETE", format!("/api/posts/{id}")),
+            _ if model.contains_key(&id) => ("PATCH", format!("/api/posts/{id}")),
+            _ => ("PUT", format!("/api/posts/{id}")),
+        };
+        let fields = format!(r#"{{"thread":1,"text":"{body}","user":1}}"#);
+        let mut headers = vec![JSON, ("authorization", &*token)];
+        if method == "PUT" {
+            headers.push(("if-none-match", "*"));
+        }
+        let status = app.send(method, &path, &headers, if method == "DELETE" { "" } else { &fields }).status;
+        match method {
+            "DELETE" => drop(model.remove(&id)),
+            "POST" => drop(model.insert(601 + nth / 4, record(601 + nth / 4, &body))),
+            _ => drop(model.insert(id, record(id, &body))),
+        }
+        assert!(matches!(status, 200..=204), "{method} {path}: {status}");
+        if nth % 8 > 5 {
+            let expected = format!("[{}]", model.values().map(String::as_str).collect::<Vec<_>>().join(","));
+            assert!(app.get("/api/posts").body == expected, "after {method} {path}");
+        }
     }
 }
 

@@ -98,6 +98,7 @@
 //! | `redeclare` | [`Redeclaration`]: a changed declaration for an existing database |
 //! | `update`, [`desk`] | a newer file's changes: holding, staging, applying; how `seed` asks a running service |
 //! | `stamp` | [`Stamp`]: whether what was read is still current |
+//! | `portion` | [`Portion`]: a part of the list of all records, to be kept |
 //! | `scrub`, `damage` | [`Scrub`]: reads and checks everything; the count of faults found |
 //! | `rebuild`, `v1` | [`Restore`], compaction, salvage; the layout's first version |
 //! | `cache`, `sled_files` | the system's cache after failed syncs; sled's files and their guards |
@@ -145,6 +146,7 @@ mod index;
 pub mod layout;
 mod load;
 mod names;
+mod portion;
 mod rebuild;
 mod redeclare;
 mod scrub;
@@ -163,6 +165,7 @@ pub use folder::{Folder, OnDamage, sync, sync_tree};
 pub use idempotency::KeptRecord;
 pub use index::{Entries, Ids};
 pub use load::Load;
+pub use portion::Portion;
 pub use rebuild::Restore;
 pub use redeclare::Redeclaration;
 pub use scrub::{Scrub, ScrubError};

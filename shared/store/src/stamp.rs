@@ -86,7 +86,12 @@ impl Store {
 
     /// Takes the stamp of record `id`.
     pub(super) fn stamp_of_record(&self, id: Id) -> Stamp {
-        self.shared.stamps.take(&layout::page_key(layout::place(id).0))
+        self.stamp_of_page(layout::place(id).0)
+    }
+
+    /// Takes the stamp of a page of records.
+    pub(super) fn stamp_of_page(&self, page: u64) -> Stamp {
+        self.shared.stamps.take(&layout::page_key(page))
     }
 
     /// Returns whether nothing that was read under `stamp` has changed since.
