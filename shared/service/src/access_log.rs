@@ -5,13 +5,15 @@
 //! counted instead, and the count is logged.
 
 use std::cell::RefCell;
-use std::fmt::{self, Display, Write as _};
+use std::fmt::{self, Display};
 use std::io::{self, Write as _};
 use std::mem::take;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use log::Level;
 
 /// The target of the log's lines.
 pub(crate) const TARGET: &str = "access";
@@ -40,55 +42,69 @@ pub(crate) struct Line<'l> {
     pub(crate) token: Option<&'l dyn Display>,
 }
 
-impl Display for Line<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        // Written in pieces, since formatting many arguments takes several times as long. Numbers have no fractions for
-        // the same reason.
-        f.write_str("method=")?;
-        write_quoted(f, self.method)?;
-        f.write_str(" path=")?;
-        write_quoted(f, self.path)?;
-        f.write_str(" status=")?;
-        self.status.fmt(f)?;
-        f.write_str(" bytes=")?;
-        match self.bytes {
-            Some(bytes) => bytes.fmt(f)?,
-            None => f.write_char('-')?,
+impl Line<'_> {
+    /// Adds the line to the log, which takes lines of `level`.
+    pub(crate) fn log(&self, level: Level) {
+        if COLLECTS.load(Ordering::Relaxed) {
+            add(level, self);
+        } else {
+            log::log!(target: TARGET, level, "{self}");
         }
-        f.write_str(" ms=")?;
+    }
+
+    /// Appends the line's text. Formatting by `write!` would take most of the time of a request's line, as would fractions.
+    fn write_to(&self, text: &mut Vec<u8>) {
+        let mut number = itoa::Buffer::new();
+        // A method has no odd bytes.
+        text.extend_from_slice(b"method=\"");
+        text.extend_from_slice(self.method.as_bytes());
+        text.extend_from_slice(b"\" path=");
+        write_quoted(text, self.path);
+        text.extend_from_slice(b" status=");
+        text.extend_from_slice(number.format(self.status).as_bytes());
+        text.extend_from_slice(b" bytes=");
+        text.extend_from_slice(self.bytes.map_or("-", |bytes| number.format(bytes)).as_bytes());
+        text.extend_from_slice(b" ms=");
         let micros = self.took.as_micros() as u64;
-        (micros / 1000).fmt(f)?;
-        f.write_str(digits(&mut [b'.'; 4], micros % 1000))?;
-        f.write_str(" client=")?;
-        f.write_str(self.client)?;
+        text.extend_from_slice(number.format(micros / 1000).as_bytes());
+        text.extend_from_slice(&digits(micros % 1000));
+        text.extend_from_slice(b" client=");
+        text.extend_from_slice(self.client.as_bytes());
         if let Some(id) = self.id {
-            f.write_str(" id=")?;
-            f.write_str(id)?;
+            text.extend_from_slice(b" id=");
+            text.extend_from_slice(id.as_bytes());
         }
         if let Some(token) = self.token {
-            write!(f, " token={token}")?;
+            text.extend_from_slice(format!(" token={token}").as_bytes());
         }
-        Ok(())
     }
 }
 
-/// Writes `text` in quotes, with escapes, so that no client can forge a line of the log.
-fn write_quoted(f: &mut fmt::Formatter, text: &str) -> fmt::Result {
-    if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')) {
-        f.write_char('"')?;
-        f.write_str(text)?;
-        f.write_char('"')
+impl Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let mut text = Vec::new();
+        self.write_to(&mut text);
+        f.write_str(str::from_utf8(&text).map_err(|_| fmt::Error)?)
+    }
+}
+
+/// Appends `value` in quotes, with escapes, so that no client can forge a line of the log.
+fn write_quoted(text: &mut Vec<u8>, value: &str) {
+    let is_odd = |byte| !matches!(byte, b' '..=b'~') | matches!(byte, b'"' | b'\\');
+    // Looks at all bytes, since that takes a few instructions for many at once.
+    if !value.bytes().fold(false, |any, byte| any | is_odd(byte)) {
+        text.push(b'"');
+        text.extend_from_slice(value.as_bytes());
+        text.push(b'"');
     } else {
-        write!(f, "{text:?}")
+        text.extend_from_slice(format!("{value:?}").as_bytes());
     }
 }
 
-/// Writes the three digits of `number` behind the first byte of `text`.
-fn digits(text: &mut [u8; 4], number: u64) -> &str {
-    for (place, divisor) in [(1, 100), (2, 10), (3, 1)] {
-        text[place] = b'0' + (number / divisor % 10) as u8;
-    }
-    std::str::from_utf8(text).expect("digits are ASCII")
+/// Returns a point and the three digits of `number`.
+fn digits(number: u64) -> [u8; 4] {
+    let digit = |divisor| b'0' + (number / divisor % 10) as u8;
+    [b'.', digit(100), digit(10), digit(1)]
 }
 
 /// The lines that are not written yet.
@@ -118,8 +134,16 @@ thread_local! {
     static CLOCK: RefCell<Clock> = RefCell::default();
 }
 
+/// Whether lines are collected. Otherwise they go the way of all others.
+static COLLECTS: AtomicBool = AtomicBool::new(false);
+
+/// Collects lines from now on.
+pub(crate) fn collect() {
+    COLLECTS.store(true, Ordering::Relaxed);
+}
+
 /// Adds a line to the calling thread's buffer.
-pub(crate) fn add(record: &log::Record) {
+fn add(level: Level, line: &Line) {
     OWN.with(|own| {
         let mut lines = lock(own);
         let before = lines.len();
@@ -128,8 +152,9 @@ pub(crate) fn add(record: &log::Record) {
             return;
         }
         CLOCK.with_borrow_mut(|clock| lines.extend_from_slice(clock.now()));
-        let added = writeln!(lines, " {:<5} {} > {}", record.level(), record.target(), record.args());
-        added.expect("memory takes every line");
+        lines.extend_from_slice(if level == Level::Info { b" INFO  access > " } else { b" DEBUG access > " });
+        line.write_to(&mut lines);
+        lines.push(b'\n');
         let is_long = before < LONG && lines.len() >= LONG;
         drop(lines);
         if before == 0 || is_long {
@@ -207,7 +232,7 @@ impl Clock {
             self.text = format!(" {}", humantime::format_rfc3339_millis(now)).into();
         }
         let end = self.text.len() - "000Z".len();
-        self.text[end - 1..end + 3].copy_from_slice(digits(&mut [b'.'; 4], since.subsec_millis().into()).as_bytes());
+        self.text[end - 1..end + 3].copy_from_slice(&digits(since.subsec_millis().into()));
         &self.text
     }
 }

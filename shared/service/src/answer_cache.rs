@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use headers::ETag;
+use http_body_util::Full;
 use hyper::Request;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{Equivalent, OptionsBuilder, Weighter};
@@ -98,7 +99,7 @@ impl AnswerCache {
     }
 
     /// Answers `request` if the answer is known and current.
-    pub(crate) fn find<B>(&self, request: &Request<B>) -> Option<Response> {
+    pub(crate) fn find<B>(&self, request: &Request<B>) -> Option<hyper::Response<Full<Bytes>>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD)
             || request.headers().contains_key(IF_MATCH)
             || self.health.is_draining()
@@ -111,12 +112,12 @@ impl AnswerCache {
             && let Some(known) = request.headers().get(IF_NONE_MATCH)
             && (known == tag || tag_of(tag).is_some_and(|tag| Condition::read(request.headers()).has(&tag)))
         {
-            let mut response = Response::default();
+            let mut response = hyper::Response::default();
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             response.headers_mut().insert(ETAG, tag.clone());
             return Some(response);
         }
-        let mut response = reply::json(Response::new(answer.cacheable.body.clone().into()));
+        let mut response = reply::json(hyper::Response::new(answer.cacheable.body.clone().into()));
         if let Some(tag) = tag {
             response.headers_mut().insert(ETAG, tag.clone());
         }

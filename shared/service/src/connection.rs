@@ -4,7 +4,6 @@
 //! a few stores to memory, and no timer.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
@@ -15,7 +14,6 @@ use std::time::Duration;
 use futures_util::stream;
 use hyper::body::{Body, Incoming};
 use hyper::header::{HOST, HeaderValue};
-use hyper::service::{Service, service_fn};
 use hyper::{Method, Request, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -237,36 +235,9 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Wraps `routes` so that the watch knows when a request begins and ends, a request names its host, and lists keep
-    /// to their share.
-    pub(crate) fn guard<S>(
-        &self,
-        routes: S,
-    ) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + use<S>
-    where
-        S: Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send>,
-    {
-        let pulse = Arc::clone(&self.pulse);
-        service_fn(move |request: Request<Incoming>| {
-            let busy = Busy::begin(&pulse, !request.body().is_end_stream());
-            let answer = match check_host(&request) {
-                Ok(()) => Ok(routes.call(request)),
-                Err(problem) => Err(problem.into_response(request.method())),
-            };
-            async move {
-                let response = match answer {
-                    Ok(answer) => answer.await?,
-                    Err(refusal) => refusal,
-                };
-                if response.body().size_hint().exact().is_some() {
-                    return Ok(response);
-                }
-                Ok(match Arc::clone(&busy.0.lists).try_acquire_owned() {
-                    Ok(permit) => hold(response, (busy, permit)),
-                    Err(_none_left) => Problem::ListsBusy.into_response(&Method::GET),
-                })
-            }
-        })
+    /// Returns the guard of the connection's requests.
+    pub(crate) fn guard(&self) -> Guard {
+        Guard(Arc::clone(&self.pulse))
     }
 
     /// Wraps the connection's stream so that the watch sees what it does, and can end it.
@@ -281,8 +252,18 @@ impl Drop for Watch {
     }
 }
 
+/// Tells a connection's watch when a request begins and ends.
+pub(crate) struct Guard(Arc<Pulse>);
+
+impl Guard {
+    /// Notes that `request` has begun.
+    pub(crate) fn begin(&self, request: &Request<Incoming>) -> Busy {
+        Busy::begin(&self.0, !request.body().is_end_stream())
+    }
+}
+
 /// A request under way. Dropped with its answer, or with the last chunk of its list.
-struct Busy(Arc<Pulse>);
+pub(crate) struct Busy(Arc<Pulse>);
 
 impl Busy {
     fn begin(pulse: &Arc<Pulse>, has_body: bool) -> Self {
@@ -291,6 +272,18 @@ impl Busy {
         pulse.has_body.store(has_body, Relaxed);
         pulse.phase.store(BUSY, Relaxed);
         Self(Arc::clone(pulse))
+    }
+
+    /// Ends the request with `response`. A list that is sent in chunks takes one of the lists' permits, and the request is
+    /// under way until its last chunk; without a permit, the answer is a 503.
+    pub(crate) fn limit_list(self, response: Response) -> Response {
+        if response.body().size_hint().exact().is_some() {
+            return response;
+        }
+        match Arc::clone(&self.0.lists).try_acquire_owned() {
+            Ok(permit) => hold(response, (self, permit)),
+            Err(_none_left) => Problem::ListsBusy.into_response(&Method::GET),
+        }
     }
 }
 
@@ -312,7 +305,7 @@ fn hold(response: Response, held: impl Send + Sync + 'static) -> Response {
 }
 
 /// Checks that the request names one host, as RFC 9112, section 3.2, asks.
-fn check_host(request: &Request<Incoming>) -> Result<(), Problem> {
+pub(crate) fn check_host(request: &Request<Incoming>) -> Result<(), Problem> {
     let mut hosts = request.headers().get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
         (Some(host), None) if is_host(host) => Ok(()),
@@ -329,9 +322,25 @@ fn is_host(value: &HeaderValue) -> bool {
     let name = &value[..end.unwrap_or(value.len())];
     match name {
         [b'[', address @ .., b']'] => address.iter().all(|byte| byte.is_ascii_hexdigit() || b":.".contains(byte)),
-        name => name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(byte)),
+        name => name.iter().all(|byte| HOST_BYTES[usize::from(*byte)]),
     }
 }
+
+/// The bytes of a host's name, by RFC 3986, section 3.2.2. Each request asks for them.
+const HOST_BYTES: [bool; 256] = {
+    let mut bytes = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        bytes[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let (others, mut nth) = (b"-._~%!$&'()*+,;=", 0);
+    while nth < others.len() {
+        bytes[others[nth] as usize] = true;
+        nth += 1;
+    }
+    bytes
+};
 
 /// A connection's stream. It fails once the watch has ended it.
 pub(crate) struct Watched {

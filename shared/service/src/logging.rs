@@ -15,23 +15,16 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The time to wait for the access log at a panic, after which the process goes on.
 const PATIENCE_AT_A_PANIC: Duration = Duration::from_millis(100);
 
-/// A log with lines for people on a terminal. Elsewhere the access log's lines are collected before they are written.
-struct Log {
-    pretty: Logger,
-    collects: bool,
-}
+/// A log whose end waits for the access log.
+struct Log(Logger);
 
 impl log::Log for Log {
     fn enabled(&self, metadata: &Metadata) -> bool {
-        self.pretty.enabled(metadata)
+        self.0.enabled(metadata)
     }
 
     fn log(&self, record: &Record) {
-        if !self.collects || record.target() != access_log::TARGET {
-            self.pretty.log(record);
-        } else if self.pretty.matches(record) {
-            access_log::add(record);
-        }
+        self.0.log(record);
     }
 
     fn flush(&self) {
@@ -42,14 +35,18 @@ impl log::Log for Log {
 /// Starts the log, from `info` up unless `RUST_LOG` says otherwise.
 pub fn start_log() {
     let mut builder = pretty_env_logger::formatted_timed_builder();
-    match std::env::var("RUST_LOG") {
-        Ok(filters) if !filters.is_empty() => builder.parse_filters(&filters),
-        _ => builder.filter_level(log::LevelFilter::Info),
+    let filters = std::env::var("RUST_LOG").ok().filter(|filters| !filters.is_empty());
+    match &filters {
+        Some(filters) => builder.parse_filters(filters),
+        None => builder.filter_level(log::LevelFilter::Info),
     };
     let pretty = builder.build();
     log::set_max_level(pretty.filter());
-    let log = Log { pretty, collects: !io::stderr().is_terminal() };
-    log::set_boxed_logger(Box::new(log)).expect("the process starts its log once");
+    log::set_boxed_logger(Box::new(Log(pretty))).expect("the process starts its log once");
+    // A slash begins a pattern that lines must match. On a terminal a line is to be seen at once.
+    if !filters.is_some_and(|filters| filters.contains('/')) && !io::stderr().is_terminal() {
+        access_log::collect();
+    }
 }
 
 /// Logs every panic as one line. The standard library prints several, and a client could forge them.

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::convert::Infallible;
+use std::error::Error;
 use std::fmt::Display;
 use std::future::ready;
 use std::io;
@@ -14,14 +15,15 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::Either;
-use hyper::Uri;
 use hyper::body::{Body, Incoming};
 use hyper::header::HeaderValue;
 use hyper::http::uri::PathAndQuery;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
+use hyper::{Method, Uri};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -32,10 +34,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval, sleep};
-use warp::reply::Response;
 
 use crate::access_log::{self, Line};
-use crate::connection::{BUFFER, CONNECTIONS, Connections, SWEEP};
+use crate::connection::{self, BUFFER, CONNECTIONS, Connections, Guard, SWEEP};
 use crate::problem::Problem;
 use crate::routes::Routes;
 use crate::workers::Workers;
@@ -97,7 +98,7 @@ pub async fn serve<T>(listener: TcpListener, routes: Routes, workers: Workers, s
         // Its own task: a panic in the middle of a body cuts off this connection only.
         workers.spawn(async move {
             let served = async {
-                let requests = log_requests(watch.guard(answer_requests(routes)), client);
+                let requests = answer_requests(routes, watch.guard(), client);
                 let connection = http.serve_connection(TokioIo::new(watch.stream(register(stream)?)), requests);
                 watcher.watch(connection).await.map_err(io::Error::other)
             };
@@ -137,7 +138,7 @@ pub fn serve_stream<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let requests = log_requests(Connections::new().watch().guard(answer_requests(routes)), client);
+    let requests = answer_requests(routes, Connections::new().watch().guard(), client);
     http().serve_connection(TokioIo::new(stream), requests)
 }
 
@@ -156,65 +157,74 @@ fn register(stream: net::TcpStream) -> io::Result<TcpStream> {
     TcpStream::from_std(stream)
 }
 
-/// Answers requests with known answers or by `routes`. If a handler panics, its request gets a 500; the panic hook logs
-/// why.
+/// Answers the requests of one client: with known answers, or by `routes`. If a handler panics, its request gets a 500; the
+/// panic hook logs why. Each request writes a line to the [access log](access_log).
 fn answer_requests(
     routes: Routes,
-) -> impl Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send> {
+    guard: Guard,
+    client: SocketAddr,
+) -> impl Service<
+    hyper::Request<Incoming>,
+    Response = hyper::Response<impl Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static>,
+    Error = Infallible,
+    Future: Send,
+> {
     let Routes { filter, cache } = routes;
     let filter = TowerToHyperService::new(warp::service(filter));
+    let client: Arc<str> = client.to_string().into();
     service_fn(move |request: hyper::Request<Incoming>| {
-        if let Some(response) = cache.find(&request) {
-            return Either::Left(ready(Ok(response)));
+        let begin = Instant::now();
+        let busy = guard.begin(&request);
+        let host = connection::check_host(&request);
+        if host.is_ok()
+            && let Some(response) = cache.find(&request)
+        {
+            log_request(request.method(), request.uri(), request.headers().get(REQUEST_ID), &client, begin, &response);
+            return Either::Left(ready(Ok(response.map(http_body_util::Either::Left))));
         }
-        let (cache, method, uri) = (cache.clone(), request.method().clone(), request.uri().clone());
+        let (cache, client, method, uri) =
+            (cache.clone(), Arc::clone(&client), request.method().clone(), request.uri().clone());
+        let id = request.headers().get(REQUEST_ID).cloned();
         // Unwind safe: handlers share no state that a panic could leave half-changed. The records are in the store.
-        let answer = AssertUnwindSafe(filter.call(request)).catch_unwind();
+        let answer = host.map(|()| AssertUnwindSafe(filter.call(request)).catch_unwind());
         Either::Right(async move {
-            let mut response = answer.await.unwrap_or_else(|_panic| Ok(Problem::Panicked.into_response(&method)))?;
+            let mut response = match answer {
+                Ok(answer) => answer.await.unwrap_or_else(|_panic| Ok(Problem::Panicked.into_response(&method)))?,
+                Err(problem) => problem.into_response(&method),
+            };
             cache.keep(uri.path(), &mut response);
-            Ok(response)
+            let response = busy.limit_list(response);
+            log_request(&method, &uri, id.as_ref(), &client, begin, &response);
+            Ok(response.map(http_body_util::Either::Right))
         })
     })
 }
 
-/// Wraps `service` so that each request of `client` writes a line to the [access log](access_log). A handler can put the
-/// name of a token into its response's extensions for that line.
-fn log_requests<S>(
-    service: S,
-    client: SocketAddr,
-) -> impl Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send>
-where
-    S: Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send>,
-{
-    let client: Arc<str> = client.to_string().into();
-    service_fn(move |request: hyper::Request<Incoming>| {
-        let begin = Instant::now();
-        // Load balancers ask for health every second.
-        let level = if matches!(request.uri().path(), "/live" | "/ready") { Level::Debug } else { Level::Info };
-        let asked = log::log_enabled!(target: access_log::TARGET, level).then(|| {
-            let id = request.headers().get(REQUEST_ID).cloned();
-            (request.method().clone(), request.uri().clone(), id, Arc::clone(&client))
-        });
-        let answer = service.call(request);
-        async move {
-            let response = answer.await?;
-            if let Some((method, uri, id, client)) = asked {
-                let line = Line {
-                    method: method.as_str(),
-                    path: &format_target(&uri),
-                    status: response.status().as_u16(),
-                    bytes: response.body().size_hint().exact(),
-                    took: begin.elapsed(),
-                    client: &client,
-                    id: id.as_ref().and_then(read_request_id),
-                    token: response.extensions().get::<token::Name>().map(|name| name as &dyn Display),
-                };
-                log::log!(target: access_log::TARGET, level, "{line}");
-            }
-            Ok(response)
-        }
-    })
+/// Writes a request's line to the access log. A handler can put the name of a token into its response's extensions for
+/// that line.
+fn log_request<B: Body>(
+    method: &Method,
+    uri: &Uri,
+    id: Option<&HeaderValue>,
+    client: &str,
+    begin: Instant,
+    response: &hyper::Response<B>,
+) {
+    // Load balancers ask for health every second.
+    let level = if matches!(uri.path(), "/live" | "/ready") { Level::Debug } else { Level::Info };
+    if log::log_enabled!(target: access_log::TARGET, level) {
+        let line = Line {
+            method: method.as_str(),
+            path: &format_target(uri),
+            status: response.status().as_u16(),
+            bytes: response.body().size_hint().exact(),
+            took: begin.elapsed(),
+            client,
+            id: id.and_then(read_request_id),
+            token: response.extensions().get::<token::Name>().map(|name| name as &dyn Display),
+        };
+        line.log(level);
+    }
 }
 
 /// Formats a path for the access log, without a query that may hold a secret.
