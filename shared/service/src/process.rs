@@ -10,6 +10,7 @@ use std::{env, io, panic, thread};
 
 use record::model::Collection;
 use record::token::TokenFileError;
+use record::words::agree;
 use store::desk::Counter;
 use store::fill::{FillError, Slice};
 use store::{Commit, Folder, OnDamage, Purpose, Redeclaration, Store, StoreError};
@@ -362,7 +363,7 @@ fn open(
     if let Some(slice) = slice {
         log::info!("filling {} from its slice", folder.database().display());
         let records = slice.fill(folder, collection)?;
-        log::info!("filled with {records} records");
+        log::info!("filled with {records} {}", agree(records, "record", "records"));
     }
     Ok(folder.open(collection, Purpose::Serving, on_damage)?.redeclare()?)
 }

@@ -30,6 +30,7 @@ use hyper_util::service::TowerToHyperService;
 use log::Level;
 use percent_encoding::percent_decode_str;
 use record::token;
+use record::words::agree;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -111,7 +112,8 @@ pub async fn serve<T>(listener: TcpListener, routes: Routes, workers: Workers, s
     drop(listener);
     // hyper closes connections from which it has read nothing, even if a request waits in them.
     workers.catch_up().await;
-    log::info!("draining {} connections", graceful.count());
+    let count = graceful.count();
+    log::info!("draining {count} {}", agree(count as u64, "connection", "connections"));
     let sweep = async {
         loop {
             sweeps.tick().await;
