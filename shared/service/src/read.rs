@@ -8,7 +8,7 @@ use record::edit::RecordName;
 use record::id::Id;
 use record::model::Term;
 use store::{Portion, Stamp, Store, StoreError, Stored};
-use warp::http::header::{CONTENT_TYPE, HeaderMap, IF_MATCH};
+use warp::http::header::{CONTENT_TYPE, HeaderMap, IF_MATCH, IF_NONE_MATCH};
 use warp::http::{Method, StatusCode};
 use warp::reply::{Reply, Response};
 
@@ -64,7 +64,9 @@ pub(crate) fn spare(headers: &HeaderMap, mut response: Response) -> Response {
             return Problem::ConditionFailed.into_response(&Method::GET);
         }
     }
-    if response.headers().typed_get().is_some_and(|tag| Condition::read(headers).has(&tag)) {
+    if headers.contains_key(IF_NONE_MATCH)
+        && response.headers().typed_get().is_some_and(|tag| Condition::read(headers).has(&tag))
+    {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         *response.body_mut() = Default::default();
         response.headers_mut().remove(CONTENT_TYPE);

@@ -21,6 +21,7 @@
 
 use std::borrow::Cow;
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 use record::declaration::{IndexDeclaration, TermKind};
@@ -89,17 +90,19 @@ fn wait(health: &Health) -> impl Filter<Extract = (Answer,), Error = Rejection> 
 
 /// Returns the routes that every service has.
 fn table(state: &State, cache: &AnswerCache) -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + use<> {
-    let (state, cache) = (state.clone(), cache.clone());
+    // One count a request instead of one for each part.
+    let shared = Arc::new((state.clone(), cache.clone()));
     // A malformed query counts as an empty one.
     let query = warp::query::<Query>().or(warp::any().map(Query::new)).unify();
     let request = warp::method().and(warp::path::full()).and(query).and(warp::header::headers_cloned());
     request.and(warp::body::stream()).and_then(
         move |method: Method, path: FullPath, query: Query, headers: HeaderMap, body| {
-            let (state, cache) = (state.clone(), cache.clone());
+            let shared = Arc::clone(&shared);
             async move {
+                let (state, cache) = &*shared;
                 let resource = Resource::at(path.as_str(), state.store.collection());
                 let resource = resource.ok_or_else(warp::reject::not_found)?;
-                Ok::<Answer, Rejection>(state.answer(&cache, &method, resource, &query, &headers, body).await)
+                Ok::<Answer, Rejection>(state.answer(cache, &method, resource, &query, &headers, body).await)
             }
         },
     )
@@ -161,7 +164,7 @@ impl<'p> Resource<'p> {
 
 impl State {
     async fn answer(
-        self,
+        &self,
         cache: &AnswerCache,
         method: &Method,
         resource: Resource<'_>,
@@ -172,22 +175,22 @@ impl State {
         let collection = self.store.collection();
         let is_read = matches!(*method, Method::GET | Method::HEAD);
         match resource {
-            Resource::Backup if *method == Method::GET => self.operator.backup(headers, query).await,
-            Resource::Scrub if *method == Method::POST => self.operator.answer_scrub().await,
+            Resource::Backup if *method == Method::GET => self.operator.clone().backup(headers, query).await,
+            Resource::Scrub if *method == Method::POST => self.operator.clone().answer_scrub().await,
             Resource::One(_) if collection.is_single() => Err(Problem::NoSuchRecord),
             resource if is_read => self.read(cache, resource).map(|response| read::spare(headers, response)),
-            Resource::All if *method == Method::POST => write::post(self, headers, body).await,
+            Resource::All if *method == Method::POST => write::post(self.clone(), headers, body).await,
             Resource::Single if matches!(*method, Method::PUT | Method::PATCH) => {
-                write::change(self, method, Ok(RecordName::Single), headers, body).await
+                write::change(self.clone(), method, Ok(RecordName::Single), headers, body).await
             }
             Resource::One(id) if matches!(*method, Method::PUT | Method::PATCH | Method::DELETE) => {
-                write::change(self, method, read_name(collection, id), headers, body).await
+                write::change(self.clone(), method, read_name(collection, id), headers, body).await
             }
             other => Err(Problem::MethodNotAllowed(other.allowed())),
         }
     }
 
-    fn read(self, cache: &AnswerCache, resource: Resource) -> Answer {
+    fn read(&self, cache: &AnswerCache, resource: Resource) -> Answer {
         let (store, collection) = (&self.store, self.store.collection());
         match resource {
             Resource::Root => reply::text("Ready to receive requests"),

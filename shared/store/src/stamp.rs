@@ -27,6 +27,9 @@ impl Stamp {
     pub(super) const NONE: Self = Self { slot: 0, count: CHANGING };
 }
 
+/// The part that every step changes.
+const ALL: &[u8] = layout::COUNTERS_KEY;
+
 /// The bit of a count that is set while a step changes a key.
 const CHANGING: u64 = 1;
 
@@ -48,8 +51,8 @@ impl Stamps {
     /// Runs `apply`, which makes the step's changes. Only one step is applied at a time.
     pub(super) fn change(&self, step: &Step, apply: impl FnOnce() -> Result<(), StoreError>) -> Result<(), StoreError> {
         let keys = step.puts.iter().map(|(key, _)| key).chain(&step.removes);
-        let changed: Vec<&AtomicU64> =
-            keys.filter_map(|key| stamped_part(key)).map(|key| &self.0[usize::from(slot_of(key))]).collect();
+        let parts = keys.filter_map(|key| stamped_part(key)).chain([ALL]);
+        let changed: Vec<&AtomicU64> = parts.map(|key| &self.0[usize::from(slot_of(key))]).collect();
         for stamp in &changed {
             stamp.fetch_or(CHANGING, Ordering::AcqRel);
         }
@@ -82,6 +85,11 @@ impl Store {
     /// Takes the stamp of the list of ids under `term` of `index`.
     pub fn stamp_of(&self, index: Index, term: &Term) -> Stamp {
         self.shared.stamps.take(&layout::term_prefix(index, &TermKey::of(term)))
+    }
+
+    /// Takes the stamp of the whole database.
+    pub(super) fn stamp_of_all(&self) -> Stamp {
+        self.shared.stamps.take(ALL)
     }
 
     /// Takes the stamp of record `id`.
