@@ -29,10 +29,14 @@ use crate::operate::Operator;
 use crate::routes::{Own, routes};
 use crate::state::State;
 use crate::workers::Workers;
-use crate::{check, offline, sandbox, serve};
+use crate::{check, memory, offline, sandbox, serve};
 
 /// The most connections that wait to be accepted. The system's own limit may be lower.
 const BACKLOG: u32 = 4096;
+
+/// The time after which an idle thread that blocks ends. One has opened the database, and freed buffers of many MiB.
+/// The allocator returns freed memory after a second at the earliest, and an idle service does it when a thread ends.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
 /// The time the last sync of the database may take.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
@@ -93,7 +97,7 @@ fn run_as(collection: Collection, own: Option<Own>, config: &Config) -> ExitCode
 /// the only one, before the runtime and sled start theirs. The database is opened, or filled from a slice, inside.
 fn live(collection: Collection, own: Option<Own>, config: &Config) -> Result<(), Box<dyn Error>> {
     // This runtime has no threads yet. From here on SIGHUP does not end the process.
-    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = runtime::Builder::new_current_thread().enable_all().thread_keep_alive(KEEP_ALIVE).build()?;
     let outside = {
         let _context = runtime.enter();
         Outside::take(collection, config)?
@@ -133,6 +137,10 @@ impl Outside {
         }
         let folder = Folder::lock(&config.data)?;
         let database = folder.settled_database()?;
+        match &config.slice {
+            Some(slice) if !database.exists() => memory::keep_small(slice),
+            _ => memory::keep_small(&database.join("db")),
+        }
         let slice = match &config.slice {
             Some(path) if database.exists() => {
                 log::info!("{}: there is a database; {} is left alone", database.display(), path.display());
