@@ -56,18 +56,23 @@ fn limits(root: &Path, line: &str) -> Vec<u64> {
     files.filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok()).collect()
 }
 
-/// Keeps the process from huge pages if `data` is small: the database's file, or the slice that it is to be filled from.
+/// Returns whether a service has little data: in the database in `folder`, or in the slice that it is to be filled from.
+pub(crate) fn is_small(folder: &Path, slice: Option<&Path>) -> bool {
+    let database = fs::metadata(folder.join("db/db"));
+    let data = database.or_else(|error| slice.map_or(Err(error), fs::metadata));
+    data.is_ok_and(|file| file.len() < SMALL)
+}
+
+/// Keeps the process, and those it starts, from huge pages; or lets it have them.
 ///
 /// The allocator asks the system for pages of 2 MiB. With much data they save a fifth of a read's time. A service with
 /// little data writes a few bytes into each of twenty, all of which are then resident.
-pub(crate) fn keep_small(data: &Path) {
+pub(crate) fn avoid_huge_pages(avoid: bool) {
     #[cfg(target_os = "linux")]
-    if fs::metadata(data).is_ok_and(|file| file.len() < SMALL) {
-        // A system that cannot do this has no huge pages.
-        let _ = rustix::thread::disable_transparent_huge_pages(true);
-    }
+    // A system that cannot do this has no huge pages.
+    let _ = rustix::thread::disable_transparent_huge_pages(avoid);
     #[cfg(not(target_os = "linux"))]
-    let _ = data;
+    let _ = avoid;
 }
 
 #[cfg(test)]

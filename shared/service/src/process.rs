@@ -43,6 +43,7 @@ const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs `service` until SIGTERM or SIGINT. Returns 0 after an orderly end, 1 if it cannot start or cannot flush.
 pub fn run(service: &Service) -> ExitCode {
+    memory::avoid_huge_pages(true);
     if let Some(ended) = broker::run_if_asked() {
         return ended;
     }
@@ -51,6 +52,7 @@ pub fn run(service: &Service) -> ExitCode {
 
 /// Runs the service of a collection without code of its own. The command line names its declaration.
 pub fn run_declared() -> ExitCode {
+    memory::avoid_huge_pages(true);
     if let Some(ended) = broker::run_if_asked() {
         return ended;
     }
@@ -59,6 +61,7 @@ pub fn run_declared() -> ExitCode {
 }
 
 fn run_as(collection: Collection, own: Option<Own>, config: &Config) -> ExitCode {
+    memory::avoid_huge_pages(memory::is_small(&config.data, config.slice.as_deref()));
     if let Some(command) = &config.command {
         let done = match command {
             Command::Check => check::ready(config.listen).map(|()| String::new()),
@@ -137,10 +140,6 @@ impl Outside {
         }
         let folder = Folder::lock(&config.data)?;
         let database = folder.settled_database()?;
-        match &config.slice {
-            Some(slice) if !database.exists() => memory::keep_small(slice),
-            _ => memory::keep_small(&database.join("db")),
-        }
         let slice = match &config.slice {
             Some(path) if database.exists() => {
                 log::info!("{}: there is a database; {} is left alone", database.display(), path.display());
