@@ -66,7 +66,7 @@ pub(crate) struct Config {
     pub(crate) scrub_every: Duration,
 
     /// The memory for answers that are repeated from it, in MiB; 0 repeats none. By default an eighth of the container's or
-    /// the machine's memory, at most 64
+    /// the machine's memory, at most 48
     #[arg(long, value_name = "MIB", env = "CACHE", default_value_t = memory::share(), value_parser = value_parser!(u64).range(..=1 << 20))]
     pub(crate) cache: u64,
 

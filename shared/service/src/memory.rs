@@ -8,7 +8,7 @@ const SHARE: u64 = 8;
 
 /// The most that they then take, in MiB. A service with a million posts, all of which are read, stays below 256 MiB
 /// with it.
-const MOST: u64 = 64;
+const MOST: u64 = 48;
 
 /// The least, in MiB.
 const LEAST: u64 = 4;
@@ -117,6 +117,6 @@ mod tests {
 
     #[test]
     fn a_share_has_a_least_and_a_most() {
-        assert_eq!([16 << 20, 256 << 20, 512 << 20, 24 << 30].map(share_of), [LEAST, 32, 64, MOST]);
+        assert_eq!([16 << 20, 256 << 20, 320 << 20, 24 << 30].map(share_of), [LEAST, 32, 40, MOST]);
     }
 }
