@@ -22,7 +22,7 @@ pub(crate) fn share() -> u64 {
 }
 
 fn share_of(bytes: u64) -> u64 {
-    (bytes / SHARE >> 20).clamp(LEAST, MOST)
+    ((bytes / SHARE) >> 20).clamp(LEAST, MOST)
 }
 
 /// Returns the memory that the container leaves to this process, or else the machine has, in bytes; `None` if the
