@@ -18,7 +18,7 @@
 //! A process:
 //!
 //! 1. [`process`]: its life from the command line to its exit
-//! 2. `config`: the command line, which every service shares
+//! 2. `config`: the command line, which every service shares; `memory`: how much of it answers take by default
 //! 3. [`serve`], [`connection`], [`workers`]: connections, what clients must do to keep them, and the threads that serve
 //!    them, up to the end of the last request
 //! 4. [`sandbox`], [`broker`]: the limits that a process sets itself, and the way in for new tokens
@@ -37,6 +37,7 @@ mod config;
 pub mod connection;
 pub mod health;
 pub mod logging;
+mod memory;
 pub mod offline;
 pub mod operate;
 pub mod problem;

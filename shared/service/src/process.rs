@@ -30,16 +30,21 @@ use crate::operate::Operator;
 use crate::routes::{Own, routes};
 use crate::state::State;
 use crate::workers::Workers;
-use crate::{check, offline, sandbox, serve};
+use crate::{check, memory, offline, sandbox, serve};
 
 /// The most connections that wait to be accepted. The system's own limit may be lower.
 const BACKLOG: u32 = 4096;
+
+/// The time after which an idle thread that blocks ends. One has opened the database, and freed buffers of many MiB.
+/// The allocator returns freed memory after a second at the earliest, and an idle service does it when a thread ends.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
 /// The time the last sync of the database may take.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs `service` until SIGTERM or SIGINT. Returns 0 after an orderly end, 1 if it cannot start or cannot flush.
 pub fn run(service: &Service) -> ExitCode {
+    memory::avoid_huge_pages(true);
     if let Some(ended) = broker::run_if_asked() {
         return ended;
     }
@@ -48,6 +53,7 @@ pub fn run(service: &Service) -> ExitCode {
 
 /// Runs the service of a collection without code of its own. The command line names its declaration.
 pub fn run_declared() -> ExitCode {
+    memory::avoid_huge_pages(true);
     if let Some(ended) = broker::run_if_asked() {
         return ended;
     }
@@ -56,6 +62,7 @@ pub fn run_declared() -> ExitCode {
 }
 
 fn run_as(collection: Collection, own: Option<Own>, config: &Config) -> ExitCode {
+    memory::avoid_huge_pages(memory::is_small(&config.data, config.slice.as_deref()));
     if let Some(command) = &config.command {
         let done = match command {
             Command::Check => check::ready(config.listen).map(|()| String::new()),
@@ -94,7 +101,7 @@ fn run_as(collection: Collection, own: Option<Own>, config: &Config) -> ExitCode
 /// the only one, before the runtime and sled start theirs. The database is opened, or filled from a slice, inside.
 fn live(collection: Collection, own: Option<Own>, config: &Config) -> Result<(), Box<dyn Error>> {
     // This runtime has no threads yet. From here on SIGHUP does not end the process.
-    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = runtime::Builder::new_current_thread().enable_all().thread_keep_alive(KEEP_ALIVE).build()?;
     let outside = {
         let _context = runtime.enter();
         Outside::take(collection, config)?

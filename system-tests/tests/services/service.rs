@@ -69,6 +69,28 @@ fn a_service_filled_from_its_slice_answers_like_one_filled_by_seed() {
 }
 
 #[test]
+fn an_idle_service_is_small() {
+    let dir = tempfile::tempdir().unwrap();
+    split(&sample(), dir.path());
+    let (users, _address) = start_service("users", &dir.path().join("users"));
+    let process = PathBuf::from(format!("/proc/{}", users.id()));
+    // Its program's own pages depend on how it was built, and are shared.
+    let memory = || {
+        let text = fs::read_to_string(process.join("smaps_rollup")).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap()
+    };
+    wait_for("an idle service to have at most 8 MiB", || memory() <= 8 << 10);
+    let tasks = fs::read_dir(process.join("task")).unwrap();
+    let names = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("comm")).unwrap().trim().to_owned());
+    // sled starts seven threads for its files, and one that flushes.
+    let is_of_sled = |name: &str| name.starts_with("sled-io-") || name == "log flusher";
+    let mut names: Vec<String> = names.filter(|name| name != "worker" && !is_of_sled(name)).collect();
+    names.sort();
+    assert_eq!(names, ["committer", "seed", "users"]);
+}
+
+#[test]
 fn a_slice_of_many_blocks_in_any_order_is_loaded_whole() {
     let dir = tempfile::tempdir().unwrap();
     let padding = "x".repeat(1000);
