@@ -56,6 +56,9 @@ const AREA: u64 = PAGE + 2 * LAP;
 /// The beginning of a mark.
 const MAGIC: u64 = u64::from_le_bytes(*b"journal2");
 
+/// The room that most entries of a single write need.
+const ROOM_OF_ONE: u64 = 5 * PAGE;
+
 /// The length of an entry's head, in bytes.
 const HEAD: usize = 32;
 
@@ -134,6 +137,12 @@ impl Journal {
         }
         self.counters = step.counters;
         Ok(())
+    }
+
+    /// Returns whether the lap has room for another entry that is not long.
+    pub(crate) fn has_room(&self) -> bool {
+        let end = self.at.saturating_add(ROOM_OF_ONE);
+        end <= area(self.lap) + AREA && self.written + ROOM_OF_ONE <= LAP
     }
 
     /// Makes the last head durable, unless a group's sync has done so.
