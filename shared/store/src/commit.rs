@@ -698,3 +698,6 @@ impl Transaction<'_> {
         self.group.kept.extend(self.own.kept);
     }
 }
+
+#[cfg(test)]
+mod tests;
