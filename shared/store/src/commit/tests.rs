@@ -72,7 +72,7 @@ fn a_lone_write_is_committed_by_its_own_thread() {
 fn no_handler_waits_for_a_slow_disk() {
     let writing = Writing::start(Durability::Process);
     for _ in 0..3 * LONE {
-        // Waits until the thread has settled the last write.
+        // As if the last write had waited long for the disk.
         writing.commit.committer.lock().unwrap().waited = 2 * QUICK;
         assert!(!writing.count_on());
     }
