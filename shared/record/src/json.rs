@@ -50,8 +50,11 @@ pub fn canonical_object(text: &str, out: &mut String, members: &mut Vec<Member>)
 }
 
 /// An object in canonical form, which owns its text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Object(String);
+#[derive(Clone, Debug)]
+pub struct Object {
+    text: String,
+    members: Vec<Member>,
+}
 
 impl Object {
     /// Reads `text`, nested at most `max_depth` deep, the object itself included, and at most [`MAX_DEPTH`].
@@ -62,17 +65,19 @@ impl Object {
         let mut out = String::with_capacity(text.len());
         let mut writer = Writer { max_depth: max_depth.min(MAX_DEPTH), ..Writer::new(text, &mut out) };
         writer.document().map_err(|fault| *fault)?;
-        Ok(Self(out))
+        let members = writer.members;
+        Ok(Self { text: out, members })
     }
 
     /// Returns the canonical text.
     pub fn text(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// Returns the value of the member `key`, if it exists.
     pub fn get(&self, key: &str) -> Option<&str> {
-        members(&self.0).find(|(known, _)| *known == key).map(|(_, value)| value)
+        let member = self.members.iter().find(|member| &self.text[member.key.clone()] == key)?;
+        Some(&self.text[member.value.clone()])
     }
 }
 
@@ -91,18 +96,24 @@ pub fn members(value: &str) -> impl Iterator<Item = (&str, &str)> {
 
 /// Returns the length of the key or value at the beginning of a text. Never panics, even if the text is not canonical.
 fn end(text: &str) -> usize {
-    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
-    for (at, byte) in text.bytes().enumerate() {
+    let (mut depth, mut at) = (0_usize, 0);
+    while let Some(byte) = text.as_bytes().get(at) {
         match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            b'"' => in_string = !in_string,
-            _ if in_string => {}
+            b'"' => {
+                while let Some(rest) = text.as_bytes().get(at + 1..) {
+                    at += 1 + memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
+                    match text.as_bytes().get(at) {
+                        Some(b'\\') => at += 1,
+                        _ => break,
+                    }
+                }
+            }
             b',' | b':' | b'}' | b']' if depth == 0 => return at,
             b'{' | b'[' => depth += 1,
             b'}' | b']' => depth -= 1,
             _ => {}
         }
+        at += 1;
     }
     text.len()
 }

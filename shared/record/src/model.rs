@@ -15,11 +15,24 @@ impl Collection {
     /// Returns the keys of a record in canonical form; `None` if it does not fit its declaration. A record without an
     /// id gets `given`. If the record `lies` in a database already, only its id must fit.
     fn keys(self, json: &str, members: &[Member], given: Option<Id>, lies: bool) -> Option<Keys> {
-        let declaration = self.declaration();
         let value_of = |name: &str| {
             let member = members.iter().find(|member| &json[member.key.clone()] == name);
             member.map(|member| &json[member.value.clone()])
         };
+        self.keys_of(value_of, given, lies)
+    }
+
+    /// Returns the terms of the record `id`, whose members were read from a canonical text; `None` if it does not fit
+    /// its declaration.
+    pub fn terms(self, members: &[(&str, &str)], id: Id) -> Option<Terms> {
+        let value_of = |name: &str| members.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
+        // If ids are texts, the record's text does not have its number.
+        let keys = self.keys_of(value_of, self.has_text_ids().then_some(id), false)?;
+        (keys.id == id && !keys.id_from_position).then_some(keys.terms)
+    }
+
+    fn keys_of<'v>(self, value_of: impl Fn(&str) -> Option<&'v str>, given: Option<Id>, lies: bool) -> Option<Keys> {
+        let declaration = self.declaration();
         let mut terms = Terms::new();
         let (id, id_from_position) = match (declaration.ids, value_of("id")) {
             (IdRule::Position, None) => (given?, true),

@@ -55,6 +55,8 @@
 //! sixteen records under one key are written and scanned several times faster than under sixteen keys, and a post needs a
 //! fraction of a key instead of three. `bench/split` measures the gain.
 
+use std::iter;
+
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::{BorrowDecode, Decode, Encode};
 use record::id::Id;
@@ -105,6 +107,9 @@ const TERM_BYTES: usize = 1 << 10;
 
 /// The most ids that one run of an index holds.
 pub const RUN_IDS: usize = 128;
+
+/// Numbers below this are a byte each in bincode. Most gaps are, and bincode takes much longer for each.
+const SHORT: u64 = 251;
 
 /// The number of text ids for each bucket. A write rewrites the bucket of its id.
 pub(super) const BUCKET_NAMES: u64 = 16;
@@ -266,14 +271,17 @@ pub(super) fn run_key(prefix: &[u8], first: u64) -> Vec<u8> {
 
 /// Encodes the body of a run; its ids ascend.
 pub(super) fn encode_run(run: &[Id]) -> Vec<u8> {
-    let gaps: Vec<u64> = run.windows(2).map(|pair| pair[1].get() - pair[0].get()).collect();
-    encode(gaps)
+    let gaps = || run.windows(2).map(|pair| pair[1].get() - pair[0].get());
+    if run.len() <= SHORT as usize && gaps().all(|gap| gap < SHORT) {
+        return iter::once(gaps().count() as u64).chain(gaps()).map(|number| number as u8).collect();
+    }
+    encode(gaps().collect::<Vec<u64>>())
 }
 
 /// Decodes the ids of the run under `key`.
 pub(super) fn decode_run(key: &[u8], body: &[u8]) -> Result<Vec<Id>, String> {
     let mut id = last_id(key).ok_or("an index key does not end in an id")?;
-    let gaps: Vec<u64> = decode(body)?;
+    let gaps = decode_gaps(body)?;
     let mut ids = Vec::with_capacity(1 + gaps.len());
     ids.push(id);
     for gap in gaps {
@@ -282,6 +290,17 @@ pub(super) fn decode_run(key: &[u8], body: &[u8]) -> Result<Vec<Id>, String> {
         ids.push(id);
     }
     Ok(ids)
+}
+
+fn decode_gaps(body: &[u8]) -> Result<Vec<u64>, String> {
+    match body.split_first() {
+        Some((count, gaps))
+            if usize::from(*count) == gaps.len() && body.iter().all(|byte| u64::from(*byte) < SHORT) =>
+        {
+            Ok(gaps.iter().map(|gap| u64::from(*gap)).collect())
+        }
+        _ => decode(body),
+    }
 }
 
 /// The hash of a text id, and its record's number.
@@ -571,6 +590,11 @@ mod tests {
         let long = term_prefix(Index(1), &TermKey::of(&Term::from(&*"x".repeat(1025))));
         assert_eq!(long[..7], [2, 1, 0xFE, 0xC6, 0xD8, 0xE9, 0x90]);
         assert_eq!(encode_run(&[id(9), id(10), id(1009)]), [2, 1, 251, 231, 3]);
+        for gap in [1, 250, 251] {
+            let run: Vec<Id> = (1..=RUN_IDS as u64).map(|nth| id(nth * gap)).collect();
+            assert_eq!(encode_run(&run), encode(vec![gap; RUN_IDS - 1]), "{gap}");
+            assert_eq!(decode_run(&run_key(b"", gap), &encode_run(&run)), Ok(run));
+        }
         assert_eq!(hash_of(7, "é"), 0xBBDD_EF6F_7A19_620E);
         assert_eq!(bucket_key(0xA000_0000_0000_0000), [2, 0, 0xA0, 0, 0, 0, 0, 0, 0, 0]);
         let names = [(0xA102, id(9)), (0xFFFF_0000_0000_0000, id(300))];

@@ -128,6 +128,9 @@ impl Store {
 
     /// Reads the number of buckets again, after changes.
     pub(super) fn recount_buckets(&self) -> Result<(), StoreError> {
+        if !self.made_by.has_text_ids() {
+            return Ok(());
+        }
         if let Some(buckets) = self.decoded::<u64>(BUCKETS_KEY)? {
             self.shared.buckets.store(buckets.max(1), Ordering::Release);
         }

@@ -4,8 +4,9 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
 
 use record::id::Id;
-use record::json::Fault;
-use record::model::{Collection, Record, Records};
+use record::json;
+use record::model::{Collection, Record, Terms};
+use smallvec::SmallVec;
 
 use crate::layout::Step;
 use crate::{Change, KeptRecord, StoreError, Writer};
@@ -39,20 +40,23 @@ impl Group {
     }
 }
 
-/// A record that fits its model, read once. Its index terms are known before it is put.
-pub struct Draft(Records);
+/// A record that fits its model. Its index terms are known before it is put.
+pub struct Draft {
+    id: Id,
+    json: String,
+    terms: Terms,
+}
 
 impl Draft {
-    /// Reads `json`, the canonical text of the record `id`.
-    pub(super) fn read(collection: Collection, id: Id, json: &str) -> Result<Self, Fault> {
-        let mut records = Records::new(collection, json.len());
-        records.push_stored(json, id)?;
-        Ok(Self(records))
+    /// Reads `json`, the canonical text of the record `id`; returns `None` if it does not fit its model.
+    pub(super) fn read(collection: Collection, id: Id, json: &str) -> Option<Self> {
+        let members: SmallVec<[_; 8]> = json::members(json).collect();
+        Some(Self { id, json: json.to_owned(), terms: collection.terms(&members, id)? })
     }
 
     /// Returns the record.
     pub fn record(&self) -> Record<'_> {
-        self.0.iter().next().expect("one was read")
+        Record { id: self.id, id_from_position: false, position: None, source: &self.json, terms: &self.terms }
     }
 }
 

@@ -56,6 +56,9 @@ const AREA: u64 = PAGE + 2 * LAP;
 /// The beginning of a mark.
 const MAGIC: u64 = u64::from_le_bytes(*b"journal2");
 
+/// The room that most entries of a single write need.
+const ROOM_OF_ONE: u64 = 5 * PAGE;
+
 /// The length of an entry's head, in bytes.
 const HEAD: usize = 32;
 
@@ -71,6 +74,7 @@ pub(crate) struct Journal {
     /// `None` before the first lap.
     file: Option<File>,
     lap: u64,
+    tag: u64,
     /// The number of the lap's last entry.
     number: u64,
     /// The place of the next entry in the file.
@@ -89,7 +93,19 @@ impl Journal {
     pub(crate) fn new(store: &Store, durability: Durability, counters: Counters) -> Result<Self, StoreError> {
         let lap = store.lap()?;
         let entry = Vec::new();
-        Ok(Self { durability, file: None, lap, number: 0, at: FULL, written: 0, counters, unsettled: false, entry })
+        let tag = tag(store.history(), lap);
+        Ok(Self {
+            durability,
+            file: None,
+            lap,
+            tag,
+            number: 0,
+            at: FULL,
+            written: 0,
+            counters,
+            unsettled: false,
+            entry,
+        })
     }
 
     /// Appends `step`, the next after what `store` has, and waits until it is as durable as `durability` asks.
@@ -118,22 +134,27 @@ impl Journal {
         self.at = if is_long { FULL } else { next };
         fail_point!("before the journal");
         if let Some(file) = &self.file {
-            let tag = tag(store.history(), self.lap);
             let body = length - HEAD as u64;
             let crc = crc32c::crc32c(&self.entry[HEAD..]);
-            self.entry[..HEAD].copy_from_slice(&head(tag, self.number, body, crc));
+            self.entry[..HEAD].copy_from_slice(&head(self.tag, self.number, body, crc));
             file.write_all_at(&self.entry, at).map_err(|source| write_error(store, source))?;
             fail_point!("before the sync");
             if self.is_durable() {
                 file.sync_data().map_err(|source| io_error(store, source))?;
             }
             fail_point!("before the mark");
-            let vouching = head(tag, self.number + 1, NO_BODY, 0);
+            let vouching = head(self.tag, self.number + 1, NO_BODY, 0);
             file.write_all_at(&vouching, next).map_err(|source| io_error(store, source))?;
             self.unsettled = true;
         }
         self.counters = step.counters;
         Ok(())
+    }
+
+    /// Returns whether the lap has room for another entry that is not long.
+    pub(crate) fn has_room(&self) -> bool {
+        let end = self.at.saturating_add(ROOM_OF_ONE);
+        end <= area(self.lap) + AREA && self.written + ROOM_OF_ONE <= LAP
     }
 
     /// Makes the last head durable, unless a group's sync has done so.
@@ -143,6 +164,12 @@ impl Journal {
         }
         self.unsettled = false;
         Ok(())
+    }
+
+    /// Returns whether the last head is durable.
+    #[cfg(test)]
+    pub(crate) fn is_settled(&self) -> bool {
+        !self.unsettled
     }
 
     /// Returns whether the next start finds all that was appended, even after a power loss. If so, the database may
@@ -166,6 +193,7 @@ impl Journal {
             }
         }
         self.lap += 1;
+        self.tag = tag(store.history(), self.lap);
         self.number = 0;
         self.written = 0;
         self.at = area(self.lap) + PAGE;
