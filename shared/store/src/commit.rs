@@ -486,6 +486,7 @@ impl Committer {
     /// Decides a group of writes. Returns the group, its answers, and the job that ended it, if that is not a write.
     fn decide(&mut self, jobs: impl Iterator<Item = Job>) -> (Group, Vec<Answer>, Option<Job>) {
         let (mut group, mut answers) = (Group::default(), Vec::new());
+        self.writer.forget_buckets();
         for job in jobs {
             let Job::Write(decide) = job else { return (group, answers, Some(job)) };
             let mut transaction = Transaction { committer: self, group: &mut group, own: Own::default() };
@@ -602,8 +603,12 @@ impl Transaction<'_> {
     /// Returns the ids that `index` lists under `term`, including earlier writes of the group.
     pub fn ids(&self, index: Index, term: &Term) -> Result<Vec<Id>, StoreError> {
         let mut ids = Vec::new();
-        for id in self.committer.store.ids(index, term) {
-            ids.push(self.noted(id)?);
+        if let (Index::IDS, Term::Text(text)) = (index, term) {
+            ids.extend(self.noted(self.committer.writer.number_of(text))?);
+        } else {
+            for id in self.committer.store.ids(index, term) {
+                ids.push(self.noted(id)?);
+            }
         }
         ids.retain(|id| !self.group.records.contains_key(id));
         let listed = |now: &Now| {

@@ -7,13 +7,14 @@
 //! bucket keeps the names of both halves until its next change. If it comes even later, the number has changed, and it
 //! looks again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 
 use record::declaration::read_id_text;
 use record::id::Id;
 use record::json::members;
 use record::model::Index;
+use sled::IVec;
 
 use super::layout::{self, BUCKET_NAMES, BUCKETS_KEY, Name, Step, TermKey};
 use super::sorter::Sorter;
@@ -34,19 +35,27 @@ impl Store {
         let hash = self.hash_of(text);
         loop {
             let buckets = self.buckets();
-            if let Some(bucket) = self.value(&layout::bucket_key(layout::bucket_of(hash, buckets)))? {
-                for number in layout::numbers_under(&bucket[layout::BODY..], hash) {
-                    if let Some(stored) = self.get(number)?
-                        && read_text_id(&stored).as_deref() == Some(text)
-                    {
-                        return Ok(Some((number, stored)));
-                    }
-                }
+            let bucket = self.value(&layout::bucket_key(layout::bucket_of(hash, buckets)))?;
+            if let Some(found) = self.find_in(bucket.as_ref(), hash, text)? {
+                return Ok(Some(found));
             }
             if self.buckets() == buckets {
                 return Ok(None);
             }
         }
+    }
+
+    /// Finds the record with the id `text` through the value of its bucket.
+    fn find_in(&self, bucket: Option<&IVec>, hash: u64, text: &str) -> Result<Option<(Id, Stored)>, StoreError> {
+        let Some(bucket) = bucket else { return Ok(None) };
+        for number in layout::numbers_under(&bucket[layout::BODY..], hash) {
+            if let Some(stored) = self.get(number)?
+                && read_text_id(&stored).as_deref() == Some(text)
+            {
+                return Ok(Some((number, stored)));
+            }
+        }
+        Ok(None)
     }
 
     /// Returns the text id of a record.
@@ -65,14 +74,15 @@ impl Store {
 
     /// Returns whether the name is listed.
     pub(super) fn lists_name(&self, name: Name) -> Result<bool, StoreError> {
-        Ok(self.bucket(layout::bucket_of(name.0, self.buckets()))?.contains(&name))
+        let first_hash = layout::bucket_of(name.0, self.buckets());
+        Ok(self.names_in(first_hash, self.value(&layout::bucket_key(first_hash))?)?.contains(&name))
     }
 
-    /// Returns all names in a bucket, also those that moved to a newer one.
-    fn bucket(&self, first_hash: u64) -> Result<Vec<Name>, StoreError> {
-        let key = layout::bucket_key(first_hash);
-        let Some(value) = self.value(&key)? else { return Ok(Vec::new()) };
-        layout::decode_names(&value[layout::BODY..]).map_err(|what| self.damaged(&key, &what))
+    /// Returns all names in a bucket with this value, also those that moved to a newer one.
+    fn names_in(&self, first_hash: u64, value: Option<IVec>) -> Result<Vec<Name>, StoreError> {
+        let Some(value) = value else { return Ok(Vec::new()) };
+        let damaged = |what: String| self.damaged(&layout::bucket_key(first_hash), &what);
+        layout::decode_names(&value[layout::BODY..]).map_err(damaged)
     }
 
     /// Returns the names of the bucket with this key and checked value.
@@ -85,11 +95,12 @@ impl Store {
     }
 
     /// Adds the puts to `step` that list the names of `changes` marked `true` and unlist those marked `false`, in order.
-    /// There are then so many `records`.
+    /// There are then so many `records`. Takes buckets from `known` where they have been read already.
     pub(super) fn change_names(
         &self,
         changes: &[(Name, bool)],
         records: u64,
+        known: &mut Buckets,
         step: &mut Step,
     ) -> Result<(), StoreError> {
         if changes.is_empty() {
@@ -104,7 +115,7 @@ impl Store {
         }
         for (first_hash, changes) in changed {
             let source = layout::bucket_of(first_hash, before);
-            let old = self.bucket(source)?;
+            let old = self.names_in(source, known.read(self, source)?)?;
             // Readers that know the number of buckets before may look for names where they were.
             let buckets = if source == first_hash { before } else { after };
             let mut names = old.clone();
@@ -192,6 +203,34 @@ impl Store {
         self.sync()?;
         self.count_buckets(buckets)?;
         self.sync()
+    }
+}
+
+/// Buckets that the writer has read and that have not changed since, by their first hash.
+#[derive(Default)]
+pub(super) struct Buckets(HashMap<u64, Option<IVec>>);
+
+impl Buckets {
+    /// Returns the value of a bucket.
+    fn read(&mut self, store: &Store, first_hash: u64) -> Result<Option<IVec>, StoreError> {
+        if let Some(known) = self.0.get(&first_hash) {
+            return Ok(known.clone());
+        }
+        let value = store.value(&layout::bucket_key(first_hash))?;
+        self.0.insert(first_hash, value.clone());
+        Ok(value)
+    }
+
+    /// Returns the number of the record with the id `text`, for the writer, whose buckets nobody else changes.
+    pub(super) fn number_of(&mut self, store: &Store, text: &str) -> Result<Option<Id>, StoreError> {
+        let hash = store.hash_of(text);
+        let bucket = self.read(store, layout::bucket_of(hash, store.buckets()))?;
+        Ok(store.find_in(bucket.as_ref(), hash, text)?.map(|(number, _)| number))
+    }
+
+    /// Forgets all buckets.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
     }
 }
 

@@ -4,12 +4,14 @@
 //! crash leaves whole or absent: because it is one batch of sled's, or because the [journal](crate::commit::journal)
 //! has it.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use record::id::Id;
 use record::model::{Index, Record, Records, Term, Terms};
 
 use super::layout::{self, Counters, Entry, Name, Page, Step, TermKey};
+use super::names::Buckets;
 use super::snapshot::Before;
 use super::{Store, StoreError};
 
@@ -38,6 +40,8 @@ pub struct Writer {
     counters: Counters,
     /// The highest id that an index may list.
     listed_id: u64,
+    /// The buckets of text ids that were read since the last step.
+    buckets: RefCell<Buckets>,
 }
 
 /// The terms of an index that gain or lose ids: `true` means listed from now on.
@@ -59,7 +63,7 @@ impl Writer {
         let mut counters = store.counters()?;
         // The counters may be lost or old; still, no id is given that a record has.
         counters.last_id = counters.last_id.max(store.last_id()?.map_or(0, Id::get));
-        Ok(Self { store: store.clone(), counters, listed_id: counters.last_id })
+        Ok(Self { store: store.clone(), counters, listed_id: counters.last_id, buckets: RefCell::default() })
     }
 
     /// Returns a revision higher than every one before it in this database. No revision is used twice, not even after
@@ -84,6 +88,17 @@ impl Writer {
     /// Returns the highest id that a record of this database ever had.
     pub fn last_id(&self) -> u64 {
         self.counters.last_id
+    }
+
+    /// Returns the number of the record with the id `text`, where ids are texts. A later change of its bucket need not read
+    /// it again.
+    pub(super) fn number_of(&self, text: &str) -> Result<Option<Id>, StoreError> {
+        self.buckets.borrow_mut().number_of(&self.store, text)
+    }
+
+    /// Forgets the buckets that [`number_of`](Self::number_of) has read.
+    pub(super) fn forget_buckets(&mut self) {
+        self.buckets.get_mut().clear();
     }
 
     /// Returns the counters.
@@ -123,7 +138,9 @@ impl Writer {
             let ids: Vec<(Id, bool)> = ids.iter().map(|(id, listed)| (*id, *listed)).collect();
             self.store.relist(&layout::term_prefix(*index, term), &ids, |id| id.get() > last_id, step)?;
         }
-        self.store.change_names(&names, self.counters.records.count, step)?;
+        let changed = self.store.change_names(&names, self.counters.records.count, self.buckets.get_mut(), step);
+        self.forget_buckets();
+        changed?;
         self.listed_id = self.counters.last_id;
         step.counters = self.counters;
         Ok(())
