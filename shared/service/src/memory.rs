@@ -6,8 +6,7 @@ use std::path::Path;
 /// The part of the memory that the answers take if `--cache` says nothing: one in this many bytes.
 const SHARE: u64 = 8;
 
-/// The most that they then take, in MiB. A service with a million posts, all of which are read, stays below 256 MiB
-/// with it.
+/// The most that they then take, in MiB. The database's own cache and buffers come on top.
 const MOST: u64 = 48;
 
 /// The least, in MiB.
@@ -65,8 +64,8 @@ pub(crate) fn is_small(folder: &Path, slice: Option<&Path>) -> bool {
 
 /// Keeps the process, and those it starts, from huge pages; or lets it have them.
 ///
-/// The allocator asks the system for pages of 2 MiB. With much data they save a fifth of a read's time. A service with
-/// little data writes a few bytes into each of twenty, all of which are then resident.
+/// The allocator asks the system for pages of 2 MiB. With much data they make reads faster. A service with little
+/// data writes a few bytes into each of twenty, all of which are then resident.
 pub(crate) fn avoid_huge_pages(avoid: bool) {
     #[cfg(target_os = "linux")]
     // A system that cannot do this has no huge pages.

@@ -176,6 +176,8 @@ impl Iterator for All {
         if next.is_none() {
             json.push(b']');
         }
+        // The cache counts the bytes, not the room for more.
+        json.shrink_to_fit();
         let body = Bytes::from(json);
         if let Some(stamps) = stamps {
             self.cache.keep_chunk(from, Cacheable { stamps, body: body.clone() }, next);
