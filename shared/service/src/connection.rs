@@ -50,10 +50,10 @@ pub const LINGER_BYTES: u64 = 1 << 20;
 /// The time between two sweeps.
 pub(crate) const SWEEP: Duration = Duration::from_secs(1);
 
-/// The bytes of answers that Linux keeps unsent for a connection. A client that does not read costs this and a list's
-/// chunk. A limit on all that is under way would slow down long answers.
-#[cfg(target_os = "linux")]
-pub(crate) const UNSENT: u32 = 64 << 10;
+/// The bytes of answers that the system keeps for a connection; Linux doubles it. A client that does not read costs
+/// this and a list's chunk, even if it has read quickly before. (TCP_NOTSENT_LOWAT would not limit what is sent and not
+/// acknowledged.)
+pub(crate) const SEND_BUFFER: usize = 64 << 10;
 
 /// The most bytes of a head, and those of an answer that are collected before the client has to take some: a list's
 /// chunk.

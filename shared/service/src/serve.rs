@@ -31,13 +31,14 @@ use log::Level;
 use percent_encoding::percent_decode_str;
 use record::token;
 use record::words::agree;
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::access_log::{self, Line};
-use crate::connection::{self, BUFFER, CONNECTIONS, Connections, Guard, SWEEP};
+use crate::connection::{self, BUFFER, CONNECTIONS, Connections, Guard, SEND_BUFFER, SWEEP};
 use crate::problem::Problem;
 use crate::routes::Routes;
 use crate::workers::Workers;
@@ -154,8 +155,7 @@ fn http() -> http1::Builder {
 /// Registers `stream` with the current runtime.
 fn register(stream: net::TcpStream) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
-    #[cfg(target_os = "linux")]
-    socket2::SockRef::from(&stream).set_tcp_notsent_lowat(crate::connection::UNSENT)?;
+    set_socket_send_buffer_size(&stream, SEND_BUFFER)?;
     TcpStream::from_std(stream)
 }
 
