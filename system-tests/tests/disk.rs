@@ -10,15 +10,16 @@ use std::fs::{self, File};
 use std::io::IoSliceMut;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::{env, iter};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::{env, iter, thread};
 
 use rustix::fs::{Advice, fadvise};
 use rustix::io::{ReadWriteFlags, preadv2};
 
 use world::changes::copy_database;
-use world::file_system::{DiskCopy, FailingDisk};
+use world::file_system::{DiskCopy, FailingDisk, mount};
 use world::posts::{Client, Posts, arguments, kill, start};
-use world::{Process, program, sample, skip, split, tool};
+use world::{Process, program, sample, skip, split, tool, wait_for};
 
 /// The default of `FAILING_DISKS`, the number of disks that fail.
 const FAILING_DISKS: u64 = 1;
@@ -70,6 +71,60 @@ fn the_next_start_does_not_believe_what_a_failed_sync_did_not_write() {
         assert_all_there_after(&disk.after_power_loss(), &mut posts);
         println!("{} posts were answered; {believed} pages were not on the disk", posts.answered.len());
     }
+}
+
+/// A file system that takes no writes until this is dropped: they wait.
+struct Frozen<'p>(&'p Path);
+
+impl<'p> Frozen<'p> {
+    fn new(path: &'p Path) -> Self {
+        assert!(Command::new("fsfreeze").arg("--freeze").arg(path).status().unwrap().success());
+        Self(path)
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("fsfreeze").arg("--unfreeze").arg(self.0).status();
+    }
+}
+
+#[test]
+fn reads_go_on_while_the_disk_hangs_in_a_write() {
+    let (Some(_), Some(mkfs)) = (tool("fsfreeze", "a disk that hangs"), tool("mkfs.ext4", "a disk that hangs")) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let (image, disk) = (dir.path().join("image"), dir.path().join("disk"));
+    File::create(&image).unwrap().set_len(96 << 20).unwrap();
+    assert!(Command::new(mkfs).arg("-q").arg(&image).status().unwrap().success());
+    fs::create_dir(&disk).unwrap();
+    let Some(_mounted) = mount(&["-o", "loop", &image.to_string_lossy()], &disk) else { return };
+    split(&sample(), &disk);
+    let (process, address) = start(&disk);
+    let readers: Vec<Client> = (0..8).map(|_| Client::new(address)).collect();
+    let read = |reader: &Client| assert_eq!(reader.get("/api/posts/1").status, 200);
+    readers.iter().for_each(read);
+    // One write after the other, and at last one that waits.
+    let (answered, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let client = Client::new(address);
+            while !is_over.load(Ordering::Acquire) {
+                let answer = client.send("POST", "/api/posts", &[], r#"{"thread":1,"text":"","user":1}"#);
+                assert_eq!(answer.status, 201, "{answer:?}");
+                answered.fetch_add(1, Ordering::Release);
+            }
+        });
+        wait_for("some writes", || answered.load(Ordering::Acquire) >= 100);
+        let frozen = Frozen::new(&disk);
+        is_over.store(true, Ordering::Release);
+        // Old connections and new ones, by whichever thread they are served.
+        readers.iter().for_each(read);
+        (0..8).for_each(|_| read(&Client::new(address)));
+        drop(frozen);
+    });
+    end(process);
 }
 
 /// Checks that a service has every answered post after a loss of power.

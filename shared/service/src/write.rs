@@ -1,7 +1,7 @@
 //! Answers to writes.
 //!
-//! A request is checked in this order: its token, then its body, and then, in the committer, its condition and whether
-//! the resulting record fits the model.
+//! A request is checked in this order: its token, then its body, and then, in the committer's one thread, its condition
+//! and whether the resulting record fits the model.
 
 use std::pin::{Pin, pin};
 use std::time::Duration;
@@ -61,7 +61,7 @@ async fn create_posted(state: State, headers: &HeaderMap, body: &mut Arriving<'_
         }
         let key = read_idempotency_key(headers, &token)?;
         let body = state.json_body(headers, body, false).await?;
-        // Checked before an id is given, and outside the committer, which does one thing at a time.
+        // Checked before an id is given, and outside the committer's one thread.
         let new = edit::create(collection, body).map_err(Problem::Invalid)?;
         state.commit.write(move |now| create(now, collection, key, &new)).await?
     };

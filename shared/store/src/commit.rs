@@ -1,4 +1,4 @@
-//! Group commit: the committer decides all writes, one after the other, and makes many of them durable with one sync.
+//! Group commit: one thread decides all writes, in order, and makes many of them durable with one sync.
 //!
 //! ```text
 //! handlers ──► writes to decide ──► the committer: decides each one in turn, seeing those before it
@@ -8,13 +8,8 @@
 //!                                    answers ◄── the database
 //! ```
 //!
-//! One thread at a time is the committer, so it has no contention and needs no transaction. It is a thread of its own.
-//! Writes that arrive while one group is synced form the next group. A write is answered, and becomes visible to reads,
-//! only when it is as durable as [`Durability`] asks.
-//!
-//! To wake that thread, and to be woken by it, takes longer than a lone write itself. So a handler's thread is the
-//! committer for its write if no other job waits, if it has nothing else to do, and if the disk is quick: reads of its
-//! other connections wait meanwhile.
+//! A single thread has no contention and needs no transaction. Writes that arrive while one group is synced form the
+//! next group. A write is answered, and becomes visible to reads, only when it is as durable as [`Durability`] asks.
 
 mod group;
 mod held;
@@ -24,16 +19,15 @@ mod pace;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use record::id::Id;
 use record::model::{Index, Term};
 use tokio::sync::{Notify, oneshot};
-use tokio::task::yield_now;
 
 pub use self::group::Draft;
 use self::group::{Group, Now};
@@ -53,15 +47,6 @@ const WAITING: usize = 4096;
 
 /// The idle time before the journal is settled.
 const SETTLE: Duration = Duration::from_millis(20);
-
-/// The longest last wait for the disk after which a handler's thread commits its own write.
-const QUICK: Duration = Duration::from_millis(1);
-
-/// The time in which a thread with nothing else to do comes back to a task that yields.
-const AT_ONCE: Duration = Duration::from_micros(20);
-
-/// The number of writes that have to be alone, one after the other, before a handler's thread commits the next.
-const LONE: usize = 16;
 
 /// The time between two checks for room on a full disk.
 const LOOK_FOR_ROOM: Duration = Duration::from_secs(1);
@@ -104,7 +89,6 @@ pub enum CommitError {
 #[derive(Clone)]
 pub struct Commit {
     jobs: SyncSender<Job>,
-    committer: Arc<Mutex<Committer>>,
     state: Arc<State>,
 }
 
@@ -112,31 +96,6 @@ pub struct Commit {
 struct State {
     broken: AtomicBool,
     restart: Notify,
-    /// The number of jobs that are not done.
-    pending: AtomicUsize,
-    /// The number of writes that were alone since others were pending, up to [`LONE`].
-    lone: AtomicUsize,
-}
-
-/// A job that is not done. It is done when this is dropped.
-struct Pending(Arc<State>);
-
-impl Pending {
-    fn new(state: &Arc<State>) -> Self {
-        state.pending.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(state))
-    }
-
-    /// Returns whether no other job is pending.
-    fn is_alone(&self) -> bool {
-        self.0.pending.load(Ordering::Acquire) == 1
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        self.0.pending.fetch_sub(1, Ordering::AcqRel);
-    }
 }
 
 /// A job for the committer.
@@ -161,28 +120,24 @@ impl Commit {
         let writer = Writer::new(store)?;
         let journal = Journal::new(store, durability, writer.counters())?;
         let kept = Kept::count(store)?;
-        let committer = Arc::new(Mutex::new(Committer {
+        let mut committer = Committer {
             store: store.clone(),
             writer,
             kept,
             journal,
             pace: Pace::new(),
-            waited: Duration::ZERO,
-            last: Instant::now(),
-            is_watched: false,
             sound: true,
             held: None,
             state: Arc::clone(&state),
-        }));
+        };
         let thread = thread::Builder::new().name("committer".to_owned());
         let io = |source| StoreError::Io { path: store.path().to_owned(), source };
-        let shared = Arc::clone(&committer);
-        thread.spawn(move || Committer::run(&shared, &waiting)).map_err(io)?;
-        Ok(Self { jobs, committer, state })
+        thread.spawn(move || committer.run(&waiting)).map_err(io)?;
+        Ok(Self { jobs, state })
     }
 
-    /// Runs `decide` as the committer; returns its result once the write is durable. Waits for the earlier writes even
-    /// if `decide` changes nothing, so all it saw is durable too.
+    /// Runs `decide` in the committer's thread; returns its result once the write is durable. Waits for the earlier
+    /// writes even if `decide` changes nothing, so all it saw is durable too.
     pub async fn write<T: Send + 'static>(
         &self,
         decide: impl FnOnce(&mut Transaction) -> T + Send + 'static,
@@ -191,63 +146,19 @@ impl Commit {
             return Err(CommitError::Broken);
         }
         let (answer, answered) = oneshot::channel();
-        let pending = Pending::new(&self.state);
-        let is_lone = self.is_lone(&pending).await;
-        let decide: Decision = Box::new(|transaction| {
+        self.hand_in(Job::Write(Box::new(|transaction| {
             let outcome = decide(transaction);
-            Box::new(|committed| {
-                // Before the answer, so that its receiver's next write is alone.
-                drop(pending);
-                drop(answer.send(committed.map(|()| outcome)));
-            })
-        });
-        let left = if is_lone { self.commit_here(decide) } else { Some(decide) };
-        if let Some(decide) = left {
-            self.hand_in(Job::Write(decide))?;
-        }
+            Box::new(|committed| drop(answer.send(committed.map(|()| outcome))))
+        })))?;
         answered
             .await
             .unwrap_or_else(|_dropped| Err(if self.is_broken() { CommitError::Broken } else { CommitError::Panicked }))
     }
 
-    /// Returns whether writes come one at a time, and this thread has nothing else to do.
-    async fn is_lone(&self, write: &Pending) -> bool {
-        if !write.is_alone() {
-            self.state.lone.store(0, Ordering::Relaxed);
-            return false;
-        }
-        if self.state.lone.load(Ordering::Relaxed) < LONE {
-            self.state.lone.fetch_add(1, Ordering::Relaxed);
-            return false;
-        }
-        // Other tasks of this thread run now, also those whose requests have just arrived.
-        let begin = Instant::now();
-        yield_now().await;
-        begin.elapsed() < AT_ONCE && write.is_alone()
-    }
-
-    /// Decides and commits a write in this thread. Returns it if the committer's thread has to.
-    fn commit_here(&self, decide: Decision) -> Option<Decision> {
-        let Ok(mut committer) = self.committer.try_lock() else { return Some(decide) };
-        if self.is_broken() || !committer.is_quick() {
-            return Some(decide);
-        }
-        let goes_on = committer.commit_lone(decide);
-        let is_watched = std::mem::replace(&mut committer.is_watched, true);
-        drop(committer);
-        if !goes_on || !is_watched {
-            // Wakes the thread to recover, or to settle the journal. If the queue is full, it is awake.
-            let _ = self.jobs.try_send(Job::Between(Box::new(|_| ())));
-        }
-        None
-    }
-
     /// Takes a snapshot of the records between two groups of writes. Writes go on while it is read.
     pub async fn snapshot(&self) -> Result<Snapshot, CommitError> {
         let (answer, answered) = oneshot::channel();
-        let pending = Pending::new(&self.state);
         self.hand_in(Job::Between(Box::new(|committer| {
-            let _pending = pending;
             // The receiver is gone if the caller stopped waiting.
             let _ = answer.send(Snapshot::begin(&committer.store, committer.writer.counters()));
         })))?;
@@ -299,11 +210,7 @@ impl Commit {
         work: impl FnOnce(&mut Committer) -> T + Send + 'static,
     ) -> Result<T, CommitError> {
         let (answer, answered) = oneshot::channel();
-        let pending = Pending::new(&self.state);
-        let work: Work = Box::new(move |committer| {
-            let _pending = pending;
-            drop(answer.send(work(committer)));
-        });
+        let work: Work = Box::new(move |committer| drop(answer.send(work(committer))));
         self.jobs.send(Job::Between(work)).map_err(|_ended| CommitError::Broken)?;
         answered.blocking_recv().map_err(|_dropped| CommitError::Broken)
     }
@@ -331,19 +238,13 @@ impl Commit {
     }
 }
 
-/// The state of the thread that decides and commits, whichever it is.
+/// The state of the thread that decides and commits.
 pub(super) struct Committer {
     pub(super) store: Store,
     pub(super) writer: Writer,
     kept: Kept,
     pub(super) journal: Journal,
     pace: Pace,
-    /// How long the last group waited for the disk.
-    waited: Duration,
-    /// When the last group was committed.
-    last: Instant,
-    /// Whether the committer's thread is going to settle the journal.
-    is_watched: bool,
     /// Whether writes can go on without a restart.
     sound: bool,
     /// The records that only an update may change for now.
@@ -352,94 +253,49 @@ pub(super) struct Committer {
 }
 
 impl Committer {
-    /// Does jobs until all handles are gone, or writes need a restart.
-    fn run(committer: &Mutex<Self>, waiting: &Receiver<Job>) {
-        while let Some(job) = Self::next(committer, waiting) {
-            // It is poisoned if an answer panicked: then all writes to come fail.
-            if committer.lock().is_ok_and(|mut committer| committer.work(job, waiting)) {
-                continue;
-            }
-            return;
-        }
-    }
-
-    /// Does a job and those that wait. Returns whether more can follow.
-    fn work(&mut self, job: Job, waiting: &Receiver<Job>) -> bool {
-        self.is_watched = true;
-        let mut next = Some(job);
-        while let Some(job) = next.take() {
-            // A handler's thread may have failed.
-            if self.is_broken() {
-                drop(job);
-                return self.recover(waiting);
-            }
-            match job {
-                Job::Write(first) => {
-                    let begin = Instant::now();
-                    let limit = self.pace.limit();
-                    let (mut group, answers);
-                    let jobs = std::iter::once(Job::Write(first)).chain(waiting.try_iter()).take(limit);
-                    (group, answers, next) = self.decide(jobs);
-                    self.answer(&mut group, answers, begin);
-                }
-                Job::Between(work) => {
-                    let counted = self.writer.counters();
-                    if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
-                        self.give_up(&self.panicked(), counted);
+    fn run(&mut self, waiting: &Receiver<Job>) {
+        while let Some(job) = self.next(waiting) {
+            let mut next = Some(job);
+            while let Some(job) = next.take() {
+                let first = match job {
+                    Job::Write(first) => first,
+                    Job::Between(work) => {
+                        let counted = self.writer.counters();
+                        if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
+                            self.give_up(&self.panicked(), counted);
+                        }
+                        if self.state.broken.load(Ordering::Relaxed) && !self.recover(waiting) {
+                            return;
+                        }
+                        continue;
                     }
+                };
+                let begin = Instant::now();
+                let (mut group, answers);
+                (group, answers, next) = self.decide(first, waiting);
+                if !self.answer(&mut group, answers, begin) && !self.recover(waiting) {
+                    return;
                 }
             }
         }
-        !self.is_broken() || self.recover(waiting)
     }
 
-    /// Decides and commits a write that no other waits behind. Returns whether more writes can follow.
-    fn commit_lone(&mut self, decide: Decision) -> bool {
-        let begin = Instant::now();
-        let (mut group, answers, _) = self.decide(std::iter::once(Job::Write(decide)));
-        self.answer(&mut group, answers, begin)
-    }
-
-    /// Returns whether the next write probably takes so little time that a handler's thread can do it.
-    fn is_quick(&self) -> bool {
-        self.waited <= QUICK && self.journal.has_room()
-    }
-
-    fn is_broken(&self) -> bool {
-        self.state.broken.load(Ordering::Relaxed)
-    }
-
-    /// Returns the next job, or `None` when all handles are gone. Settles the journal when no write has come for a
-    /// while.
-    fn next(committer: &Mutex<Self>, waiting: &Receiver<Job>) -> Option<Job> {
-        let mut patience = SETTLE;
-        loop {
-            match waiting.recv_timeout(patience) {
-                Ok(job) => return Some(job),
-                Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-            let mut committer = committer.lock().ok()?;
-            patience = SETTLE.saturating_sub(committer.last.elapsed());
-            if patience.is_zero() {
-                if !committer.settle() && !committer.recover(waiting) {
-                    return None;
-                }
-                committer.is_watched = false;
-                break;
-            }
+    /// Returns the next job, or `None` when all handles are gone.
+    fn next(&mut self, waiting: &Receiver<Job>) -> Option<Job> {
+        match waiting.recv_timeout(SETTLE) {
+            Ok(job) => return Some(job),
+            Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) => {}
         }
-        waiting.recv().ok()
-    }
-
-    /// Settles the journal. Returns whether more writes can follow.
-    fn settle(&mut self) -> bool {
         if let Err(error) = self.journal.settle(&self.store) {
             log::error!("no writes for now: {error}");
             self.sound = false;
             self.state.broken.store(true, Ordering::Relaxed);
+            if !self.recover(waiting) {
+                return None;
+            }
         }
-        !self.is_broken()
+        waiting.recv().ok()
     }
 
     /// Commits a group and answers its writes. Returns whether more writes can follow.
@@ -458,13 +314,11 @@ impl Committer {
         let writes = answers.len();
         answers.into_iter().for_each(|answer| answer(outcome.clone()));
         if let Ok(waited) = committed
+            // Without a wait for the disk a small group is no better than a large one.
+            && self.journal.is_durable()
             && !group.is_empty()
         {
-            (self.waited, self.last) = (waited, Instant::now());
-            // Without a wait for the disk a small group is no better than a large one.
-            if self.journal.is_durable() {
-                self.pace.note(writes, begin.elapsed().saturating_sub(waited), waited);
-            }
+            self.pace.note(writes, begin.elapsed().saturating_sub(waited), waited);
         }
         outcome.is_ok()
     }
@@ -483,11 +337,12 @@ impl Committer {
         self.store.io(io::Error::other("the program has a bug, see the panic above"))
     }
 
-    /// Decides a group of writes. Returns the group, its answers, and the job that ended it, if that is not a write.
-    fn decide(&mut self, jobs: impl Iterator<Item = Job>) -> (Group, Vec<Answer>, Option<Job>) {
+    /// Decides a group: the first write and those that wait. Returns the group, its answers, and the job
+    /// that ended it, if that is not a write.
+    fn decide(&mut self, first: Decision, waiting: &Receiver<Job>) -> (Group, Vec<Answer>, Option<Job>) {
         let (mut group, mut answers) = (Group::default(), Vec::new());
         self.writer.forget_buckets();
-        for job in jobs {
+        for job in std::iter::once(Job::Write(first)).chain(waiting.try_iter()).take(self.pace.limit()) {
             let Job::Write(decide) = job else { return (group, answers, Some(job)) };
             let mut transaction = Transaction { committer: self, group: &mut group, own: Own::default() };
             // A panic fails only its own request; the panic hook has logged it.
@@ -703,6 +558,3 @@ impl Transaction<'_> {
         self.group.kept.extend(self.own.kept);
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,8 +1,8 @@
 //! A collection of records in sled: the embedded database of one service.
 //!
 //! A [`Folder`] holds all data of a service and belongs to one process. [`Folder::open`] returns the [`Store`] in it. Reads
-//! go to the store, from any thread. Writes go through a [`Commit`] to the committer, which is one thread at a time. It
-//! decides them in order and makes many of them durable with one sync. This crate knows no HTTP.
+//! go to the store, from any thread. Writes go through a [`Commit`] to one thread, the committer, which decides them in
+//! order and makes many of them durable with one sync. This crate knows no HTTP.
 //!
 //! # Examples
 //!
@@ -57,7 +57,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Write a record. The closure runs in the committer and sees all earlier writes; `write` returns its result once
+//! Write a record. The closure runs in the committer's thread and sees all earlier writes; `write` returns its result once
 //! the record is durable:
 //!
 //! ```no_run

@@ -56,9 +56,6 @@ const AREA: u64 = PAGE + 2 * LAP;
 /// The beginning of a mark.
 const MAGIC: u64 = u64::from_le_bytes(*b"journal2");
 
-/// The room that most entries of a single write need.
-const ROOM_OF_ONE: u64 = 5 * PAGE;
-
 /// The length of an entry's head, in bytes.
 const HEAD: usize = 32;
 
@@ -151,12 +148,6 @@ impl Journal {
         Ok(())
     }
 
-    /// Returns whether the lap has room for another entry that is not long.
-    pub(crate) fn has_room(&self) -> bool {
-        let end = self.at.saturating_add(ROOM_OF_ONE);
-        end <= area(self.lap) + AREA && self.written + ROOM_OF_ONE <= LAP
-    }
-
     /// Makes the last head durable, unless a group's sync has done so.
     pub(crate) fn settle(&mut self, store: &Store) -> Result<(), StoreError> {
         if let (Some(file), true, true) = (&self.file, self.unsettled, self.is_durable()) {
@@ -164,12 +155,6 @@ impl Journal {
         }
         self.unsettled = false;
         Ok(())
-    }
-
-    /// Returns whether the last head is durable.
-    #[cfg(test)]
-    pub(crate) fn is_settled(&self) -> bool {
-        !self.unsettled
     }
 
     /// Returns whether the next start finds all that was appended, even after a power loss. If so, the database may
