@@ -3,7 +3,7 @@
 #   docker build --target service --build-arg SERVICE=posts .
 #   docker build --target seed .
 
-FROM rust:1-slim-bookworm AS workspace
+FROM rust:1.95.0-slim-bookworm AS workspace
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY shared shared
@@ -32,7 +32,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
     member "${SERVICE}" service
 
 # The plan and declarations, which only seed contains. As a separate stage, they rebuild seed only when they change.
-FROM rust:1-slim-bookworm AS plan
+FROM rust:1.95.0-slim-bookworm AS plan
 COPY . /context
 RUN cd /context && mkdir -p /plan /empty && cp --parents plan $(find * -maxdepth 1 -name collection.json) /plan/ \
  && for name in $(awk '{ sub(/#.*/, "") } NF { print (NF > 2 ? $3 : $1) }' plan); do mkdir "/empty/$name"; done

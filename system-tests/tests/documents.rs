@@ -434,3 +434,27 @@ fn the_runbook_has_the_messages_that_end_a_process_or_a_request() {
         errors.chain(answers).filter(|line| !line.contains("{hole}") && !described(line)).collect();
     assert_eq!(missing, [""; 0], "the runbook does not have these");
 }
+
+/// A tag such as `lts` names another image tomorrow.
+#[test]
+fn base_images_are_named_by_their_full_version_and_rust_is_that_of_the_toolchain() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let (build, compose, test, toolchain) =
+        (read("Dockerfile"), read("compose.yaml"), read("test"), read("rust-toolchain.toml"));
+    let from = build.lines().filter_map(|line| line.strip_prefix("FROM ")?.split(' ').next());
+    let images = from.chain(compose.lines().filter_map(|line| line.trim().strip_prefix("image: ")));
+    let images: BTreeSet<&str> = images.filter(|image| image.contains(':')).collect();
+    assert_eq!(images.len(), 2, "{images:?}");
+    for image in images {
+        let version = image.split_once(':').unwrap().1.split('-').next().unwrap();
+        let parts: Vec<&str> = version.split('.').collect();
+        assert!(
+            parts.len() == 3 && parts.iter().all(|part| part.parse::<u32>().is_ok()),
+            "{image} has no full version"
+        );
+        assert!(test.contains(&format!(" {image}")), "./test makes no stand-in for {image}");
+        if image.starts_with("rust:") {
+            assert!(toolchain.contains(&format!("channel = \"{version}\"")), "{image} is another Rust");
+        }
+    }
+}
