@@ -19,7 +19,7 @@ use quick_cache::{Equivalent, OptionsBuilder, Weighter};
 use record::id::Id;
 use store::{Stamp, Store};
 use warp::http::header::{ETAG, HeaderValue, IF_MATCH, IF_NONE_MATCH};
-use warp::http::{Method, StatusCode};
+use warp::http::{Method, StatusCode, Uri};
 use warp::reply::Response;
 
 use crate::condition::Condition;
@@ -101,6 +101,7 @@ impl AnswerCache {
     /// Answers `request` if the answer is known and current.
     pub(crate) fn find<B>(&self, request: &Request<B>) -> Option<hyper::Response<Full<Bytes>>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD)
+            || has_query(request.uri())
             || request.headers().contains_key(IF_MATCH)
             || self.health.is_draining()
         {
@@ -124,11 +125,14 @@ impl AnswerCache {
         Some(response)
     }
 
-    /// Keeps `response`, the routes' answer to a request for `path`, if its handler has marked it.
-    pub(crate) fn keep(&self, path: &str, response: &mut Response) {
+    /// Keeps `response`, the routes' answer to a request for `uri`, if its handler has marked it.
+    pub(crate) fn keep(&self, uri: &Uri, response: &mut Response) {
         let Some(cacheable) = response.extensions_mut().remove::<Cacheable>() else { return };
+        if has_query(uri) {
+            return;
+        }
         let tag = response.headers().get(ETAG).cloned();
-        self.cache.insert(Key::Answer(path.into()), Arc::new(Cached { cacheable, tag, next: None }));
+        self.cache.insert(Key::Answer(uri.path().into()), Arc::new(Cached { cacheable, tag, next: None }));
     }
 
     /// Returns the chunk of the list of all records that begins with id `from`, and where the next one begins, if the
@@ -148,6 +152,11 @@ impl AnswerCache {
         let cached = self.cache.get(key)?;
         cached.cacheable.stamps.iter().all(|stamp| self.store.is_current(*stamp)).then_some(cached)
     }
+}
+
+/// Returns whether the answer may follow from more than the path.
+fn has_query(uri: &Uri) -> bool {
+    uri.query().is_some_and(|query| !query.is_empty())
 }
 
 fn tag_of(value: &HeaderValue) -> Option<ETag> {

@@ -40,6 +40,8 @@ pub mod logging;
 mod memory;
 pub mod offline;
 pub mod operate;
+mod page;
+mod parameters;
 pub mod problem;
 pub mod process;
 pub mod read;

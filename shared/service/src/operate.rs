@@ -6,7 +6,6 @@
 //! POST /scrub                       reads and checks everything, then answers; not reachable through the load balancer
 //! ```
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -23,6 +22,7 @@ use warp::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use warp::reply::{Reply, Response};
 
 use crate::authorize::Tokens;
+use crate::parameters::Parameters;
 use crate::problem::Problem;
 use crate::reply::Answer;
 
@@ -72,7 +72,9 @@ impl Operator {
     }
 
     /// `GET /api/{collection}/-/backup`
-    pub(crate) async fn backup(self, headers: &HeaderMap, query: &HashMap<String, String>) -> Answer {
+    pub(crate) async fn backup(self, headers: &HeaderMap, mut given: Parameters) -> Answer {
+        let since = read_since(&mut given)?;
+        given.finish(&["history", "since"])?;
         let known = match self.tokens.authorize(headers) {
             Ok(_) => true,
             // A read-only service has no tokens. It gives the same records as its list.
@@ -81,10 +83,6 @@ impl Operator {
         };
         let permit = Arc::clone(&self.backups).try_acquire_owned().map_err(|_| Problem::BackupsBusy)?;
         let snapshot = self.commit.snapshot().await?;
-        let since = match (query.get("history"), query.get("since").and_then(|since| since.parse().ok())) {
-            (Some(history), Some(revision)) => Some(Since { history: history.clone(), revision }),
-            _ => None,
-        };
         // On its own thread: on a worker's, other connections would wait for it.
         let (put, mut chunks) = mpsc::channel(CHUNKS);
         in_background("backup", move || {
@@ -143,6 +141,15 @@ fn send_backup(chunks: Chunks, put: &mpsc::Sender<Result<Bytes, StoreError>>) {
             log::info!("a backup's reader went before its end");
             return;
         }
+    }
+}
+
+/// Reads which backup an increment continues.
+fn read_since(given: &mut Parameters) -> Result<Option<Since>, Problem> {
+    match (given.take("history")?, given.take("since")?) {
+        (None, None) => Ok(None),
+        (Some(history), Some(revision)) if let Ok(revision) = revision.parse() => Ok(Some(Since { history, revision })),
+        _ => Err(Problem::Parameter("`history` and `since` go together; `since` is a revision.".to_owned())),
     }
 }
 

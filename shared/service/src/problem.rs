@@ -33,6 +33,8 @@ pub enum Problem {
     NotAText,
     /// The request does not name one host.
     NotAHost,
+    /// A parameter of the query is unknown here or has no meaning. The text says which, and what there is.
+    Parameter(String),
     /// The body is not a well-formed JSON object, or would lose something.
     Malformed(Fault),
     /// The record breaks its model or a limit.
@@ -204,6 +206,7 @@ impl Problem {
             Problem::NotAnId
             | Problem::NotAText
             | Problem::NotAHost
+            | Problem::Parameter(_)
             | Problem::PartOfRecord
             | Problem::Malformed(_)
             | Problem::BodyBroken
@@ -238,6 +241,7 @@ impl Problem {
             Problem::Malformed(Fault { pointer, offset, reason }) => {
                 return format!("The body can't be taken: {reason} (byte {offset}, pointer \"{pointer}\").").into();
             }
+            Problem::Parameter(text) => return text.clone().into(),
             Problem::MethodNotAllowed(_) => return format!("This path does not answer to {method}.").into(),
             Problem::ReadOnly(collection) => {
                 return format!(

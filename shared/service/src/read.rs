@@ -3,9 +3,10 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream::{self, StreamExt};
 use headers::HeaderMapExt;
-use record::declaration::{Answers, IndexDeclaration};
+use record::declaration::IndexDeclaration;
 use record::edit::RecordName;
 use record::id::Id;
+use record::json::members;
 use record::model::Term;
 use store::{Portion, Stamp, Store, StoreError, Stored};
 use warp::http::header::{CONTENT_TYPE, HeaderMap, IF_MATCH, IF_NONE_MATCH};
@@ -34,26 +35,57 @@ pub(crate) fn all(store: &Store, cache: &AnswerCache) -> Answer {
     Ok(respond_in_chunks(first, all))
 }
 
-/// `GET /api/{collection}/7`
-pub(crate) fn one(store: &Store, name: RecordName) -> Answer {
-    let stored = match name {
+/// Some records of a store, in the order of an answer.
+pub(crate) type Selection = Box<dyn Iterator<Item = Result<Stored, StoreError>> + Send + Sync>;
+
+/// Answers with the `fields` of `records`; with all, if none are named.
+pub(crate) fn selected(store: &Store, records: impl Fn(&Store) -> Selection, fields: Option<Vec<String>>) -> Answer {
+    respond_with_list(store, || records(store), None, fields)
+}
+
+/// Returns the record without the members that are not among `fields`.
+fn project(json: &[u8], fields: &[String]) -> String {
+    let json = str::from_utf8(json).unwrap_or_default();
+    let mut text = String::from("{");
+    for (key, value) in members(json).filter(|(key, _)| fields.iter().any(|field| field == key)) {
+        let comma = if text.len() > 1 { "," } else { "" };
+        text.extend([comma, "\"", key, "\":", value]);
+    }
+    text + "}"
+}
+
+/// `GET /api/{collection}/7`, or the `fields` of that record
+pub(crate) fn one(store: &Store, name: RecordName, fields: Option<&[String]>) -> Answer {
+    get(store, name)?.map(|stored| respond_with_one(stored, Vec::new(), fields)).ok_or(Problem::NoSuchRecord)
+}
+
+/// Parts of a record have no tag: it stands for the whole.
+fn respond_with_one(stored: Stored, stamps: Vec<Stamp>, fields: Option<&[String]>) -> Response {
+    match fields {
+        None => respond_cacheably(stored, stamps),
+        Some(fields) => reply::json(Response::new(project(stored.json(), fields).into())),
+    }
+}
+
+fn get(store: &Store, name: RecordName) -> Result<Option<Stored>, StoreError> {
+    match name {
         RecordName::Number(id) => store.read_whole(|| store.get(id)),
         RecordName::Text(text) => store.read_whole(|| store.get_named(&text)),
         RecordName::Single => store.read_whole(|| store.get(Id::FIRST)),
-    };
-    stored?.map(|stored| respond_cacheably(stored, Vec::new())).ok_or(Problem::NoSuchRecord)
+    }
 }
 
 /// `GET /api/{collection}/in-thread/7`
 pub(crate) fn found(store: &Store, index: &IndexDeclaration, term: &Term) -> Answer {
     let stamp = store.stamp_of(index.number, term);
-    match index.answers {
-        Answers::Many => respond_with_list(store, || store.find(index.number, term), Some(stamp)),
-        Answers::One => {
-            let stored = store.read_whole(|| store.find(index.number, term).next().transpose());
-            stored?.map(|stored| respond_cacheably(stored, vec![stamp])).ok_or(Problem::NoSuchRecord)
-        }
-    }
+    respond_with_list(store, || store.find(index.number, term), Some(stamp), None)
+}
+
+/// `GET /api/{collection}/by-username/a`, or the `fields` of that record
+pub(crate) fn found_one(store: &Store, index: &IndexDeclaration, term: &Term, fields: Option<&[String]>) -> Answer {
+    let stamp = store.stamp_of(index.number, term);
+    let stored = store.read_whole(|| store.find(index.number, term).next().transpose());
+    stored?.map(|stored| respond_with_one(stored, vec![stamp], fields)).ok_or(Problem::NoSuchRecord)
 }
 
 /// Replaces the answer with 304 if `headers` say that the client has it already, and with 412 if they ask for another.
@@ -107,17 +139,23 @@ pub fn list<I>(store: &Store, records: impl Fn() -> I) -> Answer
 where
     I: Iterator<Item = Result<Stored, StoreError>> + Send + Sync + 'static,
 {
-    respond_with_list(store, records, None)
+    respond_with_list(store, records, None, None)
 }
 
 /// Answers as [`list`] does. If the records follow from what `stamp` stands for, a list that fits into one chunk is
 /// marked for the cache.
-fn respond_with_list<I>(store: &Store, records: impl Fn() -> I, stamp: Option<Stamp>) -> Answer
+fn respond_with_list<I>(
+    store: &Store,
+    records: impl Fn() -> I,
+    stamp: Option<Stamp>,
+    fields: Option<Vec<String>>,
+) -> Answer
 where
     I: Iterator<Item = Result<Stored, StoreError>> + Send + Sync + 'static,
 {
     let (mut list, first) = store.read_whole(|| {
-        let mut list = List { records: records(), begun: false, done: false, stamps: stamp.map(|stamp| vec![stamp]) };
+        let stamps = stamp.map(|stamp| vec![stamp]);
+        let mut list = List { records: records(), begun: false, done: false, stamps, fields: fields.clone() };
         let first = list.next().unwrap_or_else(|| Ok(Bytes::new()));
         (list, first)
     });
@@ -193,6 +231,8 @@ struct List<I> {
     done: bool,
     /// The stamps of all that is in the list so far, if they are wanted.
     stamps: Option<Vec<Stamp>>,
+    /// The fields to answer with; all, if none are named.
+    fields: Option<Vec<String>>,
 }
 
 impl<I: Iterator<Item = Result<Stored, StoreError>>> Iterator for List<I> {
@@ -217,7 +257,10 @@ impl<I: Iterator<Item = Result<Stored, StoreError>>> Iterator for List<I> {
                 }
             };
             chunk.put_u8(if self.begun { b',' } else { b'[' });
-            chunk.put_slice(stored.json());
+            match &self.fields {
+                None => chunk.put_slice(stored.json()),
+                Some(fields) => chunk.put_slice(project(stored.json(), fields).as_bytes()),
+            }
             if let Some(stamps) = &mut self.stamps
                 && stamps.last() != Some(&stored.stamp)
             {

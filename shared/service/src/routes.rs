@@ -24,7 +24,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
-use record::declaration::{IndexDeclaration, TermKind};
+use record::declaration::{Answers, IndexDeclaration, TermKind};
 use record::edit::RecordName;
 use record::id::Id;
 use record::model::{Collection, Term};
@@ -38,10 +38,11 @@ use warp::{Filter, Rejection};
 
 use crate::answer_cache::AnswerCache;
 use crate::health::Health;
+use crate::parameters::{Parameters, Wanted};
 use crate::problem::{Problem, READS};
 use crate::reply::{self, Answer};
-use crate::state::{Body, Query, State};
-use crate::{read, write};
+use crate::state::{Body, State};
+use crate::{page, parameters, read, write};
 
 /// A service's complete routes. They never reject.
 #[derive(Clone)]
@@ -92,20 +93,27 @@ fn wait(health: &Health) -> impl Filter<Extract = (Answer,), Error = Rejection> 
 fn table(state: &State, cache: &AnswerCache) -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + use<> {
     // One count a request instead of one for each part.
     let shared = Arc::new((state.clone(), cache.clone()));
-    // A malformed query counts as an empty one.
-    let query = warp::query::<Query>().or(warp::any().map(Query::new)).unify();
+    let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     let request = warp::method().and(warp::path::full()).and(query).and(warp::header::headers_cloned());
     request.and(warp::body::stream()).and_then(
-        move |method: Method, path: FullPath, query: Query, headers: HeaderMap, body| {
+        move |method: Method, path: FullPath, query: String, headers: HeaderMap, body| {
             let shared = Arc::clone(&shared);
             async move {
                 let (state, cache) = &*shared;
                 let resource = Resource::at(path.as_str(), state.store.collection());
                 let resource = resource.ok_or_else(warp::reject::not_found)?;
-                Ok::<Answer, Rejection>(state.answer(cache, &method, resource, &query, &headers, body).await)
+                let target = Target { path: path.as_str(), resource, given: Parameters::read(&query) };
+                Ok::<Answer, Rejection>(state.answer(cache, &method, target, &headers, body).await)
             }
         },
     )
+}
+
+/// What a request asks for.
+struct Target<'p> {
+    path: &'p str,
+    resource: Resource<'p>,
+    given: Result<Parameters, Problem>,
 }
 
 /// The resource that a path names.
@@ -167,42 +175,83 @@ impl State {
         &self,
         cache: &AnswerCache,
         method: &Method,
-        resource: Resource<'_>,
-        query: &Query,
+        target: Target<'_>,
         headers: &HeaderMap,
         body: impl Body,
     ) -> Answer {
         let collection = self.store.collection();
+        let Target { path, resource, given } = target;
         let is_read = matches!(*method, Method::GET | Method::HEAD);
+        if matches!(resource, Resource::One(_)) && collection.is_single() {
+            return Err(Problem::NoSuchRecord);
+        }
+        if is_read && !matches!(resource, Resource::Backup | Resource::Scrub) {
+            let response = self.read(cache, path, resource, given?)?;
+            return Ok(read::spare(headers, response));
+        }
+        if !resource.allowed().split(", ").any(|allowed| allowed == *method) {
+            return Err(Problem::MethodNotAllowed(resource.allowed()));
+        }
         match resource {
-            Resource::Backup if *method == Method::GET => self.operator.clone().backup(headers, query).await,
-            Resource::Scrub if *method == Method::POST => self.operator.clone().answer_scrub().await,
-            Resource::One(_) if collection.is_single() => Err(Problem::NoSuchRecord),
-            resource if is_read => self.read(cache, resource).map(|response| read::spare(headers, response)),
-            Resource::All if *method == Method::POST => write::post(self.clone(), headers, body).await,
-            Resource::Single if matches!(*method, Method::PUT | Method::PATCH) => {
-                write::change(self.clone(), method, Ok(RecordName::Single), headers, body).await
+            Resource::Backup => return self.operator.clone().backup(headers, given?).await,
+            _ => {
+                // No write has parameters.
+                if let Err(problem) = given.and_then(|given| given.finish(&[])) {
+                    return write::refuse(headers, body, problem).await;
+                }
             }
-            Resource::One(id) if matches!(*method, Method::PUT | Method::PATCH | Method::DELETE) => {
-                write::change(self.clone(), method, read_name(collection, id), headers, body).await
-            }
+        }
+        match resource {
+            Resource::Scrub => self.operator.clone().answer_scrub().await,
+            Resource::All => write::post(self.clone(), headers, body).await,
+            Resource::Single => write::change(self.clone(), method, Ok(RecordName::Single), headers, body).await,
+            Resource::One(id) => write::change(self.clone(), method, read_name(collection, id), headers, body).await,
             other => Err(Problem::MethodNotAllowed(other.allowed())),
         }
     }
 
-    fn read(&self, cache: &AnswerCache, resource: Resource) -> Answer {
+    fn read(&self, cache: &AnswerCache, path: &str, resource: Resource, mut given: Parameters) -> Answer {
         let (store, collection) = (&self.store, self.store.collection());
-        match resource {
-            Resource::Root => reply::text("Ready to receive requests"),
-            Resource::Api => reply::text("API ready to receive requests"),
-            Resource::Live => reply::text("live"),
-            Resource::Ready => self.health.check(store, &self.commit),
-            Resource::All => read::all(store, cache),
-            Resource::Single => read::one(store, RecordName::Single),
-            Resource::One(id) => read::one(store, read_name(collection, id)?),
-            Resource::Found(index, term) => read::found(store, index, &read_term(collection.terms_of(index), term)?),
-            Resource::Backup | Resource::Scrub => Err(Problem::MethodNotAllowed(resource.allowed())),
-        }
+        let name = match resource {
+            Resource::All => {
+                let wanted = Wanted::read(collection, true, given)?;
+                return if wanted.is_everything() {
+                    read::all(store, cache)
+                } else {
+                    page::part(store, path, None, wanted)
+                };
+            }
+            Resource::Found(index, term) if index.answers == Answers::Many => {
+                let term = read_term(collection.terms_of(index), term)?;
+                let wanted = Wanted::read(collection, false, given)?;
+                return if wanted.is_everything() {
+                    read::found(store, index, &term)
+                } else {
+                    page::part(store, path, Some((index.number, term)), wanted)
+                };
+            }
+            Resource::Found(index, term) => {
+                let fields = parameters::read_fields(collection, &mut given)?;
+                given.finish(&["fields"])?;
+                let term = read_term(collection.terms_of(index), term)?;
+                return read::found_one(store, index, &term, fields.as_deref());
+            }
+            Resource::Single => RecordName::Single,
+            Resource::One(id) => read_name(collection, id)?,
+            _ => {
+                given.finish(&[])?;
+                return match resource {
+                    Resource::Root => reply::text("Ready to receive requests"),
+                    Resource::Api => reply::text("API ready to receive requests"),
+                    Resource::Live => reply::text("live"),
+                    Resource::Ready => self.health.check(store, &self.commit),
+                    other => Err(Problem::MethodNotAllowed(other.allowed())),
+                };
+            }
+        };
+        let fields = parameters::read_fields(collection, &mut given)?;
+        given.finish(&["fields"])?;
+        read::one(store, name, fields.as_deref())
     }
 }
 

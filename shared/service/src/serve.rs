@@ -194,7 +194,7 @@ fn answer_requests(
                 Ok(answer) => answer.await.unwrap_or_else(|_panic| Ok(Problem::Panicked.into_response(&method)))?,
                 Err(problem) => problem.into_response(&method),
             };
-            cache.keep(uri.path(), &mut response);
+            cache.keep(&uri, &mut response);
             let response = busy.limit_list(response);
             log_request(&method, &uri, id.as_ref(), &client, begin, &response);
             Ok(response.map(http_body_util::Either::Right))

@@ -1,6 +1,5 @@
 //! The state that a service's handlers share.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Buf;
@@ -25,9 +24,6 @@ pub struct State {
     /// The service's readiness.
     pub health: Health,
 }
-
-/// A path's query.
-pub(crate) type Query = HashMap<String, String>;
 
 /// A request's body as it arrives.
 pub(crate) trait Body: Stream<Item = Result<Self::Chunk, warp::Error>> + Send {

@@ -69,6 +69,12 @@ async fn create_posted(state: State, headers: &HeaderMap, body: &mut Arriving<'_
     sign(token, &Method::POST, answer)
 }
 
+/// Refuses a write for a reason that its body has no part in.
+pub(crate) async fn refuse(headers: &HeaderMap, body: impl Body, problem: Problem) -> Answer {
+    Arriving::new(pin!(body)).discard(headers).await;
+    Err(problem)
+}
+
 /// `PUT`, `PATCH` or `DELETE /api/posts/7`
 pub(crate) async fn change(
     state: State,

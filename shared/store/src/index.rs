@@ -24,7 +24,7 @@ impl Store {
     }
 
     /// Finds the run that `id` belongs to: the last that does not begin behind it.
-    fn run_of(&self, prefix: &[u8], id: Id) -> Result<Option<(sled::IVec, sled::IVec)>, StoreError> {
+    pub(super) fn run_of(&self, prefix: &[u8], id: Id) -> Result<Option<(sled::IVec, sled::IVec)>, StoreError> {
         let run = self.db.range(prefix..=&layout::run_key(prefix, id.get())[..]).next_back();
         let Some((key, value)) = run.transpose().map_err(|source| self.sled(source))? else { return Ok(None) };
         self.verify(&key, &value)?;

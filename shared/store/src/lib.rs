@@ -146,6 +146,7 @@ mod index;
 pub mod layout;
 mod load;
 mod names;
+mod order;
 mod portion;
 mod rebuild;
 mod redeclare;
@@ -165,6 +166,7 @@ pub use folder::{Folder, OnDamage, sync, sync_tree};
 pub use idempotency::KeptRecord;
 pub use index::{Entries, Ids};
 pub use load::Load;
+pub use order::{InOrder, Order};
 pub use portion::Portion;
 pub use rebuild::Restore;
 pub use redeclare::Redeclaration;
@@ -605,7 +607,10 @@ impl Store {
     }
 
     /// Checks the values of `pairs`, as [`scan`](Self::scan) does.
-    fn checked(&self, pairs: sled::Iter) -> Scan {
+    fn checked(
+        &self,
+        pairs: impl Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>> + Send + Sync + 'static,
+    ) -> Scan {
         let store = self.clone();
         Box::new(pairs.map(move |pair| {
             let (key, value) = pair.map_err(|source| store.sled(source))?;

@@ -1,0 +1,179 @@
+//! Parts of lists: pages, filters, records by their ids.
+//!
+//! The ids are found first, by an index or in the order of ids, and then the records are read as they are sent. So the
+//! work follows from what is answered, never from what the collection holds.
+
+use std::iter::Peekable;
+
+use record::edit::RecordName;
+use record::id::Id;
+use record::model::{Index, Term};
+use store::{InOrder, Order, Store, StoreError, Stored};
+use warp::http::header::{HeaderName, HeaderValue, LINK};
+
+use crate::parameters::Wanted;
+use crate::read;
+use crate::reply::Answer;
+
+/// The header for the number of records on all pages, as in json-server.
+const TOTAL: HeaderName = HeaderName::from_static("x-total-count");
+
+/// The steps after which an id is far away: about as many as a look into the index takes.
+const FAR: usize = 64;
+
+/// Answers with the `wanted` part of the list at `path`: that under `term` of an index, or of all records.
+pub(crate) fn part(store: &Store, path: &str, term: Option<(Index, Term)>, wanted: Wanted) -> Answer {
+    let fields = wanted.fields.clone();
+    if let Some(names) = &wanted.batch {
+        let names = names.clone();
+        return read::selected(store, move |store| Box::new(named(store, names.clone())), fields);
+    }
+    let filters: Vec<(Index, Term)> = term.into_iter().chain(wanted.filters.iter().cloned()).collect();
+    let (skipped, order, after) = (wanted.skipped(), wanted.order, wanted.after);
+    let Some(limit) = wanted.limit else {
+        let total = wanted.count.then(|| count(store, &filters)).transpose()?;
+        let all = move |store: &Store| match ids(store, &filters, order, after) {
+            Ok(ids) => Box::new(records(store, ids)) as read::Selection,
+            Err(error) => Box::new(std::iter::once(Err(error))),
+        };
+        let mut response = read::selected(store, all, fields)?;
+        total.map(|total| response.headers_mut().insert(TOTAL, total.into()));
+        return Ok(response);
+    };
+    let (mut page, total) = store.read_whole(|| {
+        let page: Vec<Id> =
+            ids(store, &filters, order, after)?.skip(skipped).take(limit + 1).collect::<Result<_, _>>()?;
+        Ok::<_, StoreError>((page, wanted.count.then(|| count(store, &filters)).transpose()?))
+    })?;
+    let has_more = page.len() > limit;
+    page.truncate(limit);
+    let mut links = vec![format!("<{path}?{}>; rel=\"first\"", wanted.first())];
+    match (wanted.page, page.last()) {
+        (Some(number), _) => {
+            let last = total.unwrap_or_default().div_ceil(limit as u64).max(1);
+            let mut link = |to: &str, number| links.push(format!("<{path}?{}>; rel=\"{to}\"", wanted.numbered(number)));
+            (number > 1).then(|| link("prev", number - 1));
+            has_more.then(|| link("next", number + 1));
+            link("last", usize::try_from(last).unwrap_or(usize::MAX));
+        }
+        (None, Some(last)) if has_more => links.push(format!("<{path}?{}>; rel=\"next\"", wanted.behind(*last))),
+        _ => {}
+    }
+    let all = move |store: &Store| Box::new(records(store, page.clone().into_iter().map(Ok))) as read::Selection;
+    let mut response = read::selected(store, all, fields)?;
+    let headers = response.headers_mut();
+    total.map(|total| headers.insert(TOTAL, total.into()));
+    headers.insert(LINK, HeaderValue::try_from(links.join(", ")).expect("a path and a query can be sent"));
+    Ok(response)
+}
+
+/// Reads the records with these names that exist.
+fn named(
+    store: &Store,
+    names: Vec<RecordName>,
+) -> impl Iterator<Item = Result<Stored, StoreError>> + Send + Sync + use<> {
+    let store = store.clone();
+    let read = move |name| match name {
+        RecordName::Number(id) => store.get(id),
+        RecordName::Text(text) => store.get_named(&text),
+        RecordName::Single => store.get(Id::FIRST),
+    };
+    names.into_iter().filter_map(move |name| read(name).transpose())
+}
+
+/// Reads the records with these ids. A missing one was deleted after the ids were read.
+fn records<I>(store: &Store, ids: I) -> impl Iterator<Item = Result<Stored, StoreError>> + Send + Sync + use<I>
+where
+    I: Iterator<Item = Result<Id, StoreError>> + Send + Sync,
+{
+    let store = store.clone();
+    ids.filter_map(move |id| id.and_then(|id| store.get(id)).transpose())
+}
+
+/// Finds the ids that all `filters` list.
+fn ids(store: &Store, filters: &[(Index, Term)], order: Order, after: Option<Id>) -> Result<InOrder, StoreError> {
+    match filters {
+        [] => Ok(store.all_ids(order, after)),
+        [(index, term)] => store.ids_behind(*index, term, order, after),
+        _ => {
+            let list = |filter: &(Index, Term)| {
+                let ids = store.ids_behind(filter.0, &filter.1, order, after)?.peekable();
+                Ok(Listed { store: store.clone(), filter: filter.clone(), order, ids })
+            };
+            Ok(Box::new(Common(filters.iter().map(list).collect::<Result<_, StoreError>>()?)))
+        }
+    }
+}
+
+/// Counts the records that all `filters` list.
+fn count(store: &Store, filters: &[(Index, Term)]) -> Result<u64, StoreError> {
+    if filters.is_empty() {
+        return Ok(store.counted()?.count);
+    }
+    let mut ids = ids(store, filters, Order::Ascending, None)?;
+    ids.try_fold(0, |count, id| id.map(|_| count + 1))
+}
+
+/// The ids of one filter.
+struct Listed {
+    store: Store,
+    filter: (Index, Term),
+    order: Order,
+    ids: Peekable<InOrder>,
+}
+
+impl Listed {
+    /// Steps to the first id that does not come before `target`. One that is far away is looked up in the index.
+    fn step_to(&mut self, target: Id) -> Result<Option<Id>, StoreError> {
+        let mut steps = 0;
+        while let Some(id) = self.ids.next_if(|id| id.as_ref().map_or(true, |id| self.order.puts_before(*id, target))) {
+            let id = id?;
+            steps += 1;
+            if steps == FAR {
+                let before = match self.order {
+                    Order::Ascending => target.get() - 1,
+                    Order::Descending => target.get().saturating_add(1),
+                };
+                let after = Id::try_from(before).unwrap_or(id);
+                let (index, term) = &self.filter;
+                self.ids = self.store.ids_behind(*index, term, self.order, Some(after))?.peekable();
+            }
+        }
+        match self.ids.peek() {
+            Some(Ok(id)) => Ok(Some(*id)),
+            Some(Err(_)) => self.ids.next().transpose(),
+            None => Ok(None),
+        }
+    }
+}
+
+/// The ids that several filters have in common.
+struct Common(Vec<Listed>);
+
+impl Common {
+    fn find(&mut self) -> Result<Option<Id>, StoreError> {
+        let Some(Some(mut target)) = self.0.first_mut().map(|list| list.ids.next().transpose()).transpose()? else {
+            return Ok(None);
+        };
+        'search: loop {
+            for list in &mut self.0[1..] {
+                let Some(found) = list.step_to(target)? else { return Ok(None) };
+                if found != target {
+                    let Some(next) = self.0[0].step_to(found)? else { return Ok(None) };
+                    self.0[0].ids.next();
+                    target = next;
+                    continue 'search;
+                }
+            }
+            return Ok(Some(target));
+        }
+    }
+}
+
+impl Iterator for Common {
+    type Item = Result<Id, StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.find().transpose()
+    }
+}

@@ -1,0 +1,285 @@
+//! The parameters of a request. None is ignored in silence: one that a path does not know is a 400 that names it.
+
+use form_urlencoded::{Serializer, parse};
+use percent_encoding::percent_decode_str;
+use record::declaration::{IndexDeclaration, TermKind};
+use record::edit::RecordName;
+use record::id::Id;
+use record::model::{Collection, Index, Term};
+use store::Order;
+
+use crate::problem::Problem;
+
+/// The most records of a page.
+pub(crate) const PAGE_RECORDS: usize = 1000;
+
+/// The most records that are asked for by their ids.
+const BATCH: usize = 100;
+
+/// The records that a numbered page may lie behind. Each has to be counted again for each page.
+const SKIPPED: usize = 10_000;
+
+/// The records of a numbered page if the request does not say how many, as in json-server.
+const NUMBERED_RECORDS: usize = 10;
+
+/// The longest part of a parameter that a message repeats, in characters.
+const SHOWN: usize = 64;
+
+/// The parameters of every list, under our names and json-server's.
+const OF_LISTS: [&str; 10] =
+    ["limit", "after", "count", "sort", "fields", "_limit", "_page", "_per_page", "_sort", "_order"];
+
+/// The beginning of each `after`. Another version of this program may have others.
+const CURSOR: &str = "c1-";
+
+/// The names and values of a query, in its order.
+#[derive(Debug)]
+pub(crate) struct Parameters(Vec<(String, String)>);
+
+impl Parameters {
+    /// Reads a query.
+    pub(crate) fn read(query: &str) -> Result<Self, Problem> {
+        if percent_decode_str(query).decode_utf8().is_err() {
+            return Err(wrong("The query is not percent-encoded UTF-8."));
+        }
+        Ok(Self(parse(query.as_bytes()).into_owned().collect()))
+    }
+
+    /// Takes the value of `name`.
+    pub(crate) fn take(&mut self, name: &str) -> Result<Option<String>, Problem> {
+        let mut values = self.take_all(name);
+        if values.len() > 1 {
+            return Err(wrong(format!("`{name}` stands twice in the query.")));
+        }
+        Ok(values.pop())
+    }
+
+    fn take_all(&mut self, name: &str) -> Vec<String> {
+        self.0.extract_if(.., |(key, _)| key == name).map(|(_, value)| value).collect()
+    }
+
+    /// Takes the value of the first of `names` that is there. They mean the same.
+    fn take_any(&mut self, names: &[&str]) -> Result<Option<String>, Problem> {
+        let mut found: Option<(&str, String)> = None;
+        for name in names {
+            if let Some(value) = self.take(name)? {
+                if let Some((other, _)) = found {
+                    return Err(wrong(format!("`{other}` and `{name}` mean the same; send one of them.")));
+                }
+                found = Some((name, value));
+            }
+        }
+        Ok(found.map(|(_, value)| value))
+    }
+
+    /// Fails if parameters are left. `known` lists those that the path takes.
+    pub(crate) fn finish(self, known: &[&str]) -> Result<(), Problem> {
+        let Some((name, _)) = self.0.first() else { return Ok(()) };
+        let name = shorten(name);
+        Err(wrong(if known.is_empty() {
+            format!("There is no parameter `{name}` here; this request takes none.")
+        } else {
+            format!("There is no parameter `{name}` here; there are {}.", known.join(", "))
+        }))
+    }
+}
+
+/// The wanted part of a list.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// The query's own pairs but for the place, for links to other pages.
+    rest: Vec<(String, String)>,
+    pub(crate) order: Order,
+    pub(crate) after: Option<Id>,
+    pub(crate) limit: Option<usize>,
+    /// The number of the page, from 1.
+    pub(crate) page: Option<usize>,
+    /// Whether the answer says how many records there are in all.
+    pub(crate) count: bool,
+    /// What the records have.
+    pub(crate) filters: Vec<(Index, Term)>,
+    /// The records by name, in this order.
+    pub(crate) batch: Option<Vec<RecordName>>,
+    /// The fields to answer with.
+    pub(crate) fields: Option<Vec<String>>,
+}
+
+impl Wanted {
+    /// Reads what is wanted of a list of `collection`. `of_all` tells that it is the list of all records.
+    pub(crate) fn read(collection: Collection, of_all: bool, mut given: Parameters) -> Result<Self, Problem> {
+        let place = ["after", "_page"];
+        let rest = given.0.iter().filter(|(name, _)| !place.contains(&&**name)).cloned().collect();
+        let mut wanted = Self { rest, ..Self::default() };
+        wanted.fields = read_fields(collection, &mut given)?;
+        if of_all {
+            wanted.batch = read_batch(collection, &mut given)?;
+        }
+        let known = names(collection, of_all);
+        if wanted.batch.is_some() {
+            return match given.0.iter().find(|(name, _)| known.contains(&&**name)) {
+                Some((name, _)) => Err(wrong(format!("`{name}` does not go with ids; only `fields` does."))),
+                None => given.finish(&known).map(|()| wanted),
+            };
+        }
+        let limit = given.take_any(&["limit", "_limit", "_per_page"])?;
+        wanted.limit = limit.map(|limit| read_number("limit", &limit, PAGE_RECORDS)).transpose()?;
+        wanted.after = given.take("after")?.map(|after| read_cursor(&after)).transpose()?;
+        wanted.order = read_order(&mut given)?;
+        wanted.count = match given.take("count")?.as_deref() {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(other) => return Err(wrong(format!("`count` is true or false, not `{}`.", shorten(other)))),
+        };
+        if let Some(page) = given.take("_page")? {
+            let page = read_number("_page", &page, usize::MAX)?;
+            let limit = *wanted.limit.get_or_insert(NUMBERED_RECORDS);
+            if wanted.after.is_some() {
+                return Err(wrong("`_page` and `after` are two places; send one of them."));
+            }
+            if (page - 1).saturating_mul(limit) > SKIPPED {
+                let way = "follow the `next` link of `limit` and `after`";
+                return Err(wrong(format!("Numbered pages end behind {SKIPPED} records; to go further, {way}.")));
+            }
+            (wanted.page, wanted.count) = (Some(page), true);
+        }
+        for index in collection.indexes().iter().filter(|index| !OF_LISTS.contains(&&*index.field)) {
+            for value in given.take_all(&index.field) {
+                wanted.filters.push((index.number, read_term(collection, index, &value)?));
+            }
+        }
+        if let Some((name, _)) = given.0.first()
+            && collection.declaration().field(name).is_some()
+        {
+            let name = shorten(name);
+            return Err(wrong(format!("No index lists records by `{name}`, so there is no filter for it.")));
+        }
+        given.finish(&known)?;
+        Ok(wanted)
+    }
+
+    /// Returns whether nothing but the whole list is wanted.
+    pub(crate) fn is_everything(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Returns the number of records before a numbered page.
+    pub(crate) fn skipped(&self) -> usize {
+        self.page.map_or(0, |page| (page - 1) * self.limit.unwrap_or_default())
+    }
+
+    /// Returns the query of the page behind record `after`.
+    pub(crate) fn behind(&self, after: Id) -> String {
+        self.at("after", &format!("{CURSOR}{:x}", after.get()))
+    }
+
+    /// Returns the query of page `number`.
+    pub(crate) fn numbered(&self, number: usize) -> String {
+        self.at("_page", &number.to_string())
+    }
+
+    /// Returns the query of the first page.
+    pub(crate) fn first(&self) -> String {
+        if self.page.is_some() {
+            self.numbered(1)
+        } else {
+            Serializer::new(String::new()).extend_pairs(&self.rest).finish()
+        }
+    }
+
+    fn at(&self, place: &str, value: &str) -> String {
+        Serializer::new(String::new()).extend_pairs(&self.rest).append_pair(place, value).finish()
+    }
+}
+
+/// Lists the parameters of a list.
+fn names(collection: Collection, of_all: bool) -> Vec<&'static str> {
+    let (ours, of_json_server) = OF_LISTS.split_at(5);
+    let batch: &[&str] = if of_all { &["id", "ids"] } else { &[] };
+    let fields = collection.indexes().iter().map(|index| &*index.field);
+    ours.iter().chain(batch).copied().chain(fields).chain(of_json_server.iter().copied()).collect()
+}
+
+/// Reads `fields`, of a list or a record.
+pub(crate) fn read_fields(collection: Collection, given: &mut Parameters) -> Result<Option<Vec<String>>, Problem> {
+    let Some(fields) = given.take("fields")? else { return Ok(None) };
+    let fields: Vec<String> = fields.split(',').map(str::to_owned).collect();
+    for field in &fields {
+        if field != "id" && collection.declaration().field(field).is_none() {
+            let declared: Vec<&str> = collection.declaration().fields.iter().map(|field| &*field.name).collect();
+            let field = shorten(field);
+            return Err(wrong(format!("There is no field `{field}`; there are id, {}.", declared.join(", "))));
+        }
+    }
+    Ok(Some(fields))
+}
+
+/// Reads the names of single records: `ids=1,2`, or `id=1&id=2`.
+fn read_batch(collection: Collection, given: &mut Parameters) -> Result<Option<Vec<RecordName>>, Problem> {
+    let mut ids = given.take_all("id");
+    if let Some(list) = given.take("ids")? {
+        ids.extend(list.split(',').map(str::to_owned));
+    }
+    if ids.len() > BATCH {
+        return Err(wrong(format!("At most {BATCH} records are read by their ids at once, not {}.", ids.len())));
+    }
+    let name = |id: String| match id.parse() {
+        _ if collection.has_text_ids() => Ok(RecordName::Text(id.into())),
+        Ok(id) => Ok(RecordName::Number(id)),
+        Err(_) => Err(not_an_id("id", &id)),
+    };
+    let names = ids.into_iter().map(name).collect::<Result<Vec<_>, _>>()?;
+    Ok((!names.is_empty()).then_some(names))
+}
+
+fn read_term(collection: Collection, index: &IndexDeclaration, value: &str) -> Result<Term, Problem> {
+    match collection.terms_of(index) {
+        TermKind::Id => value.parse().map(Term::Id).map_err(|_| not_an_id(&index.field, value)),
+        TermKind::TextId | TermKind::Text => Ok(Term::Text(value.into())),
+    }
+}
+
+/// Reads `sort=id`, `sort=-id`, or json-server's `_sort` and `_order`.
+fn read_order(given: &mut Parameters) -> Result<Order, Problem> {
+    let sort = given.take_any(&["sort", "_sort"])?;
+    let order = given.take("_order")?;
+    let sorted = match sort.as_deref() {
+        None | Some("id") => Order::Ascending,
+        Some("-id") => Order::Descending,
+        Some(other) => {
+            let other = shorten(other);
+            return Err(wrong(format!("No index has records in the order of `{other}`; `sort` is id or -id.")));
+        }
+    };
+    match order.as_deref().map(str::to_ascii_lowercase).as_deref() {
+        None => Ok(sorted),
+        Some("asc") => Ok(Order::Ascending),
+        Some("desc") => Ok(Order::Descending),
+        Some(other) => Err(wrong(format!("`_order` is asc or desc, not `{}`.", shorten(other)))),
+    }
+}
+
+fn read_number(name: &str, value: &str, most: usize) -> Result<usize, Problem> {
+    let is_plain = value.bytes().all(|byte| byte.is_ascii_digit());
+    let number = value.parse().ok().filter(|number| is_plain && (1..=most).contains(number));
+    let range = if most == usize::MAX { "from 1 on".to_owned() } else { format!("from 1 to {most}") };
+    number.ok_or_else(|| wrong(format!("`{name}` is an integer {range}, not `{}`.", shorten(value))))
+}
+
+fn read_cursor(value: &str) -> Result<Id, Problem> {
+    let number = value.strip_prefix(CURSOR).and_then(|number| u64::from_str_radix(number, 16).ok());
+    let id =
+        number.and_then(|number| Id::try_from(number).ok()).filter(|id| value == format!("{CURSOR}{:x}", id.get()));
+    id.ok_or_else(|| wrong(format!("`after` comes from a `next` link; `{}` is none.", shorten(value))))
+}
+
+fn not_an_id(name: &str, value: &str) -> Problem {
+    wrong(format!("`{name}` is an integer from 1 to {}, not `{}`.", Id::MAX, shorten(value)))
+}
+
+fn shorten(text: &str) -> String {
+    text.chars().take(SHOWN).collect()
+}
+
+fn wrong(detail: impl Into<String>) -> Problem {
+    Problem::Parameter(detail.into())
+}

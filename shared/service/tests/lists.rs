@@ -1,0 +1,229 @@
+//! Tests of parts of lists: pages, filters, orders, fields, and parameters that mean nothing.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+use std::collections::BTreeMap;
+
+use record::sample;
+use serde_json::Value;
+use service::testing::{Answer, App, bearer};
+
+fn post(number: u64) -> String {
+    format!(r#"{{"id":{number},"thread":{},"text":"t{number}","user":{}}}"#, number % 3 + 1, number % 5 + 1)
+}
+
+fn ids(answer: &Answer) -> Vec<u64> {
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let records: Vec<Value> = serde_json::from_str(&answer.body).unwrap();
+    records.iter().map(|record| record["id"].as_u64().unwrap()).collect()
+}
+
+/// Returns the target of a link.
+fn link(answer: &Answer, to: &str) -> Option<String> {
+    let links = answer.header("link").split(", ").filter_map(|link| link.split_once(">; rel="));
+    links.filter(|(_, rel)| *rel == format!("\"{to}\"")).map(|(target, _)| target[1..].to_owned()).next()
+}
+
+/// Follows the links to the next page; returns the ids of all pages.
+fn walk(app: &App, path: &str, mut between: impl FnMut(usize)) -> Vec<Vec<u64>> {
+    let (mut pages, mut next) = (Vec::new(), Some(path.to_owned()));
+    while let Some(path) = next {
+        let page = app.get(&path);
+        next = link(&page, "next");
+        pages.push(ids(&page));
+        between(pages.len());
+    }
+    pages
+}
+
+#[test]
+fn pages_of_each_filter_and_order_are_those_of_a_plain_list() {
+    let app = App::spawn(sample::posts(), (1..=400).filter(|number| number % 7 != 0).map(post));
+    let plain = |matches: &dyn Fn(u64) -> bool, descending: bool| {
+        let mut ids: Vec<u64> = (1..=400).filter(|number| number % 7 != 0 && matches(*number)).collect();
+        if descending {
+            ids.reverse();
+        }
+        ids
+    };
+    let filters: [(&str, &dyn Fn(u64) -> bool); 6] = [
+        ("/api/posts?", &|_| true),
+        ("/api/posts?thread=2&", &|number| number % 3 == 1),
+        ("/api/posts?user=3&thread=2&", &|number| number % 3 == 1 && number % 5 == 2),
+        ("/api/posts/in-thread/2?user=3&", &|number| number % 3 == 1 && number % 5 == 2),
+        ("/api/posts/by-user/5?", &|number| number % 5 == 4),
+        ("/api/posts?user=9&", &|_| false),
+    ];
+    for (path, matches) in filters {
+        for (order, descending) in [("", false), ("sort=-id&", true), ("_sort=id&_order=DESC&", true)] {
+            let expected = plain(matches, descending);
+            let whole = app.get(&format!("{path}{order}count=true"));
+            assert_eq!(ids(&whole), expected, "{path}{order}");
+            assert_eq!(whole.header("x-total-count"), expected.len().to_string(), "{path}{order}");
+            for limit in [1, 7, 16, 1000] {
+                // A thousand pages of one would take long.
+                let limit = if limit == 1 && expected.len() > 50 { 3 } else { limit };
+                let pages = walk(&app, &format!("{path}{order}limit={limit}"), |_| ());
+                assert_eq!(pages.concat(), expected, "{path}{order} {limit}");
+                assert!(pages.iter().rev().skip(1).all(|page| page.len() == limit), "{path}{order} {limit}");
+            }
+        }
+    }
+}
+
+/// A long list and a short one whose records are far apart.
+#[test]
+fn filters_with_few_records_in_common_find_them_all() {
+    let rare = |number: u64| matches!(number, 1..=3 | 300 | 301 | 480 | 998..=1000);
+    let text =
+        |number: u64| format!(r#"{{"id":{number},"thread":{},"text":"t","user":1}}"#, 2 - u64::from(rare(number)));
+    let app = App::spawn(sample::posts(), (1..=1000).map(text));
+    let mut expected: Vec<u64> = (1..=1000).filter(|number| rare(*number)).collect();
+    for order in ["", "&sort=-id"] {
+        for filters in ["thread=1&user=1", "user=1&thread=1"] {
+            for limit in ["", "&limit=2"] {
+                let found = walk(&app, &format!("/api/posts?{filters}{order}{limit}"), |_| ()).concat();
+                assert_eq!(found, expected, "{filters}{order}{limit}");
+            }
+        }
+        expected.reverse();
+    }
+}
+
+/// A record that is there all the time is on one page, whatever others write.
+#[test]
+fn pages_are_stable_while_others_write() {
+    let app = App::spawn_writable(sample::posts(), (1..=100).map(post));
+    let token = bearer(sample::posts());
+    let headers = [("authorization", &*token), ("content-type", "application/json")];
+    for order in ["", "&sort=-id"] {
+        let mut gone = Vec::new();
+        let all: Vec<u64> = ids(&app.get("/api/posts"));
+        let pages = walk(&app, &format!("/api/posts?limit=10{order}"), |nth| {
+            if nth <= 5 {
+                // One that was on the page just read, one that is still to come, and new ones.
+                for id in [all[nth * 3], all[all.len() - nth * 4]] {
+                    if app.send("DELETE", &format!("/api/posts/{id}"), &headers, "").status == 204 {
+                        gone.push(id);
+                    }
+                }
+                assert_eq!(app.send("POST", "/api/posts", &headers, r#"{"thread":1,"text":"n","user":1}"#).status, 201);
+            }
+        });
+        let mut seen = BTreeMap::new();
+        pages.concat().into_iter().for_each(|id| *seen.entry(id).or_insert(0) += 1);
+        assert!(seen.values().all(|count| *count == 1), "{order}: a record is on two pages");
+        let missing: Vec<&u64> = all.iter().filter(|id| !gone.contains(id) && !seen.contains_key(id)).collect();
+        assert!(missing.is_empty(), "{order}: {missing:?} are on no page");
+    }
+}
+
+#[test]
+fn numbered_pages_are_those_of_json_server() {
+    let app = App::spawn(sample::posts(), (1..=25).map(post));
+    let page = app.get("/api/posts?_page=2&_limit=10");
+    assert_eq!((ids(&page), page.header("x-total-count")), ((11..=20).collect(), "25"));
+    for (to, expected) in [("first", "1"), ("prev", "1"), ("next", "3"), ("last", "3")] {
+        assert_eq!(link(&page, to).unwrap(), format!("/api/posts?_limit=10&_page={expected}"), "{to}");
+    }
+    let last = app.get(&link(&page, "last").unwrap());
+    assert_eq!((ids(&last), link(&last, "next")), ((21..=25).collect(), None));
+    assert_eq!(ids(&app.get("/api/posts?_page=1")).len(), 10);
+    assert_eq!(ids(&app.get("/api/posts?_page=9&_per_page=20")).len(), 0);
+    let answer = app.get("/api/posts?_page=1002&_per_page=10");
+    assert!(answer.status == 400 && answer.body.contains("`after`"), "{}", answer.body);
+}
+
+#[test]
+fn records_are_read_by_their_ids_in_the_order_asked_for() {
+    let app = App::spawn(sample::posts(), (1..=25).map(post));
+    assert_eq!(ids(&app.get("/api/posts?ids=7,3,99,25")), [7, 3, 25]);
+    assert_eq!(ids(&app.get("/api/posts?id=7&id=3")), [7, 3]);
+    let many = |count: u64| (1..=count).map(|id| id.to_string()).collect::<Vec<_>>().join(",");
+    assert_eq!(ids(&app.get(&format!("/api/posts?ids={}", many(100)))).len(), 25);
+    assert_eq!(app.get(&format!("/api/posts?ids={}", many(101))).status, 400);
+}
+
+#[test]
+fn a_record_and_a_list_have_the_fields_asked_for_and_a_part_is_never_taken_for_the_whole() {
+    let app = App::spawn(sample::posts(), (1..=3).map(post));
+    for _ in 0..2 {
+        // The whole, from memory the second time, and then a part of it under the same path.
+        let whole = app.get("/api/posts/2");
+        assert_eq!((whole.status, &*whole.body), (200, &*post(2)));
+        let part = app.get("/api/posts/2?fields=text,id");
+        assert_eq!((&*part.body, part.header("etag")), (r#"{"id":2,"text":"t2"}"#, ""));
+        assert_eq!(app.get("/api/posts/in-thread/3").body, format!("[{}]", post(2)));
+        assert_eq!(app.get("/api/posts/in-thread/3?fields=user").body, r#"[{"user":3}]"#);
+        assert_eq!(app.get("/api/posts?fields=id&sort=-id").body, r#"[{"id":3},{"id":2},{"id":1}]"#);
+        // An empty query says nothing.
+        assert_eq!(app.get("/api/posts/2?").body, post(2));
+    }
+}
+
+#[test]
+fn a_parameter_that_means_nothing_is_refused_by_name() {
+    let app = App::spawn_writable(sample::posts(), (1..=3).map(post));
+    // Known answers must not hide it.
+    for path in ["/api/posts/1", "/api/posts", "/api/posts/in-thread/2"] {
+        assert_eq!(app.get(path).status, 200);
+    }
+    for (path, expected) in [
+        (
+            "/api/posts?limt=10",
+            "`limt` here; there are limit, after, count, sort, fields, id, ids, thread, user, _limit",
+        ),
+        ("/api/posts/in-thread/2?ids=1", "`ids` here; there are limit, after"),
+        ("/api/posts/1?limit=1", "`limit` here; there are fields."),
+        ("/api/posts/1?x", "`x` here"),
+        ("/?x=1", "`x` here; this request takes none."),
+        ("/live?x=1", "`x` here; this request takes none."),
+        ("/api/posts/-/backup?sinc=1", "`sinc` here; there are history, since."),
+        ("/api/posts/-/backup?since=1", "go together"),
+        ("/api/posts?limit=0", "`limit` is an integer from 1 to 1000, not `0`."),
+        ("/api/posts?limit=1001", "from 1 to 1000"),
+        ("/api/posts?limit=+5", "from 1 to 1000"),
+        ("/api/posts?limit=", "from 1 to 1000"),
+        ("/api/posts?limit=1&limit=2", "`limit` stands twice"),
+        ("/api/posts?limit=1&_limit=2", "mean the same"),
+        ("/api/posts?after=2", "comes from a `next` link"),
+        ("/api/posts?after=c1-0", "comes from a `next` link"),
+        ("/api/posts?after=c1-02", "comes from a `next` link"),
+        ("/api/posts?after=c1-2&_page=1", "two places"),
+        ("/api/posts?_page=0", "from 1 on"),
+        ("/api/posts?_page=18446744073709551615", "Numbered pages end"),
+        ("/api/posts?count=yes", "true or false"),
+        ("/api/posts?sort=text", "No index has records in the order of `text`"),
+        ("/api/posts?_order=up", "asc or desc"),
+        ("/api/posts?thread=a", "`thread` is an integer from 1"),
+        ("/api/posts?text=t1", "No index lists records by `text`"),
+        ("/api/posts?fields=id,txt", "There is no field `txt`; there are id, thread, text, user."),
+        ("/api/posts?ids=1,x", "`id` is an integer from 1"),
+        ("/api/posts?ids=1&limit=1", "does not go with ids"),
+        ("/api/posts?limit=%FF", "not percent-encoded UTF-8"),
+    ] {
+        let token = bearer(sample::posts());
+        for method in ["GET", "HEAD"] {
+            let answer = app.send(method, path, &[("authorization", &token)], "");
+            if path.contains("backup") && method == "HEAD" {
+                continue;
+            }
+            assert_eq!(answer.status, 400, "{method} {path}: {}", answer.body);
+            assert!(method == "HEAD" || answer.body.contains(expected), "{path}: {}", answer.body);
+        }
+    }
+}
+
+#[test]
+fn a_write_takes_no_parameters_and_is_answered_after_its_body() {
+    let app = App::spawn_writable(sample::posts(), (1..=3).map(post));
+    let token = bearer(sample::posts());
+    let headers = [("authorization", &*token), ("content-type", "application/json")];
+    let body = format!(r#"{{"thread":1,"text":"{}","user":1}}"#, "x".repeat(16_000));
+    for (method, path) in [("POST", "/api/posts?notify=1"), ("PUT", "/api/posts/1?x"), ("PATCH", "/api/posts/1?x=")] {
+        let answer = app.send(method, path, &headers, &body);
+        assert!(answer.status == 400 && answer.body.contains("takes none"), "{method} {path}: {answer:?}");
+    }
+    assert_eq!(app.send("DELETE", "/api/posts/1?force=true", &headers, "").status, 400);
+    assert_eq!(ids(&app.get("/api/posts")), [1, 2, 3]);
+}
