@@ -43,7 +43,6 @@ fn every_route_sends_the_monoliths_record_and_puts_a_missing_id_first() {
         ("/api/posts/by-user/9223372036854775807", format!("[{THIRD}]")),
         ("/api/posts/by-user/5", "[]".to_owned()),
         ("/api/posts/%31", FIRST.to_owned()),
-        ("/api/posts/1?page=2", FIRST.to_owned()),
     ] {
         let answer = app.get(path);
         assert_eq!((answer.status, answer.body.as_str()), (200, expected.as_str()), "{path}");
