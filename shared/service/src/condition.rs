@@ -1,12 +1,19 @@
 //! Conditional requests (RFC 9110, section 13): a record's entity tag, and a client's conditions on it.
 
 use headers::{ETag, HeaderMapExt, IfMatch, IfNoneMatch};
+use record::record_set::RecordSet;
 use warp::http::header::HeaderMap;
 
-/// Returns a record's entity tag: its revision and a checksum. A revision is unique among the record's states in one
+/// Returns the entity tag of a record or of a short list: the highest revision in it and a checksum. A revision is unique among the record's states in one
 /// database, but a new split counts from 1 again. Replicas of the same slice have the same tags.
 pub fn entity_tag(revision: u64, json: &[u8]) -> ETag {
     format!("\"{revision}-{:08x}\"", crc32fast::hash(json)).parse().expect("digits make a tag")
+}
+
+/// Returns the tag of the list of all `records`. It is weak: the list is sent while it is read.
+pub(crate) fn list_tag(records: &RecordSet) -> ETag {
+    let sum = records.to_string();
+    format!("W/\"{}-{:.32}\"", records.count, sum).parse().expect("digits make a tag")
 }
 
 /// The condition under which a request is carried out. A malformed tag matches no record.

@@ -14,7 +14,7 @@ use warp::http::{Method, StatusCode};
 use warp::reply::{Reply, Response};
 
 use crate::answer_cache::{AnswerCache, Cacheable};
-use crate::condition::{Condition, entity_tag};
+use crate::condition::{Condition, entity_tag, list_tag};
 use crate::problem::Problem;
 use crate::reply::{self, Answer};
 
@@ -23,16 +23,20 @@ const LIST_CHUNK: usize = 64 << 10;
 
 /// `GET /api/{collection}`, if that is a list
 pub(crate) fn all(store: &Store, cache: &AnswerCache) -> Answer {
+    // Taken first: a list that is newer than its tag is only sent once too often.
+    let tag = list_tag(&store.counted()?);
     let (all, first) = store.read_whole(|| {
         let mut all = All { store: store.clone(), cache: cache.clone(), next: Some(Id::FIRST) };
         let first = all.next().unwrap_or_else(|| Ok(Bytes::new()));
         (all, first)
     });
     let first = first?;
-    if all.next.is_none() {
-        return Ok(reply::json(Response::new(first.into())));
-    }
-    Ok(respond_in_chunks(first, all))
+    let mut response = match all.next {
+        None => reply::json(Response::new(first.into())),
+        Some(_) => respond_in_chunks(first, all),
+    };
+    response.headers_mut().typed_insert(tag);
+    Ok(response)
 }
 
 /// Some records of a store, in the order of an answer.
@@ -155,14 +159,17 @@ where
 {
     let (mut list, first) = store.read_whole(|| {
         let stamps = stamp.map(|stamp| vec![stamp]);
-        let mut list = List { records: records(), begun: false, done: false, stamps, fields: fields.clone() };
+        let fields = fields.clone();
+        let mut list = List { records: records(), begun: false, done: false, stamps, fields, newest: 0 };
         let first = list.next().unwrap_or_else(|| Ok(Bytes::new()));
         (list, first)
     });
     let first = first?;
     if list.done {
+        let tag = entity_tag(list.newest, &first);
         let cacheable = list.stamps.map(|stamps| Cacheable { stamps, body: Bytes::copy_from_slice(&first) });
         let mut response = reply::json(Response::new(first.into()));
+        response.headers_mut().typed_insert(tag);
         cacheable.and_then(|cacheable| response.extensions_mut().insert(cacheable));
         return Ok(response);
     }
@@ -233,6 +240,8 @@ struct List<I> {
     stamps: Option<Vec<Stamp>>,
     /// The fields to answer with; all, if none are named.
     fields: Option<Vec<String>>,
+    /// The highest revision in the list so far.
+    newest: u64,
 }
 
 impl<I: Iterator<Item = Result<Stored, StoreError>>> Iterator for List<I> {
@@ -267,6 +276,7 @@ impl<I: Iterator<Item = Result<Stored, StoreError>>> Iterator for List<I> {
                 stamps.push(stored.stamp);
             }
             self.begun = true;
+            self.newest = self.newest.max(stored.revision);
         }
         Some(Ok(chunk.freeze()))
     }

@@ -227,3 +227,40 @@ fn a_write_takes_no_parameters_and_is_answered_after_its_body() {
     assert_eq!(app.send("DELETE", "/api/posts/1?force=true", &headers, "").status, 400);
     assert_eq!(ids(&app.get("/api/posts")), [1, 2, 3]);
 }
+
+#[test]
+fn a_list_that_has_not_changed_is_not_sent_again_and_one_that_has_is() {
+    // The whole list is sent in one piece, or in several.
+    for count in [20, 3000] {
+        let app = App::spawn_writable(sample::posts(), (1..=count).map(post));
+        let token = bearer(sample::posts());
+        let headers = [("authorization", &*token), ("content-type", "application/json")];
+        let paths = ["/api/posts", "/api/posts/in-thread/2", "/api/posts?limit=5", "/api/posts?user=2&fields=id,user"];
+        let ask = |path: &str, tag: &str| app.send("GET", path, &[("if-none-match", tag)], "");
+        let tags = || paths.map(|path| app.get(path).header("etag").to_owned());
+        let before = tags();
+        for (path, tag) in paths.iter().zip(&before) {
+            assert!(!tag.is_empty(), "{path}");
+            let answer = ask(path, tag);
+            assert_eq!((answer.status, &*answer.body, answer.header("etag")), (304, "", &**tag), "{path}");
+            assert_eq!(app.get(path).header("cache-control"), "no-cache", "{path}");
+        }
+        // Post 1 is in thread 2 and of user 2.
+        let write = |method: &str, path: &str, body: &str| app.send(method, path, &headers, body).status;
+        assert_eq!(write("PATCH", "/api/posts/1", r#"{"text":"changed"}"#), 200);
+        for (path, tag) in paths.iter().zip(&before).take(3) {
+            let answer = ask(path, tag);
+            assert!(answer.status == 200 && answer.body.contains("changed"), "{path}: {}", answer.status);
+        }
+        let changed = tags();
+        assert_eq!(write("DELETE", "/api/posts/1", ""), 204);
+        for (path, tag) in paths.iter().zip(&changed) {
+            let answer = ask(path, tag);
+            assert!(answer.status == 200 && !answer.body.contains("changed"), "{path}: {}", answer.status);
+        }
+        // What others write does not touch a list that it is not in.
+        let [_, in_thread, ..] = tags();
+        assert_eq!(write("POST", "/api/posts", r#"{"thread":9,"text":"n","user":1}"#), 201);
+        assert_eq!(ask("/api/posts/in-thread/2", &in_thread).status, 304);
+    }
+}
