@@ -82,6 +82,13 @@ fn element(id: Id, id_from_position: bool, json: &[u8]) -> Sha256 {
 }
 
 /// Writes the sum in hexadecimal, most significant digit first.
+impl RecordSet {
+    /// Returns the lower half of the sum: for a short mark of a set, not for proofs.
+    pub fn digest(&self) -> u128 {
+        u128::from(self.sum[1]) << 64 | u128::from(self.sum[0])
+    }
+}
+
 impl fmt::Display for RecordSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.sum.iter().rev().try_for_each(|limb| write!(f, "{limb:016x}"))

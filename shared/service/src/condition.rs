@@ -12,8 +12,7 @@ pub fn entity_tag(revision: u64, json: &[u8]) -> ETag {
 
 /// Returns the tag of the list of all `records`. It is weak: the list is sent while it is read.
 pub(crate) fn list_tag(records: &RecordSet) -> ETag {
-    let sum = records.to_string();
-    format!("W/\"{}-{:.32}\"", records.count, sum).parse().expect("digits make a tag")
+    format!("W/\"{}-{:032x}\"", records.count, records.digest()).parse().expect("digits make a tag")
 }
 
 /// The condition under which a request is carried out. A malformed tag matches no record.
