@@ -48,16 +48,22 @@ pub(crate) fn part(store: &Store, path: &str, term: Option<(Index, Term)>, wante
     let has_more = page.len() > limit;
     page.truncate(limit);
     let mut links = vec![format!("<{path}?{}>; rel=\"first\"", wanted.first())];
-    match (wanted.page, page.last()) {
-        (Some(number), _) => {
-            let last = total.unwrap_or_default().div_ceil(limit as u64).max(1);
-            let mut link = |to: &str, number| links.push(format!("<{path}?{}>; rel=\"{to}\"", wanted.numbered(number)));
-            (number > 1).then(|| link("prev", number - 1));
-            has_more.then(|| link("next", number + 1));
-            link("last", usize::try_from(last).unwrap_or(usize::MAX));
+    if let Some(number) = wanted.page {
+        let last = total.unwrap_or_default().div_ceil(limit as u64).max(1);
+        let last = usize::try_from(last).unwrap_or(usize::MAX);
+        for (to, number, is_there) in
+            [("prev", number - 1, number > 1), ("next", number + 1, has_more), ("last", last, true)]
+        {
+            if is_there && wanted.reaches(number) {
+                links.push(format!("<{path}?{}>; rel=\"{to}\"", wanted.numbered(number)));
+            }
         }
-        (None, Some(last)) if has_more => links.push(format!("<{path}?{}>; rel=\"next\"", wanted.behind(*last))),
-        _ => {}
+    }
+    if has_more
+        && !wanted.page.is_some_and(|number| wanted.reaches(number + 1))
+        && let Some(last) = page.last()
+    {
+        links.push(format!("<{path}?{}>; rel=\"next\"", wanted.behind(*last)));
     }
     let all = move |store: &Store| Box::new(records(store, page.clone().into_iter().map(Ok))) as read::Selection;
     let mut response = read::selected(store, all, fields)?;

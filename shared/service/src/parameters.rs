@@ -132,11 +132,11 @@ impl Wanted {
         };
         if let Some(page) = given.take("_page")? {
             let page = read_number("_page", &page, usize::MAX)?;
-            let limit = *wanted.limit.get_or_insert(NUMBERED_RECORDS);
+            wanted.limit.get_or_insert(NUMBERED_RECORDS);
             if wanted.after.is_some() {
                 return Err(wrong("`_page` and `after` are two places; send one of them."));
             }
-            if (page - 1).saturating_mul(limit) > SKIPPED {
+            if !wanted.reaches(page) {
                 let way = "follow the `next` link of `limit` and `after`";
                 return Err(wrong(format!("Numbered pages end behind {SKIPPED} records; to go further, {way}.")));
             }
@@ -164,7 +164,16 @@ impl Wanted {
 
     /// Returns the number of records before a numbered page.
     pub(crate) fn skipped(&self) -> usize {
-        self.page.map_or(0, |page| (page - 1) * self.limit.unwrap_or_default())
+        self.page.map_or(0, |page| self.before(page))
+    }
+
+    fn before(&self, page: usize) -> usize {
+        (page - 1).saturating_mul(self.limit.unwrap_or_default())
+    }
+
+    /// Returns whether a page can be read by its number.
+    pub(crate) fn reaches(&self, page: usize) -> bool {
+        self.before(page) <= SKIPPED
     }
 
     /// Returns the query of the page behind record `after`.

@@ -130,6 +130,13 @@ fn numbered_pages_are_those_of_json_server() {
     assert_eq!((ids(&last), link(&last, "next")), ((21..=25).collect(), None));
     assert_eq!(ids(&app.get("/api/posts?_page=1")).len(), 10);
     assert_eq!(ids(&app.get("/api/posts?_page=9&_per_page=20")).len(), 0);
+    // Where numbers end, the link goes on without them, and none leads to a refusal.
+    let many = App::spawn(sample::posts(), (1..=11_005).map(post));
+    let page = many.get("/api/posts?_page=11&_limit=1000");
+    assert_eq!((ids(&page).first(), link(&page, "last")), (Some(&10_001), None));
+    let next = link(&page, "next").unwrap();
+    assert!(next.contains("after=") && !next.contains("_page"), "{next}");
+    assert_eq!(ids(&many.get(&next)), (11_001..=11_005).collect::<Vec<_>>());
     let answer = app.get("/api/posts?_page=1002&_per_page=10");
     assert!(answer.status == 400 && answer.body.contains("`after`"), "{}", answer.body);
 }
@@ -170,8 +177,8 @@ fn a_parameter_that_means_nothing_is_refused_by_name() {
     }
     for (path, expected) in [
         (
-            "/api/posts?limt=10",
-            "`limt` here; there are limit, after, count, sort, fields, id, ids, thread, user, _limit",
+            "/api/posts?limits=10",
+            "`limits` here; there are limit, after, count, sort, fields, id, ids, thread, user, _limit",
         ),
         ("/api/posts/in-thread/2?ids=1", "`ids` here; there are limit, after"),
         ("/api/posts/1?limit=1", "`limit` here; there are fields."),
