@@ -12,6 +12,7 @@ use store::{InOrder, Order, Store, StoreError, Stored};
 use warp::http::header::{HeaderName, HeaderValue, LINK};
 
 use crate::parameters::Wanted;
+use crate::problem::Problem;
 use crate::read;
 use crate::reply::Answer;
 
@@ -21,6 +22,12 @@ const TOTAL: HeaderName = HeaderName::from_static("x-total-count");
 /// The steps after which an id is far away: about as many as a look into the index takes.
 const FAR: usize = 64;
 
+/// The most records of a list that are counted one by one.
+const COUNTED: usize = 100_000;
+
+/// The lowest and the highest id of a part, if there are any.
+type Range = (Option<u64>, Option<u64>);
+
 /// Answers with the `wanted` part of the list at `path`: that under `term` of an index, or of all records.
 pub(crate) fn part(store: &Store, path: &str, term: Option<(Index, Term)>, wanted: Wanted) -> Answer {
     let fields = wanted.fields.clone();
@@ -29,10 +36,10 @@ pub(crate) fn part(store: &Store, path: &str, term: Option<(Index, Term)>, wante
         return read::selected(store, move |store| Box::new(named(store, names.clone())), fields);
     }
     let filters: Vec<(Index, Term)> = term.into_iter().chain(wanted.filters.iter().cloned()).collect();
-    let (skipped, order, after) = (wanted.skipped(), wanted.order, wanted.after);
+    let (skipped, order, after, range) = (wanted.skipped(), wanted.order, wanted.after, wanted.range);
     let Some(limit) = wanted.limit else {
-        let total = wanted.count.then(|| count(store, &filters)).transpose()?;
-        let all = move |store: &Store| match ids(store, &filters, order, after) {
+        let total = count(store, &filters, &wanted)?;
+        let all = move |store: &Store| match ids_within(store, &filters, order, after, range) {
             Ok(ids) => Box::new(records(store, ids)) as read::Selection,
             Err(error) => Box::new(std::iter::once(Err(error))),
         };
@@ -41,15 +48,17 @@ pub(crate) fn part(store: &Store, path: &str, term: Option<(Index, Term)>, wante
         return Ok(response);
     };
     let (mut page, total) = store.read_whole(|| {
-        let page: Vec<Id> =
-            ids(store, &filters, order, after)?.skip(skipped).take(limit + 1).collect::<Result<_, _>>()?;
-        Ok::<_, StoreError>((page, wanted.count.then(|| count(store, &filters)).transpose()?))
+        let page: Vec<Id> = ids_within(store, &filters, order, after, range)?
+            .skip(skipped)
+            .take(limit + 1)
+            .collect::<Result<_, _>>()?;
+        Ok::<_, Problem>((page, count(store, &filters, &wanted)?))
     })?;
     let has_more = page.len() > limit;
     page.truncate(limit);
     let mut links = vec![format!("<{path}?{}>; rel=\"first\"", wanted.first())];
     if let Some(number) = wanted.page {
-        let last = total.unwrap_or_default().div_ceil(limit as u64).max(1);
+        let last = total.map_or(u64::MAX, |total| total.div_ceil(limit as u64).max(1));
         let last = usize::try_from(last).unwrap_or(usize::MAX);
         for (to, number, is_there) in
             [("prev", number - 1, number > 1), ("next", number + 1, has_more), ("last", last, true)]
@@ -111,13 +120,53 @@ fn ids(store: &Store, filters: &[(Index, Term)], order: Order, after: Option<Id>
     }
 }
 
-/// Counts the records that all `filters` list.
-fn count(store: &Store, filters: &[(Index, Term)]) -> Result<u64, StoreError> {
-    if filters.is_empty() {
-        return Ok(store.counted()?.count);
+/// Finds the ids from the lowest to the highest of `range` that all `filters` list.
+fn ids_within(
+    store: &Store,
+    filters: &[(Index, Term)],
+    order: Order,
+    after: Option<Id>,
+    (lowest, highest): Range,
+) -> Result<InOrder, StoreError> {
+    // The place before the range is one behind which a list begins, or none if that is the list's own beginning.
+    let before = match order {
+        Order::Ascending => lowest.and_then(|id| Id::try_from(id - 1).ok()),
+        Order::Descending => highest.and_then(|id| Id::try_from(id + 1).ok()),
+    };
+    let after = match (after, before) {
+        (Some(after), Some(before)) if order.puts_before(after, before) => Some(before),
+        (after, before) => after.or(before),
+    };
+    let ids = ids(store, filters, order, after)?;
+    Ok(match (order, lowest, highest) {
+        (Order::Ascending, _, Some(end)) => {
+            Box::new(ids.take_while(move |id| id.as_ref().map_or(true, |id| id.get() <= end)))
+        }
+        (Order::Descending, Some(end), _) => {
+            Box::new(ids.take_while(move |id| id.as_ref().map_or(true, |id| id.get() >= end)))
+        }
+        _ => ids,
+    })
+}
+
+/// Counts the records of a list, if that is wanted. A long list is counted only where the database has a counter.
+fn count(store: &Store, filters: &[(Index, Term)], wanted: &Wanted) -> Result<Option<u64>, Problem> {
+    if !wanted.count {
+        return Ok(None);
     }
-    let mut ids = ids(store, filters, Order::Ascending, None)?;
-    ids.try_fold(0, |count, id| id.map(|_| count + 1))
+    if filters.is_empty() && wanted.range == (None, None) {
+        return Ok(Some(store.counted()?.count));
+    }
+    let ids = ids_within(store, filters, Order::Ascending, None, wanted.range)?;
+    let count = ids.take(COUNTED + 1).try_fold(0, |count, id| id.map(|_| count + 1))?;
+    if count <= COUNTED {
+        Ok(Some(count as u64))
+    } else if wanted.page.is_some() {
+        Ok(None)
+    } else {
+        let most = format!("More than {COUNTED} records match, and no further ones are counted; narrow the list.");
+        Err(Problem::Parameter(most))
+    }
 }
 
 /// The ids of one filter.

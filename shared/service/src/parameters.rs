@@ -29,6 +29,9 @@ const SHOWN: usize = 64;
 const OF_LISTS: [&str; 10] =
     ["limit", "after", "count", "sort", "fields", "_limit", "_page", "_per_page", "_sort", "_order"];
 
+/// The bounds of a range of ids, as in json-server, where ids are integers.
+const BOUNDS: [&str; 4] = ["id_gte", "id_gt", "id_lte", "id_lt"];
+
 /// The beginning of each `after`. Another version of this program may have others.
 const CURSOR: &str = "c1-";
 
@@ -92,6 +95,8 @@ pub(crate) struct Wanted {
     pub(crate) order: Order,
     pub(crate) after: Option<Id>,
     pub(crate) limit: Option<usize>,
+    /// The lowest and the highest id, if the list has bounds.
+    pub(crate) range: (Option<u64>, Option<u64>),
     /// The number of the page, from 1.
     pub(crate) page: Option<usize>,
     /// Whether the answer says how many records there are in all.
@@ -125,6 +130,9 @@ impl Wanted {
         wanted.limit = limit.map(|limit| read_number("limit", &limit, PAGE_RECORDS)).transpose()?;
         wanted.after = given.take("after")?.map(|after| read_cursor(&after)).transpose()?;
         wanted.order = read_order(&mut given)?;
+        if !collection.has_text_ids() {
+            wanted.range = read_range(&mut given)?;
+        }
         wanted.count = match given.take("count")?.as_deref() {
             None | Some("false") => false,
             Some("true") => true,
@@ -204,8 +212,9 @@ impl Wanted {
 fn names(collection: Collection, of_all: bool) -> Vec<&'static str> {
     let (ours, of_json_server) = OF_LISTS.split_at(5);
     let batch: &[&str] = if of_all { &["id", "ids"] } else { &[] };
+    let bounds: &[&str] = if collection.has_text_ids() { &[] } else { &BOUNDS };
     let fields = collection.indexes().iter().map(|index| &*index.field);
-    ours.iter().chain(batch).copied().chain(fields).chain(of_json_server.iter().copied()).collect()
+    ours.iter().chain(batch).chain(bounds).copied().chain(fields).chain(of_json_server.iter().copied()).collect()
 }
 
 /// Reads `fields`, of a list or a record.
@@ -238,6 +247,21 @@ fn read_batch(collection: Collection, given: &mut Parameters) -> Result<Option<V
     };
     let names = ids.into_iter().map(name).collect::<Result<Vec<_>, _>>()?;
     Ok((!names.is_empty()).then_some(names))
+}
+
+/// Reads the bounds of a range of ids.
+fn read_range(given: &mut Parameters) -> Result<(Option<u64>, Option<u64>), Problem> {
+    let mut bound = |name: &str| -> Result<Option<u64>, Problem> {
+        let Some(value) = given.take(name)? else { return Ok(None) };
+        value.parse().map(|id: Id| Some(id.get())).map_err(|_| not_an_id(name, &value))
+    };
+    let [least, above, most, below] = [bound(BOUNDS[0])?, bound(BOUNDS[1])?, bound(BOUNDS[2])?, bound(BOUNDS[3])?];
+    let (above, below) = (above.map(|id| id + 1), below.map(|id| id - 1));
+    let highest = match (most, below) {
+        (Some(most), Some(below)) => Some(most.min(below)),
+        (most, below) => most.or(below),
+    };
+    Ok((least.max(above), highest))
 }
 
 fn read_term(collection: Collection, index: &IndexDeclaration, value: &str) -> Result<Term, Problem> {

@@ -46,13 +46,17 @@ fn pages_of_each_filter_and_order_are_those_of_a_plain_list() {
         }
         ids
     };
-    let filters: [(&str, &dyn Fn(u64) -> bool); 6] = [
+    let filters: [(&str, &dyn Fn(u64) -> bool); 10] = [
         ("/api/posts?", &|_| true),
         ("/api/posts?thread=2&", &|number| number % 3 == 1),
         ("/api/posts?user=3&thread=2&", &|number| number % 3 == 1 && number % 5 == 2),
         ("/api/posts/in-thread/2?user=3&", &|number| number % 3 == 1 && number % 5 == 2),
         ("/api/posts/by-user/5?", &|number| number % 5 == 4),
         ("/api/posts?user=9&", &|_| false),
+        ("/api/posts?id_gte=33&id_lte=320&", &|number| (33..=320).contains(&number)),
+        ("/api/posts?id_gt=33&id_lt=320&id_gte=40&thread=2&", &|number| number % 3 == 1 && (40..320).contains(&number)),
+        ("/api/posts/in-thread/2?id_lte=9223372036854775807&id_gt=1&", &|number| number % 3 == 1 && number > 1),
+        ("/api/posts?id_lt=1&", &|_| false),
     ];
     for (path, matches) in filters {
         for (order, descending) in [("", false), ("sort=-id&", true), ("_sort=id&_order=DESC&", true)] {
@@ -142,6 +146,22 @@ fn numbered_pages_are_those_of_json_server() {
 }
 
 #[test]
+fn a_list_is_counted_where_there_is_a_counter_or_as_far_as_it_is_short() {
+    let post = |number: u64| format!(r#"{{"id":{number},"thread":1,"text":"t","user":1}}"#);
+    let app = App::spawn(sample::posts(), (1..=100_001).map(post));
+    let total = |path: &str| app.get(path).header("x-total-count").to_owned();
+    assert_eq!(total("/api/posts?count=true&limit=1"), "100001");
+    assert_eq!(total("/api/posts?count=true&limit=1&thread=1&id_gt=1"), "100000");
+    for path in ["/api/posts?count=true&limit=1&thread=1", "/api/posts?count=true&id_gte=1"] {
+        let answer = app.get(path);
+        assert!(answer.status == 400 && answer.body.contains("More than 100000 records match"), "{}", answer.body);
+    }
+    let page = app.get("/api/posts/in-thread/1?_page=2&_limit=5");
+    assert_eq!((ids(&page), page.header("x-total-count")), ((6..=10).collect(), ""));
+    assert!(link(&page, "next").is_some() && link(&page, "last").is_none(), "{}", page.header("link"));
+}
+
+#[test]
 fn records_are_read_by_their_ids_in_the_order_asked_for() {
     let app = App::spawn(sample::posts(), (1..=25).map(post));
     assert_eq!(ids(&app.get("/api/posts?ids=7,3,99,25")), [7, 3, 25]);
@@ -176,10 +196,8 @@ fn a_parameter_that_means_nothing_is_refused_by_name() {
         assert_eq!(app.get(path).status, 200);
     }
     for (path, expected) in [
-        (
-            "/api/posts?limits=10",
-            "`limits` here; there are limit, after, count, sort, fields, id, ids, thread, user, _limit",
-        ),
+        ("/api/posts?limits=1", "`limits` here; there are limit, after, count, sort, fields, id, ids, id_gte"),
+        ("/api/posts?id_gt=0", "`id_gt` is an integer from 1"),
         ("/api/posts/in-thread/2?ids=1", "`ids` here; there are limit, after"),
         ("/api/posts/1?limit=1", "`limit` here; there are fields."),
         ("/api/posts/1?x", "`x` here"),
