@@ -151,7 +151,7 @@ impl Wanted {
             (wanted.page, wanted.count) = (Some(page), true);
         }
         for index in collection.indexes().iter().filter(|index| !OF_LISTS.contains(&&*index.field)) {
-            for value in given.take_all(&index.field) {
+            if let Some(value) = given.take(&index.field)? {
                 wanted.filters.push((index.number, read_term(collection, index, &value)?));
             }
         }
@@ -221,7 +221,10 @@ fn names(collection: Collection, of_all: bool) -> Vec<&'static str> {
 pub(crate) fn read_fields(collection: Collection, given: &mut Parameters) -> Result<Option<Vec<String>>, Problem> {
     let Some(fields) = given.take("fields")? else { return Ok(None) };
     let fields: Vec<String> = fields.split(',').map(str::to_owned).collect();
-    for field in &fields {
+    for (nth, field) in fields.iter().enumerate() {
+        if fields[..nth].contains(field) {
+            return Err(wrong(format!("`{}` stands twice in `fields`.", shorten(field))));
+        }
         if field != "id" && collection.declaration().field(field).is_none() {
             let declared: Vec<&str> = collection.declaration().fields.iter().map(|field| &*field.name).collect();
             let field = shorten(field);

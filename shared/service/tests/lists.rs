@@ -223,6 +223,8 @@ fn a_parameter_that_means_nothing_is_refused_by_name() {
         ("/api/posts?thread=a", "`thread` is an integer from 1"),
         ("/api/posts?text=t1", "No index lists records by `text`"),
         ("/api/posts?fields=id,txt", "There is no field `txt`; there are id, thread, text, user."),
+        ("/api/posts?fields=id,text,id", "`id` stands twice in `fields`"),
+        ("/api/posts?thread=1&thread=2", "`thread` stands twice"),
         ("/api/posts?ids=1,x", "`id` is an integer from 1"),
         ("/api/posts?ids=1&limit=1", "does not go with ids"),
         ("/api/posts?limit=%FF", "not percent-encoded UTF-8"),
