@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use pulldown_cmark::{CodeBlockKind, Event, Parser, Tag, TagEnd};
 use world::repository::Repository;
-use world::{free_port, program, root, text};
+use world::{free_port, get, program, root, split, start_entrance, start_service, text, tool};
 
 /// The documents of which each command block is run, in order, in a copy of the repository.
 const RUN: [&str; 5] =
@@ -457,4 +458,30 @@ fn base_images_are_named_by_their_full_version_and_rust_is_that_of_the_toolchain
             assert!(toolchain.contains(&format!("channel = \"{version}\"")), "{image} is another Rust");
         }
     }
+}
+
+/// The client of docs/api.md, which asks three services for one page.
+#[test]
+fn a_page_from_three_services_is_as_documented() {
+    let document = Document::read("docs/api.md");
+    let client = document.blocks.iter().find(|block| block.language == "python").expect("a client is there");
+    let folder = tempfile::tempdir().unwrap();
+    split(&world::sample(), folder.path());
+    let services = ["users", "threads", "posts"].map(|name| start_service(name, &folder.path().join(name)));
+    let Some((_entrance, address)) = start_entrance(services[0].1, services[1].1, services[2].1) else { return };
+    let Some(python) = tool("python3", "the client of docs/api.md") else { return };
+    let begin = Instant::now();
+    let output = Command::new(python).args(["-c", &client.text]).env("ENTRANCE", format!("http://{address}")).output();
+    let (output, took) = (output.unwrap(), begin.elapsed());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let page = text(&output.stdout);
+    println!("{took:?} with Python's own start:\n{page}");
+    let get = |path: &str| -> serde_json::Value { serde_json::from_str(&get(address, path).2).unwrap() };
+    let (thread, posts) = (get("/api/threads/1"), get("/api/posts/in-thread/1"));
+    let name = |id: &serde_json::Value| get(&format!("/api/users/{id}"))["username"].as_str().unwrap().to_owned();
+    let mut expected = format!("{}, begun by {}\n", thread["title"].as_str().unwrap(), name(&thread["createdBy"]));
+    for post in posts.as_array().unwrap() {
+        expected += &format!("{}: {}\n", name(&post["user"]), post["text"].as_str().unwrap());
+    }
+    assert_eq!(page, expected);
 }
