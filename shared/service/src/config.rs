@@ -11,6 +11,7 @@ use record::declaration::Declaration;
 use record::model::Collection;
 use store::{Durability, OnDamage};
 
+use crate::cors::Origin;
 use crate::memory;
 use crate::routes::Own;
 
@@ -69,6 +70,10 @@ pub(crate) struct Config {
     /// the machine's memory, at most 48
     #[arg(long, value_name = "MIB", env = "CACHE", default_value_t = memory::share(), value_parser = value_parser!(u64).range(..=1 << 20))]
     pub(crate) cache: u64,
+
+    /// Let pages of this origin use the API, such as https://forum.example; * lets all. May be given several times
+    #[arg(long, value_name = "ORIGIN", env = "ALLOW_ORIGIN", value_delimiter = ',')]
+    pub(crate) allow_origin: Vec<Origin>,
 
     /// Run without the sandbox, in which the service opens only its folder and connects nowhere
     #[arg(long, env = "NO_SANDBOX", value_parser = FalseyValueParser::new())]

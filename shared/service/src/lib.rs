@@ -35,6 +35,7 @@ pub mod check;
 pub mod condition;
 mod config;
 pub mod connection;
+pub mod cors;
 pub mod health;
 pub mod logging;
 mod memory;

@@ -196,7 +196,8 @@ impl Outside {
                 error = making.open_counter(counter.as_ref(), &state) => End::Failed(error),
             }
         };
-        let end = serve::serve(listener, routes(&state, own, config.cache << 20), Workers::start(threads)?, end).await;
+        let routes = routes(&state, own, config.cache << 20).allow(&config.allow_origin);
+        let end = serve::serve(listener, routes, Workers::start(threads)?, end).await;
         state.operator.end();
         making.end().await?;
         if let Some(counter) = counter {

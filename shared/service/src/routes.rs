@@ -37,6 +37,7 @@ use warp::reply::Response;
 use warp::{Filter, Rejection};
 
 use crate::answer_cache::AnswerCache;
+use crate::cors::{Cors, Origin};
 use crate::health::Health;
 use crate::parameters::{Parameters, Wanted};
 use crate::problem::{Problem, READS};
@@ -50,6 +51,16 @@ pub struct Routes {
     pub(crate) filter: BoxedFilter<(Response,)>,
     /// The answers that are repeated without these routes.
     pub(crate) cache: AnswerCache,
+    /// The origins whose pages may read the answers.
+    pub(crate) cors: Option<Cors>,
+}
+
+impl Routes {
+    /// Lets pages of these origins use the API.
+    #[must_use]
+    pub fn allow(self, origins: &[Origin]) -> Self {
+        Self { cors: Cors::new(origins), ..self }
+    }
 }
 
 /// A service's own routes below `/api/{collection}/`. They reject every other path.
@@ -77,7 +88,7 @@ pub fn routes(state: &State, own: Option<Own>, cache: u64) -> Routes {
         }
         response
     };
-    Routes { filter: warp::method().and(answers).map(respond).boxed(), cache }
+    Routes { filter: warp::method().and(answers).map(respond).boxed(), cache, cors: None }
 }
 
 /// Answers every path but `/live` with 503 while indexes are being built.

@@ -171,16 +171,20 @@ fn answer_requests(
     Error = Infallible,
     Future: Send,
 > {
-    let Routes { filter, cache } = routes;
+    let Routes { filter, cache, cors } = routes;
     let filter = TowerToHyperService::new(warp::service(filter));
     let client: Arc<str> = client.to_string().into();
     service_fn(move |request: hyper::Request<Incoming>| {
         let begin = Instant::now();
         let busy = guard.begin(&request);
         let host = connection::check_host(&request);
+        let permission = cors.as_ref().map(|cors| cors.decide(request.method(), request.headers()));
         if host.is_ok()
-            && let Some(response) = cache.find(&request)
+            && let Some(mut response) = cache.find(&request)
         {
+            if let Some(permission) = permission {
+                permission.add_to(response.headers_mut());
+            }
             log_request(request.method(), request.uri(), request.headers().get(REQUEST_ID), &client, begin, &response);
             return Either::Left(ready(Ok(response.map(http_body_util::Either::Left))));
         }
@@ -195,7 +199,10 @@ fn answer_requests(
                 Err(problem) => problem.into_response(&method),
             };
             cache.keep(&uri, &mut response);
-            let response = busy.limit_list(response);
+            let mut response = busy.limit_list(response);
+            if let Some(permission) = permission {
+                permission.add_to(response.headers_mut());
+            }
             log_request(&method, &uri, id.as_ref(), &client, begin, &response);
             Ok(response.map(http_body_util::Either::Right))
         })

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 use std::fs::{self, OpenOptions};
-use std::io::Write;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -288,4 +288,66 @@ fn a_running_service_cannot_leave_its_folder() {
     }
     let (posts, _) = start(service("posts", &folder).env("NO_SANDBOX", "0"));
     assert!(!posts.log().contains("without a sandbox"));
+}
+
+#[test]
+fn only_pages_of_named_origins_may_read_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    split(&sample(), folder.path());
+    let data = folder.path().join("posts");
+    let ask = |address: SocketAddr, request: &str, fields: &str| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let end = "host: a\r\nconnection: close\r\n\r\n";
+        stream.write_all(format!("{request} HTTP/1.1\r\n{fields}{end}").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let allows = |answer: &str| {
+        let line = answer.lines().find_map(|line| line.strip_prefix("access-control-allow-origin: "));
+        line.map(ToOwned::to_owned)
+    };
+    let (forum, other) = ("https://forum.example", "https://forum.example.evil");
+    let from = |origin: &str| format!("origin: {origin}\r\n");
+    let before = "access-control-request-method: POST\r\n";
+    {
+        let (_posts, address) = start(&mut service("posts", &data));
+        let answer = ask(address, "GET /api/posts/1", &from(forum));
+        assert!(!answer.contains("access-control") && !answer.contains("vary"), "{answer}");
+    }
+    {
+        let (_posts, address) =
+            start(service("posts", &data).args(["--allow-origin", forum, "--allow-origin", "http://localhost:5173"]));
+        // The second time from memory; a 304, an error, a list, and one that is sent in no piece.
+        for request in
+            ["GET /api/posts/1", "GET /api/posts/1", "GET /api/posts/99", "GET /api/posts", "HEAD /api/posts"]
+        {
+            let answer = ask(address, request, &from(forum));
+            assert_eq!(allows(&answer).as_deref(), Some(forum), "{request}: {answer}");
+            assert!(answer.contains("access-control-expose-headers: allow, etag, link,"), "{answer}");
+            for fields in [from(other), from("null"), String::new()] {
+                let answer = ask(address, request, &fields);
+                assert!(!answer.contains("access-control"), "{fields}: {answer}");
+                // A cache between must not give one page's answer to another.
+                assert!(answer.contains("vary: origin"), "{answer}");
+            }
+        }
+        let answer = ask(address, "OPTIONS /api/posts", &(from("http://localhost:5173") + before));
+        assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
+        for line in [
+            "access-control-allow-origin: http://localhost:5173",
+            "access-control-allow-methods: GET, HEAD, POST",
+            "access-control-allow-headers: authorization, content-type, idempotency-key, if-match, if-none-match",
+            "access-control-max-age: 600",
+        ] {
+            assert!(answer.lines().any(|found| found == line), "{line}: {answer}");
+        }
+        assert!(!ask(address, "OPTIONS /api/posts", &(from(other) + before)).contains("access-control"));
+    }
+    let (_posts, address) = start(service("posts", &data).env("ALLOW_ORIGIN", "*"));
+    let answer = ask(address, "GET /api/posts/1", &from(other));
+    assert!(allows(&answer).as_deref() == Some("*") && !answer.contains("vary"), "{answer}");
+    let refused = service("posts", &data).args(["--allow-origin", "https://forum.example/"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused.stderr).contains("without a path"), "{}", text(&refused.stderr));
 }
