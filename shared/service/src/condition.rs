@@ -4,15 +4,33 @@ use headers::{ETag, HeaderMapExt, IfMatch, IfNoneMatch};
 use record::record_set::RecordSet;
 use warp::http::header::HeaderMap;
 
-/// Returns the entity tag of a record or of a short list: the highest revision in it and a checksum. A revision is unique among the record's states in one
+/// Returns a record's entity tag: its revision and a checksum. A revision is unique among the record's states in one
 /// database, but a new split counts from 1 again. Replicas of the same slice have the same tags.
 pub fn entity_tag(revision: u64, json: &[u8]) -> ETag {
     format!("\"{revision}-{:08x}\"", crc32fast::hash(json)).parse().expect("digits make a tag")
 }
 
-/// Returns the tag of the list of all `records`. It is weak: the list is sent while it is read.
-pub(crate) fn list_tag(records: &RecordSet) -> ETag {
-    format!("W/\"{}-{:032x}\"", records.count, records.digest()).parse().expect("digits make a tag")
+/// Returns the tag of the list of all `records` at `revision`. It is weak: the list is sent while it is read, and may be
+/// newer than its tag. No revision comes again, so that such a tag never becomes current.
+pub(crate) fn list_tag(revision: u64, records: &RecordSet) -> ETag {
+    format!("W/\"{revision}-{:032x}\"", records.digest()).parse().expect("digits make a tag")
+}
+
+/// The revisions of records one after the other, as one number. Within a database they tell lists apart, and unlike a
+/// checksum of the text, who writes a record can't choose them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Revisions(u64);
+
+impl Revisions {
+    pub(crate) fn add(&mut self, revision: u64) {
+        // FxHash's step: quick, and it depends on the order.
+        self.0 = (self.0.rotate_left(5) ^ revision).wrapping_mul(0x517C_C1B7_2722_0A95);
+    }
+
+    /// Returns the tag of a list that is sent as `json`.
+    pub(crate) fn tag(self, json: &[u8]) -> ETag {
+        format!("\"{:x}-{:08x}\"", self.0, crc32fast::hash(json)).parse().expect("digits make a tag")
+    }
 }
 
 /// The condition under which a request is carried out. A malformed tag matches no record.

@@ -3,11 +3,14 @@
 //! The ids are found first, by an index or in the order of ids, and then the records are read as they are sent. So the
 //! work follows from what is answered, never from what the collection holds.
 
+use std::cell::RefCell;
 use std::iter::Peekable;
 
+use percent_encoding::{CONTROLS, utf8_percent_encode};
 use record::edit::RecordName;
 use record::id::Id;
-use record::model::{Index, Term};
+use record::json::members;
+use record::model::{Collection, Index, Term, term_of};
 use store::{InOrder, Order, Store, StoreError, Stored};
 use warp::http::header::{HeaderName, HeaderValue, LINK};
 
@@ -25,6 +28,12 @@ const FAR: usize = 64;
 /// The most records of a list that are counted one by one.
 const COUNTED: usize = 100_000;
 
+/// The most records of the shortest of several lists, if what they have in common is searched.
+const SEARCHED: usize = 20_000;
+
+/// The longest links, in bytes. Load balancers have room for some 16 KiB of headers.
+const LINKS: usize = 8 << 10;
+
 /// The lowest and the highest id of a part, if there are any.
 type Range = (Option<u64>, Option<u64>);
 
@@ -36,26 +45,50 @@ pub(crate) fn part(store: &Store, path: &str, term: Option<(Index, Term)>, wante
         return read::selected(store, move |store| Box::new(named(store, names.clone())), fields);
     }
     let filters: Vec<(Index, Term)> = term.into_iter().chain(wanted.filters.iter().cloned()).collect();
-    let (skipped, order, after, range) = (wanted.skipped(), wanted.order, wanted.after, wanted.range);
+    refuse_long_search(store, &filters)?;
     let Some(limit) = wanted.limit else {
         let total = count(store, &filters, &wanted)?;
-        let all = move |store: &Store| match ids_within(store, &filters, order, after, range) {
-            Ok(ids) => Box::new(records(store, ids)) as read::Selection,
+        let all = |store: &Store| match ids_within(store, &filters, wanted.order, wanted.after, wanted.range) {
+            Ok(ids) => Box::new(records(store, ids, filters.clone())) as read::Selection,
             Err(error) => Box::new(std::iter::once(Err(error))),
         };
         let mut response = read::selected(store, all, fields)?;
         total.map(|total| response.headers_mut().insert(TOTAL, total.into()));
         return Ok(response);
     };
-    let (mut page, total) = store.read_whole(|| {
-        let page: Vec<Id> = ids_within(store, &filters, order, after, range)?
-            .skip(skipped)
-            .take(limit + 1)
-            .collect::<Result<_, _>>()?;
-        Ok::<_, Problem>((page, count(store, &filters, &wanted)?))
-    })?;
-    let has_more = page.len() > limit;
-    page.truncate(limit);
+    // Ids, number and records are read at once, so that they fit each other beside an update from a newer file.
+    let found = RefCell::new(Ok((Vec::new(), None)));
+    let all = |store: &Store| {
+        let page = find_page(store, &filters, &wanted, limit);
+        let ids: Vec<Id> = page.as_ref().map_or(Vec::new(), |(ids, _)| ids.iter().take(limit).copied().collect());
+        *found.borrow_mut() = page;
+        Box::new(records(store, ids.into_iter().map(Ok), filters.clone())) as read::Selection
+    };
+    let mut response = read::selected(store, all, fields)?;
+    let (ids, total) = found.into_inner()?;
+    let headers = response.headers_mut();
+    total.map(|total| headers.insert(TOTAL, total.into()));
+    headers.insert(LINK, link(path, &wanted, limit, &ids, total)?);
+    Ok(response)
+}
+
+/// Finds the ids of a page and, if there are more, the one behind it; and the number of records on all pages.
+fn find_page(
+    store: &Store,
+    filters: &[(Index, Term)],
+    wanted: &Wanted,
+    limit: usize,
+) -> Result<(Vec<Id>, Option<u64>), Problem> {
+    let ids = ids_within(store, filters, wanted.order, wanted.after, wanted.range)?;
+    let page = ids.skip(wanted.skipped()).take(limit + 1).collect::<Result<_, _>>()?;
+    Ok((page, count(store, filters, wanted)?))
+}
+
+/// Makes the links from the page with these `ids` to others.
+fn link(path: &str, wanted: &Wanted, limit: usize, ids: &[Id], total: Option<u64>) -> Result<HeaderValue, Problem> {
+    // A path may have come with bytes above ASCII.
+    let path = utf8_percent_encode(path, CONTROLS);
+    let has_more = ids.len() > limit;
     let mut links = vec![format!("<{path}?{}>; rel=\"first\"", wanted.first())];
     if let Some(number) = wanted.page {
         let last = total.map_or(u64::MAX, |total| total.div_ceil(limit as u64).max(1));
@@ -70,16 +103,30 @@ pub(crate) fn part(store: &Store, path: &str, term: Option<(Index, Term)>, wante
     }
     if has_more
         && !wanted.page.is_some_and(|number| wanted.reaches(number + 1))
-        && let Some(last) = page.last()
+        && let Some(last) = ids.get(limit - 1)
     {
         links.push(format!("<{path}?{}>; rel=\"next\"", wanted.behind(*last)));
     }
-    let all = move |store: &Store| Box::new(records(store, page.clone().into_iter().map(Ok))) as read::Selection;
-    let mut response = read::selected(store, all, fields)?;
-    let headers = response.headers_mut();
-    total.map(|total| headers.insert(TOTAL, total.into()));
-    headers.insert(LINK, HeaderValue::try_from(links.join(", ")).expect("a path and a query can be sent"));
-    Ok(response)
+    let links = links.join(", ");
+    if links.len() > LINKS {
+        return Err(Problem::Parameter("The query is too long for links to other pages; shorten it.".to_owned()));
+    }
+    Ok(HeaderValue::try_from(links).expect("a path and a query can be sent"))
+}
+
+/// Refuses a search for what several long lists have in common: it could go through all of them for nothing.
+fn refuse_long_search(store: &Store, filters: &[(Index, Term)]) -> Result<(), Problem> {
+    if filters.len() < 2 {
+        return Ok(());
+    }
+    for (index, term) in filters {
+        let mut ids = store.ids_behind(*index, term, Order::Ascending, None)?.take(SEARCHED + 1);
+        if ids.try_fold(0, |count, id| id.map(|_| count + 1))? <= SEARCHED {
+            return Ok(());
+        }
+    }
+    let least = format!("Each of these values is in more than {SEARCHED} records; ask for one that is in fewer.");
+    Err(Problem::Parameter(least))
 }
 
 /// Reads the records with these names that exist.
@@ -96,13 +143,30 @@ fn named(
     names.into_iter().filter_map(move |name| read(name).transpose())
 }
 
-/// Reads the records with these ids. A missing one was deleted after the ids were read.
-fn records<I>(store: &Store, ids: I) -> impl Iterator<Item = Result<Stored, StoreError>> + Send + Sync + use<I>
+/// Reads the records with these ids that `filters` still match: they may have been changed or deleted since.
+fn records<I>(
+    store: &Store,
+    ids: I,
+    filters: Vec<(Index, Term)>,
+) -> impl Iterator<Item = Result<Stored, StoreError>> + Send + Sync + use<I>
 where
     I: Iterator<Item = Result<Id, StoreError>> + Send + Sync,
 {
     let store = store.clone();
-    ids.filter_map(move |id| id.and_then(|id| store.get(id)).transpose())
+    let read = move |id| {
+        let stored = store.get(id)?;
+        Ok(stored.filter(|stored| filters.iter().all(|filter| has(store.collection(), stored, filter))))
+    };
+    ids.filter_map(move |id| id.and_then(&read).transpose())
+}
+
+/// Returns whether a record has the value of a filter.
+fn has(collection: Collection, stored: &Stored, (index, term): &(Index, Term)) -> bool {
+    let Some(declared) = collection.indexes().iter().find(|declared| declared.number == *index) else { return true };
+    let field = collection.declaration().field(&declared.field);
+    let json = str::from_utf8(stored.json()).unwrap_or_default();
+    let value = members(json).find(|(key, _)| *key == &*declared.field);
+    value.zip(field).is_some_and(|((_, value), field)| term_of(&field.shape, value).as_ref() == Some(term))
 }
 
 /// Finds the ids that all `filters` list.

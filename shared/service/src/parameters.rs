@@ -140,7 +140,10 @@ impl Wanted {
         };
         if let Some(page) = given.take("_page")? {
             let page = read_number("_page", &page, usize::MAX)?;
-            wanted.limit.get_or_insert(NUMBERED_RECORDS);
+            if wanted.limit.is_none() {
+                wanted.limit = Some(NUMBERED_RECORDS);
+                wanted.rest.push(("_limit".to_owned(), NUMBERED_RECORDS.to_string()));
+            }
             if wanted.after.is_some() {
                 return Err(wrong("`_page` and `after` are two places; send one of them."));
             }
@@ -167,7 +170,7 @@ impl Wanted {
 
     /// Returns whether nothing but the whole list is wanted.
     pub(crate) fn is_everything(&self) -> bool {
-        *self == Self::default()
+        *self == Self { rest: self.rest.clone(), ..Self::default() }
     }
 
     /// Returns the number of records before a numbered page.
@@ -213,7 +216,7 @@ fn names(collection: Collection, of_all: bool) -> Vec<&'static str> {
     let (ours, of_json_server) = OF_LISTS.split_at(5);
     let batch: &[&str] = if of_all { &["id", "ids"] } else { &[] };
     let bounds: &[&str] = if collection.has_text_ids() { &[] } else { &BOUNDS };
-    let fields = collection.indexes().iter().map(|index| &*index.field);
+    let fields = collection.indexes().iter().map(|index| &*index.field).filter(|field| !OF_LISTS.contains(field));
     ours.iter().chain(batch).chain(bounds).copied().chain(fields).chain(of_json_server.iter().copied()).collect()
 }
 
@@ -278,6 +281,9 @@ fn read_term(collection: Collection, index: &IndexDeclaration, value: &str) -> R
 fn read_order(given: &mut Parameters) -> Result<Order, Problem> {
     let sort = given.take_any(&["sort", "_sort"])?;
     let order = given.take("_order")?;
+    if sort.as_deref() == Some("-id") && order.is_some() {
+        return Err(wrong("`-id` has an order already; send it without `_order`."));
+    }
     let sorted = match sort.as_deref() {
         None | Some("id") => Order::Ascending,
         Some("-id") => Order::Descending,
@@ -295,8 +301,8 @@ fn read_order(given: &mut Parameters) -> Result<Order, Problem> {
 }
 
 fn read_number(name: &str, value: &str, most: usize) -> Result<usize, Problem> {
-    let is_plain = value.bytes().all(|byte| byte.is_ascii_digit());
-    let number = value.parse().ok().filter(|number| is_plain && (1..=most).contains(number));
+    // Neither a sign nor zeros in front.
+    let number = value.parse().ok().filter(|number: &usize| (1..=most).contains(number) && number.to_string() == value);
     let range = if most == usize::MAX { "from 1 on".to_owned() } else { format!("from 1 to {most}") };
     number.ok_or_else(|| wrong(format!("`{name}` is an integer {range}, not `{}`.", shorten(value))))
 }

@@ -14,7 +14,7 @@ use warp::http::{Method, StatusCode};
 use warp::reply::{Reply, Response};
 
 use crate::answer_cache::{AnswerCache, Cacheable};
-use crate::condition::{Condition, entity_tag, list_tag};
+use crate::condition::{Condition, Revisions, entity_tag, list_tag};
 use crate::problem::Problem;
 use crate::reply::{self, Answer};
 
@@ -24,7 +24,8 @@ const LIST_CHUNK: usize = 64 << 10;
 /// `GET /api/{collection}`, if that is a list
 pub(crate) fn all(store: &Store, cache: &AnswerCache) -> Answer {
     // Taken first: a list that is newer than its tag is only sent once too often.
-    let tag = list_tag(&store.counted()?);
+    let (revision, records) = store.state()?;
+    let tag = list_tag(revision, &records);
     let (all, first) = store.read_whole(|| {
         let mut all = All { store: store.clone(), cache: cache.clone(), next: Some(Id::FIRST) };
         let first = all.next().unwrap_or_else(|| Ok(Bytes::new()));
@@ -160,13 +161,14 @@ where
     let (mut list, first) = store.read_whole(|| {
         let stamps = stamp.map(|stamp| vec![stamp]);
         let fields = fields.clone();
-        let mut list = List { records: records(), begun: false, done: false, stamps, fields, newest: 0 };
+        let mut list =
+            List { records: records(), begun: false, done: false, stamps, fields, revisions: Revisions::default() };
         let first = list.next().unwrap_or_else(|| Ok(Bytes::new()));
         (list, first)
     });
     let first = first?;
     if list.done {
-        let tag = entity_tag(list.newest, &first);
+        let tag = list.revisions.tag(&first);
         let cacheable = list.stamps.map(|stamps| Cacheable { stamps, body: Bytes::copy_from_slice(&first) });
         let mut response = reply::json(Response::new(first.into()));
         response.headers_mut().typed_insert(tag);
@@ -187,7 +189,12 @@ where
             log::error!("a list was cut short: {error}");
         }
     });
-    let chunks = stream::once(async { Ok(first) }).chain(stream::iter(rest));
+    // A client that reads as fast as its list is read must not keep others waiting.
+    let rest = stream::iter(rest).then(|chunk| async {
+        tokio::task::yield_now().await;
+        chunk
+    });
+    let chunks = stream::once(async { Ok(first) }).chain(rest);
     reply::json(warp::reply::stream(chunks).into_response())
 }
 
@@ -240,8 +247,8 @@ struct List<I> {
     stamps: Option<Vec<Stamp>>,
     /// The fields to answer with; all, if none are named.
     fields: Option<Vec<String>>,
-    /// The highest revision in the list so far.
-    newest: u64,
+    /// The revisions in the list so far.
+    revisions: Revisions,
 }
 
 impl<I: Iterator<Item = Result<Stored, StoreError>>> Iterator for List<I> {
@@ -251,8 +258,9 @@ impl<I: Iterator<Item = Result<Stored, StoreError>>> Iterator for List<I> {
         if self.done {
             return None;
         }
-        let mut chunk = BytesMut::new();
-        while chunk.len() < LIST_CHUNK {
+        let (mut chunk, mut read) = (BytesMut::new(), 0);
+        // Counts what is read, not what is sent: of long records, a few fields may be wanted.
+        while read < LIST_CHUNK {
             let stored = match self.records.next() {
                 Some(Ok(stored)) => stored,
                 Some(Err(error)) => {
@@ -276,7 +284,8 @@ impl<I: Iterator<Item = Result<Stored, StoreError>>> Iterator for List<I> {
                 stamps.push(stored.stamp);
             }
             self.begun = true;
-            self.newest = self.newest.max(stored.revision);
+            self.revisions.add(stored.revision);
+            read += stored.json().len();
         }
         Some(Ok(chunk.freeze()))
     }

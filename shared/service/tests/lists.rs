@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use record::sample;
 use serde_json::Value;
@@ -141,6 +143,9 @@ fn numbered_pages_are_those_of_json_server() {
     let next = link(&page, "next").unwrap();
     assert!(next.contains("after=") && !next.contains("_page"), "{next}");
     assert_eq!(ids(&many.get(&next)), (11_001..=11_005).collect::<Vec<_>>());
+    // Ten records are the default, behind the numbers too.
+    let page = many.get("/api/posts?_page=1001");
+    assert_eq!(ids(&many.get(&link(&page, "next").unwrap())), (10_011..=10_020).collect::<Vec<_>>());
     let answer = app.get("/api/posts?_page=1002&_per_page=10");
     assert!(answer.status == 400 && answer.body.contains("`after`"), "{}", answer.body);
 }
@@ -156,6 +161,10 @@ fn a_list_is_counted_where_there_is_a_counter_or_as_far_as_it_is_short() {
         let answer = app.get(path);
         assert!(answer.status == 400 && answer.body.contains("More than 100000 records match"), "{}", answer.body);
     }
+    // Both lists are long: what they have in common may be nothing.
+    let answer = app.get("/api/posts?thread=1&user=1&limit=1");
+    assert!(answer.status == 400 && answer.body.contains("in more than 20000 records"), "{}", answer.body);
+    assert!(ids(&app.get("/api/posts?thread=1&user=2&limit=1")).is_empty());
     let page = app.get("/api/posts/in-thread/1?_page=2&_limit=5");
     assert_eq!((ids(&page), page.header("x-total-count")), ((6..=10).collect(), ""));
     assert!(link(&page, "next").is_some() && link(&page, "last").is_none(), "{}", page.header("link"));
@@ -219,6 +228,8 @@ fn a_parameter_that_means_nothing_is_refused_by_name() {
         ("/api/posts?_page=18446744073709551615", "Numbered pages end"),
         ("/api/posts?count=yes", "true or false"),
         ("/api/posts?sort=text", "No index has records in the order of `text`"),
+        ("/api/posts?limit=010", "from 1 to 1000"),
+        ("/api/posts?_sort=-id&_order=asc", "`-id` has an order already"),
         ("/api/posts?_order=up", "asc or desc"),
         ("/api/posts?thread=a", "`thread` is an integer from 1"),
         ("/api/posts?text=t1", "No index lists records by `text`"),
@@ -284,9 +295,50 @@ fn a_list_that_has_not_changed_is_not_sent_again_and_one_that_has_is() {
             let answer = ask(path, tag);
             assert!(answer.status == 200 && !answer.body.contains("changed"), "{path}: {}", answer.status);
         }
+        // A state that comes back has another tag: who read in between may have the other one.
+        let [before, ..] = tags();
+        for text in ["B", "t2"] {
+            assert_eq!(write("PATCH", "/api/posts/2", &format!(r#"{{"text":"{text}"}}"#)), 200);
+        }
+        assert_eq!(ask("/api/posts", &before).status, 200);
         // What others write does not touch a list that it is not in.
         let [_, in_thread, ..] = tags();
         assert_eq!(write("POST", "/api/posts", r#"{"thread":9,"text":"n","user":1}"#), 201);
         assert_eq!(ask("/api/posts/in-thread/2", &in_thread).status, 304);
+    }
+}
+
+#[test]
+fn a_filter_never_shows_a_record_that_has_another_value() {
+    let app = App::spawn_writable(sample::posts(), (1..=40).map(post));
+    let token = bearer(sample::posts());
+    let headers = [("authorization", &*token), ("content-type", "application/json")];
+    let is_done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for writer in 0..2 {
+            let (app, is_done) = (&app, &is_done);
+            scope.spawn(move || {
+                for user in (1..=5).cycle().take_while(|_| !is_done.load(Ordering::Relaxed)) {
+                    for id in (1 + writer..=40).step_by(2) {
+                        let body = format!(r#"{{"user":{user}}}"#);
+                        assert_eq!(app.send("PATCH", &format!("/api/posts/{id}"), &headers, &body).status, 200);
+                    }
+                }
+            });
+        }
+        for nth in 0..400 {
+            let path = ["/api/posts?user=2", "/api/posts?user=2&thread=1", "/api/posts?user=2&limit=30"][nth % 3];
+            let records: Vec<Value> = serde_json::from_str(&app.get(path).body).unwrap();
+            assert!(records.iter().all(|record| record["user"] == 2), "{path}: {records:?}");
+        }
+        is_done.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn links_are_short_enough_for_load_balancers() {
+    let app = App::spawn(sample::users(), [r#"{"id":1,"username":"a","name":null,"bio":null}"#]);
+    for (length, status) in [(1000, 200), (6000, 400)] {
+        assert_eq!(app.get(&format!("/api/users?limit=1&username={}", "'".repeat(length))).status, status, "{length}");
     }
 }

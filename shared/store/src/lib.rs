@@ -459,6 +459,11 @@ impl Store {
         Ok(self.counters()?.records)
     }
 
+    /// Returns the revision of the database, and the set of all its records at that revision.
+    pub fn state(&self) -> Result<(u64, RecordSet), StoreError> {
+        self.counters().map(|counters| (counters.revision, counters.records))
+    }
+
     /// Returns the revision of the database.
     pub fn revision(&self) -> Result<u64, StoreError> {
         Ok(self.counters()?.revision)
