@@ -296,3 +296,40 @@ impl Iterator for Common {
         self.find().transpose()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use record::model::Records;
+    use record::sample::{self, BY_USER, IN_THREAD};
+    use store::{Change, Writer};
+
+    use super::*;
+
+    /// An index lists ids a moment before the records are read.
+    #[test]
+    fn a_record_that_was_changed_after_it_was_listed_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(&dir.path().join("db"), sample::posts()).unwrap();
+        let mut posts = Records::new(sample::posts(), 0);
+        for (id, thread, user) in [(1, 7, 2), (2, 7, 3), (3, 8, 2), (4, 7, 2)] {
+            posts.push(&format!(r#"{{"id":{id},"thread":{thread},"text":"t","user":{user}}}"#), None).unwrap();
+        }
+        let mut writer = Writer::new(&store).unwrap();
+        let changes: Vec<Change> = posts.iter().map(|post| Change::Put(post, writer.next_revision())).collect();
+        writer.apply(&changes).unwrap();
+        let id = |id: u64| Id::try_from(id).unwrap();
+        let [in_thread_7, of_2] = [(IN_THREAD, Term::Id(id(7))), (BY_USER, Term::Id(id(2)))];
+        for (filters, expected) in [
+            (vec![], vec![1, 2, 3, 4]),
+            (vec![in_thread_7.clone()], vec![1, 2, 4]),
+            (vec![of_2.clone()], vec![1, 3, 4]),
+            (vec![in_thread_7, of_2], vec![1, 4]),
+        ] {
+            // Number 5 was deleted.
+            let found = records(&store, (1..=5).map(|number| Ok(id(number))), filters);
+            let found: Vec<String> =
+                found.map(|stored| String::from_utf8_lossy(stored.unwrap().json())[..7].to_owned()).collect();
+            assert_eq!(found, expected.iter().map(|id| format!("{{\"id\":{id}")).collect::<Vec<_>>());
+        }
+    }
+}
