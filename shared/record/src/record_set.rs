@@ -81,7 +81,6 @@ fn element(id: Id, id_from_position: bool, json: &[u8]) -> Sha256 {
     Sha256::new().chain_update(head).chain_update(json)
 }
 
-/// Writes the sum in hexadecimal, most significant digit first.
 impl RecordSet {
     /// Returns the lower half of the sum: for a short mark of a set, not for proofs.
     pub fn digest(&self) -> u128 {
@@ -89,6 +88,7 @@ impl RecordSet {
     }
 }
 
+/// Writes the sum in hexadecimal, most significant digit first.
 impl fmt::Display for RecordSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.sum.iter().rev().try_for_each(|limb| write!(f, "{limb:016x}"))
