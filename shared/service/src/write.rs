@@ -290,8 +290,8 @@ impl Target {
 
     /// `DELETE`
     fn delete(&self, now: &mut Transaction) -> Answer {
-        let (id, _) = self.find_there(now)?;
-        now.remove(id);
+        let (id, found) = self.find_there(now)?;
+        now.remove(id, found);
         Ok(StatusCode::NO_CONTENT.into_response())
     }
 }

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
-use std::{io, thread};
+use std::{io, mem, thread};
 
 use record::id::Id;
 use record::model::{Index, Term};
@@ -37,7 +37,7 @@ use self::journal::Journal;
 use self::pace::Pace;
 use crate::idempotency::Kept;
 use crate::layout::{Counters, Step};
-use crate::{Edit, Hold, KeptRecord, Snapshot, Store, StoreError, Writer};
+use crate::{Edit, Hold, KeptRecord, RecordChange, Snapshot, Store, StoreError, Writer};
 
 /// The number of bytes of records after which a group takes no more writes.
 const GROUP_BYTES: usize = 1 << 20;
@@ -118,6 +118,7 @@ impl Commit {
         let (jobs, waiting) = sync_channel(WAITING);
         let state = Arc::new(State::default());
         let writer = Writer::new(store)?;
+        store.shared.changes.begin_at(writer.counters().revision);
         let journal = Journal::new(store, durability, writer.counters())?;
         let kept = Kept::count(store)?;
         let mut committer = Committer {
@@ -362,15 +363,16 @@ impl Committer {
     }
 
     /// Commits a group; returns how long it waited for the disk.
-    fn commit(&mut self, group: &Group) -> Result<Duration, StoreError> {
+    fn commit(&mut self, group: &mut Group) -> Result<Duration, StoreError> {
         let mut step = Step::default();
         self.kept.step(&self.store, &group.kept, &mut step)?;
         group.step(&mut self.writer, &mut step)?;
         let begin = Instant::now();
-        self.journal.append(&self.store, &step)?;
+        let changed = self.journal.append(&self.store, &step, mem::take(&mut group.changes))?;
         let waited = begin.elapsed();
         fail_point!("before the step");
         self.do_step(&step)?;
+        self.store.shared.changes.add(changed);
         fail_point!("before the answer");
         Ok(waited)
     }
@@ -428,6 +430,7 @@ pub struct Transaction<'g> {
 #[derive(Default)]
 struct Own {
     record: Option<(Id, Now)>,
+    change: Option<RecordChange>,
     kept: Option<(String, KeptRecord)>,
     /// Whether the write concerns a held record or id.
     is_held: Cell<bool>,
@@ -506,15 +509,17 @@ impl Transaction<'_> {
         self.group.bytes += record.source.len();
         self.committer.writer.give_no_id_up_to(id.get());
         let revision = self.committer.writer.next_revision();
+        self.own.change = Some(draft.as_record_change(revision));
         self.own.record = Some((id, Now::There { revision, draft }));
         revision
     }
 
-    /// Deletes record `id`.
-    pub fn remove(&mut self, id: Id) {
+    /// Deletes record `id`, of which [`get`](Self::get) returned `last`.
+    pub fn remove(&mut self, id: Id, last: Found) {
         self.look_whether_held(id);
-        // Each group ends at a revision of its own.
-        self.committer.writer.next_revision();
+        // Each change has a revision of its own.
+        let revision = self.committer.writer.next_revision();
+        self.own.change = Some(RecordChange::new(revision, id, last.json.into(), true));
         self.own.record = Some((id, Now::Gone));
     }
 
@@ -555,6 +560,7 @@ impl Transaction<'_> {
     /// Adds this write's changes to the group.
     fn keep(self) {
         self.group.records.extend(self.own.record);
+        self.group.changes.extend(self.own.change);
         self.group.kept.extend(self.own.kept);
     }
 }

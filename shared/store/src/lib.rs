@@ -97,6 +97,7 @@
 //! | [`fill`] | a database made from a service's slice |
 //! | `redeclare` | [`Redeclaration`]: a changed declaration for an existing database |
 //! | `update`, [`desk`] | a newer file's changes: holding, staging, applying; how `seed` asks a running service |
+//! | `changes` | [`RecordChange`]: the last changes, for those who follow them |
 //! | `stamp` | [`Stamp`]: whether what was read is still current |
 //! | `portion` | [`Portion`]: a part of the list of all records, to be kept |
 //! | `scrub`, `damage` | [`Scrub`]: reads and checks everything; the count of faults found |
@@ -120,6 +121,7 @@ use record::id::Id;
 use record::model::{Collection, Index, Term};
 use record::record_set::RecordSet;
 
+use self::changes::History;
 use self::damage::Damage;
 use self::layout::{Counters, Identity, Page, Step};
 use self::snapshot::Snapshots;
@@ -136,6 +138,7 @@ macro_rules! fail_point {
 
 pub mod backup;
 mod cache;
+mod changes;
 mod commit;
 mod damage;
 pub mod desk;
@@ -160,6 +163,7 @@ mod v1;
 mod write;
 
 pub use cache::Closing;
+pub use changes::{NotInHistory, RecordChange};
 pub use commit::{Commit, CommitError, Draft, Durability, Found, Hole, Transaction};
 use folder::at;
 pub use folder::{Folder, OnDamage, sync, sync_tree};
@@ -329,6 +333,7 @@ struct Shared {
     snapshots: Snapshots,
     stamps: Stamps,
     gate: Gate,
+    changes: History,
 }
 
 /// A record as it lies in the database.
@@ -387,10 +392,21 @@ impl Store {
     fn with(db: sled::Db, path: &Path, collection: Collection, history: u64) -> Result<Self, StoreError> {
         let file = OpenOptions::new().write(true).open(path.join("db"));
         let file = file.map_err(|source| StoreError::Io { path: path.join("db"), source })?;
-        let (damage, failed, read_only, snapshots, stamps, gate) = Default::default();
+        let (damage, failed, read_only, snapshots, stamps, gate, changes) = Default::default();
         let (path, buckets) = (path.to_owned(), AtomicU64::new(1));
-        let shared = Shared { file, path, history, damage, failed, buckets, read_only, snapshots, stamps, gate };
-        let shared = Arc::new(shared);
+        let shared = Arc::new(Shared {
+            file,
+            path,
+            history,
+            damage,
+            failed,
+            buckets,
+            read_only,
+            snapshots,
+            stamps,
+            gate,
+            changes,
+        });
         Ok(Self { db, collection, made_by: collection, shared })
     }
 

@@ -261,6 +261,9 @@ proptest! {
         let mut kept: BTreeMap<String, u64> = BTreeMap::new();
         let mut given = std::collections::BTreeSet::new();
         let mut commit = Commit::start(&store, Durability::Process).unwrap();
+        // One who follows the changes, also after the store is opened again.
+        let begun = store.last_change();
+        let (mut place, mut followed, mut written) = (begun, BTreeMap::new(), Vec::new());
         for (operations, reopen) in steps {
             // The writes are handed in together. They are decided in this order, in any number of groups.
             let decisions = operations.iter().map(|&(operation, which, thread)| {
@@ -271,11 +274,12 @@ proptest! {
                         return (0, kept.id, Some((kept.json, kept.revision)));
                     }
                     let id = if operation < 2 { now.next_id().unwrap() } else { id(which as u64 + 1) };
-                    if operation >= 2 && now.get(id).unwrap().is_none() {
+                    let found = now.get(id).unwrap();
+                    if operation >= 2 && found.is_none() {
                         return (9, id, None);
                     }
                     if operation == 3 {
-                        now.remove(id);
+                        now.remove(id, found.unwrap());
                         return (3, id, None);
                     }
                     let json = json(id.get(), thread);
@@ -303,17 +307,37 @@ proptest! {
                         } else if operation == 1 {
                             prop_assert!(given.insert(id.get()), "the id {} was given twice", id);
                         }
+                        written.push(record.1);
                         model.insert(id.get(), record);
                     }
                     _ => unreachable!(),
                 }
             }
+            let changes = store.changes_after(place, usize::MAX).unwrap();
+            prop_assert!(changes.is_sorted_by(|a, b| a.revision < b.revision));
+            let puts: Vec<u64> = changes.iter().filter(|change| !change.is_deletion).map(|change| change.revision).collect();
+            prop_assert_eq!(&puts, &written, "each write that was answered, once");
+            written.clear();
+            for change in changes {
+                place = change.revision;
+                if change.is_deletion {
+                    let last: Option<(String, u64)> = followed.remove(&change.id());
+                    prop_assert!(last.is_some_and(|(last, _)| last == *change.json));
+                } else {
+                    followed.insert(change.id(), (change.json.to_string(), change.revision));
+                }
+            }
+            prop_assert_eq!(&followed, &model);
             if reopen {
                 // The committer's thread ends soon after its last handle; until then it keeps the database open.
                 drop(commit);
                 store.sync().unwrap();
                 drop(store);
                 store = Store::open(&path, sample::posts(), Purpose::Serving).unwrap();
+                prop_assert_eq!(store.last_change(), place);
+                if place > begun {
+                    prop_assert_eq!(store.changes_after(place - 1, 1).unwrap().len(), 1, "the journal has it");
+                }
                 commit = Commit::start(&store, Durability::Process).unwrap();
             }
         }

@@ -31,7 +31,7 @@ use record::reader::RECORD_BYTES;
 
 use super::commit::{Committer, Held};
 use super::layout::{self, Step};
-use super::{Change, Store, StoreError, at};
+use super::{Change, RecordChange, Store, StoreError, at};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"changes1");
 
@@ -236,23 +236,32 @@ impl Committer {
     fn make_group(&mut self, applied: &Applied, edits: &[Edit]) -> Result<(), StoreError> {
         let records = self.store.read_edits(edits)?;
         let mut records = records.iter();
-        let mut changes = Vec::new();
+        let (mut changes, mut to_follow) = (Vec::new(), Vec::new());
         for edit in edits {
             let revision = self.writer.next_revision();
-            let record = edit.becomes.as_ref().and_then(|_| records.next());
-            let gone = Change::Remove(Id::try_from(edit.id).expect("staged ids are valid"));
-            changes.push(record.map_or(gone, |record| Change::Put(record, revision)));
+            if let Some(record) = edit.becomes.as_ref().and_then(|_| records.next()) {
+                to_follow.push(RecordChange::new(revision, record.id, record.json().into(), false));
+                changes.push(Change::Put(record, revision));
+                continue;
+            }
+            let id = Id::try_from(edit.id).expect("staged ids are valid");
+            if let Some(last) = self.store.get(id)? {
+                let last = String::from_utf8_lossy(last.json()).into();
+                to_follow.push(RecordChange::new(revision, id, last, true));
+            }
+            changes.push(Change::Remove(id));
         }
         let stood = self.store.places(edits)?;
         let mut step = Step::default();
         step.put(layout::APPLIED_KEY, &layout::encode(applied));
         self.writer.step(&changes, &mut step)?;
-        self.journal.append(&self.store, &step)?;
+        let changed = self.journal.append(&self.store, &step, to_follow)?;
         fail_point!("before the step");
         {
             let _closed = self.store.close_gate();
             self.do_step(&step)?;
         }
+        self.store.shared.changes.add(changed);
         if self.store.holds(&changes, stood)? {
             return Ok(());
         }

@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use record::id::Id;
 use record::json;
@@ -9,13 +10,15 @@ use record::model::{Collection, Record, Terms};
 use smallvec::SmallVec;
 
 use crate::layout::Step;
-use crate::{Change, KeptRecord, StoreError, Writer};
+use crate::{Change, KeptRecord, RecordChange, StoreError, Writer};
 
 /// The changes of a group of writes.
 #[derive(Default)]
 pub(crate) struct Group {
     pub(crate) records: BTreeMap<Id, Now>,
     pub(crate) kept: HashMap<String, KeptRecord>,
+    /// All changes in the order of their revisions; a record may have several.
+    pub(crate) changes: Vec<RecordChange>,
     /// The number of bytes of the records decided so far.
     pub(crate) bytes: usize,
     /// The error that sled returned while a decision read.
@@ -43,7 +46,7 @@ impl Group {
 /// A record that fits its model. Its index terms are known before it is put.
 pub struct Draft {
     id: Id,
-    json: String,
+    json: Arc<str>,
     terms: Terms,
 }
 
@@ -51,7 +54,12 @@ impl Draft {
     /// Reads `json`, the canonical text of the record `id`; returns `None` if it does not fit its model.
     pub(super) fn read(collection: Collection, id: Id, json: &str) -> Option<Self> {
         let members: SmallVec<[_; 8]> = json::members(json).collect();
-        Some(Self { id, json: json.to_owned(), terms: collection.terms(&members, id)? })
+        Some(Self { id, json: json.into(), terms: collection.terms(&members, id)? })
+    }
+
+    /// Returns the change that puts the record at `revision`.
+    pub(super) fn as_record_change(&self, revision: u64) -> RecordChange {
+        RecordChange::new(revision, self.id, Arc::clone(&self.json), false)
     }
 
     /// Returns the record.

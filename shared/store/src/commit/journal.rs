@@ -11,7 +11,8 @@
 //! entry         tag, number, length, head crc, body crc, body        8 bytes each but for the crcs of 4, and body
 //! tag           of the lap: the beginning of SHA-256 of history and lap; so no other bytes look like an entry of it
 //! number        from 1 in each lap
-//! body          bincode of the step: keys, their values, the counters
+//! body          bincode of the step: keys, their values, the counters; then of the changes of records, for those who
+//!               follow them. A journal of an older version has none
 //! ```
 //!
 //! When an area is full, the database is synced and the next lap begins in the other area. The database stores the
@@ -34,8 +35,9 @@ use std::os::unix::fs::FileExt;
 use memchr::memmem;
 use sha2::{Digest, Sha256};
 
+use crate::changes::Changed;
 use crate::layout::{Counters, Step};
-use crate::{Durability, Store, StoreError, layout};
+use crate::{Durability, RecordChange, Store, StoreError, layout};
 
 /// The journal's name. It lies beside sled's own files, so every copy of the database includes it.
 pub(crate) const NAME: &str = "journal";
@@ -105,16 +107,23 @@ impl Journal {
         })
     }
 
-    /// Appends `step`, the next after what `store` has, and waits until it is as durable as `durability` asks.
+    /// Appends `step`, the next after what `store` has, and its `changes` of records; waits until they are as durable as
+    /// `durability` asks. Returns the changes with their place.
     ///
     /// # Errors
     /// [`StoreError::NoRoom`]: the step may be tried again. Any other error: the disk has failed, and the next start
     /// finds the step whole or not at all.
-    pub(crate) fn append(&mut self, store: &Store, step: &Step) -> Result<(), StoreError> {
+    pub(crate) fn append(
+        &mut self,
+        store: &Store,
+        step: &Step,
+        changes: Vec<RecordChange>,
+    ) -> Result<Changed, StoreError> {
+        let changed = Changed { after: self.counters.revision, until: step.counters.revision, changes };
         self.entry.clear();
         self.entry.resize(HEAD, 0);
-        bincode::encode_into_std_write(step, &mut self.entry, bincode::config::standard())
-            .expect("memory takes every value");
+        layout::put(step, &mut self.entry);
+        layout::put(&changed, &mut self.entry);
         let length = self.entry.len() as u64;
         let room = length.next_multiple_of(PAGE) + PAGE;
         let is_full = self.at.checked_add(room).is_none_or(|end| end > area(self.lap) + AREA);
@@ -145,7 +154,7 @@ impl Journal {
             self.unsettled = true;
         }
         self.counters = step.counters;
-        Ok(())
+        Ok(changed)
     }
 
     /// Makes the last head durable, unless a group's sync has done so.
@@ -261,6 +270,8 @@ fn head_crc(head: &[u8]) -> u32 {
 struct Lap {
     /// The whole entries, by number.
     entries: BTreeMap<u64, Step>,
+    /// Their changes of records, by number.
+    changed: BTreeMap<u64, Changed>,
     /// The number of entries that the heads prove as synced.
     synced: u64,
     /// The highest number with a head but no body: that entry was not begun, or it would have overwritten the head.
@@ -284,8 +295,12 @@ impl Lap {
             }
             let body = usize::try_from(length).ok().and_then(|length| entry[HEAD..].get(..length));
             let Some(body) = body.filter(|body| (crcs >> 32) as u32 == crc32c::crc32c(body)) else { continue };
-            if let Ok((step, _)) = bincode::decode_from_slice(body, bincode::config::standard()) {
+            let config = bincode::config::standard();
+            if let Ok((step, length)) = bincode::decode_from_slice(body, config) {
                 found.entries.insert(number, step);
+                if let Ok((changed, _)) = bincode::decode_from_slice(&body[length..], config) {
+                    found.changed.insert(number, changed);
+                }
             }
         }
         found
@@ -344,7 +359,15 @@ impl fmt::Display for Hole {
 struct Found {
     /// The whole entries, by number.
     entries: BTreeMap<u64, Step>,
+    /// The changes of records in these and in the lap before, in order.
+    changed: Vec<Changed>,
     hole: Option<Hole>,
+}
+
+impl Found {
+    fn without_entries(hole: Option<Hole>) -> Self {
+        Self { entries: BTreeMap::new(), changed: Vec::new(), hole }
+    }
 }
 
 /// Reads the journal of `store`.
@@ -358,16 +381,17 @@ fn read(store: &Store) -> Result<Found, StoreError> {
     let hole = |wrong| Some(Hole { wrong, revision: counters.revision, later: 0 });
     let Some(bytes) = bytes else {
         let hole = if lap == 0 { None } else { hole(Wrong::Missing) };
-        return Ok(Found { entries: BTreeMap::new(), hole });
+        return Ok(Found::without_entries(hole));
     };
     let (mark, other) = (read_mark(&bytes, history, lap), read_mark(&bytes, history, lap + 1));
     if [mark, other].into_iter().flatten().any(|mark| mark > lap) {
-        return Ok(Found { entries: BTreeMap::new(), hole: hole(Wrong::Later) });
+        return Ok(Found::without_entries(hole(Wrong::Later)));
     }
     if lap == 0 {
-        return Ok(Found { entries: BTreeMap::new(), hole: None });
+        return Ok(Found::without_entries(None));
     }
-    let Lap { entries, synced, not_begun } = Lap::read(&bytes, history, lap);
+    let Lap { entries, changed, synced, not_begun } = Lap::read(&bytes, history, lap);
+    let changed = Lap::read(&bytes, history, lap - 1).changed.into_values().chain(changed.into_values()).collect();
     // The first number that is missing.
     let number = (1..).zip(entries.keys()).find(|(expected, number)| expected != *number);
     let number = number.map_or(entries.len() as u64 + 1, |(expected, _)| expected);
@@ -390,25 +414,27 @@ fn read(store: &Store) -> Result<Found, StoreError> {
         let later = entries.range(number..).count() as u64;
         Hole { wrong, revision: sure.unwrap_or(counters.revision), later }
     });
-    Ok(Found { entries, hole })
+    Ok(Found { entries, changed, hole })
 }
 
 /// Replays the journal of `store`, if the database may lack some of it; returns when that is durable.
 pub(crate) fn recover(store: &Store) -> Result<(), StoreError> {
-    let Found { entries, hole } = read(store)?;
+    let Found { entries, changed, hole } = read(store)?;
     if let Some(hole) = hole {
         return Err(StoreError::Lost { path: store.path().to_owned(), hole });
     }
-    let Some((_, last)) = entries.last_key_value() else { return Ok(()) };
+    let last = entries.last_key_value().map(|(_, step)| step.counters);
+    store.shared.changes.begin(last.map_or_else(|| store.revision(), |last| Ok(last.revision))?, changed);
+    let Some(last) = last else { return Ok(()) };
     // Replays all entries from the first: the database may have a part of any of them.
     entries.values().try_for_each(|step| store.apply(step))?;
     let lap = store.lap()? + 1;
-    begin_lap(store, lap, last.counters)?;
+    begin_lap(store, lap, last)?;
     // The lap after the next finds this mark in its area; an older mark would look like a journal of an earlier state.
     let file = OpenOptions::new().write(true).open(store.path().join(NAME)).map_err(|error| io_error(store, error))?;
     let marked = write_mark(&file, area(lap), store.history(), lap).and_then(|()| file.sync_data());
     marked.map_err(|error| io_error(store, error))?;
-    log::info!("{}: brought to revision {} by its journal", store.path().display(), last.counters.revision);
+    log::info!("{}: brought to revision {} by its journal", store.path().display(), last.revision);
     Ok(())
 }
 
