@@ -17,9 +17,10 @@ use hyper::header::{HOST, HeaderValue};
 use hyper::{Method, Request, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use warp::reply::{Reply, Response};
 
+use crate::changes::Listening;
 use crate::problem::Problem;
 
 /// The most connections served at once; more wait in the listener's queue.
@@ -27,6 +28,9 @@ pub const CONNECTIONS: usize = 1024;
 
 /// The most lists sent in chunks at once. The other connections are left to single records and writes.
 pub const LISTS: usize = CONNECTIONS / 4;
+
+/// The most clients that follow the changes at once, beside [`CONNECTIONS`].
+pub const LISTENERS: usize = 2 * CONNECTIONS;
 
 /// The time between two requests. It exceeds the idle timeout of the load balancers in front (60 s on AWS): they close
 /// first and never send a request into a closing connection.
@@ -69,11 +73,19 @@ const BUSY: u8 = 2;
 /// The last answer is sent.
 const LINGERING: u8 = 3;
 
+/// What some kinds of answers have of all connections.
+#[derive(Debug)]
+struct Shares {
+    lists: Arc<Semaphore>,
+    listeners: Arc<Semaphore>,
+}
+
 /// What one connection has done so far.
 #[derive(Debug)]
 struct Pulse {
-    /// The permits of all connections' lists.
-    lists: Arc<Semaphore>,
+    shares: Arc<Shares>,
+    /// The connection's permit, until it is a listener's.
+    permit: Mutex<Option<OwnedSemaphorePermit>>,
     phase: AtomicU8,
     requests: AtomicU64,
     /// The bytes that the system has taken.
@@ -89,9 +101,10 @@ struct Pulse {
 }
 
 impl Pulse {
-    fn new(lists: Arc<Semaphore>) -> Self {
+    fn new(shares: Arc<Shares>) -> Self {
         Self {
-            lists,
+            shares,
+            permit: Mutex::default(),
             phase: AtomicU8::new(WAITING),
             requests: AtomicU64::new(0),
             sent: AtomicU64::new(0),
@@ -188,20 +201,21 @@ fn sweeps(time: Duration) -> u32 {
 pub(crate) struct Connections {
     /// By number, so in the order in which they came.
     open: Arc<Mutex<BTreeMap<u64, Entry>>>,
-    lists: Arc<Semaphore>,
+    shares: Arc<Shares>,
     count: u64,
 }
 
 impl Connections {
     /// Returns no connections.
     pub(crate) fn new() -> Self {
-        Self { open: Arc::default(), lists: Arc::new(Semaphore::new(LISTS)), count: 0 }
+        let [lists, listeners] = [LISTS, LISTENERS].map(|permits| Arc::new(Semaphore::new(permits)));
+        Self { open: Arc::default(), shares: Arc::new(Shares { lists, listeners }), count: 0 }
     }
 
     /// Returns the watch over the next connection. Dropping it takes the connection off the list.
     pub(crate) fn watch(&mut self) -> Watch {
         self.count += 1;
-        let pulse = Arc::new(Pulse::new(Arc::clone(&self.lists)));
+        let pulse = Arc::new(Pulse::new(Arc::clone(&self.shares)));
         self.lock().insert(self.count, Entry::new(Arc::clone(&pulse)));
         Watch { pulse, connections: self.clone() }
     }
@@ -222,8 +236,13 @@ impl Connections {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Entry>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.open)
     }
+}
+
+/// Locks, despite a panic of another holder: each change is one call.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The watch over one connection.
@@ -238,6 +257,11 @@ impl Watch {
     /// Returns the guard of the connection's requests.
     pub(crate) fn guard(&self) -> Guard {
         Guard(Arc::clone(&self.pulse))
+    }
+
+    /// Keeps the connection's permit to be there.
+    pub(crate) fn keep(&self, permit: OwnedSemaphorePermit) {
+        *lock(&self.pulse.permit) = Some(permit);
     }
 
     /// Wraps the connection's stream so that the watch sees what it does, and can end it.
@@ -275,14 +299,27 @@ impl Busy {
     }
 
     /// Ends the request with `response`. A list that is sent in chunks takes one of the lists' permits, and the request is
-    /// under way until its last chunk; without a permit, the answer is a 503.
+    /// under way until its last chunk; without a permit, the answer is a 503. A listener's answer takes one of the
+    /// listeners' permits and leaves the connection's own to others.
     pub(crate) fn limit_list(self, response: Response) -> Response {
         if response.body().size_hint().exact().is_some() {
             return response;
         }
-        match Arc::clone(&self.0.lists).try_acquire_owned() {
-            Ok(permit) => hold(response, (self, permit)),
-            Err(_none_left) => Problem::ListsBusy.into_response(&Method::GET),
+        let shares = &self.0.shares;
+        let is_listening = response.extensions().get::<Listening>().is_some();
+        let (share, busy) = if is_listening {
+            (&shares.listeners, Problem::ListenersBusy)
+        } else {
+            (&shares.lists, Problem::ListsBusy)
+        };
+        match Arc::clone(share).try_acquire_owned() {
+            Ok(permit) => {
+                if is_listening {
+                    drop(lock(&self.0.permit).take());
+                }
+                hold(response, (self, permit))
+            }
+            Err(_none_left) => busy.into_response(&Method::GET),
         }
     }
 }

@@ -10,7 +10,7 @@
 //! 3. [`read`]: `GET` of a record or a list
 //! 4. [`mod@write`]: `POST`, `PUT`, `PATCH` and `DELETE`
 //! 5. [`authorize`], [`condition`]: the token that a write needs, and its `If-Match` or `If-None-Match`
-//! 6. [`operate`]: backups and scrubs
+//! 6. `changes`: each change as it happens; [`operate`]: backups and scrubs
 //! 7. [`health`]: the answer of `/ready`
 //! 8. `answer_cache`: answers repeated from memory, in front of the routes
 //! 9. [`reply`], [`problem`]: the parts of an answer, and every error with its status and text
@@ -31,6 +31,7 @@ mod access_log;
 mod answer_cache;
 pub mod authorize;
 pub mod broker;
+mod changes;
 pub mod check;
 pub mod condition;
 mod config;

@@ -322,6 +322,6 @@ fn shorten(text: &str) -> String {
     text.chars().take(SHOWN).collect()
 }
 
-fn wrong(detail: impl Into<String>) -> Problem {
+pub(crate) fn wrong(detail: impl Into<String>) -> Problem {
     Problem::Parameter(detail.into())
 }

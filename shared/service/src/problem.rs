@@ -7,7 +7,7 @@ use record::json::Fault;
 use record::limits::{BODY_BYTES, Violation};
 use record::model::Collection;
 use serde::Serialize;
-use store::{CommitError, StoreError};
+use store::{CommitError, NotInHistory, StoreError};
 use warp::Rejection;
 use warp::http::header::{
     ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
@@ -91,6 +91,12 @@ pub enum Problem {
     Held,
     /// The limit of lists under way is reached.
     ListsBusy,
+    /// The limit of those who follow the changes is reached.
+    ListenersBusy,
+    /// The history of changes does not reach back to the place that the request names.
+    NotInHistory(NotInHistory),
+    /// The place that the request names belongs to another database.
+    OtherHistory,
     /// The limit of concurrent backups is reached.
     BackupsBusy,
     /// A scrub is under way.
@@ -124,6 +130,12 @@ struct Document<'a> {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         Problem::Store(error)
+    }
+}
+
+impl From<NotInHistory> for Problem {
+    fn from(gone: NotInHistory) -> Self {
+        Problem::NotInHistory(gone)
     }
 }
 
@@ -216,6 +228,7 @@ impl Problem {
             Problem::NoSuchRecord | Problem::NoSuchPath => StatusCode::NOT_FOUND,
             Problem::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Problem::BodySlow => StatusCode::REQUEST_TIMEOUT,
+            Problem::NotInHistory(_) | Problem::OtherHistory => StatusCode::GONE,
             Problem::Taken { .. } => StatusCode::CONFLICT,
             Problem::ConditionFailed => StatusCode::PRECONDITION_FAILED,
             Problem::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -225,6 +238,7 @@ impl Problem {
             Problem::Busy
             | Problem::Held
             | Problem::ListsBusy
+            | Problem::ListenersBusy
             | Problem::BackupsBusy
             | Problem::ScrubBusy
             | Problem::DiskReadOnly
@@ -238,6 +252,12 @@ impl Problem {
     /// Returns the text for the client.
     fn detail(&self, method: &Method) -> Cow<'static, str> {
         let text = match self {
+            Problem::NotInHistory(NotInHistory { oldest }) => {
+                return format!(
+                    "The history of changes begins after revision {oldest}. Follow from now on, then read the list anew."
+                )
+                .into();
+            }
             Problem::Malformed(Fault { pointer, offset, reason }) => {
                 return format!("The body can't be taken: {reason} (byte {offset}, pointer \"{pointer}\").").into();
             }
@@ -277,6 +297,10 @@ impl Problem {
             Problem::Busy => "Too many writes wait; try again later.",
             Problem::Held => "A newer monolith file is about to change this record; try again.",
             Problem::ListsBusy => "Too many lists are being sent; try again later.",
+            Problem::ListenersBusy => "Too many clients follow the changes; try again later.",
+            Problem::OtherHistory => {
+                "This place is not one of this database, which was made anew. Follow from now on, then read the list anew."
+            }
             Problem::BackupsBusy => "Too many backups are being read; try again later.",
             Problem::ScrubBusy => "A scrub is under way; the log will show its result.",
             Problem::DiskReadOnly => {

@@ -12,6 +12,8 @@
 //! PATCH  /api/{collection}/:id             a merge patch (RFC 7396)          200
 //! DELETE /api/{collection}/:id             deletes the record                204
 //! GET    /api/{collection}/in-thread/7     the records, or the one record, of an index that the declaration names
+//! GET    /api/{collection}/changes         each change as it happens; see [`changes`](crate::changes). Where ids are
+//!                                          texts, this may be a record; /api/{collection}/-/changes always works
 //! GET    /api/{collection}/-/backup        all records at one revision; see [`operate`](crate::operate)
 //! POST   /scrub                            reads and checks everything; not reachable through the load balancer
 //! ```
@@ -37,6 +39,7 @@ use warp::reply::Response;
 use warp::{Filter, Rejection};
 
 use crate::answer_cache::AnswerCache;
+use crate::changes::Listeners;
 use crate::cors::{Cors, Origin};
 use crate::health::Health;
 use crate::parameters::{Parameters, Wanted};
@@ -51,6 +54,8 @@ pub struct Routes {
     pub(crate) filter: BoxedFilter<(Response,)>,
     /// The answers that are repeated without these routes.
     pub(crate) cache: AnswerCache,
+    /// Those who follow the changes.
+    pub(crate) listeners: Listeners,
     /// The origins whose pages may read the answers.
     pub(crate) cors: Option<Cors>,
 }
@@ -72,7 +77,8 @@ pub type Own = fn(&Store) -> OwnRoutes;
 /// Returns the routes of a service, including its `own`. Answers are kept in up to `cache` bytes.
 pub fn routes(state: &State, own: Option<Own>, cache: u64) -> Routes {
     let cache = AnswerCache::new(&state.store, &state.health, cache);
-    let mut answers = table(state, &cache).boxed();
+    let listeners = Listeners::new(&state.store);
+    let mut answers = table(state, &cache, &listeners).boxed();
     if let Some(own) = own {
         let own = warp::path("api").and(warp::path(state.store.collection().name())).and(own(&state.store));
         answers = own.or(answers).unify().boxed();
@@ -88,7 +94,7 @@ pub fn routes(state: &State, own: Option<Own>, cache: u64) -> Routes {
         }
         response
     };
-    Routes { filter: warp::method().and(answers).map(respond).boxed(), cache, cors: None }
+    Routes { filter: warp::method().and(answers).map(respond).boxed(), cache, listeners, cors: None }
 }
 
 /// Answers every path but `/live` with 503 while indexes are being built.
@@ -101,19 +107,26 @@ fn wait(health: &Health) -> impl Filter<Extract = (Answer,), Error = Rejection> 
 }
 
 /// Returns the routes that every service has.
-fn table(state: &State, cache: &AnswerCache) -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + use<> {
+fn table(
+    state: &State,
+    cache: &AnswerCache,
+    listeners: &Listeners,
+) -> impl Filter<Extract = (Answer,), Error = Rejection> + Clone + use<> {
     // One count a request instead of one for each part.
-    let shared = Arc::new((state.clone(), cache.clone()));
+    let shared = Arc::new((state.clone(), cache.clone(), listeners.clone()));
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     let request = warp::method().and(warp::path::full()).and(query).and(warp::header::headers_cloned());
     request.and(warp::body::stream()).and_then(
         move |method: Method, path: FullPath, query: String, headers: HeaderMap, body| {
             let shared = Arc::clone(&shared);
             async move {
-                let (state, cache) = &*shared;
+                let (state, cache, listeners) = &*shared;
                 let resource = Resource::at(path.as_str(), state.store.collection());
                 let resource = resource.ok_or_else(warp::reject::not_found)?;
                 let target = Target { path: path.as_str(), resource, given: Parameters::read(&query) };
+                if matches!(target.resource, Resource::Changes) && matches!(method, Method::GET | Method::HEAD) {
+                    return Ok(target.given.and_then(|given| listeners.answer(&headers, given)));
+                }
                 Ok::<Answer, Rejection>(state.answer(cache, &method, target, &headers, body).await)
             }
         },
@@ -140,6 +153,7 @@ enum Resource<'p> {
     Single,
     One(&'p str),
     Found(&'static IndexDeclaration, &'p str),
+    Changes,
     Backup,
 }
 
@@ -162,6 +176,8 @@ impl<'p> Resource<'p> {
             ["api", _] if collection.is_single() => Self::Single,
             ["api", _] => Self::All,
             ["api", _, "-", "backup"] => Self::Backup,
+            ["api", _, "-", "changes"] => Self::Changes,
+            ["api", _, "changes"] if !collection.has_text_ids() => Self::Changes,
             ["api", _, id] => Self::One(id),
             ["api", _, route, term] => Self::Found(collection.index_at(route)?, term),
             _ => return None,
@@ -171,7 +187,7 @@ impl<'p> Resource<'p> {
     /// Returns the methods that it answers, for `Allow`.
     fn allowed(&self) -> &'static str {
         match self {
-            Self::Root | Self::Api | Self::Live | Self::Ready | Self::Found(..) => READS,
+            Self::Root | Self::Api | Self::Live | Self::Ready | Self::Found(..) | Self::Changes => READS,
             Self::All => "GET, HEAD, POST",
             Self::Single => "GET, HEAD, PUT, PATCH",
             Self::One(_) => "GET, HEAD, PUT, PATCH, DELETE",

@@ -71,6 +71,8 @@ pub async fn serve<T>(listener: TcpListener, routes: Routes, workers: Workers, s
     let mut sweeps = interval(SWEEP);
     sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut shutdown = pin!(shutdown);
+    let listeners = routes.listeners.clone();
+    let mut calls = pin!(listeners.call());
     // A connection that has no permit yet.
     let mut next = None;
     let ended = loop {
@@ -93,10 +95,12 @@ pub async fn serve<T>(listener: TcpListener, routes: Routes, workers: Workers, s
                 connections.sweep();
                 continue;
             }
+            () = &mut calls => continue,
             ended = &mut shutdown => break ended,
         };
         let Some((stream, client)) = next.take() else { continue };
         let (http, routes, watcher, watch) = (http.clone(), routes.clone(), graceful.watcher(), connections.watch());
+        watch.keep(permit);
         // Its own task: a panic in the middle of a body cuts off this connection only.
         workers.spawn(async move {
             let served = async {
@@ -107,10 +111,10 @@ pub async fn serve<T>(listener: TcpListener, routes: Routes, workers: Workers, s
             if let Err(error) = served.await {
                 log::debug!("client={client} the connection failed: {error}");
             }
-            drop(permit);
         });
     };
     drop(listener);
+    listeners.end();
     // hyper closes connections from which it has read nothing, even if a request waits in them.
     workers.catch_up().await;
     let count = graceful.count();
@@ -171,7 +175,7 @@ fn answer_requests(
     Error = Infallible,
     Future: Send,
 > {
-    let Routes { filter, cache, cors } = routes;
+    let Routes { filter, cache, cors, .. } = routes;
     let filter = TowerToHyperService::new(warp::service(filter));
     let client: Arc<str> = client.to_string().into();
     service_fn(move |request: hyper::Request<Incoming>| {

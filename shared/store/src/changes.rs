@@ -1,14 +1,16 @@
-//! The last changes of records, for those who follow them: [`Store::changes_after`].
+//! The last changes of records, for those who follow them: [`Store::follow`].
 //!
 //! The committer adds each change once it is in the database and before its write is answered. They are kept in memory,
 //! up to [`HISTORY_BYTES`], and the journal has them too, so that those of its last two laps survive the end of the
 //! process. A revision names a place among them: each change has one of its own.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bincode::{Decode, Encode};
 use record::id::Id;
+use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
 use crate::Store;
@@ -65,6 +67,7 @@ pub struct NotInHistory {
 #[derive(Default)]
 pub(crate) struct History {
     known: Mutex<Known>,
+    followers: AtomicUsize,
     added: Notify,
 }
 
@@ -123,22 +126,23 @@ impl History {
     /// Adds the changes of a step that the database has.
     pub(crate) fn add(&self, changed: Changed) {
         self.lock().add(changed);
-        self.added.notify_one();
+        // Waking a thread takes longer than adding a change.
+        if self.followers.load(Ordering::SeqCst) > 0 {
+            self.added.notify_one();
+        }
     }
 }
 
-impl Store {
-    /// Returns the revision of the last change that can be followed.
-    pub fn last_change(&self) -> u64 {
-        self.shared.changes.lock().until
-    }
+/// Someone who follows the changes.
+pub struct Follower(Store);
 
+impl Follower {
     /// Returns the changes after `revision`, in order: some of them, of about `bytes`, and at least one if there is any.
     ///
     /// # Errors
     /// They are not all in the history: too many came since, or the database never was at this revision.
     pub fn changes_after(&self, revision: u64, bytes: usize) -> Result<Vec<RecordChange>, NotInHistory> {
-        let known = self.shared.changes.lock();
+        let known = self.0.shared.changes.lock();
         if !(known.after..=known.until).contains(&revision) {
             return Err(NotInHistory { oldest: known.after });
         }
@@ -152,9 +156,36 @@ impl Store {
         Ok(known.changes.range(from..).take_while(fits).cloned().collect())
     }
 
-    /// Returns when changes were added since it returned last. For one caller, which tells others.
+    /// Returns the revision of the last change that can be followed.
+    pub fn last_change(&self) -> u64 {
+        self.0.shared.changes.lock().until
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.0.shared.changes.followers.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Store {
+    /// Returns a follower of the changes.
+    pub fn follow(&self) -> Follower {
+        self.shared.changes.followers.fetch_add(1, Ordering::SeqCst);
+        Follower(self.clone())
+    }
+
+    /// Returns when changes were added since it returned last, while there are followers. For one caller, which tells
+    /// them.
     pub async fn until_changed(&self) {
         self.shared.changes.added.notified().await;
+    }
+
+    /// Returns a number that differs between databases that began apart, and that anyone may know.
+    /// [`history`](Self::history) is not for everyone: the hashes of text ids depend on it.
+    pub fn fingerprint(&self) -> u32 {
+        let digest = Sha256::new().chain_update("fingerprint").chain_update(self.history().to_le_bytes()).finalize();
+        digest.first_chunk().map_or(0, |first| u32::from_le_bytes(*first))
     }
 }
 

@@ -97,7 +97,7 @@
 //! | [`fill`] | a database made from a service's slice |
 //! | `redeclare` | [`Redeclaration`]: a changed declaration for an existing database |
 //! | `update`, [`desk`] | a newer file's changes: holding, staging, applying; how `seed` asks a running service |
-//! | `changes` | [`RecordChange`]: the last changes, for those who follow them |
+//! | `changes` | [`Follower`]: the last changes, for those who follow them |
 //! | `stamp` | [`Stamp`]: whether what was read is still current |
 //! | `portion` | [`Portion`]: a part of the list of all records, to be kept |
 //! | `scrub`, `damage` | [`Scrub`]: reads and checks everything; the count of faults found |
@@ -163,7 +163,7 @@ mod v1;
 mod write;
 
 pub use cache::Closing;
-pub use changes::{NotInHistory, RecordChange};
+pub use changes::{Follower, NotInHistory, RecordChange};
 pub use commit::{Commit, CommitError, Draft, Durability, Found, Hole, Transaction};
 use folder::at;
 pub use folder::{Folder, OnDamage, sync, sync_tree};

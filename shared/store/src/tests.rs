@@ -262,7 +262,7 @@ proptest! {
         let mut given = std::collections::BTreeSet::new();
         let mut commit = Commit::start(&store, Durability::Process).unwrap();
         // One who follows the changes, also after the store is opened again.
-        let begun = store.last_change();
+        let begun = store.follow().last_change();
         let (mut place, mut followed, mut written) = (begun, BTreeMap::new(), Vec::new());
         for (operations, reopen) in steps {
             // The writes are handed in together. They are decided in this order, in any number of groups.
@@ -313,7 +313,7 @@ proptest! {
                     _ => unreachable!(),
                 }
             }
-            let changes = store.changes_after(place, usize::MAX).unwrap();
+            let changes = store.follow().changes_after(place, usize::MAX).unwrap();
             prop_assert!(changes.is_sorted_by(|a, b| a.revision < b.revision));
             let puts: Vec<u64> = changes.iter().filter(|change| !change.is_deletion).map(|change| change.revision).collect();
             prop_assert_eq!(&puts, &written, "each write that was answered, once");
@@ -334,9 +334,9 @@ proptest! {
                 store.sync().unwrap();
                 drop(store);
                 store = Store::open(&path, sample::posts(), Purpose::Serving).unwrap();
-                prop_assert_eq!(store.last_change(), place);
+                prop_assert_eq!(store.follow().last_change(), place);
                 if place > begun {
-                    prop_assert_eq!(store.changes_after(place - 1, 1).unwrap().len(), 1, "the journal has it");
+                    prop_assert_eq!(store.follow().changes_after(place - 1, 1).unwrap().len(), 1, "the journal has it");
                 }
                 commit = Commit::start(&store, Durability::Process).unwrap();
             }
