@@ -4,6 +4,7 @@
 //! other.
 
 mod backup;
+mod changes;
 mod compare;
 mod damage;
 mod declaration;
