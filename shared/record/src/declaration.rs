@@ -76,6 +76,9 @@ pub struct Field {
     /// Whether it must be present. If not, it may be absent or null.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub required: bool,
+    /// Whether its words are found by `?q=`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub search: bool,
 }
 
 /// The shape of a field's value. Its limits hold only for writes: a split accepts the values that the monolith let
@@ -177,6 +180,9 @@ impl Index {
     /// The index of every collection with text ids: from an id's text to the record's number.
     pub const IDS: Self = Self(0);
 
+    /// The index of the words of a collection that can be searched.
+    pub const WORDS: Self = Self(u8::MAX);
+
     /// Returns the declared index with that number; `None` for 0.
     pub fn numbered(number: u8) -> Option<Self> {
         (number > 0).then_some(Self(number))
@@ -255,6 +261,9 @@ impl Declaration {
             if field.name.is_empty() || field.name.contains(|c: char| c.is_control() || "\"\\".contains(c)) {
                 return Some(format!("the field {:?} has a name that JSON escapes, or none", field.name));
             }
+            if field.search && field.shape.is_of() != Some(TermKind::Text) {
+                return Some(format!("the field {:?} is no text, so it cannot be searched", field.name));
+            }
             if self.fields[..nth].iter().any(|other| other.name == field.name) {
                 return Some(format!("the field {:?} is declared twice", field.name));
             }
@@ -281,6 +290,9 @@ impl Declaration {
             }
             if before.iter().any(|other| other.route == index.route) {
                 return Some(format!("the route {:?} is declared twice", index.route));
+            }
+            if index.number == Index::WORDS {
+                return Some(format!("the index {} is that of searches; give it a lower number", index.number.0));
             }
             if before.iter().any(|other| other.number == index.number) {
                 return Some(format!("the index {} is declared twice", index.number.0));

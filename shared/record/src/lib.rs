@@ -13,8 +13,9 @@
 //! 6. [`limits`]: the bounds on bodies and records, and the violations that a refused write lists
 //! 7. [`edit`]: the records that POST, PUT and PATCH make
 //! 8. [`record_set`]: the digest of a set of records, independent of their order
-//! 9. [`token`]: the file with the tokens that may write to a service
-//! 10. [`words`]: singulars and plurals of reports
+//! 9. [`search`]: the words that a search finds
+//! 10. [`token`]: the file with the tokens that may write to a service
+//! 11. [`words`]: singulars and plurals of reports
 //!
 //! With the feature `testing`, the module `sample` has the workspace's own collections.
 
@@ -28,5 +29,6 @@ pub mod reader;
 pub mod record_set;
 #[cfg(feature = "testing")]
 pub mod sample;
+pub mod search;
 pub mod token;
 pub mod words;

@@ -50,6 +50,7 @@ pub mod read;
 pub mod reply;
 pub mod routes;
 pub mod sandbox;
+mod search;
 pub mod serve;
 pub mod state;
 #[cfg(feature = "testing")]

@@ -5,12 +5,14 @@
 
 use std::cell::RefCell;
 use std::iter::Peekable;
+use std::sync::Arc;
 
 use percent_encoding::{CONTROLS, utf8_percent_encode};
 use record::edit::RecordName;
 use record::id::Id;
 use record::json::members;
 use record::model::{Collection, Index, Term, term_of};
+use record::search::Query;
 use store::{InOrder, Order, Store, StoreError, Stored};
 use warp::http::header::{HeaderName, HeaderValue, LINK};
 
@@ -18,6 +20,7 @@ use crate::parameters::Wanted;
 use crate::problem::Problem;
 use crate::read;
 use crate::reply::Answer;
+use crate::search;
 
 /// The header for the number of records on all pages, as in json-server.
 const TOTAL: HeaderName = HeaderName::from_static("x-total-count");
@@ -29,10 +32,37 @@ const FAR: usize = 64;
 const COUNTED: usize = 100_000;
 
 /// The most records of the shortest of several lists, if what they have in common is searched.
-const SEARCHED: usize = 20_000;
+pub(crate) const SEARCHED: usize = 20_000;
 
 /// The longest links, in bytes. Load balancers have room for some 16 KiB of headers.
 const LINKS: usize = 8 << 10;
+
+/// What the records of a part have in common.
+#[derive(Clone)]
+pub(crate) enum Filter {
+    /// An index lists them under this term.
+    Has(Index, Term),
+    /// They are among these, which ascend.
+    Among(Arc<[Id]>),
+}
+
+impl Filter {
+    fn ids_behind(&self, store: &Store, order: Order, after: Option<Id>) -> Result<InOrder, StoreError> {
+        let ids = match self {
+            Self::Has(index, term) => return store.ids_behind(*index, term, order, after),
+            Self::Among(ids) => Arc::clone(ids),
+        };
+        let (begin, end) = match (order, after) {
+            (_, None) => (0, ids.len()),
+            (Order::Ascending, Some(after)) => (ids.partition_point(|id| *id <= after), ids.len()),
+            (Order::Descending, Some(after)) => (0, ids.partition_point(|id| *id < after)),
+        };
+        Ok(match order {
+            Order::Ascending => Box::new((begin..end).map(move |nth| Ok(ids[nth]))),
+            Order::Descending => Box::new((begin..end).rev().map(move |nth| Ok(ids[nth]))),
+        })
+    }
+}
 
 /// The lowest and the highest id of a part, if there are any.
 type Range = (Option<u64>, Option<u64>);
@@ -44,12 +74,23 @@ pub(crate) fn part(store: &Store, path: &str, term: Option<(Index, Term)>, wante
         let names = names.clone();
         return read::selected(store, move |store| Box::new(named(store, names.clone())), fields);
     }
-    let filters: Vec<(Index, Term)> = term.into_iter().chain(wanted.filters.iter().cloned()).collect();
-    refuse_long_search(store, &filters)?;
+    let filters = term.into_iter().chain(wanted.filters.iter().cloned());
+    let mut filters: Vec<Filter> = filters.map(|(index, term)| Filter::Has(index, term)).collect();
+    if let Some(query) = &wanted.query {
+        filters.extend(search::lists(store, query)?);
+    }
+    let is_short = put_short_first(store, &mut filters)?;
+    if let (Some(query), Some(_)) = (&wanted.query, wanted.rank) {
+        return ranked(store, path, &filters, is_short, query, &wanted);
+    }
+    if !is_short {
+        let least = format!("Each of these values is in more than {SEARCHED} records; ask for one that is in fewer.");
+        return Err(Problem::Parameter(least));
+    }
     let Some(limit) = wanted.limit else {
         let total = count(store, &filters, &wanted)?;
         let all = |store: &Store| match ids_within(store, &filters, wanted.order, wanted.after, wanted.range) {
-            Ok(ids) => Box::new(records(store, ids, filters.clone())) as read::Selection,
+            Ok(ids) => Box::new(records(store, ids, filters.clone(), wanted.query.clone())) as read::Selection,
             Err(error) => Box::new(std::iter::once(Err(error))),
         };
         let mut response = read::selected(store, all, fields)?;
@@ -62,7 +103,7 @@ pub(crate) fn part(store: &Store, path: &str, term: Option<(Index, Term)>, wante
         let page = find_page(store, &filters, &wanted, limit);
         let ids: Vec<Id> = page.as_ref().map_or(Vec::new(), |(ids, _)| ids.iter().take(limit).copied().collect());
         *found.borrow_mut() = page;
-        Box::new(records(store, ids.into_iter().map(Ok), filters.clone())) as read::Selection
+        Box::new(records(store, ids.into_iter().map(Ok), filters.clone(), wanted.query.clone())) as read::Selection
     };
     let mut response = read::selected(store, all, fields)?;
     let (ids, total) = found.into_inner()?;
@@ -72,10 +113,38 @@ pub(crate) fn part(store: &Store, path: &str, term: Option<(Index, Term)>, wante
     Ok(response)
 }
 
+/// Answers with the records that fit the words best, among the newest that have them all.
+fn ranked(store: &Store, path: &str, filters: &[Filter], is_short: bool, query: &Query, wanted: &Wanted) -> Answer {
+    let ids = ids_within(store, filters, wanted.order, None, wanted.range)?;
+    let fits = |stored: &Stored| filters.iter().all(|filter| has(store.collection(), stored, filter));
+    let (ranked, is_whole) = search::rank(store, query, ids, fits)?;
+    let is_whole = is_whole && is_short;
+    let total = wanted.count.then_some(ranked.len() as u64).filter(|_| is_whole);
+    if wanted.count && total.is_none() && wanted.page.is_none() {
+        let most =
+            format!("{} records and more match, and no further ones are counted; narrow the list.", ranked.len());
+        return Err(Problem::Parameter(most));
+    }
+    let limit = wanted.limit.unwrap_or(usize::MAX - 1);
+    let page: Vec<Id> = ranked.into_iter().skip(wanted.skipped()).take(limit + 1).collect();
+    let ids: Vec<Id> = page.iter().take(limit).copied().collect();
+    let all = |store: &Store| {
+        let ids = ids.clone().into_iter().map(Ok);
+        Box::new(records(store, ids, filters.to_vec(), Some(query.clone()))) as read::Selection
+    };
+    let mut response = read::selected(store, all, wanted.fields.clone())?;
+    let headers = response.headers_mut();
+    total.map(|total| headers.insert(TOTAL, total.into()));
+    if wanted.limit.is_some() {
+        headers.insert(LINK, link(path, wanted, limit, &page, total)?);
+    }
+    Ok(response)
+}
+
 /// Finds the ids of a page and, if there are more, the one behind it; and the number of records on all pages.
 fn find_page(
     store: &Store,
-    filters: &[(Index, Term)],
+    filters: &[Filter],
     wanted: &Wanted,
     limit: usize,
 ) -> Result<(Vec<Id>, Option<u64>), Problem> {
@@ -105,7 +174,8 @@ fn link(path: &str, wanted: &Wanted, limit: usize, ids: &[Id], total: Option<u64
         && !wanted.page.is_some_and(|number| wanted.reaches(number + 1))
         && let Some(last) = ids.get(limit - 1)
     {
-        links.push(format!("<{path}?{}>; rel=\"next\"", wanted.behind(*last)));
+        let next = wanted.rank.map_or_else(|| wanted.behind(*last), |_| wanted.ranked(wanted.skipped() + limit));
+        links.push(format!("<{path}?{next}>; rel=\"next\""));
     }
     let links = links.join(", ");
     if links.len() > LINKS {
@@ -114,19 +184,20 @@ fn link(path: &str, wanted: &Wanted, limit: usize, ids: &[Id], total: Option<u64
     Ok(HeaderValue::try_from(links).expect("a path and a query can be sent"))
 }
 
-/// Refuses a search for what several long lists have in common: it could go through all of them for nothing.
-fn refuse_long_search(store: &Store, filters: &[(Index, Term)]) -> Result<(), Problem> {
+/// Puts a list with at most [`SEARCHED`] ids first, so that what several have in common is found in as many steps. Returns
+/// whether there is one.
+fn put_short_first(store: &Store, filters: &mut [Filter]) -> Result<bool, StoreError> {
     if filters.len() < 2 {
-        return Ok(());
+        return Ok(true);
     }
-    for (index, term) in filters {
-        let mut ids = store.ids_behind(*index, term, Order::Ascending, None)?.take(SEARCHED + 1);
+    for nth in 0..filters.len() {
+        let mut ids = filters[nth].ids_behind(store, Order::Ascending, None)?.take(SEARCHED + 1);
         if ids.try_fold(0, |count, id| id.map(|_| count + 1))? <= SEARCHED {
-            return Ok(());
+            filters.swap(0, nth);
+            return Ok(true);
         }
     }
-    let least = format!("Each of these values is in more than {SEARCHED} records; ask for one that is in fewer.");
-    Err(Problem::Parameter(least))
+    Ok(false)
 }
 
 /// Reads the records with these names that exist.
@@ -147,7 +218,8 @@ fn named(
 fn records<I>(
     store: &Store,
     ids: I,
-    filters: Vec<(Index, Term)>,
+    filters: Vec<Filter>,
+    query: Option<Query>,
 ) -> impl Iterator<Item = Result<Stored, StoreError>> + Send + Sync + use<I>
 where
     I: Iterator<Item = Result<Id, StoreError>> + Send + Sync,
@@ -155,13 +227,17 @@ where
     let store = store.clone();
     let read = move |id| {
         let stored = store.get(id)?;
-        Ok(stored.filter(|stored| filters.iter().all(|filter| has(store.collection(), stored, filter))))
+        let collection = store.collection();
+        let finds =
+            |stored: &Stored| query.as_ref().is_none_or(|query| search::count(query, collection, stored).is_some());
+        Ok(stored.filter(|stored| filters.iter().all(|filter| has(collection, stored, filter)) && finds(stored)))
     };
     ids.filter_map(move |id| id.and_then(&read).transpose())
 }
 
-/// Returns whether a record has the value of a filter.
-fn has(collection: Collection, stored: &Stored, (index, term): &(Index, Term)) -> bool {
+/// Returns whether a record has what a filter asks for. Of words, the query itself has to be asked.
+fn has(collection: Collection, stored: &Stored, filter: &Filter) -> bool {
+    let Filter::Has(index, term) = filter else { return true };
     let Some(declared) = collection.indexes().iter().find(|declared| declared.number == *index) else { return true };
     let field = collection.declaration().field(&declared.field);
     let json = str::from_utf8(stored.json()).unwrap_or_default();
@@ -170,16 +246,17 @@ fn has(collection: Collection, stored: &Stored, (index, term): &(Index, Term)) -
 }
 
 /// Finds the ids that all `filters` list.
-fn ids(store: &Store, filters: &[(Index, Term)], order: Order, after: Option<Id>) -> Result<InOrder, StoreError> {
+fn ids(store: &Store, filters: &[Filter], order: Order, after: Option<Id>) -> Result<InOrder, StoreError> {
     match filters {
         [] => Ok(store.all_ids(order, after)),
-        [(index, term)] => store.ids_behind(*index, term, order, after),
+        [filter] => filter.ids_behind(store, order, after),
         _ => {
-            let list = |filter: &(Index, Term)| {
-                let ids = store.ids_behind(filter.0, &filter.1, order, after)?.peekable();
+            let list = |filter: &Filter| {
+                let ids = filter.ids_behind(store, order, after)?.peekable();
                 Ok(Listed { store: store.clone(), filter: filter.clone(), order, ids })
             };
-            Ok(Box::new(Common(filters.iter().map(list).collect::<Result<_, StoreError>>()?)))
+            let lists = filters.iter().map(list).collect::<Result<_, StoreError>>()?;
+            Ok(Box::new(Common { lists, left: SEARCHED }))
         }
     }
 }
@@ -187,7 +264,7 @@ fn ids(store: &Store, filters: &[(Index, Term)], order: Order, after: Option<Id>
 /// Finds the ids from the lowest to the highest of `range` that all `filters` list.
 fn ids_within(
     store: &Store,
-    filters: &[(Index, Term)],
+    filters: &[Filter],
     order: Order,
     after: Option<Id>,
     (lowest, highest): Range,
@@ -214,7 +291,7 @@ fn ids_within(
 }
 
 /// Counts the records of a list, if that is wanted. A long list is counted only where the database has a counter.
-fn count(store: &Store, filters: &[(Index, Term)], wanted: &Wanted) -> Result<Option<u64>, Problem> {
+fn count(store: &Store, filters: &[Filter], wanted: &Wanted) -> Result<Option<u64>, Problem> {
     if !wanted.count {
         return Ok(None);
     }
@@ -236,7 +313,7 @@ fn count(store: &Store, filters: &[(Index, Term)], wanted: &Wanted) -> Result<Op
 /// The ids of one filter.
 struct Listed {
     store: Store,
-    filter: (Index, Term),
+    filter: Filter,
     order: Order,
     ids: Peekable<InOrder>,
 }
@@ -254,8 +331,7 @@ impl Listed {
                     Order::Descending => target.get().saturating_add(1),
                 };
                 let after = Id::try_from(before).unwrap_or(id);
-                let (index, term) = &self.filter;
-                self.ids = self.store.ids_behind(*index, term, self.order, Some(after))?.peekable();
+                self.ids = self.filter.ids_behind(&self.store, self.order, Some(after))?.peekable();
             }
         }
         match self.ids.peek() {
@@ -267,19 +343,25 @@ impl Listed {
 }
 
 /// The ids that several filters have in common.
-struct Common(Vec<Listed>);
+struct Common {
+    lists: Vec<Listed>,
+    /// The places that may still be compared. Enough for all of a list that has at most [`SEARCHED`] ids.
+    left: usize,
+}
 
 impl Common {
     fn find(&mut self) -> Result<Option<Id>, StoreError> {
-        let Some(Some(mut target)) = self.0.first_mut().map(|list| list.ids.next().transpose()).transpose()? else {
+        let Some(Some(mut target)) = self.lists.first_mut().map(|list| list.ids.next().transpose()).transpose()? else {
             return Ok(None);
         };
         'search: loop {
-            for list in &mut self.0[1..] {
+            let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
+            self.left = left;
+            for list in &mut self.lists[1..] {
                 let Some(found) = list.step_to(target)? else { return Ok(None) };
                 if found != target {
-                    let Some(next) = self.0[0].step_to(found)? else { return Ok(None) };
-                    self.0[0].ids.next();
+                    let Some(next) = self.lists[0].step_to(found)? else { return Ok(None) };
+                    self.lists[0].ids.next();
                     target = next;
                     continue 'search;
                 }
@@ -318,7 +400,8 @@ mod tests {
         let changes: Vec<Change> = posts.iter().map(|post| Change::Put(post, writer.next_revision())).collect();
         writer.apply(&changes).unwrap();
         let id = |id: u64| Id::try_from(id).unwrap();
-        let [in_thread_7, of_2] = [(IN_THREAD, Term::Id(id(7))), (BY_USER, Term::Id(id(2)))];
+        let [in_thread_7, of_2] =
+            [(IN_THREAD, 7), (BY_USER, 2)].map(|(index, of)| Filter::Has(index, Term::Id(id(of))));
         for (filters, expected) in [
             (vec![], vec![1, 2, 3, 4]),
             (vec![in_thread_7.clone()], vec![1, 2, 4]),
@@ -326,7 +409,7 @@ mod tests {
             (vec![in_thread_7, of_2], vec![1, 4]),
         ] {
             // Number 5 was deleted.
-            let found = records(&store, (1..=5).map(|number| Ok(id(number))), filters);
+            let found = records(&store, (1..=5).map(|number| Ok(id(number))), filters, None);
             let found: Vec<String> =
                 found.map(|stored| String::from_utf8_lossy(stored.unwrap().json())[..7].to_owned()).collect();
             assert_eq!(found, expected.iter().map(|id| format!("{{\"id\":{id}")).collect::<Vec<_>>());

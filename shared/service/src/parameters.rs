@@ -6,6 +6,7 @@ use record::declaration::{IndexDeclaration, TermKind};
 use record::edit::RecordName;
 use record::id::Id;
 use record::model::{Collection, Index, Term};
+use record::search::Query;
 use store::Order;
 
 use crate::problem::Problem;
@@ -26,14 +27,17 @@ const NUMBERED_RECORDS: usize = 10;
 const SHOWN: usize = 64;
 
 /// The parameters of every list, under our names and json-server's.
-const OF_LISTS: [&str; 10] =
-    ["limit", "after", "count", "sort", "fields", "_limit", "_page", "_per_page", "_sort", "_order"];
+const OF_LISTS: [&str; 11] =
+    ["limit", "after", "count", "sort", "fields", "q", "_limit", "_page", "_per_page", "_sort", "_order"];
 
 /// The bounds of a range of ids, as in json-server, where ids are integers.
 const BOUNDS: [&str; 4] = ["id_gte", "id_gt", "id_lte", "id_lt"];
 
 /// The beginning of each `after`. Another version of this program may have others.
 const CURSOR: &str = "c1-";
+
+/// The beginning of each `after` of a ranked list.
+const RANK: &str = "r1-";
 
 /// The names and values of a query, in its order.
 #[derive(Debug)]
@@ -103,6 +107,10 @@ pub(crate) struct Wanted {
     pub(crate) count: bool,
     /// What the records have.
     pub(crate) filters: Vec<(Index, Term)>,
+    /// The words to search for.
+    pub(crate) query: Option<Query>,
+    /// The number of records before a page of those that fit the words best; `None` if the list is in the order of ids.
+    pub(crate) rank: Option<usize>,
     /// The records by name, in this order.
     pub(crate) batch: Option<Vec<RecordName>>,
     /// The fields to answer with.
@@ -128,8 +136,16 @@ impl Wanted {
         }
         let limit = given.take_any(&["limit", "_limit", "_per_page"])?;
         wanted.limit = limit.map(|limit| read_number("limit", &limit, PAGE_RECORDS)).transpose()?;
-        wanted.after = given.take("after")?.map(|after| read_cursor(&after)).transpose()?;
+        wanted.query = given.take("q")?.map(|text| read_query(collection, &text)).transpose()?;
+        let is_ranked = wanted.query.is_some() && !given.0.iter().any(|(name, _)| matches!(&**name, "sort" | "_sort"));
+        match given.take("after")? {
+            after if is_ranked => wanted.rank = Some(after.map_or(Ok(0), |after| read_rank(&after))?),
+            after => wanted.after = after.map(|after| read_cursor(&after)).transpose()?,
+        }
         wanted.order = read_order(&mut given)?;
+        if is_ranked {
+            wanted.order = Order::Descending;
+        }
         if !collection.has_text_ids() {
             wanted.range = read_range(&mut given)?;
         }
@@ -144,7 +160,7 @@ impl Wanted {
                 wanted.limit = Some(NUMBERED_RECORDS);
                 wanted.rest.push(("_limit".to_owned(), NUMBERED_RECORDS.to_string()));
             }
-            if wanted.after.is_some() {
+            if wanted.after.is_some() || wanted.rank.is_some_and(|rank| rank > 0) {
                 return Err(wrong("`_page` and `after` are two places; send one of them."));
             }
             if !wanted.reaches(page) {
@@ -175,7 +191,7 @@ impl Wanted {
 
     /// Returns the number of records before a numbered page.
     pub(crate) fn skipped(&self) -> usize {
-        self.page.map_or(0, |page| self.before(page))
+        self.page.map_or(self.rank.unwrap_or_default(), |page| self.before(page))
     }
 
     fn before(&self, page: usize) -> usize {
@@ -190,6 +206,11 @@ impl Wanted {
     /// Returns the query of the page behind record `after`.
     pub(crate) fn behind(&self, after: Id) -> String {
         self.at("after", &format!("{CURSOR}{:x}", after.get()))
+    }
+
+    /// Returns the query of the page behind the first `count` of a ranked list.
+    pub(crate) fn ranked(&self, count: usize) -> String {
+        self.at("after", &format!("{RANK}{count}"))
     }
 
     /// Returns the query of page `number`.
@@ -213,11 +234,12 @@ impl Wanted {
 
 /// Lists the parameters of a list.
 fn names(collection: Collection, of_all: bool) -> Vec<&'static str> {
-    let (ours, of_json_server) = OF_LISTS.split_at(5);
+    let (ours, of_json_server) = OF_LISTS.split_at(6);
+    let ours = ours.iter().filter(|name| **name != "q" || collection.is_searchable());
     let batch: &[&str] = if of_all { &["id", "ids"] } else { &[] };
     let bounds: &[&str] = if collection.has_text_ids() { &[] } else { &BOUNDS };
     let fields = collection.indexes().iter().map(|index| &*index.field).filter(|field| !OF_LISTS.contains(field));
-    ours.iter().chain(batch).chain(bounds).copied().chain(fields).chain(of_json_server.iter().copied()).collect()
+    ours.chain(batch).chain(bounds).copied().chain(fields).chain(of_json_server.iter().copied()).collect()
 }
 
 /// Reads `fields`, of a list or a record.
@@ -312,6 +334,19 @@ fn read_cursor(value: &str) -> Result<Id, Problem> {
     let id =
         number.and_then(|number| Id::try_from(number).ok()).filter(|id| value == format!("{CURSOR}{:x}", id.get()));
     id.ok_or_else(|| wrong(format!("`after` comes from a `next` link; `{}` is none.", shorten(value))))
+}
+
+fn read_rank(value: &str) -> Result<usize, Problem> {
+    let count = value.strip_prefix(RANK).and_then(|count| count.parse().ok());
+    let count = count.filter(|count: &usize| *count <= SKIPPED && value == format!("{RANK}{count}"));
+    count.ok_or_else(|| wrong(format!("`after` comes from a `next` link; `{}` is none.", shorten(value))))
+}
+
+fn read_query(collection: Collection, text: &str) -> Result<Query, Problem> {
+    if !collection.is_searchable() {
+        return Err(wrong(format!("No field of {} is declared for searches.", collection.name())));
+    }
+    Query::read(text).map_err(|error| wrong(error.to_string()))
 }
 
 fn not_an_id(name: &str, value: &str) -> Problem {

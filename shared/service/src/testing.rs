@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -110,6 +111,8 @@ impl App {
             "an id is taken"
         );
         let store = load.finish().expect("a database can be written");
+        let redeclaration = store.redeclare().expect("the declaration is its own");
+        redeclaration.make(&AtomicBool::new(false)).expect("words can be listed");
         let health = Health::default();
         let of_state = health.clone();
         let tokens = Arc::new(if writable { tokens(collection, dir.path()) } else { Tokens::none(collection) });

@@ -105,6 +105,27 @@ impl Store {
         })
     }
 
+    /// Returns the texts of `index` that begin with `begin`, sorted; `None` if they are more than `most`.
+    pub fn texts_from(&self, index: Index, begin: &str, most: usize) -> Result<Option<Vec<Box<str>>>, StoreError> {
+        let first = [&[layout::INDEX, index.0], begin.as_bytes()].concat();
+        let (mut from, mut texts) = (first.clone(), Vec::new());
+        while let Some(run) = self.db.range(&from[..]..).next() {
+            let (key, _) = run.map_err(|source| self.sled(source))?;
+            if !key.starts_with(&first) {
+                break;
+            }
+            let text = layout::listed_text(&key).ok_or_else(|| self.damaged(&key, "it holds no text"))?;
+            if texts.len() == most {
+                return Ok(None);
+            }
+            texts.push(text.into());
+            // Behind all runs of this text.
+            let prefix = layout::term_prefix(index, &TermKey::of(&Term::from(text)));
+            from = [&layout::run_key(&prefix, u64::MAX)[..], &[0]].concat();
+        }
+        Ok(Some(texts))
+    }
+
     /// Builds the prefix that [`entries`](Self::entries) gives for `term`.
     pub fn entry_prefix(&self, index: Index, term: &Term) -> Vec<u8> {
         layout::term_prefix(index, &self.term_key(index, term))

@@ -141,6 +141,10 @@ impl Load {
             writers.into_iter().try_for_each(|writer| writer.join().expect("a writer returns its errors"))
         })?;
         self.store.put_counters(self.counters)?;
+        if records > 0 {
+            // A split is fast, and needs no words: the service lists them at its first start.
+            store.note_without_words()?;
+        }
         Ok(self.store)
     }
 }

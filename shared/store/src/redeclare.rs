@@ -6,6 +6,7 @@
 //! | has a new index | gets it, before it is read or written |
 //! | lacks an index | loses that index's entries, so that its number can be used again |
 //! | makes an index unique | is searched for records that share a value, and refused if there are any |
+//! | searches other fields | lists all words anew, before it is read or written |
 //! | gives an index's number to another field or kind of value, or changes the id rule | is refused |
 //!
 //! The database holds a note that names its complete indexes. An index leaves the note before its entries are removed,
@@ -19,10 +20,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use record::declaration::{Declaration, IdRule, IndexDeclaration, Shape, TermKind};
+use record::declaration::{Declaration, Field, IdRule, IndexDeclaration, Shape, TermKind};
 use record::id::Id;
 use record::json::members;
-use record::model::{Collection, Index, term_of};
+use record::model::{Collection, Index, Term, term_of};
 use record::words::agree;
 
 use super::layout::{self, INDEX, TermKey};
@@ -45,6 +46,7 @@ const SAY_EVERY: Duration = Duration::from_secs(3);
 struct Essence<'d> {
     ids: IdRule,
     indexes: Vec<(Index, &'d str, Option<TermKind>, bool)>,
+    searched: Vec<&'d str>,
 }
 
 impl<'d> Essence<'d> {
@@ -55,20 +57,30 @@ impl<'d> Essence<'d> {
             .map(|index| (index.number, &*index.field, kind_of(declaration, index), index.unique))
             .collect();
         indexes.sort_by_key(|(number, ..)| *number);
-        Self { ids: declaration.ids, indexes }
+        Self { ids: declaration.ids, indexes, searched: searched(declaration) }
     }
+}
+
+/// Returns the names of the fields that are searched, sorted.
+fn searched(declaration: &Declaration) -> Vec<&str> {
+    let fields = declaration.fields.iter().filter(|field| field.search);
+    let mut names: Vec<&str> = fields.map(|field| &*field.name).collect();
+    names.sort_unstable();
+    names
 }
 
 fn kind_of(declaration: &Declaration, index: &IndexDeclaration) -> Option<TermKind> {
     declaration.field(&index.field).and_then(|field| field.shape.is_of())
 }
 
-/// Returns the part of `declaration` that a database notes, with the indexes that `is_whole` picks.
-fn note_of(declaration: &Declaration, is_whole: impl Fn(&IndexDeclaration) -> bool) -> Declaration {
+/// Returns the part of `declaration` that a database notes, with the indexes that `is_whole` picks, and with the words if
+/// `has_words`.
+fn note_of(declaration: &Declaration, is_whole: impl Fn(&IndexDeclaration) -> bool, has_words: bool) -> Declaration {
     let mut note = declaration.clone();
     note.indexes = declaration.indexes.iter().filter(|index| is_whole(index)).cloned().collect();
-    let is_indexed = |name: &str| note.indexes.iter().any(|index| &*index.field == name);
-    note.fields = declaration.fields.iter().filter(|field| is_indexed(&field.name)).cloned().collect();
+    note.fields.iter_mut().for_each(|field| field.search &= has_words);
+    let is_noted = |field: &Field| field.search || note.indexes.iter().any(|index| index.field == field.name);
+    note.fields = note.fields.iter().filter(|field| is_noted(field)).cloned().collect();
     note
 }
 
@@ -91,7 +103,15 @@ impl Store {
 
     /// Notes the declaration of a new database.
     pub(super) fn note_all(&self) -> Result<(), StoreError> {
-        self.note(&note_of(self.collection.declaration(), |_| true))
+        self.note(&note_of(self.collection.declaration(), |_| true, true))
+    }
+
+    /// Notes the declaration of a database whose words are not listed yet.
+    pub(super) fn note_without_words(&self) -> Result<(), StoreError> {
+        if self.collection.is_searchable() {
+            self.note(&note_of(self.collection.declaration(), |_| true, false))?;
+        }
+        Ok(())
     }
 
     fn noted(&self) -> Result<Option<Declaration>, StoreError> {
@@ -138,9 +158,11 @@ impl Store {
             }
         }
         let store = Self { made_by: self.collection, ..self.clone() };
+        let lists_words = noted.as_ref().is_some_and(|noted| searched(noted) == searched(declaration));
+        let lacks_words = self.collection.is_searchable() && !lists_words;
         let is_current = noted.as_ref().is_some_and(|noted| Essence::of(noted) == Essence::of(declaration))
             && store.strays(declaration)?.is_empty();
-        Ok(Redeclaration { store, noted, missing, restricted, is_current })
+        Ok(Redeclaration { store, noted, missing, lacks_words, restricted, is_current })
     }
 
     fn refuse_contradictions(&self, noted: &Declaration) -> Result<(), StoreError> {
@@ -218,7 +240,8 @@ impl Store {
     fn strays(&self, declaration: &Declaration) -> Result<Vec<u8>, StoreError> {
         let is_declared = |number: u8| {
             let ids = declaration.ids == IdRule::Text && Index(number) == Index::IDS;
-            ids || declaration.indexes.iter().any(|index| index.number.0 == number)
+            let words = Index(number) == Index::WORDS && declaration.fields.iter().any(|field| field.search);
+            ids || words || declaration.indexes.iter().any(|index| index.number.0 == number)
         };
         let mut strays = Vec::new();
         let mut from = vec![INDEX, 0];
@@ -243,6 +266,8 @@ pub struct Redeclaration {
     noted: Option<Declaration>,
     /// The indexes to build.
     missing: Vec<&'static IndexDeclaration>,
+    /// Whether the words of all records have to be listed.
+    lacks_words: bool,
     /// The indexes that are unique now.
     restricted: Vec<&'static IndexDeclaration>,
     is_current: bool,
@@ -275,14 +300,14 @@ impl Redeclaration {
             store.refuse_shared(index)?;
         }
         let is_new = |index: &IndexDeclaration| self.missing.iter().any(|missing| missing.number == index.number);
-        let kept = note_of(declaration, |index| !is_new(index));
+        let kept = note_of(declaration, |index| !is_new(index), !self.lacks_words);
         if self.noted.as_ref() != Some(&kept) {
             store.note(&kept)?;
             store.sync()?;
         }
         fail_point!("before the strays");
         store.remove_strays(&kept)?;
-        if self.missing.is_empty() {
+        if self.missing.is_empty() && !self.lacks_words {
             return store.sync();
         }
         if let Err(error) = self.build(end) {
@@ -292,15 +317,16 @@ impl Redeclaration {
         }
         store.sync()?;
         fail_point!("before the note");
-        store.note(&note_of(declaration, |_| true))?;
+        store.note(&note_of(declaration, |_| true, true))?;
         store.sync()
     }
 
     /// Builds the missing indexes as a split does: collects and sorts all entries, so that each run is written once.
     fn build(&self, end: &AtomicBool) -> Result<(), StoreError> {
         let (store, begin) = (&self.store, Instant::now());
-        let routes: Vec<String> = self.missing.iter().map(|index| format!("{:?}", index.route)).collect();
-        let routes = routes.join(", ");
+        let routes = self.missing.iter().map(|index| format!("{:?}", index.route));
+        let words = self.lacks_words.then(|| "the words for searches".to_owned());
+        let routes = routes.chain(words).collect::<Vec<String>>().join(", ");
         let path = store.path().display();
         let records = store.counted()?.count;
         log::info!("{path}: building new indexes: {routes}, of {records} {}", agree(records, "record", "records"));
@@ -308,6 +334,8 @@ impl Redeclaration {
         // The sorted files lie beside the database, on a disk that must have room for its index entries anyway.
         let folder = store.path().parent().expect("a database has a name").to_owned();
         let mut columns: Vec<Column> = self.missing.iter().map(|index| Column::of(store.collection, index)).collect();
+        let mut words = self.lacks_words.then(Sorter::default);
+        let mut listed = 0;
         for record in store.records() {
             let (id, stored) = record?;
             let json = std::str::from_utf8(stored.json())
@@ -315,14 +343,24 @@ impl Redeclaration {
             for column in &mut columns {
                 column.add(id, json, &folder)?;
             }
+            if let Some(words) = &mut words {
+                for word in store.collection.listed_words(json) {
+                    words.push((TermKey::of(&Term::Text(word)), id), &folder).map_err(at(&folder))?;
+                    listed += 1;
+                }
+            }
             progress.advance(1)?;
         }
-        let entries = columns.iter().map(|column| column.count).sum();
+        let entries = columns.iter().map(|column| column.count).sum::<u64>() + listed;
         let progress = &Progress::new(store, end, "entries written", entries);
         thread::scope(|scope| {
             let mut writers = Vec::new();
             for column in columns {
                 writers.push(scope.spawn(move || column.write(store, progress)));
+            }
+            if let Some(words) = words {
+                let count = |ids: &[Id]| progress.advance(ids.len() as u64);
+                writers.push(scope.spawn(move || write_index(store, Index::WORDS, words, count)));
             }
             writers.into_iter().try_for_each(|writer| writer.join().expect("a writer returns its errors"))
         })?;

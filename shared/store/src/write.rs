@@ -188,6 +188,7 @@ impl Writer {
         for (index, term) in self.store.terms_of(id, stored.json())? {
             self.relist(id, index, &term, false, effects);
         }
+        self.relist_words(id, stored.json(), false, effects);
         if entry.json.is_none() {
             effects.step.removes.extend(layout::parts(id, entry.revision, stored.json()).map(|(key, _)| key));
         }
@@ -211,8 +212,17 @@ impl Writer {
         for (index, term) in record.terms.iter() {
             self.relist(id, *index, term, true, effects);
         }
+        self.relist_words(id, json, true, effects);
         let (_, slot) = layout::place(id);
         Entry { slot, revision, id_from_position: record.id_from_position, json: (!apart).then_some(json) }
+    }
+
+    /// Lists the words of the record with the text `json` from now on, or no longer.
+    fn relist_words(&self, id: Id, json: &[u8], listed: bool, effects: &mut Effects) {
+        let json = std::str::from_utf8(json).unwrap_or_default();
+        for word in self.store.made_by().listed_words(json) {
+            self.relist(id, Index::WORDS, &Term::Text(word), listed, effects);
+        }
     }
 
     /// Lists `id` under `term` from now on, or no longer.

@@ -135,7 +135,7 @@ fn propose_one(name: &str, service: String, profile: &Profile, all: &[(String, P
         if shape.is_reference() || shape == Shape::Username {
             alike.forget(field);
         }
-        fields.push(Field { name: field.as_str().into(), shape, required });
+        fields.push(Field { name: field.as_str().into(), shape, required, search: false });
     }
     notes.unsure.extend(alike.say());
     let declaration = Declaration {
