@@ -291,8 +291,11 @@ impl Declaration {
             if before.iter().any(|other| other.route == index.route) {
                 return Some(format!("the route {:?} is declared twice", index.route));
             }
-            if index.number == Index::WORDS {
-                return Some(format!("the index {} is that of searches; give it a lower number", index.number.0));
+            if index.number == Index::WORDS && self.fields.iter().any(|field| field.search) {
+                return Some(format!(
+                    "the index {} is that of searched fields; give it a lower number",
+                    index.number.0
+                ));
             }
             if before.iter().any(|other| other.number == index.number) {
                 return Some(format!("the index {} is declared twice", index.number.0));

@@ -523,6 +523,7 @@ mod tests {
     fn posts(indexes: &str) -> Collection {
         let mut declaration = sample::posts().declaration().clone();
         declaration.indexes = serde_json::from_str(indexes).unwrap();
+        declaration.fields.iter_mut().for_each(|field| field.search = false);
         Collection::of(declaration)
     }
 
@@ -599,6 +600,34 @@ mod tests {
         // The ways on.
         assert_eq!(listed(&make(&path, posts(USER)), 255, 1), 300);
         assert_eq!(listed(&make(&path, posts(reused)), 1, 1), 300);
+    }
+
+    #[test]
+    fn words_are_listed_at_the_first_start_and_anew_when_other_fields_are_searched() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        restore(&path);
+        let has_words = |store: &Store| store.db.scan_prefix([INDEX, Index::WORDS.0]).next().is_some();
+        let words = |store: &Store| store.texts_from(Index::WORDS, "", 999).unwrap().unwrap();
+        assert!(!has_words(&Store::open(&path, sample::posts(), Purpose::Passing).unwrap()), "a split lists none");
+        let stopped = Store::open(&path, sample::posts(), Purpose::Serving).unwrap().redeclare().unwrap();
+        assert!(matches!(stopped.make(&AtomicBool::new(true)), Err(StoreError::Interrupted(_))));
+        drop(stopped);
+        let store = make(&path, sample::posts());
+        let all: Vec<Box<str>> = (1..=300).flat_map(|n| sample::posts().listed_words(&json(n, 1))).collect();
+        let all: std::collections::BTreeSet<Box<str>> = all.into_iter().collect();
+        assert_eq!(words(&store), all.iter().cloned().collect::<Vec<_>>());
+        let ids = |word: &str| store.ids(Index::WORDS, &Term::from(word)).map(Result::unwrap).collect::<Vec<Id>>();
+        for word in &all {
+            let expected: Vec<Id> =
+                (1..=300).filter(|n| sample::posts().listed_words(&json(*n, 1)).contains(word)).map(id).collect();
+            assert_eq!(ids(word), expected, "{word}");
+        }
+        drop(store);
+        assert!(Store::open(&path, sample::posts(), Purpose::Serving).unwrap().redeclare().unwrap().is_current());
+        // Nothing is searched, then something is again.
+        assert!(!has_words(&make(&path, posts("[]"))));
+        assert_eq!(words(&make(&path, sample::posts())).len(), all.len());
     }
 
     #[test]
