@@ -8,6 +8,12 @@ use crate::model::is_of_kind;
 
 /// The longest body of a request, in bytes.
 pub const BODY_BYTES: usize = 64 << 10;
+
+/// The longest body with several records, in bytes.
+pub const BATCH_BYTES: usize = 1 << 20;
+
+/// The most records in a body.
+pub const BATCH_RECORDS: usize = 1000;
 /// The deepest nesting of a body's values, the body's object included.
 pub const BODY_DEPTH: usize = 32;
 /// The longest record, in bytes of its canonical text. Without a limit, patches could make it grow without end.

@@ -108,6 +108,9 @@ impl AnswerCache {
             return None;
         }
         let answer = self.get(request.uri().path())?;
+        if answer.cacheable.body.first() == Some(&b'[') && reply::accepts_lines(request.headers()) {
+            return None;
+        }
         let tag = answer.tag.as_ref();
         if let Some(tag) = tag
             && let Some(known) = request.headers().get(IF_NONE_MATCH)

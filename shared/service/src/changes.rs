@@ -20,18 +20,15 @@ use store::{Follower, RecordChange, Store};
 use tokio::sync::watch::{Receiver, Sender};
 use tokio::time::{sleep, timeout};
 use warp::http::HeaderMap;
-use warp::http::header::{ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
+use warp::http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
 use warp::reply::Reply;
 
 use crate::parameters::{Parameters, wrong};
 use crate::problem::Problem;
-use crate::reply::Answer;
+use crate::reply::{Answer, LINES, accepts_lines};
 
 /// The header with the place that a client knows.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-
-/// The media type of lines of JSON.
-const LINES: &str = "application/x-ndjson";
 
 /// The longest time in which nothing is sent.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -126,9 +123,7 @@ enum Format {
 
 impl Format {
     fn read(headers: &HeaderMap) -> Self {
-        let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        let mut kinds = accepted.flat_map(|value| value.split(',')).filter_map(|kind| kind.split(';').next());
-        if kinds.any(|kind| kind.trim().eq_ignore_ascii_case(LINES)) { Format::Lines } else { Format::Events }
+        if accepts_lines(headers) { Format::Lines } else { Format::Events }
     }
 
     fn media_type(self) -> &'static str {

@@ -2,12 +2,19 @@
 
 use headers::{ETag, HeaderMapExt, IfMatch, IfNoneMatch};
 use record::record_set::RecordSet;
-use warp::http::header::HeaderMap;
+use warp::http::header::{ETAG, HeaderMap};
 
 /// Returns a record's entity tag: its revision and a checksum. A revision is unique among the record's states in one
 /// database, but a new split counts from 1 again. Replicas of the same slice have the same tags.
 pub fn entity_tag(revision: u64, json: &[u8]) -> ETag {
     format!("\"{revision}-{:08x}\"", crc32fast::hash(json)).parse().expect("digits make a tag")
+}
+
+/// Returns a tag as `ETag` has it.
+pub(crate) fn tag_text(tag: &ETag) -> String {
+    let mut headers = HeaderMap::new();
+    headers.typed_insert(tag.clone());
+    headers.get(ETAG).and_then(|tag| tag.to_str().ok()).unwrap_or_default().to_owned()
 }
 
 /// Returns the tag of the list of all `records` at `revision`. It is weak: the list is sent while it is read, and may be

@@ -72,7 +72,7 @@ pub(crate) fn part(store: &Store, path: &str, term: Option<(Index, Term)>, wante
     let fields = wanted.fields.clone();
     if let Some(names) = &wanted.batch {
         let names = names.clone();
-        return read::selected(store, move |store| Box::new(named(store, names.clone())), fields);
+        return read::selected(store, move |store| Box::new(named(store, names.clone())), fields, wanted.lines);
     }
     let filters = term.into_iter().chain(wanted.filters.iter().cloned());
     let mut filters: Vec<Filter> = filters.map(|(index, term)| Filter::Has(index, term)).collect();
@@ -93,7 +93,7 @@ pub(crate) fn part(store: &Store, path: &str, term: Option<(Index, Term)>, wante
             Ok(ids) => Box::new(records(store, ids, filters.clone(), wanted.query.clone())) as read::Selection,
             Err(error) => Box::new(std::iter::once(Err(error))),
         };
-        let mut response = read::selected(store, all, fields)?;
+        let mut response = read::selected(store, all, fields, wanted.lines)?;
         total.map(|total| response.headers_mut().insert(TOTAL, total.into()));
         return Ok(response);
     };
@@ -105,7 +105,7 @@ pub(crate) fn part(store: &Store, path: &str, term: Option<(Index, Term)>, wante
         *found.borrow_mut() = page;
         Box::new(records(store, ids.into_iter().map(Ok), filters.clone(), wanted.query.clone())) as read::Selection
     };
-    let mut response = read::selected(store, all, fields)?;
+    let mut response = read::selected(store, all, fields, wanted.lines)?;
     let (ids, total) = found.into_inner()?;
     let headers = response.headers_mut();
     total.map(|total| headers.insert(TOTAL, total.into()));
@@ -132,7 +132,7 @@ fn ranked(store: &Store, path: &str, filters: &[Filter], is_short: bool, query: 
         let ids = ids.clone().into_iter().map(Ok);
         Box::new(records(store, ids, filters.to_vec(), Some(query.clone()))) as read::Selection
     };
-    let mut response = read::selected(store, all, wanted.fields.clone())?;
+    let mut response = read::selected(store, all, wanted.fields.clone(), wanted.lines)?;
     let headers = response.headers_mut();
     total.map(|total| headers.insert(TOTAL, total.into()));
     if wanted.limit.is_some() {

@@ -113,6 +113,8 @@ pub(crate) struct Wanted {
     pub(crate) rank: Option<usize>,
     /// The records by name, in this order.
     pub(crate) batch: Option<Vec<RecordName>>,
+    /// Whether the answer is lines of JSON.
+    pub(crate) lines: bool,
     /// The fields to answer with.
     pub(crate) fields: Option<Vec<String>>,
 }
@@ -186,7 +188,7 @@ impl Wanted {
 
     /// Returns whether nothing but the whole list is wanted.
     pub(crate) fn is_everything(&self) -> bool {
-        *self == Self { rest: self.rest.clone(), ..Self::default() }
+        *self == Self { rest: self.rest.clone(), lines: self.lines, ..Self::default() }
     }
 
     /// Returns the number of records before a numbered page.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::mem::take;
 
 use record::json::Fault;
-use record::limits::{BODY_BYTES, Violation};
+use record::limits::{BATCH_RECORDS, Violation};
 use record::model::Collection;
 use serde::Serialize;
 use store::{CommitError, NotInHistory, StoreError};
@@ -64,8 +64,10 @@ pub enum Problem {
     Encoded,
     /// A PUT has only a part of the record.
     PartOfRecord,
-    /// The body is too long.
-    BodyTooLarge,
+    /// The body is longer than this many bytes.
+    BodyTooLarge(usize),
+    /// The body has too many records.
+    BatchTooLong,
     /// The body ended too early.
     BodyBroken,
     /// The body did not arrive in time.
@@ -80,6 +82,8 @@ pub enum Problem {
         singular: Cow<'static, str>,
         /// The field.
         field: &'static str,
+        /// The line of the record in a body with several, from 1.
+        line: Option<usize>,
     },
     /// The service has never given that id, so PUT does not create it.
     IdNotGiven,
@@ -204,6 +208,14 @@ impl Problem {
         response
     }
 
+    /// Adds the line of the record in a body with several, from 1.
+    pub(crate) fn at_line(self, number: usize) -> Self {
+        match self {
+            Problem::Taken { singular, field, .. } => Problem::Taken { singular, field, line: Some(number) },
+            other => other,
+        }
+    }
+
     fn log(&self) {
         match self {
             Problem::Store(error) => log::error!("the store failed: {error}"),
@@ -231,7 +243,7 @@ impl Problem {
             Problem::NotInHistory(_) | Problem::OtherHistory => StatusCode::GONE,
             Problem::Taken { .. } => StatusCode::CONFLICT,
             Problem::ConditionFailed => StatusCode::PRECONDITION_FAILED,
-            Problem::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Problem::BodyTooLarge(_) | Problem::BatchTooLong => StatusCode::PAYLOAD_TOO_LARGE,
             Problem::MediaType | Problem::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Problem::Invalid(_) | Problem::KeyReused | Problem::IdNotGiven => StatusCode::UNPROCESSABLE_ENTITY,
             Problem::Store(_) | Problem::Panicked | Problem::Unexpected(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -276,8 +288,12 @@ impl Problem {
                 let how = "send it once, as `Authorization: Bearer`.";
                 return format!("{what} of the service {}; {how}", realm.name()).into();
             }
-            Problem::BodyTooLarge => return format!("A body has at most {BODY_BYTES} bytes.").into(),
-            Problem::Taken { singular, field } => return format!("Another {singular} has this {field}.").into(),
+            Problem::BodyTooLarge(most) => return format!("A body has at most {most} bytes.").into(),
+            Problem::BatchTooLong => return format!("A body has at most {BATCH_RECORDS} records.").into(),
+            Problem::Taken { singular, field, line } => {
+                let line = line.map_or(String::new(), |line| format!(" (line {line})"));
+                return format!("Another {singular} has this {field}{line}.").into();
+            }
             Problem::NotAnId => "An id in this path is an integer from 1 to 9223372036854775807.",
             Problem::NotAText => "The name in the path is not percent-encoded UTF-8.",
             Problem::NotAHost => "A request names one host, in one Host field.",
@@ -285,7 +301,9 @@ impl Problem {
             Problem::NoSuchRecord => "There is no such record.",
             Problem::NoSuchPath => "There is nothing at this path.",
             Problem::ConditionFailed => "The record does not meet the request's condition.",
-            Problem::MediaType => "Send application/json; a patch may be application/merge-patch+json too.",
+            Problem::MediaType => {
+                "Send application/json; a patch may be application/merge-patch+json too, and new records application/x-ndjson."
+            }
             Problem::Encoded => "Send the body without a Content-Encoding.",
             Problem::PartOfRecord => "PUT takes the whole record, without Content-Range; PATCH takes a part.",
             Problem::BodyBroken => "The body ended too early.",

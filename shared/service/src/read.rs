@@ -9,7 +9,7 @@ use record::id::Id;
 use record::json::members;
 use record::model::Term;
 use store::{Portion, Stamp, Store, StoreError, Stored};
-use warp::http::header::{CONTENT_TYPE, HeaderMap, IF_MATCH, IF_NONE_MATCH};
+use warp::http::header::{CONTENT_TYPE, ETAG, HeaderMap, IF_MATCH, IF_NONE_MATCH};
 use warp::http::{Method, StatusCode};
 use warp::reply::{Reply, Response};
 
@@ -34,9 +34,22 @@ pub(crate) fn all(store: &Store, cache: &AnswerCache) -> Answer {
     let first = first?;
     let mut response = match all.next {
         None => reply::json(Response::new(first.into())),
-        Some(_) => respond_in_chunks(first, all),
+        Some(_) => reply::json(respond_in_chunks(first, all)),
     };
     response.headers_mut().typed_insert(tag);
+    Ok(response)
+}
+
+/// `GET /api/{collection}`, as lines of JSON
+pub(crate) fn all_lines(store: &Store) -> Answer {
+    let (revision, records) = store.state()?;
+    let shape = Shape { fields: None, lines: true };
+    let mut response =
+        respond_with_list(store, || store.records().map(|record| record.map(|(_, stored)| stored)), None, shape)?;
+    // The tag of a long list; a short one has its own.
+    if !response.headers().contains_key(ETAG) {
+        response.headers_mut().typed_insert(list_tag(revision, &records));
+    }
     Ok(response)
 }
 
@@ -44,8 +57,28 @@ pub(crate) fn all(store: &Store, cache: &AnswerCache) -> Answer {
 pub(crate) type Selection = Box<dyn Iterator<Item = Result<Stored, StoreError>> + Send + Sync>;
 
 /// Answers with the `fields` of `records`; with all, if none are named.
-pub(crate) fn selected(store: &Store, records: impl Fn(&Store) -> Selection, fields: Option<Vec<String>>) -> Answer {
-    respond_with_list(store, || records(store), None, fields)
+pub(crate) fn selected(
+    store: &Store,
+    records: impl Fn(&Store) -> Selection,
+    fields: Option<Vec<String>>,
+    lines: bool,
+) -> Answer {
+    respond_with_list(store, || records(store), None, Shape { fields, lines })
+}
+
+/// The shape of a list.
+#[derive(Clone, Default)]
+struct Shape {
+    /// The fields of the records; all, if none are named.
+    fields: Option<Vec<String>>,
+    /// Whether each record is a line, instead of an element of an array.
+    lines: bool,
+}
+
+impl Shape {
+    fn head<B>(&self, response: hyper::Response<B>) -> hyper::Response<B> {
+        if self.lines { reply::lines(response) } else { reply::json(response) }
+    }
 }
 
 /// Returns the record without the members that are not among `fields`.
@@ -81,9 +114,10 @@ fn get(store: &Store, name: RecordName) -> Result<Option<Stored>, StoreError> {
 }
 
 /// `GET /api/{collection}/in-thread/7`
-pub(crate) fn found(store: &Store, index: &IndexDeclaration, term: &Term) -> Answer {
-    let stamp = store.stamp_of(index.number, term);
-    respond_with_list(store, || store.find(index.number, term), Some(stamp), None)
+pub(crate) fn found(store: &Store, index: &IndexDeclaration, term: &Term, lines: bool) -> Answer {
+    // Lines are not kept: the path alone does not tell them from the array.
+    let stamp = (!lines).then(|| store.stamp_of(index.number, term));
+    respond_with_list(store, || store.find(index.number, term), stamp, Shape { fields: None, lines })
 }
 
 /// `GET /api/{collection}/by-username/a`, or the `fields` of that record
@@ -144,25 +178,20 @@ pub fn list<I>(store: &Store, records: impl Fn() -> I) -> Answer
 where
     I: Iterator<Item = Result<Stored, StoreError>> + Send + Sync + 'static,
 {
-    respond_with_list(store, records, None, None)
+    respond_with_list(store, records, None, Shape::default())
 }
 
 /// Answers as [`list`] does. If the records follow from what `stamp` stands for, a list that fits into one chunk is
 /// marked for the cache.
-fn respond_with_list<I>(
-    store: &Store,
-    records: impl Fn() -> I,
-    stamp: Option<Stamp>,
-    fields: Option<Vec<String>>,
-) -> Answer
+fn respond_with_list<I>(store: &Store, records: impl Fn() -> I, stamp: Option<Stamp>, shape: Shape) -> Answer
 where
     I: Iterator<Item = Result<Stored, StoreError>> + Send + Sync + 'static,
 {
     let (mut list, first) = store.read_whole(|| {
         let stamps = stamp.map(|stamp| vec![stamp]);
-        let fields = fields.clone();
+        let shape = shape.clone();
         let mut list =
-            List { records: records(), begun: false, done: false, stamps, fields, revisions: Revisions::default() };
+            List { records: records(), begun: false, done: false, stamps, shape, revisions: Revisions::default() };
         let first = list.next().unwrap_or_else(|| Ok(Bytes::new()));
         (list, first)
     });
@@ -170,13 +199,13 @@ where
     if list.done {
         let tag = list.revisions.tag(&first);
         let cacheable = list.stamps.map(|stamps| Cacheable { stamps, body: Bytes::copy_from_slice(&first) });
-        let mut response = reply::json(Response::new(first.into()));
+        let mut response = shape.head(Response::new(first.into()));
         response.headers_mut().typed_insert(tag);
         cacheable.and_then(|cacheable| response.extensions_mut().insert(cacheable));
         return Ok(response);
     }
     list.stamps = None;
-    Ok(respond_in_chunks(first, list))
+    Ok(shape.head(respond_in_chunks(first, list)))
 }
 
 /// Responds with a list of which the `first` chunk has been read.
@@ -195,7 +224,7 @@ where
         chunk
     });
     let chunks = stream::once(async { Ok(first) }).chain(rest);
-    reply::json(warp::reply::stream(chunks).into_response())
+    warp::reply::stream(chunks).into_response()
 }
 
 /// The JSON array of all records, in chunks.
@@ -238,15 +267,14 @@ impl Iterator for All {
     }
 }
 
-/// A JSON array in chunks.
+/// A JSON array, or lines of JSON, in chunks.
 struct List<I> {
     records: I,
     begun: bool,
     done: bool,
     /// The stamps of all that is in the list so far, if they are wanted.
     stamps: Option<Vec<Stamp>>,
-    /// The fields to answer with; all, if none are named.
-    fields: Option<Vec<String>>,
+    shape: Shape,
     /// The revisions in the list so far.
     revisions: Revisions,
 }
@@ -259,6 +287,8 @@ impl<I: Iterator<Item = Result<Stored, StoreError>>> Iterator for List<I> {
             return None;
         }
         let (mut chunk, mut read) = (BytesMut::new(), 0);
+        let [begin, between, end, empty]: [&[u8]; 4] =
+            if self.shape.lines { [b"", b"\n", b"\n", b""] } else { [b"[", b",", b"]", b"[]"] };
         // Counts what is read, not what is sent: of long records, a few fields may be wanted.
         while read < LIST_CHUNK {
             let stored = match self.records.next() {
@@ -268,13 +298,13 @@ impl<I: Iterator<Item = Result<Stored, StoreError>>> Iterator for List<I> {
                     return Some(Err(error));
                 }
                 None => {
-                    chunk.put_slice(if self.begun { b"]" } else { b"[]" });
+                    chunk.put_slice(if self.begun { end } else { empty });
                     self.done = true;
                     break;
                 }
             };
-            chunk.put_u8(if self.begun { b',' } else { b'[' });
-            match &self.fields {
+            chunk.put_slice(if self.begun { between } else { begin });
+            match &self.shape.fields {
                 None => chunk.put_slice(stored.json()),
                 Some(fields) => chunk.put_slice(project(stored.json(), fields).as_bytes()),
             }

@@ -1,10 +1,25 @@
 //! The answer of an endpoint, and its content types.
 
 use bytes::Bytes;
-use warp::http::header::{CONTENT_TYPE, HeaderValue};
+use warp::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, VARY};
 use warp::reply::Response;
 
 use crate::problem::Problem;
+
+/// The media type of lines of JSON.
+pub(crate) const LINES: &str = "application/x-ndjson";
+
+/// Tells whether the client accepts lines of JSON.
+pub(crate) fn accepts_lines(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut kinds = accepted.flat_map(|value| value.split(',')).filter_map(|kind| kind.split(';').next());
+    kinds.any(|kind| kind.trim().eq_ignore_ascii_case(LINES))
+}
+
+pub(crate) fn lines<B>(mut response: hyper::Response<B>) -> hyper::Response<B> {
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    with_type(response, LINES)
+}
 
 /// An endpoint's answer.
 pub type Answer = Result<Response, Problem>;

@@ -213,7 +213,7 @@ impl State {
             return Err(Problem::NoSuchRecord);
         }
         if is_read && !matches!(resource, Resource::Backup | Resource::Scrub) {
-            let response = self.read(cache, path, resource, given?)?;
+            let response = self.read(cache, path, resource, given?, headers)?;
             return Ok(read::spare(headers, response));
         }
         if !resource.allowed().split(", ").any(|allowed| allowed == *method) {
@@ -237,22 +237,31 @@ impl State {
         }
     }
 
-    fn read(&self, cache: &AnswerCache, path: &str, resource: Resource, mut given: Parameters) -> Answer {
+    fn read(
+        &self,
+        cache: &AnswerCache,
+        path: &str,
+        resource: Resource,
+        mut given: Parameters,
+        headers: &HeaderMap,
+    ) -> Answer {
         let (store, collection) = (&self.store, self.store.collection());
         let name = match resource {
             Resource::All => {
-                let wanted = Wanted::read(collection, true, given)?;
+                let mut wanted = Wanted::read(collection, true, given)?;
+                wanted.lines = reply::accepts_lines(headers);
                 return if wanted.is_everything() {
-                    read::all(store, cache)
+                    if wanted.lines { read::all_lines(store) } else { read::all(store, cache) }
                 } else {
                     page::part(store, path, None, wanted)
                 };
             }
             Resource::Found(index, term) if index.answers == Answers::Many => {
                 let term = read_term(collection.terms_of(index), term)?;
-                let wanted = Wanted::read(collection, false, given)?;
+                let mut wanted = Wanted::read(collection, false, given)?;
+                wanted.lines = reply::accepts_lines(headers);
                 return if wanted.is_everything() {
-                    read::found(store, index, &term)
+                    read::found(store, index, &term, wanted.lines)
                 } else {
                     page::part(store, path, Some((index.number, term)), wanted)
                 };

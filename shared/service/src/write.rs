@@ -3,6 +3,8 @@
 //! A request is checked in this order: its token, then its body, and then, in the committer's one thread, its condition
 //! and whether the resulting record fits the model.
 
+use std::collections::HashSet;
+use std::fmt::Write;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
@@ -13,10 +15,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use record::declaration::read_id_text;
 use record::edit::{self, New, RecordName};
 use record::id::Id;
-use record::json::{Object, members};
-use record::limits::BODY_BYTES;
+use record::json::{Fault, Object, members};
+use record::limits::{BATCH_BYTES, BATCH_RECORDS, BODY_BYTES, Violation};
 use record::model::{Collection, Index, Record, Term};
 use record::token::Name;
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use store::{Found, KeptRecord, Transaction};
 use tokio::time::{Instant, timeout_at};
@@ -26,9 +29,9 @@ use warp::http::header::{
 use warp::http::{Method, StatusCode};
 use warp::reply::{Reply, Response};
 
-use crate::condition::{Condition, entity_tag};
+use crate::condition::{Condition, entity_tag, tag_text};
 use crate::problem::Problem;
-use crate::reply::{self, Answer};
+use crate::reply::{self, Answer, LINES};
 use crate::state::{Body, State};
 
 /// The header that lets a client repeat a POST safely.
@@ -60,6 +63,10 @@ async fn create_posted(state: State, headers: &HeaderMap, body: &mut Arriving<'_
             return Err(Problem::ConditionFailed);
         }
         let key = read_idempotency_key(headers, &token)?;
+        if read_kind(headers) == LINES {
+            let batch = Batch::read(collection, &state.body(headers, body, BATCH_BYTES).await?)?;
+            return state.commit.write(move |now| batch.create(now, collection, key)).await?;
+        }
         let body = state.json_body(headers, body, false).await?;
         // Checked before an id is given, and outside the committer's one thread.
         let new = edit::create(collection, body).map_err(Problem::Invalid)?;
@@ -141,25 +148,40 @@ impl State {
         if !is_json(headers, is_patch) {
             return Err(Problem::MediaType);
         }
+        edit::read(&self.body(headers, body, BODY_BYTES).await?).map_err(Problem::Malformed)
+    }
+
+    /// Reads a body of at most `most` bytes.
+    async fn body(
+        &self,
+        headers: &HeaderMap,
+        body: &mut Arriving<'_, impl Body>,
+        most: usize,
+    ) -> Result<BytesMut, Problem> {
         if headers.get_all(CONTENT_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
             return Err(Problem::Encoded);
         }
-        let bytes = body.collect().await?;
+        let bytes = body.collect(most).await?;
         // The token may have been revoked while the body arrived.
         self.tokens.authorize(headers)?;
-        edit::read(&bytes).map_err(Problem::Malformed)
+        Ok(bytes)
     }
 }
 
 /// Tells whether the headers declare JSON, or a merge patch if `is_patch`. The crate `mime` is not used: it refuses the
 /// space that may precede a parameter (RFC 9110, section 5.6.6).
 fn is_json(headers: &HeaderMap, is_patch: bool) -> bool {
-    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    match &*kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase() {
+    match &*read_kind(headers) {
         "application/json" => true,
         "application/merge-patch+json" => is_patch,
         _ => false,
     }
+}
+
+/// Returns the media type of the body, in lower case and without parameters.
+fn read_kind(headers: &HeaderMap) -> String {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 /// A body that has to arrive at a minimum pace.
@@ -183,12 +205,12 @@ impl<'b, B: Body> Arriving<'b, B> {
         Ok(chunk)
     }
 
-    /// Collects the whole body, up to [`BODY_BYTES`].
-    async fn collect(&mut self) -> Result<BytesMut, Problem> {
+    /// Collects the whole body, up to `most` bytes.
+    async fn collect(&mut self, most: usize) -> Result<BytesMut, Problem> {
         let mut bytes = BytesMut::new();
         while let Some(mut chunk) = self.next().await? {
-            if bytes.len() + chunk.remaining() > BODY_BYTES {
-                return Err(Problem::BodyTooLarge);
+            if bytes.len() + chunk.remaining() > most {
+                return Err(Problem::BodyTooLarge(most));
             }
             bytes.extend_from_slice(&chunk.copy_to_bytes(chunk.remaining()));
         }
@@ -220,6 +242,87 @@ fn create(now: &mut Transaction, collection: Collection, key: Option<String>, ne
         now.keep_answer(key, KeptRecord::new(request(), id, revision, json.clone()));
     }
     Ok(respond_created(collection, revision, json))
+}
+
+/// New records, each a line of a body. All of them are created, or none.
+struct Batch {
+    /// The digest of the request.
+    request: [u8; 32],
+    records: Vec<New>,
+}
+
+impl Batch {
+    /// Reads the lines of `body`. Fails at the first that is no JSON, or with the violations of all.
+    fn read(collection: Collection, body: &[u8]) -> Result<Self, Problem> {
+        let (mut records, mut violations, mut offset) = (Vec::new(), Vec::new(), 0);
+        for (nth, line) in body.split_inclusive(|byte| *byte == b'\n').enumerate() {
+            if nth == BATCH_RECORDS {
+                return Err(Problem::BatchTooLong);
+            }
+            let pointer = |pointer: &str| format!("/{nth}{pointer}");
+            let place =
+                |fault: Fault| Fault { pointer: pointer(&fault.pointer), offset: offset + fault.offset, ..fault };
+            if line.len() > BODY_BYTES {
+                return Err(Problem::BodyTooLarge(BODY_BYTES));
+            }
+            let record = edit::read(line).map_err(|fault| Problem::Malformed(place(fault)))?;
+            match edit::create(collection, record) {
+                Ok(record) => records.push(record),
+                Err(found) => violations.extend(
+                    found.into_iter().map(|violation| Violation { pointer: pointer(&violation.pointer), ..violation }),
+                ),
+            }
+            offset += line.len();
+        }
+        if !violations.is_empty() {
+            return Err(Problem::Invalid(violations));
+        }
+        if records.is_empty() {
+            let reason = "there is no record".to_owned();
+            return Err(Problem::Malformed(Fault { pointer: String::new(), offset: 0, reason }));
+        }
+        let request = Sha256::new().chain_update(LINES).chain_update(body).finalize().into();
+        Ok(Self { request, records })
+    }
+
+    /// Creates the records, or returns the kept answer of an earlier request with that key.
+    fn create(&self, now: &mut Transaction, collection: Collection, key: Option<String>) -> Answer {
+        if let Some(kept) = key.as_ref().map(|key| now.kept(key)).transpose()?.flatten() {
+            return if kept.request == self.request { Ok(Self::respond(kept.json)) } else { Err(Problem::KeyReused) };
+        }
+        if key.is_some() && !now.can_keep() {
+            return Err(Problem::Busy);
+        }
+        // Nothing is put before it is known that all can be.
+        let mut taken = HashSet::new();
+        for (nth, new) in self.records.iter().enumerate() {
+            let draft = now.read(Id::MAX, &new.with_id(Id::MAX));
+            check_unique(now, collection, &draft.record(), &mut taken).map_err(|problem| problem.at_line(nth + 1))?;
+        }
+        if now.last_id() > Id::MAX.get() - self.records.len() as u64 {
+            return Err(Problem::NoIdsLeft);
+        }
+        let (mut lines, mut last) = (String::new(), None);
+        for new in &self.records {
+            let id = now.next_id().ok_or(Problem::NoIdsLeft)?;
+            let json = new.with_id(id);
+            let revision = now.put(now.read(id, &json));
+            last = Some((id, revision));
+            let (id, location) = name_of(collection, &json);
+            let etag = tag_text(&entity_tag(revision, json.as_bytes()));
+            let _ = writeln!(lines, "{}", serde_json::json!({ "id": id, "location": location, "etag": etag }));
+        }
+        if let Some((key, (id, revision))) = key.zip(last) {
+            now.keep_answer(key, KeptRecord::new(self.request, id, revision, lines.clone()));
+        }
+        Ok(Self::respond(lines))
+    }
+
+    fn respond(lines: String) -> Response {
+        let mut response = reply::lines(Response::new(lines.into()));
+        *response.status_mut() = StatusCode::CREATED;
+        response
+    }
 }
 
 /// The record that a request names, and the condition that must hold for it.
@@ -307,20 +410,26 @@ fn put(
     let json = json(id.unwrap_or(Id::MAX));
     let draft = now.read(id.unwrap_or(Id::MAX), &json);
     // A refused record uses up no id.
-    check_unique(now, collection, &draft.record())?;
+    check_unique(now, collection, &draft.record(), &mut HashSet::new())?;
     let id = id.ok_or(Problem::NoIdsLeft)?;
     Ok((id, Found { revision: now.put(draft), json }))
 }
 
-/// Checks that no other record has a unique value of this one. The monolith may have let duplicates through.
-fn check_unique(now: &Transaction, collection: Collection, record: &Record) -> Result<(), Problem> {
+/// Checks that no other record has a unique value of this one, nor is it among those `taken` by the same request. The
+/// monolith may have let duplicates through.
+fn check_unique(
+    now: &Transaction,
+    collection: Collection,
+    record: &Record,
+    taken: &mut HashSet<(Index, Term)>,
+) -> Result<(), Problem> {
     for (index, term) in record.terms {
         let declared = collection.indexes().iter().find(|declared| declared.unique && declared.number == *index);
         let field = declared.map(|index| &*index.field).or((*index == Index::IDS).then_some("id"));
         if let Some(field) = field
-            && now.ids(*index, term)?.iter().any(|other| *other != record.id)
+            && (!taken.insert((*index, term.clone())) || now.ids(*index, term)?.iter().any(|other| *other != record.id))
         {
-            return Err(Problem::Taken { singular: collection.singular(), field });
+            return Err(Problem::Taken { singular: collection.singular(), field, line: None });
         }
     }
     Ok(())
@@ -328,14 +437,19 @@ fn check_unique(now: &Transaction, collection: Collection, record: &Record) -> R
 
 /// Answers a request that created a record.
 fn respond_created(collection: Collection, revision: u64, json: String) -> Response {
-    let id = members(&json).find(|(key, _)| *key == "id").and_then(|(_, value)| read_id_text(value));
-    let id = id.filter(|_| !collection.is_single()).unwrap_or_default();
-    let id = utf8_percent_encode(&id, IN_PATHS);
-    let location = format!("/api/{}/{id}", collection.name());
+    let (_, location) = name_of(collection, &json);
     let mut response = respond_written(revision, json);
     *response.status_mut() = StatusCode::CREATED;
     response.headers_mut().insert(LOCATION, HeaderValue::from_str(&location).expect("it is encoded"));
     response
+}
+
+/// Returns the JSON of a record's id, and its path.
+fn name_of(collection: Collection, json: &str) -> (Option<&RawValue>, String) {
+    let value = members(json).find(|(key, _)| *key == "id").map(|(_, value)| value);
+    let id = value.and_then(read_id_text).filter(|_| !collection.is_single()).unwrap_or_default();
+    let id = utf8_percent_encode(&id, IN_PATHS);
+    (value.and_then(|value| serde_json::from_str(value).ok()), format!("/api/{}/{id}", collection.name()))
 }
 
 /// The characters of an id that are percent-encoded in a path.

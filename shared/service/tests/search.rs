@@ -104,8 +104,8 @@ fn a_search_that_cannot_be_answered_says_why() {
         assert!(answer.status == 400 && answer.body.contains(reason), "{query}: {}", answer.body);
     }
     assert_eq!(ids(&app.get("/api/notes?q=word1*")).len(), 111);
-    let unsearched = App::spawn(record::sample::threads(), [""; 0]);
-    assert!(unsearched.get("/api/threads?q=a").body.contains("is declared for searches"));
+    let unsearched = App::spawn(record::sample::users(), [""; 0]);
+    assert!(unsearched.get("/api/users?q=a").body.contains("is declared for searches"));
 }
 
 #[test]

@@ -429,8 +429,8 @@ pub struct Transaction<'g> {
 /// The changes of one write. They are dropped if its decision panics.
 #[derive(Default)]
 struct Own {
-    record: Option<(Id, Now)>,
-    change: Option<RecordChange>,
+    records: Vec<(Id, Now)>,
+    changes: Vec<RecordChange>,
     kept: Option<(String, KeptRecord)>,
     /// Whether the write concerns a held record or id.
     is_held: Cell<bool>,
@@ -446,7 +446,7 @@ pub struct Found {
 }
 
 impl Transaction<'_> {
-    /// Reads a record, including earlier writes of the group.
+    /// Reads a record, including earlier writes of the group, but not this one's own.
     pub fn get(&self, id: Id) -> Result<Option<Found>, StoreError> {
         self.look_whether_held(id);
         match self.group.records.get(&id) {
@@ -458,7 +458,7 @@ impl Transaction<'_> {
         }
     }
 
-    /// Returns the ids that `index` lists under `term`, including earlier writes of the group.
+    /// Returns the ids that `index` lists under `term`, including earlier writes of the group, but not this one's own.
     pub fn ids(&self, index: Index, term: &Term) -> Result<Vec<Id>, StoreError> {
         let mut ids = Vec::new();
         if let (Index::IDS, Term::Text(text)) = (index, term) {
@@ -509,8 +509,8 @@ impl Transaction<'_> {
         self.group.bytes += record.source.len();
         self.committer.writer.give_no_id_up_to(id.get());
         let revision = self.committer.writer.next_revision();
-        self.own.change = Some(draft.as_record_change(revision));
-        self.own.record = Some((id, Now::There { revision, draft }));
+        self.own.changes.push(draft.as_record_change(revision));
+        self.own.records.push((id, Now::There { revision, draft }));
         revision
     }
 
@@ -519,8 +519,8 @@ impl Transaction<'_> {
         self.look_whether_held(id);
         // Each change has a revision of its own.
         let revision = self.committer.writer.next_revision();
-        self.own.change = Some(RecordChange::new(revision, id, last.json.into(), true));
-        self.own.record = Some((id, Now::Gone));
+        self.own.changes.push(RecordChange::new(revision, id, last.json.into(), true));
+        self.own.records.push((id, Now::Gone));
     }
 
     /// Returns the answer kept under an idempotency key.
@@ -559,8 +559,8 @@ impl Transaction<'_> {
 
     /// Adds this write's changes to the group.
     fn keep(self) {
-        self.group.records.extend(self.own.record);
-        self.group.changes.extend(self.own.change);
+        self.group.records.extend(self.own.records);
+        self.group.changes.extend(self.own.changes);
         self.group.kept.extend(self.own.kept);
     }
 }
