@@ -7,7 +7,7 @@
 use record::id::Id;
 use record::model::{Collection, Index, Term};
 use record::search::{Listed, Query};
-use store::{Store, StoreError, Stored};
+use store::{Order, Store, StoreError, Stored};
 
 use crate::page::{Filter, SEARCHED};
 use crate::parameters::wrong;
@@ -39,7 +39,7 @@ fn list(store: &Store, listed: Listed) -> Result<Filter, Problem> {
     };
     let mut ids = Vec::new();
     for word in words {
-        for id in store.ids(Index::WORDS, &Term::Text(word)) {
+        for id in store.ids_behind(Index::WORDS, &Term::Text(word), Order::Ascending, None)? {
             ids.push(id?);
             if ids.len() > SEARCHED {
                 return Err(wrong(format!("More than {SEARCHED} records have words with `{begin}`; give more of it.")));

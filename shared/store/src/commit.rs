@@ -268,13 +268,17 @@ impl Committer {
                         if self.state.broken.load(Ordering::Relaxed) && !self.recover(waiting) {
                             return;
                         }
+                        if !self.fold() && !self.recover(waiting) {
+                            return;
+                        }
                         continue;
                     }
                 };
                 let begin = Instant::now();
                 let (mut group, answers);
                 (group, answers, next) = self.decide(first, waiting);
-                if !self.answer(&mut group, answers, begin) && !self.recover(waiting) {
+                let goes_on = self.answer(&mut group, answers, begin) && self.fold();
+                if !goes_on && !self.recover(waiting) {
                     return;
                 }
             }
@@ -372,9 +376,28 @@ impl Committer {
         let waited = begin.elapsed();
         fail_point!("before the step");
         self.do_step(&step)?;
+        self.writer.note_fresh();
         self.store.shared.changes.add(changed);
         fail_point!("before the answer");
         Ok(waited)
+    }
+
+    /// Lists the words of fresh records in the database, if there are many. Returns whether more writes can follow.
+    fn fold(&mut self) -> bool {
+        let Some(step) = self.writer.fold() else { return true };
+        let counted = self.writer.counters();
+        let fold = AssertUnwindSafe(|| {
+            let changed = self.journal.append(&self.store, &step, Vec::new())?;
+            self.do_step(&step)?;
+            self.writer.note_folded();
+            self.store.shared.changes.add(changed);
+            Ok(())
+        });
+        let folded = catch_unwind(fold).unwrap_or_else(|_| Err(self.panicked()));
+        if let Err(error) = &folded {
+            self.give_up(error, counted);
+        }
+        folded.is_ok()
     }
 
     /// Applies a step that is in the journal to the database.

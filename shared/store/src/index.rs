@@ -108,14 +108,20 @@ impl Store {
     /// Returns the texts of `index` that begin with `begin`, sorted; `None` if they are more than `most`.
     pub fn texts_from(&self, index: Index, begin: &str, most: usize) -> Result<Option<Vec<Box<str>>>, StoreError> {
         let first = [&[layout::INDEX, index.0], begin.as_bytes()].concat();
-        let (mut from, mut texts) = (first.clone(), Vec::new());
+        let mut from = first.clone();
+        // Read first: they may become part of the index meanwhile.
+        let mut texts = if index == Index::WORDS { self.shared.fresh.words_from(begin, most + 1) } else { Vec::new() };
+        let fresh = texts.len();
+        if fresh > most {
+            return Ok(None);
+        }
         while let Some(run) = self.db.range(&from[..]..).next() {
             let (key, _) = run.map_err(|source| self.sled(source))?;
             if !key.starts_with(&first) {
                 break;
             }
             let text = layout::listed_text(&key).ok_or_else(|| self.damaged(&key, "it holds no text"))?;
-            if texts.len() == most {
+            if texts.len() - fresh > most {
                 return Ok(None);
             }
             texts.push(text.into());
@@ -123,7 +129,9 @@ impl Store {
             let prefix = layout::term_prefix(index, &TermKey::of(&Term::from(text)));
             from = [&layout::run_key(&prefix, u64::MAX)[..], &[0]].concat();
         }
-        Ok(Some(texts))
+        texts.sort_unstable();
+        texts.dedup();
+        Ok((texts.len() <= most).then_some(texts))
     }
 
     /// Builds the prefix that [`entries`](Self::entries) gives for `term`.

@@ -7,6 +7,7 @@
 //!        00 "lap"                                   lap                   the number of the journal's lap
 //!        00 "buckets"                               buckets               how many there are, where ids are texts
 //!        00 "applied"                               run groups            how much of a newer file's changes is applied
+//!        00 "indexed"                               last-id               the words of records up to here are listed
 //!        01 page                                    table entry entry …   up to 16 records
 //!        02 index term first-id                     gaps                  a run of an index: ids of one term
 //!        02 00 first-hash                           names                 a bucket of the ids, where those are texts
@@ -16,7 +17,7 @@
 //!
 //! value          02, the CRC-32C of key, 02 and body (4 bytes, little-endian), body; of a page: of key, 02 and table
 //! page, id, first-id, revision in a key   8 bytes, big-endian: key order is id order; page is id / 16
-//! index          1 byte, the number of a declared index; 0 is that of the ids, where ids are texts
+//! index          1 byte, the number of a declared index; 0 is that of the ids, where ids are texts; 255 of words
 //! part           2 bytes, big-endian, from 0; each is PART_BYTES long but for the last, which is shorter
 //! term           an id: 8 bytes, big-endian · a text: its UTF-8, then FF, which no UTF-8 holds, so that no term is the
 //!                beginning of another · a text of more than TERM_BYTES: FE, then its SHA-256
@@ -83,6 +84,8 @@ pub(super) const LAP_KEY: &[u8] = b"\0lap";
 pub(super) const BUCKETS_KEY: &[u8] = b"\0buckets";
 /// The key of the count of a newer file's changes that are applied.
 pub(super) const APPLIED_KEY: &[u8] = b"\0applied";
+/// The key of the highest id whose words are listed.
+pub(super) const INDEXED_KEY: &[u8] = b"\0indexed";
 /// The first byte of every value.
 const VERSION: u8 = 2;
 /// The offset of the body in a value: behind the version and the checksum.

@@ -84,6 +84,7 @@
 //! | [`layout`] | the bytes of keys and values |
 //! | `lib` | [`Store`]: opens a database, reads records, applies steps; [`StoreError`] |
 //! | `index` | the ids under each term: [`Store::ids`], [`Store::entries`] |
+//! | `fresh` | the words of the newest records, for searches |
 //! | `names` | the numbers of text ids: [`Store::number_of`] |
 //! | `write` | [`Writer`]: the one place where records change |
 //! | `commit` | [`Commit`], [`Transaction`]: the committer, which decides and groups writes |
@@ -123,6 +124,7 @@ use record::record_set::RecordSet;
 
 use self::changes::History;
 use self::damage::Damage;
+use self::fresh::Fresh;
 use self::layout::{Counters, Identity, Page, Step};
 use self::snapshot::Snapshots;
 use self::stamp::Stamps;
@@ -144,6 +146,7 @@ mod damage;
 pub mod desk;
 pub mod fill;
 mod folder;
+mod fresh;
 mod idempotency;
 mod index;
 pub mod layout;
@@ -334,6 +337,7 @@ struct Shared {
     stamps: Stamps,
     gate: Gate,
     changes: History,
+    fresh: Fresh,
 }
 
 /// A record as it lies in the database.
@@ -371,6 +375,7 @@ impl Store {
         commit::journal::recover(&store)?;
         store.read_note()?;
         store.renew_names()?;
+        store.read_fresh()?;
         Ok(store)
     }
 
@@ -392,7 +397,7 @@ impl Store {
     fn with(db: sled::Db, path: &Path, collection: Collection, history: u64) -> Result<Self, StoreError> {
         let file = OpenOptions::new().write(true).open(path.join("db"));
         let file = file.map_err(|source| StoreError::Io { path: path.join("db"), source })?;
-        let (damage, failed, read_only, snapshots, stamps, gate, changes) = Default::default();
+        let (damage, failed, read_only, snapshots, stamps, gate, changes, fresh) = Default::default();
         let (path, buckets) = (path.to_owned(), AtomicU64::new(1));
         let shared = Arc::new(Shared {
             file,
@@ -406,6 +411,7 @@ impl Store {
             stamps,
             gate,
             changes,
+            fresh,
         });
         Ok(Self { db, collection, made_by: collection, shared })
     }

@@ -65,6 +65,11 @@ impl Store {
             let ids = self.ids(index, term).collect::<Result<Vec<Id>, _>>()?;
             return Ok(in_order([Ok(ids)].into_iter(), order, after));
         }
+        let fresh = match (index, term) {
+            // Read first: they may become part of the index meanwhile.
+            (Index::WORDS, Term::Text(word)) => self.shared.fresh.ids(word),
+            _ => Vec::new(),
+        };
         let prefix = layout::term_prefix(index, &TermKey::of(term));
         let end = |id: u64| [&layout::run_key(&prefix, id)[..], &[0]].concat();
         let runs = match (order, after) {
@@ -79,7 +84,15 @@ impl Store {
         };
         let store = self.clone();
         let ids = runs.map(move |run| run.and_then(|(key, value)| store.decode_run(&key, &value)));
-        Ok(in_order(ids, order, after))
+        if fresh.is_empty() {
+            return Ok(in_order(ids, order, after));
+        }
+        // Fresh ids are above all others.
+        let fresh = std::iter::once(Ok(fresh));
+        Ok(match order {
+            Order::Ascending => in_order(ids.chain(fresh), order, after),
+            Order::Descending => in_order(fresh.chain(ids), order, after),
+        })
     }
 
     /// Scans the keys from `begin` to before `end`.

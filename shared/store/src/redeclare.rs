@@ -316,6 +316,9 @@ impl Redeclaration {
             return Err(error);
         }
         store.sync()?;
+        if self.lacks_words {
+            store.note_all_indexed()?;
+        }
         fail_point!("before the note");
         store.note(&note_of(declaration, |_| true, true))?;
         store.sync()

@@ -244,6 +244,36 @@ fn a_damaged_bucket_of_text_ids_does_not_pass_for_an_absent_one() {
     assert!((1..=100).all(|n| store.number_of(&format!("n{n:03}")).unwrap() == Some(id(n))));
 }
 
+/// The words of records, each with the records' ids.
+type Words = BTreeMap<Box<str>, Vec<u64>>;
+
+/// Reads what the store lists, each word in both orders.
+fn words_of(store: &Store) -> Words {
+    let ids = |word: &str, order: Order| {
+        let ids = store.ids_behind(Index::WORDS, &Term::from(word), order, None).unwrap();
+        ids.map(|id| id.unwrap().get()).collect::<Vec<u64>>()
+    };
+    let words = store.texts_from(Index::WORDS, "", usize::MAX - 1).unwrap().unwrap();
+    let both = |word: &str| {
+        let mut back = ids(word, Order::Descending);
+        back.reverse();
+        assert_eq!(back, ids(word, Order::Ascending), "{word}");
+        back
+    };
+    words.into_iter().map(|word| (word.clone(), both(&word))).collect()
+}
+
+/// Finds the words of the records of a plain map.
+fn words_in(records: &BTreeMap<u64, (String, u64)>) -> Words {
+    let mut words = Words::new();
+    for (id, (json, _)) in records {
+        for word in sample::posts().listed_words(json) {
+            words.entry(word).or_default().push(*id);
+        }
+    }
+    words
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -282,7 +312,7 @@ proptest! {
                         now.remove(id, found.unwrap());
                         return (3, id, None);
                     }
-                    let json = json(id.get(), thread);
+                    let json = json(id.get(), thread).replace(r#""t""#, &format!(r#""w{which} of{thread} all""#));
                     let revision = now.put(now.read(id, &json));
                     if operation == 0 {
                         now.keep_answer(key, KeptRecord::new([0; 32], id, revision, json.clone()));
@@ -335,6 +365,7 @@ proptest! {
                 drop(store);
                 store = Store::open(&path, sample::posts(), Purpose::Serving).unwrap();
                 prop_assert_eq!(store.follow().last_change(), place);
+                prop_assert_eq!(words_of(&store), words_in(&model));
                 if place > begun {
                     prop_assert_eq!(store.follow().changes_after(place - 1, 1).unwrap().len(), 1, "the journal has it");
                 }
@@ -349,6 +380,7 @@ proptest! {
             prop_assert_eq!(found.get(id), Some(&(text.clone(), *revision)));
         }
         prop_assert_eq!(found.len(), model.len());
+        prop_assert_eq!(words_of(&store), words_in(&found));
         let in_thread = |thread: u64| model.iter().filter(|(_, (text, _))| text.contains(&format!("\"thread\":{thread},"))).map(|(id, _)| *id).collect::<Vec<_>>();
         for thread in 1..4 {
             prop_assert_eq!(ids_in_thread(&store, thread), in_thread(thread));

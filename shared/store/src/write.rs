@@ -42,6 +42,10 @@ pub struct Writer {
     listed_id: u64,
     /// The buckets of text ids that were read since the last step.
     buckets: RefCell<Buckets>,
+    /// The highest id whose words are listed in the database.
+    indexed: u64,
+    /// The words of fresh records that the last step lists or unlists.
+    fresh: Vec<(Box<str>, Id, bool)>,
 }
 
 /// The terms of an index that gain or lose ids: `true` means listed from now on.
@@ -63,7 +67,8 @@ impl Writer {
         let mut counters = store.counters()?;
         // The counters may be lost or old; still, no id is given that a record has.
         counters.last_id = counters.last_id.max(store.last_id()?.map_or(0, Id::get));
-        Ok(Self { store: store.clone(), counters, listed_id: counters.last_id, buckets: RefCell::default() })
+        let (store, listed_id, indexed) = (store.clone(), counters.last_id, store.indexed()?);
+        Ok(Self { store, counters, listed_id, buckets: RefCell::default(), indexed, fresh: Vec::new() })
     }
 
     /// Returns a revision higher than every one before it in this database. No revision is used twice, not even after
@@ -116,7 +121,30 @@ impl Writer {
     pub fn apply(&mut self, changes: &[Change]) -> Result<(), StoreError> {
         let mut step = Step::default();
         self.step(changes, &mut step)?;
-        self.store.apply(&step)
+        self.store.apply(&step)?;
+        self.note_fresh();
+        Ok(())
+    }
+
+    /// Notes the words of fresh records that the last step has changed.
+    pub(super) fn note_fresh(&mut self) {
+        self.store.shared.fresh.change(&self.fresh);
+        self.fresh.clear();
+    }
+
+    /// Returns the step that lists the words of the fresh records in the database, if these are many.
+    pub(super) fn fold(&self) -> Option<Step> {
+        self.store.shared.fresh.are_many().then(|| {
+            let mut step = Step { counters: self.counters, ..Step::default() };
+            self.store.list_fresh(self.counters.last_id, &mut step);
+            step
+        })
+    }
+
+    /// Notes that the step of [`fold`](Self::fold) is applied.
+    pub(super) fn note_folded(&mut self) {
+        self.indexed = self.counters.last_id;
+        self.store.forget_fresh();
     }
 
     /// Adds the effects of `changes` to `step` and updates the counters. The database must apply this step before the
@@ -124,6 +152,7 @@ impl Writer {
     pub(super) fn step(&mut self, changes: &[Change], step: &mut Step) -> Result<(), StoreError> {
         let mut changes: Vec<&Change> = changes.iter().collect();
         changes.sort_by_key(|change| change.id());
+        self.fresh.clear();
         let mut effects = Effects { step, indexes: IndexChanges::new(), names: Vec::new(), before: Vec::new() };
         for page in changes.chunk_by(|a, b| layout::place(a.id()).0 == layout::place(b.id()).0) {
             self.change_page(page, &mut effects)?;
@@ -218,9 +247,14 @@ impl Writer {
     }
 
     /// Lists the words of the record with the text `json` from now on, or no longer.
-    fn relist_words(&self, id: Id, json: &[u8], listed: bool, effects: &mut Effects) {
+    fn relist_words(&mut self, id: Id, json: &[u8], listed: bool, effects: &mut Effects) {
         let json = std::str::from_utf8(json).unwrap_or_default();
-        for word in self.store.made_by().listed_words(json) {
+        let words = self.store.made_by().listed_words(json);
+        if id.get() > self.indexed {
+            self.fresh.extend(words.into_iter().map(|word| (word, id, listed)));
+            return;
+        }
+        for word in words {
             self.relist(id, Index::WORDS, &Term::Text(word), listed, effects);
         }
     }
