@@ -203,7 +203,7 @@ fn a_parameter_that_means_nothing_is_refused_by_name() {
         assert_eq!(app.get(path).status, 200);
     }
     for (path, expected) in [
-        ("/api/posts?limits=1", "`limits` here; there are limit, after, count, sort, fields, id, ids, id_gte"),
+        ("/api/posts?limits=1", "`limits` here; there are limit, after, count, sort, fields, q, id, ids, id_gte"),
         ("/api/posts?id_gt=0", "`id_gt` is an integer from 1"),
         ("/api/posts/in-thread/2?ids=1", "`ids` here; there are limit, after"),
         ("/api/posts/1?limit=1", "`limit` here; there are fields."),
