@@ -10,6 +10,7 @@ use std::hint::black_box;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bench_programs::Floor;
 use clap::Parser;
@@ -106,7 +107,9 @@ fn fill(folder: &Path) -> Result<State, Box<dyn Error>> {
     fs::create_dir(&data)?;
     let folder = Folder::lock(&data)?;
     Slice::open(&slice)?.fill(&folder, collection)?;
-    let store = folder.open(collection, Purpose::Serving, OnDamage::Refuse)?;
+    let redeclaration = folder.open(collection, Purpose::Serving, OnDamage::Refuse)?.redeclare()?;
+    redeclaration.make(&AtomicBool::new(false))?;
+    let store = redeclaration.store().clone();
     let commit = Commit::start(&store, Durability::Power)?;
     let tokens = Arc::new(Tokens::read(collection, &tokens)?);
     let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&tokens));
