@@ -15,6 +15,7 @@ pub mod compose;
 pub mod file_system;
 pub mod liar;
 pub mod posts;
+pub mod prometheus;
 pub mod repository;
 
 /// The longest wait before a test gives up.

@@ -110,7 +110,6 @@ fn digits(number: u64) -> [u8; 4] {
 /// The lines that are not written yet.
 struct Lines {
     buffers: Mutex<Vec<Arc<Mutex<Vec<u8>>>>>,
-    lost: AtomicU64,
     writer: Thread,
     /// How often the writer has written all that was there.
     rounds: Mutex<u64>,
@@ -121,8 +120,8 @@ struct Lines {
 static LINES: LazyLock<Lines> = LazyLock::new(|| {
     let writer = thread::Builder::new().name("log".to_owned()).spawn(|| LINES.write());
     let writer = writer.expect("the system has a thread for the log").thread().clone();
-    let (buffers, lost, rounds, has_written) = Default::default();
-    Lines { buffers, lost, writer, rounds, has_written }
+    let (buffers, rounds, has_written) = Default::default();
+    Lines { buffers, writer, rounds, has_written }
 });
 
 thread_local! {
@@ -132,6 +131,14 @@ thread_local! {
         own
     };
     static CLOCK: RefCell<Clock> = RefCell::default();
+}
+
+/// The number of lines that were lost.
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// Returns how many lines were lost because standard error took them too slowly.
+pub(crate) fn lost() -> u64 {
+    LOST.load(Ordering::Relaxed)
 }
 
 /// Whether lines are collected. Otherwise they go the way of all others.
@@ -148,7 +155,7 @@ fn add(level: Level, line: &Line) {
         let mut lines = lock(own);
         let before = lines.len();
         if before >= FULL {
-            LINES.lost.fetch_add(1, Ordering::Relaxed);
+            LOST.fetch_add(1, Ordering::Relaxed);
             return;
         }
         CLOCK.with_borrow_mut(|clock| lines.extend_from_slice(clock.now()));
@@ -179,6 +186,7 @@ pub(crate) fn flush(patience: Duration) {
 impl Lines {
     /// Writes lines as they come, for ever.
     fn write(&self) {
+        let mut told = 0;
         loop {
             let is_idle = lock(&self.buffers).iter().all(|buffer| lock(buffer).is_empty());
             if is_idle {
@@ -200,9 +208,10 @@ impl Lines {
             });
             // An error can be told to nobody.
             let _ = io::stderr().lock().write_all(&text);
-            let lost = self.lost.swap(0, Ordering::Relaxed);
+            let lost = lost() - told;
             if lost > 0 {
                 log::warn!("{lost} lines of the access log are lost: standard error took them too slowly");
+                told += lost;
             }
             *lock(&self.rounds) += 1;
             self.has_written.notify_all();

@@ -25,6 +25,7 @@ use warp::reply::Response;
 use crate::condition::Condition;
 use crate::health::Health;
 use crate::reply;
+use crate::routes::Route;
 
 /// The memory of an answer beside its path and its body, in bytes, by measurement.
 const ENVELOPE: u64 = 300;
@@ -62,6 +63,8 @@ impl Equivalent<Key> for str {
 
 struct Cached {
     cacheable: Cacheable,
+    /// What a request for it counts as.
+    route: Route,
     /// The tag of an answer, which is in JSON, with status 200.
     tag: Option<HeaderValue>,
     /// Where the chunk behind this one begins.
@@ -98,8 +101,8 @@ impl AnswerCache {
         Self { cache: Arc::new(cache), store: store.clone(), health: health.clone() }
     }
 
-    /// Answers `request` if the answer is known and current.
-    pub(crate) fn find<B>(&self, request: &Request<B>) -> Option<hyper::Response<Full<Bytes>>> {
+    /// Answers `request` if the answer is known and current. Returns the request's route, too.
+    pub(crate) fn find<B>(&self, request: &Request<B>) -> Option<(hyper::Response<Full<Bytes>>, Route)> {
         if !matches!(*request.method(), Method::GET | Method::HEAD)
             || has_query(request.uri())
             || request.headers().contains_key(IF_MATCH)
@@ -119,23 +122,28 @@ impl AnswerCache {
             let mut response = hyper::Response::default();
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             response.headers_mut().insert(ETAG, tag.clone());
-            return Some(response);
+            return Some((response, answer.route));
         }
         let mut response = reply::json(hyper::Response::new(answer.cacheable.body.clone().into()));
         if let Some(tag) = tag {
             response.headers_mut().insert(ETAG, tag.clone());
         }
-        Some(response)
+        Some((response, answer.route))
     }
 
-    /// Keeps `response`, the routes' answer to a request for `uri`, if its handler has marked it.
-    pub(crate) fn keep(&self, uri: &Uri, response: &mut Response) {
+    /// Keeps `response`, the answer of `route` to a request for `uri`, if its handler has marked it.
+    pub(crate) fn keep(&self, uri: &Uri, route: Route, response: &mut Response) {
         let Some(cacheable) = response.extensions_mut().remove::<Cacheable>() else { return };
         if has_query(uri) {
             return;
         }
         let tag = response.headers().get(ETAG).cloned();
-        self.cache.insert(Key::Answer(uri.path().into()), Arc::new(Cached { cacheable, tag, next: None }));
+        self.cache.insert(Key::Answer(uri.path().into()), Arc::new(Cached { cacheable, route, tag, next: None }));
+    }
+
+    /// Returns the bytes that it takes, and those that it may take.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        (self.cache.weight(), self.cache.capacity())
     }
 
     /// Returns the chunk of the list of all records that begins with id `from`, and where the next one begins, if the
@@ -147,7 +155,7 @@ impl AnswerCache {
 
     /// Keeps the chunk that begins with id `from`; behind it comes `next`.
     pub(crate) fn keep_chunk(&self, from: Id, cacheable: Cacheable, next: Option<Id>) {
-        self.cache.insert(Key::Chunk(from), Arc::new(Cached { cacheable, tag: None, next }));
+        self.cache.insert(Key::Chunk(from), Arc::new(Cached { cacheable, route: Route::All, tag: None, next }));
     }
 
     /// Returns what is cached under `key` if it is current.

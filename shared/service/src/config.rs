@@ -46,6 +46,11 @@ pub(crate) struct Config {
     #[arg(long, value_name = "ADDR", env = "LISTEN", global = true)]
     pub(crate) listen: SocketAddr,
 
+    /// Serve /metrics, /ready and /log-level for operators here: an address, or a Unix socket as unix:PATH. It asks for no
+    /// token: keep it from clients
+    #[arg(long, value_name = "ADDR", env = "ADMIN_LISTEN")]
+    pub(crate) admin_listen: Option<String>,
+
     /// Let clients with a token of this file write; without it, the service is read-only
     #[arg(long, value_name = "FILE", env = "WRITE_TOKEN_FILE")]
     pub(crate) write_token_file: Option<PathBuf>,

@@ -88,6 +88,8 @@ struct Pulse {
     permit: Mutex<Option<OwnedSemaphorePermit>>,
     phase: AtomicU8,
     requests: AtomicU64,
+    /// The bytes that the client has sent.
+    received: AtomicU64,
     /// The bytes that the system has taken.
     sent: AtomicU64,
     /// The system takes no more until the client has read some.
@@ -107,6 +109,7 @@ impl Pulse {
             permit: Mutex::default(),
             phase: AtomicU8::new(WAITING),
             requests: AtomicU64::new(0),
+            received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             is_blocked: AtomicBool::new(false),
             has_body: AtomicBool::new(false),
@@ -196,11 +199,39 @@ fn sweeps(time: Duration) -> u32 {
     u32::try_from(time.as_millis() / SWEEP.as_millis()).unwrap_or(u32::MAX)
 }
 
+/// What connections amount to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Figures {
+    /// The number of connections so far.
+    pub(crate) accepted: u64,
+    /// The number of those that are open.
+    pub(crate) open: u64,
+    /// The number of requests under way.
+    pub(crate) busy: u64,
+    /// The bytes that clients have sent, and those that they were sent.
+    pub(crate) received: u64,
+    pub(crate) sent: u64,
+}
+
+impl Figures {
+    fn add_bytes(&mut self, pulse: &Pulse) {
+        self.received += pulse.received.load(Relaxed);
+        self.sent += pulse.sent.load(Relaxed);
+    }
+}
+
+/// The connections that are open, and what those before them amount to.
+#[derive(Debug, Default)]
+struct Open {
+    /// By number, so in the order in which they came.
+    entries: BTreeMap<u64, Entry>,
+    past: Figures,
+}
+
 /// All open connections of a service.
 #[derive(Clone, Debug)]
 pub(crate) struct Connections {
-    /// By number, so in the order in which they came.
-    open: Arc<Mutex<BTreeMap<u64, Entry>>>,
+    open: Arc<Mutex<Open>>,
     shares: Arc<Shares>,
     count: u64,
 }
@@ -216,26 +247,40 @@ impl Connections {
     pub(crate) fn watch(&mut self) -> Watch {
         self.count += 1;
         let pulse = Arc::new(Pulse::new(Arc::clone(&self.shares)));
-        self.lock().insert(self.count, Entry::new(Arc::clone(&pulse)));
+        let mut open = self.lock();
+        open.past.accepted += 1;
+        open.entries.insert(self.count, Entry::new(Arc::clone(&pulse)));
+        drop(open);
         Watch { pulse, connections: self.clone() }
     }
 
     /// Ends connections whose clients are too slow. To be called once in each [`SWEEP`].
     pub(crate) fn sweep(&self) {
-        self.lock().values_mut().for_each(Entry::sweep);
+        self.lock().entries.values_mut().for_each(Entry::sweep);
     }
 
     /// Ends the connection that has waited longest for a request, if one may be given up.
     pub(crate) fn end_longest_waiting(&self) {
         let open = self.lock();
         // The first of several.
-        let waiting = open.values().rev().filter_map(|entry| Some((entry.waited()?, entry)));
+        let waiting = open.entries.values().rev().filter_map(|entry| Some((entry.waited()?, entry)));
         if let Some((_, entry)) = waiting.max_by_key(|(age, _)| *age) {
             entry.pulse.end("others need its place");
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Entry>> {
+    /// Returns what the connections so far amount to.
+    pub(crate) fn figures(&self) -> Figures {
+        let open = self.lock();
+        let mut figures = Figures { open: open.entries.len() as u64, ..open.past };
+        for Entry { pulse, .. } in open.entries.values() {
+            figures.add_bytes(pulse);
+            figures.busy += u64::from(pulse.phase.load(Relaxed) == BUSY);
+        }
+        figures
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
         lock(&self.open)
     }
 }
@@ -272,7 +317,9 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.connections.lock().remove(&self.connections.count);
+        let mut open = self.connections.lock();
+        open.entries.remove(&self.connections.count);
+        open.past.add_bytes(&self.pulse);
     }
 }
 
@@ -412,9 +459,11 @@ impl AsyncRead for Watched {
         pulse.check()?;
         let before = buffer.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(context, buffer);
+        let more = buffer.filled().len() - before;
+        pulse.received.store(pulse.received.load(Relaxed) + more as u64, Relaxed);
         if read.is_pending() {
             pulse.remember(context);
-        } else if buffer.filled().len() > before && pulse.phase.load(Relaxed) == WAITING {
+        } else if more > 0 && pulse.phase.load(Relaxed) == WAITING {
             pulse.phase.store(HEAD, Relaxed);
         }
         read
@@ -585,8 +634,8 @@ mod tests {
     fn a_closed_connection_is_forgotten() {
         let mut connections = Connections::new();
         let watches = [connections.watch(), connections.watch()];
-        assert_eq!(connections.lock().len(), 2);
+        assert_eq!(connections.lock().entries.len(), 2);
         drop(watches);
-        assert_eq!(connections.lock().len(), 0);
+        assert_eq!(connections.lock().entries.len(), 0);
     }
 }

@@ -37,21 +37,33 @@ impl Health {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// `GET /ready`
-    pub(crate) fn check(&self, store: &Store, commit: &Commit) -> Answer {
-        if self.is_draining() {
-            return Err(Problem::Draining);
-        }
-        if commit.is_broken() {
-            return Err(Problem::WritesFailed);
-        }
-        store.check()?;
-        // Load balancers look only at the status: a damaged or read-only service still serves.
+    /// Returns what keeps the service from taking requests.
+    pub(crate) fn find_obstacles(&self, store: &Store, commit: &Commit) -> Vec<Problem> {
+        let obstacles = [
+            self.is_draining().then_some(Problem::Draining),
+            self.is_building().then_some(Problem::Building),
+            commit.is_broken().then_some(Problem::WritesFailed),
+            store.check().err().map(Problem::Store),
+        ];
+        obstacles.into_iter().flatten().collect()
+    }
+
+    /// Returns what is wrong although the service is ready. Load balancers look only at the status: a damaged or
+    /// read-only service still serves.
+    pub(crate) fn list_remarks(&self, store: &Store) -> Vec<String> {
         let remarks = [
             store.is_read_only().then(|| "read-only: its file system is read-only".to_owned()),
             store.damage().map(|found| format!("damaged: {found} values could not be read; the log names them")),
         ];
-        let remarks: Vec<String> = remarks.into_iter().flatten().collect();
+        remarks.into_iter().flatten().collect()
+    }
+
+    /// `GET /ready`
+    pub(crate) fn check(&self, store: &Store, commit: &Commit) -> Answer {
+        if let Some(obstacle) = self.find_obstacles(store, commit).into_iter().next() {
+            return Err(obstacle);
+        }
+        let remarks = self.list_remarks(store);
         reply::text(if remarks.is_empty() { "ready".to_owned() } else { format!("ready; {}\n", remarks.join("; ")) })
     }
 }

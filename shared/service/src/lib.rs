@@ -10,10 +10,11 @@
 //! 3. [`read`]: `GET` of a record or a list
 //! 4. [`mod@write`]: `POST`, `PUT`, `PATCH` and `DELETE`
 //! 5. [`authorize`], [`condition`]: the token that a write needs, and its `If-Match` or `If-None-Match`
-//! 6. `changes`: each change as it happens; [`operate`]: backups and scrubs
+//! 6. `changes`: each change as it happens; [`operate`]: backups and scrubs; [`admin`]: the operators' listener
 //! 7. [`health`]: the answer of `/ready`
 //! 8. `answer_cache`: answers repeated from memory, in front of the routes
-//! 9. [`reply`], [`problem`]: the parts of an answer, and every error with its status and text
+//! 9. `metrics`, `exposition`: what is counted, and its text for Prometheus
+//! 10. [`reply`], [`problem`]: the parts of an answer, and every error with its status and text
 //!
 //! A process:
 //!
@@ -28,6 +29,7 @@
 //! With the feature `testing`, the module `testing` runs a service in a test, on a free port and in a fresh folder.
 
 mod access_log;
+pub mod admin;
 mod answer_cache;
 pub mod authorize;
 pub mod broker;
@@ -37,9 +39,11 @@ pub mod condition;
 mod config;
 pub mod connection;
 pub mod cors;
+mod exposition;
 pub mod health;
 pub mod logging;
 mod memory;
+mod metrics;
 pub mod offline;
 pub mod operate;
 mod page;

@@ -2,10 +2,13 @@
 
 use std::io::{self, IsTerminal};
 use std::panic;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use log::{Metadata, Record};
-use pretty_env_logger::env_logger::Logger;
+use log::{LevelFilter, Metadata, Record};
+use pretty_env_logger::env_logger::filter::Filter;
+use pretty_env_logger::env_logger::{Logger, filter};
 
 use crate::access_log;
 
@@ -15,16 +18,45 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The time to wait for the access log at a panic, after which the process goes on.
 const PATIENCE_AT_A_PANIC: Duration = Duration::from_millis(100);
 
-/// A log whose end waits for the access log.
-struct Log(Logger);
+/// A log whose end waits for the access log, and whose level can change.
+struct Log {
+    /// What is logged by default, and its text.
+    filter: Filter,
+    spec: String,
+    /// The level that was set since the start, or [`BY_DEFAULT`].
+    level: AtomicUsize,
+    format: Logger,
+}
+
+/// No level was set.
+const BY_DEFAULT: usize = usize::MAX;
+
+/// The process's log.
+static LOG: OnceLock<Log> = OnceLock::new();
+
+impl Log {
+    /// Returns the level that was set since the start.
+    fn set_level(&self) -> Option<LevelFilter> {
+        LevelFilter::iter().find(|level| *level as usize == self.level.load(Ordering::Relaxed))
+    }
+}
 
 impl log::Log for Log {
     fn enabled(&self, metadata: &Metadata) -> bool {
-        self.0.enabled(metadata)
+        match self.level.load(Ordering::Relaxed) {
+            BY_DEFAULT => self.filter.enabled(metadata),
+            level => metadata.level() as usize <= level,
+        }
     }
 
     fn log(&self, record: &Record) {
-        self.0.log(record);
+        let is_wanted = match self.level.load(Ordering::Relaxed) {
+            BY_DEFAULT => self.filter.matches(record),
+            level => record.level() as usize <= level,
+        };
+        if is_wanted {
+            self.format.log(record);
+        }
     }
 
     fn flush(&self) {
@@ -34,19 +66,39 @@ impl log::Log for Log {
 
 /// Starts the log, from `info` up unless `RUST_LOG` says otherwise.
 pub fn start_log() {
+    let spec = std::env::var("RUST_LOG").ok().filter(|filters| !filters.is_empty());
+    let spec = spec.unwrap_or_else(|| "info".to_owned());
+    let filter = filter::Builder::new().parse(&spec).build();
     let mut builder = pretty_env_logger::formatted_timed_builder();
-    let filters = std::env::var("RUST_LOG").ok().filter(|filters| !filters.is_empty());
-    match &filters {
-        Some(filters) => builder.parse_filters(filters),
-        None => builder.filter_level(log::LevelFilter::Info),
-    };
-    let pretty = builder.build();
-    log::set_max_level(pretty.filter());
-    log::set_boxed_logger(Box::new(Log(pretty))).expect("the process starts its log once");
+    // What is not wanted does not come here.
+    let format = builder.filter_level(LevelFilter::Trace).build();
     // A slash begins a pattern that lines must match. On a terminal a line is to be seen at once.
-    if !filters.is_some_and(|filters| filters.contains('/')) && !io::stderr().is_terminal() {
+    let collects = !spec.contains('/') && !io::stderr().is_terminal();
+    let log = LOG.get_or_init(|| Log { filter, spec, level: AtomicUsize::new(BY_DEFAULT), format });
+    log::set_max_level(log.filter.filter());
+    log::set_logger(log).expect("the process starts its log once");
+    if collects {
         access_log::collect();
     }
+}
+
+/// Returns what is logged: a level, or what `RUST_LOG` said.
+pub(crate) fn level() -> String {
+    let by_default = || LOG.get().map_or_else(|| LevelFilter::Off.to_string(), |log| log.spec.clone());
+    LOG.get().and_then(Log::set_level).map_or_else(by_default, |level| level.to_string().to_lowercase())
+}
+
+/// Sets the level from which lines are logged; `default` is what `RUST_LOG` said. Returns whether `level` is one.
+pub(crate) fn set_level(level: &str) -> bool {
+    let Some(log) = LOG.get() else { return false };
+    let (number, most) = match level.parse::<LevelFilter>() {
+        Ok(level) => (level as usize, level),
+        Err(_) if level == "default" => (BY_DEFAULT, log.filter.filter()),
+        Err(_) => return false,
+    };
+    log.level.store(number, Ordering::Relaxed);
+    log::set_max_level(most);
+    true
 }
 
 /// Logs every panic as one line. The standard library prints several, and a client could forge them.

@@ -6,10 +6,10 @@
 //! POST /scrub                       reads and checks everything, then answers; not reachable through the load balancer
 //! ```
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -47,6 +47,7 @@ pub struct Operator {
     pub tokens: Arc<Tokens>,
     backups: Arc<Semaphore>,
     scrubs: Arc<Semaphore>,
+    last_scrub: Arc<Mutex<Option<(u64, SystemTime)>>>,
     end: Arc<AtomicBool>,
 }
 
@@ -54,7 +55,7 @@ impl Operator {
     /// Returns an operator of `store`.
     pub fn new(store: Store, commit: Commit, tokens: Arc<Tokens>) -> Self {
         let [backups, scrubs] = [BACKUPS, 1].map(|count| Arc::new(Semaphore::new(count)));
-        Self { store, commit, tokens, backups, scrubs, end: Arc::default() }
+        Self { store, commit, tokens, backups, scrubs, last_scrub: Arc::default(), end: Arc::default() }
     }
 
     /// Scrubs again and again, with `pause` before each time.
@@ -64,6 +65,11 @@ impl Operator {
             // The scrub logs its result.
             let _ = self.scrub().await;
         }
+    }
+
+    /// Returns the bytes of all values, as the last scrub read them, and when it ended. Returns `None` before that.
+    pub(crate) fn last_scrub(&self) -> Option<(u64, SystemTime)> {
+        *self.last_scrub.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends the scrub that is under way, if any.
@@ -118,6 +124,7 @@ impl Operator {
             drop(permit);
         })?;
         let scrub = told.await.ok().flatten().ok_or(Problem::Draining)?;
+        *self.last_scrub.lock().unwrap_or_else(PoisonError::into_inner) = Some((scrub.bytes, SystemTime::now()));
         if scrub.damaged == 0 {
             log::info!("{} in {:.1} s", scrub.to_string().trim_end(), begin.elapsed().as_secs_f64());
         }

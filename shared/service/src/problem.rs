@@ -119,6 +119,69 @@ pub enum Problem {
     Unexpected(Rejection),
 }
 
+/// Names the reasons of problems, in this order.
+macro_rules! reasons {
+    ($($problem:pat => $name:literal,)*) => {
+        /// The names of all reasons.
+        pub(crate) const REASONS: [&str; [$($name),*].len()] = [$($name),*];
+
+        impl Problem {
+            /// Returns the reason's name, by which refusals are counted.
+            pub(crate) fn reason(&self) -> &'static str {
+                match self {
+                    $($problem => $name,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    Problem::NotAnId => "not-an-id",
+    Problem::NotAText => "not-a-text",
+    Problem::NotAHost => "not-a-host",
+    Problem::Parameter(_) => "parameter",
+    Problem::Malformed(_) => "malformed",
+    Problem::Invalid(_) => "invalid",
+    Problem::NoSuchRecord => "no-such-record",
+    Problem::NoSuchPath => "no-such-path",
+    Problem::MethodNotAllowed(_) => "method-not-allowed",
+    Problem::ReadOnly(_) => "read-only",
+    Problem::Unauthorized { .. } => "unauthorized",
+    Problem::Store(_) => "store-failed",
+    Problem::ConditionFailed => "condition-failed",
+    Problem::MediaType => "media-type",
+    Problem::Encoded => "encoded",
+    Problem::PartOfRecord => "part-of-record",
+    Problem::BodyTooLarge(_) => "body-too-large",
+    Problem::BatchTooLong => "batch-too-long",
+    Problem::BodyBroken => "body-broken",
+    Problem::BodySlow => "body-slow",
+    Problem::NotAKey => "not-a-key",
+    Problem::KeyReused => "key-reused",
+    Problem::Taken { .. } => "taken",
+    Problem::IdNotGiven => "id-not-given",
+    Problem::NoIdsLeft => "no-ids-left",
+    Problem::Busy => "busy",
+    Problem::Held => "held",
+    Problem::ListsBusy => "lists-busy",
+    Problem::ListenersBusy => "listeners-busy",
+    Problem::NotInHistory(_) => "not-in-history",
+    Problem::OtherHistory => "other-history",
+    Problem::BackupsBusy => "backups-busy",
+    Problem::ScrubBusy => "scrub-busy",
+    Problem::DiskReadOnly => "disk-read-only",
+    Problem::WritesFailed => "writes-failed",
+    Problem::Building => "building",
+    Problem::Draining => "draining",
+    Problem::Panicked => "panicked",
+    Problem::Unexpected(_) => "unexpected",
+}
+
+/// The reason why a request was refused. It lies in the extensions of the response.
+#[derive(Clone, Copy)]
+pub(crate) struct Refused(pub(crate) &'static str);
+
 /// The members of a problem document.
 #[derive(Serialize)]
 struct Document<'a> {
@@ -181,7 +244,9 @@ impl Problem {
             }
             _ => {
                 let errors = if let Problem::Invalid(violations) = &mut self { take(violations) } else { Vec::new() };
-                respond(status, &self.detail(method), errors)
+                let mut response = respond(status, &self.detail(method), errors);
+                response.extensions_mut().insert(Refused(self.reason()));
+                response
             }
         };
         let headers = response.headers_mut();
@@ -262,7 +327,7 @@ impl Problem {
     }
 
     /// Returns the text for the client.
-    fn detail(&self, method: &Method) -> Cow<'static, str> {
+    pub(crate) fn detail(&self, method: &Method) -> Cow<'static, str> {
         let text = match self {
             Problem::NotInHistory(NotInHistory { oldest }) => {
                 return format!(

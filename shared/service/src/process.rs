@@ -21,6 +21,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{sleep, timeout};
 
+use crate::admin::{Admin, AdminListener};
 use crate::authorize::Tokens;
 use crate::broker::{self, Broker};
 use crate::config::{Command, Config, Service};
@@ -129,6 +130,7 @@ struct Outside {
     tokens: Arc<Tokens>,
     counter: Option<Counter>,
     broker: Option<Broker>,
+    admin: Option<AdminListener>,
     socket: TcpSocket,
 }
 
@@ -159,13 +161,14 @@ impl Outside {
         let tokens = Arc::new(read_tokens(collection, config)?);
         let counter = if copied.is_none() { open_counter(&folder) } else { None };
         let broker = config.write_token_file.as_deref().map(Broker::start).transpose()?;
+        let admin = config.admin_listen.as_deref().map(open_admin).transpose()?;
         let socket = bind(config.listen).map_err(|error| cannot_listen(config, &error))?;
-        Ok(Self { hangups, threads, folder, copied, slice, tokens, counter, broker, socket })
+        Ok(Self { hangups, threads, folder, copied, slice, tokens, counter, broker, admin, socket })
     }
 
     /// Opens the database and serves it until a signal ends the service.
     async fn serve(self, collection: Collection, own: Option<Own>, config: &Config) -> Result<(), Box<dyn Error>> {
-        let Self { hangups, threads, folder, copied, slice, tokens, counter, broker, socket } = self;
+        let Self { hangups, threads, folder, copied, slice, tokens, counter, broker, admin, socket } = self;
         let mut signals = Signals::new()?;
         tokio::spawn(broker::reload(hangups, broker, Arc::clone(&tokens)));
         let folder = Arc::new(folder);
@@ -197,6 +200,7 @@ impl Outside {
             }
         };
         let routes = routes(&state, own, config.cache << 20).allow(&config.allow_origin);
+        let admin = admin.map(|listener| tokio::spawn(listener.serve(Admin::new(&state, &routes))));
         let end = serve::serve(listener, routes, Workers::start(threads)?, end).await;
         state.operator.end();
         making.end().await?;
@@ -205,6 +209,10 @@ impl Outside {
         }
         scrubs.abort();
         let _ = scrubs.await;
+        if let Some(admin) = admin {
+            admin.abort();
+            let _ = admin.await;
+        }
         let store = state.store.clone();
         drop(state);
         close(store, &folder, end).await
@@ -301,6 +309,15 @@ async fn close(store: Store, folder: &Folder, end: End) -> Result<(), Box<dyn Er
 
 fn cannot_listen(config: &Config, error: &io::Error) -> String {
     format!("{}: cannot listen here: {error}; choose another address with --listen", config.listen)
+}
+
+/// Listens for operators.
+fn open_admin(place: &str) -> Result<AdminListener, String> {
+    let opened = AdminListener::open(place)
+        .map_err(|error| format!("{place}: cannot listen here: {error}; choose another place with --admin-listen"))?;
+    let address = opened.address().map_or_else(|| place.to_owned(), |address| format!("http://{address}"));
+    log::info!("operators are answered on {address}");
+    Ok(opened)
 }
 
 /// Scrubs the database at intervals of `every`; never if that is zero.

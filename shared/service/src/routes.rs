@@ -42,6 +42,7 @@ use crate::answer_cache::AnswerCache;
 use crate::changes::Listeners;
 use crate::cors::{Cors, Origin};
 use crate::health::Health;
+use crate::metrics::Metrics;
 use crate::parameters::{Parameters, Wanted};
 use crate::problem::{Problem, READS};
 use crate::reply::{self, Answer};
@@ -58,6 +59,8 @@ pub struct Routes {
     pub(crate) listeners: Listeners,
     /// The origins whose pages may read the answers.
     pub(crate) cors: Option<Cors>,
+    pub(crate) metrics: Metrics,
+    pub(crate) collection: Collection,
 }
 
 impl Routes {
@@ -94,7 +97,9 @@ pub fn routes(state: &State, own: Option<Own>, cache: u64) -> Routes {
         }
         response
     };
-    Routes { filter: warp::method().and(answers).map(respond).boxed(), cache, listeners, cors: None }
+    let filter = warp::method().and(answers).map(respond).boxed();
+    let (metrics, collection) = (Metrics::new(), state.store.collection());
+    Routes { filter, cache, listeners, cors: None, metrics, collection }
 }
 
 /// Answers every path but `/live` with 503 while indexes are being built.
@@ -157,17 +162,78 @@ enum Resource<'p> {
     Backup,
 }
 
+/// The most segments of a path that names something.
+const SEGMENTS: usize = 4;
+
+/// The template of a path, by which requests are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    Root,
+    Api,
+    Live,
+    Ready,
+    Scrub,
+    All,
+    One,
+    Found,
+    Changes,
+    Backup,
+    Unknown,
+}
+
+impl Route {
+    /// All of them, in their order.
+    pub(crate) const ALL: [Self; 11] = [
+        Self::Root,
+        Self::Api,
+        Self::Live,
+        Self::Ready,
+        Self::Scrub,
+        Self::All,
+        Self::One,
+        Self::Found,
+        Self::Changes,
+        Self::Backup,
+        Self::Unknown,
+    ];
+
+    /// Returns the route that `path` takes.
+    pub(crate) fn of(path: &str, collection: Collection) -> Self {
+        Resource::at(path, collection).map_or(Self::Unknown, |resource| resource.route())
+    }
+
+    pub(crate) fn template(self) -> &'static str {
+        match self {
+            Self::Root => "/",
+            Self::Api => "/api",
+            Self::Live => "/live",
+            Self::Ready => "/ready",
+            Self::Scrub => "/scrub",
+            Self::All => "/api/{collection}",
+            Self::One => "/api/{collection}/{id}",
+            Self::Found => "/api/{collection}/{index}/{term}",
+            Self::Changes => "/api/{collection}/changes",
+            Self::Backup => "/api/{collection}/-/backup",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 impl<'p> Resource<'p> {
     fn at(path: &'p str, collection: Collection) -> Option<Self> {
         let path = path.strip_prefix('/')?;
         if path.is_empty() {
             return Some(Self::Root);
         }
-        let segments: Vec<&str> = path.strip_suffix('/').unwrap_or(path).split('/').collect();
-        if segments.contains(&"") {
-            return None;
+        let (mut segments, mut count) = ([""; SEGMENTS], 0);
+        for segment in path.strip_suffix('/').unwrap_or(path).split('/') {
+            if segment.is_empty() || count == SEGMENTS {
+                return None;
+            }
+            segments[count] = segment;
+            count += 1;
         }
-        Some(match segments[..] {
+        Some(match segments[..count] {
             ["api"] => Self::Api,
             ["live"] => Self::Live,
             ["ready"] => Self::Ready,
@@ -182,6 +248,22 @@ impl<'p> Resource<'p> {
             ["api", _, route, term] => Self::Found(collection.index_at(route)?, term),
             _ => return None,
         })
+    }
+
+    /// Returns what it counts as.
+    fn route(&self) -> Route {
+        match self {
+            Self::Root => Route::Root,
+            Self::Api => Route::Api,
+            Self::Live => Route::Live,
+            Self::Ready => Route::Ready,
+            Self::Scrub => Route::Scrub,
+            Self::All | Self::Single => Route::All,
+            Self::One(_) => Route::One,
+            Self::Found(..) => Route::Found,
+            Self::Changes => Route::Changes,
+            Self::Backup => Route::Backup,
+        }
     }
 
     /// Returns the methods that it answers, for `Allow`.

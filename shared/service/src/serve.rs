@@ -39,8 +39,9 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::access_log::{self, Line};
 use crate::connection::{self, BUFFER, CONNECTIONS, Connections, Guard, SEND_BUFFER, SWEEP};
+use crate::metrics::Tally;
 use crate::problem::Problem;
-use crate::routes::Routes;
+use crate::routes::{Route, Routes};
 use crate::workers::Workers;
 
 /// The time requests under way have to end after a shutdown begins.
@@ -65,7 +66,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// [`DRAIN_TIMEOUT`] to end. Returns the output of `shutdown`.
 pub async fn serve<T>(listener: TcpListener, routes: Routes, workers: Workers, shutdown: impl Future<Output = T>) -> T {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut connections = Connections::new();
+    let mut connections = routes.metrics.connections.clone();
+    let tallies: Vec<_> = (0..workers.count()).map(|_| routes.metrics.add_worker()).collect();
     let graceful = GracefulShutdown::new();
     let http = http();
     let mut sweeps = interval(SWEEP);
@@ -102,14 +104,17 @@ pub async fn serve<T>(listener: TcpListener, routes: Routes, workers: Workers, s
         let (http, routes, watcher, watch) = (http.clone(), routes.clone(), graceful.watcher(), connections.watch());
         watch.keep(permit);
         // Its own task: a panic in the middle of a body cuts off this connection only.
-        workers.spawn(async move {
-            let served = async {
-                let requests = answer_requests(routes, watch.guard(), client);
-                let connection = http.serve_connection(TokioIo::new(watch.stream(register(stream)?)), requests);
-                watcher.watch(connection).await.map_err(io::Error::other)
-            };
-            if let Err(error) = served.await {
-                log::debug!("client={client} the connection failed: {error}");
+        workers.spawn(|number| {
+            let tally = Arc::clone(&tallies[number]);
+            async move {
+                let served = async {
+                    let requests = answer_requests(routes, watch.guard(), tally, client);
+                    let connection = http.serve_connection(TokioIo::new(watch.stream(register(stream)?)), requests);
+                    watcher.watch(connection).await.map_err(io::Error::other)
+                };
+                if let Err(error) = served.await {
+                    log::debug!("client={client} the connection failed: {error}");
+                }
             }
         });
     };
@@ -145,7 +150,8 @@ pub fn serve_stream<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let requests = answer_requests(routes, Connections::new().watch().guard(), client);
+    let (guard, tally) = (Connections::new().watch().guard(), Arc::new(Tally::new()));
+    let requests = answer_requests(routes, guard, tally, client);
     http().serve_connection(TokioIo::new(stream), requests)
 }
 
@@ -168,6 +174,7 @@ fn register(stream: net::TcpStream) -> io::Result<TcpStream> {
 fn answer_requests(
     routes: Routes,
     guard: Guard,
+    tally: Arc<Tally>,
     client: SocketAddr,
 ) -> impl Service<
     hyper::Request<Incoming>,
@@ -175,7 +182,7 @@ fn answer_requests(
     Error = Infallible,
     Future: Send,
 > {
-    let Routes { filter, cache, cors, .. } = routes;
+    let Routes { filter, cache, cors, collection, .. } = routes;
     let filter = TowerToHyperService::new(warp::service(filter));
     let client: Arc<str> = client.to_string().into();
     service_fn(move |request: hyper::Request<Incoming>| {
@@ -184,16 +191,20 @@ fn answer_requests(
         let host = connection::check_host(&request);
         let permission = cors.as_ref().map(|cors| cors.decide(request.method(), request.headers()));
         if host.is_ok()
-            && let Some(mut response) = cache.find(&request)
+            && let Some((mut response, route)) = cache.find(&request)
         {
             if let Some(permission) = permission {
                 permission.add_to(response.headers_mut());
             }
-            log_request(request.method(), request.uri(), request.headers().get(REQUEST_ID), &client, begin, &response);
+            let took = begin.elapsed();
+            tally.add_repeated();
+            tally.add(request.method(), route, &response, took);
+            log_request(request.method(), request.uri(), request.headers().get(REQUEST_ID), &client, took, &response);
             return Either::Left(ready(Ok(response.map(http_body_util::Either::Left))));
         }
         let (cache, client, method, uri) =
             (cache.clone(), Arc::clone(&client), request.method().clone(), request.uri().clone());
+        let tally = Arc::clone(&tally);
         let id = request.headers().get(REQUEST_ID).cloned();
         // Unwind safe: handlers share no state that a panic could leave half-changed. The records are in the store.
         let answer = host.map(|()| AssertUnwindSafe(filter.call(request)).catch_unwind());
@@ -202,12 +213,15 @@ fn answer_requests(
                 Ok(answer) => answer.await.unwrap_or_else(|_panic| Ok(Problem::Panicked.into_response(&method)))?,
                 Err(problem) => problem.into_response(&method),
             };
-            cache.keep(&uri, &mut response);
+            let route = Route::of(uri.path(), collection);
+            cache.keep(&uri, route, &mut response);
             let mut response = busy.limit_list(response);
             if let Some(permission) = permission {
                 permission.add_to(response.headers_mut());
             }
-            log_request(&method, &uri, id.as_ref(), &client, begin, &response);
+            let took = begin.elapsed();
+            tally.add(&method, route, &response, took);
+            log_request(&method, &uri, id.as_ref(), &client, took, &response);
             Ok(response.map(http_body_util::Either::Right))
         })
     })
@@ -220,7 +234,7 @@ fn log_request<B: Body>(
     uri: &Uri,
     id: Option<&HeaderValue>,
     client: &str,
-    begin: Instant,
+    took: Duration,
     response: &hyper::Response<B>,
 ) {
     // Load balancers ask for health every second.
@@ -231,7 +245,7 @@ fn log_request<B: Body>(
             path: &format_target(uri),
             status: response.status().as_u16(),
             bytes: response.body().size_hint().exact(),
-            took: begin.elapsed(),
+            took,
             client,
             id: id.and_then(read_request_id),
             token: response.extensions().get::<token::Name>().map(|name| name as &dyn Display),

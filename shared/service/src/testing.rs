@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use ureq::http::{HeaderMap, Response};
 
+use crate::admin::{Admin, AdminListener};
 use crate::authorize::Tokens;
 use crate::health::Health;
 use crate::operate::Operator;
@@ -36,6 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct App {
     /// The address at which it listens.
     pub address: SocketAddr,
+    /// The address of its admin listener.
+    pub admin: SocketAddr,
     /// Its health.
     pub health: Health,
     shutdown: Option<oneshot::Sender<()>>,
@@ -118,6 +121,8 @@ impl App {
         let tokens = Arc::new(if writable { tokens(collection, dir.path()) } else { Tokens::none(collection) });
         let (shutdown, asked) = oneshot::channel();
         let (tell_address, address) = std::sync::mpsc::channel();
+        let operators = AdminListener::open("127.0.0.1:0").expect("there is a free port");
+        let admin = operators.address().expect("it has one");
         let server = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.expect("a runtime can be made");
@@ -129,11 +134,14 @@ impl App {
                 let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&tokens));
                 let state = State { store, commit, tokens, operator, health: of_state };
                 let workers = Workers::start(2).expect("threads can be started");
-                serve(listener, routes(&state, own, CACHE), workers, async { drop(asked.await) }).await;
+                let routes = routes(&state, own, CACHE);
+                let operators = tokio::spawn(operators.serve(Admin::new(&state, &routes)));
+                serve(listener, routes, workers, async { drop(asked.await) }).await;
+                operators.abort();
             });
         });
         let address = address.recv().expect("the server starts");
-        Self { address, health, shutdown: Some(shutdown), server: Some(server), _dir: dir }
+        Self { address, admin, health, shutdown: Some(shutdown), server: Some(server), _dir: dir }
     }
 
     /// Returns the answer to `GET path`.

@@ -30,10 +30,17 @@ impl Workers {
         (0..count.max(1)).map(|_| Worker::start()).collect::<io::Result<_>>().map(Self)
     }
 
-    /// Runs `task` on the thread that has the fewest tasks.
-    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let worker =
-            self.0.iter().min_by_key(|worker| Arc::strong_count(&worker.tasks)).expect("there is at least one");
+    /// Returns the number of threads.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Runs a task on the thread that has the fewest of them. `task` gets the number of that thread.
+    pub fn spawn<T: Future<Output = ()> + Send + 'static>(&self, task: impl FnOnce(usize) -> T) {
+        let workers = self.0.iter().enumerate();
+        let fewest = workers.min_by_key(|(_, worker)| Arc::strong_count(&worker.tasks));
+        let (number, worker) = fewest.expect("there is at least one");
+        let task = task(number);
         let counted = Arc::clone(&worker.tasks);
         worker.runtime.spawn(async move {
             task.await;

@@ -35,6 +35,8 @@ pub(crate) use self::held::Held;
 pub use self::journal::Hole;
 use self::journal::Journal;
 use self::pace::Pace;
+use crate::changes::Changed;
+use crate::figures::WriteFigures;
 use crate::idempotency::Kept;
 use crate::layout::{Counters, Step};
 use crate::{Edit, Hold, KeptRecord, RecordChange, Snapshot, Store, StoreError, Writer};
@@ -96,6 +98,8 @@ pub struct Commit {
 struct State {
     broken: AtomicBool,
     restart: Notify,
+    /// Only the committer adds to them.
+    figures: WriteFigures,
 }
 
 /// A job for the committer.
@@ -233,6 +237,11 @@ impl Commit {
         self.state.broken.load(Ordering::Relaxed)
     }
 
+    /// Returns what the committer has done so far.
+    pub fn figures(&self) -> &WriteFigures {
+        &self.state.figures
+    }
+
     /// Returns when writes have failed and a restart would help: after a failure sled takes no more writes.
     pub async fn until_a_restart_helps(&self) {
         self.state.restart.notified().await;
@@ -319,11 +328,14 @@ impl Committer {
         let writes = answers.len();
         answers.into_iter().for_each(|answer| answer(outcome.clone()));
         if let Ok(waited) = committed
-            // Without a wait for the disk a small group is no better than a large one.
-            && self.journal.is_durable()
             && !group.is_empty()
         {
-            self.pace.note(writes, begin.elapsed().saturating_sub(waited), waited);
+            let took = begin.elapsed();
+            self.state.figures.add_group(writes, waited, took);
+            // Without a wait for the disk a small group is no better than a large one.
+            if self.journal.is_durable() {
+                self.pace.note(writes, took.saturating_sub(waited), waited);
+            }
         }
         outcome.is_ok()
     }
@@ -372,7 +384,7 @@ impl Committer {
         self.kept.step(&self.store, &group.kept, &mut step)?;
         group.step(&mut self.writer, &mut step)?;
         let begin = Instant::now();
-        let changed = self.journal.append(&self.store, &step, mem::take(&mut group.changes))?;
+        let changed = self.append(&step, mem::take(&mut group.changes))?;
         let waited = begin.elapsed();
         fail_point!("before the step");
         self.do_step(&step)?;
@@ -387,7 +399,7 @@ impl Committer {
         let Some(step) = self.writer.fold() else { return true };
         let counted = self.writer.counters();
         let fold = AssertUnwindSafe(|| {
-            let changed = self.journal.append(&self.store, &step, Vec::new())?;
+            let changed = self.append(&step, Vec::new())?;
             self.do_step(&step)?;
             self.writer.note_folded();
             self.store.shared.changes.add(changed);
@@ -398,6 +410,13 @@ impl Committer {
             self.give_up(error, counted);
         }
         folded.is_ok()
+    }
+
+    /// Appends a step and its `changes` of records to the journal. Returns the changes with their place.
+    pub(super) fn append(&mut self, step: &Step, changes: Vec<RecordChange>) -> Result<Changed, StoreError> {
+        let changed = self.journal.append(&self.store, step, changes)?;
+        self.state.figures.journal_bytes.add(self.journal.last_length());
+        Ok(changed)
     }
 
     /// Applies a step that is in the journal to the database.

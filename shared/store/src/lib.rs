@@ -101,6 +101,7 @@
 //! | `changes` | [`Follower`]: the last changes, for those who follow them |
 //! | `stamp` | [`Stamp`]: whether what was read is still current |
 //! | `portion` | [`Portion`]: a part of the list of all records, to be kept |
+//! | [`figures`] | counters for operators |
 //! | `scrub`, `damage` | [`Scrub`]: reads and checks everything; the count of faults found |
 //! | `rebuild`, `v1` | [`Restore`], compaction, salvage; the layout's first version |
 //! | `cache`, `sled_files` | the system's cache after failed syncs; sled's files and their guards |
@@ -144,6 +145,7 @@ mod changes;
 mod commit;
 mod damage;
 pub mod desk;
+pub mod figures;
 pub mod fill;
 mod folder;
 mod fresh;
@@ -489,6 +491,18 @@ impl Store {
     /// Returns the revision of the database.
     pub fn revision(&self) -> Result<u64, StoreError> {
         Ok(self.counters()?.revision)
+    }
+
+    /// Returns the bytes of the database's files, its journal among them.
+    pub fn size_on_disk(&self) -> Result<u64, StoreError> {
+        let files = self.db.size_on_disk().map_err(|source| self.sled(source))?;
+        Ok(files + fs::metadata(self.shared.path.join(commit::journal::NAME)).map_or(0, |journal| journal.len()))
+    }
+
+    /// Returns the bytes of the file system that the database lies on, and those of them that are free for it.
+    pub fn room(&self) -> Result<(u64, u64), StoreError> {
+        let system = rustix::fs::fstatvfs(&self.shared.file).map_err(|error| self.io(error.into()))?;
+        Ok((system.f_blocks * system.f_frsize, system.f_bavail * system.f_frsize))
     }
 
     /// Returns a number that differs between databases that began apart.

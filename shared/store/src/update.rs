@@ -255,7 +255,7 @@ impl Committer {
         let mut step = Step::default();
         step.put(layout::APPLIED_KEY, &layout::encode(applied));
         self.writer.step(&changes, &mut step)?;
-        let changed = self.journal.append(&self.store, &step, to_follow)?;
+        let changed = self.append(&step, to_follow)?;
         fail_point!("before the step");
         {
             let _closed = self.store.close_gate();

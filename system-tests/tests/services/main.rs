@@ -3,6 +3,7 @@
 //! Tests that measure, fail a disk, deploy or run containers are separate programs, which Cargo runs one after the
 //! other.
 
+mod admin;
 mod backup;
 mod changes;
 mod compare;

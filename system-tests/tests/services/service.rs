@@ -250,7 +250,10 @@ fn a_running_service_cannot_leave_its_folder() {
     // A service opens its journal at the first write. Here the journal is a link out of the folder, so the write fails,
     // but only with the sandbox.
     for (option, succeeds) in [("--drain=0", false), ("--no-sandbox", true)] {
-        let (mut posts, address) = start(service("posts", &folder).arg(option).arg("--write-token-file").arg(&tokens));
+        let mut command = service("posts", &folder);
+        // What is open before the sandbox opens nothing in it.
+        command.arg("--admin-listen").arg(dir.path().join("admin"));
+        let (mut posts, address) = start(command.arg(option).arg("--write-token-file").arg(&tokens));
         assert_eq!(get(address, "/api/posts/1").0, 200);
         if posts.log().contains("the sandbox is not whole") {
             skip("this kernel has no landlock, or an old one");

@@ -157,6 +157,11 @@ impl Journal {
         Ok(changed)
     }
 
+    /// Returns the bytes of the last entry.
+    pub(crate) fn last_length(&self) -> u64 {
+        self.entry.len() as u64
+    }
+
     /// Makes the last head durable, unless a group's sync has done so.
     pub(crate) fn settle(&mut self, store: &Store) -> Result<(), StoreError> {
         if let (Some(file), true, true) = (&self.file, self.unsettled, self.is_durable()) {

@@ -1,0 +1,299 @@
+//! The operators' listener: what a service counts, why it is not ready, and how much it logs. Off by default; it asks for
+//! no token, so it belongs on a Unix socket or into a network of its own, never behind the entrance.
+//!
+//! ```text
+//! GET /metrics     for Prometheus
+//! GET /ready       the state in JSON: 200 while the service takes requests, else 503
+//! GET /log-level   how much is logged
+//! PUT /log-level   error, warn, info, debug, trace or off; default is what RUST_LOG said at the start
+//! ```
+
+use std::convert::Infallible;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::net::{self, SocketAddr};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net as unix;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use store::StoreError;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use warp::http::header::{CONTENT_TYPE, HeaderValue};
+use warp::reply::Response;
+
+use crate::answer_cache::AnswerCache;
+use crate::exposition::{CONTENT_TYPE as EXPOSITION, Exposition};
+use crate::metrics::Metrics;
+use crate::problem::{Problem, READS};
+use crate::reply::{self, Answer};
+use crate::routes::Routes;
+use crate::state::State;
+use crate::{access_log, logging};
+
+/// The most connections at once; more wait in the listener's queue.
+const CONNECTIONS: usize = 8;
+
+/// The time that a connection has for its one request and the answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The pause after a failed accept.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The most bytes of a request's body.
+const BODY_BYTES: usize = 64;
+
+/// A Unix socket's name begins with this, unless it has a slash.
+const UNIX: &str = "unix:";
+
+/// A listener that is open and not served yet.
+pub enum AdminListener {
+    /// At an address.
+    Tcp(net::TcpListener),
+    /// At a path.
+    Unix(unix::UnixListener),
+}
+
+impl AdminListener {
+    /// Listens at `place`: `HOST:PORT`, `unix:PATH`, or a path with a slash. Call it before the sandbox, which forbids
+    /// it.
+    ///
+    /// # Errors
+    /// The place is taken, or is not one of this machine's.
+    pub fn open(place: &str) -> io::Result<Self> {
+        let path = place.strip_prefix(UNIX).or_else(|| place.contains('/').then_some(place));
+        if let Some(path) = path {
+            remove_abandoned(Path::new(path))?;
+            let listener = unix::UnixListener::bind(path)?;
+            listener.set_nonblocking(true)?;
+            return Ok(Self::Unix(listener));
+        }
+        let listener = net::TcpListener::bind(place)?;
+        listener.set_nonblocking(true)?;
+        Ok(Self::Tcp(listener))
+    }
+
+    /// Returns the address, unless it is a path.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Answers requests with `admin` for ever.
+    ///
+    /// # Errors
+    /// The listener cannot be registered with the runtime.
+    pub async fn serve(self, admin: Admin) -> io::Result<()> {
+        let server = Server { admin: Arc::new(admin), places: Arc::new(Semaphore::new(CONNECTIONS)) };
+        match self {
+            Self::Tcp(listener) => {
+                let listener = TcpListener::from_std(listener)?;
+                loop {
+                    server.answer(async || listener.accept().await.map(|(stream, _)| stream)).await;
+                }
+            }
+            Self::Unix(listener) => {
+                let listener = UnixListener::from_std(listener)?;
+                loop {
+                    server.answer(async || listener.accept().await.map(|(stream, _)| stream)).await;
+                }
+            }
+        }
+    }
+}
+
+/// Removes the socket at `path` if the process that made it has ended: sockets outlive their process, and a sandbox lets
+/// none remove its own.
+fn remove_abandoned(path: &Path) -> io::Result<()> {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
+    match unix::UnixStream::connect(path) {
+        Err(error) if is_socket && error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
+        _ => Ok(()),
+    }
+}
+
+struct Server {
+    admin: Arc<Admin>,
+    places: Arc<Semaphore>,
+}
+
+impl Server {
+    /// Accepts a connection and answers its one request, in a task of its own.
+    async fn answer<S>(&self, accept: impl AsyncFnOnce() -> io::Result<S>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let place = Arc::clone(&self.places).acquire_owned().await.expect("it is never closed");
+        let stream = match accept().await {
+            Ok(stream) => stream,
+            Err(error) => {
+                log::warn!("a connection could not be accepted by the admin listener: {error}");
+                return sleep(PAUSE).await;
+            }
+        };
+        let admin = Arc::clone(&self.admin);
+        tokio::spawn(async move {
+            let requests = service_fn(move |request| {
+                let admin = Arc::clone(&admin);
+                async move { Ok::<_, Infallible>(admin.answer(request).await) }
+            });
+            let mut http = http1::Builder::new();
+            // `timeout` bounds heads, too.
+            http.header_read_timeout(None).keep_alive(false);
+            // A client that is slow or breaks off is no news.
+            let _ = timeout(TIMEOUT, http.serve_connection(TokioIo::new(stream), requests)).await;
+            drop(place);
+        });
+    }
+}
+
+/// Answers operators.
+pub struct Admin {
+    state: State,
+    cache: AnswerCache,
+    metrics: Metrics,
+}
+
+impl Admin {
+    /// Tells what `routes` count, and the state that they share.
+    pub fn new(state: &State, routes: &Routes) -> Self {
+        Self { state: state.clone(), cache: routes.cache.clone(), metrics: routes.metrics.clone() }
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response {
+        let method = request.method().clone();
+        let answer = match (request.uri().path(), &method) {
+            ("/metrics", &Method::GET | &Method::HEAD) => self.write_metrics().map_err(Problem::from),
+            ("/ready", &Method::GET | &Method::HEAD) => Ok(self.describe_readiness()),
+            ("/log-level", &Method::GET | &Method::HEAD) => reply::text(logging::level() + "\n"),
+            ("/log-level", &Method::PUT) => set_log_level(request.into_body()).await,
+            ("/log-level", _) => Err(Problem::MethodNotAllowed("GET, HEAD, PUT")),
+            ("/metrics" | "/ready", _) => Err(Problem::MethodNotAllowed(READS)),
+            _ => Err(Problem::NoSuchPath),
+        };
+        answer.unwrap_or_else(|problem| problem.into_response(&method))
+    }
+
+    /// `GET /ready`
+    fn describe_readiness(&self) -> Response {
+        let State { store, commit, health, .. } = &self.state;
+        let obstacles = health.find_obstacles(store, commit);
+        let reasons = obstacles
+            .iter()
+            .map(|problem| json!({ "reason": problem.reason(), "detail": problem.detail(&Method::GET) }));
+        let is_ready = obstacles.is_empty();
+        let state = json!({
+            "ready": is_ready,
+            "reasons": reasons.collect::<Vec<_>>(),
+            "remarks": health.list_remarks(store),
+        });
+        let mut response = reply::json(Response::new(format!("{state}\n").into()));
+        *response.status_mut() = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        response
+    }
+
+    /// `GET /metrics`
+    fn write_metrics(&self) -> Result<Response, StoreError> {
+        let mut text = Exposition::default();
+        self.write_requests(&mut text);
+        self.write_writes(&mut text);
+        self.write_store(&mut text)?;
+        let mut response = Response::new(text.into_text().into());
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(EXPOSITION));
+        Ok(response)
+    }
+
+    fn write_requests(&self, text: &mut Exposition) {
+        let version = env!("CARGO_PKG_VERSION");
+        let labels = [("version", version), ("collection", self.state.store.collection().name())];
+        text.begin("service_build_info", "gauge", "The program, in labels; always 1.");
+        text.sample("service_build_info", &labels, 1);
+        let is_ready = self.state.health.find_obstacles(&self.state.store, &self.state.commit).is_empty();
+        text.one("service_ready", "gauge", "1 while the service takes requests, else 0.", u8::from(is_ready));
+
+        let name = "service_request_duration_seconds";
+        text.begin(name, "histogram", "Times up to an answer's head, by method, route and class of status.");
+        for answers in self.metrics.answers() {
+            let labels = [("method", answers.method), ("route", answers.route), ("status", answers.class)];
+            text.spread(name, &labels, &answers.times, 1e6);
+        }
+        let name = "service_refused_requests_total";
+        text.begin(name, "counter", "Requests that were answered with a problem, by its reason.");
+        for (reason, count) in self.metrics.refused() {
+            text.sample(name, &[("reason", reason)], count);
+        }
+        let repeated = self.metrics.repeated();
+        text.one("service_repeated_answers_total", "counter", "Answers repeated from memory.", repeated);
+        let (bytes, limit) = self.cache.bytes();
+        text.one("service_answer_cache_bytes", "gauge", "The memory of answers that may be repeated.", bytes);
+        text.one("service_answer_cache_limit_bytes", "gauge", "The most memory of such answers.", limit);
+
+        let figures = self.metrics.connections.figures();
+        text.one("service_requests_in_flight", "gauge", "Requests under way.", figures.busy);
+        text.one("service_connections", "gauge", "Open connections.", figures.open);
+        text.one("service_connections_total", "counter", "Connections so far.", figures.accepted);
+        text.one("service_received_bytes_total", "counter", "Bytes that clients have sent.", figures.received);
+        text.one("service_sent_bytes_total", "counter", "Bytes that were sent to clients.", figures.sent);
+        let lost = access_log::lost();
+        text.one("service_access_log_lost_lines_total", "counter", "Lines that the access log has lost.", lost);
+    }
+
+    fn write_writes(&self, text: &mut Exposition) {
+        let figures = self.state.commit.figures();
+        let name = "service_write_group_size";
+        text.begin(name, "histogram", "Writes that were made durable together.");
+        text.spread(name, &[], &figures.group_writes.read(), 1.0);
+        let name = "service_write_disk_wait_seconds";
+        text.begin(name, "histogram", "The time that a group of writes waited for the disk.");
+        text.spread(name, &[], &figures.disk_wait.read(), 1e6);
+        let name = "service_write_commit_seconds";
+        text.begin(name, "histogram", "The time of a group of writes, from its first decision to its answers.");
+        text.spread(name, &[], &figures.commit_time.read(), 1e6);
+        let bytes = figures.journal_bytes.get();
+        text.one("service_journal_bytes_total", "counter", "Bytes appended to the journal.", bytes);
+    }
+
+    fn write_store(&self, text: &mut Exposition) -> Result<(), StoreError> {
+        let store = &self.state.store;
+        let (revision, records) = store.state()?;
+        text.one("service_records", "gauge", "Records.", records.count);
+        text.one("service_revision", "gauge", "The database's revision.", revision);
+        let damaged = store.damage().unwrap_or(0);
+        text.one("service_damaged_values", "gauge", "Values that could not be read since the start.", damaged);
+        text.one("service_read_only", "gauge", "1 on a read-only file system.", u8::from(store.is_read_only()));
+        text.one("service_database_bytes", "gauge", "The database's files.", store.size_on_disk()?);
+        if let Some((bytes, time)) = self.state.operator.last_scrub() {
+            text.one("service_live_bytes", "gauge", "The values in the database, as the last scrub read them.", bytes);
+            let time = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            text.one("service_last_scrub_timestamp_seconds", "gauge", "When the last scrub ended.", time);
+        }
+        let (size, free) = store.room()?;
+        text.one("service_disk_size_bytes", "gauge", "The file system that the database lies on.", size);
+        text.one("service_disk_free_bytes", "gauge", "What is free of it.", free);
+        Ok(())
+    }
+}
+
+/// `PUT /log-level`
+async fn set_log_level(body: Incoming) -> Answer {
+    let body = Limited::new(body, BODY_BYTES).collect().await.map_err(|_| Problem::BodyTooLarge(BODY_BYTES))?.to_bytes();
+    let level = str::from_utf8(&body).unwrap_or_default().trim();
+    if logging::set_level(level) {
+        log::warn!("the admin listener has set what is logged: {}", logging::level());
+        return reply::text(logging::level() + "\n");
+    }
+    Err(Problem::Parameter("A level is one of error, warn, info, debug, trace, off and default.".to_owned()))
+}
