@@ -17,6 +17,7 @@ pub struct Project {
     root: PathBuf,
     files: Vec<&'static str>,
     port: u16,
+    prometheus_port: u16,
     input: TempDir,
     _copy: Option<TempDir>,
     _alone: MutexGuard<'static, ()>,
@@ -47,7 +48,16 @@ impl Project {
         assert!(readable.expect("chmod runs").success());
         let files = [&["compose.yaml"], over].concat();
         let name = format!("split-test-{}-{}", process::id(), free_port());
-        Some(Self { name, root: root.to_owned(), files, port: free_port(), input, _copy: None, _alone: alone })
+        Some(Self {
+            name,
+            root: root.to_owned(),
+            files,
+            port: free_port(),
+            prometheus_port: free_port(),
+            input,
+            _copy: None,
+            _alone: alone,
+        })
     }
 
     /// Builds and starts everything, with `more` arguments for `up`, and waits until every collection is served.
@@ -68,12 +78,18 @@ impl Project {
         SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
+    /// Returns Prometheus' address, if compose.observe.yaml is among the files.
+    pub fn prometheus(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.prometheus_port))
+    }
+
     /// Runs Compose.
     pub fn compose(&self, arguments: &[&str]) -> Output {
         let mut command = program().expect("Compose is installed");
         command.current_dir(&self.root).args(["--project-name", &self.name]);
         self.files.iter().for_each(|file| drop(command.args(["--file", file]).get_args()));
         command.args(arguments);
+        command.env("PROMETHEUS_PORT", self.prometheus_port.to_string());
         command.env("PORT", self.port.to_string()).env("DB_JSON", self.input.path().join("db.json"));
         // Compose 1 needs these to build as Compose 2 does.
         command.env("DOCKER_BUILDKIT", "1").env("COMPOSE_DOCKER_CLI_BUILD", "1");

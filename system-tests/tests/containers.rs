@@ -6,6 +6,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::process::Command;
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use world::compose::{Project, copy_sources, docker, docker_ok, inspect};
 use world::{get, program, text, try_get, wait_for};
 
@@ -122,4 +123,51 @@ fn only_a_token_of_posts_writes_a_post_and_the_post_survives_its_container() {
     project.ok(&["rm", "--force", "posts"]);
     project.ok(&["up", "--detach"]);
     wait_for("posts to come back", || try_get(entrance, &location).is_some_and(|got| got == written));
+}
+
+/// Asks Prometheus; returns each result's labels and value.
+fn query(prometheus: SocketAddr, expression: &str) -> Vec<(serde_json::Value, String)> {
+    let path = format!("/api/v1/query?query={}", utf8_percent_encode(expression, NON_ALPHANUMERIC));
+    let Some((200, _, body)) = try_get(prometheus, &path) else { return Vec::new() };
+    let answer: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let results = answer["data"]["result"].as_array().unwrap().iter();
+    results.map(|result| (result["metric"].clone(), result["value"][1].as_str().unwrap().to_owned())).collect()
+}
+
+#[test]
+fn prometheus_sees_every_service_and_tells_of_one_that_is_gone_and_no_service_reaches_it() {
+    let Some(project) = Project::new(&["compose.observe.yaml"]) else { return };
+    project.up(&["entrance", "prometheus"]);
+    let prometheus = project.prometheus();
+    wait_for("Prometheus to see all", || query(prometheus, "count(up == 1)").iter().any(|(_, count)| count == "4"));
+    get(project.entrance(), "/api/posts/2");
+    let counted = r#"service_request_duration_seconds_count{job="posts",route="/api/{collection}/{id}"} > 0"#;
+    wait_for("the request to be counted", || !query(prometheus, counted).is_empty());
+
+    // A shell in a container's network stands for the program that was broken into.
+    let reached = |from: &str, addresses: &[String]| {
+        let attempts = addresses.iter().map(|address| {
+            let path = address.replace(':', "/");
+            format!("(timeout 2 bash -c 'exec 3<>/dev/tcp/{path}' 2>/dev/null && echo {address}) & ")
+        });
+        let network = format!("container:{}", project.container(from));
+        let script = attempts.collect::<String>() + "wait";
+        let run = ["run", "--rm", "--network", &network, "debian:bookworm-slim", "bash", "-c", &script];
+        text(&docker(&run).stdout)
+    };
+    let addresses = |service: &str, port: u16| -> Vec<String> {
+        let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}";
+        let found = inspect(&project.container(service), format);
+        found.split_whitespace().map(|ip| format!("{ip}:{port}")).collect()
+    };
+    let of_users = addresses("users", 9464);
+    assert_eq!(of_users.len(), 2);
+    assert_eq!(reached("prometheus", &of_users).lines().count(), 1, "only in the operators' network");
+    assert_eq!(reached("entrance", &of_users), "");
+    assert_eq!(reached("posts", &[of_users, addresses("users", 3000), addresses("prometheus", 9090)].concat()), "");
+
+    project.ok(&["stop", "posts"]);
+    let firing = r#"ALERTS{alertname="ServiceDown",alertstate="firing"}"#;
+    wait_for("the alert", || query(prometheus, firing).iter().any(|(labels, _)| labels["job"] == "posts"));
+    assert_eq!(query(prometheus, firing).len(), 1);
 }

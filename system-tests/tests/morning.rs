@@ -64,8 +64,16 @@ fn main() -> std::process::ExitCode {
 "#;
 
 /// The files that `seed plan render` writes.
-const RENDERED: [&str; 5] =
-    ["compose.writes.yaml", "compose.yaml", "deploy/ecs.yaml", "gateway/haproxy.cfg", "gateway/routes.map"];
+const RENDERED: [&str; 8] = [
+    "compose.observe.yaml",
+    "compose.writes.yaml",
+    "compose.yaml",
+    "deploy/ecs.yaml",
+    "deploy/observe/alerts.yml",
+    "deploy/observe/prometheus.yml",
+    "gateway/haproxy.cfg",
+    "gateway/routes.map",
+];
 
 const OTHERS: [&str; 3] = ["users", "threads", "posts"];
 

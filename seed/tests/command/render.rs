@@ -10,8 +10,16 @@ use std::process::{Command, Output};
 use tempfile::TempDir;
 use world::{compose, program, root, skip, text, tool};
 
-const FILES: [&str; 5] =
-    ["compose.yaml", "compose.writes.yaml", "gateway/haproxy.cfg", "gateway/routes.map", "deploy/ecs.yaml"];
+const FILES: [&str; 8] = [
+    "compose.yaml",
+    "compose.writes.yaml",
+    "gateway/haproxy.cfg",
+    "gateway/routes.map",
+    "deploy/ecs.yaml",
+    "compose.observe.yaml",
+    "deploy/observe/alerts.yml",
+    "deploy/observe/prometheus.yml",
+];
 
 fn render(folder: &Path, arguments: &[&str]) -> Output {
     Command::new(program("seed")).args(["plan", "render"]).args(arguments).current_dir(folder).output().unwrap()
@@ -29,7 +37,7 @@ fn copy(plan: &str) -> TempDir {
     copy
 }
 
-fn read(folder: &Path) -> [String; 5] {
+fn read(folder: &Path) -> [String; 8] {
     FILES.map(|file| fs::read_to_string(folder.join(file)).unwrap())
 }
 
@@ -80,7 +88,7 @@ fn copies_are_written_elsewhere() {
     let (plan, output) = (copy.path().to_str().unwrap(), output.path().join("new"));
     let rendered = render(root(), &["--plan", plan, "--output", output.to_str().unwrap()]);
     assert!(rendered.status.success(), "{}", text(&rendered.stderr));
-    let [compose, _, haproxy, routes, _] = read(&output);
+    let [compose, _, haproxy, routes, ..] = read(&output);
     assert!(compose.contains("SERVICE: open-issues") && !compose.contains("SERVICE: users"), "{compose}");
     assert!(haproxy.contains("\"${OPEN_ISSUES}\"") && !haproxy.contains("USERS"), "{haproxy}");
     assert!(routes.contains("\n/api/albums/ albums\n/api/open-issues/ open-issues\n"), "{routes}");
@@ -122,10 +130,14 @@ fn paths_keep_a_collections_name_and_services_have_their_own() {
     let (plan, output) = (copy.path().to_str().unwrap(), output.path().join("new"));
     let rendered = render(root(), &["--plan", plan, "--output", output.to_str().unwrap()]);
     assert!(rendered.status.success(), "{}", text(&rendered.stderr));
-    let [compose, writes, haproxy, routes, template] = read(&output);
+    let [compose, writes, haproxy, routes, template, observe, alerts, prometheus] = read(&output);
     let has = |file: &str, expected: &str| assert!(file.contains(expected), "{expected:?} is not in {file}");
     has(&compose, "\n      - \"blog-posts:/data/blogPosts\"\n      - \"monolith-service:/data/monolith\"\n");
     has(&compose, "\n  blog-posts:\n    <<: *service\n");
+    has(&observe, "\n  blog-posts.operators: *operators\n");
+    has(&observe, "ADMIN_LISTEN: \"blog-posts.operators:9464\"");
+    has(&alerts, "sum(up{job=\"blog-posts\"})");
+    has(&prometheus, "names: [blog-posts.operators]");
     has(&compose, "args: { SERVICE: blog-posts } }\n    networks: [blog-posts]\n    volumes: [\"blog-posts:/data\"]");
     has(&writes, "\n  blog-posts:\n    environment: { WRITE_TOKEN_FILE: /tokens/blogPosts }");
     has(&haproxy, "presetenv BLOG_POSTS blog-posts:3000\n    presetenv MONOLITH_SERVICE monolith-service:3000\n");
@@ -188,12 +200,14 @@ fn take(plan: &str, expected: &[&str]) {
         return skip("Compose is not installed; the rendered compose.yaml is not tested");
     };
     // compose.replicas.yaml replicates posts.
-    let over = if expected.contains(&"posts") { &["writes", "tls", "replicas"][..] } else { &["writes", "tls"] };
+    let over = ["writes", "tls", "observe"].into_iter().chain(expected.contains(&"posts").then_some("replicas"));
     for over in over {
         compose.args(["--file", "compose.yaml", "--file", &format!("compose.{over}.yaml")]);
     }
     let services = check(compose.args(["config", "--services"]).env("CERTIFICATE", "/dev/null"));
     let mut services: Vec<&str> = services.lines().collect();
+    // Compose 1 lists Grafana without its profile, too.
+    services.retain(|name| !["prometheus", "grafana"].contains(name));
     services.sort_unstable();
     assert_eq!(services, expected);
 }

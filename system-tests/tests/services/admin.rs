@@ -149,6 +149,75 @@ fn the_entrance_leads_no_client_to_what_operators_ask() {
     assert_eq!(ask(TcpStream::connect(admin).unwrap(), "GET", "/log-level", "").1, "info\n");
 }
 
+/// The queries of the dashboard.
+fn queries() -> Vec<String> {
+    let dashboard = fs::read_to_string(root().join("deploy/observe/grafana/services.json")).unwrap();
+    let dashboard: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().unwrap());
+    targets.map(|target| target["expr"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The words of a text that are metrics of a service; a histogram's parts have its name.
+fn metrics_in(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !(c.is_ascii_lowercase() || c == '_')).filter(|word| word.starts_with("service_"));
+    let histogram = |word: &'static str| move |name: &str| name.strip_suffix(word).map(str::len);
+    let whole = |word| {
+        let parts = ["_bucket", "_count", "_sum"].map(histogram);
+        &word[..parts.iter().find_map(|part| part(word)).unwrap_or(word.len())]
+    };
+    words.map(whole).collect()
+}
+
+/// Each alert is in the runbook, fires in Prometheus' own test, and asks for metrics that there are, as each panel of the
+/// dashboard does.
+#[test]
+fn each_alert_fires_and_has_its_row_and_each_panel_has_its_metrics() {
+    let folder = root().join("deploy/observe");
+    let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
+    let (rules, tests) = (read("alerts.yml"), read("alerts_test.yml"));
+    let names = |text: &str, before: &str| -> BTreeSet<String> {
+        let rest = text.split(before).skip(1);
+        rest.map(|rest| rest.chars().take_while(char::is_ascii_alphanumeric).collect()).collect()
+    };
+    let alerts = names(&rules, "- alert: ");
+    assert!(alerts.len() > 10, "{alerts:?}");
+    let fired: BTreeSet<String> = tests
+        .split("alertname: ")
+        .skip(1)
+        .filter(|rest| rest.split("exp_alerts:").nth(1).is_some_and(|rest| rest.trim_start().starts_with('-')))
+        .map(|rest| rest.chars().take_while(char::is_ascii_alphanumeric).collect())
+        .collect();
+    assert_eq!(alerts, fired, "alerts, and those that a test fires");
+    let operate = fs::read_to_string(root().join("docs/operate.md")).unwrap();
+    let (_, table) = operate.split_once("### An alert fires").unwrap();
+    let table = table.split("###").next().unwrap();
+    assert_eq!(alerts, names(table, "\n| `"), "alerts, and those of docs/operate.md");
+    let served = metrics_in(&operate);
+    let queries = queries();
+    for text in queries.iter().map(String::as_str).chain([&*rules]) {
+        let asked = metrics_in(text);
+        assert!(asked.is_subset(&served), "{asked:?} of {text}");
+    }
+
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    for arguments in [["check", "config", &path("prometheus.yml")], ["test", "rules", &path("alerts_test.yml")]] {
+        let Some((is_good, printed)) = promtool(root(), &arguments, "") else { return };
+        assert!(is_good, "{arguments:?}: {printed}");
+    }
+    // Prometheus reads what Grafana will ask, with Grafana's own variables filled in.
+    let dir = tempfile::tempdir().unwrap();
+    let asked = queries.iter().enumerate().map(|(nth, query)| {
+        let query = query.replace("$__rate_interval", "1m").replace("$job", ".+");
+        format!("      - {{ record: 'a:b{nth}', expr: {} }}\n", serde_json::to_string(&query).unwrap())
+    });
+    let rules = format!("groups:\n  - name: dashboard\n    rules:\n{}", asked.collect::<String>());
+    fs::write(dir.path().join("rules.yml"), rules).unwrap();
+    let file = dir.path().join("rules.yml");
+    let (is_good, printed) = promtool(dir.path(), &["check", "rules", file.to_str().unwrap()], "").unwrap();
+    assert!(is_good && printed.contains(&format!("{} rules found", queries.len())), "{printed}");
+}
+
 /// The table of docs/operate.md has each metric.
 #[test]
 fn prometheus_takes_the_metrics_and_the_documents_have_them() {

@@ -29,8 +29,16 @@ use crate::report::Report;
 use crate::topology::{self, PLAN, PlanFault, PlanLine};
 
 /// The rendered files, relative to the top of the repository.
-const FILES: [&str; 5] =
-    ["compose.yaml", "compose.writes.yaml", "gateway/haproxy.cfg", "gateway/routes.map", "deploy/ecs.yaml"];
+const FILES: [&str; 8] = [
+    "compose.yaml",
+    "compose.writes.yaml",
+    "gateway/haproxy.cfg",
+    "gateway/routes.map",
+    "deploy/ecs.yaml",
+    "compose.observe.yaml",
+    "deploy/observe/alerts.yml",
+    "deploy/observe/prometheus.yml",
+];
 
 /// The exit code of `--check` if a file is stale.
 const STALE: u8 = 1;
