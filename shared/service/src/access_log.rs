@@ -38,6 +38,8 @@ pub(crate) struct Line<'l> {
     pub(crate) client: &'l str,
     /// The load balancer's id of the request.
     pub(crate) id: Option<&'l str>,
+    /// The id of the trace that the request is a part of.
+    pub(crate) trace: Option<&'l str>,
     /// The name of the token that wrote.
     pub(crate) token: Option<&'l dyn Display>,
 }
@@ -74,8 +76,38 @@ impl Line<'_> {
             text.extend_from_slice(b" id=");
             text.extend_from_slice(id.as_bytes());
         }
+        if let Some(trace) = self.trace {
+            text.extend_from_slice(b" trace=");
+            text.extend_from_slice(trace.as_bytes());
+        }
         if let Some(token) = self.token {
             text.extend_from_slice(format!(" token={token}").as_bytes());
+        }
+    }
+
+    /// Appends the members of the line's JSON object.
+    fn write_json_to(&self, text: &mut Vec<u8>) {
+        let mut number = itoa::Buffer::new();
+        // Methods, addresses and ids have no odd bytes.
+        let mut add = |before: &str, value: &str| {
+            text.extend_from_slice(before.as_bytes());
+            text.extend_from_slice(value.as_bytes());
+        };
+        add(",\"method\":\"", self.method);
+        add("\",\"path\":", &serde_json::to_string(self.path).unwrap_or_default());
+        add(",\"status\":", number.format(self.status));
+        add(",\"bytes\":", self.bytes.map_or("null", |bytes| number.format(bytes)));
+        let micros = self.took.as_micros() as u64;
+        add(",\"ms\":", number.format(micros / 1000));
+        add("", str::from_utf8(&digits(micros % 1000)).unwrap_or_default());
+        add(",\"client\":\"", self.client);
+        add("\"", "");
+        let token = self.token.map(ToString::to_string);
+        for (name, value) in [("id", self.id), ("trace", self.trace), ("token", token.as_deref())] {
+            if let Some(value) = value {
+                add(",\"", name);
+                add("\":", &serde_json::to_string(value).unwrap_or_default());
+            }
         }
     }
 }
@@ -144,8 +176,12 @@ pub(crate) fn lost() -> u64 {
 /// Whether lines are collected. Otherwise they go the way of all others.
 static COLLECTS: AtomicBool = AtomicBool::new(false);
 
-/// Collects lines from now on.
-pub(crate) fn collect() {
+/// Whether collected lines are JSON objects.
+static IS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// Collects lines from now on, as JSON objects or as text.
+pub(crate) fn collect(is_json: bool) {
+    IS_JSON.store(is_json, Ordering::Relaxed);
     COLLECTS.store(true, Ordering::Relaxed);
 }
 
@@ -158,10 +194,20 @@ fn add(level: Level, line: &Line) {
             LOST.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        CLOCK.with_borrow_mut(|clock| lines.extend_from_slice(clock.now()));
-        lines.extend_from_slice(if level == Level::Info { b" INFO  access > " } else { b" DEBUG access > " });
-        line.write_to(&mut lines);
-        lines.push(b'\n');
+        if IS_JSON.load(Ordering::Relaxed) {
+            lines.extend_from_slice(b"{\"time\":\"");
+            CLOCK.with_borrow_mut(|clock| lines.extend_from_slice(clock.now().trim_ascii_start()));
+            lines.extend_from_slice(b"\",\"level\":\"");
+            lines.extend_from_slice(level.as_str().as_bytes());
+            lines.extend_from_slice(b"\",\"target\":\"access\"");
+            line.write_json_to(&mut lines);
+            lines.extend_from_slice(b"}\n");
+        } else {
+            CLOCK.with_borrow_mut(|clock| lines.extend_from_slice(clock.now()));
+            lines.extend_from_slice(if level == Level::Info { b" INFO  access > " } else { b" DEBUG access > " });
+            line.write_to(&mut lines);
+            lines.push(b'\n');
+        }
         let is_long = before < LONG && lines.len() >= LONG;
         drop(lines);
         if before == 0 || is_long {

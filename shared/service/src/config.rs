@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use clap::builder::{FalseyValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
-use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand, value_parser};
+use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, value_parser};
 use record::declaration::Declaration;
 use record::model::Collection;
 use store::{Durability, OnDamage};
 
 use crate::cors::Origin;
+use crate::logging::LogFormat;
 use crate::memory;
 use crate::routes::Own;
+use crate::settings::Settings;
 
 /// A service's collection and its defaults.
 pub struct Service {
@@ -80,9 +82,17 @@ pub(crate) struct Config {
     #[arg(long, value_name = "ORIGIN", env = "ALLOW_ORIGIN", value_delimiter = ',')]
     pub(crate) allow_origin: Vec<Origin>,
 
+    /// How lines of the log look; by default pretty on a terminal, else kv
+    #[arg(long, value_name = "HOW", env = "LOG_FORMAT", value_enum)]
+    pub(crate) log_format: Option<LogFormat>,
+
     /// Run without the sandbox, in which the service opens only its folder and connects nowhere
     #[arg(long, env = "NO_SANDBOX", value_parser = FalseyValueParser::new())]
     pub(crate) no_sandbox: bool,
+
+    /// What was read.
+    #[arg(skip)]
+    pub(crate) settings: Settings,
 }
 
 /// The commands other than serving.
@@ -132,12 +142,18 @@ impl Config {
     /// Reads the command line, with the defaults of `service`. Exits with 2 if it is invalid.
     pub(crate) fn read(service: &Service) -> Self {
         let name = service.collection.name();
-        let matches = Self::command_of(name)
+        let command = Self::command_of(name)
             .about(format!("Serves /api/{name} from the service's own database"))
             .mut_arg("data", |arg| arg.required(false).default_value(service.data))
-            .mut_arg("listen", |arg| arg.required(false).default_value(service.listen))
-            .get_matches();
-        Config::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+            .mut_arg("listen", |arg| arg.required(false).default_value(service.listen));
+        Self::from(&command, &command.clone().get_matches())
+    }
+
+    /// Takes the options of `command` from `matches`. Exits with 2 if they are invalid.
+    fn from(command: &clap::Command, matches: &ArgMatches) -> Self {
+        let config = Config::from_arg_matches(matches).unwrap_or_else(|error| error.exit());
+        let names = std::env::vars_os().map(|(name, _)| name);
+        Self { settings: Settings::of(command, matches, names), ..config }
     }
 
     /// Reads the command line of a program that serves any declared collection. Returns that collection too.
@@ -155,7 +171,7 @@ impl Config {
             .mut_arg("data", |arg| arg.help("The service's folder, made by `seed` or filled with --slice"))
             .mut_arg("listen", |arg| arg.required(false).default_value("127.0.0.1:3000"));
         let matches = command.clone().get_matches();
-        let config = Config::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        let config = Self::from(&command, &matches);
         let Some(path) = matches.get_one::<PathBuf>("declaration") else {
             command
                 .clone()

@@ -19,7 +19,7 @@
 //! A process:
 //!
 //! 1. [`process`]: its life from the command line to its exit
-//! 2. `config`: the command line, which every service shares; `memory`: how much of it answers take by default
+//! 2. `config`, `settings`: the command line, which every service shares, and what the log says of it; `memory`: how much of it answers take by default
 //! 3. [`serve`], [`connection`], [`workers`]: connections, what clients must do to keep them, and the threads that serve
 //!    them, up to the end of the last request
 //! 4. [`sandbox`], [`broker`]: the limits that a process sets itself, and the way in for new tokens
@@ -56,6 +56,7 @@ pub mod routes;
 pub mod sandbox;
 mod search;
 pub mod serve;
+mod settings;
 pub mod state;
 #[cfg(feature = "testing")]
 pub mod testing;

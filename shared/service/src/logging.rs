@@ -1,14 +1,17 @@
 //! A service's log, on standard error.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::panic;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use clap::ValueEnum;
 use log::{LevelFilter, Metadata, Record};
-use pretty_env_logger::env_logger::filter::Filter;
-use pretty_env_logger::env_logger::{Logger, filter};
+use pretty_env_logger::env_logger::Logger;
+use pretty_env_logger::env_logger::filter::{self, Filter};
+use pretty_env_logger::env_logger::fmt::{Formatter, WriteStyle};
+use serde_json::json;
 
 use crate::access_log;
 
@@ -64,21 +67,49 @@ impl log::Log for Log {
     }
 }
 
-/// Starts the log, from `info` up unless `RUST_LOG` says otherwise.
-pub fn start_log() {
+/// How lines of the log look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// In colours, each line at once
+    Pretty,
+    /// Requests as key=value, other lines as text
+    Kv,
+    /// A JSON object a line
+    Json,
+}
+
+/// Writes a line of the log as a JSON object.
+fn write_json(text: &mut Formatter, record: &Record) -> io::Result<()> {
+    let time = humantime::format_rfc3339_millis(SystemTime::now());
+    let [target, message] = [record.target(), &record.args().to_string()].map(|text| json!(text));
+    writeln!(text, r#"{{"time":"{time}","level":"{}","target":{target},"message":{message}}}"#, record.level())
+}
+
+/// Starts the log, from `info` up unless `RUST_LOG` says otherwise. By default it is pretty on a terminal alone.
+pub fn start_log(format: Option<LogFormat>) {
+    let is_terminal = io::stderr().is_terminal();
+    let how = format.unwrap_or(if is_terminal { LogFormat::Pretty } else { LogFormat::Kv });
     let spec = std::env::var("RUST_LOG").ok().filter(|filters| !filters.is_empty());
     let spec = spec.unwrap_or_else(|| "info".to_owned());
     let filter = filter::Builder::new().parse(&spec).build();
     let mut builder = pretty_env_logger::formatted_timed_builder();
     // What is not wanted does not come here.
-    let format = builder.filter_level(LevelFilter::Trace).build();
+    builder.filter_level(LevelFilter::Trace);
+    match how {
+        // There the terminal has a say in it.
+        LogFormat::Pretty if is_terminal => builder.write_style(WriteStyle::Auto),
+        LogFormat::Pretty => builder.write_style(WriteStyle::Always),
+        LogFormat::Kv => builder.write_style(WriteStyle::Never),
+        LogFormat::Json => builder.write_style(WriteStyle::Never).format(write_json),
+    };
+    let format = builder.build();
     // A slash begins a pattern that lines must match. On a terminal a line is to be seen at once.
-    let collects = !spec.contains('/') && !io::stderr().is_terminal();
+    let collects = !spec.contains('/') && how != LogFormat::Pretty;
     let log = LOG.get_or_init(|| Log { filter, spec, level: AtomicUsize::new(BY_DEFAULT), format });
     log::set_max_level(log.filter.filter());
     log::set_logger(log).expect("the process starts its log once");
     if collects {
-        access_log::collect();
+        access_log::collect(how == LogFormat::Json);
     }
 }
 

@@ -22,7 +22,7 @@ pub fn scrub(listen: SocketAddr, data: &Path, collection: Collection, on_damage:
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
         Err(error) => return Err(format!("http://{listen}/scrub: {error}")),
     }
-    start_log();
+    start_log(None);
     let scrub = || -> Result<Scrub, StoreError> {
         let store = Folder::lock(data)?.open(collection, Purpose::Passing, on_damage)?;
         let scrub = Scrub::run(&store, Snapshot::of(&store)?, false, &AtomicBool::new(false));
@@ -37,7 +37,7 @@ pub fn scrub(listen: SocketAddr, data: &Path, collection: Collection, on_damage:
 /// # Errors
 /// The database cannot be rewritten; it stays as it was.
 pub fn compact(data: &Path, collection: Collection, on_damage: OnDamage) -> Result<String, String> {
-    start_log();
+    start_log(None);
     let compacted = Folder::lock(data).and_then(|folder| folder.compact(collection, on_damage));
     let (before, after) = compacted.map_err(|error| error.to_string())?;
     let path = data.join("db");

@@ -81,8 +81,9 @@ fn run_as(collection: Collection, own: Option<Own>, config: &Config) -> ExitCode
             }
         };
     }
-    start_log();
+    start_log(config.log_format);
     log_panics();
+    config.settings.log();
     let ended = panic::catch_unwind(|| live(collection, own, config));
     log::logger().flush();
     match ended {

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::Either;
 use hyper::body::{Body, Incoming};
-use hyper::header::HeaderValue;
+use hyper::header::{HeaderName, HeaderValue};
 use hyper::http::uri::PathAndQuery;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -48,7 +48,10 @@ use crate::workers::Workers;
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The header with a load balancer's request id.
-const REQUEST_ID: &str = "x-request-id";
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The header with the trace that a request is a part of (W3C Trace Context).
+const TRACE: HeaderName = HeaderName::from_static("traceparent");
 
 /// The longest request id that is logged, in bytes.
 const REQUEST_ID_BYTES: usize = 64;
@@ -199,13 +202,14 @@ fn answer_requests(
             let took = begin.elapsed();
             tally.add_repeated();
             tally.add(request.method(), route, &response, took);
-            log_request(request.method(), request.uri(), request.headers().get(REQUEST_ID), &client, took, &response);
+            let ids = [REQUEST_ID, TRACE].map(|name| request.headers().get(name));
+            log_request(request.method(), request.uri(), ids, &client, took, &response);
             return Either::Left(ready(Ok(response.map(http_body_util::Either::Left))));
         }
         let (cache, client, method, uri) =
             (cache.clone(), Arc::clone(&client), request.method().clone(), request.uri().clone());
         let tally = Arc::clone(&tally);
-        let id = request.headers().get(REQUEST_ID).cloned();
+        let ids = [REQUEST_ID, TRACE].map(|name| request.headers().get(name).cloned());
         // Unwind safe: handlers share no state that a panic could leave half-changed. The records are in the store.
         let answer = host.map(|()| AssertUnwindSafe(filter.call(request)).catch_unwind());
         Either::Right(async move {
@@ -221,7 +225,8 @@ fn answer_requests(
             }
             let took = begin.elapsed();
             tally.add(&method, route, &response, took);
-            log_request(&method, &uri, id.as_ref(), &client, took, &response);
+            let ids = ids.each_ref().map(Option::as_ref);
+            log_request(&method, &uri, ids, &client, took, &response);
             Ok(response.map(http_body_util::Either::Right))
         })
     })
@@ -232,7 +237,7 @@ fn answer_requests(
 fn log_request<B: Body>(
     method: &Method,
     uri: &Uri,
-    id: Option<&HeaderValue>,
+    [id, trace]: [Option<&HeaderValue>; 2],
     client: &str,
     took: Duration,
     response: &hyper::Response<B>,
@@ -248,6 +253,7 @@ fn log_request<B: Body>(
             took,
             client,
             id: id.and_then(read_request_id),
+            trace: trace.and_then(read_trace),
             token: response.extensions().get::<token::Name>().map(|name| name as &dyn Display),
         };
         line.log(level);
@@ -263,6 +269,21 @@ fn format_target(uri: &Uri) -> Cow<'_, str> {
     } else {
         uri.path_and_query().map_or("", PathAndQuery::as_str).into()
     }
+}
+
+/// Returns the trace's id, or `None` if the header is not well formed: version, trace, parent and flags, in lower case.
+fn read_trace(header: &HeaderValue) -> Option<&str> {
+    let header = header.to_str().ok()?;
+    let mut parts = header.splitn(5, '-');
+    let mut next = |length: usize| {
+        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        parts.next().filter(|part| part.len() == length && part.bytes().all(is_digit))
+    };
+    let (version, trace, parent, _flags) = (next(2)?, next(32)?, next(16)?, next(2)?);
+    let is_zero = |id: &str| id.bytes().all(|byte| byte == b'0');
+    // A later version may have more parts.
+    let is_version = version != "ff" && (version != "00" || parts.next().is_none());
+    (is_version && !is_zero(trace) && !is_zero(parent)).then_some(trace)
 }
 
 /// Returns the text of a load balancer's request id, or `None` if it is not safe to log as it is.

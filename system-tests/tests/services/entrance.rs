@@ -1174,6 +1174,18 @@ fn a_request_has_one_id_for_target_client_and_log() {
 }
 
 #[test]
+fn a_trace_goes_through_the_entrance() {
+    let target = Target::start(says("posts"));
+    let Some(entrance) = Entrance::before(&target, &[]) else { return };
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let fields = format!("connection: close\r\ntraceparent: {trace}\r\ntracestate: a=1,b=2");
+    assert_eq!(entrance.send(&format!("GET /api/posts HTTP/1.1\r\nhost: a\r\n{fields}\r\n\r\n")).status, 200);
+    let request = target.seen().pop().unwrap();
+    assert_eq!(request.values("traceparent"), [trace]);
+    assert_eq!(request.values("tracestate"), ["a=1,b=2"]);
+}
+
+#[test]
 fn hop_by_hop_fields_are_not_forwarded() {
     let target = Target::start(says("posts"));
     let Some(entrance) = Entrance::before(&target, &[("IDLE_TIMEOUT", "100ms")]) else { return };

@@ -10,6 +10,7 @@ mod compare;
 mod damage;
 mod declaration;
 mod entrance;
+mod logs;
 mod running;
 mod service;
 mod standing;

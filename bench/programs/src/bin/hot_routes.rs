@@ -59,7 +59,7 @@ struct Options {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let count = Options::parse().requests;
-    start_log();
+    start_log(None);
     let folder = tempfile::tempdir()?;
     let state = fill(folder.path())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
