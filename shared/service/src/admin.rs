@@ -34,6 +34,7 @@ use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::Response;
 
 use crate::answer_cache::AnswerCache;
+use crate::changes::Listeners;
 use crate::exposition::{CONTENT_TYPE as EXPOSITION, Exposition};
 use crate::metrics::Metrics;
 use crate::problem::{Problem, READS};
@@ -164,13 +165,15 @@ impl Server {
 pub struct Admin {
     state: State,
     cache: AnswerCache,
+    listeners: Listeners,
     metrics: Metrics,
 }
 
 impl Admin {
     /// Tells what `routes` count, and the state that they share.
     pub fn new(state: &State, routes: &Routes) -> Self {
-        Self { state: state.clone(), cache: routes.cache.clone(), metrics: routes.metrics.clone() }
+        let Routes { cache, listeners, metrics, .. } = routes.clone();
+        Self { state: state.clone(), cache, listeners, metrics }
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response {
@@ -243,6 +246,8 @@ impl Admin {
 
         let figures = self.metrics.connections.figures();
         text.one("service_requests_in_flight", "gauge", "Requests under way.", figures.busy);
+        let listeners = self.listeners.count();
+        text.one("service_listeners", "gauge", "Clients that follow the changes; requests under way, too.", listeners);
         text.one("service_connections", "gauge", "Open connections.", figures.open);
         text.one("service_connections_total", "counter", "Connections so far.", figures.accepted);
         text.one("service_received_bytes_total", "counter", "Bytes that clients have sent.", figures.received);

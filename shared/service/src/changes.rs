@@ -67,6 +67,11 @@ impl Listeners {
         }
     }
 
+    /// Returns how many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.call.receiver_count()
+    }
+
     /// Ends all listeners' answers.
     pub(crate) fn end(&self) {
         self.call.send_replace(true);
