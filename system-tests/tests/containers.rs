@@ -155,16 +155,23 @@ fn prometheus_sees_every_service_and_tells_of_one_that_is_gone_and_no_service_re
         let run = ["run", "--rm", "--network", &network, "debian:bookworm-slim", "bash", "-c", &script];
         text(&docker(&run).stdout)
     };
-    let addresses = |service: &str, port: u16| -> Vec<String> {
-        let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}";
+    // Addresses by network: a container with a way out may reach something else at any other.
+    let addresses = |service: &str, network: &str| -> Vec<String> {
+        let format = "{{range $name, $its := .NetworkSettings.Networks}}{{$name}}={{$its.IPAddress}} {{end}}";
         let found = inspect(&project.container(service), format);
-        found.split_whitespace().map(|ip| format!("{ip}:{port}")).collect()
+        let found = found.split_whitespace().filter_map(|pair| pair.split_once('='));
+        found.filter(|(name, _)| name.ends_with(network)).map(|(_, ip)| ip.to_owned()).collect()
     };
-    let of_users = addresses("users", 9464);
-    assert_eq!(of_users.len(), 2);
-    assert_eq!(reached("prometheus", &of_users).lines().count(), 1, "only in the operators' network");
-    assert_eq!(reached("entrance", &of_users), "");
-    assert_eq!(reached("posts", &[of_users, addresses("users", 3000), addresses("prometheus", 9090)].concat()), "");
+    let at = |ips: &[String], port: u16| ips.iter().map(|ip| format!("{ip}:{port}")).collect::<Vec<_>>();
+    let own = addresses("users", "_users");
+    assert_eq!(reached("entrance", &at(&own, 3000)).lines().count(), 1);
+    assert_eq!(reached("entrance", &at(&own, 9464)), "", "it listens in the operators' network alone");
+    let all = [addresses("users", ""), addresses("threads", ""), addresses("prometheus", "")].concat();
+    assert_eq!(all.len(), 8);
+    let ports = [3000, 8404, 9090, 9464].map(|port| at(&all, port)).concat();
+    assert_eq!(reached("posts", &ports), "", "of {ports:?}");
+    let own = addresses("posts", ".operators");
+    assert_eq!(reached("posts", &at(&own, 9464)).lines().count(), 1);
 
     project.ok(&["stop", "posts"]);
     let firing = r#"ALERTS{alertname="ServiceDown",alertstate="firing"}"#;

@@ -7,12 +7,14 @@ use std::time::Duration;
 use clap::builder::{FalseyValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, value_parser};
+use clap_complete::Shell;
 use record::declaration::Declaration;
 use record::model::Collection;
 use store::{Durability, OnDamage};
 
 use crate::cors::Origin;
 use crate::logging::LogFormat;
+use crate::manual;
 use crate::memory;
 use crate::routes::Own;
 use crate::settings::Settings;
@@ -105,6 +107,13 @@ pub(crate) enum Command {
     Scrub,
     /// Rewrite the database without the space that deleted and replaced records left behind. Stop the service first
     Compact,
+    /// Print a script that lets a shell complete this command line
+    Completions {
+        /// The shell to write for
+        shell: Shell,
+    },
+    /// Print the manual, for `man -l -`
+    Man,
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
@@ -142,7 +151,7 @@ impl Config {
     /// Reads the command line, with the defaults of `service`. Exits with 2 if it is invalid.
     pub(crate) fn read(service: &Service) -> Self {
         let name = service.collection.name();
-        let command = Self::command_of(name)
+        let command = Self::command_of(name, &format!("{name} "))
             .about(format!("Serves /api/{name} from the service's own database"))
             .mut_arg("data", |arg| arg.required(false).default_value(service.data))
             .mut_arg("listen", |arg| arg.required(false).default_value(service.listen));
@@ -151,6 +160,7 @@ impl Config {
 
     /// Takes the options of `command` from `matches`. Exits with 2 if they are invalid.
     fn from(command: &clap::Command, matches: &ArgMatches) -> Self {
+        manual::print_if_asked(command, matches);
         let config = Config::from_arg_matches(matches).unwrap_or_else(|error| error.exit());
         let names = std::env::vars_os().map(|(name, _)| name);
         Self { settings: Settings::of(command, matches, names), ..config }
@@ -165,11 +175,12 @@ impl Config {
             .help("The collection's declaration, a collection.json")
             .value_parser(value_parser!(PathBuf))
             .global(true);
-        let command = Self::command_of("collection")
-            .about("Serves the collection that a file declares, at /api/NAME, from its own database")
-            .arg(declaration)
-            .mut_arg("data", |arg| arg.help("The service's folder, made by `seed` or filled with --slice"))
-            .mut_arg("listen", |arg| arg.required(false).default_value("127.0.0.1:3000"));
+        let command =
+            Self::command_of("collection", "collection --declaration notes/collection.json --data data/notes ")
+                .about("Serves the collection that a file declares, at /api/NAME, from its own database")
+                .arg(declaration)
+                .mut_arg("data", |arg| arg.help("The service's folder, made by `seed` or filled with --slice"))
+                .mut_arg("listen", |arg| arg.required(false).default_value("127.0.0.1:3000"));
         let matches = command.clone().get_matches();
         let config = Self::from(&command, &matches);
         let Some(path) = matches.get_one::<PathBuf>("declaration") else {
@@ -191,13 +202,22 @@ impl Config {
         (config, Collection::of(declaration))
     }
 
-    /// Returns the command line that all services share.
-    fn command_of(name: &'static str) -> clap::Command {
-        Config::command().name(name).after_help(
-            "RUST_LOG sets what is logged (default: info; access=off leaves out requests).\n\
+    /// Returns the command line that all services share. Examples begin with `call`.
+    fn command_of(name: &'static str, call: &str) -> clap::Command {
+        let examples = [
+            ("", "serves the folder that `seed` has made"),
+            ("--slice db.json", "fills the folder from a slice first, if it is empty"),
+            ("--write-token-file tokens", "lets clients write that have a token of `seed token`"),
+            ("--admin-listen unix:/run/admin", "answers operators on a socket, with metrics"),
+            ("check", "asks whether it is ready; exits with 0 or 1"),
+        ];
+        let examples: String = examples.iter().map(|(rest, what)| format!("  {call}{rest}\n      {what}\n")).collect();
+        let rest = "RUST_LOG sets what is logged (default: info; access=off leaves out requests).\n\
                  SIGTERM and SIGINT end the service in order; a second one ends the wait of --drain.\n\
                  SIGHUP reloads --write-token-file; if the file is invalid, the old tokens stay in force.\n\
-                 Exits with 0 after an orderly end, 1 if it cannot start or cannot flush, 2 for a wrong command line.",
-        )
+                 Exits with 0 after an orderly end, 1 if it cannot start or cannot flush, 2 for a wrong command line.";
+        // `man` and `completions` need no folder.
+        let command = Config::command().name(name).subcommand_negates_reqs(true);
+        command.after_help(format!("Examples:\n{examples}\n{rest}"))
     }
 }

@@ -23,7 +23,7 @@
 //! 3. [`serve`], [`connection`], [`workers`]: connections, what clients must do to keep them, and the threads that serve
 //!    them, up to the end of the last request
 //! 4. [`sandbox`], [`broker`]: the limits that a process sets itself, and the way in for new tokens
-//! 5. [`check`], [`offline`]: the commands `check`, `scrub` and `compact`
+//! 5. [`check`], [`offline`], `manual`: the commands `check`, `scrub` and `compact`; `man` and `completions`
 //! 6. [`logging`], `access_log`: the log, one line a panic or a request
 //!
 //! With the feature `testing`, the module `testing` runs a service in a test, on a free port and in a fresh folder.
@@ -42,6 +42,7 @@ pub mod cors;
 mod exposition;
 pub mod health;
 pub mod logging;
+mod manual;
 mod memory;
 mod metrics;
 pub mod offline;

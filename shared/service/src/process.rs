@@ -69,6 +69,8 @@ fn run_as(collection: Collection, own: Option<Own>, config: &Config) -> ExitCode
             Command::Check => check::ready(config.listen).map(|()| String::new()),
             Command::Scrub => offline::scrub(config.listen, &config.data, collection, config.on_damage()),
             Command::Compact => offline::compact(&config.data, collection, config.on_damage()),
+            // Printed with the command line.
+            Command::Completions { .. } | Command::Man => Ok(String::new()),
         };
         return match done {
             Ok(report) => {

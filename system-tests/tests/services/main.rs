@@ -11,6 +11,7 @@ mod damage;
 mod declaration;
 mod entrance;
 mod logs;
+mod manual;
 mod running;
 mod service;
 mod standing;
