@@ -294,7 +294,8 @@ impl Admin {
 
 /// `PUT /log-level`
 async fn set_log_level(body: Incoming) -> Answer {
-    let body = Limited::new(body, BODY_BYTES).collect().await.map_err(|_| Problem::BodyTooLarge(BODY_BYTES))?.to_bytes();
+    let body =
+        Limited::new(body, BODY_BYTES).collect().await.map_err(|_| Problem::BodyTooLarge(BODY_BYTES))?.to_bytes();
     let level = str::from_utf8(&body).unwrap_or_default().trim();
     if logging::set_level(level) {
         log::warn!("the admin listener has set what is logged: {}", logging::level());

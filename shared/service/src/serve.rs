@@ -19,7 +19,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::Either;
 use hyper::body::{Body, Incoming};
-use hyper::header::{HeaderName, HeaderValue};
+use hyper::header::{HeaderMap, HeaderValue};
 use hyper::http::uri::PathAndQuery;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -48,10 +48,10 @@ use crate::workers::Workers;
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The header with a load balancer's request id.
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID: &str = "x-request-id";
 
 /// The header with the trace that a request is a part of (W3C Trace Context).
-const TRACE: HeaderName = HeaderName::from_static("traceparent");
+const TRACE: &str = "traceparent";
 
 /// The longest request id that is logged, in bytes.
 const REQUEST_ID_BYTES: usize = 64;
@@ -202,14 +202,15 @@ fn answer_requests(
             let took = begin.elapsed();
             tally.add_repeated();
             tally.add(request.method(), route, &response, took);
-            let ids = [REQUEST_ID, TRACE].map(|name| request.headers().get(name));
+            let ids = find_ids(request.headers());
             log_request(request.method(), request.uri(), ids, &client, took, &response);
             return Either::Left(ready(Ok(response.map(http_body_util::Either::Left))));
         }
         let (cache, client, method, uri) =
             (cache.clone(), Arc::clone(&client), request.method().clone(), request.uri().clone());
         let tally = Arc::clone(&tally);
-        let ids = [REQUEST_ID, TRACE].map(|name| request.headers().get(name).cloned());
+        let [id, trace] = find_ids(request.headers());
+        let (id, trace) = (id.cloned(), trace.cloned());
         // Unwind safe: handlers share no state that a panic could leave half-changed. The records are in the store.
         let answer = host.map(|()| AssertUnwindSafe(filter.call(request)).catch_unwind());
         Either::Right(async move {
@@ -225,11 +226,23 @@ fn answer_requests(
             }
             let took = begin.elapsed();
             tally.add(&method, route, &response, took);
-            let ids = ids.each_ref().map(Option::as_ref);
-            log_request(&method, &uri, ids, &client, took, &response);
+            log_request(&method, &uri, [id.as_ref(), trace.as_ref()], &client, took, &response);
             Ok(response.map(http_body_util::Either::Right))
         })
     })
+}
+
+/// Finds a request's id and its trace. To look at each field is quicker than to look up two: there are few.
+fn find_ids(headers: &HeaderMap) -> [Option<&HeaderValue>; 2] {
+    let (mut id, mut trace) = (None, None);
+    for (name, value) in headers {
+        match name.as_str() {
+            REQUEST_ID => id = id.or(Some(value)),
+            TRACE => trace = trace.or(Some(value)),
+            _ => {}
+        }
+    }
+    [id, trace]
 }
 
 /// Writes a request's line to the access log. A handler can put the name of a token into its response's extensions for
