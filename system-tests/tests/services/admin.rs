@@ -19,6 +19,7 @@ fn start(folder: &Path, arguments: &[&str]) -> (Process, SocketAddr) {
     let mut command = Command::new(program("posts"));
     let mut posts = Process::start(command.args(["--listen", "127.0.0.1:0", "--data"]).arg(folder).args(arguments));
     let address = posts.await_line("/posts on http://").trim().parse().unwrap();
+    wait_for("posts to be ready", || get(address, "/ready").0 == 200);
     (posts, address)
 }
 

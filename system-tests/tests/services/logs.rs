@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
-use world::{Process, program, sample, split, wait_for};
+use world::{Process, get, program, sample, split, wait_for};
 
 /// The trace that W3C's text has as its example.
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -30,7 +30,9 @@ fn start(folder: &Path, change: impl FnOnce(&mut Command)) -> (Process, SocketAd
     let mut posts = Process::start(&mut command);
     let rest = posts.await_line("/posts on http://");
     let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':')).unwrap_or(rest.len());
-    (posts, rest[..end].parse().unwrap())
+    let address = rest[..end].parse().unwrap();
+    wait_for("posts to be ready", || get(address, "/ready").0 == 200);
+    (posts, address)
 }
 
 /// Sends a GET with more fields; returns once it is answered.
