@@ -40,6 +40,10 @@ const BACKLOG: u32 = 4096;
 /// The allocator returns freed memory after a second at the earliest, and an idle service does it when a thread ends.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
+/// The most records whose indexes are built before the service listens; it takes milliseconds. While more are built, it
+/// answers that it is not ready.
+const AT_ONCE: u64 = 10_000;
+
 /// The time the last sync of the database may take.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -393,7 +397,12 @@ fn open(
         let records = slice.fill(folder, collection)?;
         log::info!("filled with {records} {}", agree(records, "record", "records"));
     }
-    Ok(folder.open(collection, Purpose::Serving, on_damage)?.redeclare()?)
+    let redeclaration = folder.open(collection, Purpose::Serving, on_damage)?.redeclare()?;
+    if redeclaration.is_current() || redeclaration.store().counted()?.count > AT_ONCE {
+        return Ok(redeclaration);
+    }
+    redeclaration.make(&AtomicBool::new(false))?;
+    Ok(redeclaration.store().redeclare()?)
 }
 
 /// Returns when the listener must close: at the first signal, or, if there is a time to drain, after that time or at a

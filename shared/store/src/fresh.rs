@@ -29,10 +29,13 @@ struct Words {
 
 impl Words {
     fn list(&mut self, word: &str, id: Id, listed: bool) {
-        if !self.ids.contains_key(word) {
-            self.ids.insert(word.into(), Vec::new());
-        }
-        let ids = self.ids.get_mut(word).expect("it was just added");
+        let Some(ids) = self.ids.get_mut(word) else {
+            if listed {
+                self.ids.insert(word.into(), vec![id]);
+                self.entries += 1;
+            }
+            return;
+        };
         match (ids.binary_search(&id), listed) {
             (Err(place), true) => {
                 ids.insert(place, id);
@@ -41,11 +44,11 @@ impl Words {
             (Ok(place), false) => {
                 ids.remove(place);
                 self.entries -= 1;
+                if ids.is_empty() {
+                    self.ids.remove(word);
+                }
             }
             _ => {}
-        }
-        if ids.is_empty() {
-            self.ids.remove(word);
         }
     }
 }
