@@ -42,7 +42,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
 /// The most records whose indexes are built before the service listens; it takes milliseconds. While more are built, it
 /// answers that it is not ready.
-const AT_ONCE: u64 = 10_000;
+const AT_ONCE: u64 = 20_000;
 
 /// The time the last sync of the database may take.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(10);

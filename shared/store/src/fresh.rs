@@ -108,9 +108,9 @@ impl Store {
         }
         let mut words = Words::default();
         let Some(first) = self.indexed()?.checked_add(1).and_then(|id| Id::try_from(id).ok()) else { return Ok(()) };
-        for revision in self.revisions(first) {
-            let (id, _) = revision?;
-            if let Some(stored) = self.get(id)? {
+        // What is damaged is not found. It fails its own requests, and a scrub names it.
+        for (id, _) in self.revisions(first).filter_map(Result::ok) {
+            if let Ok(Some(stored)) = self.get(id) {
                 let json = std::str::from_utf8(stored.json()).unwrap_or_default();
                 self.made_by().listed_words(json).iter().for_each(|word| words.list(word, id, true));
             }

@@ -340,7 +340,14 @@ impl Redeclaration {
         let mut words = self.lacks_words.then(Sorter::default);
         let mut listed = 0;
         for record in store.records() {
-            let (id, stored) = record?;
+            let (id, stored) = match record {
+                // Words only are listed: what is damaged is not found, and fails its own requests as before.
+                Err(StoreError::Corrupt { what, .. }) if self.missing.is_empty() => {
+                    log::error!("{path}: not searched, since it is damaged: {what}");
+                    continue;
+                }
+                record => record?,
+            };
             let json = std::str::from_utf8(stored.json())
                 .map_err(|error| store.corrupt(&format!("record {id} is not UTF-8: {error}")))?;
             for column in &mut columns {
