@@ -40,3 +40,7 @@ doc:
 # Builds all images and serves them on port 80
 compose:
     docker compose up --build
+
+# Writes docs/openapi anew
+openapi:
+    for name in users threads posts; do cargo run -q -p $name -- openapi >docs/openapi/$name.json; done

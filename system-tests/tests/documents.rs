@@ -131,7 +131,7 @@ fn helps() -> Vec<String> {
     helps.push(help("seed", &["plan", "render"]));
     helps.push(top);
     helps.push(help("posts", &[]));
-    helps.extend(["check", "scrub", "compact"].map(|command| help("posts", &[command])));
+    helps.extend(["check", "scrub", "compact", "openapi"].map(|command| help("posts", &[command])));
     helps.push(help("collection", &[]));
     helps
 }

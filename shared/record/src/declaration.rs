@@ -403,7 +403,7 @@ pub enum TermKind {
 }
 
 /// The longest text id, in bytes. It is shorter than the terms that an index holds in full.
-const ID_TEXT_BYTES: usize = 255;
+pub const ID_TEXT_BYTES: usize = 255;
 
 /// The description of a text id, for messages.
 pub(crate) const EXPECTED_ID_TEXT: &str = "a string of 1 to 255 bytes, or an integer";

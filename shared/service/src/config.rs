@@ -114,6 +114,8 @@ pub(crate) enum Command {
     },
     /// Print the manual, for `man -l -`
     Man,
+    /// Print the OpenAPI document of the service
+    Openapi,
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, std::num::ParseIntError> {

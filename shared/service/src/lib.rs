@@ -15,6 +15,7 @@
 //! 8. `answer_cache`: answers repeated from memory, in front of the routes
 //! 9. `metrics`, `exposition`: what is counted, and its text for Prometheus
 //! 10. [`reply`], [`problem`]: the parts of an answer, and every error with its status and text
+//! 11. [`openapi`]: all of that, described for programs
 //!
 //! A process:
 //!
@@ -46,6 +47,7 @@ mod manual;
 mod memory;
 mod metrics;
 pub mod offline;
+pub mod openapi;
 pub mod operate;
 mod page;
 mod parameters;

@@ -119,9 +119,11 @@ impl Operator {
         let (store, end, begin) = (self.store.clone(), Arc::clone(&self.end), Instant::now());
         let (tell, told) = oneshot::channel();
         in_background("scrub", move || {
-            // The client may have gone.
-            let _ = tell.send(run_scrub(&store, snapshot, &end));
+            let scrub = run_scrub(&store, snapshot, &end);
+            // First, so that a client that has its answer can begin the next.
             drop(permit);
+            // The client may have gone.
+            let _ = tell.send(scrub);
         })?;
         let scrub = told.await.ok().flatten().ok_or(Problem::Draining)?;
         *self.last_scrub.lock().unwrap_or_else(PoisonError::into_inner) = Some((scrub.bytes, SystemTime::now()));

@@ -15,10 +15,10 @@ use crate::problem::Problem;
 pub(crate) const PAGE_RECORDS: usize = 1000;
 
 /// The most records that are asked for by their ids.
-const BATCH: usize = 100;
+pub(crate) const BATCH: usize = 100;
 
 /// The records that a numbered page may lie behind. Each has to be counted again for each page.
-const SKIPPED: usize = 10_000;
+pub(crate) const SKIPPED: usize = 10_000;
 
 /// The records of a numbered page if the request does not say how many, as in json-server.
 const NUMBERED_RECORDS: usize = 10;
@@ -31,7 +31,7 @@ const OF_LISTS: [&str; 11] =
     ["limit", "after", "count", "sort", "fields", "q", "_limit", "_page", "_per_page", "_sort", "_order"];
 
 /// The bounds of a range of ids, as in json-server, where ids are integers.
-const BOUNDS: [&str; 4] = ["id_gte", "id_gt", "id_lte", "id_lt"];
+pub(crate) const BOUNDS: [&str; 4] = ["id_gte", "id_gt", "id_lte", "id_lt"];
 
 /// The beginning of each `after`. Another version of this program may have others.
 const CURSOR: &str = "c1-";
@@ -235,7 +235,7 @@ impl Wanted {
 }
 
 /// Lists the parameters of a list.
-fn names(collection: Collection, of_all: bool) -> Vec<&'static str> {
+pub(crate) fn names(collection: Collection, of_all: bool) -> Vec<&'static str> {
     let (ours, of_json_server) = OF_LISTS.split_at(6);
     let ours = ours.iter().filter(|name| **name != "q" || collection.is_searchable());
     let batch: &[&str] = if of_all { &["id", "ids"] } else { &[] };

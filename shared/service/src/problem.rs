@@ -194,6 +194,12 @@ struct Document<'a> {
     errors: Vec<Violation>,
 }
 
+impl<'a> Document<'a> {
+    fn new(status: StatusCode, detail: &'a str, errors: Vec<Violation>) -> Self {
+        Self { kind: "about:blank", title: title_of(status), status: status.as_u16(), detail, errors }
+    }
+}
+
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         Problem::Store(error)
@@ -279,6 +285,13 @@ impl Problem {
             Problem::Taken { singular, field, .. } => Problem::Taken { singular, field, line: Some(number) },
             other => other,
         }
+    }
+
+    /// Returns the document that a client gets, as an example.
+    pub(crate) fn example(&self) -> serde_json::Value {
+        let errors = if let Problem::Invalid(violations) = self { violations.clone() } else { Vec::new() };
+        let detail = self.detail(&Method::TRACE);
+        serde_json::to_value(Document::new(self.status(), &detail, errors)).expect("a problem can be written as JSON")
     }
 
     fn log(&self) {
@@ -408,13 +421,17 @@ impl Problem {
     }
 }
 
-fn respond(status: StatusCode, detail: &str, errors: Vec<Violation>) -> Response {
-    let title = match status {
+/// Returns the words for a status.
+pub(crate) fn title_of(status: StatusCode) -> &'static str {
+    match status {
         // Its name of today (RFC 9110), as the entrance says it.
         StatusCode::PAYLOAD_TOO_LARGE => "Content Too Large",
         _ => status.canonical_reason().unwrap_or_default(),
-    };
-    let document = Document { kind: "about:blank", title, status: status.as_u16(), detail, errors };
+    }
+}
+
+fn respond(status: StatusCode, detail: &str, errors: Vec<Violation>) -> Response {
+    let document = Document::new(status, detail, errors);
     let body = serde_json::to_vec(&document).expect("a problem can be written as JSON");
     let mut response = Response::new(body.into());
     *response.status_mut() = status;

@@ -31,7 +31,7 @@ use crate::operate::Operator;
 use crate::routes::{Own, routes};
 use crate::state::State;
 use crate::workers::Workers;
-use crate::{check, memory, offline, sandbox, serve};
+use crate::{check, memory, offline, openapi, sandbox, serve};
 
 /// The most connections that wait to be accepted. The system's own limit may be lower.
 const BACKLOG: u32 = 4096;
@@ -75,6 +75,7 @@ fn run_as(collection: Collection, own: Option<Own>, config: &Config) -> ExitCode
             Command::Compact => offline::compact(&config.data, collection, config.on_damage()),
             // Printed with the command line.
             Command::Completions { .. } | Command::Man => Ok(String::new()),
+            Command::Openapi => Ok(openapi::document(collection)),
         };
         return match done {
             Ok(report) => {

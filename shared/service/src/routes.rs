@@ -14,6 +14,8 @@
 //! GET    /api/{collection}/in-thread/7     the records, or the one record, of an index that the declaration names
 //! GET    /api/{collection}/changes         each change as it happens; see [`changes`](crate::changes). Where ids are
 //!                                          texts, this may be a record; /api/{collection}/-/changes always works
+//! GET    /api/{collection}/-/openapi.json  what this table says, for programs; see [`openapi`](crate::openapi)
+//! GET    /api/{collection}/openapi.json    the same, unless ids are texts
 //! GET    /api/{collection}/-/backup        all records at one revision; see [`operate`](crate::operate)
 //! POST   /scrub                            reads and checks everything; not reachable through the load balancer
 //! ```
@@ -47,7 +49,7 @@ use crate::parameters::{Parameters, Wanted};
 use crate::problem::{Problem, READS};
 use crate::reply::{self, Answer};
 use crate::state::{Body, State};
-use crate::{page, parameters, read, write};
+use crate::{openapi, page, parameters, read, write};
 
 /// A service's complete routes. They never reject.
 #[derive(Clone)]
@@ -159,6 +161,7 @@ enum Resource<'p> {
     One(&'p str),
     Found(&'static IndexDeclaration, &'p str),
     Changes,
+    OpenApi,
     Backup,
 }
 
@@ -244,6 +247,8 @@ impl<'p> Resource<'p> {
             ["api", _, "-", "backup"] => Self::Backup,
             ["api", _, "-", "changes"] => Self::Changes,
             ["api", _, "changes"] if !collection.has_text_ids() => Self::Changes,
+            ["api", _, "-", "openapi.json"] => Self::OpenApi,
+            ["api", _, "openapi.json"] if !collection.has_text_ids() => Self::OpenApi,
             ["api", _, id] => Self::One(id),
             ["api", _, route, term] => Self::Found(collection.index_at(route)?, term),
             _ => return None,
@@ -269,7 +274,8 @@ impl<'p> Resource<'p> {
     /// Returns the methods that it answers, for `Allow`.
     fn allowed(&self) -> &'static str {
         match self {
-            Self::Root | Self::Api | Self::Live | Self::Ready | Self::Found(..) | Self::Changes => READS,
+            Self::Root | Self::Api | Self::Live | Self::Ready | Self::Found(..) => READS,
+            Self::Changes | Self::OpenApi => READS,
             Self::All => "GET, HEAD, POST",
             Self::Single => "GET, HEAD, PUT, PATCH",
             Self::One(_) => "GET, HEAD, PUT, PATCH, DELETE",
@@ -362,6 +368,7 @@ impl State {
                     Resource::Root => reply::text("Ready to receive requests"),
                     Resource::Api => reply::text("API ready to receive requests"),
                     Resource::Live => reply::text("live"),
+                    Resource::OpenApi => openapi::answer(collection),
                     Resource::Ready => self.health.check(store, &self.commit),
                     other => Err(Problem::MethodNotAllowed(other.allowed())),
                 };

@@ -12,6 +12,7 @@ mod declaration;
 mod entrance;
 mod logs;
 mod manual;
+mod openapi;
 mod running;
 mod service;
 mod standing;

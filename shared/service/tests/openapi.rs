@@ -1,0 +1,34 @@
+//! Tests of the path of the OpenAPI document. What the document says is tested in `system-tests`.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+use record::sample;
+use serde_json::Value;
+use service::Collection;
+use service::testing::App;
+
+#[test]
+fn a_service_describes_itself_below_its_collection() {
+    let app = App::spawn(sample::posts(), [r#"{"thread":1,"text":"t","user":1}"#]);
+    let document = app.get("/api/posts/openapi.json");
+    assert_eq!((document.status, document.header("content-type")), (200, "application/json; charset=utf-8"));
+    let described: Value = serde_json::from_str(&document.body).unwrap();
+    assert_eq!(described["openapi"], "3.1.0");
+    assert!(described["paths"]["/api/posts/in-thread/{value}"]["get"].is_object());
+    assert_eq!(app.get("/api/posts/-/openapi.json").body, document.body);
+    let known = [("if-none-match", document.header("etag"))];
+    assert_eq!(app.send("GET", "/api/posts/openapi.json", &known, "").status, 304);
+    let refused = app.request("DELETE", "/api/posts/openapi.json");
+    assert_eq!((refused.status, refused.header("allow")), (405, "GET, HEAD"));
+    assert_eq!(app.get("/api/posts/openapi.json?limit=1").status, 400);
+}
+
+#[test]
+fn a_record_whose_id_is_openapi_json_can_be_read() {
+    let texts = r#"{"name":"files","ids":"text","fields":[]}"#;
+    let app = App::spawn(Collection::embedded(texts), [r#"{"id":"openapi.json"}"#]);
+    assert_eq!(app.get("/api/files/openapi.json").body, r#"{"id":"openapi.json"}"#);
+    let document: Value = serde_json::from_str(&app.get("/api/files/-/openapi.json").body).unwrap();
+    assert!(document["paths"]["/api/files/{id}"]["delete"].is_object());
+    assert_eq!(document["paths"]["/api/files/openapi.json"], Value::Null);
+}
