@@ -18,7 +18,7 @@ use world::{PATIENCE, Process, free_port, get, root, skip, text, tool, wait_for}
 
 /// A request as a strict target reads it.
 #[derive(Clone, Debug, Default)]
-struct Request {
+pub(crate) struct Request {
     head: String,
     body: String,
 }
@@ -30,7 +30,7 @@ impl Request {
     }
 
     /// Returns every value of a field.
-    fn values(&self, name: &str) -> Vec<&str> {
+    pub(crate) fn values(&self, name: &str) -> Vec<&str> {
         let fields = self.head.lines().skip(1).filter_map(|line| line.split_once(": "));
         fields.filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect()
     }
@@ -38,7 +38,7 @@ impl Request {
 
 /// A connection's state after a request.
 #[derive(PartialEq)]
-enum Then {
+pub(crate) enum Then {
     Keep,
     Close,
 }
@@ -46,7 +46,7 @@ enum Then {
 type Act = dyn Fn(&Request, &mut TcpStream) -> Then + Send + Sync;
 
 /// A target, healthy by default, that answers requests as the test says.
-struct Target {
+pub(crate) struct Target {
     address: SocketAddr,
     state: Arc<State>,
     accepting: Option<JoinHandle<()>>,
@@ -70,7 +70,7 @@ struct State {
 }
 
 impl Target {
-    fn start(act: impl Fn(&Request, &mut TcpStream) -> Then + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(act: impl Fn(&Request, &mut TcpStream) -> Then + Send + Sync + 'static) -> Self {
         Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), act)
     }
 
@@ -136,7 +136,7 @@ impl Target {
     }
 
     /// Returns the requests so far, except health checks.
-    fn seen(&self) -> Vec<Request> {
+    pub(crate) fn seen(&self) -> Vec<Request> {
         self.state.seen.lock().unwrap().clone()
     }
 
@@ -233,7 +233,7 @@ fn says(body: &'static str) -> impl Fn(&Request, &mut TcpStream) -> Then + Send 
 }
 
 /// Writes any bytes, which need not be an answer, and closes.
-fn writes(bytes: &'static str) -> impl Fn(&Request, &mut TcpStream) -> Then + Send + Sync + 'static {
+pub(crate) fn writes(bytes: &'static str) -> impl Fn(&Request, &mut TcpStream) -> Then + Send + Sync + 'static {
     move |_, stream| {
         let _ = stream.write_all(bytes.as_bytes());
         Then::Close
@@ -342,9 +342,9 @@ fn start_discovering(port: u16, names: &Names, settings: &[(&str, &str)]) -> Opt
 
 // ---- The entrance.
 
-struct Entrance {
+pub(crate) struct Entrance {
     process: Process,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     metrics: SocketAddr,
     folder: TempDir,
 }
@@ -352,7 +352,7 @@ struct Entrance {
 impl Entrance {
     /// Starts HAProxy with settings from the environment and waits until it answers. Target groups without a setting
     /// have no target.
-    fn start(settings: &[(&str, &str)]) -> Option<Self> {
+    pub(crate) fn start(settings: &[(&str, &str)]) -> Option<Self> {
         let haproxy = tool("haproxy", "the entrance")?;
         let folder = tempfile::tempdir().unwrap();
         for file in ["haproxy.cfg", "routes.map"] {
@@ -370,7 +370,7 @@ impl Entrance {
     }
 
     /// Starts the entrance before one target, as the group posts, and waits until the target is in use.
-    fn before(target: &Target, settings: &[(&str, &str)]) -> Option<Self> {
+    pub(crate) fn before(target: &Target, settings: &[(&str, &str)]) -> Option<Self> {
         let posts = target.address.to_string();
         let mut all = vec![("POSTS", posts.as_str())];
         all.extend(settings);

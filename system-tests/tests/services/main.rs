@@ -7,6 +7,7 @@ mod admin;
 mod backup;
 mod changes;
 mod compare;
+mod compression;
 mod damage;
 mod declaration;
 mod entrance;
