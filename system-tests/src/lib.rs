@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
+pub mod browser;
 pub mod changes;
 pub mod compose;
 pub mod file_system;

@@ -15,7 +15,7 @@
 //! 8. `answer_cache`: answers repeated from memory, in front of the routes
 //! 9. `metrics`, `exposition`: what is counted, and its text for Prometheus
 //! 10. [`reply`], [`problem`]: the parts of an answer, and every error with its status and text
-//! 11. [`openapi`]: all of that, described for programs
+//! 11. [`openapi`], `reference`: all of that, described for programs, and a page that shows it
 //!
 //! A process:
 //!
@@ -54,6 +54,7 @@ mod parameters;
 pub mod problem;
 pub mod process;
 pub mod read;
+mod reference;
 pub mod reply;
 pub mod routes;
 pub mod sandbox;

@@ -21,6 +21,7 @@ use warp::reply::Response;
 use crate::condition::entity_tag;
 use crate::parameters::{BATCH, BOUNDS, PAGE_RECORDS, SKIPPED};
 use crate::problem::{Problem, READS, title_of};
+use crate::reference::File;
 use crate::reply::{self, Answer};
 
 /// The media type of records and lists.
@@ -154,6 +155,21 @@ fn paths(collection: Collection) -> Map<String, Value> {
     if !collection.has_text_ids() {
         put(&format!("{all}/openapi.json"), json!({ "get": document("openapi_too") }));
     }
+    let page = |id| {
+        let answer = answer_of("text/html", json!({ "type": "string" }), &["ETag"]);
+        of_service(with_errors(read(id, "Shows this API to people", of_reads(), answer), &[412]))
+    };
+    put(&format!("{all}/-/docs"), json!({ "get": page("docs") }));
+    if !collection.has_text_ids() {
+        put(&format!("{all}/docs"), json!({ "get": page("docs_too") }));
+    }
+    let files = json!({ "type": "string", "enum": File::LOADED.map(|(name, _)| name) });
+    let file = in_path("file", files, "A file that the page loads.");
+    let mut answer = answer_of("text/javascript", json!({ "type": "string" }), &["ETag"]);
+    answer["content"]["text/css"] = answer["content"]["text/javascript"].clone();
+    let file =
+        with_errors(read("docs_file", "Loads a file of the page", join(&[file], &of_reads()), answer), &[404, 412]);
+    put(&format!("{all}/-/docs/{{file}}"), json!({ "get": of_service(file) }));
     for (path, id, summary, errors) in [
         ("/", "root", "Answers as the monolith does", &[][..]),
         ("/api/", "api", "Answers as the monolith does", &[]),
@@ -180,10 +196,10 @@ fn found(collection: Collection, index: &IndexDeclaration) -> Value {
     match index.answers {
         Answers::Many => {
             let parameters = join(&[value], &join(&of_lists(collection, false), &of_reads()));
-            with_errors(read(&id, &format!("Lists the records with this `{field}`"), parameters, list()), &[412])
+            with_errors(read(&id, &format!("Lists the records with this {field}"), parameters, list()), &[412])
         }
         Answers::One => {
-            let summary = format!("Reads the record with this `{field}`, or of several the one with the lowest id");
+            let summary = format!("Reads the record with this {field}, or of several the one with the lowest id");
             with_errors(read(&id, &summary, join(&[value], &of_record(collection)), record()), &[404, 412])
         }
     }
@@ -457,7 +473,13 @@ fn texts() -> Value {
 // ---- The standard's forms.
 
 fn in_path(name: &str, schema: Value, description: &str) -> Value {
-    json!({ "in": "path", "name": name, "required": true, "schema": schema, "description": description })
+    let mut parameter =
+        json!({ "in": "path", "name": name, "required": true, "schema": schema, "description": description });
+    // The reference page then asks for a record that is there, most likely.
+    if parameter["schema"]["type"] == "integer" {
+        parameter["example"] = 1.into();
+    }
+    parameter
 }
 
 fn in_header(name: &str, schema: Value, description: &str) -> Value {

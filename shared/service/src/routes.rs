@@ -16,6 +16,8 @@
 //!                                          texts, this may be a record; /api/{collection}/-/changes always works
 //! GET    /api/{collection}/-/openapi.json  what this table says, for programs; see [`openapi`](crate::openapi)
 //! GET    /api/{collection}/openapi.json    the same, unless ids are texts
+//! GET    /api/{collection}/-/docs          a page that shows it; see `reference`
+//! GET    /api/{collection}/docs            the same, unless ids are texts
 //! GET    /api/{collection}/-/backup        all records at one revision; see [`operate`](crate::operate)
 //! POST   /scrub                            reads and checks everything; not reachable through the load balancer
 //! ```
@@ -49,7 +51,7 @@ use crate::parameters::{Parameters, Wanted};
 use crate::problem::{Problem, READS};
 use crate::reply::{self, Answer};
 use crate::state::{Body, State};
-use crate::{openapi, page, parameters, read, write};
+use crate::{openapi, page, parameters, read, reference, write};
 
 /// A service's complete routes. They never reject.
 #[derive(Clone)]
@@ -162,11 +164,12 @@ enum Resource<'p> {
     Found(&'static IndexDeclaration, &'p str),
     Changes,
     OpenApi,
+    Docs(reference::File),
     Backup,
 }
 
 /// The most segments of a path that names something.
-const SEGMENTS: usize = 4;
+const SEGMENTS: usize = 5;
 
 /// The template of a path, by which requests are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,12 +184,14 @@ pub(crate) enum Route {
     Found,
     Changes,
     Backup,
+    OpenApi,
+    Docs,
     Unknown,
 }
 
 impl Route {
     /// All of them, in their order.
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Root,
         Self::Api,
         Self::Live,
@@ -197,6 +202,8 @@ impl Route {
         Self::Found,
         Self::Changes,
         Self::Backup,
+        Self::OpenApi,
+        Self::Docs,
         Self::Unknown,
     ];
 
@@ -217,6 +224,8 @@ impl Route {
             Self::Found => "/api/{collection}/{index}/{term}",
             Self::Changes => "/api/{collection}/changes",
             Self::Backup => "/api/{collection}/-/backup",
+            Self::OpenApi => "/api/{collection}/openapi.json",
+            Self::Docs => "/api/{collection}/docs",
             Self::Unknown => "unknown",
         }
     }
@@ -248,7 +257,10 @@ impl<'p> Resource<'p> {
             ["api", _, "-", "changes"] => Self::Changes,
             ["api", _, "changes"] if !collection.has_text_ids() => Self::Changes,
             ["api", _, "-", "openapi.json"] => Self::OpenApi,
+            ["api", _, "-", "docs"] => Self::Docs(reference::File::Page),
+            ["api", _, "-", "docs", file] => Self::Docs(reference::File::named(file)?),
             ["api", _, "openapi.json"] if !collection.has_text_ids() => Self::OpenApi,
+            ["api", _, "docs"] if !collection.has_text_ids() => Self::Docs(reference::File::Page),
             ["api", _, id] => Self::One(id),
             ["api", _, route, term] => Self::Found(collection.index_at(route)?, term),
             _ => return None,
@@ -268,6 +280,8 @@ impl<'p> Resource<'p> {
             Self::Found(..) => Route::Found,
             Self::Changes => Route::Changes,
             Self::Backup => Route::Backup,
+            Self::OpenApi => Route::OpenApi,
+            Self::Docs(_) => Route::Docs,
         }
     }
 
@@ -275,7 +289,7 @@ impl<'p> Resource<'p> {
     fn allowed(&self) -> &'static str {
         match self {
             Self::Root | Self::Api | Self::Live | Self::Ready | Self::Found(..) => READS,
-            Self::Changes | Self::OpenApi => READS,
+            Self::Changes | Self::OpenApi | Self::Docs(_) => READS,
             Self::All => "GET, HEAD, POST",
             Self::Single => "GET, HEAD, PUT, PATCH",
             Self::One(_) => "GET, HEAD, PUT, PATCH, DELETE",
@@ -369,6 +383,7 @@ impl State {
                     Resource::Api => reply::text("API ready to receive requests"),
                     Resource::Live => reply::text("live"),
                     Resource::OpenApi => openapi::answer(collection),
+                    Resource::Docs(file) => file.answer(collection),
                     Resource::Ready => self.health.check(store, &self.commit),
                     other => Err(Problem::MethodNotAllowed(other.allowed())),
                 };

@@ -24,6 +24,26 @@ fn a_service_describes_itself_below_its_collection() {
 }
 
 #[test]
+fn the_reference_page_loads_its_own_files_alone() {
+    let app = App::spawn(sample::posts(), [r#"{"thread":1,"text":"t","user":1}"#]);
+    let page = app.get("/api/posts/docs");
+    assert_eq!((page.status, page.header("content-type")), (200, "text/html; charset=utf-8"));
+    assert!(page.header("content-security-policy").starts_with("default-src 'none'; script-src 'self';"));
+    assert_eq!(app.get("/api/posts/-/docs/").body, page.body);
+    let loaded: Vec<&str> = page.body.split(['"', ' ']).filter(|word| word.starts_with("/api/posts/-/docs/")).collect();
+    assert_eq!(loaded.len(), 3, "{}", page.body);
+    for path in loaded {
+        let file = app.request("HEAD", path);
+        let content = (file.header("content-type"), file.header("x-content-type-options"));
+        assert!(content.0.starts_with("text/") && content.1 == "nosniff", "{path}: {file:?}");
+        assert_eq!(app.send("HEAD", path, &[("if-none-match", file.header("etag"))], "").status, 304, "{path}");
+    }
+    assert_eq!(app.get("/api/posts/-/docs/other.js").status, 404);
+    // No other path lets a browser run anything.
+    assert_eq!(app.get("/api/posts/1").header("content-security-policy"), "");
+}
+
+#[test]
 fn a_record_whose_id_is_openapi_json_can_be_read() {
     let texts = r#"{"name":"files","ids":"text","fields":[]}"#;
     let app = App::spawn(Collection::embedded(texts), [r#"{"id":"openapi.json"}"#]);

@@ -14,6 +14,7 @@ mod entrance;
 mod logs;
 mod manual;
 mod openapi;
+mod pages;
 mod running;
 mod service;
 mod standing;

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use world::{Process, declare, program, root, sample, seed, split, text, tool};
 
 /// The requests of each operation and phase. More find more, and take longer.
-const EXAMPLES: &str = "8";
+const EXAMPLES: &str = "5";
 
 /// Collections as other monoliths have them: text ids, a single record, and every shape.
 const OTHERS: [(&str, &str); 2] = [
