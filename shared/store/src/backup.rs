@@ -5,6 +5,7 @@
 //! {"revision":1,"id_from_position":true,"record":{"id":1,…}}        each record, by ascending id
 //! {"revision":1,"number":1,"record":{"id":"a",…}}                   a record whose id is a text, by ascending number
 //! {"kept":"ci/key","request":"…","revision":812,"until":1790000000,"answer":{"id":21,…}}
+//! {"kept":"ci/all","request":"…","revision":814,"number":23,"until":1790000000,"answer":"{\"id\":22,…}\n{\"id\":23,…}\n"}
 //! {"end":true,"ids":[[1,20],[22,22]],"sha256":"…"}
 //! ```
 //!
@@ -176,14 +177,16 @@ impl Chunks {
         if self.with_kept {
             for kept in self.snapshot.kept() {
                 let (key, kept) = kept?;
-                let answer: &RawValue = serde_json::from_str(&kept.json).expect("an answer is a record");
+                let is_lines = kept.json.ends_with('\n');
+                let json = if is_lines { serde_json::to_string(&kept.json) } else { Ok(kept.json) };
+                let answer = json.and_then(RawValue::from_string).expect("an answer is a record, or lines");
                 let line = Line {
                     kept: Some(key),
                     request: Some(hex::encode(kept.request)),
                     revision: Some(kept.revision),
-                    number: self.snapshot.store().collection().has_text_ids().then_some(kept.id),
+                    number: (is_lines || self.snapshot.store().collection().has_text_ids()).then_some(kept.id),
                     until: Some(kept.until),
-                    answer: Some(answer),
+                    answer: Some(&answer),
                     ..Line::default()
                 };
                 put_line(out, &line);
@@ -383,7 +386,8 @@ impl<R: BufRead> Section<R> {
                         named.map_err(|error| wrong(&error.to_string()))?.id
                     }
                 };
-                let json = answer.get().to_owned();
+                let lines = serde_json::from_str(answer.get());
+                let json = lines.unwrap_or_else(|_| answer.get().to_owned());
                 rest.kept.push((key, KeptRecord { request, id, revision, json, until }));
             } else if line.end {
                 rest.ids = line.ids.ok_or_else(|| wrong("its ids are missing"))?;
@@ -500,6 +504,19 @@ mod tests {
         records.iter().for_each(|record| set.add_record(record.id, record.id_from_position, &record.json));
         assert!(head.is_of(&set));
         assert_eq!((rest.kept.len(), rest.kept[0].1.id, rest.ids), (1, id(4), vec![(1, 2), (4, 4)]));
+    }
+
+    #[test]
+    fn an_answer_of_lines_is_kept_as_a_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        // A single line is JSON too.
+        for (key, answer) in [("ci/2", "{\"id\":4}\n"), ("ci/3", "{\"id\":2}\n{\"id\":4}\n")] {
+            let kept = KeptRecord { until: 9, ..KeptRecord::new([8; 32], id(4), 3, answer.to_owned()) };
+            store.keep(key, &kept).unwrap();
+            let (_, rest) = read(&text(&store, None)).unwrap();
+            assert!(rest.kept.contains(&(key.to_owned(), kept)), "{:?}", rest.kept);
+        }
     }
 
     #[test]
