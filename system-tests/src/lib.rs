@@ -200,6 +200,23 @@ pub fn start_service(name: &str, folder: &Path) -> (Process, SocketAddr) {
     (service, address)
 }
 
+/// Starts a service for writes on its collection's folder in `data`. `plan` tells `seed` of another plan. Returns the secret
+/// of its token too.
+pub fn start_writable(
+    program: &mut Command,
+    collection: &str,
+    data: &Path,
+    plan: &[&str],
+) -> (Process, SocketAddr, String) {
+    let tokens = data.join(format!("{collection}.tokens"));
+    let token = seed([&["token", collection, "--file", tokens.to_str().expect("it is text")], plan].concat());
+    assert!(token.status.success(), "{}", text(&token.stderr));
+    program.args(["--listen", "127.0.0.1:0", "--data"]).arg(data.join(collection));
+    let mut service = Process::start(program.arg("--write-token-file").arg(tokens));
+    let address = service.await_line(" on http://").trim().parse().expect("the log names an address");
+    (service, address, text(&token.stdout).trim().to_owned())
+}
+
 /// Starts the entrance before three services and waits until it reaches them all; returns `None` without HAProxy.
 pub fn start_entrance(users: SocketAddr, threads: SocketAddr, posts: SocketAddr) -> Option<(Process, SocketAddr)> {
     let haproxy = tool("haproxy", "the entrance")?;
@@ -207,7 +224,7 @@ pub fn start_entrance(users: SocketAddr, threads: SocketAddr, posts: SocketAddr)
     let mut command = Command::new(haproxy);
     command.args(["-db", "-f"]).arg(root().join("gateway/haproxy.cfg"));
     command.env("ENTRANCE", address.to_string()).env("USERS", users.to_string());
-    command.env("THREADS", threads.to_string()).env("POSTS", posts.to_string());
+    command.env("THREADS", threads.to_string()).env("POSTS", posts.to_string()).env("UI", "on");
     let entrance = Process::start(&mut command);
     wait_for("the entrance to reach all services", || {
         ["users", "threads", "posts"]

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use flate2::read::GzDecoder;
 use serde_json::json;
-use world::{PATIENCE, Process, program, sample, seed, split, text, try_get, wait_for};
+use world::{PATIENCE, Process, program, sample, split, start_writable, text, try_get, wait_for};
 
 use crate::entrance::{Entrance, Target, writes};
 
@@ -77,16 +77,10 @@ impl World {
     fn start() -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         split(&sample(), folder.path());
-        let tokens = folder.path().join("tokens");
-        let token = seed(["token", "posts", "--file", tokens.to_str().unwrap()]);
-        let mut command = Command::new(program("posts"));
-        command.args(["--listen", "127.0.0.1:0", "--data"]).arg(folder.path().join("posts"));
-        let mut posts = Process::start(command.arg("--write-token-file").arg(tokens));
-        let address = posts.await_line(" on http://").trim().to_owned();
-        let entrance = Entrance::start(&[("POSTS", &address)])?;
+        let (posts, address, secret) = start_writable(&mut Command::new(program("posts")), "posts", folder.path(), &[]);
+        let entrance = Entrance::start(&[("POSTS", &address.to_string())])?;
         wait_for("posts", || try_get(entrance.address, "/api/posts/1").is_some_and(|got| got.0 == 200));
-        let authorization = format!("Bearer {}", text(&token.stdout).trim());
-        Some(Self { _folder: folder, _posts: posts, entrance, authorization })
+        Some(Self { _folder: folder, _posts: posts, entrance, authorization: format!("Bearer {secret}") })
     }
 
     fn ask(&self, request: &str, fields: &[(&str, &str)], body: &str) -> Answer {
