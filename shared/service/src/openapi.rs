@@ -12,7 +12,7 @@
 use headers::HeaderMapExt;
 use record::declaration::{Answers, Field, ID_TEXT_BYTES, IndexDeclaration, Shape, TermKind, USERNAME_CHARACTERS};
 use record::id::Id;
-use record::limits::{BODY_BYTES, BODY_DEPTH, Violation};
+use record::limits::{BATCH_BYTES, BATCH_RECORDS, BODY_BYTES, BODY_DEPTH, Violation};
 use record::model::Collection;
 use serde_json::{Map, Value, json};
 use warp::http::StatusCode;
@@ -22,7 +22,7 @@ use crate::condition::entity_tag;
 use crate::parameters::{BATCH, BOUNDS, PAGE_RECORDS, SKIPPED};
 use crate::problem::{Problem, READS, title_of};
 use crate::reference::File;
-use crate::reply::{self, Answer};
+use crate::reply::{self, Answer, LINES};
 
 /// The media type of records and lists.
 const JSON: &str = "application/json";
@@ -31,7 +31,7 @@ const JSON: &str = "application/json";
 const PROBLEM: &str = "application/problem+json";
 
 /// The error statuses: when a request gets each, and the headers that may come with it.
-const ERRORS: [(u16, &str, &[&str]); 18] = [
+const ERRORS: [(u16, &str, &[&str]); 19] = [
     (400, "It has no meaning: an id that is not one, an unknown parameter, a body that cannot be read.", &[]),
     (401, "It has no token that this service knows.", &["WWW-Authenticate"]),
     (403, "The service has no tokens, so it is read-only.", &[]),
@@ -39,8 +39,9 @@ const ERRORS: [(u16, &str, &[&str]); 18] = [
     (405, "The path does not answer this method.", &["Allow"]),
     (408, "It came too slowly.", &[]),
     (409, "Another record has a value that only one may have.", &[]),
+    (410, "The history of changes no longer has this place; read the list anew.", &[]),
     (412, "The record does not meet the request's condition.", &[]),
-    (413, "The body is too long.", &[]),
+    (413, "The body is too long, or has too many records.", &[]),
     (415, "The body is not JSON, or has a `Content-Encoding`.", &["Accept-Patch", "Accept-Encoding"]),
     (422, "The record would break its declaration, or the request contradicts an earlier one.", &[]),
     (429, "The entrance allows no more at once, or a second.", &["Retry-After"]),
@@ -75,7 +76,7 @@ pub fn document(collection: Collection) -> String {
         "The service of the collection `{name}`. Each path that answers GET answers HEAD too, except the backup; each \
          answers OPTIONS; a slash at its end changes nothing. A path answers no other method than those here (405). A \
          parameter that a path does not have is a 400. A body is one JSON object of at most {BODY_BYTES} bytes, nested \
-         at most {BODY_DEPTH} deep, without repeated keys. Through the entrance each answer also has an `X-Request-Id`."
+         at most {BODY_DEPTH} deep, without repeated keys; new records may also be lines of such objects. Through the entrance each answer also has an `X-Request-Id`."
     );
     let document = json!({
         "openapi": "3.1.0",
@@ -133,6 +134,18 @@ fn paths(collection: Collection) -> Map<String, Value> {
         let list = read("list", "Lists all records, or a part", join(&of_lists(collection, true), &of_reads()), list());
         let mut create = write("create", &format!("Creates one {singular}"), vec![idempotency_key()], "NewRecord");
         create["responses"]["201"] = created();
+        create["description"] = format!(
+            "Lines of JSON are at most {BATCH_RECORDS} records in {BATCH_BYTES} bytes. All of them are created, or none: a \
+             refusal names the line, from 0, at the beginning of `pointer`."
+        )
+        .into();
+        let new = json!({ "type": "string", "description": "Lines of which each is a `NewRecord`." });
+        create["requestBody"]["content"][LINES] =
+            json!({ "schema": new, "example": format!("{0}\n{0}\n", Value::Object(example_of_record(collection))) });
+        let answered =
+            "Lines of which each has the `id`, `location` and `etag` of a record, in the order of the body's.";
+        create["responses"]["201"]["content"][LINES] =
+            json!({ "schema": { "type": "string", "description": answered } });
         let create = with_errors(create, &[409, 507]);
         let mut delete = operation("delete", &format!("Deletes one {singular}"), join(&names, &of_writes()));
         delete["responses"]["204"] = json!({ "description": "It is deleted." });
@@ -144,7 +157,12 @@ fn paths(collection: Collection) -> Map<String, Value> {
         put(&format!("{all}/{}/{{value}}", index.route), json!({ "get": found(collection, index) }));
     }
 
-    let lines = answer_of("application/x-ndjson", json!({ "type": "string" }), &[]);
+    let changes = |id| json!({ "get": with_errors(changes(collection, id), &[410]) });
+    put(&format!("{all}/-/changes"), changes("changes"));
+    if !collection.has_text_ids() {
+        put(&format!("{all}/changes"), changes("changes_too"));
+    }
+    let lines = answer_of(LINES, json!({ "type": "string" }), &[]);
     let backup = with_token(read("backup", "Reads all records at one revision", of_backups(), lines));
     put(&format!("{all}/-/backup"), json!({ "get": of_service(backup) }));
     let document = |id| {
@@ -187,6 +205,39 @@ fn paths(collection: Collection) -> Map<String, Value> {
     paths
 }
 
+/// `GET /api/{collection}/changes`
+fn changes(collection: Collection, id: &str) -> Value {
+    let place = json!({ "type": "string", "pattern": "^(0|[1-9][0-9]{0,18})(-[0-9a-f]{8})?$" });
+    let after = "Follows from behind this place: an event's `id`, or a revision. Without a place, from now on.";
+    let known = "The same, as a browser sends it when it comes back. It goes before `after`.";
+    let parameters = vec![in_query("after", place.clone(), after), in_header("Last-Event-ID", place, known)];
+    let record = example_with_id(collection);
+    let mut data = Map::new();
+    data.extend(record.get("id").map(|id| ("id".to_owned(), id.clone())));
+    data.extend([("revision".to_owned(), json!(42)), ("record".to_owned(), record.into())]);
+    let data = Value::Object(data);
+    let event = json!({
+        "type": "object",
+        "description": "One event.",
+        "properties": {
+            "event": { "enum": ["place", "put", "delete"] },
+            "id": { "type": "string" },
+            "data": { "type": "string", "description": "JSON: the record's `id`, its `revision`, and the `record`." },
+        },
+        "required": ["event", "id", "data"],
+    });
+    let mut answer = answer_of("text/event-stream", event, &[]);
+    answer["content"]["text/event-stream"]["example"] =
+        format!("event: place\nid: 41-9f31c07a\ndata: {{}}\n\nevent: put\nid: 42-9f31c07a\ndata: {data}\n\n").into();
+    answer["content"][LINES] = json!({ "schema": { "type": "string" } });
+    let mut changes = read(id, "Follows each change as it happens", parameters, answer);
+    changes["description"] =
+        "Does not end. Events are `place`, `put` and `delete`; the data is JSON. If `Accept` names \
+                              `application/x-ndjson`, each is a line, with its `event` and `place`."
+            .into();
+    changes
+}
+
 /// `GET /api/{collection}/in-thread/{value}`
 fn found(collection: Collection, index: &IndexDeclaration) -> Value {
     let field = &index.field;
@@ -208,7 +259,12 @@ fn found(collection: Collection, index: &IndexDeclaration) -> Value {
 /// Lists the parameters of a list of records, which are all if `of_all`.
 fn of_lists(collection: Collection, of_all: bool) -> Vec<Value> {
     let count = |most: usize| json!({ "type": "integer", "minimum": 1, "maximum": most });
-    let cursors = json!({ "type": "string", "pattern": "^c1-([1-9a-f][0-9a-f]{0,14}|[1-7][0-9a-f]{15})$" });
+    let of_ids = "c1-([1-9a-f][0-9a-f]{0,14}|[1-7][0-9a-f]{15})";
+    let cursors = match collection.is_searchable() {
+        false => format!("^{of_ids}$"),
+        true => format!("^({of_ids}|r1-(0|[1-9][0-9]{{0,3}}|{SKIPPED}))$"),
+    };
+    let cursors = json!({ "type": "string", "pattern": cursors });
     let orders = || json!({ "type": "string", "enum": ["id", "-id"] });
     let of_page = "At most so many records; `Link` leads to the `first` and the `next` page.";
     let mut all = vec![
@@ -233,6 +289,10 @@ fn of_lists(collection: Collection, of_all: bool) -> Vec<Value> {
         let mut repeated = in_query("id", names, "As `ids`, with each id in a parameter of its own.");
         repeated["explode"] = true.into();
         all.push(repeated);
+    }
+    if collection.is_searchable() {
+        let words = "Records with these words, of which the last may be a beginning; those that fit best first.";
+        all.push(in_query("q", json!({ "type": "string", "minLength": 1 }), words));
     }
     if !collection.has_text_ids() {
         let which = ["From this id on.", "Above this id.", "Up to this id.", "Below this id."];
@@ -322,19 +382,14 @@ fn schemas(collection: Collection) -> Value {
     };
     let read = object(id.clone(), read_shape);
     let with_id = id.iter().map(|_| "id").chain(required.iter().copied()).collect::<Vec<_>>();
-    let example = |id: Option<Value>| {
-        let field = |field: &Field| (field.name.to_string(), example(&field.shape));
-        let id = id.map(|id| ("id".to_owned(), id));
-        id.into_iter().chain(declared.iter().map(field)).collect::<Map<_, _>>()
-    };
-    let known = || id.as_ref().map(|_| if collection.has_text_ids() { json!("a1") } else { json!(1) });
+    let example = || example_of_record(collection);
     let mut schemas = json!({
         "Record": {
             "type": "object",
             "description": "A record. It may have other fields too. One that an older declaration let through may lack some.",
             "properties": read,
             "required": with_id,
-            "example": example(known()),
+            "example": example_with_id(collection),
         },
         "Part": {
             "type": "object",
@@ -346,13 +401,13 @@ fn schemas(collection: Collection) -> Value {
             "description": "The whole record. Other fields are kept as sent. An `id` is that of the path.",
             "properties": object(id.clone(), written_shape),
             "required": required,
-            "example": example(None),
+            "example": example(),
         },
         "Patch": {
             "type": "object",
             "description": "The fields to change; null removes one. An `id` is that of the path.",
             "properties": object(id.clone(), written_shape),
-            "example": example(None).into_iter().take(1).collect::<Map<_, _>>(),
+            "example": example().into_iter().take(1).collect::<Map<_, _>>(),
         },
         "Problem": {
             "type": "object",
@@ -382,7 +437,7 @@ fn schemas(collection: Collection) -> Value {
             "description": "A new record. Other fields are kept as sent.",
             "properties": object(Some(id), written_shape),
             "required": required,
-            "example": example(None),
+            "example": example(),
         });
     }
     schemas
@@ -433,6 +488,18 @@ fn written_shape(shape: &Shape) -> Value {
         }),
         _ => read_shape(shape),
     }
+}
+
+/// Returns a record that may be written.
+fn example_of_record(collection: Collection) -> Map<String, Value> {
+    collection.declaration().fields.iter().map(|field| (field.name.to_string(), example(&field.shape))).collect()
+}
+
+/// Returns a record as it is read.
+fn example_with_id(collection: Collection) -> Map<String, Value> {
+    let id = if collection.has_text_ids() { json!("a1") } else { json!(1) };
+    let id = (!collection.is_single()).then(|| ("id".to_owned(), id));
+    id.into_iter().chain(example_of_record(collection)).collect()
 }
 
 /// Returns a value that may be written.
@@ -561,7 +628,11 @@ fn created() -> Value {
 
 fn list() -> Value {
     let items = json!({ "anyOf": [schema_named("Record"), schema_named("Part")] });
-    answer_of(JSON, json!({ "type": "array", "items": items }), &["ETag", "Link", "X-Total-Count"])
+    let mut list =
+        answer_of(JSON, json!({ "type": "array", "items": items }), &["ETag", "Link", "X-Total-Count", "Vary"]);
+    let lines = "Each record on a line of its own, if `Accept` names this type.";
+    list["content"][LINES] = json!({ "schema": { "type": "string", "description": lines } });
+    list
 }
 
 fn headers() -> Value {
@@ -572,7 +643,8 @@ fn headers() -> Value {
             "schema": { "type": "integer", "minimum": 0 },
             "description": "The number of records on all pages, if `count` asks for it.",
         },
-        "Location": { "required": true, "schema": { "type": "string" }, "description": "The path of the new record." },
+        "Location": { "schema": { "type": "string" }, "description": "The path of the new record; lines have it in themselves." },
+        "Vary": { "schema": { "type": "string" }, "description": "`accept`, if the answer is lines." },
         "Allow": { "required": true, "schema": { "type": "string" }, "description": "The methods that the path answers." },
         "WWW-Authenticate": { "required": true, "schema": { "type": "string" }, "description": "How to send a token (RFC 6750)." },
         "Retry-After": { "required": true, "schema": { "type": "integer" }, "description": "The seconds after which to ask again." },
@@ -604,6 +676,7 @@ fn example_of(collection: Collection, status: u16) -> Option<Problem> {
         405 => Problem::MethodNotAllowed(READS),
         408 => Problem::BodySlow,
         409 => Problem::Taken { singular: collection.singular(), field: "id", line: None },
+        410 => Problem::OtherHistory,
         412 => Problem::ConditionFailed,
         413 => Problem::BodyTooLarge(BODY_BYTES),
         415 => Problem::MediaType,
@@ -645,7 +718,7 @@ mod tests {
                     {"name":"name","shape":"username"},
                     {"name":"title","shape":{"line":{"least":20,"most":30}}},
                     {"name":"limit","shape":{"line":{"most":3}}},
-                    {"name":"text","shape":{"text":{"most":2}}},
+                    {"name":"text","shape":{"text":{"most":2}},"search":true},
                     {"name":"count","shape":"number"},
                     {"name":"is_a","shape":"boolean"},
                     {"name":"a,b","shape":"any"}],

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::thread;
 
 use tempfile::TempDir;
-use world::{Process, declare, program, root, sample, seed, split, text, tool};
+use world::{declare, program, root, sample, seed, split, start_writable, text, tool};
 
 /// The requests of each operation and phase. More find more, and take longer.
 const EXAMPLES: &str = "5";
@@ -22,7 +22,7 @@ const OTHERS: [(&str, &str); 2] = [
             {"name":"of","shape":{"reference":{"to":"things","text":true}},"required":false},
             {"name":"name","shape":"username"},
             {"name":"title","shape":{"line":{"least":2,"most":30}},"required":false},
-            {"name":"text","shape":{"text":{"most":4096}},"required":false},
+            {"name":"text","shape":{"text":{"most":4096}},"required":false,"search":true},
             {"name":"count","shape":"number","required":false},
             {"name":"is_new","shape":"boolean"},
             {"name":"more","shape":"any","required":false}],
@@ -57,45 +57,24 @@ fn the_committed_documents_are_those_of_the_services() {
     assert!(names.len() >= 3, "{names:?}");
 }
 
-/// A service that may be written to.
-struct Writable {
-    _process: Process,
-    address: SocketAddr,
-    secret: String,
-}
-
-impl Writable {
-    fn start(name: &str, folder: &Path, program: &mut Command, plan: &[&str]) -> Self {
-        let tokens = folder.join(format!("{name}.tokens"));
-        let token = seed([&["token", name, "--file", tokens.to_str().unwrap()], plan].concat());
-        assert!(token.status.success(), "{}", text(&token.stderr));
-        let data = folder.join("data").join(name);
-        program.args(["--listen", "127.0.0.1:0", "--data"]).arg(data).arg("--write-token-file").arg(tokens);
-        let mut process = Process::start(program.env("RUST_LOG", "info,access=off"));
-        let address = process.await_line(" on http://").trim().parse().unwrap();
-        Self { _process: process, address, secret: text(&token.stdout).trim().to_owned() }
+/// Runs schemathesis with all of its checks against a service that may be written to; panics with what it finds.
+fn is_as_described(schemathesis: &Path, name: &str, address: SocketAddr, secret: &str) {
+    // It reads the rules from the current folder, and keeps there what it found.
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["schemathesis.toml", "hooks.py"] {
+        fs::copy(root().join("system-tests/openapi").join(file), folder.path().join(file)).unwrap();
     }
-
-    /// Runs schemathesis with all of its checks; panics with what it finds.
-    fn is_as_described(&self, schemathesis: &Path, name: &str) {
-        // It reads the rules from the current folder, and keeps there what it found.
-        let folder = tempfile::tempdir().unwrap();
-        for file in ["schemathesis.toml", "hooks.py"] {
-            fs::copy(root().join("system-tests/openapi").join(file), folder.path().join(file)).unwrap();
-        }
-        let url = format!("http://{}", self.address);
-        let mut command = Command::new(schemathesis);
-        command.args(["run", &format!("{url}/api/{name}/-/openapi.json"), "--url", &url, "--checks", "all"]);
-        command.args(["--max-examples", EXAMPLES, "--seed", "1", "--continue-on-failure"]);
-        command.args(["--header", &format!("Authorization: Bearer {}", self.secret)]);
-        let output = command.current_dir(folder.path()).env("NO_COLOR", "1").output().unwrap();
-        let (printed, errors) = (text(&output.stdout), text(&output.stderr));
-        assert!(output.status.success() && printed.contains("Tested:"), "{name}: {printed}{errors}");
-        let summary = printed.split("Test Phases:").nth(1).unwrap_or_default();
-        println!("{name}:{summary}");
-    }
+    let url = format!("http://{}", address);
+    let mut command = Command::new(schemathesis);
+    command.args(["run", &format!("{url}/api/{name}/-/openapi.json"), "--url", &url, "--checks", "all"]);
+    command.args(["--max-examples", EXAMPLES, "--seed", "1", "--continue-on-failure"]);
+    command.args(["--header", &format!("Authorization: Bearer {}", secret)]);
+    let output = command.current_dir(folder.path()).env("NO_COLOR", "1").output().unwrap();
+    let (printed, errors) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success() && printed.contains("Tested:"), "{name}: {printed}{errors}");
+    let summary = printed.split("Test Phases:").nth(1).unwrap_or_default();
+    println!("{name}:{summary}");
 }
-
 #[test]
 fn schemathesis_finds_nothing_in_the_three_services() {
     let Some(schemathesis) = tool("schemathesis", "what the services' documents say") else { return };
@@ -103,9 +82,13 @@ fn schemathesis_finds_nothing_in_the_three_services() {
     split(&sample(), &folder.path().join("data"));
     thread::scope(|scope| {
         for name in ["users", "threads", "posts"] {
-            let service = Writable::start(name, folder.path(), &mut Command::new(program(name)), &[]);
+            let mut command = Command::new(program(name));
+            let (service, address, secret) = start_writable(&mut command, name, &folder.path().join("data"), &[]);
             let schemathesis = &schemathesis;
-            scope.spawn(move || service.is_as_described(schemathesis, name));
+            scope.spawn(move || {
+                is_as_described(schemathesis, name, address, &secret);
+                drop(service);
+            });
         }
     });
 }
@@ -124,9 +107,13 @@ fn schemathesis_finds_nothing_in_collections_with_text_ids_or_a_single_record() 
         for (name, _) in OTHERS {
             let mut command = Command::new(program("collection"));
             command.arg("--declaration").arg(folder.path().join("plan").join(name).join("collection.json"));
-            let service = Writable::start(name, folder.path(), &mut command, &["--plan", &plan]);
+            let (service, address, secret) =
+                start_writable(&mut command, name, &folder.path().join("data"), &["--plan", &plan]);
             let schemathesis = &schemathesis;
-            scope.spawn(move || service.is_as_described(schemathesis, name));
+            scope.spawn(move || {
+                is_as_described(schemathesis, name, address, &secret);
+                drop(service);
+            });
         }
     });
 }
