@@ -118,6 +118,12 @@ pub(crate) enum Command {
     Openapi,
 }
 
+/// Reads the command line. A clone of `command` would leave the allocator with a place for sled's largest buffer that is
+/// not fresh, so that all of its 8 MiB would be resident.
+fn read_matches(command: &mut clap::Command) -> ArgMatches {
+    command.try_get_matches_from_mut(std::env::args_os()).unwrap_or_else(|error| error.exit())
+}
+
 fn parse_seconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
     text.parse().map(Duration::from_secs)
 }
@@ -153,11 +159,12 @@ impl Config {
     /// Reads the command line, with the defaults of `service`. Exits with 2 if it is invalid.
     pub(crate) fn read(service: &Service) -> Self {
         let name = service.collection.name();
-        let command = Self::command_of(name, &format!("{name} "))
+        let mut command = Self::command_of(name, &format!("{name} "))
             .about(format!("Serves /api/{name} from the service's own database"))
             .mut_arg("data", |arg| arg.required(false).default_value(service.data))
             .mut_arg("listen", |arg| arg.required(false).default_value(service.listen));
-        Self::from(&command, &command.clone().get_matches())
+        let matches = read_matches(&mut command);
+        Self::from(&command, &matches)
     }
 
     /// Takes the options of `command` from `matches`. Exits with 2 if they are invalid.
@@ -177,13 +184,13 @@ impl Config {
             .help("The collection's declaration, a collection.json")
             .value_parser(value_parser!(PathBuf))
             .global(true);
-        let command =
+        let mut command =
             Self::command_of("collection", "collection --declaration notes/collection.json --data data/notes ")
                 .about("Serves the collection that a file declares, at /api/NAME, from its own database")
                 .arg(declaration)
                 .mut_arg("data", |arg| arg.help("The service's folder, made by `seed` or filled with --slice"))
                 .mut_arg("listen", |arg| arg.required(false).default_value("127.0.0.1:3000"));
-        let matches = command.clone().get_matches();
+        let matches = read_matches(&mut command);
         let config = Self::from(&command, &matches);
         let Some(path) = matches.get_one::<PathBuf>("declaration") else {
             command
