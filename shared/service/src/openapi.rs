@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Paths and schemas follow from data that is known only when the program runs, so there are no Rust types to derive them
-//! from, and the document is put together as JSON, in the standard's own words. A route is an entry in [`paths`], a
-//! parameter a line in [`of_lists`] or [`of_writes`], an error status a line in [`ERRORS`].
+//! from, and the document is put together as JSON, in the standard's own words. A route is an entry in `paths`, a
+//! parameter a line in `of_lists` or `of_writes`, an error status a line in `ERRORS`.
 
 use headers::HeaderMapExt;
 use record::declaration::{Answers, Field, ID_TEXT_BYTES, IndexDeclaration, Shape, TermKind, USERNAME_CHARACTERS};
