@@ -40,11 +40,13 @@ const OTHERS_NAMES: &[&str] = &[
     "old", "building",
     // Compose: services, networks, volumes, and the names that the entrance finds by DNS.
     "entrance", "outside", "outsideentrance", "default", "localhost",
+    "prometheus", "grafana",
     // HAProxy: sections, and variables of the environment.
     "all", "targetgroup", "names", "monolith", "nowhere", "metrics",
     "replicas", "nameserver", "certificate", "tls", "redirect", "hsts", "connections", "clientconnections",
     "clientrequests", "ratelimit", "connecttimeout", "headertimeout", "idletimeout",
-    "answertimeout", "queuetimeout", "targetrequests", "targetqueue", "interval", "slowstart",
+    "answertimeout", "queuetimeout", "targetrequests", "targetqueue", "targetlisteners", "interval", "slowstart", "ui",
+    "compression",
     "path", "home", "hostname",
     // deploy/ecs.yaml: RootRule, ApiRule, MethodRule, SliceImage.
     "root", "api", "method", "slice",
