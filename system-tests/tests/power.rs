@@ -246,11 +246,14 @@ fn bytes(text: &str) -> Vec<u8> {
 }
 
 impl Run {
-    /// Splits the sample; starts no service.
+    /// Splits the sample, and lets the service list its words, which has syncs of its own.
     fn new() -> Option<Self> {
         let strace = tool("strace", "a loss of power")?;
         let dir = tempfile::tempdir().unwrap();
         split(&sample(), dir.path());
+        let (mut first, _) = start(dir.path());
+        first.signal("TERM");
+        assert!(first.wait().success());
         copy_database(&dir.path().join("posts/db"), &dir.path().join("before")).unwrap();
         Some(Self { strace, dir, calls: Vec::new(), lines: 0, answers: Vec::new() })
     }
