@@ -1062,6 +1062,9 @@ fn a_client_has_a_number_of_requests_at_once_and_streams_of_http_2_count() {
         waiting.into_iter().for_each(|waiting| assert_eq!(waiting.join().unwrap().status, 200));
     });
     assert_eq!(entrance.ask("GET", "/api/posts/1").status, 200);
+    let answers = |status: &str| entrance.log().matches(&format!(" {status} ")).count();
+    // A request counts until its line is written, which is after its answer.
+    wait_for("the lines of those that were answered", || answers("200") == 3);
     // Five streams of one connection: GET, http, a path and a host in HPACK.
     let mut stream = entrance.connect();
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
@@ -1071,7 +1074,6 @@ fn a_client_has_a_number_of_requests_at_once_and_streams_of_http_2_count() {
         bytes.extend(b"\x82\x86\x04\x0f/api/posts/held\x01\x01a");
     }
     stream.write_all(&bytes).unwrap();
-    let answers = |status: &str| entrance.log().matches(&format!(" {status} ")).count();
     // Three of HTTP/1.1 were answered and one was refused; a line is written after its answer.
     wait_for("the refusals", || answers("429") == 1 + 3);
     go.send(()).unwrap();
