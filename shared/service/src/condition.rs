@@ -23,6 +23,11 @@ pub(crate) fn list_tag(revision: u64, records: &RecordSet) -> ETag {
     format!("W/\"{revision}-{:032x}\"", records.digest()).parse().expect("digits make a tag")
 }
 
+/// Returns the tag of the same list as lines: they are other bytes, so nobody who has the one has the other.
+pub(crate) fn lines_tag(revision: u64, records: &RecordSet) -> ETag {
+    format!("W/\"{revision}-{:032x}-lines\"", records.digest()).parse().expect("digits make a tag")
+}
+
 /// The revisions of records one after the other, as one number. Within a database they tell lists apart, and unlike a
 /// checksum of the text, who writes a record can't choose them.
 #[derive(Clone, Copy, Debug, Default)]

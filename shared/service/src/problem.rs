@@ -68,6 +68,8 @@ pub enum Problem {
     BodyTooLarge(usize),
     /// The body has too many records.
     BatchTooLong,
+    /// The answer to a body with many records is too long to be kept for a repeated request.
+    AnswerTooLong,
     /// The body ended too early.
     BodyBroken,
     /// The body did not arrive in time.
@@ -155,6 +157,7 @@ reasons! {
     Problem::PartOfRecord => "part-of-record",
     Problem::BodyTooLarge(_) => "body-too-large",
     Problem::BatchTooLong => "batch-too-long",
+    Problem::AnswerTooLong => "answer-too-long",
     Problem::BodyBroken => "body-broken",
     Problem::BodySlow => "body-slow",
     Problem::NotAKey => "not-a-key",
@@ -321,7 +324,7 @@ impl Problem {
             Problem::NotInHistory(_) | Problem::OtherHistory => StatusCode::GONE,
             Problem::Taken { .. } => StatusCode::CONFLICT,
             Problem::ConditionFailed => StatusCode::PRECONDITION_FAILED,
-            Problem::BodyTooLarge(_) | Problem::BatchTooLong => StatusCode::PAYLOAD_TOO_LARGE,
+            Problem::BodyTooLarge(_) | Problem::BatchTooLong | Problem::AnswerTooLong => StatusCode::PAYLOAD_TOO_LARGE,
             Problem::MediaType | Problem::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Problem::Invalid(_) | Problem::KeyReused | Problem::IdNotGiven => StatusCode::UNPROCESSABLE_ENTITY,
             Problem::Store(_) | Problem::Panicked | Problem::Unexpected(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -386,6 +389,9 @@ impl Problem {
             Problem::PartOfRecord => "PUT takes the whole record, without Content-Range; PATCH takes a part.",
             Problem::BodyBroken => "The body ended too early.",
             Problem::BodySlow => "The body did not arrive in time.",
+            Problem::AnswerTooLong => {
+                "The answer is too long to be kept for an Idempotency-Key; send fewer records at once, or no key."
+            }
             Problem::NotAKey => "An Idempotency-Key is one text of 1 to 255 visible characters.",
             Problem::KeyReused => "This Idempotency-Key belongs to a request with another body.",
             Problem::IdNotGiven => "The service gives integer ids, and has not given this one; use POST to get one.",

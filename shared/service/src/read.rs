@@ -14,7 +14,7 @@ use warp::http::{Method, StatusCode};
 use warp::reply::{Reply, Response};
 
 use crate::answer_cache::{AnswerCache, Cacheable};
-use crate::condition::{Condition, Revisions, entity_tag, list_tag};
+use crate::condition::{Condition, Revisions, entity_tag, lines_tag, list_tag};
 use crate::problem::Problem;
 use crate::reply::{self, Answer};
 
@@ -48,7 +48,7 @@ pub(crate) fn all_lines(store: &Store) -> Answer {
         respond_with_list(store, || store.records().map(|record| record.map(|(_, stored)| stored)), None, shape)?;
     // The tag of a long list; a short one has its own.
     if !response.headers().contains_key(ETAG) {
-        response.headers_mut().typed_insert(list_tag(revision, &records));
+        response.headers_mut().typed_insert(lines_tag(revision, &records));
     }
     Ok(response)
 }

@@ -43,6 +43,9 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The least bytes of a body a second.
 const BODY_PACE: usize = 4 << 10;
 
+/// The most bytes of an answer's line beside id and location: names, signs, a revision and a checksum.
+const ANSWER_LINE: usize = 72;
+
 /// The longest idempotency key, in bytes.
 const KEY_BYTES: usize = 255;
 
@@ -217,10 +220,10 @@ impl<'b, B: Body> Arriving<'b, B> {
         Ok(bytes)
     }
 
-    /// Drops what is still to come of a refused body, up to [`BODY_BYTES`]. An answer that comes before the body's end
+    /// Drops what is still to come of a refused body, up to [`BATCH_BYTES`]. An answer that comes before the body's end
     /// may be lost on its way through a load balancer. A client that waits for `100 Continue` sends no body.
     async fn discard(&mut self, headers: &HeaderMap) {
-        let end = self.received + BODY_BYTES;
+        let end = self.received + BATCH_BYTES;
         while !headers.contains_key(EXPECT) && self.received < end && matches!(self.next().await, Ok(Some(_))) {}
     }
 }
@@ -302,6 +305,9 @@ impl Batch {
         if now.last_id() > Id::MAX.get() - self.records.len() as u64 {
             return Err(Problem::NoIdsLeft);
         }
+        if key.is_some() && self.longest_answer(collection, now.last_id()) > KeptRecord::MOST_BYTES {
+            return Err(Problem::AnswerTooLong);
+        }
         let (mut lines, mut last) = (String::new(), None);
         for new in &self.records {
             let id = now.next_id().ok_or(Problem::NoIdsLeft)?;
@@ -316,6 +322,16 @@ impl Batch {
             now.keep_answer(key, KeptRecord::new(self.request, id, revision, lines.clone()));
         }
         Ok(Self::respond(lines))
+    }
+
+    /// Returns the most bytes that the answer may have if the ids begin behind `last_id`.
+    fn longest_answer(&self, collection: Collection, last_id: u64) -> usize {
+        let line = |(id, new): (u64, &New)| {
+            let json = new.with_id(Id::try_from(id).unwrap_or(Id::MAX));
+            let (id, location) = name_of(collection, &json);
+            ANSWER_LINE + id.map_or(4, |id| id.get().len()) + location.len()
+        };
+        (last_id + 1..).zip(&self.records).map(line).sum()
     }
 
     fn respond(lines: String) -> Response {

@@ -33,7 +33,7 @@ fn count(app: &App, path: &str) -> usize {
 fn each_line_is_a_record_and_each_is_answered() {
     let app = App::spawn_writable(sample::posts(), [r#"{"id":7,"thread":1,"text":"t","user":1}"#]);
     let body: Vec<String> = (0..1000).map(|n| post(&format!("한 {n}"))).collect();
-    let answer = send(&app, sample::posts(), "", &(body.join("\n") + "\n"));
+    let answer = send(&app, sample::posts(), "a key", &(body.join("\n") + "\n"));
     assert_eq!(answer.status, 201, "{}", answer.body);
     let answered = lines(&answer);
     assert_eq!(answered.len(), 1000);
@@ -97,6 +97,31 @@ fn a_repeated_body_with_the_same_key_is_answered_as_before() {
     };
     assert_eq!((one("j"), send(&app, sample::posts(), "j", &post("c")).status), (201, 422));
     assert_eq!(count(&app, "/api/posts"), 3);
+}
+
+/// sled does not sync a leaf that is too long, so no value may be.
+#[test]
+fn an_answer_that_is_too_long_to_be_kept_is_refused_before_anything_is_created() {
+    let notes = Collection::embedded(r#"{"name":"notes","ids":"text","fields":[]}"#);
+    let app = App::spawn_writable(notes, [""; 0]);
+    let body: Vec<String> = (0..1000).map(|n| format!("{{\"id\":\"{n:0>64}\"}}")).collect();
+    let body = body.join("\n");
+    let refused = send(&app, notes, "key", &body);
+    assert!(refused.status == 413 && refused.body.contains("too long to be kept"), "{}", refused.body);
+    assert_eq!(app.get("/api/notes").body, "[]");
+    assert_eq!(lines(&send(&app, notes, "", &body)).len(), 1000);
+}
+
+#[test]
+fn who_has_the_array_does_not_have_the_lines() {
+    let records = (1..=3000).map(|id| json!({"id": id, "text": "x".repeat(50), "thread": 1, "user": 1}).to_string());
+    let app = App::spawn(sample::posts(), records.collect::<Vec<_>>());
+    for path in ["/api/posts", "/api/posts?limit=5", "/api/posts/in-thread/1?limit=5"] {
+        let tag = app.get(path).header("etag").to_owned();
+        let known = [("if-none-match", &*tag), ("accept", "application/x-ndjson")];
+        assert_eq!(app.send("GET", path, &known[..1], "").status, 304, "{path}");
+        assert_eq!(app.send("GET", path, &known, "").status, 200, "{path}");
+    }
 }
 
 #[test]

@@ -108,11 +108,21 @@ impl Store {
         }
         let mut words = Words::default();
         let Some(first) = self.indexed()?.checked_add(1).and_then(|id| Id::try_from(id).ok()) else { return Ok(()) };
-        // What is damaged is not found. It fails its own requests, and a scrub names it.
-        for (id, _) in self.revisions(first).filter_map(Result::ok) {
-            if let Ok(Some(stored)) = self.get(id) {
+        let mut read = |id: Result<(Id, u64), StoreError>| {
+            let (id, _) = id?;
+            if let Some(stored) = self.get(id)? {
                 let json = std::str::from_utf8(stored.json()).unwrap_or_default();
                 self.made_by().listed_words(json).iter().for_each(|word| words.list(word, id, true));
+            }
+            Ok(())
+        };
+        for id in self.revisions(first) {
+            match read(id) {
+                // What is damaged is not found, and fails its own requests.
+                Err(StoreError::Corrupt { what, .. }) => {
+                    log::error!("{}: not searched, since it is damaged: {what}", self.path().display());
+                }
+                read => read?,
             }
         }
         *self.shared.fresh.write() = words;

@@ -42,6 +42,10 @@ pub struct KeptRecord {
 type StoredAnswer<'a> = ([u8; 32], u64, u64, &'a [u8], u64);
 
 impl KeptRecord {
+    /// The longest answer that can be kept, in bytes: 17 of them fit into a leaf of sled's that it syncs with all others
+    /// (see [`SEGMENT`](crate::SEGMENT)).
+    pub const MOST_BYTES: usize = 112 << 10;
+
     /// The time for which an answer is kept, in seconds.
     pub const SECONDS: u64 = 24 * 60 * 60;
 

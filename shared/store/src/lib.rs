@@ -209,7 +209,7 @@ impl Purpose {
 ///
 /// sled puts a node longer than a quarter of a segment into a file of its own, which it never syncs: after a power loss
 /// the file may be missing, and then sled opens nothing. A leaf has at most 17 values, none much longer than
-/// `PART_BYTES` of [`layout`], and 17 of these are well below 2 MiB.
+/// [`KeptRecord::MOST_BYTES`], and 17 of these are below 2 MiB.
 pub const SEGMENT: usize = 8 << 20;
 
 /// The room on the disk that is reserved for sled's next writes, in bytes. After one failed write, sled neither writes
