@@ -19,9 +19,10 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
 use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::id::Id;
 use crate::json::kind;
@@ -43,6 +44,12 @@ pub struct Declaration {
     /// Whether the monolith has the collection.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub in_monolith: bool,
+    /// The field that names a record's owner, or `id` if each record is its own owner. A user may write no other's records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Box<str>>,
+    /// Whether the collection will be gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deprecated: Option<Deprecation>,
     /// The fields that have a shape, without `id`. A record may have others.
     pub fields: Box<[Field]>,
     /// The indexes by which its records are found.
@@ -137,6 +144,61 @@ pub struct IndexDeclaration {
     /// Whether the monolith has the route.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub in_monolith: bool,
+    /// Whether the route will be gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deprecated: Option<Deprecation>,
+}
+
+/// The announcement that clients should use something else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deprecation {
+    /// The day from which on they should.
+    pub since: Day,
+    /// The day on which it will be gone, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sunset: Option<Day>,
+    /// The address of a page that says what to use instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<Box<str>>,
+}
+
+impl Deprecation {
+    fn find_fault(&self) -> Option<String> {
+        if self.sunset.is_some_and(|sunset| sunset < self.since) {
+            return Some("what is deprecated is gone before it is deprecated: `sunset` is before `since`".to_owned());
+        }
+        let is_odd = |byte: u8| !byte.is_ascii_graphic() || b"<>\"\\".contains(&byte);
+        let odd = self.link.as_ref().filter(|link| link.is_empty() || link.bytes().any(is_odd))?;
+        Some(format!("the link {odd:?} of what is deprecated is no address"))
+    }
+}
+
+/// The beginning of a day in UTC, from 1970 on. In JSON it is a text such as `2027-06-01`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Day(SystemTime);
+
+impl Day {
+    /// Returns its first moment.
+    pub fn time(self) -> SystemTime {
+        self.0
+    }
+}
+
+impl Serialize for Day {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let text = humantime::format_rfc3339_seconds(self.0).to_string();
+        serializer.serialize_str(text.split('T').next().unwrap_or_default())
+    }
+}
+
+impl<'de> Deserialize<'de> for Day {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <Cow<str>>::deserialize(deserializer)?;
+        let time = humantime::parse_rfc3339(&format!("{text}T00:00:00Z"));
+        let wrong = || D::Error::custom(format!("{text:?} is no day, which is written as 2027-06-01"));
+        time.ok().filter(|time| *time >= SystemTime::UNIX_EPOCH).map(Self).ok_or_else(wrong)
+    }
 }
 
 /// The records that answer to a route.
@@ -299,6 +361,21 @@ impl Declaration {
             }
             if before.iter().any(|other| other.number == index.number) {
                 return Some(format!("the index {} is declared twice", index.number.0));
+            }
+        }
+        let announced = self.deprecated.iter().chain(self.indexes.iter().filter_map(|index| index.deprecated.as_ref()));
+        if let Some(fault) = announced.into_iter().find_map(Deprecation::find_fault) {
+            return Some(fault);
+        }
+        if let Some(owner) = self.owner.as_deref() {
+            let is_one = match owner {
+                "id" => self.ids != IdRule::Single,
+                name => self.field(name).is_some_and(|field| field.shape.is_of().is_some()),
+            };
+            if !is_one {
+                return Some(format!(
+                    "the owner {owner:?} is neither \"id\", which names no single record, nor a declared text or reference"
+                ));
             }
         }
         let is_listed = |field: &&Field| self.indexes.iter().any(|index| index.field == field.name);

@@ -31,6 +31,25 @@ impl Collection {
         (keys.id == id && !keys.id_from_position).then_some(keys.terms)
     }
 
+    /// Returns the owner of the record `json`, which is in canonical form: a text, or the digits of an id. Returns `None` if
+    /// it names nobody.
+    pub fn owner_of(self, json: &str) -> Option<Box<str>> {
+        let declaration = self.declaration();
+        let owner = declaration.owner.as_deref()?;
+        let (_, value) = json::members(json).find(|(key, _)| *key == owner)?;
+        if owner == "id" && self.has_text_ids() {
+            return read_id_text(value);
+        }
+        let term = match owner {
+            "id" => Term::Id(value.parse().ok()?),
+            name => term_of(&declaration.field(name)?.shape, value)?,
+        };
+        Some(match term {
+            Term::Id(id) => id.to_string().into(),
+            Term::Text(text) => text,
+        })
+    }
+
     fn keys_of<'v>(self, value_of: impl Fn(&str) -> Option<&'v str>, given: Option<Id>, lies: bool) -> Option<Keys> {
         let declaration = self.declaration();
         let mut terms = Terms::new();

@@ -1,83 +1,209 @@
-//! Authorization of writes by the tokens of a service's token file.
+//! Authorization of writes: by the tokens of a service's token file, and by users' JSON Web Tokens.
 
+use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use record::edit::New;
 use record::model::Collection;
 use record::token::{Name, TokenFile, TokenFileError};
 use warp::http::HeaderMap;
 use warp::http::header::{AUTHORIZATION, HeaderValue};
 
-use crate::problem::Problem;
+use crate::jwt::{self, Keys, Meant, Refused, User};
+use crate::problem::{Problem, Unknown};
 
-/// The tokens that may write to one service.
+/// The characters of a user's id that the access log shows as they are.
+const IN_LOGS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'@').remove(b'|');
+
+/// Those who may write to one service.
 #[derive(Debug)]
-pub struct Tokens {
+pub struct Writers {
     collection: Collection,
-    /// Those in force; `None` if the service is read-only.
-    tokens: Option<RwLock<Arc<TokenFile>>>,
+    /// `None` if the service is read-only.
+    in_force: Option<RwLock<Arc<InForce>>>,
 }
 
-impl Tokens {
-    /// Returns no tokens: the service is read-only.
+/// What lets clients write, at a moment.
+#[derive(Clone, Debug, Default)]
+struct InForce {
+    tokens: Arc<TokenFile>,
+    keys: Arc<Keys>,
+    /// `None` if no JSON Web Token is accepted.
+    meant: Option<Arc<Meant>>,
+}
+
+/// Reads the tokens of the file at `path`. Fails if it has none.
+pub fn read_tokens(path: &Path) -> Result<TokenFile, TokenFileError> {
+    let file = TokenFile::read(path)?;
+    if file.count() == 0 {
+        let reason = "there is no token in it. `seed token` adds one; without --write-token-file, nobody may write";
+        return Err(TokenFileError::Whole { path: path.to_owned(), reason });
+    }
+    Ok(file)
+}
+
+impl Writers {
+    /// Returns nobody: the service is read-only.
     pub fn none(collection: Collection) -> Self {
-        Self { collection, tokens: None }
+        Self { collection, in_force: None }
     }
 
-    /// Reads the tokens of the file at `path`. Fails if it has none. Does not watch the file for changes.
-    pub fn read(collection: Collection, path: &Path) -> Result<Self, TokenFileError> {
-        let file = TokenFile::read(path)?;
-        if file.count() == 0 {
-            let reason = "there is no token in it. `seed token` adds one; without --write-token-file, nobody may write";
-            return Err(TokenFileError::Whole { path: path.to_owned(), reason });
-        }
-        Ok(Self::of(collection, file))
-    }
-
-    fn of(collection: Collection, file: TokenFile) -> Self {
-        Self { collection, tokens: Some(RwLock::new(Arc::new(file))) }
+    /// Returns those with one of the `tokens`, and the users with a JSON Web Token by one of the keys that is meant so.
+    pub fn new(collection: Collection, tokens: TokenFile, jwt: Option<(Keys, Meant)>) -> Self {
+        let (keys, meant) = jwt.unzip();
+        let (keys, meant) = (Arc::new(keys.unwrap_or_default()), meant.map(Arc::new));
+        Self { collection, in_force: Some(RwLock::new(Arc::new(InForce { tokens: Arc::new(tokens), keys, meant }))) }
     }
 
     /// Replaces the tokens in force with those of `file`, from the next request on. A file without tokens revokes all,
     /// so that the last token can be revoked. A read-only service stays read-only.
-    pub fn replace(&self, file: TokenFile) {
-        if let Some(tokens) = &self.tokens {
-            *tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(file);
+    pub fn replace_tokens(&self, file: TokenFile) {
+        self.replace(|in_force| in_force.tokens = Arc::new(file));
+    }
+
+    /// Replaces the keys in force, from the next request on. Without any key, no user may write.
+    pub fn replace_keys(&self, keys: Keys) {
+        self.replace(|in_force| in_force.keys = Arc::new(keys));
+    }
+
+    fn replace(&self, change: impl FnOnce(&mut InForce)) {
+        if let Some(in_force) = &self.in_force {
+            let mut in_force = in_force.write().unwrap_or_else(PoisonError::into_inner);
+            let mut changed = (**in_force).clone();
+            change(&mut changed);
+            *in_force = Arc::new(changed);
         }
     }
 
-    /// Returns the tokens in force; `None` if the service is read-only.
-    fn now(&self) -> Option<Arc<TokenFile>> {
-        let tokens = self.tokens.as_ref()?;
-        Some(Arc::clone(&tokens.read().unwrap_or_else(PoisonError::into_inner)))
+    /// Returns what is in force; `None` if the service is read-only.
+    fn now(&self) -> Option<Arc<InForce>> {
+        let in_force = self.in_force.as_ref()?;
+        Some(Arc::clone(&in_force.read().unwrap_or_else(PoisonError::into_inner)))
     }
 
-    /// Returns the number of tokens; 0 if the service is read-only.
-    pub fn count(&self) -> usize {
-        self.now().map_or(0, |file| file.count())
+    /// Returns the number of tokens, and that of keys.
+    pub fn counts(&self) -> (usize, usize) {
+        self.now().map_or((0, 0), |now| (now.tokens.count(), now.keys.count()))
     }
 
-    /// Returns the name of the token in `Authorization: Bearer SECRET`, the only header that counts.
+    /// Returns who writes, by `Authorization: Bearer TOKEN`, the only header that counts.
     ///
     /// # Errors
-    /// The service is read-only, or there is not exactly one such header with a known token.
-    pub fn authorize(&self, headers: &HeaderMap) -> Result<Name, Problem> {
-        let tokens = self.now().ok_or(Problem::ReadOnly(self.collection))?;
+    /// The service is read-only, or there is not exactly one such header with a token that may write.
+    pub fn authorize(&self, headers: &HeaderMap) -> Result<Writer, Problem> {
+        let collection = self.collection;
+        let by = self.now().ok_or(Problem::ReadOnly(collection))?;
+        let refuse = |unknown| Problem::Unauthorized { realm: collection, unknown };
         // With two headers, a proxy in front may have checked the other one.
-        let secrets: Vec<Option<&[u8]>> = headers.get_all(AUTHORIZATION).iter().map(bearer).collect();
-        let name = match secrets[..] {
-            [Some(secret)] => tokens.find(self.collection, secret),
-            _ => None,
+        let tokens: Vec<Option<&[u8]>> = headers.get_all(AUTHORIZATION).iter().map(bearer).collect();
+        let token = match tokens[..] {
+            [Some(token)] => token,
+            _ if tokens.iter().any(Option::is_some) => return Err(refuse(Unknown::Token)),
+            _ => return Err(refuse(Unknown::Nobody)),
         };
-        let given = secrets.iter().any(Option::is_some);
-        name.ok_or(Problem::Unauthorized { realm: self.collection, given })
+        if let Some(name) = by.tokens.find(collection, token) {
+            return Ok(Writer { who: Who::Token(name), collection, by });
+        }
+        let meant = by.meant.as_ref().filter(|_| token.contains(&b'.')).ok_or_else(|| refuse(Unknown::Token))?;
+        match by.keys.check(token, meant, collection) {
+            Ok(user) => Ok(Writer { who: Who::User(user), collection, by }),
+            Err(Refused::Token(why)) => Err(refuse(Unknown::Jwt(why))),
+            Err(Refused::Scope) => Err(Problem::NoScope { realm: collection, scope: jwt::WRITE }),
+        }
+    }
+
+    /// Checks that `writer` may still write: its token may have been revoked while a body arrived.
+    ///
+    /// # Errors
+    /// It may not.
+    pub fn check_again(&self, writer: &Writer, headers: &HeaderMap) -> Result<(), Problem> {
+        let is_same = self.now().is_some_and(|now| Arc::ptr_eq(&now, &writer.by));
+        if is_same && !writer.has_ended() { Ok(()) } else { self.authorize(headers).map(drop) }
     }
 }
 
-/// Returns the secret in the value of an `Authorization` header, if its scheme is `Bearer`.
+/// Who writes. The server writes it into the access log if it is in a response's extensions.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    who: Who,
+    collection: Collection,
+    /// What let it write.
+    by: Arc<InForce>,
+}
+
+#[derive(Clone, Debug)]
+enum Who {
+    /// A token of the token file. It may write everything.
+    Token(Name),
+    User(User),
+}
+
+impl Writer {
+    fn has_ended(&self) -> bool {
+        let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        matches!(&self.who, Who::User(user) if user.until <= now())
+    }
+
+    /// Checks that it may write the records of all owners, and read what only they may.
+    ///
+    /// # Errors
+    /// It may not.
+    pub(crate) fn check_all(&self) -> Result<(), Problem> {
+        match &self.who {
+            Who::User(user) if !user.is_admin => Err(Problem::NoScope { realm: self.collection, scope: jwt::ADMIN }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that it may write the record `json`: the one that is there as well as the one that is to be.
+    ///
+    /// # Errors
+    /// The declaration names an owner, and it is another.
+    pub(crate) fn check_record(&self, json: &str) -> Result<(), Problem> {
+        let collection = self.collection;
+        match &self.who {
+            Who::User(user) if !user.is_admin && collection.declaration().owner.is_some() => {
+                let is_own = collection.owner_of(json).is_some_and(|owner| owner == user.id);
+                if is_own { Ok(()) } else { Err(Problem::NotOwner { realm: collection, line: None }) }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that it may create a record. Its id, unless the body has one, is no user's yet.
+    ///
+    /// # Errors
+    /// The declaration names an owner, and it is another.
+    pub(crate) fn check_new(&self, new: &New) -> Result<(), Problem> {
+        self.check_record(new.body())
+    }
+
+    /// Returns a key that no other writer has.
+    pub(crate) fn own_key(&self, key: &str) -> String {
+        match &self.who {
+            // A token's name has no colon.
+            Who::Token(name) => format!("{name}/{key}"),
+            Who::User(User { id, .. }) => format!("{}:{id}/{key}", id.len()),
+        }
+    }
+}
+
+impl fmt::Display for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.who {
+            Who::Token(name) => name.fmt(f),
+            Who::User(user) => write!(f, "user:{}", utf8_percent_encode(&user.id, IN_LOGS)),
+        }
+    }
+}
+
+/// Returns the token in the value of an `Authorization` header, if its scheme is `Bearer`.
 fn bearer(value: &HeaderValue) -> Option<&[u8]> {
-    let (scheme, secret) = value.as_bytes().split_at_checked("Bearer ".len())?;
-    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| secret.trim_ascii())
+    let (scheme, token) = value.as_bytes().split_at_checked("Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
 }
 
 #[cfg(test)]
@@ -92,16 +218,16 @@ mod tests {
     use super::*;
 
     /// Returns tokens of posts, `ci` and `phone`, and their secrets.
-    fn tokens() -> (Tokens, String, String) {
+    fn tokens() -> (Writers, String, String) {
         let [one, two] = [[1; 32], [2; 32]].map(|random| secret(sample::posts(), random));
         let [ci, phone] = ["ci", "phone"].map(|name| name.parse().unwrap());
         let path = Path::new("f");
         let file = TokenFile::default().with(path, &ci, &one).unwrap().with(path, &phone, &two).unwrap();
-        (Tokens::of(sample::posts(), file), one, two)
+        (Writers::new(sample::posts(), file, None), one, two)
     }
 
     /// Returns the token's name, or the status and the challenge of the refusal.
-    fn ask(tokens: &Tokens, values: &[&str]) -> Result<String, (u16, String)> {
+    fn ask(tokens: &Writers, values: &[&str]) -> Result<String, (u16, String)> {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(AUTHORIZATION, HeaderValue::from_bytes(value.as_bytes()).unwrap());
@@ -153,7 +279,8 @@ mod tests {
         let secret = secret(sample::posts(), [7; 32]);
         fs::write(&path, TokenFile::default().with(&path, &"ci".parse().unwrap(), &secret).unwrap().text()).unwrap();
         for collection in sample::all() {
-            let answer = ask(&Tokens::read(collection, &path).unwrap(), &[&format!("Bearer {secret}")]);
+            let answer =
+                ask(&Writers::new(collection, read_tokens(&path).unwrap(), None), &[&format!("Bearer {secret}")]);
             assert_eq!(answer.is_ok(), collection == sample::posts(), "{answer:?}");
         }
     }
@@ -163,7 +290,7 @@ mod tests {
         let (_, one, _) = tokens();
         for values in [vec![], vec![format!("Bearer {one}")]] {
             let values: Vec<&str> = values.iter().map(String::as_str).collect();
-            assert_eq!(ask(&Tokens::none(sample::posts()), &values), Err((403, String::new())));
+            assert_eq!(ask(&Writers::none(sample::posts()), &values), Err((403, String::new())));
         }
     }
 
@@ -173,22 +300,22 @@ mod tests {
         let path = Path::new("f");
         let ask = |secret: &str| ask(&tokens, &[&format!("Bearer {secret}")]).map_err(|(status, _)| status);
         // The same name with another secret is another token.
-        tokens.replace(TokenFile::default().with(path, &"ci".parse().unwrap(), &two).unwrap());
-        assert_eq!((tokens.count(), ask(&one), ask(&two)), (1, Err(401), Ok("ci".to_owned())));
-        tokens.replace(TokenFile::default());
-        assert_eq!((tokens.count(), ask(&one), ask(&two)), (0, Err(401), Err(401)));
-        tokens.replace(TokenFile::default().with(path, &"new".parse().unwrap(), &one).unwrap());
-        assert_eq!((tokens.count(), ask(&one), ask(&two)), (1, Ok("new".to_owned()), Err(401)));
+        tokens.replace_tokens(TokenFile::default().with(path, &"ci".parse().unwrap(), &two).unwrap());
+        assert_eq!((tokens.counts().0, ask(&one), ask(&two)), (1, Err(401), Ok("ci".to_owned())));
+        tokens.replace_tokens(TokenFile::default());
+        assert_eq!((tokens.counts().0, ask(&one), ask(&two)), (0, Err(401), Err(401)));
+        tokens.replace_tokens(TokenFile::default().with(path, &"new".parse().unwrap(), &one).unwrap());
+        assert_eq!((tokens.counts().0, ask(&one), ask(&two)), (1, Ok("new".to_owned()), Err(401)));
 
-        let read_only = Tokens::none(sample::posts());
-        read_only.replace(TokenFile::default().with(path, &"ci".parse().unwrap(), &one).unwrap());
+        let read_only = Writers::none(sample::posts());
+        read_only.replace_tokens(TokenFile::default().with(path, &"ci".parse().unwrap(), &one).unwrap());
         assert_eq!(super::tests::ask(&read_only, &[&format!("Bearer {one}")]), Err((403, String::new())));
     }
 
     #[test]
     fn a_secret_gives_the_name_of_its_token() {
         let (tokens, one, two) = tokens();
-        assert_eq!(tokens.count(), 2);
+        assert_eq!(tokens.counts().0, 2);
         for (value, name) in [
             (format!("Bearer {one}"), "ci"),
             (format!("Bearer {two}"), "phone"),
@@ -203,7 +330,7 @@ mod tests {
     fn an_empty_overlong_non_text_or_absent_file_is_refused_and_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tokens");
-        let read = || Tokens::read(sample::posts(), &path).unwrap_err().to_string();
+        let read = || read_tokens(&path).unwrap_err().to_string();
         let begin = format!("{}: ", path.display());
         assert!(read().starts_with(&format!("{begin}the token file cannot be read: No such file")), "{}", read());
         for (content, reason) in [

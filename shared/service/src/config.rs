@@ -1,7 +1,7 @@
 //! The command line of every service.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::{FalseyValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
@@ -13,6 +13,7 @@ use record::model::Collection;
 use store::{Durability, OnDamage};
 
 use crate::cors::Origin;
+use crate::jwt::Meant;
 use crate::logging::LogFormat;
 use crate::manual;
 use crate::memory;
@@ -58,6 +59,23 @@ pub(crate) struct Config {
     /// Let clients with a token of this file write; without it, the service is read-only
     #[arg(long, value_name = "FILE", env = "WRITE_TOKEN_FILE")]
     pub(crate) write_token_file: Option<PathBuf>,
+
+    /// Let users write what is theirs who have a JSON Web Token signed by one of these public keys: a JWKS for RS256, ES256 or
+    /// EdDSA
+    #[arg(long, value_name = "FILE", env = "JWT_KEYS", requires_all = ["jwt_audience", "jwt_issuer"])]
+    pub(crate) jwt_keys: Option<PathBuf>,
+
+    /// The audience that such a token must name (aud)
+    #[arg(long, value_name = "TEXT", env = "JWT_AUDIENCE", requires = "jwt_keys")]
+    pub(crate) jwt_audience: Option<String>,
+
+    /// The issuer that such a token must name (iss)
+    #[arg(long, value_name = "TEXT", env = "JWT_ISSUER", requires = "jwt_keys")]
+    pub(crate) jwt_issuer: Option<String>,
+
+    /// The claim of such a token with the user's id
+    #[arg(long, value_name = "NAME", env = "JWT_USER_CLAIM", default_value = "sub")]
+    pub(crate) jwt_user_claim: String,
 
     /// How long to go on serving after the signal to end, while /ready already answers 503
     #[arg(long, value_name = "SECONDS", env = "DRAIN", default_value = "0", value_parser = parse_seconds)]
@@ -152,6 +170,13 @@ fn durability_parser() -> impl TypedValueParser<Value = Durability> {
 }
 
 impl Config {
+    /// Returns the file of keys, and what a token must say that one of them has signed.
+    pub(crate) fn meant(&self) -> Option<(&Path, Meant)> {
+        let (audience, issuer) = (self.jwt_audience.clone()?, self.jwt_issuer.clone()?);
+        let meant = Meant { audience, issuer, user_claim: self.jwt_user_claim.clone() };
+        Some((self.jwt_keys.as_deref()?, meant))
+    }
+
     pub(crate) fn on_damage(&self) -> OnDamage {
         if self.accept_loss { OnDamage::AcceptLoss } else { OnDamage::Refuse }
     }
@@ -223,7 +248,7 @@ impl Config {
         let examples: String = examples.iter().map(|(rest, what)| format!("  {call}{rest}\n      {what}\n")).collect();
         let rest = "RUST_LOG sets what is logged (default: info; access=off leaves out requests).\n\
                  SIGTERM and SIGINT end the service in order; a second one ends the wait of --drain.\n\
-                 SIGHUP reloads --write-token-file; if the file is invalid, the old tokens stay in force.\n\
+                 SIGHUP reloads --write-token-file and --jwt-keys; if a file is invalid, what it had stays in force.\n\
                  Exits with 0 after an orderly end, 1 if it cannot start or cannot flush, 2 for a wrong command line.";
         // `man` and `completions` need no folder.
         let command = Config::command().name(name).subcommand_negates_reqs(true);

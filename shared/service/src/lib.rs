@@ -6,10 +6,10 @@
 //! A request:
 //!
 //! 1. [`mod@routes`]: the table of all paths and methods
-//! 2. [`state`]: the store, the committer, the tokens and the health that the handlers share
+//! 2. [`state`]: the store, the committer, those who may write and the health that the handlers share
 //! 3. [`read`]: `GET` of a record or a list
 //! 4. [`mod@write`]: `POST`, `PUT`, `PATCH` and `DELETE`
-//! 5. [`authorize`], [`condition`]: the token that a write needs, and its `If-Match` or `If-None-Match`
+//! 5. [`authorize`], [`jwt`], [`condition`]: the token that a write needs, and its `If-Match` or `If-None-Match`
 //! 6. `changes`: each change as it happens; [`operate`]: backups and scrubs; [`admin`]: the operators' listener
 //! 7. [`health`]: the answer of `/ready`
 //! 8. `answer_cache`: answers repeated from memory, in front of the routes
@@ -42,6 +42,7 @@ pub mod connection;
 pub mod cors;
 mod exposition;
 pub mod health;
+pub mod jwt;
 pub mod logging;
 mod manual;
 mod memory;

@@ -20,7 +20,7 @@ use warp::reply::Response;
 
 use crate::condition::entity_tag;
 use crate::parameters::{BATCH, BOUNDS, PAGE_RECORDS, SKIPPED};
-use crate::problem::{Problem, READS, title_of};
+use crate::problem::{Problem, READS, Unknown, title_of};
 use crate::reference::File;
 use crate::reply::{self, Answer, LINES};
 
@@ -34,7 +34,11 @@ const PROBLEM: &str = "application/problem+json";
 const ERRORS: [(u16, &str, &[&str]); 19] = [
     (400, "It has no meaning: an id that is not one, an unknown parameter, a body that cannot be read.", &[]),
     (401, "It has no token that this service knows.", &["WWW-Authenticate"]),
-    (403, "The service has no tokens, so it is read-only.", &[]),
+    (
+        403,
+        "The service is read-only, or the token does not allow this; `WWW-Authenticate` names a scope that it lacks.",
+        &[],
+    ),
     (404, "There is no such record, or nothing at this path.", &[]),
     (405, "The path does not answer this method.", &["Allow"]),
     (408, "It came too slowly.", &[]),
@@ -670,7 +674,7 @@ fn errors(collection: Collection) -> Map<String, Value> {
 fn example_of(collection: Collection, status: u16) -> Option<Problem> {
     Some(match status {
         400 => Problem::NotAnId,
-        401 => Problem::Unauthorized { realm: collection, given: false },
+        401 => Problem::Unauthorized { realm: collection, unknown: Unknown::Nobody },
         403 => Problem::ReadOnly(collection),
         404 => Problem::NoSuchRecord,
         405 => Problem::MethodNotAllowed(READS),

@@ -21,7 +21,7 @@ use warp::http::StatusCode;
 use warp::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use warp::reply::{Reply, Response};
 
-use crate::authorize::Tokens;
+use crate::authorize::Writers;
 use crate::parameters::Parameters;
 use crate::problem::Problem;
 use crate::reply::Answer;
@@ -43,8 +43,8 @@ pub struct Operator {
     pub store: Store,
     /// Begins snapshots.
     pub commit: Commit,
-    /// The tokens that may read a backup.
-    pub tokens: Arc<Tokens>,
+    /// Those who may read a backup.
+    pub writers: Arc<Writers>,
     backups: Arc<Semaphore>,
     scrubs: Arc<Semaphore>,
     last_scrub: Arc<Mutex<Option<(u64, SystemTime)>>>,
@@ -53,9 +53,9 @@ pub struct Operator {
 
 impl Operator {
     /// Returns an operator of `store`.
-    pub fn new(store: Store, commit: Commit, tokens: Arc<Tokens>) -> Self {
+    pub fn new(store: Store, commit: Commit, writers: Arc<Writers>) -> Self {
         let [backups, scrubs] = [BACKUPS, 1].map(|count| Arc::new(Semaphore::new(count)));
-        Self { store, commit, tokens, backups, scrubs, last_scrub: Arc::default(), end: Arc::default() }
+        Self { store, commit, writers, backups, scrubs, last_scrub: Arc::default(), end: Arc::default() }
     }
 
     /// Scrubs again and again, with `pause` before each time.
@@ -81,8 +81,8 @@ impl Operator {
     pub(crate) async fn backup(self, headers: &HeaderMap, mut given: Parameters) -> Answer {
         let since = read_since(&mut given)?;
         given.finish(&["history", "since"])?;
-        let known = match self.tokens.authorize(headers) {
-            Ok(_) => true,
+        let known = match self.writers.authorize(headers) {
+            Ok(writer) => writer.check_all().map(|()| true)?,
             // A read-only service has no tokens. It gives the same records as its list.
             Err(Problem::ReadOnly(_)) => false,
             Err(problem) => return Err(problem),

@@ -16,6 +16,8 @@ use warp::http::{Method, StatusCode};
 use warp::reject::MethodNotAllowed;
 use warp::reply::Response;
 
+use crate::jwt;
+
 /// The methods of a path that is only read, for `Allow`.
 pub(crate) const READS: &str = "GET, HEAD";
 
@@ -51,8 +53,22 @@ pub enum Problem {
     Unauthorized {
         /// The collection whose token is required.
         realm: Collection,
-        /// Whether the request has a token.
-        given: bool,
+        /// What is wrong.
+        unknown: Unknown,
+    },
+    /// The user's token lacks a scope.
+    NoScope {
+        /// The collection that the scope is for.
+        realm: Collection,
+        /// What it allows.
+        scope: &'static str,
+    },
+    /// The record is another user's.
+    NotOwner {
+        /// The collection.
+        realm: Collection,
+        /// The line of the record in a body with several, from 1.
+        line: Option<usize>,
     },
     /// The store failed.
     Store(StoreError),
@@ -121,6 +137,17 @@ pub enum Problem {
     Unexpected(Rejection),
 }
 
+/// The reason why it is not known who asks.
+#[derive(Clone, Copy, Debug)]
+pub enum Unknown {
+    /// There is no token.
+    Nobody,
+    /// There is not exactly one token, or it is none of this service's.
+    Token,
+    /// The JSON Web Token is not accepted. The text says why.
+    Jwt(&'static str),
+}
+
 /// Names the reasons of problems, in this order.
 macro_rules! reasons {
     ($($problem:pat => $name:literal,)*) => {
@@ -150,6 +177,8 @@ reasons! {
     Problem::MethodNotAllowed(_) => "method-not-allowed",
     Problem::ReadOnly(_) => "read-only",
     Problem::Unauthorized { .. } => "unauthorized",
+    Problem::NoScope { .. } => "no-scope",
+    Problem::NotOwner { .. } => "not-owner",
     Problem::Store(_) => "store-failed",
     Problem::ConditionFailed => "condition-failed",
     Problem::MediaType => "media-type",
@@ -286,6 +315,7 @@ impl Problem {
     pub(crate) fn at_line(self, number: usize) -> Self {
         match self {
             Problem::Taken { singular, field, .. } => Problem::Taken { singular, field, line: Some(number) },
+            Problem::NotOwner { realm, .. } => Problem::NotOwner { realm, line: Some(number) },
             other => other,
         }
     }
@@ -317,7 +347,7 @@ impl Problem {
             | Problem::BodyBroken
             | Problem::NotAKey => StatusCode::BAD_REQUEST,
             Problem::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
-            Problem::ReadOnly(_) => StatusCode::FORBIDDEN,
+            Problem::ReadOnly(_) | Problem::NoScope { .. } | Problem::NotOwner { .. } => StatusCode::FORBIDDEN,
             Problem::NoSuchRecord | Problem::NoSuchPath => StatusCode::NOT_FOUND,
             Problem::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Problem::BodySlow => StatusCode::REQUEST_TIMEOUT,
@@ -364,10 +394,23 @@ impl Problem {
                 )
                 .into();
             }
-            Problem::Unauthorized { realm, given } => {
-                let what = if *given { "The token is not one" } else { "Writing needs a token" };
+            Problem::Unauthorized { unknown: Unknown::Jwt(why), .. } => return format!("The token: {why}.").into(),
+            Problem::Unauthorized { realm, unknown } => {
+                let what = if let Unknown::Nobody = unknown { "Writing needs a token" } else { "The token is not one" };
                 let how = "send it once, as `Authorization: Bearer`.";
                 return format!("{what} of the service {}; {how}", realm.name()).into();
+            }
+            Problem::NoScope { realm, scope } => {
+                return format!("The token lacks the scope {}.", jwt::scope(*realm, scope)).into();
+            }
+            Problem::NotOwner { realm, line } => {
+                let line = line.map_or(String::new(), |line| format!(" (line {line})"));
+                let (owner, admin) =
+                    (realm.declaration().owner.as_deref().unwrap_or("id"), jwt::scope(*realm, jwt::ADMIN));
+                return format!(
+                    "A user writes only what is his own, by `{owner}`, before and after{line}; the scope {admin} allows all."
+                )
+                .into();
             }
             Problem::BodyTooLarge(most) => return format!("A body has at most {most} bytes.").into(),
             Problem::BatchTooLong => return format!("A body has at most {BATCH_RECORDS} records.").into(),
@@ -418,10 +461,16 @@ impl Problem {
         text.into()
     }
 
-    /// Returns the challenge of a 401 (RFC 6750).
+    /// Returns the challenge of a token that is unknown or allows too little (RFC 6750).
     fn challenge(&self) -> Option<HeaderValue> {
-        let Problem::Unauthorized { realm, given } = self else { return None };
-        let error = if *given { r#", error="invalid_token""# } else { "" };
+        let (realm, error) = match self {
+            Problem::Unauthorized { realm, unknown: Unknown::Nobody } => (realm, String::new()),
+            Problem::Unauthorized { realm, .. } => (realm, r#", error="invalid_token""#.to_owned()),
+            Problem::NoScope { realm, scope } => {
+                (realm, format!(r#", error="insufficient_scope", scope="{}""#, jwt::scope(*realm, scope)))
+            }
+            _ => return None,
+        };
         let challenge = format!(r#"Bearer realm="{}"{error}"#, realm.name());
         Some(challenge.try_into().expect("a collection's name can be sent"))
     }

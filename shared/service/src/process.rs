@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +10,7 @@ use std::time::Duration;
 use std::{env, io, panic, thread};
 
 use record::model::Collection;
-use record::token::TokenFileError;
+use record::token::TokenFile;
 use record::words::agree;
 use store::desk::Counter;
 use store::fill::{FillError, Slice};
@@ -22,10 +23,11 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{sleep, timeout};
 
 use crate::admin::{Admin, AdminListener};
-use crate::authorize::Tokens;
-use crate::broker::{self, Broker};
+use crate::authorize::{Writers, read_tokens};
+use crate::broker::{self, Broker, Reloaded};
 use crate::config::{Command, Config, Service};
 use crate::health::Health;
+use crate::jwt::Keys;
 use crate::logging::{log_panics, start_log};
 use crate::operate::Operator;
 use crate::routes::{Own, routes};
@@ -135,7 +137,7 @@ struct Outside {
     /// The place of the copy and the original folder, if the file system is read-only and `folder` is a copy.
     copied: Option<(TempDir, Folder)>,
     slice: Option<Slice>,
-    tokens: Arc<Tokens>,
+    writers: Arc<Writers>,
     counter: Option<Counter>,
     broker: Option<Broker>,
     admin: Option<AdminListener>,
@@ -166,19 +168,21 @@ impl Outside {
         } else {
             (folder, None)
         };
-        let tokens = Arc::new(read_tokens(collection, config)?);
+        let writers = Arc::new(read_writers(collection, config)?);
         let counter = if copied.is_none() { open_counter(&folder) } else { None };
-        let broker = config.write_token_file.as_deref().map(Broker::start).transpose()?;
+        let tokens = config.write_token_file.clone().map(Reloaded::Tokens);
+        let files: Vec<Reloaded> = tokens.into_iter().chain(config.jwt_keys.clone().map(Reloaded::Keys)).collect();
+        let broker = if files.is_empty() { None } else { Some(Broker::start(files)?) };
         let admin = config.admin_listen.as_deref().map(open_admin).transpose()?;
         let socket = bind(config.listen).map_err(|error| cannot_listen(config, &error))?;
-        Ok(Self { hangups, threads, folder, copied, slice, tokens, counter, broker, admin, socket })
+        Ok(Self { hangups, threads, folder, copied, slice, writers, counter, broker, admin, socket })
     }
 
     /// Opens the database and serves it until a signal ends the service.
     async fn serve(self, collection: Collection, own: Option<Own>, config: &Config) -> Result<(), Box<dyn Error>> {
-        let Self { hangups, threads, folder, copied, slice, tokens, counter, broker, admin, socket } = self;
+        let Self { hangups, threads, folder, copied, slice, writers, counter, broker, admin, socket } = self;
         let mut signals = Signals::new()?;
-        tokio::spawn(broker::reload(hangups, broker, Arc::clone(&tokens)));
+        tokio::spawn(broker::reload(hangups, broker, Arc::clone(&writers)));
         let folder = Arc::new(folder);
         let opening = {
             let (folder, on_damage) = (Arc::clone(&folder), config.on_damage());
@@ -196,8 +200,8 @@ impl Outside {
         let listener = socket.listen(BACKLOG).map_err(|error| cannot_listen(config, &error))?;
         log::info!("serving {} on http://{}", folder.path().display(), listener.local_addr()?);
         let commit = Commit::start(&store, config.durability)?;
-        let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&tokens));
-        let state = State { store, commit, tokens, operator, health: Health::default() };
+        let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&writers));
+        let state = State { store, commit, writers, operator, health: Health::default() };
         let scrubs = tokio::spawn(scrub_regularly(state.operator.clone(), config.scrub_every));
         let mut making = Making::start(redeclaration, &state.health);
         let end = async {
@@ -364,15 +368,40 @@ fn read_through_a_copy(folder: &Folder) -> Result<TempDir, String> {
     tempfile::tempdir().map_err(cannot)
 }
 
-/// Reads the tokens that may write; none if there is no token file.
-fn read_tokens(collection: Collection, config: &Config) -> Result<Tokens, TokenFileError> {
-    let Some(path) = &config.write_token_file else {
+/// Reads who may write; nobody if there are neither tokens nor keys.
+fn read_writers(collection: Collection, config: &Config) -> Result<Writers, Box<dyn Error>> {
+    let jwt =
+        config.meant().map(|(path, meant)| Ok::<_, Box<dyn Error>>((path, read_keys(path)?, meant))).transpose()?;
+    if config.write_token_file.is_none() && jwt.is_none() {
         log::info!("read-only, since there is no --write-token-file");
-        return Ok(Tokens::none(collection));
-    };
-    let tokens = Tokens::read(collection, path)?;
-    log::info!("open for writes; tokens of {}: {}", path.display(), tokens.count());
-    Ok(tokens)
+        return Ok(Writers::none(collection));
+    }
+    let mut tokens = TokenFile::default();
+    if let Some(path) = &config.write_token_file {
+        tokens = read_tokens(path)?;
+        log::info!("open for writes; tokens of {}: {}", path.display(), tokens.count());
+    }
+    if let Some((path, keys, _)) = &jwt {
+        let (path, count, left_out) = (path.display(), keys.count(), keys.left_out());
+        log::info!(
+            "open for users' writes; keys of {path}: {count}; left out, since they are for something else: {left_out}"
+        );
+        if collection.declaration().owner.is_none() {
+            let name = collection.name();
+            log::warn!("{name} declares no owner, so a user with the scope {name}:write may write all of it");
+        }
+    }
+    Ok(Writers::new(collection, tokens, jwt.map(|(_, keys, meant)| (keys, meant))))
+}
+
+/// Reads the keys of the file at `path`. Fails if none of them can check tokens.
+fn read_keys(path: &Path) -> Result<Keys, Box<dyn Error>> {
+    let keys = Keys::read(path)?;
+    if keys.count() == 0 {
+        let path = path.display();
+        return Err(format!("{path}: it has no key for RS256, ES256 or EdDSA; save the provider's JWKS there").into());
+    }
+    Ok(keys)
 }
 
 /// Binds but does not listen yet: until the database is open, it is better to refuse clients than to let them wait.

@@ -29,7 +29,6 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use log::Level;
 use percent_encoding::percent_decode_str;
-use record::token;
 use record::words::agree;
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -38,6 +37,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::access_log::{self, Line};
+use crate::authorize::Writer;
 use crate::connection::{self, BUFFER, CONNECTIONS, Connections, Guard, SEND_BUFFER, SWEEP};
 use crate::metrics::Tally;
 use crate::problem::Problem;
@@ -245,7 +245,7 @@ fn find_ids(headers: &HeaderMap) -> [Option<&HeaderValue>; 2] {
     [id, trace]
 }
 
-/// Writes a request's line to the access log. A handler can put the name of a token into its response's extensions for
+/// Writes a request's line to the access log. A handler can put the writer into its response's extensions for
 /// that line.
 fn log_request<B: Body>(
     method: &Method,
@@ -267,7 +267,7 @@ fn log_request<B: Body>(
             client,
             id: id.and_then(read_request_id),
             trace: trace.and_then(read_trace),
-            token: response.extensions().get::<token::Name>().map(|name| name as &dyn Display),
+            token: response.extensions().get::<Writer>().map(|writer| writer as &dyn Display),
         };
         line.log(level);
     }

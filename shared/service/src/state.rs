@@ -6,7 +6,7 @@ use bytes::Buf;
 use futures_util::Stream;
 use store::{Commit, Store};
 
-use crate::authorize::Tokens;
+use crate::authorize::Writers;
 use crate::health::Health;
 use crate::operate::Operator;
 
@@ -17,8 +17,8 @@ pub struct State {
     pub store: Store,
     /// Hands writes to the committer.
     pub commit: Commit,
-    /// The tokens that may write.
-    pub tokens: Arc<Tokens>,
+    /// Those who may write.
+    pub writers: Arc<Writers>,
     /// Runs backups and scrubs.
     pub operator: Operator,
     /// The service's readiness.

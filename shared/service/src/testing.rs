@@ -1,6 +1,5 @@
 //! A service on a free port with a fresh folder, for the tests of every service.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -19,7 +18,7 @@ use tokio::sync::oneshot;
 use ureq::http::{HeaderMap, Response};
 
 use crate::admin::{Admin, AdminListener};
-use crate::authorize::Tokens;
+use crate::authorize::Writers;
 use crate::health::Health;
 use crate::operate::Operator;
 use crate::routes::{Own, routes};
@@ -51,14 +50,11 @@ pub fn bearer(collection: Collection) -> String {
     format!("Bearer {}_secret", collection.name())
 }
 
-/// Writes a token file into `folder` and reads it.
-fn tokens(collection: Collection, folder: &Path) -> Tokens {
-    let path = folder.join("tokens");
+/// Returns the token file with the secret of [`bearer`] alone.
+pub fn tokens(collection: Collection) -> TokenFile {
     let name = "test".parse().expect("it is a name");
-    let file =
-        TokenFile::default().with(&path, &name, &format!("{}_secret", collection.name())).expect("it is the first");
-    fs::write(&path, file.text()).expect("it can be written");
-    Tokens::read(collection, &path).expect("it was just made")
+    let secret = format!("{}_secret", collection.name());
+    TokenFile::default().with(Path::new("tokens"), &name, &secret).expect("it is the first")
 }
 
 /// The answer to a request.
@@ -82,24 +78,33 @@ impl Answer {
 impl App {
     /// Serves `records`, each in the text of the monolith's file.
     pub fn spawn<R: AsRef<str>>(collection: Collection, records: impl IntoIterator<Item = R>) -> Self {
-        Self::start(collection, None, records, false)
+        Self::start(collection, None, records, Writers::none(collection))
     }
 
     /// Serves `records` with a service's own routes.
     pub fn spawn_with<R: AsRef<str>>(collection: Collection, own: Own, records: impl IntoIterator<Item = R>) -> Self {
-        Self::start(collection, Some(own), records, false)
+        Self::start(collection, Some(own), records, Writers::none(collection))
     }
 
     /// Serves `records`, and lets clients write that send [`bearer`].
     pub fn spawn_writable<R: AsRef<str>>(collection: Collection, records: impl IntoIterator<Item = R>) -> Self {
-        Self::start(collection, None, records, true)
+        Self::spawn_for(collection, Writers::new(collection, tokens(collection), None), records)
+    }
+
+    /// Serves `records`, and lets these clients write.
+    pub fn spawn_for<R: AsRef<str>>(
+        collection: Collection,
+        writers: Writers,
+        records: impl IntoIterator<Item = R>,
+    ) -> Self {
+        Self::start(collection, None, records, writers)
     }
 
     fn start<R: AsRef<str>>(
         collection: Collection,
         own: Option<Own>,
         records: impl IntoIterator<Item = R>,
-        writable: bool,
+        writers: Writers,
     ) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder can be made");
         let store = Store::create(&dir.path().join("db"), collection).expect("a database can be made");
@@ -118,7 +123,7 @@ impl App {
         redeclaration.make(&AtomicBool::new(false)).expect("words can be listed");
         let health = Health::default();
         let of_state = health.clone();
-        let tokens = Arc::new(if writable { tokens(collection, dir.path()) } else { Tokens::none(collection) });
+        let writers = Arc::new(writers);
         let (shutdown, asked) = oneshot::channel();
         let (tell_address, address) = std::sync::mpsc::channel();
         let operators = AdminListener::open("127.0.0.1:0").expect("there is a free port");
@@ -131,8 +136,8 @@ impl App {
                 tell_address.send(listener.local_addr().expect("it is bound")).expect("the test waits");
                 // Enough, since tests do not cut the power.
                 let commit = Commit::start(&store, Durability::Process).expect("a thread can be started");
-                let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&tokens));
-                let state = State { store, commit, tokens, operator, health: of_state };
+                let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&writers));
+                let state = State { store, commit, writers, operator, health: of_state };
                 let workers = Workers::start(2).expect("threads can be started");
                 let routes = routes(&state, own, CACHE);
                 let operators = tokio::spawn(operators.serve(Admin::new(&state, &routes)));

@@ -1,7 +1,7 @@
 //! Answers to writes.
 //!
-//! A request is checked in this order: its token, then its body, and then, in the committer's one thread, its condition
-//! and whether the resulting record fits the model.
+//! A request is checked in this order: its token, then its body, and then, in the committer's one thread, the record's
+//! owner, the request's condition, and whether the resulting record fits the model and has the same owner.
 
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -18,7 +18,6 @@ use record::id::Id;
 use record::json::{Fault, Object, members};
 use record::limits::{BATCH_BYTES, BATCH_RECORDS, BODY_BYTES, Violation};
 use record::model::{Collection, Index, Record, Term};
-use record::token::Name;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use store::{Found, KeptRecord, Transaction};
@@ -29,6 +28,7 @@ use warp::http::header::{
 use warp::http::{Method, StatusCode};
 use warp::reply::{Reply, Response};
 
+use crate::authorize::Writer;
 use crate::condition::{Condition, entity_tag, tag_text};
 use crate::problem::Problem;
 use crate::reply::{self, Answer, LINES};
@@ -59,24 +59,26 @@ pub(crate) async fn post(state: State, headers: &HeaderMap, body: impl Body) -> 
 }
 
 async fn create_posted(state: State, headers: &HeaderMap, body: &mut Arriving<'_, impl Body>) -> Answer {
-    let token = state.may_write(headers)?;
+    let writer = state.may_write(headers)?;
     let collection = state.store.collection();
     let answer = async {
         if !Condition::read(headers).allows_addition() {
             return Err(Problem::ConditionFailed);
         }
-        let key = read_idempotency_key(headers, &token)?;
+        let key = read_idempotency_key(headers, &writer)?;
         if read_kind(headers) == LINES {
-            let batch = Batch::read(collection, &state.body(headers, body, BATCH_BYTES).await?)?;
+            let batch = Batch::read(collection, &state.body(&writer, headers, body, BATCH_BYTES).await?)?;
+            batch.check_owners(&writer)?;
             return state.commit.write(move |now| batch.create(now, collection, key)).await?;
         }
-        let body = state.json_body(headers, body, false).await?;
+        let body = state.json_body(&writer, headers, body, false).await?;
         // Checked before an id is given, and outside the committer's one thread.
         let new = edit::create(collection, body).map_err(Problem::Invalid)?;
+        writer.check_new(&new)?;
         state.commit.write(move |now| create(now, collection, key, &new)).await?
     };
     let answer = answer.await;
-    sign(token, &Method::POST, answer)
+    sign(writer, &Method::POST, answer)
 }
 
 /// Refuses a write for a reason that its body has no part in.
@@ -107,9 +109,10 @@ async fn change_named(
     headers: &HeaderMap,
     body: &mut Arriving<'_, impl Body>,
 ) -> Answer {
-    let token = state.may_write(headers)?;
+    let writer = state.may_write(headers)?;
     let answer = async {
-        let target = Target { collection: state.store.collection(), name: name?, condition: Condition::read(headers) };
+        let (collection, condition) = (state.store.collection(), Condition::read(headers));
+        let target = Target { collection, name: name?, condition, writer: writer.clone() };
         if *method == Method::DELETE {
             return state.commit.write(move |now| target.delete(now)).await?;
         }
@@ -117,33 +120,34 @@ async fn change_named(
         if !is_patch && headers.contains_key(CONTENT_RANGE) {
             return Err(Problem::PartOfRecord);
         }
-        let body = state.json_body(headers, body, is_patch).await?;
+        let body = state.json_body(&writer, headers, body, is_patch).await?;
         state
             .commit
             .write(move |now| if is_patch { target.merge(now, &body) } else { target.replace(now, &body) })
             .await?
     };
     let answer = answer.await;
-    sign(token, method, answer)
+    sign(writer, method, answer)
 }
 
-/// Puts the token's name into the answer's extensions, for the access log.
-fn sign(token: Name, method: &Method, answer: Answer) -> Answer {
+/// Puts the writer into the answer's extensions, for the access log.
+fn sign(writer: Writer, method: &Method, answer: Answer) -> Answer {
     let mut response = answer.unwrap_or_else(|problem| problem.into_response(method));
-    response.extensions_mut().insert(token);
+    response.extensions_mut().insert(writer);
     Ok(response)
 }
 
 impl State {
-    /// Returns the name of the request's token if the request may write.
-    fn may_write(&self, headers: &HeaderMap) -> Result<Name, Problem> {
-        let name = self.tokens.authorize(headers)?;
-        if self.store.is_read_only() { Err(Problem::DiskReadOnly) } else { Ok(name) }
+    /// Returns who writes, if the request may.
+    fn may_write(&self, headers: &HeaderMap) -> Result<Writer, Problem> {
+        let writer = self.writers.authorize(headers)?;
+        if self.store.is_read_only() { Err(Problem::DiskReadOnly) } else { Ok(writer) }
     }
 
     /// Reads a JSON body into canonical text.
     async fn json_body(
         &self,
+        writer: &Writer,
         headers: &HeaderMap,
         body: &mut Arriving<'_, impl Body>,
         is_patch: bool,
@@ -151,12 +155,13 @@ impl State {
         if !is_json(headers, is_patch) {
             return Err(Problem::MediaType);
         }
-        edit::read(&self.body(headers, body, BODY_BYTES).await?).map_err(Problem::Malformed)
+        edit::read(&self.body(writer, headers, body, BODY_BYTES).await?).map_err(Problem::Malformed)
     }
 
     /// Reads a body of at most `most` bytes.
     async fn body(
         &self,
+        writer: &Writer,
         headers: &HeaderMap,
         body: &mut Arriving<'_, impl Body>,
         most: usize,
@@ -165,8 +170,7 @@ impl State {
             return Err(Problem::Encoded);
         }
         let bytes = body.collect(most).await?;
-        // The token may have been revoked while the body arrived.
-        self.tokens.authorize(headers)?;
+        self.writers.check_again(writer, headers)?;
         Ok(bytes)
     }
 }
@@ -288,6 +292,12 @@ impl Batch {
         Ok(Self { request, records })
     }
 
+    /// Checks that `writer` may create all records.
+    fn check_owners(&self, writer: &Writer) -> Result<(), Problem> {
+        let mut lines = (1..).zip(&self.records);
+        lines.try_for_each(|(line, new)| writer.check_new(new).map_err(|problem| problem.at_line(line)))
+    }
+
     /// Creates the records, or returns the kept answer of an earlier request with that key.
     fn create(&self, now: &mut Transaction, collection: Collection, key: Option<String>) -> Answer {
         if let Some(kept) = key.as_ref().map(|key| now.kept(key)).transpose()?.flatten() {
@@ -341,15 +351,16 @@ impl Batch {
     }
 }
 
-/// The record that a request names, and the condition that must hold for it.
+/// The record that a request names, the condition that must hold for it, and who asks.
 struct Target {
     collection: Collection,
     name: RecordName,
     condition: Condition,
+    writer: Writer,
 }
 
 impl Target {
-    /// Returns the record's id and current state if the condition allows the write. The id is `None` if ids are texts
+    /// Returns the record's id and current state if its owner and the condition allow the write. The id is `None` if ids are texts
     /// and no record has this one.
     fn find(&self, now: &Transaction) -> Result<(Option<Id>, Option<Found>), Problem> {
         let id = match &self.name {
@@ -358,6 +369,9 @@ impl Target {
             RecordName::Single => Some(Id::FIRST),
         };
         let found = id.map(|id| now.get(id)).transpose()?.flatten();
+        if let Some(found) = &found {
+            self.writer.check_record(&found.json)?;
+        }
         let tag = found.as_ref().map(|found| entity_tag(found.revision, found.json.as_bytes()));
         if self.condition.allows_write(tag.as_ref()) { Ok((id, found)) } else { Err(Problem::ConditionFailed) }
     }
@@ -376,6 +390,7 @@ impl Target {
         }
         let current = found.as_ref().map(|found| &*found.json);
         let json = edit::replace(self.collection, body, &self.name, current).map_err(Problem::Invalid)?;
+        self.writer.check_record(&json)?;
         let (_, Found { revision, json }) = put(now, self.collection, id, |_| json)?;
         if found.is_none() {
             Ok(respond_created(self.collection, revision, json))
@@ -403,6 +418,7 @@ impl Target {
     fn merge(&self, now: &mut Transaction, body: &Object) -> Answer {
         let (id, found) = self.find_there(now)?;
         let json = edit::patch(self.collection, &found.json, body, &self.name).map_err(Problem::Invalid)?;
+        self.writer.check_record(&json)?;
         let (_, Found { revision, json }) = put(now, self.collection, Some(id), |_| json)?;
         Ok(respond_written(revision, json))
     }
@@ -478,12 +494,12 @@ fn respond_written(revision: u64, json: String) -> Response {
     response
 }
 
-/// Returns the key under which the answer is kept, if the request has one. Each token has its own keys.
-fn read_idempotency_key(headers: &HeaderMap, name: &Name) -> Result<Option<String>, Problem> {
+/// Returns the key under which the answer is kept, if the request has one. Each writer has its own keys.
+fn read_idempotency_key(headers: &HeaderMap, writer: &Writer) -> Result<Option<String>, Problem> {
     let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else { return Ok(None) };
     let key = value.to_str().ok().and_then(read_key).ok_or(Problem::NotAKey)?;
-    if values.next().is_some() { Err(Problem::NotAKey) } else { Ok(Some(format!("{name}/{key}"))) }
+    if values.next().is_some() { Err(Problem::NotAKey) } else { Ok(Some(writer.own_key(&key))) }
 }
 
 /// Reads a key: a quoted string of RFC 9651, as the draft of the header has it, or its text alone.

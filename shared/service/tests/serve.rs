@@ -5,11 +5,12 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex};
 
 use record::sample;
 use record::token::{TokenFile, secret};
-use service::authorize::Tokens;
+use service::authorize::Writers;
 use service::logging::log_panics;
 use service::read;
 use service::reply::Answer;
@@ -57,21 +58,18 @@ fn lines_with(text: &str) -> Vec<String> {
 static SECRET: LazyLock<String> = LazyLock::new(|| secret(sample::posts(), *b"0123456789abcdef0123456789abcdef"));
 
 /// Returns tokens with `ci` alone.
-fn tokens() -> Tokens {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("tokens");
-    let file = TokenFile::default().with(&path, &"ci".parse().unwrap(), &SECRET).unwrap();
-    std::fs::write(&path, file.text()).unwrap();
-    Tokens::read(sample::posts(), &path).unwrap()
+fn tokens() -> Writers {
+    let file = TokenFile::default().with(Path::new("f"), &"ci".parse().unwrap(), &SECRET).unwrap();
+    Writers::new(sample::posts(), file, None)
 }
 
 /// Returns a route that answers requests with a token that may write.
-fn write(path: &'static str, tokens: Tokens) -> impl Filter<Extract = (Answer,), Error = warp::Rejection> + Clone {
-    let tokens = Arc::new(tokens);
+fn write(path: &'static str, writers: Writers) -> impl Filter<Extract = (Answer,), Error = warp::Rejection> + Clone {
+    let writers = Arc::new(writers);
     warp::path(path).and(warp::header::headers_cloned()).map(move |headers: HeaderMap| {
-        let name = tokens.authorize(&headers)?;
+        let writer = writers.authorize(&headers)?;
         let mut response = Response::new("written".into());
-        response.extensions_mut().insert(name);
+        response.extensions_mut().insert(writer);
         Ok(response)
     })
 }
@@ -91,7 +89,7 @@ fn own(posts: &Store) -> OwnRoutes {
             })
         })
     });
-    let writes = write("write", tokens()).or(write("closed", Tokens::none(sample::posts()))).unify();
+    let writes = write("write", tokens()).or(write("closed", Writers::none(sample::posts()))).unify();
     at_once.or(midway).unify().or(writes).unify().boxed()
 }
 

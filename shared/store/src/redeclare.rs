@@ -77,7 +77,10 @@ fn kind_of(declaration: &Declaration, index: &IndexDeclaration) -> Option<TermKi
 /// `has_words`.
 fn note_of(declaration: &Declaration, is_whole: impl Fn(&IndexDeclaration) -> bool, has_words: bool) -> Declaration {
     let mut note = declaration.clone();
+    // An older program does not know these, and needs neither.
+    (note.owner, note.deprecated) = (None, None);
     note.indexes = declaration.indexes.iter().filter(|index| is_whole(index)).cloned().collect();
+    note.indexes.iter_mut().for_each(|index| index.deprecated = None);
     note.fields.iter_mut().for_each(|field| field.search &= has_words);
     let is_noted = |field: &Field| field.search || note.indexes.iter().any(|index| index.field == field.name);
     note.fields = note.fields.iter().filter(|field| is_noted(field)).cloned().collect();

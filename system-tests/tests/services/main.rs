@@ -11,6 +11,7 @@ mod compression;
 mod damage;
 mod declaration;
 mod entrance;
+mod jwt;
 mod logs;
 mod manual;
 mod openapi;

@@ -17,7 +17,7 @@ use clap::Parser;
 use hyper::StatusCode;
 use record::model::Collection;
 use record::token::TokenFile;
-use service::authorize::Tokens;
+use service::authorize::Writers;
 use service::health::Health;
 use service::logging::start_log;
 use service::operate::Operator;
@@ -101,8 +101,7 @@ fn fill(folder: &Path) -> Result<State, Box<dyn Error>> {
     let post = |nth: usize| format!(r#"{{"thread":{},"text":"{TEXT}","user":{}}}"#, nth / IN_THREAD + 1, nth % 100 + 1);
     let slice = folder.join("posts.json");
     fs::write(&slice, format!(r#"{{"posts":[{}]}}"#, (0..POSTS).map(post).collect::<Vec<_>>().join(",")))?;
-    let tokens = folder.join("tokens");
-    fs::write(&tokens, TokenFile::default().with(&tokens, &"bench".parse()?, SECRET)?.text())?;
+    let tokens = TokenFile::default().with(&folder.join("tokens"), &"bench".parse()?, SECRET)?;
     let data = folder.join("data");
     fs::create_dir(&data)?;
     let folder = Folder::lock(&data)?;
@@ -111,9 +110,9 @@ fn fill(folder: &Path) -> Result<State, Box<dyn Error>> {
     redeclaration.make(&AtomicBool::new(false))?;
     let store = redeclaration.store().clone();
     let commit = Commit::start(&store, Durability::Power)?;
-    let tokens = Arc::new(Tokens::read(collection, &tokens)?);
-    let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&tokens));
-    Ok(State { store, commit, tokens, operator, health: Health::default() })
+    let writers = Arc::new(Writers::new(collection, tokens, None));
+    let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&writers));
+    Ok(State { store, commit, writers, operator, health: Health::default() })
 }
 
 fn get(path: &str, headers: &str) -> String {

@@ -62,7 +62,8 @@ impl<R: Read> Looking<'_, R> {
     fn read_member(&mut self, name: &str, offset: u64) -> Result<Member, Error> {
         let of = |ids| {
             let (fields, indexes) = Default::default();
-            Collection::of(Declaration { name: name.into(), ids, in_monolith: true, fields, indexes })
+            let (name, owner, deprecated) = (name.into(), None, None);
+            Collection::of(Declaration { name, ids, in_monolith: true, owner, deprecated, fields, indexes })
         };
         let mut profile = Profile::default();
         let mut opened = self.reader.open(of(IdRule::Text), offset).map_err(|error| reader_error(self.path, error))?;
