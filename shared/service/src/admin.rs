@@ -187,7 +187,7 @@ impl Admin {
             ("/metrics" | "/ready", _) => Err(Problem::MethodNotAllowed(READS)),
             _ => Err(Problem::NoSuchPath),
         };
-        answer.unwrap_or_else(|problem| problem.into_response(&method))
+        answer.unwrap_or_else(|problem| problem.into_response(self.state.store.collection(), &method))
     }
 
     /// `GET /ready`

@@ -142,6 +142,11 @@ enum Who {
 }
 
 impl Writer {
+    /// Returns the collection that it writes to.
+    pub(crate) fn collection(&self) -> Collection {
+        self.collection
+    }
+
     fn has_ended(&self) -> bool {
         let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         matches!(&self.who, Who::User(user) if user.until <= now())
@@ -233,7 +238,7 @@ mod tests {
             headers.append(AUTHORIZATION, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         tokens.authorize(&headers).map(|name| name.to_string()).map_err(|problem| {
-            let response = problem.into_response(&Method::POST);
+            let response = problem.into_response(sample::posts(), &Method::POST);
             let challenge = response.headers().get("www-authenticate");
             (response.status().as_u16(), challenge.map_or("", |value| value.to_str().unwrap()).to_owned())
         })

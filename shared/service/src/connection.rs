@@ -15,6 +15,7 @@ use futures_util::stream;
 use hyper::body::{Body, Incoming};
 use hyper::header::{HOST, HeaderValue};
 use hyper::{Method, Request, Version};
+use record::model::Collection;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -348,7 +349,7 @@ impl Busy {
     /// Ends the request with `response`. A list that is sent in chunks takes one of the lists' permits, and the request is
     /// under way until its last chunk; without a permit, the answer is a 503. A listener's answer takes one of the
     /// listeners' permits and leaves the connection's own to others.
-    pub(crate) fn limit_list(self, response: Response) -> Response {
+    pub(crate) fn limit_list(self, response: Response, collection: Collection) -> Response {
         if response.body().size_hint().exact().is_some() {
             return response;
         }
@@ -366,7 +367,7 @@ impl Busy {
                 }
                 hold(response, (self, permit))
             }
-            Err(_none_left) => busy.into_response(&Method::GET),
+            Err(_none_left) => busy.into_response(collection, &Method::GET),
         }
     }
 }

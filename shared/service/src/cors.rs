@@ -16,7 +16,8 @@ const SENT: HeaderValue =
     HeaderValue::from_static("authorization, content-type, idempotency-key, if-match, if-none-match");
 
 /// The headers that a page may read, beside those that need no permission.
-const READ: HeaderValue = HeaderValue::from_static("allow, etag, link, location, retry-after, x-total-count");
+const READ: HeaderValue =
+    HeaderValue::from_static("allow, deprecation, etag, link, location, retry-after, sunset, x-total-count");
 
 /// The seconds for which a browser may remember a permission.
 const REMEMBERED: HeaderValue = HeaderValue::from_static("600");

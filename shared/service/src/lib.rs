@@ -40,6 +40,7 @@ pub mod condition;
 mod config;
 pub mod connection;
 pub mod cors;
+mod deprecation;
 mod exposition;
 pub mod health;
 pub mod jwt;

@@ -10,7 +10,7 @@ use hyper::{Method, Response, StatusCode};
 use store::figures::{Counter, Histogram, Spread};
 
 use crate::connection::Connections;
-use crate::problem::{REASONS, Refused};
+use crate::problem::{self, Refused};
 use crate::routes::Route;
 
 /// The times by which answers are counted, in microseconds.
@@ -31,7 +31,7 @@ const KINDS: usize = METHODS.len() * Route::ALL.len() * CLASSES.len();
 /// The counters of one worker.
 pub(crate) struct Tally {
     answers: Box<[OnceLock<Box<Histogram<17>>>]>,
-    refused: [Counter; REASONS.len()],
+    refused: [Counter; problem::KINDS.len()],
     /// The answers that were repeated from memory.
     repeated: Counter,
 }
@@ -47,7 +47,7 @@ impl Tally {
         let histogram = &self.answers[kind_of(method, route, response.status())];
         histogram.get_or_init(|| Box::new(Histogram::new(&MICROS))).add_time(took);
         if let Some(Refused(reason)) = response.extensions().get()
-            && let Some(place) = REASONS.iter().position(|known| known == reason)
+            && let Some(place) = problem::KINDS.iter().position(|known| known.reason == *reason)
         {
             self.refused[place].add(1);
         }
@@ -133,7 +133,7 @@ impl Metrics {
     pub(crate) fn refused(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
         let tallies = self.tallies();
         let count = move |place: usize| tallies.iter().map(|tally| tally.refused[place].get()).sum();
-        REASONS.iter().enumerate().map(move |(place, reason)| (*reason, count(place)))
+        problem::KINDS.iter().enumerate().map(move |(place, kind)| (kind.reason, count(place)))
     }
 
     /// Returns how many answers were repeated from memory.

@@ -19,8 +19,9 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use crate::condition::entity_tag;
+use crate::deprecation::Announcements;
 use crate::parameters::{BATCH, BOUNDS, PAGE_RECORDS, SKIPPED};
-use crate::problem::{Problem, READS, Unknown, title_of};
+use crate::problem::{Problem, READS, Unknown, page_of, title_of};
 use crate::reference::File;
 use crate::reply::{self, Answer, LINES};
 
@@ -185,6 +186,9 @@ fn paths(collection: Collection) -> Map<String, Value> {
     if !collection.has_text_ids() {
         put(&format!("{all}/docs"), json!({ "get": page("docs_too") }));
     }
+    let mut problems = page("problems");
+    problems["summary"] = "Explains the kinds of problems to people".into();
+    put(&page_of(collection), json!({ "get": problems }));
     let files = json!({ "type": "string", "enum": File::LOADED.map(|(name, _)| name) });
     let file = in_path("file", files, "A file that the page loads.");
     let mut answer = answer_of("text/javascript", json!({ "type": "string" }), &["ETag"]);
@@ -206,7 +210,28 @@ fn paths(collection: Collection) -> Map<String, Value> {
     scrub["responses"]["500"] = answer_of("text/plain", json!({ "type": "string" }), &[]);
     scrub["responses"]["500"]["description"] = "Something is damaged; the text lists it.".into();
     put("/scrub", json!({ "post": of_service(scrub) }));
+    announce(collection, &mut paths);
     paths
+}
+
+/// Marks the operations that the declaration announces to be gone.
+fn announce(collection: Collection, paths: &mut Map<String, Value>) {
+    let Some(announcements) = Announcements::new(collection) else { return };
+    for (path, operations) in paths.iter_mut() {
+        let Some(has_end) = announcements.about(path) else { continue };
+        for operation in operations.as_object_mut().into_iter().flat_map(|operations| operations.values_mut()) {
+            operation["deprecated"] = true.into();
+            let answers = operation["responses"].as_object_mut();
+            for answer in answers.into_iter().flat_map(|answers| answers.values_mut()) {
+                if answer.get("$ref").is_none() {
+                    answer["headers"]["Deprecation"] = json!({ "$ref": "#/components/headers/Deprecation" });
+                    if has_end {
+                        answer["headers"]["Sunset"] = json!({ "$ref": "#/components/headers/Sunset" });
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// `GET /api/{collection}/changes`
@@ -417,7 +442,12 @@ fn schemas(collection: Collection) -> Value {
             "type": "object",
             "description": "An error, as RFC 9457 has it.",
             "properties": {
-                "type": { "const": "about:blank" },
+                "type": {
+                    "type": "string",
+                    "format": "uri-reference",
+                    "pattern": format!("^({}#[a-z-]+|about:blank)$", page_of(collection).replace('.', "\\.")),
+                    "description": "The kind: a part of the page of problems. The entrance's own have `about:blank`.",
+                },
                 "title": { "type": "string" },
                 "status": { "type": "integer" },
                 "detail": { "type": "string", "description": "What is wrong and what to do, for people." },
@@ -643,6 +673,8 @@ fn headers() -> Value {
     json!({
         "ETag": { "schema": { "type": "string" }, "description": "The state, for conditions." },
         "Link": { "schema": { "type": "string" }, "description": "Links to other pages of a list with a `limit` (RFC 8288)." },
+        "Deprecation": { "required": true, "schema": { "type": "string" }, "description": "Since when something else should be used: `@` and seconds since 1970 (RFC 9745)." },
+        "Sunset": { "required": true, "schema": { "type": "string" }, "description": "When this will be gone (RFC 8594)." },
         "X-Total-Count": {
             "schema": { "type": "integer", "minimum": 0 },
             "description": "The number of records on all pages, if `count` asks for it.",
@@ -663,7 +695,7 @@ fn errors(collection: Collection) -> Map<String, Value> {
         let mut answer = answer_of(PROBLEM, schema_named("Problem"), headers);
         answer["description"] = when.into();
         if let Some(problem) = example_of(collection, status) {
-            answer["content"][PROBLEM]["example"] = problem.example();
+            answer["content"][PROBLEM]["example"] = problem.example(collection);
         }
         (name_of(status), answer)
     };
@@ -707,6 +739,7 @@ mod tests {
 
     use super::*;
     use crate::parameters;
+    use crate::problem::KINDS;
 
     fn read(collection: Collection) -> Value {
         serde_json::from_str(&document(collection)).unwrap()
@@ -757,21 +790,13 @@ mod tests {
     /// Each status that problem.rs names is described, and only the entrance has others.
     #[test]
     fn each_error_status_is_described() {
-        let named: BTreeSet<String> = include_str!("problem.rs")
-            .split("StatusCode::")
-            .skip(1)
-            .map(|rest| rest.chars().take_while(|c| c.is_ascii_uppercase() || *c == '_').collect())
-            .filter(|name: &String| name.len() > 2 && name != "NO_CONTENT")
-            .collect();
-        let described: BTreeSet<String> = ERRORS
-            .iter()
-            .filter(|(status, ..)| ![429, 501, 502, 504].contains(status))
-            .map(|(status, ..)| StatusCode::from_u16(*status).unwrap())
-            .map(|status| status.canonical_reason().unwrap().to_uppercase().replace(' ', "_"))
-            .collect();
+        let named: BTreeSet<u16> = KINDS.iter().map(|kind| kind.status.as_u16()).collect();
+        let described = ERRORS.iter().map(|(status, ..)| *status);
+        let described: BTreeSet<u16> = described.filter(|status| ![429, 501, 502, 504].contains(status)).collect();
         assert_eq!(named, described);
         for (status, ..) in ERRORS {
-            let example = example_of(sample::users(), status).map(|problem| problem.example()["status"].clone());
+            let of = sample::users();
+            let example = example_of(of, status).map(|problem| problem.example(of)["status"].clone());
             assert!(example.is_none_or(|example| example == status), "{status}");
         }
     }

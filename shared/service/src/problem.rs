@@ -148,66 +148,87 @@ pub enum Unknown {
     Jwt(&'static str),
 }
 
-/// Names the reasons of problems, in this order.
-macro_rules! reasons {
-    ($($problem:pat => $name:literal,)*) => {
-        /// The names of all reasons.
-        pub(crate) const REASONS: [&str; [$($name),*].len()] = [$($name),*];
+/// A kind of problem, as the reference shows it.
+pub(crate) struct Kind {
+    /// Its name, by which refusals are counted.
+    pub(crate) reason: &'static str,
+    pub(crate) status: StatusCode,
+    /// What a client can do.
+    pub(crate) advice: &'static str,
+}
+
+/// Names the kinds of problems, in this order: each has its reason, its status and advice for clients.
+macro_rules! kinds {
+    ($($problem:pat => $reason:literal, $status:ident, $advice:literal;)*) => {
+        /// All kinds.
+        pub(crate) const KINDS: [Kind; [$($reason),*].len()] =
+            [$(Kind { reason: $reason, status: StatusCode::$status, advice: $advice }),*];
 
         impl Problem {
-            /// Returns the reason's name, by which refusals are counted.
+            /// Returns the name of its kind.
             pub(crate) fn reason(&self) -> &'static str {
                 match self {
-                    $($problem => $name,)*
+                    $($problem => $reason,)*
+                }
+            }
+
+            fn status(&self) -> StatusCode {
+                match self {
+                    $($problem => StatusCode::$status,)*
                 }
             }
         }
     };
 }
 
-reasons! {
-    Problem::NotAnId => "not-an-id",
-    Problem::NotAText => "not-a-text",
-    Problem::NotAHost => "not-a-host",
-    Problem::Parameter(_) => "parameter",
-    Problem::Malformed(_) => "malformed",
-    Problem::Invalid(_) => "invalid",
-    Problem::NoSuchRecord => "no-such-record",
-    Problem::NoSuchPath => "no-such-path",
-    Problem::MethodNotAllowed(_) => "method-not-allowed",
-    Problem::ReadOnly(_) => "read-only",
-    Problem::Unauthorized { .. } => "unauthorized",
-    Problem::NoScope { .. } => "no-scope",
-    Problem::NotOwner { .. } => "not-owner",
-    Problem::Store(_) => "store-failed",
-    Problem::ConditionFailed => "condition-failed",
-    Problem::MediaType => "media-type",
-    Problem::Encoded => "encoded",
-    Problem::PartOfRecord => "part-of-record",
-    Problem::BodyTooLarge(_) => "body-too-large",
-    Problem::BatchTooLong => "batch-too-long",
-    Problem::AnswerTooLong => "answer-too-long",
-    Problem::BodyBroken => "body-broken",
-    Problem::BodySlow => "body-slow",
-    Problem::NotAKey => "not-a-key",
-    Problem::KeyReused => "key-reused",
-    Problem::Taken { .. } => "taken",
-    Problem::IdNotGiven => "id-not-given",
-    Problem::NoIdsLeft => "no-ids-left",
-    Problem::Busy => "busy",
-    Problem::Held => "held",
-    Problem::ListsBusy => "lists-busy",
-    Problem::ListenersBusy => "listeners-busy",
-    Problem::NotInHistory(_) => "not-in-history",
-    Problem::OtherHistory => "other-history",
-    Problem::BackupsBusy => "backups-busy",
-    Problem::ScrubBusy => "scrub-busy",
-    Problem::DiskReadOnly => "disk-read-only",
-    Problem::WritesFailed => "writes-failed",
-    Problem::Building => "building",
-    Problem::Draining => "draining",
-    Problem::Panicked => "panicked",
-    Problem::Unexpected(_) => "unexpected",
+kinds! {
+    Problem::NotAnId => "not-an-id", BAD_REQUEST, "Correct the id in the path.";
+    Problem::NotAText => "not-a-text", BAD_REQUEST, "Percent-encode the path as UTF-8.";
+    Problem::NotAHost => "not-a-host", BAD_REQUEST, "Send one Host field with one host.";
+    Problem::Parameter(_) => "parameter", BAD_REQUEST, "Use the parameters that `detail` lists, with values as it says.";
+    Problem::Malformed(_) => "malformed", BAD_REQUEST, "Correct the body where `detail` says.";
+    Problem::Invalid(_) => "invalid", UNPROCESSABLE_ENTITY, "Correct each field that `errors` points to.";
+    Problem::NoSuchRecord => "no-such-record", NOT_FOUND, "There is none, or no longer: ask for another, or create it.";
+    Problem::NoSuchPath => "no-such-path", NOT_FOUND, "Look the path up in the OpenAPI document.";
+    Problem::MethodNotAllowed(_) => "method-not-allowed", METHOD_NOT_ALLOWED, "Use a method of the header `Allow`.";
+    Problem::ReadOnly(_) => "read-only", FORBIDDEN, "The operator has to allow writes.";
+    Problem::Unauthorized { .. } => "unauthorized", UNAUTHORIZED, "Send a token of this service that has not expired.";
+    Problem::NoScope { .. } => "no-scope", FORBIDDEN, "Ask the identity provider for a token with the scope that `WWW-Authenticate` names.";
+    Problem::NotOwner { .. } => "not-owner", FORBIDDEN, "Leave it to the owner, or send a token of an admin.";
+    Problem::Store(_) => "store-failed", INTERNAL_SERVER_ERROR, "Tell the operator, whose log has the cause.";
+    Problem::ConditionFailed => "condition-failed", PRECONDITION_FAILED, "Read the record again, merge your change into it, and send it with its new tag.";
+    Problem::MediaType => "media-type", UNSUPPORTED_MEDIA_TYPE, "Send `Content-Type` as `detail` says.";
+    Problem::Encoded => "encoded", UNSUPPORTED_MEDIA_TYPE, "Send the body as it is, without compression.";
+    Problem::PartOfRecord => "part-of-record", BAD_REQUEST, "Send the whole record, or use PATCH.";
+    Problem::BodyTooLarge(_) => "body-too-large", PAYLOAD_TOO_LARGE, "Send less at once.";
+    Problem::BatchTooLong => "batch-too-long", PAYLOAD_TOO_LARGE, "Send fewer lines at once.";
+    Problem::AnswerTooLong => "answer-too-long", PAYLOAD_TOO_LARGE, "Send fewer lines at once, or without an `Idempotency-Key`.";
+    Problem::BodyBroken => "body-broken", BAD_REQUEST, "Send the request again.";
+    Problem::BodySlow => "body-slow", REQUEST_TIMEOUT, "Send the request again, faster or with less.";
+    Problem::NotAKey => "not-a-key", BAD_REQUEST, "Send one key of visible characters.";
+    Problem::KeyReused => "key-reused", UNPROCESSABLE_ENTITY, "Use a new key for each new request.";
+    Problem::Taken { .. } => "taken", CONFLICT, "Choose another value.";
+    Problem::IdNotGiven => "id-not-given", UNPROCESSABLE_ENTITY, "Create records with POST; PUT only creates deleted ones again.";
+    Problem::NoIdsLeft => "no-ids-left", INSUFFICIENT_STORAGE, "Tell the operator.";
+    Problem::Busy => "busy", SERVICE_UNAVAILABLE, "Try again after `Retry-After`; a POST with an `Idempotency-Key`.";
+    Problem::Held => "held", SERVICE_UNAVAILABLE, "Try again.";
+    Problem::ListsBusy => "lists-busy", SERVICE_UNAVAILABLE, "Try again after `Retry-After`, or read pages.";
+    Problem::ListenersBusy => "listeners-busy", SERVICE_UNAVAILABLE, "Try again after `Retry-After`.";
+    Problem::NotInHistory(_) => "not-in-history", GONE, "Follow the changes from now on, then read the list anew.";
+    Problem::OtherHistory => "other-history", GONE, "Follow the changes from now on, then read the list anew.";
+    Problem::BackupsBusy => "backups-busy", SERVICE_UNAVAILABLE, "Try again when another backup is done.";
+    Problem::ScrubBusy => "scrub-busy", SERVICE_UNAVAILABLE, "Wait for the scrub that is under way.";
+    Problem::DiskReadOnly => "disk-read-only", SERVICE_UNAVAILABLE, "The operator has to start the service on a writable file system.";
+    Problem::WritesFailed => "writes-failed", SERVICE_UNAVAILABLE, "Read whether the write has succeeded, then try again.";
+    Problem::Building => "building", SERVICE_UNAVAILABLE, "Try again after `Retry-After`.";
+    Problem::Draining => "draining", SERVICE_UNAVAILABLE, "Try again; another process takes over.";
+    Problem::Panicked => "panicked", INTERNAL_SERVER_ERROR, "Tell the operator, whose log has the cause.";
+    Problem::Unexpected(_) => "unexpected", INTERNAL_SERVER_ERROR, "Tell the operator, whose log has the cause.";
+}
+
+/// Returns the path of the page that explains problems.
+pub(crate) fn page_of(collection: Collection) -> String {
+    format!("/api/{}/-/problems", collection.name())
 }
 
 /// The reason why a request was refused. It lies in the extensions of the response.
@@ -227,8 +248,8 @@ struct Document<'a> {
 }
 
 impl<'a> Document<'a> {
-    fn new(status: StatusCode, detail: &'a str, errors: Vec<Violation>) -> Self {
-        Self { kind: "about:blank", title: title_of(status), status: status.as_u16(), detail, errors }
+    fn new(kind: &'a str, status: StatusCode, detail: &'a str, errors: Vec<Violation>) -> Self {
+        Self { kind, title: title_of(status), status: status.as_u16(), detail, errors }
     }
 }
 
@@ -269,8 +290,8 @@ impl From<Rejection> for Problem {
 }
 
 impl Problem {
-    /// Makes the response for a request with `method`. Logs the cause; the client gets a fixed text.
-    pub fn into_response(mut self, method: &Method) -> Response {
+    /// Makes the response of a collection's service for a request with `method`. Logs the cause; the client gets a fixed text.
+    pub fn into_response(mut self, collection: Collection, method: &Method) -> Response {
         self.log();
         let status = self.status();
         let mut response = match &self {
@@ -282,7 +303,7 @@ impl Problem {
             }
             _ => {
                 let errors = if let Problem::Invalid(violations) = &mut self { take(violations) } else { Vec::new() };
-                let mut response = respond(status, &self.detail(method), errors);
+                let mut response = respond(&self.kind(collection), status, &self.detail(method), errors);
                 response.extensions_mut().insert(Refused(self.reason()));
                 response
             }
@@ -321,10 +342,16 @@ impl Problem {
     }
 
     /// Returns the document that a client gets, as an example.
-    pub(crate) fn example(&self) -> serde_json::Value {
+    pub(crate) fn example(&self, collection: Collection) -> serde_json::Value {
         let errors = if let Problem::Invalid(violations) = self { violations.clone() } else { Vec::new() };
         let detail = self.detail(&Method::TRACE);
-        serde_json::to_value(Document::new(self.status(), &detail, errors)).expect("a problem can be written as JSON")
+        let document = serde_json::to_value(Document::new(&self.kind(collection), self.status(), &detail, errors));
+        document.expect("a problem can be written as JSON")
+    }
+
+    /// Returns the URI of its kind, which leads to its part of the page of problems.
+    fn kind(&self, collection: Collection) -> String {
+        format!("{}#{}", page_of(collection), self.reason())
     }
 
     fn log(&self) {
@@ -333,42 +360,6 @@ impl Problem {
             Problem::NoIdsLeft => log::error!("there are no ids left to give"),
             Problem::Unexpected(rejection) => log::error!("a filter rejected a request: {rejection:?}"),
             _ => {}
-        }
-    }
-
-    fn status(&self) -> StatusCode {
-        match self {
-            Problem::NotAnId
-            | Problem::NotAText
-            | Problem::NotAHost
-            | Problem::Parameter(_)
-            | Problem::PartOfRecord
-            | Problem::Malformed(_)
-            | Problem::BodyBroken
-            | Problem::NotAKey => StatusCode::BAD_REQUEST,
-            Problem::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
-            Problem::ReadOnly(_) | Problem::NoScope { .. } | Problem::NotOwner { .. } => StatusCode::FORBIDDEN,
-            Problem::NoSuchRecord | Problem::NoSuchPath => StatusCode::NOT_FOUND,
-            Problem::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Problem::BodySlow => StatusCode::REQUEST_TIMEOUT,
-            Problem::NotInHistory(_) | Problem::OtherHistory => StatusCode::GONE,
-            Problem::Taken { .. } => StatusCode::CONFLICT,
-            Problem::ConditionFailed => StatusCode::PRECONDITION_FAILED,
-            Problem::BodyTooLarge(_) | Problem::BatchTooLong | Problem::AnswerTooLong => StatusCode::PAYLOAD_TOO_LARGE,
-            Problem::MediaType | Problem::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Problem::Invalid(_) | Problem::KeyReused | Problem::IdNotGiven => StatusCode::UNPROCESSABLE_ENTITY,
-            Problem::Store(_) | Problem::Panicked | Problem::Unexpected(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            Problem::Busy
-            | Problem::Held
-            | Problem::ListsBusy
-            | Problem::ListenersBusy
-            | Problem::BackupsBusy
-            | Problem::ScrubBusy
-            | Problem::DiskReadOnly
-            | Problem::WritesFailed
-            | Problem::Building
-            | Problem::Draining => StatusCode::SERVICE_UNAVAILABLE,
-            Problem::NoIdsLeft => StatusCode::INSUFFICIENT_STORAGE,
         }
     }
 
@@ -485,8 +476,8 @@ pub(crate) fn title_of(status: StatusCode) -> &'static str {
     }
 }
 
-fn respond(status: StatusCode, detail: &str, errors: Vec<Violation>) -> Response {
-    let document = Document::new(status, detail, errors);
+fn respond(kind: &str, status: StatusCode, detail: &str, errors: Vec<Violation>) -> Response {
+    let document = Document::new(kind, status, detail, errors);
     let body = serde_json::to_vec(&document).expect("a problem can be written as JSON");
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
@@ -500,12 +491,13 @@ mod tests {
 
     use futures_util::FutureExt;
     use hyper::body::Body;
+    use record::sample;
 
     use super::*;
 
     /// Returns the status and the body of the response.
     fn sent(problem: Problem) -> (u16, String) {
-        let response = problem.into_response(&Method::POST);
+        let response = problem.into_response(sample::posts(), &Method::POST);
         let status = response.status().as_u16();
         let mut body = response.into_body();
         let frame = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).now_or_never();
@@ -516,13 +508,13 @@ mod tests {
     #[test]
     fn a_problem_has_errors_only_where_a_record_has_violations() {
         let body = concat!(
-            r#"{"type":"about:blank","title":"Not Found","status":404,"#,
+            r#"{"type":"/api/posts/-/problems#no-such-record","title":"Not Found","status":404,"#,
             r#""detail":"There is no such record."}"#
         );
         assert_eq!(sent(Problem::NoSuchRecord), (404, body.to_owned()));
 
         let body = concat!(
-            r#"{"type":"about:blank","title":"Unprocessable Entity","status":422,"#,
+            r#"{"type":"/api/posts/-/problems#invalid","title":"Unprocessable Entity","status":422,"#,
             r#""detail":"The record is not valid; see errors.","#,
             r#""errors":[{"pointer":"/title","detail":"must be given"}]}"#
         );
@@ -534,7 +526,7 @@ mod tests {
     fn a_malformed_body_is_refused_with_its_place() {
         let fault = record::edit::read(br#"{"a":{"b":1,"b":2}}"#).unwrap_err();
         let body = concat!(
-            r#"{"type":"about:blank","title":"Bad Request","status":400,"#,
+            r#"{"type":"/api/posts/-/problems#malformed","title":"Bad Request","status":400,"#,
             r#""detail":"The body can't be taken: the key is repeated (byte 16, pointer \"/a/b\")."}"#
         );
         assert_eq!(sent(Problem::Malformed(fault)), (400, body.to_owned()));

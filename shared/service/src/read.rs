@@ -7,7 +7,7 @@ use record::declaration::IndexDeclaration;
 use record::edit::RecordName;
 use record::id::Id;
 use record::json::members;
-use record::model::Term;
+use record::model::{Collection, Term};
 use store::{Portion, Stamp, Store, StoreError, Stored};
 use warp::http::header::{CONTENT_TYPE, ETAG, HeaderMap, IF_MATCH, IF_NONE_MATCH};
 use warp::http::{Method, StatusCode};
@@ -128,11 +128,11 @@ pub(crate) fn found_one(store: &Store, index: &IndexDeclaration, term: &Term, fi
 }
 
 /// Replaces the answer with 304 if `headers` say that the client has it already, and with 412 if they ask for another.
-pub(crate) fn spare(headers: &HeaderMap, mut response: Response) -> Response {
+pub(crate) fn spare(collection: Collection, headers: &HeaderMap, mut response: Response) -> Response {
     if headers.contains_key(IF_MATCH) && response.status().is_success() {
         let tag = response.headers().typed_get();
         if !Condition::read(headers).allows_read(tag.as_ref()) {
-            return Problem::ConditionFailed.into_response(&Method::GET);
+            return Problem::ConditionFailed.into_response(collection, &Method::GET);
         }
     }
     if headers.contains_key(IF_NONE_MATCH)

@@ -45,6 +45,7 @@ use warp::{Filter, Rejection};
 use crate::answer_cache::AnswerCache;
 use crate::changes::Listeners;
 use crate::cors::{Cors, Origin};
+use crate::deprecation::Announcements;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::parameters::{Parameters, Wanted};
@@ -63,6 +64,8 @@ pub struct Routes {
     pub(crate) listeners: Listeners,
     /// The origins whose pages may read the answers.
     pub(crate) cors: Option<Cors>,
+    /// What will be gone.
+    pub(crate) announcements: Option<Announcements>,
     pub(crate) metrics: Metrics,
     pub(crate) collection: Collection,
 }
@@ -92,9 +95,9 @@ pub fn routes(state: &State, own: Option<Own>, cache: u64) -> Routes {
     }
     let answers = wait(&state.health).or(answers).unify();
     let answers = answers.recover(async |rejection| Ok::<Answer, Infallible>(Err(Problem::from(rejection)))).unify();
-    let health = state.health.clone();
+    let (health, collection) = (state.health.clone(), state.store.collection());
     let respond = move |method: Method, answer: Answer| {
-        let mut response = answer.unwrap_or_else(|problem| problem.into_response(&method));
+        let mut response = answer.unwrap_or_else(|problem| problem.into_response(collection, &method));
         if health.is_draining() {
             // An idle connection could get its next request just as it is closed.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -102,8 +105,8 @@ pub fn routes(state: &State, own: Option<Own>, cache: u64) -> Routes {
         response
     };
     let filter = warp::method().and(answers).map(respond).boxed();
-    let (metrics, collection) = (Metrics::new(), state.store.collection());
-    Routes { filter, cache, listeners, cors: None, metrics, collection }
+    let (metrics, announcements) = (Metrics::new(), Announcements::new(collection));
+    Routes { filter, cache, listeners, cors: None, announcements, metrics, collection }
 }
 
 /// Answers every path but `/live` with 503 while indexes are being built.
@@ -258,6 +261,7 @@ impl<'p> Resource<'p> {
             ["api", _, "changes"] if !collection.has_text_ids() => Self::Changes,
             ["api", _, "-", "openapi.json"] => Self::OpenApi,
             ["api", _, "-", "docs"] => Self::Docs(reference::File::Page),
+            ["api", _, "-", "problems"] => Self::Docs(reference::File::Problems),
             ["api", _, "-", "docs", file] => Self::Docs(reference::File::named(file)?),
             ["api", _, "openapi.json"] if !collection.has_text_ids() => Self::OpenApi,
             ["api", _, "docs"] if !collection.has_text_ids() => Self::Docs(reference::File::Page),
@@ -316,7 +320,7 @@ impl State {
         }
         if is_read && !matches!(resource, Resource::Backup | Resource::Scrub) {
             let response = self.read(cache, path, resource, given?, headers)?;
-            return Ok(read::spare(headers, response));
+            return Ok(read::spare(collection, headers, response));
         }
         if !resource.allowed().split(", ").any(|allowed| allowed == *method) {
             return Err(Problem::MethodNotAllowed(resource.allowed()));

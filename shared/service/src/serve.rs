@@ -185,7 +185,7 @@ fn answer_requests(
     Error = Infallible,
     Future: Send,
 > {
-    let Routes { filter, cache, cors, collection, .. } = routes;
+    let Routes { filter, cache, cors, announcements, collection, .. } = routes;
     let filter = TowerToHyperService::new(warp::service(filter));
     let client: Arc<str> = client.to_string().into();
     service_fn(move |request: hyper::Request<Incoming>| {
@@ -199,6 +199,9 @@ fn answer_requests(
             if let Some(permission) = permission {
                 permission.add_to(response.headers_mut());
             }
+            if let Some(announcements) = &announcements {
+                announcements.add_to(request.uri().path(), response.headers_mut());
+            }
             let took = begin.elapsed();
             tally.add_repeated();
             tally.add(request.method(), route, &response, took);
@@ -208,21 +211,26 @@ fn answer_requests(
         }
         let (cache, client, method, uri) =
             (cache.clone(), Arc::clone(&client), request.method().clone(), request.uri().clone());
-        let tally = Arc::clone(&tally);
+        let (tally, announcements) = (Arc::clone(&tally), announcements.clone());
         let [id, trace] = find_ids(request.headers());
         let (id, trace) = (id.cloned(), trace.cloned());
         // Unwind safe: handlers share no state that a panic could leave half-changed. The records are in the store.
         let answer = host.map(|()| AssertUnwindSafe(filter.call(request)).catch_unwind());
         Either::Right(async move {
             let mut response = match answer {
-                Ok(answer) => answer.await.unwrap_or_else(|_panic| Ok(Problem::Panicked.into_response(&method)))?,
-                Err(problem) => problem.into_response(&method),
+                Ok(answer) => {
+                    answer.await.unwrap_or_else(|_panic| Ok(Problem::Panicked.into_response(collection, &method)))?
+                }
+                Err(problem) => problem.into_response(collection, &method),
             };
             let route = Route::of(uri.path(), collection);
             cache.keep(&uri, route, &mut response);
-            let mut response = busy.limit_list(response);
+            let mut response = busy.limit_list(response, collection);
             if let Some(permission) = permission {
                 permission.add_to(response.headers_mut());
+            }
+            if let Some(announcements) = &announcements {
+                announcements.add_to(uri.path(), response.headers_mut());
             }
             let took = begin.elapsed();
             tally.add(&method, route, &response, took);

@@ -132,7 +132,7 @@ async fn change_named(
 
 /// Puts the writer into the answer's extensions, for the access log.
 fn sign(writer: Writer, method: &Method, answer: Answer) -> Answer {
-    let mut response = answer.unwrap_or_else(|problem| problem.into_response(method));
+    let mut response = answer.unwrap_or_else(|problem| problem.into_response(writer.collection(), method));
     response.extensions_mut().insert(writer);
     Ok(response)
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
+use record::declaration::Declaration;
 use record::sample;
 use serde_json::Value;
 use service::Collection;
@@ -51,4 +52,94 @@ fn a_record_whose_id_is_openapi_json_can_be_read() {
     let document: Value = serde_json::from_str(&app.get("/api/files/-/openapi.json").body).unwrap();
     assert!(document["paths"]["/api/files/{id}"]["delete"].is_object());
     assert_eq!(document["paths"]["/api/files/openapi.json"], Value::Null);
+}
+
+/// Returns a collection of notes with `more` in its declaration and in that of its route `by`.
+fn notes(more: &str, of_route: &str) -> Collection {
+    let json = format!(
+        r#"{{"name":"notes","ids":"record"{more},"fields":[{{"name":"by","shape":"username"}},{{"name":"to","shape":"username"}}],
+            "indexes":[{{"number":1,"field":"by","route":"by"{of_route}}},{{"number":2,"field":"to","route":"to"}}]}}"#
+    );
+    Collection::of(Declaration::read(&json).unwrap())
+}
+
+#[test]
+fn what_will_be_gone_is_announced_on_its_own_paths_also_when_an_answer_is_repeated() {
+    let of_route = r#","deprecated":{"since":"2026-12-01","sunset":"2027-06-01","link":"/changes"}"#;
+    let app = App::spawn(notes("", of_route), [r#"{"id":1,"by":"ada","to":"bo"}"#]);
+    let announced = |path: &str| {
+        let answer = app.get(path);
+        ["deprecation", "sunset", "link"].map(|name| answer.header(name).to_owned())
+    };
+    let headers = ["@1796083200", "Tue, 01 Jun 2027 00:00:00 GMT", r#"</changes>; rel="deprecation""#];
+    for path in ["/api/notes/by/ada", "/api/notes/by/ada", "/api/notes/by/nobody", "/api/notes/by/%ff"] {
+        assert_eq!(announced(path), headers, "{path}");
+    }
+    // A page's links stay.
+    let links = app.get("/api/notes/by/ada?limit=1");
+    let links: Vec<&str> = links.headers.get_all("link").iter().map(|value| value.to_str().unwrap()).collect();
+    assert!(links.len() == 2 && links[0].contains("rel=\"first\""), "{links:?}");
+    for path in ["/api/notes", "/api/notes/1", "/api/notes/to/bo", "/api/notes/by", "/ready", "/api/notes/openapi.json"]
+    {
+        assert_eq!(announced(path), ["", "", ""], "{path}");
+    }
+    let document: Value = serde_json::from_str(&app.get("/api/notes/openapi.json").body).unwrap();
+    let by = &document["paths"]["/api/notes/by/{value}"]["get"];
+    assert_eq!(by["deprecated"], true);
+    assert!(by["responses"]["200"]["headers"]["Sunset"].is_object());
+    assert!(document["paths"]["/api/notes/to/{value}"]["get"].get("deprecated").is_none());
+}
+
+#[test]
+fn a_whole_collection_can_be_announced_to_be_gone_at_no_known_day() {
+    let app = App::spawn(notes(r#","deprecated":{"since":"1970-01-01"}"#, ""), [r#"{"id":1,"by":"ada","to":"bo"}"#]);
+    for path in ["/api/notes", "/api/notes/1", "/api/notes/1", "/api/notes/to/bo", "/api/notes/2"] {
+        let answer = app.get(path);
+        assert_eq!((answer.header("deprecation"), answer.header("sunset")), ("@0", ""), "{path}");
+    }
+    assert_eq!(app.get("/").header("deprecation"), "");
+}
+
+#[test]
+fn an_announcement_without_meaning_is_refused() {
+    for (announcement, reason) in [
+        (r#"{"since":"2027-06-01","sunset":"2026-12-01"}"#, "gone before it is deprecated"),
+        (r#"{"since":"tomorrow"}"#, "no day"),
+        (r#"{"since":"2026-02-30"}"#, "no day"),
+        (r#"{"since":"1969-12-31"}"#, "no day"),
+        (r#"{"since":"2026-12-01T00:00:00Z"}"#, "no day"),
+        (r#"{"since":"2026-12-01","link":"a>\r\nx: y"}"#, "is no address"),
+        (r#"{"since":"2026-12-01","until":"2027-06-01"}"#, "unknown field"),
+        (r#"{}"#, "missing field"),
+    ] {
+        let json = format!(r#"{{"name":"n","ids":"record","fields":[],"deprecated":{announcement}}}"#);
+        let error = Declaration::read(&json).unwrap_err().to_string();
+        assert!(error.contains(reason), "{announcement}: {error}");
+    }
+    let json = r#"{"name":"n","ids":"record","deprecated":{"since":"2026-12-01","sunset":"2027-06-01"},"fields":[],"indexes":[]}"#;
+    assert_eq!(serde_json::to_string(&Declaration::read(json).unwrap()).unwrap(), json);
+}
+
+#[test]
+fn the_type_of_each_problem_leads_to_its_part_of_a_page() {
+    let app = App::spawn(sample::posts(), [r#"{"thread":1,"text":"t","user":1}"#]);
+    let page = app.get("/api/posts/-/problems");
+    assert_eq!((page.status, page.header("content-type")), (200, "text/html; charset=utf-8"));
+    assert!(page.header("content-security-policy").starts_with("default-src 'none'"));
+    for (method, path) in [
+        ("GET", "/api/posts/9"),
+        ("GET", "/api/posts/x"),
+        ("GET", "/api/posts?limt=1"),
+        ("GET", "/other"),
+        ("POST", "/api/posts"),
+        ("TRACE", "/api/posts"),
+    ] {
+        let problem: Value = serde_json::from_str(&app.request(method, path).body).unwrap();
+        let kind = problem["type"].as_str().unwrap();
+        let (at, part) = kind.split_once('#').unwrap();
+        assert_eq!(app.get(at).body, page.body, "{kind}");
+        let (_, explained) = page.body.split_once(&format!("<section id=\"{part}\">")).unwrap();
+        let begin = format!("\n<h2>{part}</h2>\n<p>{} {}. ", problem["status"], problem["title"].as_str().unwrap());
+        assert!(explained.starts_with(&begin), "{explained}");
+    }
 }

@@ -75,7 +75,9 @@ fn while_indexes_are_being_built_only_live_is_served() {
         assert_eq!((got.status, &*got.body, asked.status), (200, "live", 200), "{path}");
     }
     let reason = "Indexes that are new in the declaration are being built; the log shows the progress.";
-    let body = format!(r#"{{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"{reason}"}}"#);
+    let body = format!(
+        r#"{{"type":"/api/posts/-/problems#building","title":"Service Unavailable","status":503,"detail":"{reason}"}}"#
+    );
     for path in [
         "/",
         "/api",

@@ -22,7 +22,7 @@ use warp::http::HeaderMap;
 use warp::reply::Response;
 
 const RECORD: &str = r#"{"id":1,"thread":1,"text":"t","user":1}"#;
-const FAILED: &str = r#"{"type":"about:blank","title":"Internal Server Error","status":500,"detail":"The service failed; its log says why."}"#;
+const FAILED: &str = r#"{"type":"/api/posts/-/problems#panicked","title":"Internal Server Error","status":500,"detail":"The service failed; its log says why."}"#;
 
 /// The log of this test's process.
 struct Log(Mutex<Vec<String>>);
@@ -180,20 +180,23 @@ fn only_a_safe_request_id_is_logged() {
 #[test]
 fn the_access_log_names_the_token_and_no_log_line_has_its_secret() {
     let app = spawn_app();
-    let refused = |title: &str, status: u16, detail: &str| {
-        format!(r#"{{"type":"about:blank","title":"{title}","status":{status},"detail":"{detail}"}}"#)
+    let refused = |kind: &str, title: &str, status: u16, detail: &str| {
+        format!(r#"{{"type":"/api/posts/-/problems#{kind}","title":"{title}","status":{status},"detail":"{detail}"}}"#)
     };
     let read_only = refused(
+        "read-only",
         "Forbidden",
         403,
         "This service is read-only. To allow writes, start it with --write-token-file FILE; `seed token posts` makes a token and its file.",
     );
     let missing = refused(
+        "unauthorized",
         "Unauthorized",
         401,
         "Writing needs a token of the service posts; send it once, as `Authorization: Bearer`.",
     );
     let unknown = refused(
+        "unauthorized",
         "Unauthorized",
         401,
         "The token is not one of the service posts; send it once, as `Authorization: Bearer`.",

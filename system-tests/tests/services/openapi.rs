@@ -18,7 +18,7 @@ const EXAMPLES: &str = "5";
 const OTHERS: [(&str, &str); 2] = [
     (
         "things",
-        r#"{"name":"things","ids":"text","fields":[
+        r#"{"name":"things","ids":"text","owner":"name","fields":[
             {"name":"of","shape":{"reference":{"to":"things","text":true}},"required":false},
             {"name":"name","shape":"username"},
             {"name":"title","shape":{"line":{"least":2,"most":30}},"required":false},
@@ -28,7 +28,8 @@ const OTHERS: [(&str, &str); 2] = [
             {"name":"more","shape":"any","required":false}],
           "indexes":[
             {"number":1,"field":"of","route":"part-of"},
-            {"number":2,"field":"title","route":"titled"},
+            {"number":2,"field":"title","route":"titled",
+             "deprecated":{"since":"2026-01-01","sunset":"2099-01-01","link":"/changes"}},
             {"number":3,"field":"name","route":"named","answers":"one","unique":true}]}"#,
     ),
     (

@@ -211,7 +211,9 @@ fn a_draining_service_is_not_ready_and_serves_until_its_time_is_over() {
     posts.signal("TERM");
     wait_for("/ready to turn", || get(address, "/ready").0 == 503);
     let detail = "The service is about to end; send requests elsewhere.";
-    let body = format!(r#"{{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"{detail}"}}"#);
+    let body = format!(
+        r#"{{"type":"/api/posts/-/problems#draining","title":"Service Unavailable","status":503,"detail":"{detail}"}}"#
+    );
     for path in ["/ready", "/ready/"] {
         assert_eq!(get(address, path), (503, "application/problem+json".to_owned(), body.clone()));
     }

@@ -110,8 +110,9 @@ fn a_failing_store_is_500_with_a_fixed_text_and_the_cause_in_the_log() {
     let (mut posts, address) = start_service("posts", &folder);
     for path in ["/api/posts/16", "/api/posts", "/api/posts/in-thread/4"] {
         let detail = "The service failed; its log says why.";
-        let body =
-            format!(r#"{{"type":"about:blank","title":"Internal Server Error","status":500,"detail":"{detail}"}}"#);
+        let body = format!(
+            r#"{{"type":"/api/posts/-/problems#store-failed","title":"Internal Server Error","status":500,"detail":"{detail}"}}"#
+        );
         assert_eq!(get(address, path), (500, "application/problem+json".to_owned(), body), "{path}");
     }
     posts.await_line("the page of ids 16 to 31: its table is cut short");
