@@ -69,9 +69,10 @@ class Service:
         of_query = {name: self._parse(value, declared.get(name, {})) for name, value in url.params.multi_items()}
         return self.call(answer.operation, of_path | of_query)
 
-    def follow(self, operation):
+    def follow(self, operation, wait=lambda: time.sleep(0.5)):
         """Yields server-sent events, and does not end. If the connection breaks, or the service is away, this comes back
-        with `Last-Event-ID`, as a browser's EventSource does, and goes on behind the last event that it yielded."""
+        with `Last-Event-ID`, as a browser's EventSource does, and goes on behind the last event that it yielded. Calls `wait`
+        before it comes back."""
         place, media = None, "text/event-stream"
         while True:
             request = self._request(operation, {"Last-Event-ID": place} if place else {}, None, None)
@@ -92,7 +93,7 @@ class Service:
                     response.close()
             except httpx.TransportError:
                 pass
-            time.sleep(0.5)
+            wait()
 
     def _request(self, operation, parameters, body, media):
         method, path, described = self._operation(operation)

@@ -32,14 +32,20 @@ class Follower(threading.Thread):
     def __init__(self, service):
         super().__init__(daemon=True)
         self.service, self.events, self.told = service, queue.Queue(), []
+        # Set while it may come back after its connection was lost.
+        self.may_return = threading.Event()
         self.start()
 
     def run(self):
         try:
-            for event in self.service.follow("changes"):
+            for event in self.service.follow("changes", self.wait):
                 self.events.put(event)
         except Exception as error:
             self.events.put(error)
+
+    def wait(self):
+        self.may_return.wait()
+        time.sleep(0.5)
 
     def read_to(self, is_last):
         """Reads on to an event of which `is_last` is true."""
@@ -198,6 +204,8 @@ def live(users, threads, posts):
 
     written.append(post_through_a_crash(posts, write("after the crash, 서울에서")))
     expected.append(written[-1])
+    # There is something now that the follower missed.
+    follower.may_return.set()
     say("posts through a crash of the service")
 
     identifiers = post_lines(posts, [write(f"line {number}") for number in range(3)])
