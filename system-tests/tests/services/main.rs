@@ -6,6 +6,7 @@
 mod admin;
 mod backup;
 mod changes;
+mod client;
 mod compare;
 mod compression;
 mod damage;
