@@ -57,31 +57,47 @@ struct Options {
     /// The number of connections to PostgreSQL
     #[arg(long, default_value = "4")]
     connections: usize,
+
+    /// A further read: the beginning of its path, and its SQL, whose $1 is the rest of the path as text
+    #[arg(long = "read", value_name = "PATH=SQL", value_parser = parse_read)]
+    reads: Vec<(String, String)>,
+}
+
+fn parse_read(text: &str) -> Result<(String, String), String> {
+    let (path, sql) = text.split_once('=').ok_or("it has no `=` between its path and its SQL")?;
+    Ok((path.to_owned(), sql.to_owned()))
 }
 
 /// A connection to PostgreSQL with its statements.
 struct Connection {
     client: Client,
     reads: Vec<Statement>,
+    further: Vec<(String, Statement)>,
     insert: Statement,
 }
 
 impl Connection {
-    async fn open(database: &str) -> Result<Self, tokio_postgres::Error> {
-        let (client, connection) = tokio_postgres::connect(database, NoTls).await?;
+    async fn open(options: &Options) -> Result<Self, tokio_postgres::Error> {
+        let (client, connection) = tokio_postgres::connect(&options.database, NoTls).await?;
         tokio::spawn(connection);
         let mut reads = Vec::new();
         for (_, sql) in READS {
             reads.push(client.prepare(sql).await?);
         }
+        let mut further = Vec::new();
+        for (path, sql) in &options.reads {
+            further.push((path.clone(), client.prepare(sql).await?));
+        }
         let insert = client.prepare(INSERT).await?;
-        Ok(Self { client, reads, insert })
+        Ok(Self { client, reads, further, insert })
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Whole>, Box<dyn Error>> {
         let (row, status) = if request.method() == Method::POST {
             let body = String::from_utf8(collect(request.into_body()).await?)?;
             (self.client.query_opt(&self.insert, &[&body]).await?, StatusCode::CREATED)
+        } else if let Some((rest, statement)) = self.find_further(request.uri().path()) {
+            (self.client.query_opt(statement, &[&rest]).await?, StatusCode::OK)
         } else {
             let path = request.uri().path();
             let end = path.rfind('/').map_or(0, |slash| slash + 1);
@@ -97,6 +113,11 @@ impl Connection {
         *response.status_mut() = status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
         Ok(response)
+    }
+
+    /// Returns the rest of the path of a further read, and its statement.
+    fn find_further<'p>(&self, path: &'p str) -> Option<(&'p str, &Statement)> {
+        self.further.iter().find_map(|(begin, statement)| Some((path.strip_prefix(&**begin)?, statement)))
     }
 }
 
@@ -122,7 +143,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let mut connections = Vec::new();
         for _ in 0..options.connections.max(1) {
-            connections.push(Connection::open(&options.database).await?);
+            connections.push(Connection::open(&options).await?);
         }
         let connections: Rc<[Connection]> = connections.into();
         let next = Rc::new(Cell::new(0));
