@@ -90,6 +90,7 @@ fn run_as(collection: Collection, own: Option<Own>, config: &Config) -> ExitCode
             }
         };
     }
+    let _filled = memory::fill_chunk();
     start_log(config.log_format);
     log_panics();
     config.settings.log();
