@@ -24,7 +24,7 @@ fn spawn_app() -> App {
 fn assert_problem(answer: &Answer, status: u16, title: &str) {
     assert_eq!(answer.status, status, "{answer:?}");
     assert_eq!(answer.header("content-type"), "application/problem+json");
-    let (kind, rest) = answer.body.split_once(r#"","title":"#).unwrap();
+    let (kind, rest) = answer.body.split_once(r#"","title":"#).expect("a problem has a title");
     assert!(kind.starts_with(r#"{"type":"/api/posts/-/problems#"#), "{}", answer.body);
     assert!(rest.starts_with(&format!(r#""{title}","status":{status},"detail":""#)), "{}", answer.body);
 }

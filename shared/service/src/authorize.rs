@@ -23,12 +23,12 @@ const IN_LOGS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 pub struct Writers {
     collection: Collection,
     /// `None` if the service is read-only.
-    in_force: Option<RwLock<Arc<InForce>>>,
+    accepted: Option<RwLock<Arc<Accepted>>>,
 }
 
 /// What lets clients write, at a moment.
 #[derive(Clone, Debug, Default)]
-struct InForce {
+struct Accepted {
     tokens: Arc<TokenFile>,
     keys: Arc<Keys>,
     /// `None` if no JSON Web Token is accepted.
@@ -48,40 +48,40 @@ pub fn read_tokens(path: &Path) -> Result<TokenFile, TokenFileError> {
 impl Writers {
     /// Returns nobody: the service is read-only.
     pub fn none(collection: Collection) -> Self {
-        Self { collection, in_force: None }
+        Self { collection, accepted: None }
     }
 
     /// Returns those with one of the `tokens`, and the users with a JSON Web Token by one of the keys that is meant so.
     pub fn new(collection: Collection, tokens: TokenFile, jwt: Option<(Keys, Meant)>) -> Self {
         let (keys, meant) = jwt.unzip();
         let (keys, meant) = (Arc::new(keys.unwrap_or_default()), meant.map(Arc::new));
-        Self { collection, in_force: Some(RwLock::new(Arc::new(InForce { tokens: Arc::new(tokens), keys, meant }))) }
+        Self { collection, accepted: Some(RwLock::new(Arc::new(Accepted { tokens: Arc::new(tokens), keys, meant }))) }
     }
 
     /// Replaces the tokens in force with those of `file`, from the next request on. A file without tokens revokes all,
     /// so that the last token can be revoked. A read-only service stays read-only.
     pub fn replace_tokens(&self, file: TokenFile) {
-        self.replace(|in_force| in_force.tokens = Arc::new(file));
+        self.replace(|accepted| accepted.tokens = Arc::new(file));
     }
 
     /// Replaces the keys in force, from the next request on. Without any key, no user may write.
     pub fn replace_keys(&self, keys: Keys) {
-        self.replace(|in_force| in_force.keys = Arc::new(keys));
+        self.replace(|accepted| accepted.keys = Arc::new(keys));
     }
 
-    fn replace(&self, change: impl FnOnce(&mut InForce)) {
-        if let Some(in_force) = &self.in_force {
-            let mut in_force = in_force.write().unwrap_or_else(PoisonError::into_inner);
-            let mut changed = (**in_force).clone();
+    fn replace(&self, change: impl FnOnce(&mut Accepted)) {
+        if let Some(accepted) = &self.accepted {
+            let mut accepted = accepted.write().unwrap_or_else(PoisonError::into_inner);
+            let mut changed = (**accepted).clone();
             change(&mut changed);
-            *in_force = Arc::new(changed);
+            *accepted = Arc::new(changed);
         }
     }
 
     /// Returns what is in force; `None` if the service is read-only.
-    fn now(&self) -> Option<Arc<InForce>> {
-        let in_force = self.in_force.as_ref()?;
-        Some(Arc::clone(&in_force.read().unwrap_or_else(PoisonError::into_inner)))
+    fn now(&self) -> Option<Arc<Accepted>> {
+        let accepted = self.accepted.as_ref()?;
+        Some(Arc::clone(&accepted.read().unwrap_or_else(PoisonError::into_inner)))
     }
 
     /// Returns the number of tokens, and that of keys.
@@ -131,7 +131,7 @@ pub struct Writer {
     who: Who,
     collection: Collection,
     /// What let it write.
-    by: Arc<InForce>,
+    by: Arc<Accepted>,
 }
 
 #[derive(Clone, Debug)]

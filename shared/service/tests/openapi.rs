@@ -129,7 +129,7 @@ fn the_type_of_each_problem_leads_to_its_part_of_a_page() {
     for (method, path) in [
         ("GET", "/api/posts/9"),
         ("GET", "/api/posts/x"),
-        ("GET", "/api/posts?limt=1"),
+        ("GET", "/api/posts?limits=1"),
         ("GET", "/other"),
         ("POST", "/api/posts"),
         ("TRACE", "/api/posts"),
