@@ -53,3 +53,49 @@ fn systemd_finds_the_unit_as_closed_as_it_says() {
     let (is_good, printed) = run(&["verify", "--man=no"]);
     assert!(is_good && printed.is_empty(), "{printed}");
 }
+
+#[test]
+fn a_debian_package_has_the_program_its_unit_its_manual_and_completions() {
+    if tool("dpkg-deb", "Debian packages").is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().to_str().unwrap();
+    let make = |name: &str, rest: &[&str]| {
+        let output = Command::new(root().join("deploy/deb")).arg(name).args(rest).output().unwrap();
+        (output.status.code(), text(&output.stdout).trim().to_owned(), text(&output.stderr))
+    };
+    for (name, is_service) in [("posts", true), ("seed", false)] {
+        let program = program(name);
+        let (code, file, said) = make(name, &["--output", folder, "--program", program.to_str().unwrap()]);
+        assert_eq!(code, Some(0), "{said}");
+        let ask = |arguments: &[&str]| {
+            let output = Command::new("dpkg-deb").args(arguments).output().unwrap();
+            assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+            text(&output.stdout)
+        };
+        assert_eq!(ask(&["--field", &file, "Package"]).trim(), format!("split-{name}"));
+        assert_eq!(ask(&["--field", &file, "Version"]).trim(), env!("CARGO_PKG_VERSION"));
+        let content = ask(&["--contents", &file]);
+        for path in [
+            "usr/lib/systemd/system/split@posts.service",
+            "usr/share/man/man1/posts.1.gz",
+            "usr/share/bash-completion/completions/posts",
+        ] {
+            assert_eq!(content.contains(path), is_service, "{content}");
+        }
+        assert!(content.lines().all(|line| line.contains(" root/root ")), "{content}");
+        let unpacked = dir.path().join(name);
+        ask(&["--extract", &file, unpacked.to_str().unwrap()]);
+        let version = Command::new(unpacked.join("usr/bin").join(name)).arg("--version").output().unwrap();
+        assert_eq!(text(&version.stdout).trim(), format!("{name} {}", env!("CARGO_PKG_VERSION")));
+        let scripts = dir.path().join(format!("{name}.control"));
+        ask(&["--control", &file, scripts.to_str().unwrap()]);
+        for script in ["postinst", "prerm"].map(|script| scripts.join(script)).iter().filter(|_| is_service) {
+            assert!(Command::new("sh").arg("-n").arg(script).status().unwrap().success());
+        }
+    }
+    let unit = fs::read_to_string(dir.path().join("posts/usr/lib/systemd/system/split@posts.service")).unwrap();
+    assert!(unit.contains("ExecStart=/usr/bin/%i\n") && unit.contains("NoNewPrivileges=yes"), "{unit}");
+    assert_eq!((make("nothing", &[]).0, make("--what", &[]).0, make("posts", &["--output"]).0), (Some(2), Some(2), Some(2)));
+}
