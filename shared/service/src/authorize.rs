@@ -186,6 +186,17 @@ impl Writer {
         self.check_record(new.body())
     }
 
+    /// Checks that it may create a deleted record again, whose integer id was another's perhaps: links to it are still there.
+    ///
+    /// # Errors
+    /// The declaration names an owner by a field, and the writer may not write the records of all.
+    pub(crate) fn check_revival(&self) -> Result<(), Problem> {
+        match self.collection.declaration().owner.as_deref() {
+            None | Some("id") => Ok(()),
+            Some(_) => self.check_all(),
+        }
+    }
+
     /// Returns a key that no other writer has.
     pub(crate) fn own_key(&self, key: &str) -> String {
         match &self.who {

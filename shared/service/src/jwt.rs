@@ -1,4 +1,4 @@
-//! JSON Web Tokens (RFC 7519): an identity provider signs who asks and what he may do, and its public keys lie in a file.
+//! JSON Web Tokens (RFC 7519): an identity provider signs who asks and what they may do, and its public keys lie in a file.
 //!
 //! The algorithm follows from the key, never from the token (RFC 8725, section 3.1): an RSA key checks RS256 alone, a P-256
 //! key ES256, an Ed25519 key EdDSA. A file with a private or a symmetric key is refused, since whoever reads it could make
@@ -40,14 +40,14 @@ pub struct Meant {
     pub user_claim: String,
 }
 
-/// A user, as a token names him.
+/// A user, as a token names them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// His id: a text, or the digits of an integer.
+    /// The id: a text, or the digits of an integer.
     pub id: Box<str>,
-    /// Whether he may write the records of all owners.
+    /// Whether the user may write the records of all owners.
     pub is_admin: bool,
-    /// The end of his token, in seconds since 1970.
+    /// The end of the token, in seconds since 1970.
     pub until: u64,
 }
 

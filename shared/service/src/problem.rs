@@ -399,7 +399,7 @@ impl Problem {
                 let (owner, admin) =
                     (realm.declaration().owner.as_deref().unwrap_or("id"), jwt::scope(*realm, jwt::ADMIN));
                 return format!(
-                    "A user writes only what is his own, by `{owner}`, before and after{line}; the scope {admin} allows all."
+                    "Users write only what is theirs, by `{owner}`, before and after{line}; the scope {admin} allows all."
                 )
                 .into();
             }

@@ -406,6 +406,7 @@ impl Target {
         }
         match &self.name {
             RecordName::Number(id) if id.get() > now.last_id() => Err(Problem::IdNotGiven),
+            RecordName::Number(_) => self.writer.check_revival(),
             RecordName::Text(text) => {
                 let json = serde_json::to_string(text).unwrap_or_default();
                 edit::check_new_id(&json).map_err(|violation| Problem::Invalid(vec![violation]))

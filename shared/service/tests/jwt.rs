@@ -288,7 +288,7 @@ fn a_missing_scope_is_named_in_the_challenge() {
 }
 
 #[test]
-fn a_user_writes_his_own_records_alone_and_an_admin_all() {
+fn users_write_their_own_records_alone_and_an_admin_all() {
     let (app, signer) = posts();
     let token = |user: Value, scope: &str| signer.token(&json!({"alg": "EdDSA", "kid": "a"}), &claims(&user, scope));
     let (one, two, three) =
@@ -304,7 +304,7 @@ fn a_user_writes_his_own_records_alone_and_an_admin_all() {
             "{\"thread\":1,\"text\":\"own\",\"user\":1}\n{\"thread\":1,\"text\":\"not\",\"user\":2}\n",
         ),
         ("PUT", "/api/posts/2", r#"{"thread":1,"text":"not mine","user":2}"#),
-        // Nobody takes a record by writing himself into it, nor gives one away.
+        // Nobody takes a record by writing themselves into it, nor gives one away.
         ("PUT", "/api/posts/2", r#"{"thread":1,"text":"mine now","user":1}"#),
         ("PUT", "/api/posts/1", r#"{"thread":1,"text":"yours now","user":2}"#),
         ("PATCH", "/api/posts/2", r#"{"text":"changed"}"#),
@@ -337,7 +337,6 @@ fn a_user_writes_his_own_records_alone_and_an_admin_all() {
         (&three, "POST", "/api/posts", r#"{"thread":1,"text":"new","user":3}"#, 403),
         (&one, "DELETE", "/api/posts/9", "", 404),
         (&one, "DELETE", "/api/posts/1", "", 204),
-        // What he deleted he may create again, but not under another's name.
         (&admin, "PATCH", "/api/posts/2", r#"{"user":1}"#, 200),
         (&two, "DELETE", "/api/posts/2", "", 403),
         (&admin, "POST", "/api/posts", r#"{"thread":1,"text":"by an admin","user":7}"#, 201),
@@ -345,6 +344,16 @@ fn a_user_writes_his_own_records_alone_and_an_admin_all() {
     ] {
         let answer = send(&app, method, path, token, body);
         assert_eq!(answer.status, status, "{method} {path} {body}: {}", answer.body);
+    }
+    // Nobody takes the place of a deleted record, to which links may lead.
+    for (token, status) in [(&one, 403), (&two, 403), (&admin, 201)] {
+        let headers = [
+            ("authorization", format!("Bearer {token}")),
+            ("content-type", "application/json".to_owned()),
+            ("if-none-match", "*".to_owned()),
+        ];
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, &**value)).collect();
+        assert_eq!(app.send("PUT", "/api/posts/2", &headers, POST).status, status);
     }
     let answer = send(
         &app,
@@ -449,7 +458,7 @@ fn an_owner_is_a_field_that_can_name_somebody() {
 }
 
 #[test]
-fn each_user_has_idempotency_keys_of_his_own() {
+fn each_user_has_idempotency_keys_of_their_own() {
     let (app, signer) = posts();
     let post = |user: Value, key: &str, body: &str| {
         let token = signer.token(&json!({"alg": "EdDSA"}), &claims(&user, "posts:write"));

@@ -97,5 +97,8 @@ fn a_debian_package_has_the_program_its_unit_its_manual_and_completions() {
     }
     let unit = fs::read_to_string(dir.path().join("posts/usr/lib/systemd/system/split@posts.service")).unwrap();
     assert!(unit.contains("ExecStart=/usr/bin/%i\n") && unit.contains("NoNewPrivileges=yes"), "{unit}");
-    assert_eq!((make("nothing", &[]).0, make("--what", &[]).0, make("posts", &["--output"]).0), (Some(2), Some(2), Some(2)));
+    assert_eq!(
+        (make("nothing", &[]).0, make("--what", &[]).0, make("posts", &["--output"]).0),
+        (Some(2), Some(2), Some(2))
+    );
 }
