@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
 use world::posts::{self, Client};
-use world::{PATIENCE, Process, free_port, program, root, sample, split, tool, try_get, wait_for};
+use world::{PATIENCE, Process, free_port, program, root, sample, seed, split, text, tool, try_get, wait_for};
 
 /// A client that follows the changes of posts.
 struct Follower(BufReader<TcpStream>);
@@ -87,5 +88,45 @@ fn those_who_follow_through_the_entrance_take_no_place_from_others_and_miss_noth
     assert_eq!(["two", "three"], [0, 1].map(|_| follower.next()["record"]["text"].as_str().unwrap().to_owned()));
     write("four");
     assert_eq!(follower.next()["record"]["text"], "four");
+    posts.signal("TERM");
+}
+
+#[test]
+fn those_who_follow_are_told_what_a_newer_file_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    split(&sample(), &data);
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let posts = start(&data, address);
+    let mut follower = Follower::connect(address, "");
+    assert_eq!(follower.next()["event"], "place");
+
+    let file = fs::read_to_string(sample()).unwrap();
+    let (rest, last) = file.rsplit_once("    { \"thread\": 5,").unwrap();
+    assert!(last.contains("Seconded"), "{last}");
+    let new = r#"{ "thread": 1, "text": "Written in the monolith meanwhile.", "user": 1 } ] }"#;
+    let file = rest.replace("mostly reading along.", "mostly reading along now.") + new;
+    let count = serde_json::from_str::<serde_json::Value>(&file).unwrap()["posts"].as_array().unwrap().len();
+    let newer = folder.path().join("newer.json");
+    fs::write(&newer, file).unwrap();
+    let done = seed(["--input", newer.to_str().unwrap(), "--data", data.to_str().unwrap()]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+
+    let mut told: Vec<(String, serde_json::Value, serde_json::Value)> = Vec::new();
+    while told.len() < 3 {
+        let change = follower.next();
+        told.push((
+            change["event"].as_str().unwrap().to_owned(),
+            change["id"].clone(),
+            change["record"]["text"].clone(),
+        ));
+    }
+    told.sort_by_key(|(_, id, _)| id.as_u64());
+    let expected = [
+        ("put".to_owned(), 3.into(), "Chiara, mostly reading along now.".into()),
+        ("delete".to_owned(), count.into(), serde_json::Value::Null),
+        ("put".to_owned(), (count + 1).into(), "Written in the monolith meanwhile.".into()),
+    ];
+    assert_eq!(told, expected);
     posts.signal("TERM");
 }
