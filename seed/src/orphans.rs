@@ -220,7 +220,7 @@ impl Edits<'_> {
 fn text_of(term: &Term) -> String {
     match term {
         Term::Id(id) => id.to_string(),
-        Term::Text(text) => text.to_string(),
+        Term::Text(text) | Term::Ordered(text) => text.to_string(),
     }
 }
 
@@ -228,7 +228,7 @@ fn text_of(term: &Term) -> String {
 fn number_of(term: &Term) -> u64 {
     match term {
         Term::Id(id) => id.get(),
-        Term::Text(text) => text.parse::<Id>().map_or(0, Id::get),
+        Term::Text(text) | Term::Ordered(text) => text.parse::<Id>().map_or(0, Id::get),
     }
 }
 
@@ -236,7 +236,7 @@ fn number_of(term: &Term) -> u64 {
 fn shown(term: &Term) -> String {
     match term {
         Term::Id(id) => id.to_string(),
-        Term::Text(text) => format!("{text:?}"),
+        Term::Text(text) | Term::Ordered(text) => format!("{text:?}"),
     }
 }
 

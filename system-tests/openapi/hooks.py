@@ -32,15 +32,22 @@ def before_call(context, case, **kwargs):
     if "q" in query:
         # Not every text has words.
         query["q"] = "hello"
+    sort = query.get("sort", query.get("_sort"))
+    is_by_field = sort not in (None, "id", "-id")
+    if is_by_field:
+        # Such a list is one of all records.
+        for other in set(query) - {"sort", "_sort", "limit", "_limit", "_per_page", "after", "count", "fields", "_page", "_order"}:
+            del query[other]
     if "after" in query:
-        # A place in the order of ids, or in one by rank.
-        is_ranked = "q" in query and "sort" not in query and "_sort" not in query
-        if not query["after"].startswith("r1-" if is_ranked else "c1-") and "changes" not in case.path:
+        # A place in the order of ids, of a field, or by rank.
+        is_ranked = "q" in query and sort is None
+        place = "s1-" if is_by_field else "r1-" if is_ranked else "c1-"
+        if not query["after"].startswith(place) and "changes" not in case.path:
             del query["after"]
     if "_page" in query and isinstance(query["_page"], int):
         # Numbered pages end behind 10,000 records.
         query["_page"] = min(query["_page"], 10)
-    if "-id" in (query.get("sort"), query.get("_sort")):
+    if str(sort).startswith("-"):
         query.pop("_order", None)
     if ("history" in query) != ("since" in query):
         query.clear()

@@ -204,13 +204,13 @@ fn every_file_and_test_that_is_named_is_there() {
 #[test]
 fn every_option_that_is_named_exists_and_every_one_that_exists_is_named() {
     let documents: Vec<Document> = documents().into_iter().filter(|document| document.name != "CHANGELOG.md").collect();
-    let scripts = ["up", "test", "deploy/push", "deploy/deploy", "bench/run"]
+    let scripts = ["up", "test", "deploy/push", "deploy/deploy", "deploy/deb", "bench/run"]
         .map(|name| fs::read_to_string(root().join(name)).unwrap());
     let helps = helps();
     let existing: BTreeSet<String> =
         helps.iter().chain(&scripts).flat_map(|text| text.lines()).flat_map(options).collect();
     // Other programs' options, where a document shows how to run those.
-    let others = ["cargo ", "docker ", "aws ", "curl ", "just ", "git "];
+    let others = ["cargo ", "docker ", "aws ", "curl ", "just ", "git ", "systemctl "];
     let mut unknown = Vec::new();
     let mut named = BTreeSet::new();
     for document in &documents {

@@ -141,6 +141,9 @@ pub struct IndexDeclaration {
     /// Whether a write is refused if another record has the same value.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unique: bool,
+    /// Whether the list of all records can be in the order of the field.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub order: bool,
     /// Whether the monolith has the route.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub in_monolith: bool,
@@ -342,6 +345,13 @@ impl Declaration {
                 return Some(format!(
                     "the field {:?} is neither a text nor a reference, so no index lists it",
                     index.field
+                ));
+            }
+            let fits_order = |field: &Field| field.required && field.shape.is_of() != Some(TermKind::TextId);
+            if index.order && !self.field(&index.field).is_some_and(fits_order) {
+                return Some(format!(
+                    "the index {:?} has no order: the field {:?} may be absent, or refers to text ids",
+                    index.route, index.field
                 ));
             }
             if !is_segment(&index.route) {

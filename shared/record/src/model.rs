@@ -7,7 +7,7 @@ use serde::Deserialize;
 use smallvec::SmallVec;
 
 pub use crate::declaration::{Collection, Index};
-use crate::declaration::{EXPECTED_ID_TEXT, Field, IdRule, Shape, TermKind, read_id_text};
+use crate::declaration::{EXPECTED_ID_TEXT, Field, IdRule, IndexDeclaration, Shape, TermKind, read_id_text};
 use crate::id::Id;
 use crate::json::{self, Fault, Member};
 
@@ -42,11 +42,11 @@ impl Collection {
         }
         let term = match owner {
             "id" => Term::Id(value.parse().ok()?),
-            name => term_of(&declaration.field(name)?.shape, value)?,
+            name => Value::read(&declaration.field(name)?.shape, value)?.term()?,
         };
         Some(match term {
             Term::Id(id) => id.to_string().into(),
-            Term::Text(text) => text,
+            Term::Text(text) | Term::Ordered(text) => text,
         })
     }
 
@@ -73,7 +73,7 @@ impl Collection {
                 },
             };
             for index in declaration.indexes.iter().filter(|index| index.field == field.name) {
-                terms.push((index.number, value.term()?));
+                terms.push((index.number, index.term(value.term()?)));
             }
         }
         Some(Keys { id, id_from_position, position: None, terms })
@@ -140,12 +140,6 @@ pub(crate) fn is_of_kind(shape: &Shape, value: &str) -> bool {
     Value::read(shape, value).is_some()
 }
 
-/// Returns the term under which an index of such a field lists `value`, in canonical form; `None` if `value` is of
-/// another kind.
-pub fn term_of(shape: &Shape, value: &str) -> Option<Term> {
-    Value::read(shape, value)?.term()
-}
-
 /// A field's value in a record.
 enum Value<'r> {
     Id(Id),
@@ -184,6 +178,24 @@ pub enum Term {
     Id(Id),
     /// A text, compared exactly.
     Text(Box<str>),
+    /// A text in an index with an order.
+    Ordered(Box<str>),
+}
+
+impl IndexDeclaration {
+    /// Returns the term under which this index lists `value`, in canonical form; `None` if it is of another kind than the
+    /// field, which has this `shape`.
+    pub fn term_of(&self, shape: &Shape, value: &str) -> Option<Term> {
+        Value::read(shape, value)?.term().map(|term| self.term(term))
+    }
+
+    /// Returns `term` as this index lists it.
+    pub fn term(&self, term: Term) -> Term {
+        match term {
+            Term::Text(text) if self.order => Term::Ordered(text),
+            other => other,
+        }
+    }
 }
 
 impl From<Id> for Term {

@@ -20,7 +20,7 @@ use warp::reply::Response;
 
 use crate::condition::entity_tag;
 use crate::deprecation::Announcements;
-use crate::parameters::{BATCH, BOUNDS, PAGE_RECORDS, SKIPPED};
+use crate::parameters::{BATCH, BOUNDS, PAGE_RECORDS, SKIPPED, sortable};
 use crate::problem::{Problem, READS, Unknown, page_of, title_of};
 use crate::reference::File;
 use crate::reply::{self, Answer, LINES};
@@ -289,12 +289,19 @@ fn found(collection: Collection, index: &IndexDeclaration) -> Value {
 fn of_lists(collection: Collection, of_all: bool) -> Vec<Value> {
     let count = |most: usize| json!({ "type": "integer", "minimum": 1, "maximum": most });
     let of_ids = "c1-([1-9a-f][0-9a-f]{0,14}|[1-7][0-9a-f]{15})";
-    let cursors = match collection.is_searchable() {
-        false => format!("^{of_ids}$"),
-        true => format!("^({of_ids}|r1-(0|[1-9][0-9]{{0,3}}|{SKIPPED}))$"),
-    };
+    let mut cursors = vec![of_ids.to_owned()];
+    if collection.is_searchable() {
+        cursors.push(format!("r1-(0|[1-9][0-9]{{0,3}}|{SKIPPED})"));
+    }
+    let sortable: Vec<&str> = sortable(collection).filter(|_| of_all).map(|index| &*index.field).collect();
+    if !sortable.is_empty() {
+        cursors.push("s1-([0-9a-f]{2})*-([1-9a-f][0-9a-f]{0,14}|[1-7][0-9a-f]{15})".to_owned());
+    }
+    let cursors = format!("^({})$", cursors.join("|"));
     let cursors = json!({ "type": "string", "pattern": cursors });
-    let orders = || json!({ "type": "string", "enum": ["id", "-id"] });
+    let fields = ["id"].into_iter().chain(sortable).flat_map(|field| [field.to_owned(), format!("-{field}")]);
+    let names: Vec<String> = fields.collect();
+    let orders = || json!({ "type": "string", "enum": names });
     let of_page = "At most so many records; `Link` leads to the `first` and the `next` page.";
     let mut all = vec![
         in_query("limit", count(PAGE_RECORDS), of_page),
@@ -304,8 +311,12 @@ fn of_lists(collection: Collection, of_all: bool) -> Vec<Value> {
             json!({ "type": "boolean" }),
             "Whether `X-Total-Count` says how many there are on all pages.",
         ),
-        in_query("sort", orders(), "The order: by id, or `-id` for the newest first."),
-        fields(collection),
+        in_query(
+            "sort",
+            orders(),
+            "The order: by id, `-id` for the newest first, or by a field; texts by their code points. One by a field is of all records.",
+        ),
+        self::fields(collection),
     ];
     if of_all {
         let names = json!({ "type": "array", "minItems": 1, "maxItems": BATCH, "items": if collection.has_text_ids() {

@@ -11,9 +11,9 @@ use percent_encoding::{CONTROLS, utf8_percent_encode};
 use record::edit::RecordName;
 use record::id::Id;
 use record::json::members;
-use record::model::{Collection, Index, Term, term_of};
+use record::model::{Collection, Index, Term};
 use record::search::Query;
-use store::{InOrder, Order, Store, StoreError, Stored};
+use store::{InOrder, Order, Place, Store, StoreError, Stored};
 use warp::http::header::{HeaderName, HeaderValue, LINK};
 
 use crate::parameters::Wanted;
@@ -74,6 +74,9 @@ pub(crate) fn part(store: &Store, path: &str, term: Option<(Index, Term)>, wante
         let names = names.clone();
         return read::selected(store, move |store| Box::new(named(store, names.clone())), fields, wanted.lines);
     }
+    if let Some(index) = wanted.by {
+        return sorted(store, path, index, wanted);
+    }
     let filters = term.into_iter().chain(wanted.filters.iter().cloned());
     let mut filters: Vec<Filter> = filters.map(|(index, term)| Filter::Has(index, term)).collect();
     if let Some(query) = &wanted.query {
@@ -109,8 +112,64 @@ pub(crate) fn part(store: &Store, path: &str, term: Option<(Index, Term)>, wante
     let (ids, total) = found.into_inner()?;
     let headers = response.headers_mut();
     total.map(|total| headers.insert(TOTAL, total.into()));
-    headers.insert(LINK, link(path, &wanted, limit, &ids, total)?);
+    let next = ids.get(limit).and(ids.get(limit - 1)).map(|last| wanted.behind(*last));
+    headers.insert(LINK, link(path, &wanted, limit, next, total)?);
     Ok(response)
+}
+
+/// Answers with all records, or a page of them, in the order of `index`.
+fn sorted(store: &Store, path: &str, index: Index, wanted: Wanted) -> Answer {
+    let fields = wanted.fields.clone();
+    let Some(limit) = wanted.limit else {
+        let total = count(store, &[], &wanted)?;
+        let all = |store: &Store| match store.sorted(index, wanted.order, wanted.behind.clone()) {
+            Ok(places) => Box::new(at_places(store, index, places)) as read::Selection,
+            Err(error) => Box::new(std::iter::once(Err(error))),
+        };
+        let mut response = read::selected(store, all, fields, wanted.lines)?;
+        total.map(|total| response.headers_mut().insert(TOTAL, total.into()));
+        return Ok(response);
+    };
+    // As in `part`.
+    let found = RefCell::new(Ok((Vec::new(), None)));
+    let all = |store: &Store| {
+        let page = (|| -> Result<_, Problem> {
+            let places = store.sorted(index, wanted.order, wanted.behind.clone())?;
+            let places = places.skip(wanted.skipped()).take(limit + 1).collect::<Result<Vec<Place>, _>>()?;
+            Ok((places, count(store, &[], &wanted)?))
+        })();
+        let places: Vec<Place> =
+            page.as_ref().map_or(Vec::new(), |(places, _)| places.iter().take(limit).cloned().collect());
+        *found.borrow_mut() = page;
+        Box::new(at_places(store, index, places.into_iter().map(Ok))) as read::Selection
+    };
+    let mut response = read::selected(store, all, fields, wanted.lines)?;
+    let (places, total) = found.into_inner()?;
+    let headers = response.headers_mut();
+    total.map(|total| headers.insert(TOTAL, total.into()));
+    let next = places.get(limit).and(places.get(limit - 1)).map(|last| wanted.behind_place(last));
+    headers.insert(LINK, link(path, &wanted, limit, next, total)?);
+    Ok(response)
+}
+
+/// Reads the records at these places of `index` that still have them.
+fn at_places<I>(
+    store: &Store,
+    index: Index,
+    places: I,
+) -> impl Iterator<Item = Result<Stored, StoreError>> + Send + Sync + use<I>
+where
+    I: Iterator<Item = Result<Place, StoreError>> + Send + Sync,
+{
+    let store = store.clone();
+    let read = move |place: Place| {
+        let stored = store.get(place.id)?;
+        let is_there = |stored: &Stored| {
+            term_in(store.collection(), stored, index).is_some_and(|term| Place::of(&term, place.id) == place)
+        };
+        Ok(stored.filter(is_there))
+    };
+    places.filter_map(move |place| place.and_then(&read).transpose())
 }
 
 /// Answers with the records that fit the words best, among the newest that have them all.
@@ -136,7 +195,8 @@ fn ranked(store: &Store, path: &str, filters: &[Filter], is_short: bool, query: 
     let headers = response.headers_mut();
     total.map(|total| headers.insert(TOTAL, total.into()));
     if wanted.limit.is_some() {
-        headers.insert(LINK, link(path, wanted, limit, &page, total)?);
+        let next = (page.len() > limit).then(|| wanted.ranked(wanted.skipped() + limit));
+        headers.insert(LINK, link(path, wanted, limit, next, total)?);
     }
     Ok(response)
 }
@@ -153,11 +213,17 @@ fn find_page(
     Ok((page, count(store, filters, wanted)?))
 }
 
-/// Makes the links from the page with these `ids` to others.
-fn link(path: &str, wanted: &Wanted, limit: usize, ids: &[Id], total: Option<u64>) -> Result<HeaderValue, Problem> {
+/// Makes the links from a page to others. `behind` is the query of what comes behind it, if there is more.
+fn link(
+    path: &str,
+    wanted: &Wanted,
+    limit: usize,
+    behind: Option<String>,
+    total: Option<u64>,
+) -> Result<HeaderValue, Problem> {
     // A path may have come with bytes above ASCII.
     let path = utf8_percent_encode(path, CONTROLS);
-    let has_more = ids.len() > limit;
+    let has_more = behind.is_some();
     let mut links = vec![format!("<{path}?{}>; rel=\"first\"", wanted.first())];
     if let Some(number) = wanted.page {
         let last = total.map_or(u64::MAX, |total| total.div_ceil(limit as u64).max(1));
@@ -170,11 +236,9 @@ fn link(path: &str, wanted: &Wanted, limit: usize, ids: &[Id], total: Option<u64
             }
         }
     }
-    if has_more
+    if let Some(next) = behind
         && !wanted.page.is_some_and(|number| wanted.reaches(number + 1))
-        && let Some(last) = ids.get(limit - 1)
     {
-        let next = wanted.rank.map_or_else(|| wanted.behind(*last), |_| wanted.ranked(wanted.skipped() + limit));
         links.push(format!("<{path}?{next}>; rel=\"next\""));
     }
     let links = links.join(", ");
@@ -238,11 +302,17 @@ where
 /// Returns whether a record has what a filter asks for. Of words, the query itself has to be asked.
 fn has(collection: Collection, stored: &Stored, filter: &Filter) -> bool {
     let Filter::Has(index, term) = filter else { return true };
-    let Some(declared) = collection.indexes().iter().find(|declared| declared.number == *index) else { return true };
-    let field = collection.declaration().field(&declared.field);
-    let json = str::from_utf8(stored.json()).unwrap_or_default();
-    let value = members(json).find(|(key, _)| *key == &*declared.field);
-    value.zip(field).is_some_and(|((_, value), field)| term_of(&field.shape, value).as_ref() == Some(term))
+    collection.indexes().iter().all(|declared| declared.number != *index)
+        || term_in(collection, stored, *index).as_ref() == Some(term)
+}
+
+/// Returns the term under which `index` lists a record.
+fn term_in(collection: Collection, stored: &Stored, index: Index) -> Option<Term> {
+    let declared = collection.indexes().iter().find(|declared| declared.number == index)?;
+    let field = collection.declaration().field(&declared.field)?;
+    let json = str::from_utf8(stored.json()).ok()?;
+    let (_, value) = members(json).find(|(key, _)| *key == &*declared.field)?;
+    declared.term_of(&field.shape, value)
 }
 
 /// Finds the ids that all `filters` list.

@@ -7,7 +7,7 @@ use record::edit::RecordName;
 use record::id::Id;
 use record::model::{Collection, Index, Term};
 use record::search::Query;
-use store::Order;
+use store::{Order, Place};
 
 use crate::problem::Problem;
 
@@ -35,6 +35,9 @@ pub(crate) const BOUNDS: [&str; 4] = ["id_gte", "id_gt", "id_lte", "id_lt"];
 
 /// The beginning of each `after`. Another version of this program may have others.
 const CURSOR: &str = "c1-";
+
+/// The beginning of each `after` of a list in the order of a field.
+const SORTED: &str = "s1-";
 
 /// The beginning of each `after` of a ranked list.
 const RANK: &str = "r1-";
@@ -97,7 +100,11 @@ pub(crate) struct Wanted {
     /// The query's own pairs but for the place, for links to other pages.
     rest: Vec<(String, String)>,
     pub(crate) order: Order,
+    /// The index in whose order the list is; `None` if it is in the order of ids.
+    pub(crate) by: Option<Index>,
     pub(crate) after: Option<Id>,
+    /// What the list is behind, if it is in the order of an index.
+    pub(crate) behind: Option<Place>,
     pub(crate) limit: Option<usize>,
     /// The lowest and the highest id, if the list has bounds.
     pub(crate) range: (Option<u64>, Option<u64>),
@@ -140,11 +147,13 @@ impl Wanted {
         wanted.limit = limit.map(|limit| read_number("limit", &limit, PAGE_RECORDS)).transpose()?;
         wanted.query = given.take("q")?.map(|text| read_query(collection, &text)).transpose()?;
         let is_ranked = wanted.query.is_some() && !given.0.iter().any(|(name, _)| matches!(&**name, "sort" | "_sort"));
+        let (order, by) = read_order(collection, of_all, &mut given)?;
+        (wanted.order, wanted.by) = (order, by.map(|index| index.number));
         match given.take("after")? {
+            after if by.is_some() => wanted.behind = after.map(|after| read_place(&after)).transpose()?,
             after if is_ranked => wanted.rank = Some(after.map_or(Ok(0), |after| read_rank(&after))?),
             after => wanted.after = after.map(|after| read_cursor(&after)).transpose()?,
         }
-        wanted.order = read_order(&mut given)?;
         if is_ranked {
             wanted.order = Order::Descending;
         }
@@ -162,7 +171,7 @@ impl Wanted {
                 wanted.limit = Some(NUMBERED_RECORDS);
                 wanted.rest.push(("_limit".to_owned(), NUMBERED_RECORDS.to_string()));
             }
-            if wanted.after.is_some() || wanted.rank.is_some_and(|rank| rank > 0) {
+            if wanted.after.is_some() || wanted.behind.is_some() || wanted.rank.is_some_and(|rank| rank > 0) {
                 return Err(wrong("`_page` and `after` are two places; send one of them."));
             }
             if !wanted.reaches(page) {
@@ -173,7 +182,7 @@ impl Wanted {
         }
         for index in collection.indexes().iter().filter(|index| !OF_LISTS.contains(&&*index.field)) {
             if let Some(value) = given.take(&index.field)? {
-                wanted.filters.push((index.number, read_term(collection, index, &value)?));
+                wanted.filters.push((index.number, index.term(read_term(collection, index, &value)?)));
             }
         }
         if let Some((name, _)) = given.0.first()
@@ -183,6 +192,13 @@ impl Wanted {
             return Err(wrong(format!("No index lists records by `{name}`, so there is no filter for it.")));
         }
         given.finish(&known)?;
+        let is_part = !wanted.filters.is_empty() || wanted.query.is_some() || wanted.range != (None, None);
+        if let (Some(index), true) = (by, is_part) {
+            return Err(wrong(format!(
+                "A list in the order of `{}` is one of all records; filters, bounds and `q` go with `sort=id` or `sort=-id`.",
+                index.field
+            )));
+        }
         Ok(wanted)
     }
 
@@ -208,6 +224,12 @@ impl Wanted {
     /// Returns the query of the page behind record `after`.
     pub(crate) fn behind(&self, after: Id) -> String {
         self.at("after", &format!("{CURSOR}{:x}", after.get()))
+    }
+
+    /// Returns the query of the page behind `place`.
+    pub(crate) fn behind_place(&self, place: &Place) -> String {
+        let term: String = place.term.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.at("after", &format!("{SORTED}{term}-{:x}", place.id.get()))
     }
 
     /// Returns the query of the page behind the first `count` of a ranked list.
@@ -301,27 +323,57 @@ fn read_term(collection: Collection, index: &IndexDeclaration, value: &str) -> R
     }
 }
 
-/// Reads `sort=id`, `sort=-id`, or json-server's `_sort` and `_order`.
-fn read_order(given: &mut Parameters) -> Result<Order, Problem> {
+/// Lists the indexes in whose order the list of all records can be.
+pub(crate) fn sortable(collection: Collection) -> impl Iterator<Item = &'static IndexDeclaration> {
+    collection.indexes().iter().filter(|index| index.order)
+}
+
+/// Reads `sort=id`, `sort=-id`, or json-server's `_sort` and `_order`; of all records also `sort=FIELD` and `sort=-FIELD`.
+fn read_order(
+    collection: Collection,
+    of_all: bool,
+    given: &mut Parameters,
+) -> Result<(Order, Option<&'static IndexDeclaration>), Problem> {
     let sort = given.take_any(&["sort", "_sort"])?;
     let order = given.take("_order")?;
-    if sort.as_deref() == Some("-id") && order.is_some() {
-        return Err(wrong("`-id` has an order already; send it without `_order`."));
-    }
-    let sorted = match sort.as_deref() {
-        None | Some("id") => Order::Ascending,
-        Some("-id") => Order::Descending,
-        Some(other) => {
-            let other = shorten(other);
-            return Err(wrong(format!("No index has records in the order of `{other}`; `sort` is id or -id.")));
-        }
+    let (field, sorted) = match sort.as_deref() {
+        None => ("id", Order::Ascending),
+        Some(sort) => match sort.strip_prefix('-') {
+            Some(field) => (field, Order::Descending),
+            None => (sort, Order::Ascending),
+        },
     };
-    match order.as_deref().map(str::to_ascii_lowercase).as_deref() {
+    if sorted == Order::Descending && order.is_some() {
+        return Err(wrong(format!("`-{}` has an order already; send it without `_order`.", shorten(field))));
+    }
+    let by = match field {
+        "id" => None,
+        _ => sortable(collection).find(|index| of_all && &*index.field == field),
+    };
+    if field != "id" && by.is_none() {
+        let fields = sortable(collection).filter(|_| of_all).map(|index| &*index.field);
+        let known: Vec<String> = ["id"].into_iter().chain(fields).map(|field| format!("{field} or -{field}")).collect();
+        let (field, known) = (shorten(field), known.join(", "));
+        return Err(wrong(format!("No index has records in the order of `{field}`; `sort` is {known} here.")));
+    }
+    let order = match order.as_deref().map(str::to_ascii_lowercase).as_deref() {
         None => Ok(sorted),
         Some("asc") => Ok(Order::Ascending),
         Some("desc") => Ok(Order::Descending),
         Some(other) => Err(wrong(format!("`_order` is asc or desc, not `{}`.", shorten(other)))),
-    }
+    };
+    order.map(|order| (order, by))
+}
+
+fn read_place(value: &str) -> Result<Place, Problem> {
+    let read = || {
+        let (term, id) = value.strip_prefix(SORTED)?.split_once('-')?;
+        let byte = |nth: usize| u8::from_str_radix(term.get(nth..nth + 2)?, 16).ok();
+        let term = (0..term.len()).step_by(2).map(byte).collect::<Option<Vec<u8>>>()?;
+        Some(Place { term, id: Id::try_from(u64::from_str_radix(id, 16).ok()?).ok()? })
+    };
+    let place = read().filter(|place| Wanted::default().behind_place(place).ends_with(value));
+    place.ok_or_else(|| wrong(format!("`after` comes from a `next` link; `{}` is none.", shorten(value))))
 }
 
 fn read_number(name: &str, value: &str, most: usize) -> Result<usize, Problem> {

@@ -363,7 +363,7 @@ impl State {
                 };
             }
             Resource::Found(index, term) if index.answers == Answers::Many => {
-                let term = read_term(collection.terms_of(index), term)?;
+                let term = index.term(read_term(collection.terms_of(index), term)?);
                 let mut wanted = Wanted::read(collection, false, given)?;
                 wanted.lines = reply::accepts_lines(headers);
                 return if wanted.is_everything() {
@@ -375,7 +375,7 @@ impl State {
             Resource::Found(index, term) => {
                 let fields = parameters::read_fields(collection, &mut given)?;
                 given.finish(&["fields"])?;
-                let term = read_term(collection.terms_of(index), term)?;
+                let term = index.term(read_term(collection.terms_of(index), term)?);
                 return read::found_one(store, index, &term, fields.as_deref());
             }
             Resource::Single => RecordName::Single,

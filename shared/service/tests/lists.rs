@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use record::declaration::Declaration;
+use record::model::Collection;
 use record::sample;
 use serde_json::Value;
 use service::testing::{Answer, App, bearer};
@@ -34,6 +36,175 @@ fn walk(app: &App, path: &str, mut between: impl FnMut(usize)) -> Vec<Vec<u64>> 
         between(pages.len());
     }
     pages
+}
+
+/// Returns the ids of users in the order of their names, which are compared byte by byte.
+fn by_name(users: &[(u64, String)], descending: bool) -> Vec<u64> {
+    let mut sorted: Vec<(&str, u64)> = users.iter().map(|(id, name)| (&**name, *id)).collect();
+    sorted.sort_unstable();
+    if descending {
+        sorted.reverse();
+    }
+    sorted.into_iter().map(|(_, id)| id).collect()
+}
+
+/// A collection that can be in the order of names, of which several records may have one.
+fn people() -> Collection {
+    let json = r#"{"name":"people","ids":"record","fields":[{"name":"username","shape":{"line":{"most":2000}}},
+        {"name":"of","shape":{"reference":{"to":"people"}},"required":false}],
+        "indexes":[{"number":1,"field":"username","route":"named","order":true},{"number":2,"field":"of","route":"of"}]}"#;
+    Collection::of(Declaration::read(json).unwrap())
+}
+
+#[test]
+fn a_list_in_the_order_of_a_field_is_that_of_a_sorted_list() {
+    // Several have one name, as a monolith allows; 300 of them are more than two runs of the index.
+    let name = |id: u64| match id % 5 {
+        0 => "same".to_owned(),
+        1 => format!("Zoe{}", id % 40),
+        2 => format!("a.{}", 2000 - id),
+        3 => format!("\u{e9}{}", id % 7),
+        _ => format!("n{id:04}"),
+    };
+    let mut users: Vec<(u64, String)> = (1..=1500).filter(|id| id % 7 != 0).map(|id| (id, name(id))).collect();
+    let json = |(id, name): &(u64, String)| format!(r#"{{"id":{id},"username":{}}}"#, Value::from(&**name));
+    let app = App::spawn_writable(people(), users.iter().map(json));
+    let count = users.len().to_string();
+    for (sort, descending) in [
+        ("sort=username", false),
+        ("sort=-username", true),
+        ("_sort=username&_order=desc", true),
+        ("_sort=username&_order=asc", false),
+    ] {
+        assert_eq!(ids(&app.get(&format!("/api/people?{sort}"))), by_name(&users, descending), "{sort}");
+        for limit in [1000, 100, 37] {
+            let pages = walk(&app, &format!("/api/people?{sort}&limit={limit}"), |_| {});
+            assert!(pages.iter().rev().skip(1).all(|page| page.len() == limit), "{sort} {limit}");
+            assert_eq!(pages.concat(), by_name(&users, descending), "{sort} {limit}");
+        }
+        let numbered = app.get(&format!("/api/people?{sort}&_page=3&_per_page=10"));
+        assert_eq!(ids(&numbered), by_name(&users, descending)[20..30], "{sort}");
+        assert_eq!(numbered.header("x-total-count"), count, "{sort}");
+    }
+    let same = app.get("/api/people?sort=username&limit=5");
+    let known = [("if-none-match", same.header("etag"))];
+    assert_eq!(app.send("GET", "/api/people?sort=username&limit=5", &known, "").status, 304);
+
+    // Between the pages others delete who was last, rename whom the walk has passed, and sign up before and behind it.
+    let token = bearer(people());
+    let write = |method: &str, path: &str, body: &str| {
+        let headers = [("authorization", &*token), ("content-type", "application/json")];
+        let answer = app.send(method, path, &headers, body);
+        assert!(answer.status < 300, "{}", answer.body);
+    };
+    let mut seen: Vec<u64> = Vec::new();
+    let mut next = Some("/api/people?sort=username&limit=50&fields=id,username".to_owned());
+    let mut gone = Vec::new();
+    while let Some(path) = next {
+        let page = app.get(&path);
+        seen.extend(ids(&page));
+        next = link(&page, "next");
+        let (last, first) = (seen[seen.len() - 1], seen[seen.len() - 50.min(seen.len())]);
+        if gone.len() < 10 {
+            write("DELETE", &format!("/api/people/{last}"), "");
+            write("PATCH", &format!("/api/people/{first}"), &format!(r#"{{"username":"A{first}"}}"#));
+            write("POST", "/api/people", &format!(r#"{{"username":"0{first}"}}"#));
+            gone.push(last);
+        }
+    }
+    let expected = by_name(&users, false);
+    assert_eq!(seen, expected, "who stays in place is there once");
+    users.retain(|(id, _)| !gone.contains(id));
+    assert_eq!(ids(&app.get("/api/people?sort=username")).len(), users.len() + 10);
+}
+
+/// What is the beginning of another text comes before it, whatever byte the other goes on with.
+#[test]
+fn an_order_is_that_of_code_points_and_its_index_finds_each_text() {
+    let long = "l".repeat(1100);
+    let texts = [
+        "",
+        "\u{0}",
+        "\u{0}\u{0}",
+        "\u{0}\u{1}",
+        "\u{0}a",
+        "\u{1}",
+        "Ann",
+        "Ann\u{0}",
+        "Ann ",
+        "Anna",
+        "Zo",
+        "ann",
+        "\u{e9}",
+        "\u{ff}",
+        "\u{ac00}",
+        "\u{ffff}",
+        "\u{10000}",
+        "l",
+        "\u{7f}",
+        &long[..1023],
+        &long[..1024],
+        &long,
+        &format!("{long}2"),
+        "m",
+    ];
+    // Ids count downwards, so that the order of ids is another.
+    let records: Vec<String> = (1..)
+        .zip(texts.iter().rev())
+        .map(|(id, text)| format!(r#"{{"id":{id},"username":{}}}"#, Value::from(*text)))
+        .collect();
+    let app = App::spawn(people(), &records);
+    let listed: Vec<Value> = serde_json::from_str(&app.get("/api/people?sort=username").body).unwrap();
+    let listed: Vec<&str> = listed.iter().map(|record| record["username"].as_str().unwrap()).collect();
+    let mut sorted = texts.to_vec();
+    sorted.sort_unstable();
+    // The longest have the beginning in common that a key holds.
+    let of_key = |text: &&str| text.get(..1024).unwrap_or(text).to_owned();
+    assert_eq!(listed.iter().map(of_key).collect::<Vec<_>>(), sorted.iter().map(of_key).collect::<Vec<_>>());
+    let pages = walk(&app, "/api/people?sort=-username&limit=1", |_| {}).concat();
+    let mut whole = ids(&app.get("/api/people?sort=username"));
+    whole.reverse();
+    assert_eq!(pages, whole);
+    for (text, id) in texts.iter().rev().zip(1_u64..) {
+        let value: String = form_urlencoded::byte_serialize(text.as_bytes()).collect();
+        assert_eq!(ids(&app.get(&format!("/api/people?username={value}"))), [id], "{text:?}");
+        if !text.is_empty() {
+            let value = value.replace('+', "%20");
+            assert_eq!(ids(&app.get(&format!("/api/people/named/{value}"))), [id], "{text:?}");
+        }
+    }
+}
+
+#[test]
+fn an_order_that_is_not_declared_is_refused() {
+    let posts = App::spawn(sample::posts(), [post(1)]);
+    let app = App::spawn(people(), [r#"{"id":1,"username":"a","of":1}"#]);
+    let refused = |app: &App, path: &str, reason: &str| {
+        let answer = app.get(path);
+        assert!(answer.status == 400 && answer.body.contains(reason), "{path}: {}", answer.body);
+    };
+    refused(&posts, "/api/posts?sort=user", "`user`; `sort` is id or -id here");
+    refused(&app, "/api/people?sort=of", "`of`; `sort` is id or -id, username or -username here");
+    refused(&app, "/api/people/of/1?sort=username", "`username`; `sort` is id or -id here");
+    refused(&app, "/api/people?sort=username&of=1", "is one of all records");
+    refused(&app, "/api/people?sort=username&id_gt=1", "is one of all records");
+    refused(&app, "/api/people?sort=-username&_order=asc", "`-username` has an order already");
+    for place in
+        ["c1-1", "r1-1", "s1-", "s1--", "s1-0-1", "s1-00-0", "s1-00-01", "s1-0G-1", "s1-AB-1", "s1-\u{e9}\u{e9}-1"]
+    {
+        refused(&app, &format!("/api/people?sort=username&after={place}"), "`after` comes from a `next` link");
+    }
+    for place in ["s1--1", "s1-ff-1", "s1-fe-7fffffffffffffff"] {
+        assert_eq!(app.get(&format!("/api/people?sort=username&after={place}")).status, 200, "{place}");
+    }
+    for (required, shape) in [("false", r#"{"line":{"most":9}}"#), ("true", r#"{"reference":{"to":"p","text":true}}"#)]
+    {
+        let json = format!(
+            r#"{{"name":"p","ids":"record","fields":[{{"name":"a","shape":{shape},"required":{required}}}],
+                "indexes":[{{"number":1,"field":"a","route":"a","order":true}}]}}"#
+        );
+        assert!(Declaration::read(&json).unwrap_err().to_string().contains("has no order"));
+    }
 }
 
 #[test]
@@ -225,7 +396,7 @@ fn a_parameter_that_means_nothing_is_refused_by_name() {
         ("/api/posts?_page=0", "from 1 on"),
         ("/api/posts?_page=18446744073709551615", "Numbered pages end"),
         ("/api/posts?count=yes", "true or false"),
-        ("/api/posts?sort=text", "No index has records in the order of `text`"),
+        ("/api/posts?sort=text", "No index has records in the order of `text`; `sort` is id or -id here"),
         ("/api/posts?limit=010", "from 1 to 1000"),
         ("/api/posts?_sort=-id&_order=asc", "`-id` has an order already"),
         ("/api/posts?_order=up", "asc or desc"),

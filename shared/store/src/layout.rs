@@ -20,7 +20,9 @@
 //! index          1 byte, the number of a declared index; 0 is that of the ids, where ids are texts; 255 of words
 //! part           2 bytes, big-endian, from 0; each is PART_BYTES long but for the last, which is shorter
 //! term           an id: 8 bytes, big-endian · a text: its UTF-8, then FF, which no UTF-8 holds, so that no term is the
-//!                beginning of another · a text of more than TERM_BYTES: FE, then its SHA-256
+//!                beginning of another · a text of more than TERM_BYTES: FE, then its SHA-256 · a text in an index with an
+//!                order: its UTF-8, in which FF follows each 00, then 00 00; a longer one is cut, then has 00 01 and its
+//!                SHA-256. So what is the beginning of another text comes before it
 //! table          the number of entries: 1 byte; for each, by ascending slot: its slot (id mod 16): 1 byte; where it
 //!                ends, counted from the table's end, and its CRC-32C: 4 bytes each, little-endian
 //! entry          bincode of revision: u64, flags: u8; then the record's JSON to the entry's end, or no JSON if it lies
@@ -244,6 +246,7 @@ impl TermKey {
                 [&[0xFE], &Sha256::digest(text.as_bytes())[..]].concat().into()
             }
             Term::Text(text) => [text.as_bytes(), &[0xFF]].concat().into(),
+            Term::Ordered(text) => order_key(text).into(),
         };
         // No term is a prefix of another, so the padding of a short one does not matter.
         let mut head = [0; 8];
@@ -265,6 +268,24 @@ impl TermKey {
 /// Builds the prefix of all runs of `term`.
 pub(super) fn term_prefix(index: Index, term: &TermKey) -> Vec<u8> {
     [&[INDEX, index.0], term.bytes()].concat()
+}
+
+/// Returns the bytes of a text that sort as texts do, by their code points.
+fn order_key(text: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(text.len() + 2);
+    for byte in text.bytes().take(TERM_BYTES) {
+        key.push(byte);
+        if byte == 0 {
+            key.push(0xFF);
+        }
+    }
+    if text.len() > TERM_BYTES {
+        key.extend([0, 1]);
+        key.extend(Sha256::digest(text.as_bytes()));
+    } else {
+        key.extend([0, 0]);
+    }
+    key
 }
 
 /// Builds the key of the run that begins with `first`.

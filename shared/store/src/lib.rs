@@ -175,7 +175,7 @@ pub use folder::{Folder, OnDamage, sync, sync_tree};
 pub use idempotency::KeptRecord;
 pub use index::{Entries, Ids};
 pub use load::Load;
-pub use order::{InOrder, Order};
+pub use order::{InOrder, Order, Place};
 pub use portion::Portion;
 pub use rebuild::Restore;
 pub use redeclare::Redeclaration;

@@ -28,6 +28,22 @@ impl Order {
     }
 }
 
+/// A record's place in the order of an index: by the bytes of its term, and by its id among equal ones.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The bytes of its term in the index's keys.
+    pub term: Vec<u8>,
+    /// Its id.
+    pub id: Id,
+}
+
+impl Place {
+    /// Returns the place of record `id` under `term`.
+    pub fn of(term: &Term, id: Id) -> Self {
+        Self { term: TermKey::of(term).bytes().to_vec(), id }
+    }
+}
+
 /// Ids, each once, in order.
 pub type InOrder = Box<dyn Iterator<Item = Result<Id, StoreError>> + Send + Sync>;
 
@@ -93,6 +109,59 @@ impl Store {
             Order::Ascending => in_order(ids.chain(fresh), order, after),
             Order::Descending => in_order(fresh.chain(ids), order, after),
         })
+    }
+
+    /// Iterates over all records that `index` lists, behind `after`, in the order of their terms and then of their ids.
+    pub fn sorted(
+        &self,
+        index: Index,
+        order: Order,
+        after: Option<Place>,
+    ) -> Result<Box<dyn Iterator<Item = Result<Place, StoreError>> + Send + Sync>, StoreError> {
+        let all = [layout::INDEX, index.number()];
+        let end = [layout::INDEX, index.number() + 1];
+        let key = |place: &Place| {
+            let prefix = [&all[..], &place.term].concat();
+            (layout::run_key(&prefix, place.id.get()), prefix)
+        };
+        let runs = match (order, after.as_ref().map(key)) {
+            (_, None) => self.between(&all, &end, order),
+            (Order::Ascending, Some((key, prefix))) => {
+                // The run that holds the place, or where it would be.
+                let found = self.run_of(&prefix, after.as_ref().map_or(Id::FIRST, |place| place.id))?;
+                self.between(&found.map_or(key, |(key, _)| key.to_vec()), &end, order)
+            }
+            (Order::Descending, Some((key, _))) => self.between(&all, &[&key[..], &[0]].concat(), order),
+        };
+        let store = self.clone();
+        let places = runs.flat_map(move |run| {
+            let read = run.and_then(|(key, value)| {
+                let term = key[all.len()..].to_vec();
+                let term = &term[..term.len() - size_of::<u64>()];
+                let mut ids = store.decode_run(&key, &value)?;
+                if order == Order::Descending {
+                    ids.reverse();
+                }
+                Ok(ids.into_iter().map(|id| Place { term: term.to_vec(), id }).collect::<Vec<_>>())
+            });
+            match read {
+                Ok(places) => places.into_iter().map(Ok).collect(),
+                Err(error) => vec![Err(error)],
+            }
+        });
+        // While a run is rewritten under another key, both versions can be met.
+        let mut last = after;
+        Ok(Box::new(places.filter(move |place| {
+            let Ok(place) = place else { return true };
+            let is_next = last.as_ref().is_none_or(|last| match order {
+                Order::Ascending => last < place,
+                Order::Descending => last > place,
+            });
+            if is_next {
+                last = Some(place.clone());
+            }
+            is_next
+        })))
     }
 
     /// Scans the keys from `begin` to before `end`.

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use record::declaration::{Declaration, Field, IdRule, IndexDeclaration, Shape, TermKind};
 use record::id::Id;
 use record::json::members;
-use record::model::{Collection, Index, Term, term_of};
+use record::model::{Collection, Index, Term};
 use record::words::agree;
 
 use super::layout::{self, INDEX, TermKey};
@@ -45,7 +45,7 @@ const SAY_EVERY: Duration = Duration::from_secs(3);
 #[derive(PartialEq, Eq)]
 struct Essence<'d> {
     ids: IdRule,
-    indexes: Vec<(Index, &'d str, Option<TermKind>, bool)>,
+    indexes: Vec<(Index, &'d str, Option<TermKind>, bool, bool)>,
     searched: Vec<&'d str>,
 }
 
@@ -54,7 +54,7 @@ impl<'d> Essence<'d> {
         let mut indexes: Vec<_> = declaration
             .indexes
             .iter()
-            .map(|index| (index.number, &*index.field, kind_of(declaration, index), index.unique))
+            .map(|index| (index.number, &*index.field, kind_of(declaration, index), index.unique, index.order))
             .collect();
         indexes.sort_by_key(|(number, ..)| *number);
         Self { ids: declaration.ids, indexes, searched: searched(declaration) }
@@ -181,6 +181,14 @@ impl Store {
         for index in &declaration.indexes {
             let Some(before) = noted.indexes.iter().find(|before| before.number == index.number) else { continue };
             let (was, is) = (kind_of(noted, before), kind_of(declaration, index));
+            if (&before.field, was) == (&index.field, is) && before.order != index.order {
+                let (was, is) = if index.order { ("no", "an") } else { ("an", "no") };
+                return Err(self.contradiction(format!(
+                    "index {} of the field {:?} has {was} order, and is now declared with {is} order; {REUSED}",
+                    index.number.number(),
+                    index.field
+                )));
+            }
             if (&before.field, was) != (&index.field, is) {
                 return Err(self.contradiction(format!(
                     "index {} lists the {} of the field {:?}, and is now declared for the {} of {:?}; {REUSED}",
@@ -400,7 +408,7 @@ impl Column {
 
     fn add(&mut self, id: Id, json: &str, folder: &Path) -> Result<(), StoreError> {
         let value = members(json).find(|(name, _)| *name == &*self.index.field).map(|(_, value)| value);
-        match value.filter(|value| *value != "null").map(|value| term_of(self.shape, value)) {
+        match value.filter(|value| *value != "null").map(|value| self.index.term_of(self.shape, value)) {
             Some(Some(term)) => {
                 self.count += 1;
                 self.entries.push((TermKey::of(&term), id), folder).map_err(at(folder))?;
@@ -641,6 +649,52 @@ mod tests {
         // Nothing is searched, then something is again.
         assert!(!has_words(&make(&path, posts("[]"))));
         assert_eq!(words(&make(&path, sample::posts())).len(), all.len());
+    }
+
+    #[test]
+    fn an_index_gets_an_order_under_a_new_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        restore(&path);
+        let by_text = |number: u8, order: bool| {
+            posts(&format!(r#"[{{"number":{number},"field":"text","route":"by","order":{order}}}]"#))
+        };
+        for (number, order, refused) in [
+            (7, false, ""),
+            (7, true, "has no order, and is now declared with an order; give the new index a number"),
+            (8, true, ""),
+            (8, false, "has an order, and is now declared with no order"),
+            (9, false, ""),
+            (10, true, ""),
+        ] {
+            let collection = by_text(number, order);
+            if !refused.is_empty() {
+                let error = Store::open(&path, collection, Purpose::Serving).unwrap().redeclare().err().unwrap();
+                assert!(error.to_string().contains(refused), "{error}");
+                continue;
+            }
+            let store = make(&path, collection);
+            assert!(store.redeclare().unwrap().is_current());
+            let mut texts: Vec<(String, u64)> = Vec::new();
+            for n in 1..=300 {
+                let terms = store.terms_of(id(n), json(n, n % 2 + 1).as_bytes()).unwrap();
+                assert!(store.ids(Index(number), &terms[0].1).any(|found| found.unwrap() == id(n)), "{n}");
+                match &terms[0].1 {
+                    Term::Ordered(text) if order => texts.push((text.to_string(), n)),
+                    Term::Text(_) if !order => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+            let mut entries = store.entries();
+            let count = std::iter::from_fn(|| entries.next().map(|entry| entry.map(|_| ()).unwrap())).count();
+            assert_eq!(count, 300, "nothing of the former one is left");
+            if order {
+                texts.sort_unstable();
+                let sorted = store.sorted(Index(number), crate::Order::Ascending, None).unwrap();
+                let sorted: Vec<u64> = sorted.map(|place| place.unwrap().id.get()).collect();
+                assert_eq!(sorted, texts.iter().map(|(_, n)| *n).collect::<Vec<_>>());
+            }
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ const OTHERS: [(&str, &str); 2] = [
             {"number":1,"field":"of","route":"part-of"},
             {"number":2,"field":"title","route":"titled",
              "deprecated":{"since":"2026-01-01","sunset":"2099-01-01","link":"/changes"}},
-            {"number":3,"field":"name","route":"named","answers":"one","unique":true}]}"#,
+            {"number":3,"field":"name","route":"named","answers":"one","unique":true,"order":true}]}"#,
     ),
     (
         "profile",

@@ -164,7 +164,7 @@ fn number_indexes(indexes: Vec<(&String, &str, Answers, bool)>) -> Vec<IndexDecl
         routes.push(route.clone());
         let number = Index::numbered(nth).expect("the number is not zero");
         let (field, route) = (field.as_str().into(), route.into());
-        IndexDeclaration { number, field, route, answers, unique, in_monolith: false, deprecated: None }
+        IndexDeclaration { number, field, route, answers, unique, order: false, in_monolith: false, deprecated: None }
     };
     // A database has no numbers for more indexes.
     (1..u8::MAX).zip(indexes).map(declare).collect()
