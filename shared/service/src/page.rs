@@ -69,13 +69,12 @@ type Range = (Option<u64>, Option<u64>);
 
 /// Answers with the `wanted` part of the list at `path`: that under `term` of an index, or of all records.
 pub(crate) fn part(store: &Store, path: &str, term: Option<(Index, Term)>, wanted: Wanted) -> Answer {
-    let fields = wanted.fields.clone();
     if let Some(names) = &wanted.batch {
-        let names = names.clone();
+        let (names, fields) = (names.clone(), wanted.fields.clone());
         return read::selected(store, move |store| Box::new(named(store, names.clone())), fields, wanted.lines);
     }
     if let Some(index) = wanted.by {
-        return sorted(store, path, index, wanted);
+        return sorted(store, path, index, &wanted);
     }
     let filters = term.into_iter().chain(wanted.filters.iter().cloned());
     let mut filters: Vec<Filter> = filters.map(|(index, term)| Filter::Has(index, term)).collect();
@@ -90,65 +89,64 @@ pub(crate) fn part(store: &Store, path: &str, term: Option<(Index, Term)>, wante
         let least = format!("Each of these values is in more than {SEARCHED} records; ask for one that is in fewer.");
         return Err(Problem::Parameter(least));
     }
-    let Some(limit) = wanted.limit else {
-        let total = count(store, &filters, &wanted)?;
-        let all = |store: &Store| match ids_within(store, &filters, wanted.order, wanted.after, wanted.range) {
-            Ok(ids) => Box::new(records(store, ids, filters.clone(), wanted.query.clone())) as read::Selection,
-            Err(error) => Box::new(std::iter::once(Err(error))),
-        };
-        let mut response = read::selected(store, all, fields, wanted.lines)?;
-        total.map(|total| response.headers_mut().insert(TOTAL, total.into()));
-        return Ok(response);
+    let list = |store: &Store| ids_within(store, &filters, wanted.order, wanted.after, wanted.range);
+    let read = |store: &Store, ids| -> read::Selection {
+        Box::new(records(store, ids, filters.clone(), wanted.query.clone()))
     };
-    // Ids, number and records are read at once, so that they fit each other beside an update from a newer file.
-    let found = RefCell::new(Ok((Vec::new(), None)));
-    let all = |store: &Store| {
-        let page = find_page(store, &filters, &wanted, limit);
-        let ids: Vec<Id> = page.as_ref().map_or(Vec::new(), |(ids, _)| ids.iter().take(limit).copied().collect());
-        *found.borrow_mut() = page;
-        Box::new(records(store, ids.into_iter().map(Ok), filters.clone(), wanted.query.clone())) as read::Selection
-    };
-    let mut response = read::selected(store, all, fields, wanted.lines)?;
-    let (ids, total) = found.into_inner()?;
-    let headers = response.headers_mut();
-    total.map(|total| headers.insert(TOTAL, total.into()));
-    let next = ids.get(limit).and(ids.get(limit - 1)).map(|last| wanted.behind(*last));
-    headers.insert(LINK, link(path, &wanted, limit, next, total)?);
-    Ok(response)
+    respond(store, path, &wanted, &filters, list, read, |last| wanted.behind(*last))
 }
 
 /// Answers with all records, or a page of them, in the order of `index`.
-fn sorted(store: &Store, path: &str, index: Index, wanted: Wanted) -> Answer {
+fn sorted(store: &Store, path: &str, index: Index, wanted: &Wanted) -> Answer {
+    let list = |store: &Store| store.sorted(index, wanted.order, wanted.behind.clone());
+    let read = |store: &Store, places| -> read::Selection { Box::new(at_places(store, index, places)) };
+    respond(store, path, wanted, &[], list, read, |last| wanted.behind_place(last))
+}
+
+/// The places of records in a list.
+type Places<P> = Box<dyn Iterator<Item = Result<P, StoreError>> + Send + Sync>;
+
+/// Answers with the records at the places that `list` finds, or with a page of them, as `read` reads them. `behind` makes the
+/// query of what comes behind a place.
+fn respond<P: Clone + Send + Sync + 'static>(
+    store: &Store,
+    path: &str,
+    wanted: &Wanted,
+    filters: &[Filter],
+    list: impl Fn(&Store) -> Result<Places<P>, StoreError>,
+    read: impl Fn(&Store, Places<P>) -> read::Selection,
+    behind: impl Fn(&P) -> String,
+) -> Answer {
     let fields = wanted.fields.clone();
     let Some(limit) = wanted.limit else {
-        let total = count(store, &[], &wanted)?;
-        let all = |store: &Store| match store.sorted(index, wanted.order, wanted.behind.clone()) {
-            Ok(places) => Box::new(at_places(store, index, places)) as read::Selection,
+        let total = count(store, filters, wanted)?;
+        let all = |store: &Store| match list(store) {
+            Ok(places) => read(store, places),
             Err(error) => Box::new(std::iter::once(Err(error))),
         };
         let mut response = read::selected(store, all, fields, wanted.lines)?;
         total.map(|total| response.headers_mut().insert(TOTAL, total.into()));
         return Ok(response);
     };
-    // As in `part`.
+    // Places, number and records are read at once, so that they fit each other beside an update from a newer file.
     let found = RefCell::new(Ok((Vec::new(), None)));
     let all = |store: &Store| {
-        let page = (|| -> Result<_, Problem> {
-            let places = store.sorted(index, wanted.order, wanted.behind.clone())?;
-            let places = places.skip(wanted.skipped()).take(limit + 1).collect::<Result<Vec<Place>, _>>()?;
-            Ok((places, count(store, &[], &wanted)?))
-        })();
-        let places: Vec<Place> =
+        let page = || -> Result<(Vec<P>, Option<u64>), Problem> {
+            let page = list(store)?.skip(wanted.skipped()).take(limit + 1).collect::<Result<_, _>>()?;
+            Ok((page, count(store, filters, wanted)?))
+        };
+        let page = page();
+        let places: Vec<P> =
             page.as_ref().map_or(Vec::new(), |(places, _)| places.iter().take(limit).cloned().collect());
         *found.borrow_mut() = page;
-        Box::new(at_places(store, index, places.into_iter().map(Ok))) as read::Selection
+        read(store, Box::new(places.into_iter().map(Ok)))
     };
     let mut response = read::selected(store, all, fields, wanted.lines)?;
     let (places, total) = found.into_inner()?;
     let headers = response.headers_mut();
     total.map(|total| headers.insert(TOTAL, total.into()));
-    let next = places.get(limit).and(places.get(limit - 1)).map(|last| wanted.behind_place(last));
-    headers.insert(LINK, link(path, &wanted, limit, next, total)?);
+    let next = places.get(limit).and(places.get(limit - 1)).map(behind);
+    headers.insert(LINK, link(path, wanted, limit, next, total)?);
     Ok(response)
 }
 
@@ -199,18 +197,6 @@ fn ranked(store: &Store, path: &str, filters: &[Filter], is_short: bool, query: 
         headers.insert(LINK, link(path, wanted, limit, next, total)?);
     }
     Ok(response)
-}
-
-/// Finds the ids of a page and, if there are more, the one behind it; and the number of records on all pages.
-fn find_page(
-    store: &Store,
-    filters: &[Filter],
-    wanted: &Wanted,
-    limit: usize,
-) -> Result<(Vec<Id>, Option<u64>), Problem> {
-    let ids = ids_within(store, filters, wanted.order, wanted.after, wanted.range)?;
-    let page = ids.skip(wanted.skipped()).take(limit + 1).collect::<Result<_, _>>()?;
-    Ok((page, count(store, filters, wanted)?))
 }
 
 /// Makes the links from a page to others. `behind` is the query of what comes behind it, if there is more.

@@ -228,8 +228,7 @@ impl Wanted {
 
     /// Returns the query of the page behind `place`.
     pub(crate) fn behind_place(&self, place: &Place) -> String {
-        let term: String = place.term.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.at("after", &format!("{SORTED}{term}-{:x}", place.id.get()))
+        self.at("after", &format!("{SORTED}{}-{:x}", hex::encode(&place.term), place.id.get()))
     }
 
     /// Returns the query of the page behind the first `count` of a ranked list.
@@ -368,9 +367,7 @@ fn read_order(
 fn read_place(value: &str) -> Result<Place, Problem> {
     let read = || {
         let (term, id) = value.strip_prefix(SORTED)?.split_once('-')?;
-        let byte = |nth: usize| u8::from_str_radix(term.get(nth..nth + 2)?, 16).ok();
-        let term = (0..term.len()).step_by(2).map(byte).collect::<Option<Vec<u8>>>()?;
-        Some(Place { term, id: Id::try_from(u64::from_str_radix(id, 16).ok()?).ok()? })
+        Some(Place { term: hex::decode(term).ok()?, id: Id::try_from(u64::from_str_radix(id, 16).ok()?).ok()? })
     };
     let place = read().filter(|place| Wanted::default().behind_place(place).ends_with(value));
     place.ok_or_else(|| wrong(format!("`after` comes from a `next` link; `{}` is none.", shorten(value))))
