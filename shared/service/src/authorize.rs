@@ -3,7 +3,6 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use record::edit::New;
@@ -148,8 +147,7 @@ impl Writer {
     }
 
     fn has_ended(&self) -> bool {
-        let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        matches!(&self.who, Who::User(user) if user.until <= now())
+        matches!(&self.who, Who::User(user) if user.until <= jwt::now())
     }
 
     /// Checks that it may write the records of all owners, and read what only they may.

@@ -136,7 +136,7 @@ impl Keys {
     pub fn check(&self, token: &[u8], meant: &Meant, collection: Collection) -> Result<User, Refused> {
         let claims = self.verify(token, meant)?;
         let until = claims.get("exp").and_then(read_seconds).unwrap_or_default();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let now = now();
         if until <= now {
             return Err(EXPIRED);
         }
@@ -169,7 +169,9 @@ impl Keys {
             use_ring();
             match jsonwebtoken::decode(token, &key.key, &validation) {
                 Ok(data) => return Ok(data.claims),
-                Err(error) => found = Err(refuse(&error)),
+                Err(error) if matches!(error.kind(), ErrorKind::InvalidSignature) => found = Err(refuse(&error)),
+                // Another key would not make it better.
+                Err(error) => return Err(refuse(&error)),
             }
         }
         found
@@ -216,11 +218,16 @@ impl Key {
     }
 }
 
-/// The scope that lets a user write the records that he owns.
+/// The scope that lets users write the records that they own.
 pub(crate) const WRITE: &str = "write";
 
-/// The scope that lets a user write all records, and read backups.
+/// The scope that lets users write all records, and read backups.
 pub(crate) const ADMIN: &str = "admin";
+
+/// Returns the seconds since 1970.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
 
 const EXPIRED: Refused = Refused::Token("it has expired");
 

@@ -82,7 +82,7 @@ const MOST_OF_CHUNK: usize = (30 << 20) + (400 << 10);
 ///
 /// sled asks for zeroed tables of 6 MiB, of which an idle service touches little. In fresh memory they cost nothing. In memory
 /// that was used before, mimalloc writes the zeros, so that all of them is resident; where they go depends on all that came
-/// before, such as the number of options. Behind a full chunk they find a fresh one.
+/// before, such as the number of options. Behind a full chunk they mostly find a fresh one: at 11 of 12 starts, by trial.
 pub(crate) fn fill_chunk() -> Vec<u8> {
     Vec::with_capacity(MOST_OF_CHUNK)
 }

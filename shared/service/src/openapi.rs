@@ -99,7 +99,7 @@ pub fn document(collection: Collection) -> String {
             "securitySchemes": { "token": {
                 "type": "http",
                 "scheme": "bearer",
-                "description": "A write token of this service, as `seed token` makes it.",
+                "description": "A write token of this service, as `seed token` makes it, or a user's JSON Web Token if the service accepts those.",
             } },
         },
     });

@@ -278,6 +278,27 @@ fn a_token_that_is_meant_otherwise_or_ended_is_refused_with_the_reason() {
     assert_eq!(ask(&of_another).0, 201);
 }
 
+/// Without a key's id, keys of its kind are tried; the one that has signed it says why it is refused.
+#[test]
+fn a_token_without_a_key_id_is_refused_for_its_own_reason() {
+    let (first, second) = (Signer::ed25519(), Signer::ed25519());
+    let keys = [first.jwk("a"), second.jwk("b")];
+    let app = App::spawn_for(sample::posts(), writers(sample::posts(), &keys), [""; 0]);
+    let good = claims(&json!("1"), "posts:write");
+    for (signer, claims, reason) in [
+        (&first, with(&good, "exp", json!(1)), "it has expired"),
+        (&second, with(&good, "exp", json!(1)), "it has expired"),
+        (&Signer::ed25519(), good.clone(), "no key of the service has signed it"),
+    ] {
+        let answer = send(&app, "POST", "/api/posts", &signer.token(&json!({"alg": "EdDSA"}), &claims), POST);
+        assert!(answer.status == 401 && answer.body.contains(reason), "{}", answer.body);
+    }
+    for signer in [&first, &second] {
+        let token = signer.token(&json!({"alg": "EdDSA"}), &good);
+        assert_eq!(send(&app, "POST", "/api/posts", &token, POST).status, 201);
+    }
+}
+
 #[test]
 fn a_missing_scope_is_named_in_the_challenge() {
     let (app, signer) = posts();
