@@ -62,7 +62,11 @@ impl Project {
 
     /// Builds and starts everything, with `more` arguments for `up`, and waits until every collection is served.
     pub fn up(&self, more: &[&str]) {
-        self.ok(&[&["up", "--build", "--detach"], more].concat());
+        // Docker 20.10 sometimes loses a layer between two builds (moby/moby issue 36573); the next one makes it again.
+        if !self.compose(&["build"]).status.success() {
+            self.ok(&["build"]);
+        }
+        self.ok(&[&["up", "--detach"], more].concat());
         for name in ["users", "threads", "posts"] {
             wait_for(name, || try_get(self.entrance(), &format!("/api/{name}/1")).is_some_and(|got| got.0 == 200));
         }
@@ -93,13 +97,18 @@ impl Project {
         command.env("PORT", self.port.to_string()).env("DB_JSON", self.input.path().join("db.json"));
         // Compose 1 needs these to build as Compose 2 does.
         command.env("DOCKER_BUILDKIT", "1").env("COMPOSE_DOCKER_CLI_BUILD", "1");
+        // Compose 1 gives up if the engine takes a minute for a step, as it does while a slow disk is busy.
+        command.env("COMPOSE_HTTP_TIMEOUT", "600");
         command.output().expect("Compose runs")
     }
 
     /// Runs Compose and panics if it fails.
     pub fn ok(&self, arguments: &[&str]) -> String {
         let output = self.compose(arguments);
-        assert!(output.status.success(), "{arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
+        // A build says much; what went wrong is said last.
+        let said = text(&output.stdout) + &text(&output.stderr);
+        let end = said.lines().rev().take(40).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n");
+        assert!(output.status.success(), "{arguments:?}: {}:\n{end}", output.status);
         text(&output.stdout)
     }
 
