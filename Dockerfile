@@ -2,6 +2,8 @@
 #
 #   docker build --target service --build-arg SERVICE=posts .
 #   docker build --target seed .
+#
+# --build-arg REVISION="$(deploy/revision posts)" is what its --version names.
 
 FROM rust:1.95.0-slim-bookworm AS workspace
 WORKDIR /src
@@ -26,7 +28,7 @@ RUN printf '%s\n' '#!/bin/sh' 'set -eu' 'mkdir /out' \
 
 # Builds share cargo's downloads and compiled packages, since the members have most dependencies in common.
 FROM workspace AS build-service
-ARG SERVICE
+ARG SERVICE REVISION
 COPY ${SERVICE} ${SERVICE}
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target,sharing=locked \
     member "${SERVICE}" service
@@ -42,11 +44,12 @@ FROM workspace AS build-seed
 COPY system-tests/Cargo.toml system-tests/
 COPY seed seed
 COPY --from=plan /plan ./
+ARG REVISION
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target,sharing=locked \
     member seed seed
 
 FROM scratch AS service
-ARG SERVICE
+ARG SERVICE REVISION
 # A new volume takes its owner from this folder.
 COPY --from=workspace --chown=65532:65532 /empty /data
 COPY --from=build-service /out /
@@ -54,6 +57,7 @@ USER 65532:65532
 ENV DATA_DIR=/data LISTEN=0.0.0.0:3000 DECLARATION=/collection.json
 EXPOSE 3000
 LABEL org.opencontainers.image.licenses=MIT org.opencontainers.image.title=${SERVICE} \
+      org.opencontainers.image.revision=${REVISION} \
       org.opencontainers.image.description="Serves one collection from its own database"
 HEALTHCHECK --interval=5s --timeout=5s --start-period=60s CMD ["/service", "check"]
 ENTRYPOINT ["/service"]

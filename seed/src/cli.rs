@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::LazyLock;
 use std::{env, fs, process};
 
 use clap::builder::{FalseyValueParser, TypedValueParser};
@@ -22,10 +23,19 @@ use seed::progress::Progress;
 use seed::report::Report;
 use serde_json::json;
 
+/// With the commit that it was built from, if the build named it (`deploy/revision`).
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let version = env!("CARGO_PKG_VERSION");
+    match option_env!("REVISION") {
+        None | Some("") => version.to_owned(),
+        Some(revision) => format!("{version} ({revision})"),
+    }
+});
+
 /// Splits a monolith's db.json into one slice and one database per service, and proves that nothing was lost
 #[derive(Parser)]
 #[command(
-    version,
+    version = VERSION.as_str(),
     args_conflicts_with_subcommands = true,
     after_help = "\
 A second run on the same file checks the split and changes nothing. A run on a newer file applies its changes and keeps

@@ -177,6 +177,36 @@ fn start_image(name: &str, image: &str, data: &Path) -> (Container, SocketAddr) 
 }
 
 #[test]
+fn a_program_names_the_last_commit_of_what_it_is_made_from() {
+    let copy = folder();
+    copy_sources(copy.path());
+    let revision = |name: &str| ok(script_of(copy.path(), "revision").arg(name)).trim().to_owned();
+    assert_eq!(revision("posts"), "", "the copy is no repository of its own");
+    let git = |arguments: &[&str]| ok(Command::new("git").current_dir(copy.path()).args(arguments));
+    let commit = || {
+        let person = ["-c", "user.name=test", "-c", "user.email=test@localhost"];
+        git(&["add", "."]);
+        git(&[&person[..], &["commit", "--quiet", "--message", "test"]].concat());
+        git(&["rev-parse", "--short", "HEAD"]).trim().to_owned()
+    };
+    git(&["init", "--quiet"]);
+    let first = commit();
+    // A commit to one service is named by no other, whose image stays the same; what is not committed is said.
+    fs::write(copy.path().join("posts/notes"), "new").unwrap();
+    assert_eq!(["users", "posts"].map(revision), [first.clone(), format!("{first}+")]);
+    let second = commit();
+    assert_ne!(second, first);
+    assert_eq!(["users", "seed", "posts"].map(revision), [first.clone(), first.clone(), second]);
+    fs::write(copy.path().join("shared/notes"), "new").unwrap();
+    let third = commit();
+    assert_eq!(["users", "seed", "posts"].map(revision), [&third; 3].map(|revision| revision.clone()));
+    if can_build() {
+        let dry = run(script_of(copy.path(), "push").args(["registry.example.com", "v1", "--dry-run"]));
+        assert_eq!(text(&dry.stderr).matches(&format!("--build-arg REVISION={third} ")).count(), 3, "{dry:?}");
+    }
+}
+
+#[test]
 fn pushed_images_can_be_pulled_and_run_and_a_tag_is_never_moved() {
     if !can_build() {
         return;

@@ -35,6 +35,7 @@ use warp::reply::Response;
 
 use crate::answer_cache::AnswerCache;
 use crate::changes::Listeners;
+use crate::config::REVISION;
 use crate::exposition::{CONTENT_TYPE as EXPOSITION, Exposition};
 use crate::metrics::Metrics;
 use crate::problem::{Problem, READS};
@@ -221,7 +222,8 @@ impl Admin {
 
     fn write_requests(&self, text: &mut Exposition) {
         let version = env!("CARGO_PKG_VERSION");
-        let labels = [("version", version), ("collection", self.state.store.collection().name())];
+        let labels =
+            [("version", version), ("revision", REVISION), ("collection", self.state.store.collection().name())];
         text.begin("service_build_info", "gauge", "The program, in labels; always 1.");
         text.sample("service_build_info", &labels, 1);
         let is_ready = self.state.health.find_obstacles(&self.state.store, &self.state.commit).is_empty();

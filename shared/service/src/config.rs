@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use clap::builder::{FalseyValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
@@ -20,6 +21,17 @@ use crate::memory;
 use crate::routes::Own;
 use crate::settings::Settings;
 
+/// The commit that the program was built from, if the build named it (`deploy/revision`); else empty.
+pub(crate) const REVISION: &str = match option_env!("REVISION") {
+    Some(revision) => revision,
+    None => "",
+};
+
+static VERSION: LazyLock<String> = LazyLock::new(|| match REVISION {
+    "" => env!("CARGO_PKG_VERSION").to_owned(),
+    _ => format!("{} ({REVISION})", env!("CARGO_PKG_VERSION")),
+});
+
 /// A service's collection and its defaults.
 pub struct Service {
     /// The collection that it serves.
@@ -34,7 +46,7 @@ pub struct Service {
 
 /// The command line of every service.
 #[derive(Parser)]
-#[command(version)]
+#[command(version = VERSION.as_str())]
 pub(crate) struct Config {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
