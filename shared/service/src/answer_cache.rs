@@ -111,7 +111,8 @@ impl AnswerCache {
             return None;
         }
         let answer = self.get(request.uri().path())?;
-        if answer.cacheable.body.first() == Some(&b'[') && reply::accepts_lines(request.headers()) {
+        let is_list = answer.cacheable.body.first() == Some(&b'[');
+        if is_list && reply::accepts_lines(request.headers()) {
             return None;
         }
         let tag = answer.tag.as_ref();
@@ -124,7 +125,8 @@ impl AnswerCache {
             response.headers_mut().insert(ETAG, tag.clone());
             return Some((response, answer.route));
         }
-        let mut response = reply::json(hyper::Response::new(answer.cacheable.body.clone().into()));
+        let response = hyper::Response::new(answer.cacheable.body.clone().into());
+        let mut response = if is_list { reply::list(response) } else { reply::json(response) };
         if let Some(tag) = tag {
             response.headers_mut().insert(ETAG, tag.clone());
         }

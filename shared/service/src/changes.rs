@@ -5,18 +5,21 @@
 //! place it knows, as `Last-Event-ID` or `?after=`, misses nothing and gets nothing twice. If the history no longer
 //! reaches that far, or is another one, the answer is 410, and the client reads the list anew.
 //!
-//! A listener holds no changes: it reads the store's history when its client takes more. So a slow client costs no more
-//! memory than a quick one. It is cut off when the history has passed it.
+//! A listener holds no changes: it reads the store's history when its client takes more. So a slow client costs little more
+//! memory than a quick one: what is on its way to it, which it shares with those who are at the same place. It is cut off
+//! when the history has passed it.
 
+use std::collections::VecDeque;
 use std::fmt::Write;
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
 use record::json::members;
 use record::model::Collection;
-use store::{Follower, RecordChange, Store};
+use store::{Follower, NotInHistory, RecordChange, Store};
 use tokio::sync::watch::{Receiver, Sender};
 use tokio::time::{sleep, timeout};
 use warp::http::HeaderMap;
@@ -40,12 +43,26 @@ const CHUNK: usize = 16 << 10;
 /// listeners leave time for requests.
 const PACE: Duration = Duration::from_micros(100);
 
+/// The texts that are remembered for listeners who come to the same place later.
+const TEXTS: usize = 32;
+
 /// The listeners of a service. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Listeners {
     store: Store,
+    texts: Arc<Mutex<VecDeque<Text>>>,
     /// Whether the service ends. Sent anew when there are changes.
     call: Sender<bool>,
+}
+
+/// Some changes, as they are sent.
+#[derive(Clone)]
+struct Text {
+    format: Format,
+    /// The places before the first and at the last of them.
+    after: u64,
+    until: u64,
+    bytes: Bytes,
 }
 
 /// The mark of an answer to a listener.
@@ -54,7 +71,7 @@ pub(crate) struct Listening;
 
 impl Listeners {
     pub(crate) fn new(store: &Store) -> Self {
-        Self { store: store.clone(), call: Sender::new(false) }
+        Self { store: store.clone(), texts: Arc::default(), call: Sender::new(false) }
     }
 
     /// Calls the listeners when there are changes. Never returns.
@@ -92,7 +109,8 @@ impl Listeners {
         let format = Format::read(headers);
         let shape = Shape { format, collection: self.store.collection(), fingerprint: self.store.fingerprint() };
         let begin = shape.begin(place);
-        let listener = Listener { follower, place, called: self.call.subscribe(), shape };
+        let listener =
+            Listener { follower, place, called: self.call.subscribe(), texts: Arc::clone(&self.texts), shape };
         let rest = stream::unfold(listener, async |mut listener| Some((listener.next().await?, listener)));
         let begin = stream::once(async { Ok::<_, io::Error>(begin) });
         let events = futures_util::StreamExt::chain(begin, rest);
@@ -201,6 +219,7 @@ struct Listener {
     follower: Follower,
     place: u64,
     called: Receiver<bool>,
+    texts: Arc<Mutex<VecDeque<Text>>>,
     shape: Shape,
 }
 
@@ -211,13 +230,13 @@ impl Listener {
             if *self.called.borrow_and_update() {
                 return None;
             }
-            let changes = match self.follower.changes_after(self.place, CHUNK) {
-                Ok(changes) => changes,
+            match self.read_on() {
+                Ok(Some(text)) => {
+                    self.place = text.until;
+                    return Some(Ok(text.bytes));
+                }
+                Ok(None) => {}
                 Err(passed) => return Some(Err(io::Error::other(passed))),
-            };
-            if let Some(last) = changes.last() {
-                self.place = last.revision;
-                return Some(Ok(self.shape.changes(&changes)));
             }
             match timeout(HEARTBEAT, self.called.changed()).await {
                 Ok(Ok(())) => {}
@@ -225,5 +244,25 @@ impl Listener {
                 Err(_elapsed) => return Some(Ok(self.shape.heartbeat())),
             }
         }
+    }
+
+    /// Returns what follows the listener's place, if there is anything.
+    fn read_on(&self) -> Result<Option<Text>, NotInHistory> {
+        let (format, after) = (self.shape.format, self.place);
+        // Whatever a panic leaves is whole.
+        let texts = || self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = texts().iter().rev().find(|text| (text.format, text.after) == (format, after)).cloned();
+        if known.is_some() {
+            return Ok(known);
+        }
+        let changes = self.follower.changes_after(after, CHUNK)?;
+        let Some(last) = changes.last() else { return Ok(None) };
+        let text = Text { format, after, until: last.revision, bytes: self.shape.changes(&changes) };
+        let mut texts = texts();
+        if texts.len() == TEXTS {
+            texts.pop_front();
+        }
+        texts.push_back(text.clone());
+        Ok(Some(text))
     }
 }

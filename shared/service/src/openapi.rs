@@ -691,7 +691,7 @@ fn headers() -> Value {
             "description": "The number of records on all pages, if `count` asks for it.",
         },
         "Location": { "schema": { "type": "string" }, "description": "The path of the new record; lines have it in themselves." },
-        "Vary": { "schema": { "type": "string" }, "description": "`accept`, if the answer is lines." },
+        "Vary": { "schema": { "type": "string" }, "description": "`accept`: the answer is an array, or lines." },
         "Allow": { "required": true, "schema": { "type": "string" }, "description": "The methods that the path answers." },
         "WWW-Authenticate": { "required": true, "schema": { "type": "string" }, "description": "How to send a token (RFC 6750)." },
         "Retry-After": { "required": true, "schema": { "type": "integer" }, "description": "The seconds after which to ask again." },

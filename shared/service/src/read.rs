@@ -9,7 +9,7 @@ use record::id::Id;
 use record::json::members;
 use record::model::{Collection, Term};
 use store::{Portion, Stamp, Store, StoreError, Stored};
-use warp::http::header::{CONTENT_TYPE, ETAG, HeaderMap, IF_MATCH, IF_NONE_MATCH};
+use warp::http::header::{CONTENT_TYPE, HeaderMap, IF_MATCH, IF_NONE_MATCH};
 use warp::http::{Method, StatusCode};
 use warp::reply::{Reply, Response};
 
@@ -33,8 +33,8 @@ pub(crate) fn all(store: &Store, cache: &AnswerCache) -> Answer {
     });
     let first = first?;
     let mut response = match all.next {
-        None => reply::json(Response::new(first.into())),
-        Some(_) => reply::json(respond_in_chunks(first, all)),
+        None => reply::list(Response::new(first.into())),
+        Some(_) => reply::list(respond_in_chunks(first, all)),
     };
     response.headers_mut().typed_insert(tag);
     Ok(response)
@@ -42,15 +42,8 @@ pub(crate) fn all(store: &Store, cache: &AnswerCache) -> Answer {
 
 /// `GET /api/{collection}`, as lines of JSON
 pub(crate) fn all_lines(store: &Store) -> Answer {
-    let (revision, records) = store.state()?;
     let shape = Shape { fields: None, lines: true };
-    let mut response =
-        respond_with_list(store, || store.records().map(|record| record.map(|(_, stored)| stored)), None, shape)?;
-    // The tag of a long list; a short one has its own.
-    if !response.headers().contains_key(ETAG) {
-        response.headers_mut().typed_insert(lines_tag(revision, &records));
-    }
-    Ok(response)
+    respond_with_list(store, || store.records().map(|record| record.map(|(_, stored)| stored)), None, shape)
 }
 
 /// Some records of a store, in the order of an answer.
@@ -77,7 +70,7 @@ struct Shape {
 
 impl Shape {
     fn head<B>(&self, response: hyper::Response<B>) -> hyper::Response<B> {
-        if self.lines { reply::lines(response) } else { reply::json(response) }
+        if self.lines { reply::lines(response) } else { reply::list(response) }
     }
 }
 
@@ -187,14 +180,24 @@ fn respond_with_list<I>(store: &Store, records: impl Fn() -> I, stamp: Option<St
 where
     I: Iterator<Item = Result<Stored, StoreError>> + Send + Sync + 'static,
 {
-    let (mut list, first) = store.read_whole(|| {
-        let stamps = stamp.map(|stamp| vec![stamp]);
-        let shape = shape.clone();
-        let mut list =
-            List { records: records(), begun: false, done: false, stamps, shape, revisions: Revisions::default() };
-        let first = list.next().unwrap_or_else(|| Ok(Bytes::new()));
-        (list, first)
-    });
+    let begin = || {
+        store.read_whole(|| {
+            let stamps = stamp.map(|stamp| vec![stamp]);
+            let shape = shape.clone();
+            let mut list =
+                List { records: records(), begun: false, done: false, stamps, shape, revisions: Revisions::default() };
+            let first = list.next().unwrap_or_else(|| Ok(Bytes::new()));
+            (list, first)
+        })
+    };
+    let (mut list, mut first) = begin();
+    let mut state = None;
+    if !list.done {
+        // A long list has the tag of the collection, which is taken first: a list that is newer than its tag is only sent
+        // once too often.
+        state = Some(store.state()?);
+        (list, first) = begin();
+    }
     let first = first?;
     if list.done {
         let tag = list.revisions.tag(&first);
@@ -205,7 +208,14 @@ where
         return Ok(response);
     }
     list.stamps = None;
-    Ok(shape.head(respond_in_chunks(first, list)))
+    let tag = state.map(
+        |(revision, records)| {
+            if shape.lines { lines_tag(revision, &records) } else { list_tag(revision, &records) }
+        },
+    );
+    let mut response = shape.head(respond_in_chunks(first, list));
+    tag.map(|tag| response.headers_mut().typed_insert(tag));
+    Ok(response)
 }
 
 /// Responds with a list of which the `first` chunk has been read.

@@ -16,9 +16,19 @@ pub(crate) fn accepts_lines(headers: &HeaderMap) -> bool {
     kinds.any(|kind| kind.trim().eq_ignore_ascii_case(LINES))
 }
 
-pub(crate) fn lines<B>(mut response: hyper::Response<B>) -> hyper::Response<B> {
+/// A list as lines of JSON.
+pub(crate) fn lines<B>(response: hyper::Response<B>) -> hyper::Response<B> {
+    with_type(vary(response), LINES)
+}
+
+/// A list as a JSON array.
+pub(crate) fn list<B>(response: hyper::Response<B>) -> hyper::Response<B> {
+    json(vary(response))
+}
+
+fn vary<B>(mut response: hyper::Response<B>) -> hyper::Response<B> {
     response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
-    with_type(response, LINES)
+    response
 }
 
 /// An endpoint's answer.

@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use world::posts::{self, Client};
 use world::{PATIENCE, Process, free_port, program, root, sample, seed, split, text, tool, try_get, wait_for};
 
@@ -89,6 +90,42 @@ fn those_who_follow_through_the_entrance_take_no_place_from_others_and_miss_noth
     write("four");
     assert_eq!(follower.next()["record"]["text"], "four");
     posts.signal("TERM");
+}
+
+/// Were their events kept for them, they would take 3 GB.
+#[test]
+fn a_thousand_followers_who_do_not_read_take_little_memory_and_keep_nobody_waiting() {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    let data = tempfile::tempdir().unwrap();
+    split(&sample(), data.path());
+    let (posts, address) = posts::start(data.path());
+    let mut reader = Follower::connect(address, "");
+    assert_eq!(reader.next()["event"], "place");
+    let lazy: Vec<Follower> = (0..1000)
+        .map(|_| {
+            let mut follower = Follower::connect(address, "");
+            assert_eq!(follower.next()["event"], "place");
+            follower
+        })
+        .collect();
+    let resident = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", posts.id())).unwrap();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        resident.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+    };
+    let before = resident();
+    let client = Client::new(address);
+    let mut highest = before;
+    for number in 0..200 {
+        let text = format!("{number} {}", "t".repeat(16_000));
+        let answer = client.send("PATCH", "/api/posts/1", &[], &format!(r#"{{"text":"{text}"}}"#));
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(reader.next()["record"]["text"], *text);
+        highest = highest.max(resident());
+    }
+    eprintln!("{} followers do not read 200 changes: {before} MiB before, {highest} MiB at most", lazy.len());
+    assert!(highest < before + 64, "{before} MiB before, {highest} MiB at most");
 }
 
 #[test]
