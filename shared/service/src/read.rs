@@ -214,7 +214,9 @@ where
         },
     );
     let mut response = shape.head(respond_in_chunks(first, list));
-    tag.map(|tag| response.headers_mut().typed_insert(tag));
+    if let Some(tag) = tag {
+        response.headers_mut().typed_insert(tag);
+    }
     Ok(response)
 }
 
