@@ -36,6 +36,7 @@ pub mod authorize;
 pub mod broker;
 mod changes;
 pub mod check;
+mod command;
 pub mod condition;
 mod config;
 pub mod connection;

@@ -460,7 +460,7 @@ mod tests {
         let mut changes = vec![Change::Remove(id(3))];
         changes.extend(changed.iter().map(|record| Change::Put(record, writer.next_revision())));
         writer.apply(&changes).unwrap();
-        store.keep("ci/1", &KeptRecord { until: 9, ..KeptRecord::new([7; 32], id(4), 3, json(4, "new")) }).unwrap();
+        store.keep("ci/1", &KeptRecord { until: 9, ..KeptRecord::new(0, [7; 32], id(4), 3, json(4, "new")) }).unwrap();
         store
     }
 
@@ -512,7 +512,7 @@ mod tests {
         let store = store(dir.path());
         // A single line is JSON too.
         for (key, answer) in [("ci/2", "{\"id\":4}\n"), ("ci/3", "{\"id\":2}\n{\"id\":4}\n")] {
-            let kept = KeptRecord { until: 9, ..KeptRecord::new([8; 32], id(4), 3, answer.to_owned()) };
+            let kept = KeptRecord { until: 9, ..KeptRecord::new(0, [8; 32], id(4), 3, answer.to_owned()) };
             store.keep(key, &kept).unwrap();
             let (_, rest) = read(&text(&store, None)).unwrap();
             assert!(rest.kept.contains(&(key.to_owned(), kept)), "{:?}", rest.kept);

@@ -22,7 +22,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{io, mem, thread};
 
 use record::id::Id;
@@ -357,7 +357,8 @@ impl Committer {
     /// Decides a group: the first write and those that wait. Returns the group, its answers, and the job
     /// that ended it, if that is not a write.
     fn decide(&mut self, first: Decision, waiting: &Receiver<Job>) -> (Group, Vec<Answer>, Option<Job>) {
-        let (mut group, mut answers) = (Group::default(), Vec::new());
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let (mut group, mut answers) = (Group { time, ..Group::default() }, Vec::new());
         self.writer.forget_buckets();
         for job in std::iter::once(Job::Write(first)).chain(waiting.try_iter()).take(self.pace.limit()) {
             let Job::Write(decide) = job else { return (group, answers, Some(job)) };
@@ -381,7 +382,7 @@ impl Committer {
     /// Commits a group; returns how long it waited for the disk.
     fn commit(&mut self, group: &mut Group) -> Result<Duration, StoreError> {
         let mut step = Step::default();
-        self.kept.step(&self.store, &group.kept, &mut step)?;
+        self.kept.step(&self.store, group.time, &group.kept, &mut step)?;
         group.step(&mut self.writer, &mut step)?;
         let begin = Instant::now();
         let changed = self.append(&step, mem::take(&mut group.changes))?;
@@ -565,13 +566,18 @@ impl Transaction<'_> {
         self.own.records.push((id, Now::Gone));
     }
 
+    /// Returns the time at which the write is decided, in seconds since 1970: the same for a whole group.
+    pub fn time(&self) -> u64 {
+        self.group.time
+    }
+
     /// Returns the answer kept under an idempotency key.
     pub fn kept(&self, key: &str) -> Result<Option<KeptRecord>, StoreError> {
         if let Some(kept) = self.group.kept.get(key) {
             return Ok(Some(kept.clone()));
         }
         let store = &self.committer.store;
-        Ok(self.noted(store.kept(key))?.filter(|kept| !kept.is_over()))
+        Ok(self.noted(store.kept(key))?.filter(|kept| !kept.is_over(self.group.time)))
     }
 
     /// Returns whether there is room to keep another answer.

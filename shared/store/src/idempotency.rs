@@ -2,7 +2,6 @@
 //! same step as the record that it answers with; [`layout`] draws the bytes.
 
 use std::collections::HashMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use record::id::Id;
 
@@ -49,14 +48,14 @@ impl KeptRecord {
     /// The time for which an answer is kept, in seconds.
     pub const SECONDS: u64 = 24 * 60 * 60;
 
-    /// Creates an answer that is kept from now on.
-    pub fn new(request: [u8; 32], id: Id, revision: u64, json: String) -> Self {
-        Self { request, id, revision, json, until: now() + Self::SECONDS }
+    /// Creates an answer that is kept from `time` on, in seconds since 1970.
+    pub fn new(time: u64, request: [u8; 32], id: Id, revision: u64, json: String) -> Self {
+        Self { request, id, revision, json, until: time + Self::SECONDS }
     }
 
-    /// Returns whether the answer's time is over.
-    pub(super) fn is_over(&self) -> bool {
-        self.until <= now()
+    /// Returns whether the answer's time is over at `time`.
+    pub(super) fn is_over(&self, time: u64) -> bool {
+        self.until <= time
     }
 
     /// Encodes the body of the answer's value.
@@ -71,11 +70,6 @@ impl KeptRecord {
         let id = Id::try_from(id).map_err(|_| "a kept answer has an invalid id")?;
         Ok(Self { request, id, revision, json: String::from_utf8_lossy(json).into_owned(), until })
     }
-}
-
-/// Returns the seconds since 1970.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
 /// Builds the key of the answer kept under an idempotency key.
@@ -132,14 +126,15 @@ impl Kept {
         self.answers + (more as u64) < KEPT_ANSWERS && self.bytes < KEPT_BYTES
     }
 
-    /// Adds to `step` the `new` answers, and removes answers whose time is over; updates the counts.
+    /// Adds to `step` the `new` answers, and removes answers whose time is over at `time`; updates the counts.
     pub(super) fn step(
         &mut self,
         store: &Store,
+        time: u64,
         new: &HashMap<String, KeptRecord>,
         step: &mut Step,
     ) -> Result<(), StoreError> {
-        self.forget(store, new, step)?;
+        self.forget(store, time, new, step)?;
         for (key, kept) in new {
             // The old answer's time is over; otherwise it would have been the response.
             if let Some(over) = store.kept(key)? {
@@ -154,16 +149,21 @@ impl Kept {
     }
 
     /// Removes answers whose time is over, except those that `new` replaces.
-    fn forget(&mut self, store: &Store, new: &HashMap<String, KeptRecord>, step: &mut Step) -> Result<(), StoreError> {
+    fn forget(
+        &mut self,
+        store: &Store,
+        time: u64,
+        new: &HashMap<String, KeptRecord>,
+        step: &mut Step,
+    ) -> Result<(), StoreError> {
         // Most databases keep none, and a look costs as much as a change.
         if self.answers == 0 {
             return Ok(());
         }
-        let now = now();
         for pair in store.db.scan_prefix([FORGET]).take(FORGET_AT_ONCE) {
             let (forget, _) = pair.map_err(|source| store.sled(source))?;
             let (until, key) = forget_key_parts(&forget).ok_or_else(|| store.damaged(&forget, "its key is invalid"))?;
-            if until > now {
+            if until > time {
                 break;
             }
             if new.contains_key(key) {
@@ -245,7 +245,7 @@ mod tests {
                 let id = now.next_id().unwrap();
                 let json = json(id.get(), 1);
                 let revision = now.put(now.read(id, &json));
-                let new = KeptRecord::new([0; 32], id, revision, json);
+                let new = KeptRecord::new(now.time(), [0; 32], id, revision, json);
                 now.keep_answer(key.to_owned(), KeptRecord { until: until.unwrap_or(new.until), ..new });
                 kept
             });

@@ -315,7 +315,7 @@ proptest! {
                     let json = json(id.get(), thread).replace(r#""t""#, &format!(r#""w{which} of{thread} all""#));
                     let revision = now.put(now.read(id, &json));
                     if operation == 0 {
-                        now.keep_answer(key, KeptRecord::new([0; 32], id, revision, json.clone()));
+                        now.keep_answer(key, KeptRecord::new(now.time(), [0; 32], id, revision, json.clone()));
                     }
                     assert!(now.ids(sample::IN_THREAD, &Term::Id("1".parse().unwrap())).is_ok());
                     (operation, id, Some((json, revision)))

@@ -57,7 +57,7 @@ fn writes_until_it_ends() {
             let id = now.next_id().unwrap();
             let json = record(id, nth);
             let revision = now.put(now.read(id, &json));
-            now.keep_answer(format!("key-{nth}"), KeptRecord::new([0; 32], id, revision, json));
+            now.keep_answer(format!("key-{nth}"), KeptRecord::new(now.time(), [0; 32], id, revision, json));
             (id, nth)
         })
     };

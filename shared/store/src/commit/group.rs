@@ -15,6 +15,8 @@ use crate::{Change, KeptRecord, RecordChange, StoreError, Writer};
 /// The changes of a group of writes.
 #[derive(Default)]
 pub(crate) struct Group {
+    /// The time at which its writes are decided, in seconds since 1970.
+    pub(crate) time: u64,
     pub(crate) records: BTreeMap<Id, Now>,
     pub(crate) kept: HashMap<String, KeptRecord>,
     /// All changes in the order of their revisions; a record may have several.
