@@ -270,8 +270,12 @@ fn changes(collection: Collection, id: &str) -> Value {
 /// `GET /api/{collection}/in-thread/{value}`
 fn found(collection: Collection, index: &IndexDeclaration) -> Value {
     let field = &index.field;
-    let is_id = collection.terms_of(index) == TermKind::Id;
-    let value = in_path("value", if is_id { ids() } else { texts() }, &format!("The value of `{field}`."));
+    let values = match collection.terms_of(index) {
+        TermKind::Id => ids(),
+        TermKind::TextId | TermKind::Text => texts(),
+        TermKind::Number => json!({ "type": "number" }),
+    };
+    let value = in_path("value", values, &format!("The value of `{field}`."));
     let id = format!("by_{}", index.route);
     match index.answers {
         Answers::Many => {
@@ -314,7 +318,7 @@ fn of_lists(collection: Collection, of_all: bool) -> Vec<Value> {
         in_query(
             "sort",
             orders(),
-            "The order: by id, `-id` for the newest first, or by a field; texts by their code points. One by a field is of all records.",
+            "The order: by id, `-id` for the newest first, or by a field; texts by their code points, numbers by their values. One by a field is of all records.",
         ),
         self::fields(collection),
     ];
@@ -349,7 +353,11 @@ fn of_lists(collection: Collection, of_all: bool) -> Vec<Value> {
     for index in collection.indexes() {
         // The others have priority.
         if all.iter().all(|other| other["name"] != *index.field) {
-            let values = if collection.terms_of(index) == TermKind::Id { ids() } else { json!({ "type": "string" }) };
+            let values = match collection.terms_of(index) {
+                TermKind::Id => ids(),
+                TermKind::TextId | TermKind::Text => json!({ "type": "string" }),
+                TermKind::Number => json!({ "type": "number" }),
+            };
             all.push(in_query(&index.field, values, &format!("Records with this `{}`.", index.field)));
         }
     }

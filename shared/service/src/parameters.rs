@@ -6,6 +6,7 @@ use record::declaration::{IndexDeclaration, TermKind};
 use record::edit::RecordName;
 use record::id::Id;
 use record::model::{Collection, Index, Term};
+use record::number::Number;
 use record::search::Query;
 use store::{Order, Place};
 
@@ -319,7 +320,14 @@ fn read_term(collection: Collection, index: &IndexDeclaration, value: &str) -> R
     match collection.terms_of(index) {
         TermKind::Id => value.parse().map(Term::Id).map_err(|_| not_an_id(&index.field, value)),
         TermKind::TextId | TermKind::Text => Ok(Term::Text(value.into())),
+        TermKind::Number => read_number_of(&index.field, value),
     }
+}
+
+/// Reads a number to search for.
+pub(crate) fn read_number_of(field: &str, value: &str) -> Result<Term, Problem> {
+    let number = Number::read(value).map(Term::Number);
+    number.ok_or_else(|| wrong(format!("`{field}` is a number as in JSON, not `{}`.", shorten(value))))
 }
 
 /// Lists the indexes in whose order the list of all records can be.

@@ -119,7 +119,7 @@ impl Store {
         after: Option<Place>,
     ) -> Result<Box<dyn Iterator<Item = Result<Place, StoreError>> + Send + Sync>, StoreError> {
         let all = [layout::INDEX, index.number()];
-        let end = [layout::INDEX, index.number() + 1];
+        let end = layout::index_end(index);
         let key = |place: &Place| {
             let prefix = [&all[..], &place.term].concat();
             (layout::run_key(&prefix, place.id.get()), prefix)
