@@ -216,11 +216,12 @@ impl Edits<'_> {
     }
 }
 
-/// Returns the id in a reference as a text.
+/// Returns the id in a reference as a text. No reference is a number of another kind.
 fn text_of(term: &Term) -> String {
     match term {
         Term::Id(id) => id.to_string(),
         Term::Text(text) | Term::Ordered(text) => text.to_string(),
+        Term::Number(_) => String::new(),
     }
 }
 
@@ -229,14 +230,15 @@ fn number_of(term: &Term) -> u64 {
     match term {
         Term::Id(id) => id.get(),
         Term::Text(text) | Term::Ordered(text) => text.parse::<Id>().map_or(0, Id::get),
+        Term::Number(_) => 0,
     }
 }
 
 /// Returns the id in a reference for people.
 fn shown(term: &Term) -> String {
     match term {
-        Term::Id(id) => id.to_string(),
         Term::Text(text) | Term::Ordered(text) => format!("{text:?}"),
+        Term::Id(_) | Term::Number(_) => text_of(term),
     }
 }
 

@@ -334,7 +334,7 @@ fn a_plan_that_contradicts_itself_is_refused_with_its_file_and_the_reason() {
         ("\"route\": \"by-user\"", "\"route\": \"on-post\"", "the route \"on-post\" is declared twice"),
         ("\"route\": \"by-user\"", "\"route\": \"by/user\"", "the route \"by/user\" must be of"),
         ("\"field\": \"by\"", "\"field\": \"bye\"", "is of the field \"bye\", which is not declared"),
-        ("\"field\": \"by\"", "\"field\": \"stars\"", "neither a text nor a reference"),
+        ("{ \"reference\": { \"to\": \"users\" } }", "\"boolean\"", "neither a text nor a number nor a reference"),
         (
             "\"to\": \"posts\"",
             "\"to\": \"letters\"",

@@ -343,7 +343,7 @@ impl Declaration {
             }
             if self.field(&index.field).is_some_and(|field| field.shape.is_of().is_none()) {
                 return Some(format!(
-                    "the field {:?} is neither a text nor a reference, so no index lists it",
+                    "the field {:?} is neither a text nor a number nor a reference, so no index lists it",
                     index.field
                 ));
             }
@@ -380,7 +380,9 @@ impl Declaration {
         if let Some(owner) = self.owner.as_deref() {
             let is_one = match owner {
                 "id" => self.ids != IdRule::Single,
-                name => self.field(name).is_some_and(|field| field.shape.is_of().is_some()),
+                name => {
+                    self.field(name).and_then(|field| field.shape.is_of()).is_some_and(|kind| kind != TermKind::Number)
+                }
             };
             if !is_one {
                 return Some(format!(
@@ -425,7 +427,8 @@ impl Shape {
             Shape::Reference { text: false, .. } => Some(TermKind::Id),
             Shape::Reference { text: true, .. } => Some(TermKind::TextId),
             Shape::Username | Shape::Line { .. } | Shape::Text { .. } => Some(TermKind::Text),
-            Shape::Number | Shape::Boolean | Shape::Any => None,
+            Shape::Number => Some(TermKind::Number),
+            Shape::Boolean | Shape::Any => None,
         }
     }
 
@@ -487,6 +490,8 @@ pub enum TermKind {
     TextId,
     /// Texts.
     Text,
+    /// Numbers.
+    Number,
 }
 
 /// The longest text id, in bytes. It is shorter than the terms that an index holds in full.

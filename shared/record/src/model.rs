@@ -10,6 +10,7 @@ pub use crate::declaration::{Collection, Index};
 use crate::declaration::{EXPECTED_ID_TEXT, Field, IdRule, IndexDeclaration, Shape, TermKind, read_id_text};
 use crate::id::Id;
 use crate::json::{self, Fault, Member};
+use crate::number::Number;
 
 impl Collection {
     /// Returns the keys of a record in canonical form; `None` if it does not fit its declaration. A record without an
@@ -47,6 +48,7 @@ impl Collection {
         Some(match term {
             Term::Id(id) => id.to_string().into(),
             Term::Text(text) | Term::Ordered(text) => text,
+            Term::Number(_) => return None,
         })
     }
 
@@ -94,7 +96,9 @@ impl Collection {
                     Some(TermKind::Id) => misfit_of::<Id>(value),
                     Some(TermKind::Text) => misfit_of::<Cow<str>>(value),
                     Some(TermKind::TextId) => misfit_of_text_id(value),
-                    None => shape.check(value).err().map(|must| expected(must.trim_start_matches("must be "), value)),
+                    Some(TermKind::Number) | None => {
+                        shape.check(value).err().map(|must| expected(must.trim_start_matches("must be "), value))
+                    }
                 },
             };
             if let Some(reason) = reason {
@@ -146,6 +150,8 @@ enum Value<'r> {
     TextId(Box<str>),
     /// With its quotes.
     Text(&'r str),
+    /// As it is spelled.
+    Number(&'r str),
     /// A value that no index lists.
     Other,
 }
@@ -157,6 +163,7 @@ impl<'r> Value<'r> {
             Some(TermKind::Id) => value.parse().ok().map(Value::Id),
             Some(TermKind::TextId) => read_id_text(value).map(Value::TextId),
             Some(TermKind::Text) => value.starts_with('"').then_some(Value::Text(value)),
+            Some(TermKind::Number) => shape.check(value).is_ok().then_some(Value::Number(value)),
             None => shape.check(value).is_ok().then_some(Value::Other),
         }
     }
@@ -166,6 +173,7 @@ impl<'r> Value<'r> {
             Value::Id(id) => Some(Term::Id(*id)),
             Value::TextId(text) => Some(Term::Text(text.clone())),
             Value::Text(text) => json::read_text(text).map(Term::Text),
+            Value::Number(number) => Number::read(number).map(Term::Number),
             Value::Other => None,
         }
     }
@@ -180,6 +188,8 @@ pub enum Term {
     Text(Box<str>),
     /// A text in an index with an order.
     Ordered(Box<str>),
+    /// A number, compared by its value.
+    Number(Number),
 }
 
 impl IndexDeclaration {
@@ -530,6 +540,23 @@ mod tests {
             let terms = records.iter().next().map(|record| record.terms.len());
             assert_eq!((read, terms), (expected.is_some(), expected), "{source}");
         }
+    }
+
+    #[test]
+    fn a_record_is_found_by_the_value_of_a_number() {
+        let json = r#"{"name":"goods","ids":"record","fields":[{"name":"price","shape":"number","required":false}],
+            "indexes":[{"number":1,"field":"price","route":"for"}]}"#;
+        let goods = Collection::of(crate::declaration::Declaration::read(json).unwrap());
+        let terms = |value: &str| -> Option<Vec<(Index, Term)>> {
+            let records = read(goods, &format!(r#"{{"id":1,"price":{value}}}"#), None).ok()?;
+            records.iter().next().map(|record| record.terms.to_vec())
+        };
+        let number = |text: &str| Some(vec![(Index(1), Term::Number(Number::read(text).unwrap()))]);
+        assert_eq!((terms("9.50"), terms("-0E5"), terms("null")), (number("95e-1"), number("0"), Some(vec![])));
+        assert_ne!(terms("9007199254740993"), terms("9007199254740992"));
+        assert_eq!([terms("\"9.5\""), terms("true"), terms("[1]")], [None, None, None]);
+        let owned = json.replace("\"ids\"", "\"owner\":\"price\",\"ids\"");
+        assert!(crate::declaration::Declaration::read(&owned).is_err(), "a number owns nothing");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use warp::reply::Response;
 
 use crate::condition::entity_tag;
 use crate::deprecation::Announcements;
-use crate::parameters::{BATCH, BOUNDS, PAGE_RECORDS, SKIPPED, sortable};
+use crate::parameters::{BATCH, BOUND_BYTES, BOUNDS, PAGE_RECORDS, SKIPPED, bounds_of, sortable};
 use crate::problem::{Problem, READS, Unknown, page_of, title_of};
 use crate::reference::File;
 use crate::reply::{self, Answer, LINES};
@@ -270,8 +270,12 @@ fn changes(collection: Collection, id: &str) -> Value {
 /// `GET /api/{collection}/in-thread/{value}`
 fn found(collection: Collection, index: &IndexDeclaration) -> Value {
     let field = &index.field;
-    let is_id = collection.terms_of(index) == TermKind::Id;
-    let value = in_path("value", if is_id { ids() } else { texts() }, &format!("The value of `{field}`."));
+    let values = match collection.terms_of(index) {
+        TermKind::Id => ids(),
+        TermKind::TextId | TermKind::Text => texts(),
+        TermKind::Number => json!({ "type": "number" }),
+    };
+    let value = in_path("value", values, &format!("The value of `{field}`."));
     let id = format!("by_{}", index.route);
     match index.answers {
         Answers::Many => {
@@ -314,7 +318,7 @@ fn of_lists(collection: Collection, of_all: bool) -> Vec<Value> {
         in_query(
             "sort",
             orders(),
-            "The order: by id, `-id` for the newest first, or by a field; texts by their code points. One by a field is of all records.",
+            "The order: by id, `-id` for the newest first, or by a field; texts by their code points, numbers by their values. One by a field is of all records.",
         ),
         self::fields(collection),
     ];
@@ -346,10 +350,26 @@ fn of_lists(collection: Collection, of_all: bool) -> Vec<Value> {
         in_query("_sort", orders(), "json-server's word for `sort`."),
         in_query("_order", json!({ "type": "string", "enum": ["asc", "desc"] }), "json-server's order."),
     ]);
+    for index in self::sortable(collection) {
+        let values = match collection.terms_of(index) {
+            TermKind::Id => ids(),
+            TermKind::TextId | TermKind::Text => json!({ "type": "string", "maxLength": BOUND_BYTES / 4 }),
+            TermKind::Number => json!({ "type": "number" }),
+        };
+        let which = ["At least", "Above", "At most", "Below"];
+        for (name, which) in bounds_of(collection, index).into_iter().zip(which) {
+            let name = name.filter(|name| all.iter().all(|other| other["name"] != **name));
+            all.extend(name.map(|name| in_query(&name, values.clone(), &format!("{which} this `{}`.", index.field))));
+        }
+    }
     for index in collection.indexes() {
         // The others have priority.
         if all.iter().all(|other| other["name"] != *index.field) {
-            let values = if collection.terms_of(index) == TermKind::Id { ids() } else { json!({ "type": "string" }) };
+            let values = match collection.terms_of(index) {
+                TermKind::Id => ids(),
+                TermKind::TextId | TermKind::Text => json!({ "type": "string" }),
+                TermKind::Number => json!({ "type": "number" }),
+            };
             all.push(in_query(&index.field, values, &format!("Records with this `{}`.", index.field)));
         }
     }
@@ -791,7 +811,8 @@ mod tests {
             for of_all in [true, false] {
                 let described = of_lists(collection, of_all);
                 let described: Vec<&str> = described.iter().map(|one| one["name"].as_str().unwrap()).collect();
-                let names: BTreeSet<&str> = parameters::names(collection, of_all).into_iter().collect();
+                let names = parameters::names(collection, of_all);
+                let names: BTreeSet<&str> = names.iter().map(|name| &**name).collect();
                 assert_eq!(described.iter().copied().collect::<BTreeSet<_>>(), names);
                 assert_eq!(described.len(), names.len(), "{described:?}");
             }

@@ -363,7 +363,7 @@ impl State {
                 };
             }
             Resource::Found(index, term) if index.answers == Answers::Many => {
-                let term = index.term(read_term(collection.terms_of(index), term)?);
+                let term = index.term(read_term(collection, index, term)?);
                 let mut wanted = Wanted::read(collection, false, given)?;
                 wanted.lines = reply::accepts_lines(headers);
                 return if wanted.is_everything() {
@@ -375,7 +375,7 @@ impl State {
             Resource::Found(index, term) => {
                 let fields = parameters::read_fields(collection, &mut given)?;
                 given.finish(&["fields"])?;
-                let term = index.term(read_term(collection.terms_of(index), term)?);
+                let term = index.term(read_term(collection, index, term)?);
                 return read::found_one(store, index, &term, fields.as_deref());
             }
             Resource::Single => RecordName::Single,
@@ -419,9 +419,10 @@ fn read_name(collection: Collection, segment: &str) -> Result<RecordName, Proble
 }
 
 /// Reads an index's term from a path.
-fn read_term(kind: TermKind, segment: &str) -> Result<Term, Problem> {
-    match kind {
+fn read_term(collection: Collection, index: &IndexDeclaration, segment: &str) -> Result<Term, Problem> {
+    match collection.terms_of(index) {
         TermKind::Id => read_id(segment).map(Term::Id),
-        _ => decode(segment).map(|text| Term::Text(text.into())),
+        TermKind::TextId | TermKind::Text => decode(segment).map(|text| Term::Text(text.into())),
+        TermKind::Number => decode(segment).and_then(|number| parameters::read_number_of(&index.field, &number)),
     }
 }

@@ -118,6 +118,258 @@ fn a_list_in_the_order_of_a_field_is_that_of_a_sorted_list() {
     assert_eq!(ids(&app.get("/api/people?sort=username")).len(), users.len() + 10);
 }
 
+/// Goods that can be in the order of their prices. No two have one code.
+fn goods() -> Collection {
+    let json = r#"{"name":"goods","ids":"record","fields":[{"name":"price","shape":"number"},
+        {"name":"code","shape":"number","required":false},{"name":"shop","shape":{"reference":{"to":"shops"}},"required":false}],
+        "indexes":[{"number":1,"field":"price","route":"for","order":true},
+        {"number":2,"field":"code","route":"coded","answers":"one","unique":true},
+        {"number":3,"field":"shop","route":"of"}]}"#;
+    Collection::of(Declaration::read(json).unwrap())
+}
+
+/// Spells an amount of cents in one of several ways.
+fn spell(cents: i64, way: u64) -> String {
+    let sign = if cents < 0 { "-" } else { "" };
+    let (whole, part) = (cents.abs() / 100, cents.abs() % 100);
+    match way % 4 {
+        0 => format!("{cents}e-2"),
+        1 => format!("{sign}{whole}.{part:02}00"),
+        2 => format!("{cents}.0E-002"),
+        _ => format!("{sign}0.000{:09}e+8", cents.abs() * 100),
+    }
+}
+
+#[test]
+fn numbers_are_found_and_sorted_by_their_values_however_they_are_spelled() {
+    let cents = |id: u64| [0, 950, -950, 100, 10_000, 7, (id as i64 * 7919) % 5000 - 1000][(id % 7) as usize];
+    let mut goods_by_price: Vec<(i64, u64)> = (1..=1200).filter(|id| id % 11 != 0).map(|id| (cents(id), id)).collect();
+    let json = |(cents, id): &(i64, u64)| format!(r#"{{"id":{id},"price":{},"shop":1}}"#, spell(*cents, *id));
+    let app = App::spawn_writable(goods(), goods_by_price.iter().map(json));
+    goods_by_price.sort_unstable();
+    let sorted = |descending: bool| -> Vec<u64> {
+        let ids = goods_by_price.iter().map(|(_, id)| *id);
+        if descending { ids.rev().collect() } else { ids.collect() }
+    };
+    for (sort, descending) in [
+        ("sort=price", false),
+        ("sort=-price", true),
+        ("_sort=price&_order=desc", true),
+        ("_sort=price&_order=asc", false),
+    ] {
+        assert_eq!(ids(&app.get(&format!("/api/goods?{sort}"))), sorted(descending), "{sort}");
+        for limit in [1000, 37] {
+            let pages = walk(&app, &format!("/api/goods?{sort}&limit={limit}"), |_| {});
+            assert_eq!(pages.concat(), sorted(descending), "{sort} {limit}");
+        }
+        let numbered = app.get(&format!("/api/goods?{sort}&_page=3&_per_page=10"));
+        assert_eq!(ids(&numbered), sorted(descending)[20..30], "{sort}");
+        assert_eq!(numbered.header("x-total-count"), goods_by_price.len().to_string(), "{sort}");
+    }
+    for (price, cents) in [
+        ("9.5", 950),
+        ("9.500", 950),
+        ("95e-1", 950),
+        ("0.00095E%2B4", 950),
+        ("-9.5", -950),
+        ("0", 0),
+        ("-0", 0),
+        ("0.0", 0),
+        ("0e999999999999", 0),
+        ("100", 10_000),
+        ("1e2", 10_000),
+        ("1E%2b2", 10_000),
+        ("1", 100),
+        ("1.0", 100),
+        ("1e000", 100),
+        ("9.51", 951),
+        ("1e400", -1),
+        ("-1e-99999999999", -1),
+        ("1e99999999999999999999999", -1),
+    ] {
+        let mut expected: Vec<u64> = goods_by_price.iter().filter(|good| good.0 == cents).map(|(_, id)| *id).collect();
+        expected.retain(|_| cents != -1);
+        expected.sort_unstable();
+        let answer = app.get(&format!("/api/goods?price={price}&count=true"));
+        assert_eq!(ids(&answer), expected, "{price}");
+        assert_eq!(answer.header("x-total-count"), expected.len().to_string(), "{price}");
+        assert_eq!(ids(&app.get(&format!("/api/goods/for/{price}"))), expected, "{price}");
+        assert_eq!(ids(&app.get(&format!("/api/goods?price={price}&shop=1&id_gte=1"))), expected, "{price}");
+        expected.reverse();
+        assert_eq!(walk(&app, &format!("/api/goods?price={price}&sort=-id&limit=50"), |_| {}).concat(), expected);
+    }
+    for price in [
+        "",
+        "01",
+        "+1",
+        "%2B1",
+        "1_0",
+        "1,0",
+        "NaN",
+        "Infinity",
+        "0x1",
+        "1.",
+        ".5",
+        "1e",
+        "%229.5%22",
+        "1e+2",
+        "9.5%20",
+    ] {
+        let answer = app.get(&format!("/api/goods?price={price}"));
+        let reason = "`price` is a number as in JSON, not `";
+        assert!(answer.status == 400 && answer.body.contains(reason), "{price}: {}", answer.body);
+        let answer = app.get(&format!("/api/goods/for/{price}"));
+        // A `+` is a space in a query alone.
+        assert_eq!(answer.status, if price == "1e+2" { 200 } else { 400 }, "{price}: {}", answer.body);
+    }
+}
+
+#[test]
+fn a_changed_number_is_found_under_its_new_value_alone() {
+    let app = App::spawn_writable(
+        goods(),
+        [r#"{"id":1,"price":9007199254740993,"code":7}"#, r#"{"id":2,"price":9007199254740992}"#],
+    );
+    let token = bearer(goods());
+    let headers = [("authorization", &*token), ("content-type", "application/json")];
+    let write = |method: &str, path: &str, body: &str, status: u16| {
+        let answer = app.send(method, path, &headers, body);
+        assert_eq!(answer.status, status, "{method} {path}: {}", answer.body);
+        answer.body
+    };
+    // Not every number is one of serde's.
+    let found = |price: &str| ids(&app.get(&format!("/api/goods?price={price}&fields=id")));
+    assert_eq!(
+        (found("9007199254740993"), found("9007199254740992"), found("9007199254740992.5")),
+        (vec![1], vec![2], vec![])
+    );
+    // Of another value, then of the same one in another spelling, which the record keeps.
+    write("PATCH", "/api/goods/1", r#"{"price":9.5}"#, 200);
+    assert_eq!((found("9007199254740993"), found("9.50")), (vec![], vec![1]));
+    assert_eq!(write("PATCH", "/api/goods/1", r#"{"price":95e-1}"#, 200), r#"{"id":1,"price":95e-1,"code":7}"#);
+    assert_eq!(found("9.5"), [1]);
+    write("PATCH", "/api/goods/1", r#"{"price":"9.5"}"#, 422);
+    write("PATCH", "/api/goods/1", r#"{"price":null}"#, 422);
+    write("PATCH", "/api/goods/1", r#"{"price":01}"#, 400);
+    // One has many digits, others an exponent that no float has.
+    let long = "123456789".repeat(1200);
+    for (id, price) in [
+        (3, format!("{long}.5")),
+        (4, format!("{long}.6")),
+        (5, "1e400".to_owned()),
+        (6, "1e-99999999999".to_owned()),
+        (7, "-1e99999999999999999999".to_owned()),
+    ] {
+        write("POST", "/api/goods", &format!(r#"{{"price":{price}}}"#), 201);
+        assert_eq!(found(&price), [id], "{price:.30}");
+    }
+    let listed = walk(&app, "/api/goods?sort=price&limit=1&fields=id", |_| {}).concat();
+    // Of those with the same first digits some order stays.
+    let (others, mut long): (Vec<u64>, Vec<u64>) = listed.iter().partition(|id| !matches!(id, 3 | 4));
+    long.sort_unstable();
+    assert_eq!((others, long), (vec![7, 6, 1, 2, 5], vec![3, 4]));
+    assert_eq!(listed, ids(&app.get("/api/goods?_sort=price&_page=1&fields=id")));
+    write("DELETE", "/api/goods/5", "", 204);
+    assert_eq!((found("1e400"), found("10e399")), (vec![], vec![]));
+    // A unique number has one value in every spelling.
+    assert_eq!(app.get("/api/goods/coded/7.0").body, r#"{"id":1,"price":95e-1,"code":7}"#);
+    assert_eq!(app.get("/api/goods/coded/8").status, 404);
+    for (code, status) in [
+        ("7", 409),
+        ("7.0", 409),
+        ("70E-1", 409),
+        ("7.00000000000000000001", 201),
+        ("-7", 201),
+        ("null", 201),
+        ("0", 201),
+        ("-0.0", 409),
+    ] {
+        write("POST", "/api/goods", &format!(r#"{{"price":1,"code":{code}}}"#), status);
+    }
+    let of_code = app.get("/api/goods?sort=code");
+    assert!(of_code.status == 400 && of_code.body.contains("price or -price here"), "{}", of_code.body);
+    write("PATCH", "/api/goods/1", r#"{"code":null}"#, 200);
+    write("POST", "/api/goods", r#"{"price":1,"code":7e0}"#, 201);
+}
+
+#[test]
+fn bounds_of_a_field_are_those_of_a_plain_list_in_either_order() {
+    let cents = |id: u64| [0, 950, -950, (id as i64 * 7919) % 5000 - 1000][(id % 4) as usize];
+    let all: Vec<(i64, u64)> = (1..=700).map(|id| (cents(id), id)).collect();
+    let json =
+        |(cents, id): &(i64, u64)| format!(r#"{{"id":{id},"price":{},"shop":{}}}"#, spell(*cents, *id), id % 3 + 1);
+    let app = App::spawn_writable(goods(), all.iter().map(json));
+    type Matches<'m> = &'m dyn Fn(i64) -> bool;
+    let bounds: [(&str, Matches); 11] = [
+        ("price_gte=9.5", &|cents| cents >= 950),
+        ("price_gt=9.50", &|cents| cents > 950),
+        ("price_lte=-95e-1", &|cents| cents <= -950),
+        ("price_lt=-9.5", &|cents| cents < -950),
+        ("price_gte=-9.5&price_lte=9.5", &|cents| (-950..=950).contains(&cents)),
+        ("price_gt=-9.5&price_lt=9.5", &|cents| (-949..950).contains(&cents)),
+        ("price_gte=0&price_gt=-1&price_lte=9.5&price_lt=30", &|cents| (0..=950).contains(&cents)),
+        ("price_gte=0&price_gt=0&price_lte=9.5&price_lt=9.5", &|cents| (1..950).contains(&cents)),
+        ("price_gte=5&price_lte=4", &|_| false),
+        ("price_gt=9.5&price_lt=9.5", &|_| false),
+        ("price_gt=-1e99999999999&price_lt=1e400", &|_| true),
+    ];
+    for (bound, matches) in bounds {
+        let mut by_id: Vec<(i64, u64)> = all.iter().copied().filter(|(cents, _)| matches(*cents)).collect();
+        let mut by_price = by_id.clone();
+        by_price.sort_unstable();
+        for (sort, expected) in [("", &mut by_id), ("sort=price&", &mut by_price)] {
+            let mut expected: Vec<u64> = expected.iter().map(|(_, id)| *id).collect();
+            for sort in
+                [sort.to_owned(), if sort.is_empty() { "sort=-id&".to_owned() } else { "sort=-price&".to_owned() }]
+            {
+                let whole = app.get(&format!("/api/goods?{sort}{bound}&count=true"));
+                assert_eq!(ids(&whole), expected, "{sort}{bound}");
+                assert_eq!(whole.header("x-total-count"), expected.len().to_string(), "{sort}{bound}");
+                assert_eq!(walk(&app, &format!("/api/goods?{sort}{bound}&limit=60"), |_| {}).concat(), expected);
+                let numbered = app.get(&format!("/api/goods?{sort}{bound}&_page=2&_per_page=10"));
+                assert_eq!(
+                    ids(&numbered),
+                    expected.iter().copied().skip(10).take(10).collect::<Vec<u64>>(),
+                    "{sort}{bound}"
+                );
+                assert_eq!(numbered.header("x-total-count"), expected.len().to_string(), "{sort}{bound}");
+                expected.reverse();
+            }
+        }
+        let in_shop: Vec<u64> = by_id.iter().map(|(_, id)| *id).filter(|id| id % 3 == 1).collect();
+        assert_eq!(ids(&app.get(&format!("/api/goods?{bound}&shop=2"))), in_shop, "{bound}");
+        assert_eq!(ids(&app.get(&format!("/api/goods/of/2?{bound}"))), in_shop, "{bound}");
+    }
+    let long = "1".repeat(1001);
+    for (query, reason) in [
+        ("price_gte=01", "`price` is a number as in JSON, not `01`"),
+        ("price_gte=1&price_gte=2", "`price_gte` stands twice"),
+        (&format!("price_lt={long}"), "`price_lt` has at most 1000 bytes"),
+        ("code_gte=1", "There is no parameter `code_gte` here"),
+        ("sort=price&price_gte=1&shop=2", "is one of all records or within bounds of it"),
+        ("sort=price&id_gte=1", "is one of all records or within bounds of it"),
+    ] {
+        let answer = app.get(&format!("/api/goods?{query}"));
+        assert!(answer.status == 400 && answer.body.contains(reason), "{query:.40}: {}", answer.body);
+    }
+    // Texts have bounds, too, such as days; none of the texts lies beyond its bound for being long.
+    let long = "l".repeat(1100);
+    let names = ["", "2026-11-28", "2026-11-28T09:00", "2026-12-01", "\u{e9}", &long, &long[..1000], "l", "m"];
+    let records = (1..).zip(&names).map(|(id, name)| format!(r#"{{"id":{id},"username":{}}}"#, Value::from(*name)));
+    let app = App::spawn(people(), records.collect::<Vec<String>>());
+    for (least, most) in names.iter().flat_map(|least| names.map(|most| (*least, most))) {
+        if least.len() > 1000 || most.len() > 1000 {
+            continue;
+        }
+        let [from, to]: [String; 2] =
+            [least, most].map(|text| form_urlencoded::byte_serialize(text.as_bytes()).collect());
+        let found = ids(&app.get(&format!("/api/people?username_gte={from}&username_lt={to}")));
+        let is_within = |name: &str| least <= name && name < most;
+        let expected: Vec<u64> = (1..).zip(&names).filter(|(_, name)| is_within(name)).map(|(id, _)| id).collect();
+        assert_eq!(found, expected, "{least:.20} {most:.20}");
+    }
+}
+
 /// What is the beginning of another text comes before it, whatever byte the other goes on with.
 #[test]
 fn an_order_is_that_of_code_points_and_its_index_finds_each_text() {

@@ -59,7 +59,7 @@ impl Store {
         // The run that holds the entry, or the place where it would be.
         let run = self.db.range(&prefix[..]..=&key[..]).next_back().and_then(Result::ok);
         let first = run.map_or(key, |(key, _)| key.to_vec());
-        let references = self.read_references(self.db.range(&first[..]..&[layout::INDEX, index.0 + 1]));
+        let references = self.read_references(self.db.range(&first[..]..&layout::index_end(index)));
         references.filter(move |pair| pair.as_ref().map_or(true, |pair| *pair > after))
     }
 
@@ -78,7 +78,7 @@ impl Store {
             run.map_or(key, |(key, _)| key.to_vec())
         });
         let store = self.clone();
-        let runs = self.checked(self.db.range(&first[..]..&[layout::INDEX, index.0 + 1])).map(move |run| {
+        let runs = self.checked(self.db.range(&first[..]..&layout::index_end(index))).map(move |run| {
             let (key, value) = run?;
             let text = layout::listed_text(&key).ok_or_else(|| store.damaged(&key, "it holds no text"))?;
             let mut ids: Vec<u64> = store.decode_run(&key, &value)?.into_iter().map(Id::get).collect();

@@ -22,7 +22,8 @@
 //! term           an id: 8 bytes, big-endian · a text: its UTF-8, then FF, which no UTF-8 holds, so that no term is the
 //!                beginning of another · a text of more than TERM_BYTES: FE, then its SHA-256 · a text in an index with an
 //!                order: its UTF-8, in which FF follows each 00, then 00 00; a longer one is cut, then has 00 01 and its
-//!                SHA-256. So what is the beginning of another text comes before it
+//!                SHA-256. So what is the beginning of another text comes before it · a number: the bytes of
+//!                [`Number`](record::number::Number); of more than TERM_BYTES only so many, then the SHA-256 of all
 //! table          the number of entries: 1 byte; for each, by ascending slot: its slot (id mod 16): 1 byte; where it
 //!                ends, counted from the table's end, and its CRC-32C: 4 bytes each, little-endian
 //! entry          bincode of revision: u64, flags: u8; then the record's JSON to the entry's end, or no JSON if it lies
@@ -247,6 +248,7 @@ impl TermKey {
             }
             Term::Text(text) => [text.as_bytes(), &[0xFF]].concat().into(),
             Term::Ordered(text) => order_key(text).into(),
+            Term::Number(number) => number_key(number.bytes()).into(),
         };
         // No term is a prefix of another, so the padding of a short one does not matter.
         let mut head = [0; 8];
@@ -270,6 +272,11 @@ pub(super) fn term_prefix(index: Index, term: &TermKey) -> Vec<u8> {
     [&[INDEX, index.0], term.bytes()].concat()
 }
 
+/// Returns the end of all runs of `index`: no key of it is this or comes behind it.
+pub(super) fn index_end(index: Index) -> [u8; 2] {
+    (u16::from_be_bytes([INDEX, index.0]) + 1).to_be_bytes()
+}
+
 /// Returns the bytes of a text that sort as texts do, by their code points.
 fn order_key(text: &str) -> Vec<u8> {
     let mut key = Vec::with_capacity(text.len() + 2);
@@ -286,6 +293,15 @@ fn order_key(text: &str) -> Vec<u8> {
         key.extend([0, 0]);
     }
     key
+}
+
+/// Returns the bytes of a number in a key. Those that are cut sort among the others as before, since none are the beginning of
+/// others.
+fn number_key(bytes: &[u8]) -> Vec<u8> {
+    match bytes.get(..TERM_BYTES) {
+        Some(begin) if bytes.len() > TERM_BYTES => [begin, &Sha256::digest(bytes)[..]].concat(),
+        _ => bytes.to_vec(),
+    }
 }
 
 /// Builds the key of the run that begins with `first`.
@@ -578,6 +594,9 @@ pub(super) fn decode<'a, T: BorrowDecode<'a, ()>>(body: &'a [u8]) -> Result<T, S
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use record::number::Number;
+
     use super::*;
 
     fn id(number: u64) -> Id {
@@ -613,6 +632,14 @@ mod tests {
         assert_eq!(term_prefix(Index(1), &TermKey::of(&Term::from("é"))), [2, 1, 0xC3, 0xA9, 0xFF]);
         let long = term_prefix(Index(1), &TermKey::of(&Term::from(&*"x".repeat(1025))));
         assert_eq!(long[..7], [2, 1, 0xFE, 0xC6, 0xD8, 0xE9, 0x90]);
+        let number = |text: &str| TermKey::of(&Term::Number(Number::read(text).unwrap()));
+        assert_eq!(term_prefix(Index(3), &number("-9.50")), [2, 3, 1, 0x7E, 0x9F, 0xFF]);
+        let long = term_prefix(Index(3), &number(&"5".repeat(3000)));
+        assert_eq!(long.len(), 2 + TERM_BYTES + 32);
+        assert_eq!(long[..8], [2, 3, 3, 0xC0, 0, 0, 0, 4]);
+        let digest = Sha256::digest(Number::read(&"5".repeat(3000)).unwrap().bytes());
+        assert_eq!(long[2 + TERM_BYTES..], digest[..]);
+        assert_eq!([index_end(Index(2)), index_end(Index(255))], [[2, 3], [3, 0]]);
         assert_eq!(encode_run(&[id(9), id(10), id(1009)]), [2, 1, 251, 231, 3]);
         for gap in [1, 250, 251] {
             let run: Vec<Id> = (1..=RUN_IDS as u64).map(|nth| id(nth * gap)).collect();
@@ -625,6 +652,28 @@ mod tests {
         let bytes = b"\0\0\0\0\0\0\xA1\x02\0\0\0\0\0\0\0\x09\xFF\xFF\0\0\0\0\0\0\0\0\0\0\0\0\x01\x2C";
         assert_eq!(encode_names(&names), bytes);
         assert_eq!(decode_names(bytes), Ok(names.to_vec()));
+    }
+
+    proptest! {
+        /// A key that is cut keeps its place among those with other beginnings, and equal keys are of equal numbers.
+        #[test]
+        fn keys_of_long_numbers_sort_as_far_as_they_go(
+            signs in "-?", common in "[1-9][0-9]{2030,2050}", ends in prop::collection::vec("[059]{0,30}", 2..6),
+        ) {
+            let numbers = ends.iter().flat_map(|end| [format!("{signs}0.{common}{end}"), format!("{signs}0.{common}{end}0")]);
+            let numbers: Vec<Number> = numbers.map(|text| Number::read(&text).unwrap()).collect();
+            let keys: Vec<TermKey> = numbers.iter().map(|number| TermKey::of(&Term::Number(number.clone()))).collect();
+            for (a, key) in numbers.iter().zip(&keys) {
+                for (b, other) in numbers.iter().zip(&keys) {
+                    prop_assert_eq!(a == b, key == other);
+                    let are_alike = a.bytes().get(..TERM_BYTES) == b.bytes().get(..TERM_BYTES);
+                    prop_assert!(are_alike || a.cmp(b) == key.cmp(other));
+                    prop_assert!(are_alike || a.cmp(b) == key.bytes().cmp(other.bytes()));
+                    prop_assert!(a == b || !key.bytes().starts_with(other.bytes()));
+                    prop_assert!(key.bytes().len() <= TERM_BYTES + 32);
+                }
+            }
+        }
     }
 
     #[test]

@@ -528,6 +528,7 @@ fn plural(kind: Option<TermKind>) -> &'static str {
         Some(TermKind::Id) => "integer ids",
         Some(TermKind::TextId) => "text ids",
         Some(TermKind::Text) => "texts",
+        Some(TermKind::Number) => "numbers",
         None => "values",
     }
 }
@@ -538,7 +539,9 @@ mod tests {
     use super::super::{Purpose, Restore, SnapshotRecord};
     use super::*;
     use record::model::Term;
+    use record::number::Number;
     use record::sample;
+    use std::ops::Bound;
 
     /// Returns posts with the given indexes: numbers, fields and routes.
     fn posts(indexes: &str) -> Collection {
@@ -690,11 +693,113 @@ mod tests {
             assert_eq!(count, 300, "nothing of the former one is left");
             if order {
                 texts.sort_unstable();
-                let sorted = store.sorted(Index(number), crate::Order::Ascending, None).unwrap();
+                let sorted = store
+                    .sorted(Index(number), crate::Order::Ascending, None, &(Bound::Unbounded, Bound::Unbounded))
+                    .unwrap();
                 let sorted: Vec<u64> = sorted.map(|place| place.unwrap().id.get()).collect();
                 assert_eq!(sorted, texts.iter().map(|(_, n)| *n).collect::<Vec<_>>());
             }
         }
+    }
+
+    const PRICE: &str = r#"{"name":"price","shape":"number"}"#;
+
+    /// Returns goods whose prices, of this field, are listed by the given indexes.
+    fn goods(price: &str, indexes: &str) -> Collection {
+        let json = format!(r#"{{"name":"goods","ids":"record","fields":[{price}],"indexes":{indexes}}}"#);
+        Collection::of(Declaration::read(&json).unwrap())
+    }
+
+    #[test]
+    fn numbers_are_listed_once_an_index_of_them_is_declared() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let any = r#"{"name":"price","shape":"any"}"#;
+        let mut restore = Restore::create(&path, goods(any, "[]")).unwrap();
+        // The last one is of another kind, as the field could be until now.
+        let prices =
+            ["9.5", "10", "-0", "1e2", "0.0", "9.50", "100", "9007199254740993", "9007199254740992", "\"9.5\""];
+        for (number, price) in (1..).zip(prices) {
+            let json = format!(r#"{{"id":{number},"price":{price}}}"#).into_bytes().into();
+            restore.put(&SnapshotRecord { id: id(number), revision: 1, id_from_position: false, json }).unwrap();
+        }
+        restore.finish(&[], 1, 10).unwrap().sync().unwrap();
+        let of_number = |text: &str| Term::Number(Number::read(text).unwrap());
+        let ids = |store: &Store, number: u8, text: &str| -> Vec<u64> {
+            store.ids(Index(number), &of_number(text)).map(|id| id.unwrap().get()).collect()
+        };
+        // 255 is the highest number of an index.
+        for number in [1, 255] {
+            let index = format!(r#"[{{"number":{number},"field":"price","route":"for","order":true}}]"#);
+            let store = make(&path, goods(PRICE, &index));
+            assert!(store.redeclare().unwrap().is_current());
+            for (text, expected) in [
+                ("9.5", &[1, 6][..]),
+                ("0e999999999999", &[3, 5]),
+                ("100", &[4, 7]),
+                ("9007199254740992", &[9]),
+                ("9007199254740993.0", &[8]),
+                ("1e-99999999999", &[]),
+            ] {
+                assert_eq!(ids(&store, number, text), expected, "{text}");
+            }
+            for (order, after, expected) in [
+                (crate::Order::Ascending, None, &[3, 5, 1, 6, 2, 4, 7, 9, 8][..]),
+                (crate::Order::Descending, None, &[8, 9, 7, 4, 2, 6, 1, 5, 3]),
+                (crate::Order::Ascending, Some(("9.50", 1)), &[6, 2, 4, 7, 9, 8]),
+                (crate::Order::Descending, Some(("10", 2)), &[6, 1, 5, 3]),
+            ] {
+                let after = after.map(|(text, number)| crate::Place::of(&of_number(text), id(number)));
+                let sorted = store.sorted(Index(number), order, after, &(Bound::Unbounded, Bound::Unbounded)).unwrap();
+                assert_eq!(sorted.map(|place| place.unwrap().id.get()).collect::<Vec<_>>(), expected, "{order:?}");
+            }
+            use Bound::{Excluded, Included, Unbounded};
+            for (least, most, expected) in [
+                (Included("9.5"), Included("100.0"), &[1, 6, 2, 4, 7][..]),
+                (Excluded("9.5"), Excluded("100.0"), &[2]),
+                (Unbounded, Excluded("0"), &[]),
+                (Excluded("10"), Excluded("10"), &[]),
+                (Included("10"), Excluded("10"), &[]),
+                (Included("1e400"), Included("-1e400"), &[]),
+                (Included("9007199254740992.5"), Unbounded, &[8]),
+            ] {
+                let within = (least.map(of_number), most.map(of_number));
+                let sorted = |order, after| -> Vec<u64> {
+                    let sorted = store.sorted(Index(number), order, after, &within).unwrap();
+                    sorted.map(|place| place.unwrap().id.get()).collect()
+                };
+                assert_eq!(sorted(crate::Order::Ascending, None), expected, "{least:?} {most:?}");
+                let backwards: Vec<u64> = expected.iter().rev().copied().collect();
+                assert_eq!(sorted(crate::Order::Descending, None), backwards, "{least:?} {most:?}");
+                // A place outside the bounds leads into them or to nothing.
+                for place in ["-5", "9.5", "1e500"] {
+                    let after = |place: &str| Some(crate::Place::of(&of_number(place), id(1)));
+                    let is_behind = |n: &&u64| {
+                        Number::read(prices[**n as usize - 1]) > Number::read(place)
+                            || (**n > 1 && prices[**n as usize - 1].starts_with(place))
+                    };
+                    let behind: Vec<u64> = expected.iter().filter(is_behind).copied().collect();
+                    assert_eq!(sorted(crate::Order::Ascending, after(place)), behind, "{least:?} {most:?} {place}");
+                }
+            }
+        }
+        // The number of an index of numbers gets no other meaning.
+        let text = r#"{"name":"price","shape":{"text":{"most":9}}}"#;
+        for (price, order, refused) in [
+            (text, true, "lists the numbers of the field \"price\", and is now declared for the texts of \"price\""),
+            (PRICE, false, "has an order, and is now declared with no order"),
+        ] {
+            let index = format!(r#"[{{"number":255,"field":"price","route":"for","order":{order}}}]"#);
+            let error = Store::open(&path, goods(price, &index), Purpose::Serving).unwrap().redeclare().err().unwrap();
+            assert!(error.to_string().contains(refused), "{error}");
+        }
+        let unique = r#"[{"number":255,"field":"price","route":"for","order":true,"unique":true}]"#;
+        let redeclaration = Store::open(&path, goods(PRICE, unique), Purpose::Serving).unwrap().redeclare().unwrap();
+        let refused = redeclaration.make(&AtomicBool::new(false)).unwrap_err().to_string();
+        assert!(refused.contains("but the records 3 and 5 have the same \"price\""), "{refused}");
+        drop(redeclaration);
+        let store = make(&path, goods(any, "[]"));
+        assert!(store.entries().next().is_none());
     }
 
     #[test]

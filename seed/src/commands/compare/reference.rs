@@ -200,7 +200,7 @@ impl Reference {
                         known.referred.entry(*index).or_default().insert(key_of(other));
                         known.referred_texts.entry(key_of(other)).or_insert_with(|| other.clone());
                     }
-                    Term::Text(_) | Term::Ordered(_) => {}
+                    Term::Text(_) | Term::Ordered(_) | Term::Number(_) => {}
                 }
             }
             if self.knows_spelling {

@@ -57,7 +57,7 @@ pub enum Takes {
     Nothing,
     /// An id of the collection with this name.
     IdOf(&'static str),
-    /// A text.
+    /// A text, or a number that is no id.
     Text,
 }
 

@@ -114,16 +114,17 @@ fn propose_one(name: &str, service: String, profile: &Profile, all: &[(String, P
             None => {}
         }
         let is_text = matches!(shape, Shape::Line { .. } | Shape::Text { .. });
+        let is_found = is_text || shape == Shape::Number;
         let lower = field.to_lowercase();
         let [of_people, of_things, sought] =
             [&OF_PEOPLE[..], &OF_THINGS, &SOUGHT].map(|names| names.contains(&&*lower));
-        if is_text && !profile.is_single && values.count() > 1 && (of_people || of_things || sought) {
+        if is_found && !profile.is_single && values.count() > 1 && (of_people || of_things || sought) {
             let tells_apart = of_things || is_of_people(name);
             let unique = tells_apart && !is_written && values.count() >= DIFFERENT && values.all_differ();
             if unique {
                 let reason = format!("{field} identifies a record: all {} values are different", values.count());
                 notes.reasons.push(reason);
-                if lower == "username" && !values.is_free && values.count() >= TELLING {
+                if is_text && lower == "username" && !values.is_free && values.count() >= TELLING {
                     shape = Shape::Username;
                 }
             } else {
@@ -413,6 +414,18 @@ mod tests {
             assert_eq!(indexed(5), if unique { (true, Answers::One) } else { (false, Answers::Many) }, "{name}");
             assert_eq!(indexed(4), (false, Answers::Many), "{name}");
         }
+    }
+
+    #[test]
+    fn numbers_that_identify_records_find_them_too() {
+        let of = |number| {
+            let record = |id| json!({"id": id, "isbn": 9_780_000_000_000_u64 + id, "code": 1.5, "price": id});
+            propose_named(&json!({"books": list(number, record)}), "books").declaration.indexes
+        };
+        let indexes: Vec<_> = of(20).iter().map(|index| (index.field.to_string(), index.unique, index.order)).collect();
+        assert_eq!(indexes, [("code".to_owned(), false, false), ("isbn".to_owned(), true, false)]);
+        // Fewer may be anything.
+        assert!(of(19).is_empty());
     }
 
     #[test]
