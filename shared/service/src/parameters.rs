@@ -223,7 +223,7 @@ impl Wanted {
             && collection.declaration().field(name).is_some()
         {
             let name = shorten(name);
-            return Err(wrong(format!("No index lists records by `{name}`, so there is no filter for it.")));
+            return Err(wrong(format!("No index lists records by `{name}`; one over it in the declaration would.")));
         }
         finish(given)?;
         let is_part = !wanted.filters.is_empty() || wanted.query.is_some() || wanted.range != (None, None);
@@ -433,7 +433,14 @@ fn read_order(
         let fields = sortable(collection).filter(|_| of_all).map(|index| &*index.field);
         let known: Vec<String> = ["id"].into_iter().chain(fields).map(|field| format!("{field} or -{field}")).collect();
         let (field, known) = (shorten(field), known.join(", "));
-        return Err(wrong(format!("No index has records in the order of `{field}`; `sort` is {known} here.")));
+        let missing = if !of_all {
+            "Only the list of all records can be in the order of a field".to_owned()
+        } else if collection.declaration().field(&field).is_some() {
+            format!("No index has records in the order of `{field}`; one over it that is declared with `order` would")
+        } else {
+            format!("There is no field `{field}`")
+        };
+        return Err(wrong(format!("{missing}; `sort` is {known} here.")));
     }
     let order = match order.as_deref().map(str::to_ascii_lowercase).as_deref() {
         None => Ok(sorted),

@@ -435,9 +435,9 @@ fn an_order_that_is_not_declared_is_refused() {
         let answer = app.get(path);
         assert!(answer.status == 400 && answer.body.contains(reason), "{path}: {}", answer.body);
     };
-    refused(&posts, "/api/posts?sort=user", "`user`; `sort` is id or -id here");
-    refused(&app, "/api/people?sort=of", "`of`; `sort` is id or -id, username or -username here");
-    refused(&app, "/api/people/of/1?sort=username", "`username`; `sort` is id or -id here");
+    refused(&posts, "/api/posts?sort=user", "`user`; one over it that is declared with `order` would; `sort` is id or -id here");
+    refused(&app, "/api/people?sort=of", "with `order` would; `sort` is id or -id, username or -username here");
+    refused(&app, "/api/people/of/1?sort=username", "Only the list of all records can be in the order of a field; `sort` is id or -id here");
     refused(&app, "/api/people?sort=username&of=1", "is one of all records");
     refused(&app, "/api/people?sort=username&id_gt=1", "is one of all records");
     refused(&app, "/api/people?sort=-username&_order=asc", "`-username` has an order already");
@@ -648,7 +648,16 @@ fn a_parameter_that_means_nothing_is_refused_by_name() {
         ("/api/posts?_page=0", "from 1 on"),
         ("/api/posts?_page=18446744073709551615", "Numbered pages end"),
         ("/api/posts?count=yes", "true or false"),
-        ("/api/posts?sort=text", "No index has records in the order of `text`; `sort` is id or -id here"),
+        (
+            "/api/posts?sort=text",
+            "in the order of `text`; one over it that is declared with `order` would; `sort` is id or -id here",
+        ),
+        ("/api/posts?_sort=likes", "There is no field `likes`; `sort` is id or -id here"),
+        (
+            "/api/posts/in-thread/7?sort=text",
+            "Only the list of all records can be in the order of a field; `sort` is id",
+        ),
+        ("/api/posts?text=a", "No index lists records by `text`; one over it in the declaration would"),
         ("/api/posts?limit=010", "from 1 to 1000"),
         ("/api/posts?_sort=-id&_order=asc", "`-id` has an order already"),
         ("/api/posts?_order=up", "asc or desc"),
