@@ -716,3 +716,26 @@ fn a_new_text_id_that_is_damaged_does_not_pass_for_an_absent_one() {
     assert!(matches!(store.number_of("n20"), Err(StoreError::Corrupt { .. })));
     assert!(matches!(store.number_of("other"), Err(StoreError::Corrupt { .. })));
 }
+
+/// A bucket may be damaged after a text id was taken that belongs there.
+#[test]
+fn a_damaged_bucket_does_not_stop_writes_of_other_text_ids() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create(&dir.path().join("db"), notes()).unwrap();
+    let mut writer = Writer::new(&store).unwrap();
+    let mut add = |numbers: std::ops::RangeInclusive<u64>| {
+        let mut records = Records::new(notes(), 0);
+        numbers.for_each(|number| records.push_stored(&note(&format!("n{number}")), id(number)).unwrap());
+        let puts: Vec<_> = records.iter().map(|record| Change::Put(record, writer.next_revision())).collect();
+        writer.apply(&puts)
+    };
+    add(1..=145).unwrap();
+    for bucket in store.db.scan_prefix(layout::NAMES) {
+        store.db.insert(bucket.unwrap().0, b"damaged").unwrap();
+    }
+    // So many records need no further bucket.
+    for number in 146..160 {
+        add(number..=number).unwrap();
+        assert!((1..=number).all(|number| store.number_of(&format!("n{number}")).unwrap() == Some(id(number))));
+    }
+}

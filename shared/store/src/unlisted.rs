@@ -1,10 +1,10 @@
 //! The text ids of the newest records, which no bucket lists yet.
 //!
-//! A new text id belongs to a bucket of its own: to list each at once, a group of writes would rewrite as many buckets as
-//! it has records. So the names of records above the id in [`NAMED_KEY`] are listed in memory, and read from the records
-//! when the database is opened. Once there are [`MOST`], each group moves about as many names as it adds into buckets,
-//! a bucket's all at once, in the order of hashes. One round through all hashes is a sweep. After it, the records that
-//! were there at its beginning are all named in buckets, and `NAMED_KEY` says so.
+//! A new text id belongs to a bucket of its own: to list each at once, a group of writes would rewrite as many buckets
+//! as it has records. So the names of records above the id in [`NAMED_KEY`] are listed in memory, and read from the
+//! records when the database is opened. Once there are [`MOST`], each group moves about as many names as it adds into
+//! buckets, a bucket's all at once, in the order of hashes. One round through all hashes is a sweep. After it, buckets
+//! list all records that were there at its beginning, and `NAMED_KEY` says so.
 //!
 //! Names that the last sweeps have moved are read back when the database is opened, too. To list a name again changes
 //! nothing.
@@ -71,6 +71,8 @@ pub(super) struct Sweep {
     until: u64,
     /// The last name that was moved.
     last: Option<Name>,
+    /// Whether a bucket is damaged: until a restart, names stay in memory.
+    is_stopped: bool,
     /// The changes of the last step.
     changes: Changes,
 }
@@ -90,7 +92,7 @@ impl Sweep {
     /// Begins a sweep of `store`, whose highest id is `last_id`.
     pub(super) fn new(store: &Store, last_id: u64) -> Result<Self, StoreError> {
         let is_noted = store.named()?.is_some();
-        Ok(Self { is_noted, until: last_id, last: None, changes: Changes::default() })
+        Ok(Self { is_noted, until: last_id, last: None, is_stopped: false, changes: Changes::default() })
     }
 
     /// Forgets the changes of a step that was not applied.
@@ -98,17 +100,28 @@ impl Sweep {
         self.changes = Changes::default();
     }
 
+    /// Returns whether the last step moves names.
+    pub(super) fn moves(&self) -> bool {
+        !self.changes.moved.is_empty()
+    }
+
+    /// Moves no more names: a bucket is damaged. Writes must not fail for the sake of others' names.
+    pub(super) fn stop(&mut self, store: &Store) {
+        log::error!("{}: a part of the index of text ids is damaged; new ones stay in memory", store.path().display());
+        self.is_stopped = true;
+    }
+
     /// Returns the changes of buckets that a step with these changes of names makes; notes the rest for
     /// [`apply`](Self::apply). `last_id` is the highest id before the step.
     pub(super) fn step(
         &mut self,
         store: &Store,
-        changes: Vec<(Name, bool)>,
+        changes: &[(Name, bool)],
         last_id: u64,
         step: &mut Step,
     ) -> Vec<(Name, bool)> {
         let (mut of_buckets, mut here) = (Vec::new(), Changes::default());
-        for (name, listed) in changes {
+        for &(name, listed) in changes {
             let is_new = name.1.get() > self.until;
             match listed {
                 true if is_new => here.added.push(name),
@@ -123,7 +136,7 @@ impl Sweep {
         let unlisted = store.shared.unlisted.read();
         let over = (unlisted.names.len() + here.added.len()).saturating_sub(MOST);
         let count = over.min(2 * here.added.len());
-        if count > 0 && self.find(&unlisted.names, count, store.buckets(), &mut here.moved) {
+        if count > 0 && !self.is_stopped && self.find(&unlisted.names, count, store.buckets(), &mut here.moved) {
             here.next_until = Some(last_id);
         }
         // One that is removed in this step is so in its bucket, too: its removal comes later.
@@ -178,8 +191,8 @@ impl Store {
         if self.made_by.has_text_ids() { self.decoded(NAMED_KEY) } else { Ok(None) }
     }
 
-    /// Reads the names that buckets may not list. A record that is damaged fails all requests that find no record: it may
-    /// be the one.
+    /// Reads the names that buckets may not list. A record that is damaged fails all requests that find no record: it
+    /// may be the one.
     pub(super) fn read_unlisted(&self) -> Result<(), StoreError> {
         let Some(named) = self.named()? else { return Ok(()) };
         let Some(first) = named.checked_add(1).and_then(|id| Id::try_from(id).ok()) else { return Ok(()) };

@@ -159,12 +159,26 @@ impl Writer {
             self.store.relist(&layout::term_prefix(*index, term), &ids, |id| id.get() > last_id, step)?;
         }
         if self.store.made_by().has_text_ids() {
-            let names = self.sweep.step(&self.store, names, last_id, step);
-            self.store.change_names(&names, self.counters.records.count, step)?;
+            self.change_names(&names, last_id, step)?;
         }
         self.listed_id = self.counters.last_id;
         step.counters = self.counters;
         Ok(())
+    }
+
+    /// Adds to `step` what these changes of names do to buckets. `last_id` is the highest id before the step.
+    fn change_names(&mut self, names: &[(Name, bool)], last_id: u64, step: &mut Step) -> Result<(), StoreError> {
+        let (records, puts) = (self.counters.records.count, step.puts.len());
+        let of_buckets = self.sweep.step(&self.store, names, last_id, step);
+        match self.store.change_names(&of_buckets, records, step) {
+            Err(StoreError::Corrupt { .. }) if self.sweep.moves() => {
+                self.sweep.stop(&self.store);
+                step.puts.truncate(puts);
+                let of_buckets = self.sweep.step(&self.store, names, last_id, step);
+                self.store.change_names(&of_buckets, records, step)
+            }
+            changed => changed,
+        }
     }
 
     /// Adds the effects of `changes`, all to one page, to `effects`.
