@@ -359,7 +359,6 @@ impl Committer {
     fn decide(&mut self, first: Decision, waiting: &Receiver<Job>) -> (Group, Vec<Answer>, Option<Job>) {
         let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let (mut group, mut answers) = (Group { time, ..Group::default() }, Vec::new());
-        self.writer.forget_buckets();
         for job in std::iter::once(Job::Write(first)).chain(waiting.try_iter()).take(self.pace.limit()) {
             let Job::Write(decide) = job else { return (group, answers, Some(job)) };
             let mut transaction = Transaction { committer: self, group: &mut group, own: Own::default() };
@@ -504,12 +503,8 @@ impl Transaction<'_> {
     /// Returns the ids that `index` lists under `term`, including earlier writes of the group, but not this one's own.
     pub fn ids(&self, index: Index, term: &Term) -> Result<Vec<Id>, StoreError> {
         let mut ids = Vec::new();
-        if let (Index::IDS, Term::Text(text)) = (index, term) {
-            ids.extend(self.noted(self.committer.writer.number_of(text))?);
-        } else {
-            for id in self.committer.store.ids(index, term) {
-                ids.push(self.noted(id)?);
-            }
+        for id in self.committer.store.ids(index, term) {
+            ids.push(self.noted(id)?);
         }
         ids.retain(|id| !self.group.records.contains_key(id));
         let listed = |now: &Now| {

@@ -34,12 +34,14 @@ impl Store {
     /// Iterates over every entry of every index: the run's key without its first id, and an id. Skips entries of an
     /// interrupted build.
     pub fn entries(&self) -> Entries {
+        let unlisted = self.shared.unlisted.all();
         Entries {
             store: self.clone(),
             runs: self.scan(&[layout::INDEX]),
             run: Vec::new().into_iter(),
-            names: Vec::new().into_iter(),
-            prefix: Vec::new(),
+            names: unlisted.clone().into_iter(),
+            unlisted,
+            prefix: NAMES.to_vec(),
         }
     }
 
@@ -290,6 +292,8 @@ pub struct Entries {
     prefix: Vec<u8>,
     run: vec::IntoIter<Id>,
     names: vec::IntoIter<Name>,
+    /// The names that buckets need not list yet: these come first.
+    unlisted: Vec<Name>,
 }
 
 impl Entries {
@@ -318,7 +322,9 @@ impl Entries {
         }
         self.prefix.clear();
         if layout::lists_names(key) {
-            self.names = store.names_under(key, value)?.into_iter();
+            let mut names = store.names_under(key, value)?;
+            names.retain(|name| self.unlisted.binary_search(name).is_err());
+            self.names = names.into_iter();
             self.prefix.extend_from_slice(&NAMES);
         } else {
             self.run = store.decode_run(key, value)?.into_iter();

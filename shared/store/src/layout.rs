@@ -6,6 +6,7 @@
 //!        00 "declared"                              declaration           which of its indexes are whole
 //!        00 "lap"                                   lap                   the number of the journal's lap
 //!        00 "buckets"                               buckets               how many there are, where ids are texts
+//!        00 "named"                                 last-id               buckets list the records up to here
 //!        00 "applied"                               run groups            how much of a newer file's changes is applied
 //!        00 "indexed"                               last-id               the words of records up to here are listed
 //!        01 page                                    table entry entry …   up to 16 records
@@ -85,6 +86,8 @@ pub(super) const DECLARED_KEY: &[u8] = b"\0declared";
 pub(super) const LAP_KEY: &[u8] = b"\0lap";
 /// The key of the number of buckets, where ids are texts.
 pub(super) const BUCKETS_KEY: &[u8] = b"\0buckets";
+/// The key of the highest id up to which buckets list all records, where ids are texts.
+pub(super) const NAMED_KEY: &[u8] = b"\0named";
 /// The key of the count of a newer file's changes that are applied.
 pub(super) const APPLIED_KEY: &[u8] = b"\0applied";
 /// The key of the highest id whose words are listed.
@@ -389,7 +392,8 @@ const NAME: usize = 16;
 
 /// Encodes the body of a bucket; `names` ascend.
 pub(super) fn encode_names(names: &[Name]) -> Vec<u8> {
-    names.iter().flat_map(|(hash, number)| [*hash, number.get()]).flat_map(u64::to_be_bytes).collect()
+    let numbers = names.iter().map(|(hash, number)| [hash.to_be_bytes(), number.get().to_be_bytes()]);
+    numbers.collect::<Vec<_>>().as_flattened().as_flattened().to_vec()
 }
 
 /// Decodes the names of a bucket.

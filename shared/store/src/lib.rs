@@ -86,6 +86,7 @@
 //! | `index` | the ids under each term: [`Store::ids`], [`Store::entries`] |
 //! | `fresh` | the words of the newest records, for searches |
 //! | `names` | the numbers of text ids: [`Store::number_of`] |
+//! | `unlisted` | the newest text ids, kept in memory |
 //! | `write` | [`Writer`]: the one place where records change |
 //! | `commit` | [`Commit`], [`Transaction`]: the committer, which decides and groups writes |
 //! | `commit/group`, `commit/held`, `commit/pace` | a group's changes; the records an update holds; the size of groups |
@@ -129,6 +130,7 @@ use self::fresh::Fresh;
 use self::layout::{Counters, Identity, Page, Step};
 use self::snapshot::Snapshots;
 use self::stamp::Stamps;
+use self::unlisted::Unlisted;
 use self::update::Gate;
 
 /// A point at which `tests/faults.rs` can end the process.
@@ -163,6 +165,7 @@ mod sled_files;
 mod snapshot;
 mod sorter;
 mod stamp;
+mod unlisted;
 mod update;
 mod v1;
 mod write;
@@ -340,6 +343,7 @@ struct Shared {
     gate: Gate,
     changes: History,
     fresh: Fresh,
+    unlisted: Unlisted,
 }
 
 /// A record as it lies in the database.
@@ -378,6 +382,7 @@ impl Store {
         store.read_note()?;
         store.renew_names()?;
         store.read_fresh()?;
+        store.read_unlisted()?;
         Ok(store)
     }
 
@@ -399,7 +404,7 @@ impl Store {
     fn with(db: sled::Db, path: &Path, collection: Collection, history: u64) -> Result<Self, StoreError> {
         let file = OpenOptions::new().write(true).open(path.join("db"));
         let file = file.map_err(|source| StoreError::Io { path: path.join("db"), source })?;
-        let (damage, failed, read_only, snapshots, stamps, gate, changes, fresh) = Default::default();
+        let (damage, failed, read_only, snapshots, stamps, gate, changes, fresh, unlisted) = Default::default();
         let (path, buckets) = (path.to_owned(), AtomicU64::new(1));
         let shared = Arc::new(Shared {
             file,
@@ -414,6 +419,7 @@ impl Store {
             gate,
             changes,
             fresh,
+            unlisted,
         });
         Ok(Self { db, collection, made_by: collection, shared })
     }

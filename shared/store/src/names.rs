@@ -6,8 +6,10 @@
 //! Reads go on meanwhile. A reader that knows the former number of buckets finds a name where it was, since a halved
 //! bucket keeps the names of both halves until its next change. If it comes even later, the number has changed, and it
 //! looks again.
+//!
+//! The newest names are in memory, and only later in a bucket: see [`unlisted`](super::unlisted).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use record::declaration::read_id_text;
@@ -33,22 +35,32 @@ impl Store {
 
     fn find_named(&self, text: &str) -> Result<Option<(Id, Stored)>, StoreError> {
         let hash = self.hash_of(text);
+        // Looked up first: they may move into their bucket meanwhile.
+        if let Some(found) = self.find_among(self.shared.unlisted.numbers_under(hash), text)? {
+            return Ok(Some(found));
+        }
         loop {
             let buckets = self.buckets();
             let bucket = self.value(&layout::bucket_key(layout::bucket_of(hash, buckets)))?;
-            if let Some(found) = self.find_in(bucket.as_ref(), hash, text)? {
+            let body = bucket.as_ref().map_or(&[][..], |bucket| &bucket[layout::BODY..]);
+            if let Some(found) = self.find_among(layout::numbers_under(body, hash), text)? {
                 return Ok(Some(found));
             }
             if self.buckets() == buckets {
-                return Ok(None);
+                break;
             }
         }
+        self.shared.unlisted.unread().into_iter().try_for_each(|id| self.get(id).map(drop))?;
+        Ok(None)
     }
 
-    /// Finds the record with the id `text` through the value of its bucket.
-    fn find_in(&self, bucket: Option<&IVec>, hash: u64, text: &str) -> Result<Option<(Id, Stored)>, StoreError> {
-        let Some(bucket) = bucket else { return Ok(None) };
-        for number in layout::numbers_under(&bucket[layout::BODY..], hash) {
+    /// Finds the record with the id `text` among those with these `numbers`.
+    fn find_among(
+        &self,
+        numbers: impl IntoIterator<Item = Id>,
+        text: &str,
+    ) -> Result<Option<(Id, Stored)>, StoreError> {
+        for number in numbers {
             if let Some(stored) = self.get(number)?
                 && read_text_id(&stored).as_deref() == Some(text)
             {
@@ -68,12 +80,16 @@ impl Store {
         layout::hash_of(self.history(), text)
     }
 
-    fn buckets(&self) -> u64 {
+    /// Returns the number of buckets.
+    pub(super) fn buckets(&self) -> u64 {
         self.shared.buckets.load(Ordering::Acquire)
     }
 
     /// Returns whether the name is listed.
     pub(super) fn lists_name(&self, name: Name) -> Result<bool, StoreError> {
+        if self.shared.unlisted.has(&name) {
+            return Ok(true);
+        }
         let first_hash = layout::bucket_of(name.0, self.buckets());
         Ok(self.names_in(first_hash, self.value(&layout::bucket_key(first_hash))?)?.contains(&name))
     }
@@ -95,17 +111,13 @@ impl Store {
     }
 
     /// Adds the puts to `step` that list the names of `changes` marked `true` and unlist those marked `false`, in order.
-    /// There are then so many `records`. Takes buckets from `known` where they have been read already.
+    /// There are then so many `records`.
     pub(super) fn change_names(
         &self,
         changes: &[(Name, bool)],
         records: u64,
-        known: &mut Buckets,
         step: &mut Step,
     ) -> Result<(), StoreError> {
-        if changes.is_empty() {
-            return Ok(());
-        }
         let before = self.buckets();
         let after = before.max(records / BUCKET_NAMES);
         let mut changed: BTreeMap<u64, Vec<(Name, bool)>> =
@@ -115,7 +127,7 @@ impl Store {
         }
         for (first_hash, changes) in changed {
             let source = layout::bucket_of(first_hash, before);
-            let old = self.names_in(source, known.read(self, source)?)?;
+            let old = self.names_in(source, self.value(&layout::bucket_key(source))?)?;
             // Readers that know the number of buckets before may look for names where they were.
             let buckets = if source == first_hash { before } else { after };
             let mut names = old.clone();
@@ -206,35 +218,8 @@ impl Store {
     }
 }
 
-/// Buckets that the writer has read and that have not changed since, by their first hash.
-#[derive(Default)]
-pub(super) struct Buckets(HashMap<u64, Option<IVec>>);
-
-impl Buckets {
-    /// Returns the value of a bucket.
-    fn read(&mut self, store: &Store, first_hash: u64) -> Result<Option<IVec>, StoreError> {
-        if let Some(known) = self.0.get(&first_hash) {
-            return Ok(known.clone());
-        }
-        let value = store.value(&layout::bucket_key(first_hash))?;
-        self.0.insert(first_hash, value.clone());
-        Ok(value)
-    }
-
-    /// Returns the number of the record with the id `text`, for the writer, whose buckets nobody else changes.
-    pub(super) fn number_of(&mut self, store: &Store, text: &str) -> Result<Option<Id>, StoreError> {
-        let hash = store.hash_of(text);
-        let bucket = self.read(store, layout::bucket_of(hash, store.buckets()))?;
-        Ok(store.find_in(bucket.as_ref(), hash, text)?.map(|(number, _)| number))
-    }
-
-    /// Forgets all buckets.
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
-    }
-}
-
-fn read_text_id(stored: &Stored) -> Option<Box<str>> {
+/// Returns the text id of a record.
+pub(super) fn read_text_id(stored: &Stored) -> Option<Box<str>> {
     let json = str::from_utf8(stored.json()).unwrap_or_default();
     members(json).find(|(key, _)| *key == "id").and_then(|(_, id)| read_id_text(id))
 }

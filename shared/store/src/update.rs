@@ -260,8 +260,8 @@ impl Committer {
         {
             let _closed = self.store.close_gate();
             self.do_step(&step)?;
+            self.writer.note_fresh();
         }
-        self.writer.note_fresh();
         self.store.shared.changes.add(changed);
         if self.store.holds(&changes, stood)? {
             return Ok(());

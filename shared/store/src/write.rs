@@ -4,15 +4,14 @@
 //! crash leaves whole or absent: because it is one batch of sled's, or because the [journal](crate::commit::journal)
 //! has it.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use record::id::Id;
 use record::model::{Index, Record, Records, Term, Terms};
 
 use super::layout::{self, Counters, Entry, Name, Page, Step, TermKey};
-use super::names::Buckets;
 use super::snapshot::Before;
+use super::unlisted::Sweep;
 use super::{Store, StoreError};
 
 /// A change to one record.
@@ -40,8 +39,8 @@ pub struct Writer {
     counters: Counters,
     /// The highest id that an index may list.
     listed_id: u64,
-    /// The buckets of text ids that were read since the last step.
-    buckets: RefCell<Buckets>,
+    /// What keeps the newest text ids in memory.
+    sweep: Sweep,
     /// The highest id whose words are listed in the database.
     indexed: u64,
     /// The words of fresh records that the last step lists or unlists.
@@ -68,7 +67,8 @@ impl Writer {
         // The counters may be lost or old; still, no id is given that a record has.
         counters.last_id = counters.last_id.max(store.last_id()?.map_or(0, Id::get));
         let (store, listed_id, indexed) = (store.clone(), counters.last_id, store.indexed()?);
-        Ok(Self { store, counters, listed_id, buckets: RefCell::default(), indexed, fresh: Vec::new() })
+        let sweep = Sweep::new(&store, listed_id)?;
+        Ok(Self { store, counters, listed_id, sweep, indexed, fresh: Vec::new() })
     }
 
     /// Returns a revision higher than every one before it in this database. No revision is used twice, not even after
@@ -95,17 +95,6 @@ impl Writer {
         self.counters.last_id
     }
 
-    /// Returns the number of the record with the id `text`, where ids are texts. A later change of its bucket need not read
-    /// it again.
-    pub(super) fn number_of(&self, text: &str) -> Result<Option<Id>, StoreError> {
-        self.buckets.borrow_mut().number_of(&self.store, text)
-    }
-
-    /// Forgets the buckets that [`number_of`](Self::number_of) has read.
-    pub(super) fn forget_buckets(&mut self) {
-        self.buckets.get_mut().clear();
-    }
-
     /// Returns the counters.
     pub(super) fn counters(&self) -> Counters {
         self.counters
@@ -126,8 +115,9 @@ impl Writer {
         Ok(())
     }
 
-    /// Notes the words of fresh records that the last step has changed.
+    /// Notes the words and text ids of new records that the last step has changed.
     pub(super) fn note_fresh(&mut self) {
+        self.sweep.apply(&self.store);
         self.store.shared.fresh.change(&self.fresh);
         self.fresh.clear();
     }
@@ -153,6 +143,7 @@ impl Writer {
         let mut changes: Vec<&Change> = changes.iter().collect();
         changes.sort_by_key(|change| change.id());
         self.fresh.clear();
+        self.sweep.forget();
         let mut effects = Effects { step, indexes: IndexChanges::new(), names: Vec::new(), before: Vec::new() };
         for page in changes.chunk_by(|a, b| layout::place(a.id()).0 == layout::place(b.id()).0) {
             self.change_page(page, &mut effects)?;
@@ -167,12 +158,27 @@ impl Writer {
             let ids: Vec<(Id, bool)> = ids.iter().map(|(id, listed)| (*id, *listed)).collect();
             self.store.relist(&layout::term_prefix(*index, term), &ids, |id| id.get() > last_id, step)?;
         }
-        let changed = self.store.change_names(&names, self.counters.records.count, self.buckets.get_mut(), step);
-        self.forget_buckets();
-        changed?;
+        if self.store.made_by().has_text_ids() {
+            self.change_names(&names, last_id, step)?;
+        }
         self.listed_id = self.counters.last_id;
         step.counters = self.counters;
         Ok(())
+    }
+
+    /// Adds to `step` what these changes of names do to buckets. `last_id` is the highest id before the step.
+    fn change_names(&mut self, names: &[(Name, bool)], last_id: u64, step: &mut Step) -> Result<(), StoreError> {
+        let (records, puts) = (self.counters.records.count, step.puts.len());
+        let of_buckets = self.sweep.step(&self.store, names, last_id, step);
+        match self.store.change_names(&of_buckets, records, step) {
+            Err(StoreError::Corrupt { .. }) if self.sweep.moves() => {
+                self.sweep.stop(&self.store);
+                step.puts.truncate(puts);
+                let of_buckets = self.sweep.step(&self.store, names, last_id, step);
+                self.store.change_names(&of_buckets, records, step)
+            }
+            changed => changed,
+        }
     }
 
     /// Adds the effects of `changes`, all to one page, to `effects`.
@@ -262,7 +268,14 @@ impl Writer {
     /// Lists `id` under `term` from now on, or no longer.
     fn relist(&self, id: Id, index: Index, term: &Term, listed: bool, effects: &mut Effects) {
         match (index, term) {
-            (Index::IDS, Term::Text(text)) => effects.names.push(((self.store.hash_of(text), id), listed)),
+            (Index::IDS, Term::Text(text)) => {
+                let name = (self.store.hash_of(text), id);
+                // A record that changes keeps its text id.
+                match effects.names.pop_if(|last| listed && *last == (name, false)) {
+                    Some(_) => {}
+                    None => effects.names.push((name, listed)),
+                }
+            }
             _ => drop(effects.indexes.entry((index, TermKey::of(term))).or_default().insert(id, listed)),
         }
     }
