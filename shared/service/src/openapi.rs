@@ -20,7 +20,7 @@ use warp::reply::Response;
 
 use crate::condition::entity_tag;
 use crate::deprecation::Announcements;
-use crate::parameters::{BATCH, BOUNDS, PAGE_RECORDS, SKIPPED, sortable};
+use crate::parameters::{BATCH, BOUND_CHARACTERS, BOUNDS, PAGE_RECORDS, SKIPPED, bounds_of, sortable};
 use crate::problem::{Problem, READS, Unknown, page_of, title_of};
 use crate::reference::File;
 use crate::reply::{self, Answer, LINES};
@@ -350,6 +350,18 @@ fn of_lists(collection: Collection, of_all: bool) -> Vec<Value> {
         in_query("_sort", orders(), "json-server's word for `sort`."),
         in_query("_order", json!({ "type": "string", "enum": ["asc", "desc"] }), "json-server's order."),
     ]);
+    for index in self::sortable(collection) {
+        let values = match collection.terms_of(index) {
+            TermKind::Id => ids(),
+            TermKind::TextId | TermKind::Text => json!({ "type": "string", "maxLength": BOUND_CHARACTERS }),
+            TermKind::Number => json!({ "type": "number" }),
+        };
+        let which = ["At least", "Above", "At most", "Below"];
+        for (name, which) in bounds_of(collection, index).into_iter().zip(which) {
+            let name = name.filter(|name| all.iter().all(|other| other["name"] != **name));
+            all.extend(name.map(|name| in_query(&name, values.clone(), &format!("{which} this `{}`.", index.field))));
+        }
+    }
     for index in collection.indexes() {
         // The others have priority.
         if all.iter().all(|other| other["name"] != *index.field) {
@@ -799,7 +811,8 @@ mod tests {
             for of_all in [true, false] {
                 let described = of_lists(collection, of_all);
                 let described: Vec<&str> = described.iter().map(|one| one["name"].as_str().unwrap()).collect();
-                let names: BTreeSet<&str> = parameters::names(collection, of_all).into_iter().collect();
+                let names = parameters::names(collection, of_all);
+                let names: BTreeSet<&str> = names.iter().map(|name| &**name).collect();
                 assert_eq!(described.iter().copied().collect::<BTreeSet<_>>(), names);
                 assert_eq!(described.len(), names.len(), "{described:?}");
             }

@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::iter::Peekable;
+use std::ops::{Bound, RangeBounds as _};
 use std::sync::Arc;
 
 use percent_encoding::{CONTROLS, utf8_percent_encode};
@@ -16,7 +17,7 @@ use record::search::Query;
 use store::{InOrder, Order, Place, Store, StoreError, Stored};
 use warp::http::header::{HeaderName, HeaderValue, LINK};
 
-use crate::parameters::Wanted;
+use crate::parameters::{Span, Wanted};
 use crate::problem::Problem;
 use crate::read;
 use crate::reply::Answer;
@@ -44,13 +45,15 @@ pub(crate) enum Filter {
     Has(Index, Term),
     /// They are among these, which ascend.
     Among(Arc<[Id]>),
+    /// They are among these, which ascend, as long as they are within the span.
+    Within(Span, Arc<[Id]>),
 }
 
 impl Filter {
     fn ids_behind(&self, store: &Store, order: Order, after: Option<Id>) -> Result<InOrder, StoreError> {
         let ids = match self {
             Self::Has(index, term) => return store.ids_behind(*index, term, order, after),
-            Self::Among(ids) => Arc::clone(ids),
+            Self::Among(ids) | Self::Within(_, ids) => Arc::clone(ids),
         };
         let (begin, end) = match (order, after) {
             (_, None) => (0, ids.len()),
@@ -81,6 +84,9 @@ pub(crate) fn part(store: &Store, path: &str, term: Option<(Index, Term)>, wante
     if let Some(query) = &wanted.query {
         filters.extend(search::lists(store, query)?);
     }
+    for span in &wanted.spans {
+        filters.push(list_within(store, span)?);
+    }
     let is_short = put_short_first(store, &mut filters)?;
     if let (Some(query), Some(_)) = (&wanted.query, wanted.rank) {
         return ranked(store, path, &filters, is_short, query, &wanted);
@@ -98,9 +104,31 @@ pub(crate) fn part(store: &Store, path: &str, term: Option<(Index, Term)>, wante
 
 /// Answers with all records, or a page of them, in the order of `index`.
 fn sorted(store: &Store, path: &str, index: Index, wanted: &Wanted) -> Answer {
-    let list = |store: &Store| store.sorted(index, wanted.order, wanted.behind.clone());
+    let list = |store: &Store| store.sorted(index, wanted.order, wanted.behind.clone(), &bounds_in_order(wanted));
     let read = |store: &Store, places| -> read::Selection { Box::new(at_places(store, index, places)) };
     respond(store, path, wanted, &[], list, read, |last| wanted.behind_place(last))
+}
+
+/// Returns the bounds of a list in the order of an index: of this index alone, since others are refused.
+fn bounds_in_order(wanted: &Wanted) -> (Bound<Term>, Bound<Term>) {
+    wanted.spans.first().map_or((Bound::Unbounded, Bound::Unbounded), |span| span.bounds.clone())
+}
+
+/// Finds the records within a span.
+fn list_within(store: &Store, span: &Span) -> Result<Filter, Problem> {
+    let places = store.sorted(span.index, Order::Ascending, None, &span.bounds)?;
+    let mut ids: Vec<Id> = places.take(SEARCHED + 1).map(|place| Ok(place?.id)).collect::<Result<_, StoreError>>()?;
+    if ids.len() > SEARCHED {
+        let field = span.field;
+        let most = format!(
+            "More than {SEARCHED} records are within the bounds of `{field}`; narrow them, or add `sort={field}`."
+        );
+        return Err(Problem::Parameter(most));
+    }
+    ids.sort_unstable();
+    // One that changes meanwhile can be met twice.
+    ids.dedup();
+    Ok(Filter::Within(span.clone(), ids.into()))
 }
 
 /// The places of records in a list.
@@ -287,7 +315,13 @@ where
 
 /// Returns whether a record has what a filter asks for. Of words, the query itself has to be asked.
 fn has(collection: Collection, stored: &Stored, filter: &Filter) -> bool {
-    let Filter::Has(index, term) = filter else { return true };
+    let (index, term) = match filter {
+        Filter::Has(index, term) => (index, term),
+        Filter::Among(_) => return true,
+        Filter::Within(span, _) => {
+            return term_in(collection, stored, span.index).is_some_and(|term| span.bounds.contains(&term));
+        }
+    };
     collection.indexes().iter().all(|declared| declared.number != *index)
         || term_in(collection, stored, *index).as_ref() == Some(term)
 }
@@ -351,11 +385,19 @@ fn count(store: &Store, filters: &[Filter], wanted: &Wanted) -> Result<Option<u6
     if !wanted.count {
         return Ok(None);
     }
-    if filters.is_empty() && wanted.range == (None, None) {
-        return Ok(Some(store.counted()?.count));
-    }
-    let ids = ids_within(store, filters, Order::Ascending, None, wanted.range)?;
-    let count = ids.take(COUNTED + 1).try_fold(0, |count, id| id.map(|_| count + 1))?;
+    let count = match wanted.by {
+        _ if filters.is_empty() && wanted.spans.is_empty() && wanted.range == (None, None) => {
+            return Ok(Some(store.counted()?.count));
+        }
+        Some(index) => {
+            let mut places = store.sorted(index, Order::Ascending, None, &bounds_in_order(wanted))?.take(COUNTED + 1);
+            places.try_fold(0, |count, place| place.map(|_| count + 1))?
+        }
+        None => {
+            let ids = ids_within(store, filters, Order::Ascending, None, wanted.range)?;
+            ids.take(COUNTED + 1).try_fold(0, |count, id| id.map(|_| count + 1))?
+        }
+    };
     if count <= COUNTED {
         Ok(Some(count as u64))
     } else if wanted.page.is_some() {

@@ -1,5 +1,8 @@
 //! The parameters of a request. None is ignored in silence: one that a path does not know is a 400 that names it.
 
+use std::borrow::Cow;
+use std::ops::Bound;
+
 use form_urlencoded::{Serializer, parse};
 use percent_encoding::percent_decode_str;
 use record::declaration::{IndexDeclaration, TermKind};
@@ -33,6 +36,12 @@ const OF_LISTS: [&str; 11] =
 
 /// The bounds of a range of ids, as in json-server, where ids are integers.
 pub(crate) const BOUNDS: [&str; 4] = ["id_gte", "id_gt", "id_lte", "id_lt"];
+
+/// The endings of the parameters that bound a field with an order: from it on, above, up to, and below.
+pub(crate) const ENDINGS: [&str; 4] = ["_gte", "_gt", "_lte", "_lt"];
+
+/// The longest bound, in characters. The index has the beginnings of longer values alone.
+pub(crate) const BOUND_CHARACTERS: usize = 250;
 
 /// The beginning of each `after`. Another version of this program may have others.
 const CURSOR: &str = "c1-";
@@ -95,6 +104,14 @@ impl Parameters {
     }
 }
 
+/// Values of a field between two bounds, by the index in whose order they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) index: Index,
+    pub(crate) field: &'static str,
+    pub(crate) bounds: (Bound<Term>, Bound<Term>),
+}
+
 /// The wanted part of a list.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wanted {
@@ -115,6 +132,8 @@ pub(crate) struct Wanted {
     pub(crate) count: bool,
     /// What the records have.
     pub(crate) filters: Vec<(Index, Term)>,
+    /// The bounds of what they have.
+    pub(crate) spans: Vec<Span>,
     /// The words to search for.
     pub(crate) query: Option<Query>,
     /// The number of records before a page of those that fit the words best; `None` if the list is in the order of ids.
@@ -137,11 +156,19 @@ impl Wanted {
         if of_all {
             wanted.batch = read_batch(collection, &mut given)?;
         }
-        let known = names(collection, of_all);
+        // Most requests have no parameters, so the names are made only for those that have.
+        let finish = |given: Parameters| {
+            if given.0.is_empty() {
+                return Ok(());
+            }
+            let known = names(collection, of_all);
+            given.finish(&known.iter().map(|name| &**name).collect::<Vec<&str>>())
+        };
         if wanted.batch.is_some() {
-            return match given.0.iter().find(|(name, _)| known.contains(&&**name)) {
+            let known = names(collection, of_all);
+            return match given.0.iter().find(|(name, _)| known.iter().any(|known| known == name)) {
                 Some((name, _)) => Err(wrong(format!("`{name}` does not go with ids; only `fields` does."))),
-                None => given.finish(&known).map(|()| wanted),
+                None => finish(given).map(|()| wanted),
             };
         }
         let limit = given.take_any(&["limit", "_limit", "_per_page"])?;
@@ -186,17 +213,26 @@ impl Wanted {
                 wanted.filters.push((index.number, index.term(read_term(collection, index, &value)?)));
             }
         }
+        for index in sortable(collection) {
+            if given.0.is_empty() {
+                break;
+            }
+            wanted.spans.extend(read_span(collection, index, &mut given)?);
+        }
         if let Some((name, _)) = given.0.first()
             && collection.declaration().field(name).is_some()
         {
             let name = shorten(name);
             return Err(wrong(format!("No index lists records by `{name}`, so there is no filter for it.")));
         }
-        given.finish(&known)?;
+        finish(given)?;
         let is_part = !wanted.filters.is_empty() || wanted.query.is_some() || wanted.range != (None, None);
-        if let (Some(index), true) = (by, is_part) {
+        if let Some(index) = by
+            && (is_part || wanted.spans.iter().any(|span| span.index != index.number))
+        {
             return Err(wrong(format!(
-                "A list in the order of `{}` is one of all records; filters, bounds and `q` go with `sort=id` or `sort=-id`.",
+                "A list in the order of `{}` is one of all records or within bounds of it; filters, other bounds and `q` go with \
+                 `sort=id` or `sort=-id`.",
                 index.field
             )));
         }
@@ -257,13 +293,22 @@ impl Wanted {
 }
 
 /// Lists the parameters of a list.
-pub(crate) fn names(collection: Collection, of_all: bool) -> Vec<&'static str> {
+pub(crate) fn names(collection: Collection, of_all: bool) -> Vec<Cow<'static, str>> {
     let (ours, of_json_server) = OF_LISTS.split_at(6);
     let ours = ours.iter().filter(|name| **name != "q" || collection.is_searchable());
     let batch: &[&str] = if of_all { &["id", "ids"] } else { &[] };
     let bounds: &[&str] = if collection.has_text_ids() { &[] } else { &BOUNDS };
     let fields = collection.indexes().iter().map(|index| &*index.field).filter(|field| !OF_LISTS.contains(field));
-    ours.chain(batch).chain(bounds).copied().chain(fields).chain(of_json_server.iter().copied()).collect()
+    let all = ours.chain(batch).chain(bounds).copied().chain(fields).chain(of_json_server.iter().copied());
+    let bounds = sortable(collection).flat_map(move |index| bounds_of(collection, index).into_iter().flatten());
+    all.map(Cow::Borrowed).chain(bounds.map(Cow::Owned)).collect()
+}
+
+/// Returns the parameters that bound the field of `index`: from it on, above, up to, and below. Those that are fields' names are
+/// filters by these instead.
+pub(crate) fn bounds_of(collection: Collection, index: &IndexDeclaration) -> [Option<String>; 4] {
+    let is_free = |name: &String| collection.declaration().field(name).is_none() && !BOUNDS.contains(&&**name);
+    ENDINGS.map(|ending| Some(format!("{}{ending}", index.field)).filter(is_free))
 }
 
 /// Reads `fields`, of a list or a record.
@@ -314,6 +359,33 @@ fn read_range(given: &mut Parameters) -> Result<(Option<u64>, Option<u64>), Prob
         (most, below) => most.or(below),
     };
     Ok((least.max(above), highest))
+}
+
+/// Reads the bounds of the field of `index`, if there are any.
+fn read_span(
+    collection: Collection,
+    index: &'static IndexDeclaration,
+    given: &mut Parameters,
+) -> Result<Option<Span>, Problem> {
+    let mut bound = |name: Option<String>| -> Result<Option<Term>, Problem> {
+        let Some(name) = name else { return Ok(None) };
+        let Some(value) = given.take(&name)? else { return Ok(None) };
+        if value.chars().count() > BOUND_CHARACTERS {
+            return Err(wrong(format!("`{name}` has at most {BOUND_CHARACTERS} characters.")));
+        }
+        read_term(collection, index, &value).map(|term| Some(index.term(term)))
+    };
+    let [least, above, most, below] = bounds_of(collection, index);
+    let least = match (bound(least)?, bound(above)?) {
+        (Some(least), above) if above.as_ref().is_none_or(|above| *above < least) => Bound::Included(least),
+        (_, above) => above.map_or(Bound::Unbounded, Bound::Excluded),
+    };
+    let most = match (bound(most)?, bound(below)?) {
+        (Some(most), below) if below.as_ref().is_none_or(|below| *below > most) => Bound::Included(most),
+        (_, below) => below.map_or(Bound::Unbounded, Bound::Excluded),
+    };
+    let span = Span { index: index.number, field: &index.field, bounds: (least, most) };
+    Ok(Some(span).filter(|span| span.bounds != (Bound::Unbounded, Bound::Unbounded)))
 }
 
 fn read_term(collection: Collection, index: &IndexDeclaration, value: &str) -> Result<Term, Problem> {

@@ -292,6 +292,84 @@ fn a_changed_number_is_found_under_its_new_value_alone() {
     write("POST", "/api/goods", r#"{"price":1,"code":7e0}"#, 201);
 }
 
+#[test]
+fn bounds_of_a_field_are_those_of_a_plain_list_in_either_order() {
+    let cents = |id: u64| [0, 950, -950, (id as i64 * 7919) % 5000 - 1000][(id % 4) as usize];
+    let all: Vec<(i64, u64)> = (1..=700).map(|id| (cents(id), id)).collect();
+    let json =
+        |(cents, id): &(i64, u64)| format!(r#"{{"id":{id},"price":{},"shop":{}}}"#, spell(*cents, *id), id % 3 + 1);
+    let app = App::spawn_writable(goods(), all.iter().map(json));
+    type Matches<'m> = &'m dyn Fn(i64) -> bool;
+    let bounds: [(&str, Matches); 11] = [
+        ("price_gte=9.5", &|cents| cents >= 950),
+        ("price_gt=9.50", &|cents| cents > 950),
+        ("price_lte=-95e-1", &|cents| cents <= -950),
+        ("price_lt=-9.5", &|cents| cents < -950),
+        ("price_gte=-9.5&price_lte=9.5", &|cents| (-950..=950).contains(&cents)),
+        ("price_gt=-9.5&price_lt=9.5", &|cents| (-949..950).contains(&cents)),
+        ("price_gte=0&price_gt=-1&price_lte=9.5&price_lt=30", &|cents| (0..=950).contains(&cents)),
+        ("price_gte=0&price_gt=0&price_lte=9.5&price_lt=9.5", &|cents| (1..950).contains(&cents)),
+        ("price_gte=5&price_lte=4", &|_| false),
+        ("price_gt=9.5&price_lt=9.5", &|_| false),
+        ("price_gt=-1e99999999999&price_lt=1e400", &|_| true),
+    ];
+    for (bound, matches) in bounds {
+        let mut by_id: Vec<(i64, u64)> = all.iter().copied().filter(|(cents, _)| matches(*cents)).collect();
+        let mut by_price = by_id.clone();
+        by_price.sort_unstable();
+        for (sort, expected) in [("", &mut by_id), ("sort=price&", &mut by_price)] {
+            let mut expected: Vec<u64> = expected.iter().map(|(_, id)| *id).collect();
+            for sort in
+                [sort.to_owned(), if sort.is_empty() { "sort=-id&".to_owned() } else { "sort=-price&".to_owned() }]
+            {
+                let whole = app.get(&format!("/api/goods?{sort}{bound}&count=true"));
+                assert_eq!(ids(&whole), expected, "{sort}{bound}");
+                assert_eq!(whole.header("x-total-count"), expected.len().to_string(), "{sort}{bound}");
+                assert_eq!(walk(&app, &format!("/api/goods?{sort}{bound}&limit=60"), |_| {}).concat(), expected);
+                let numbered = app.get(&format!("/api/goods?{sort}{bound}&_page=2&_per_page=10"));
+                assert_eq!(
+                    ids(&numbered),
+                    expected.iter().copied().skip(10).take(10).collect::<Vec<u64>>(),
+                    "{sort}{bound}"
+                );
+                assert_eq!(numbered.header("x-total-count"), expected.len().to_string(), "{sort}{bound}");
+                expected.reverse();
+            }
+        }
+        let in_shop: Vec<u64> = by_id.iter().map(|(_, id)| *id).filter(|id| id % 3 == 1).collect();
+        assert_eq!(ids(&app.get(&format!("/api/goods?{bound}&shop=2"))), in_shop, "{bound}");
+        assert_eq!(ids(&app.get(&format!("/api/goods/of/2?{bound}"))), in_shop, "{bound}");
+    }
+    let long = "1".repeat(251);
+    for (query, reason) in [
+        ("price_gte=01", "`price` is a number as in JSON, not `01`"),
+        ("price_gte=1&price_gte=2", "`price_gte` stands twice"),
+        (&format!("price_lt={long}"), "`price_lt` has at most 250 characters"),
+        ("code_gte=1", "There is no parameter `code_gte` here"),
+        ("sort=price&price_gte=1&shop=2", "is one of all records or within bounds of it"),
+        ("sort=price&id_gte=1", "is one of all records or within bounds of it"),
+    ] {
+        let answer = app.get(&format!("/api/goods?{query}"));
+        assert!(answer.status == 400 && answer.body.contains(reason), "{query:.40}: {}", answer.body);
+    }
+    // Texts have bounds, too, such as days; none of the texts lies beyond its bound for being long.
+    let long = "l".repeat(1100);
+    let names = ["", "2026-11-28", "2026-11-28T09:00", "2026-12-01", "\u{e9}", &long, &long[..250], "l", "m"];
+    let records = (1..).zip(&names).map(|(id, name)| format!(r#"{{"id":{id},"username":{}}}"#, Value::from(*name)));
+    let app = App::spawn(people(), records.collect::<Vec<String>>());
+    for (least, most) in names.iter().flat_map(|least| names.map(|most| (*least, most))) {
+        if least.len() > 250 || most.len() > 250 {
+            continue;
+        }
+        let [from, to]: [String; 2] =
+            [least, most].map(|text| form_urlencoded::byte_serialize(text.as_bytes()).collect());
+        let found = ids(&app.get(&format!("/api/people?username_gte={from}&username_lt={to}")));
+        let is_within = |name: &str| least <= name && name < most;
+        let expected: Vec<u64> = (1..).zip(&names).filter(|(_, name)| is_within(name)).map(|(id, _)| id).collect();
+        assert_eq!(found, expected, "{least:.20} {most:.20}");
+    }
+}
+
 /// What is the beginning of another text comes before it, whatever byte the other goes on with.
 #[test]
 fn an_order_is_that_of_code_points_and_its_index_finds_each_text() {

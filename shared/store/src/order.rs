@@ -111,28 +111,43 @@ impl Store {
         })
     }
 
-    /// Iterates over all records that `index` lists, behind `after`, in the order of their terms and then of their ids.
+    /// Iterates over the records that `index` lists under the terms `within` two bounds, behind `after`, in the order of their
+    /// terms and then of their ids. Beyond the longest text that a key holds a bound is not exact.
     pub fn sorted(
         &self,
         index: Index,
         order: Order,
         after: Option<Place>,
+        within: &(Bound<Term>, Bound<Term>),
     ) -> Result<Box<dyn Iterator<Item = Result<Place, StoreError>> + Send + Sync>, StoreError> {
         let all = [layout::INDEX, index.number()];
-        let end = layout::index_end(index);
         let key = |place: &Place| {
             let prefix = [&all[..], &place.term].concat();
             (layout::run_key(&prefix, place.id.get()), prefix)
         };
-        let runs = match (order, after.as_ref().map(key)) {
-            (_, None) => self.between(&all, &end, order),
+        let prefix_of = |term: &Term| layout::term_prefix(index, &TermKey::of(term));
+        let behind = |term: &Term| [&layout::run_key(&prefix_of(term), u64::MAX)[..], &[0]].concat();
+        let mut begin = match &within.0 {
+            Bound::Unbounded => all.to_vec(),
+            Bound::Included(term) => prefix_of(term),
+            Bound::Excluded(term) => behind(term),
+        };
+        let mut end = match &within.1 {
+            Bound::Unbounded => layout::index_end(index).to_vec(),
+            Bound::Included(term) => behind(term),
+            Bound::Excluded(term) => prefix_of(term),
+        };
+        match (order, after.as_ref().map(key)) {
+            (_, None) => {}
             (Order::Ascending, Some((key, prefix))) => {
                 // The run that holds the place, or where it would be.
                 let found = self.run_of(&prefix, after.as_ref().map_or(Id::FIRST, |place| place.id))?;
-                self.between(&found.map_or(key, |(key, _)| key.to_vec()), &end, order)
+                begin = begin.max(found.map_or(key, |(key, _)| key.to_vec()));
             }
-            (Order::Descending, Some((key, _))) => self.between(&all, &[&key[..], &[0]].concat(), order),
-        };
+            (Order::Descending, Some((key, _))) => end = end.min([&key[..], &[0]].concat()),
+        }
+        // Two bounds may have nothing between them.
+        let runs = self.between(begin.as_slice().min(&end), &end, order);
         let store = self.clone();
         let places = runs.flat_map(move |run| {
             let read = run.and_then(|(key, value)| {

@@ -539,7 +539,9 @@ mod tests {
     use super::super::{Purpose, Restore, SnapshotRecord};
     use super::*;
     use record::model::Term;
+    use record::number::Number;
     use record::sample;
+    use std::ops::Bound;
 
     /// Returns posts with the given indexes: numbers, fields and routes.
     fn posts(indexes: &str) -> Collection {
@@ -691,7 +693,9 @@ mod tests {
             assert_eq!(count, 300, "nothing of the former one is left");
             if order {
                 texts.sort_unstable();
-                let sorted = store.sorted(Index(number), crate::Order::Ascending, None).unwrap();
+                let sorted = store
+                    .sorted(Index(number), crate::Order::Ascending, None, &(Bound::Unbounded, Bound::Unbounded))
+                    .unwrap();
                 let sorted: Vec<u64> = sorted.map(|place| place.unwrap().id.get()).collect();
                 assert_eq!(sorted, texts.iter().map(|(_, n)| *n).collect::<Vec<_>>());
             }
@@ -720,7 +724,7 @@ mod tests {
             restore.put(&SnapshotRecord { id: id(number), revision: 1, id_from_position: false, json }).unwrap();
         }
         restore.finish(&[], 1, 10).unwrap().sync().unwrap();
-        let of_number = |text: &str| Term::Number(record::number::Number::read(text).unwrap());
+        let of_number = |text: &str| Term::Number(Number::read(text).unwrap());
         let ids = |store: &Store, number: u8, text: &str| -> Vec<u64> {
             store.ids(Index(number), &of_number(text)).map(|id| id.unwrap().get()).collect()
         };
@@ -746,8 +750,37 @@ mod tests {
                 (crate::Order::Descending, Some(("10", 2)), &[6, 1, 5, 3]),
             ] {
                 let after = after.map(|(text, number)| crate::Place::of(&of_number(text), id(number)));
-                let sorted = store.sorted(Index(number), order, after).unwrap();
+                let sorted = store.sorted(Index(number), order, after, &(Bound::Unbounded, Bound::Unbounded)).unwrap();
                 assert_eq!(sorted.map(|place| place.unwrap().id.get()).collect::<Vec<_>>(), expected, "{order:?}");
+            }
+            use Bound::{Excluded, Included, Unbounded};
+            for (least, most, expected) in [
+                (Included("9.5"), Included("100.0"), &[1, 6, 2, 4, 7][..]),
+                (Excluded("9.5"), Excluded("100.0"), &[2]),
+                (Unbounded, Excluded("0"), &[]),
+                (Excluded("10"), Excluded("10"), &[]),
+                (Included("10"), Excluded("10"), &[]),
+                (Included("1e400"), Included("-1e400"), &[]),
+                (Included("9007199254740992.5"), Unbounded, &[8]),
+            ] {
+                let within = (least.map(of_number), most.map(of_number));
+                let sorted = |order, after| -> Vec<u64> {
+                    let sorted = store.sorted(Index(number), order, after, &within).unwrap();
+                    sorted.map(|place| place.unwrap().id.get()).collect()
+                };
+                assert_eq!(sorted(crate::Order::Ascending, None), expected, "{least:?} {most:?}");
+                let backwards: Vec<u64> = expected.iter().rev().copied().collect();
+                assert_eq!(sorted(crate::Order::Descending, None), backwards, "{least:?} {most:?}");
+                // A place outside the bounds leads into them or to nothing.
+                for place in ["-5", "9.5", "1e500"] {
+                    let after = |place: &str| Some(crate::Place::of(&of_number(place), id(1)));
+                    let is_behind = |n: &&u64| {
+                        Number::read(prices[**n as usize - 1]) > Number::read(place)
+                            || (**n > 1 && prices[**n as usize - 1].starts_with(place))
+                    };
+                    let behind: Vec<u64> = expected.iter().filter(is_behind).copied().collect();
+                    assert_eq!(sorted(crate::Order::Ascending, after(place)), behind, "{least:?} {most:?} {place}");
+                }
             }
         }
         // The number of an index of numbers gets no other meaning.
