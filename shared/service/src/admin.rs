@@ -38,6 +38,7 @@ use crate::changes::Listeners;
 use crate::config::REVISION;
 use crate::exposition::{CONTENT_TYPE as EXPOSITION, Exposition};
 use crate::metrics::Metrics;
+use crate::parameters::Parameters;
 use crate::problem::{Problem, READS};
 use crate::reply::{self, Answer};
 use crate::routes::Routes;
@@ -179,7 +180,10 @@ impl Admin {
 
     async fn answer(&self, request: Request<Incoming>) -> Response {
         let method = request.method().clone();
+        let query = request.uri().query().unwrap_or_default();
+        let parameters = Parameters::read(query).and_then(|given| given.finish(&[]));
         let answer = match (request.uri().path(), &method) {
+            ("/metrics" | "/ready" | "/log-level", _) if let Err(problem) = parameters => Err(problem),
             ("/metrics", &Method::GET | &Method::HEAD) => self.write_metrics().map_err(Problem::from),
             ("/ready", &Method::GET | &Method::HEAD) => Ok(self.describe_readiness()),
             ("/log-level", &Method::GET | &Method::HEAD) => reply::text(logging::level() + "\n"),

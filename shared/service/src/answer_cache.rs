@@ -123,6 +123,7 @@ impl AnswerCache {
             let mut response = hyper::Response::default();
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             response.headers_mut().insert(ETAG, tag.clone());
+            let response = if is_list { reply::vary(response) } else { response };
             return Some((response, answer.route));
         }
         let response = hyper::Response::new(answer.cacheable.body.clone().into());

@@ -1,6 +1,7 @@
 //! Conditional requests (RFC 9110, section 13): a record's entity tag, and a client's conditions on it.
 
 use headers::{ETag, HeaderMapExt, IfMatch, IfNoneMatch};
+use record::id::Id;
 use record::record_set::RecordSet;
 use warp::http::header::{ETAG, HeaderMap};
 
@@ -28,15 +29,17 @@ pub(crate) fn lines_tag(revision: u64, records: &RecordSet) -> ETag {
     format!("W/\"{revision}-{:032x}-lines\"", records.digest()).parse().expect("digits make a tag")
 }
 
-/// The revisions of records one after the other, as one number. Within a database they tell lists apart, and unlike a
-/// checksum of the text, who writes a record can't choose them.
+/// The numbers and revisions of records one after the other, as one number. Within a database they tell lists apart, and
+/// unlike a checksum of the text, who writes a record can't choose them. All records of a split have the same revision.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Revisions(u64);
 
 impl Revisions {
-    pub(crate) fn add(&mut self, revision: u64) {
-        // FxHash's step: quick, and it depends on the order.
-        self.0 = (self.0.rotate_left(5) ^ revision).wrapping_mul(0x517C_C1B7_2722_0A95);
+    pub(crate) fn add(&mut self, id: Id, revision: u64) {
+        for number in [id.get(), revision] {
+            // FxHash's step: quick, and it depends on the order.
+            self.0 = (self.0.rotate_left(5) ^ number).wrapping_mul(0x517C_C1B7_2722_0A95);
+        }
     }
 
     /// Returns the tag of a list that is sent as `json`.

@@ -22,7 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use warp::reply::{Reply, Response};
 
 use crate::changes::Listening;
-use crate::problem::Problem;
+use crate::problem::{Problem, READS};
 
 /// The most connections served at once; more wait in the listener's queue.
 pub const CONNECTIONS: usize = 1024;
@@ -397,6 +397,11 @@ pub(crate) fn check_host(request: &Request<Incoming>) -> Result<(), Problem> {
         (None, _) if request.version() < Version::HTTP_11 => Ok(()),
         _ => Err(Problem::NotAHost),
     }
+}
+
+/// Checks that the request names a path. CONNECT names none, and warp's filters would panic.
+pub(crate) fn check_path(request: &Request<Incoming>) -> Result<(), Problem> {
+    if request.uri().path_and_query().is_some() { Ok(()) } else { Err(Problem::MethodNotAllowed(READS)) }
 }
 
 /// Tells whether `value` is a host with or without a port. The name may be empty.

@@ -13,7 +13,7 @@ use warp::http::header::{
 
 /// The headers that a page may send, beside those that need no permission.
 const SENT: HeaderValue =
-    HeaderValue::from_static("authorization, content-type, idempotency-key, if-match, if-none-match");
+    HeaderValue::from_static("authorization, content-type, idempotency-key, if-match, if-none-match, last-event-id");
 
 /// The headers that a page may read, beside those that need no permission.
 const READ: HeaderValue =

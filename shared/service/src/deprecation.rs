@@ -6,6 +6,7 @@ use std::time::UNIX_EPOCH;
 use headers::{Date, HeaderMapExt};
 use record::declaration::Deprecation;
 use record::model::Collection;
+use warp::http::Uri;
 use warp::http::header::{DATE, HeaderMap, HeaderName, HeaderValue, LINK};
 
 const DEPRECATION: HeaderName = HeaderName::from_static("deprecation");
@@ -16,8 +17,8 @@ const SUNSET: HeaderName = HeaderName::from_static("sunset");
 pub(crate) struct Announcements {
     collection: Collection,
     all: Option<Announcement>,
-    /// By the route's segment of a path.
-    routes: Arc<[(&'static str, Announcement)]>,
+    /// By the route's segment of a path, and the field that a query names.
+    routes: Arc<[(&'static str, &'static str, Announcement)]>,
 }
 
 /// The headers that announce one thing.
@@ -34,15 +35,16 @@ impl Announcements {
         let all = collection.declaration().deprecated.as_ref().map(Announcement::new);
         let routes = collection.indexes().iter().filter_map(|index| {
             let deprecated = index.deprecated.as_ref()?;
-            Some((&*index.route, Announcement::new(deprecated)))
+            Some((&*index.route, &*index.field, Announcement::new(deprecated)))
         });
         let routes: Arc<[_]> = routes.collect();
         (all.is_some() || !routes.is_empty()).then_some(Self { collection, all, routes })
     }
 
-    /// Adds what is announced about `path` to an answer's headers.
-    pub(crate) fn add_to(&self, path: &str, headers: &mut HeaderMap) {
-        let Some(Announcement { deprecation, sunset, link }) = self.find(path) else { return };
+    /// Adds what is announced about `uri` to an answer's headers.
+    pub(crate) fn add_to(&self, uri: &Uri, headers: &mut HeaderMap) {
+        let found = self.find(uri.path(), uri.query().unwrap_or_default());
+        let Some(Announcement { deprecation, sunset, link }) = found else { return };
         headers.insert(DEPRECATION, deprecation.clone());
         if let Some(sunset) = sunset {
             headers.insert(SUNSET, sunset.clone());
@@ -54,16 +56,27 @@ impl Announcements {
 
     /// Tells whether something is announced about `path`, and whether the day is known on which it will be gone.
     pub(crate) fn about(&self, path: &str) -> Option<bool> {
-        self.find(path).map(|announcement| announcement.sunset.is_some())
+        self.find(path, "").map(|announcement| announcement.sunset.is_some())
     }
 
-    fn find(&self, path: &str) -> Option<&Announcement> {
+    fn find(&self, path: &str, query: &str) -> Option<&Announcement> {
         let mut segments = path.strip_prefix("/api/")?.split('/');
         segments.next().filter(|name| *name == self.collection.name())?;
         let (route, term) = (segments.next(), segments.next().filter(|term| !term.is_empty()));
-        let of_route = self.routes.iter().find(|(name, _)| Some(*name) == route && term.is_some());
-        of_route.map(|(_, announcement)| announcement).or(self.all.as_ref())
+        let of_route = self.routes.iter().find(|(name, ..)| Some(*name) == route && term.is_some());
+        // Who filters or sorts by the field uses the index, too.
+        let of_query = || self.routes.iter().find(|(_, field, _)| uses(query, field));
+        of_route.or_else(of_query).map(|(.., announcement)| announcement).or(self.all.as_ref())
     }
+}
+
+/// Tells whether a query has a filter, a bound or an order by `field`.
+fn uses(query: &str, field: &str) -> bool {
+    !query.is_empty()
+        && form_urlencoded::parse(query.as_bytes()).any(|(name, value)| match &*name {
+            "sort" | "_sort" => value.strip_prefix('-').unwrap_or(&value) == field,
+            name => name.strip_prefix(field).is_some_and(|rest| ["", "_gte", "_gt", "_lte", "_lt"].contains(&rest)),
+        })
 }
 
 impl Announcement {

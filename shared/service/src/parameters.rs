@@ -40,13 +40,8 @@ pub(crate) const BOUNDS: [&str; 4] = ["id_gte", "id_gt", "id_lte", "id_lt"];
 /// The endings of the parameters that bound a field with an order: from it on, above, up to, and below.
 pub(crate) const ENDINGS: [&str; 4] = ["_gte", "_gt", "_lte", "_lt"];
 
-<<<<<<< HEAD
-/// The longest bound, in bytes: the index has longer values in part.
-pub(crate) const BOUND_BYTES: usize = 1000;
-=======
 /// The longest bound, in characters. The index has the beginnings of longer values alone.
 pub(crate) const BOUND_CHARACTERS: usize = 250;
->>>>>>> num
 
 /// The beginning of each `after`. Another version of this program may have others.
 const CURSOR: &str = "c1-";
@@ -336,7 +331,9 @@ pub(crate) fn read_fields(collection: Collection, given: &mut Parameters) -> Res
 /// Reads the names of single records: `ids=1,2`, or `id=1&id=2`.
 fn read_batch(collection: Collection, given: &mut Parameters) -> Result<Option<Vec<RecordName>>, Problem> {
     let mut ids = given.take_all("id");
-    if let Some(list) = given.take("ids")? {
+    let list = given.take("ids")?;
+    let is_list = list.is_some();
+    if let Some(list) = list {
         ids.extend(list.split(',').map(str::to_owned));
     }
     if ids.len() > BATCH {
@@ -345,7 +342,7 @@ fn read_batch(collection: Collection, given: &mut Parameters) -> Result<Option<V
     let name = |id: String| match id.parse() {
         _ if collection.has_text_ids() => Ok(RecordName::Text(id.into())),
         Ok(id) => Ok(RecordName::Number(id)),
-        Err(_) => Err(not_an_id("id", &id)),
+        Err(_) => Err(not_an_id(if is_list { "ids" } else { "id" }, &id)),
     };
     let names = ids.into_iter().map(name).collect::<Result<Vec<_>, _>>()?;
     Ok((!names.is_empty()).then_some(names))
@@ -375,13 +372,8 @@ fn read_span(
     let mut bound = |name: Option<String>| -> Result<Option<Term>, Problem> {
         let Some(name) = name else { return Ok(None) };
         let Some(value) = given.take(&name)? else { return Ok(None) };
-<<<<<<< HEAD
-        if value.len() > BOUND_BYTES {
-            return Err(wrong(format!("`{name}` has at most {BOUND_BYTES} bytes.")));
-=======
         if value.chars().count() > BOUND_CHARACTERS {
             return Err(wrong(format!("`{name}` has at most {BOUND_CHARACTERS} characters.")));
->>>>>>> num
         }
         read_term(collection, index, &value).map(|term| Some(index.term(term)))
     };

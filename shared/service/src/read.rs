@@ -326,7 +326,7 @@ impl<I: Iterator<Item = Result<Stored, StoreError>>> Iterator for List<I> {
                 stamps.push(stored.stamp);
             }
             self.begun = true;
-            self.revisions.add(stored.revision);
+            self.revisions.add(stored.id, stored.revision);
             read += stored.json().len();
         }
         Some(Ok(chunk.freeze()))

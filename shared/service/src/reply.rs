@@ -9,11 +9,22 @@ use crate::problem::Problem;
 /// The media type of lines of JSON.
 pub(crate) const LINES: &str = "application/x-ndjson";
 
-/// Tells whether the client accepts lines of JSON.
+/// Tells whether the client names lines of JSON, and does not like JSON better.
 pub(crate) fn accepts_lines(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let mut kinds = accepted.flat_map(|value| value.split(',')).filter_map(|kind| kind.split(';').next());
-    kinds.any(|kind| kind.trim().eq_ignore_ascii_case(LINES))
+    let (mut lines, mut json) = (0.0, 0.0);
+    for kind in accepted.flat_map(|value| value.split(',')) {
+        let mut parts = kind.split(';').map(str::trim);
+        let kind = parts.next().unwrap_or_default();
+        let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+        let weight = weight.map_or(1.0, |weight| weight.parse::<f32>().unwrap_or(0.0));
+        if kind.eq_ignore_ascii_case(LINES) {
+            lines = weight;
+        } else if kind.eq_ignore_ascii_case("application/json") {
+            json = weight;
+        }
+    }
+    lines > 0.0 && lines >= json
 }
 
 /// A list as lines of JSON.
@@ -26,7 +37,8 @@ pub(crate) fn list<B>(response: hyper::Response<B>) -> hyper::Response<B> {
     json(vary(response))
 }
 
-fn vary<B>(mut response: hyper::Response<B>) -> hyper::Response<B> {
+/// Says that the answer follows from `Accept`.
+pub(crate) fn vary<B>(mut response: hyper::Response<B>) -> hyper::Response<B> {
     response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
     response
 }

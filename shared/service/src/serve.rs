@@ -191,7 +191,7 @@ fn answer_requests(
     service_fn(move |request: hyper::Request<Incoming>| {
         let begin = Instant::now();
         let busy = guard.begin(&request);
-        let host = connection::check_host(&request);
+        let host = connection::check_host(&request).and_then(|()| connection::check_path(&request));
         let permission = cors.as_ref().map(|cors| cors.decide(request.method(), request.headers()));
         if host.is_ok()
             && let Some((mut response, route)) = cache.find(&request)
@@ -200,7 +200,7 @@ fn answer_requests(
                 permission.add_to(response.headers_mut());
             }
             if let Some(announcements) = &announcements {
-                announcements.add_to(request.uri().path(), response.headers_mut());
+                announcements.add_to(request.uri(), response.headers_mut());
             }
             let took = begin.elapsed();
             tally.add_repeated();
@@ -230,7 +230,7 @@ fn answer_requests(
                 permission.add_to(response.headers_mut());
             }
             if let Some(announcements) = &announcements {
-                announcements.add_to(uri.path(), response.headers_mut());
+                announcements.add_to(&uri, response.headers_mut());
             }
             let took = begin.elapsed();
             tally.add(&method, route, &response, took);

@@ -134,8 +134,8 @@ impl App {
             runtime.block_on(async {
                 let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
                 tell_address.send(listener.local_addr().expect("it is bound")).expect("the test waits");
-                // Enough, since tests do not cut the power.
-                let commit = Commit::start(&store, Durability::Process).expect("a thread can be started");
+                // The default, since the others take another way into the database.
+                let commit = Commit::start(&store, Durability::Power).expect("a thread can be started");
                 let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&writers));
                 let state = State { store, commit, writers, operator, health: of_state };
                 let workers = Workers::start(2).expect("threads can be started");

@@ -435,9 +435,17 @@ fn an_order_that_is_not_declared_is_refused() {
         let answer = app.get(path);
         assert!(answer.status == 400 && answer.body.contains(reason), "{path}: {}", answer.body);
     };
-    refused(&posts, "/api/posts?sort=user", "`user`; one over it that is declared with `order` would; `sort` is id or -id here");
+    refused(
+        &posts,
+        "/api/posts?sort=user",
+        "`user`; one over it that is declared with `order` would; `sort` is id or -id here",
+    );
     refused(&app, "/api/people?sort=of", "with `order` would; `sort` is id or -id, username or -username here");
-    refused(&app, "/api/people/of/1?sort=username", "Only the list of all records can be in the order of a field; `sort` is id or -id here");
+    refused(
+        &app,
+        "/api/people/of/1?sort=username",
+        "Only the list of all records can be in the order of a field; `sort` is id or -id here",
+    );
     refused(&app, "/api/people?sort=username&of=1", "is one of all records");
     refused(&app, "/api/people?sort=username&id_gt=1", "is one of all records");
     refused(&app, "/api/people?sort=-username&_order=asc", "`-username` has an order already");

@@ -421,7 +421,9 @@ impl Committer {
 
     /// Applies a step that is in the journal to the database.
     pub(super) fn do_step(&self, step: &Step) -> Result<(), StoreError> {
-        if self.journal.is_durable() { self.store.apply_in_parts(step) } else { self.store.apply(step) }
+        if self.journal.is_durable() { self.store.apply_in_parts(step) } else { self.store.apply(step) }?;
+        self.store.note_counters(step.counters);
+        Ok(())
     }
 
     /// Waits until writes can go on. If the store is sound, they go on here and this returns `true`. Otherwise they

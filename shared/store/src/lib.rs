@@ -115,8 +115,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -344,12 +344,16 @@ struct Shared {
     changes: History,
     fresh: Fresh,
     unlisted: Unlisted,
+    /// The counters after the committer's last step; `None` before the first.
+    counters: RwLock<Option<Counters>>,
 }
 
 /// A record as it lies in the database.
 pub struct Stored {
     value: sled::IVec,
     json: Range<usize>,
+    /// The record's number.
+    pub id: Id,
     /// The database's revision when the record was written.
     pub revision: u64,
     /// Whether the split gave the record its id, from its position in the file.
@@ -404,7 +408,8 @@ impl Store {
     fn with(db: sled::Db, path: &Path, collection: Collection, history: u64) -> Result<Self, StoreError> {
         let file = OpenOptions::new().write(true).open(path.join("db"));
         let file = file.map_err(|source| StoreError::Io { path: path.join("db"), source })?;
-        let (damage, failed, read_only, snapshots, stamps, gate, changes, fresh, unlisted) = Default::default();
+        let (damage, failed, read_only, snapshots, stamps, gate, changes, fresh, unlisted, counters) =
+            Default::default();
         let (path, buckets) = (path.to_owned(), AtomicU64::new(1));
         let shared = Arc::new(Shared {
             file,
@@ -420,6 +425,7 @@ impl Store {
             changes,
             fresh,
             unlisted,
+            counters,
         });
         Ok(Self { db, collection, made_by: collection, shared })
     }
@@ -703,8 +709,20 @@ impl Store {
         self.db.insert(key, value).map(drop).map_err(|source| self.sled(source))
     }
 
-    /// Returns the counters in the database; they may lag behind the journal.
+    /// Returns the counters after the last step. Those in the database may lag behind the journal.
     fn counters(&self) -> Result<Counters, StoreError> {
+        match *self.shared.counters.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(counters) => Ok(counters),
+            None => self.stored_counters(),
+        }
+    }
+
+    /// Notes the counters of a step that the database has.
+    fn note_counters(&self, counters: Counters) {
+        *self.shared.counters.write().unwrap_or_else(PoisonError::into_inner) = Some(counters);
+    }
+
+    fn stored_counters(&self) -> Result<Counters, StoreError> {
         self.decoded(layout::COUNTERS_KEY)?.ok_or_else(|| self.corrupt("its counters are gone"))
     }
 
@@ -751,6 +769,7 @@ impl Store {
             return Ok(parts.map(|(value, json)| Stored {
                 value,
                 json,
+                id,
                 revision,
                 id_from_position,
                 stamp: Stamp::NONE,
@@ -758,7 +777,7 @@ impl Store {
         };
         let begin = json.as_ptr() as usize - page.as_ptr() as usize;
         let (value, json) = (page.clone(), begin..begin + json.len());
-        Ok(Some(Stored { value, json, revision, id_from_position, stamp: Stamp::NONE }))
+        Ok(Some(Stored { value, json, id, revision, id_from_position, stamp: Stamp::NONE }))
     }
 
     /// Joins the parts of a record that lies apart; returns them and the range of the JSON. Returns `None` if a part is
