@@ -20,7 +20,7 @@ use warp::reply::Response;
 
 use crate::condition::entity_tag;
 use crate::deprecation::Announcements;
-use crate::parameters::{BATCH, BOUND_BYTES, BOUNDS, PAGE_RECORDS, SKIPPED, bounds_of, sortable};
+use crate::parameters::{BATCH, BOUND_CHARACTERS, BOUNDS, PAGE_RECORDS, SKIPPED, bounds_of, sortable};
 use crate::problem::{Problem, READS, Unknown, page_of, title_of};
 use crate::reference::File;
 use crate::reply::{self, Answer, LINES};
@@ -353,7 +353,7 @@ fn of_lists(collection: Collection, of_all: bool) -> Vec<Value> {
     for index in self::sortable(collection) {
         let values = match collection.terms_of(index) {
             TermKind::Id => ids(),
-            TermKind::TextId | TermKind::Text => json!({ "type": "string", "maxLength": BOUND_BYTES / 4 }),
+            TermKind::TextId | TermKind::Text => json!({ "type": "string", "maxLength": BOUND_CHARACTERS }),
             TermKind::Number => json!({ "type": "number" }),
         };
         let which = ["At least", "Above", "At most", "Below"];

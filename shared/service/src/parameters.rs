@@ -40,8 +40,8 @@ pub(crate) const BOUNDS: [&str; 4] = ["id_gte", "id_gt", "id_lte", "id_lt"];
 /// The endings of the parameters that bound a field with an order: from it on, above, up to, and below.
 pub(crate) const ENDINGS: [&str; 4] = ["_gte", "_gt", "_lte", "_lt"];
 
-/// The longest bound, in bytes: the index has longer values in part.
-pub(crate) const BOUND_BYTES: usize = 1000;
+/// The longest bound, in characters. The index has the beginnings of longer values alone.
+pub(crate) const BOUND_CHARACTERS: usize = 250;
 
 /// The beginning of each `after`. Another version of this program may have others.
 const CURSOR: &str = "c1-";
@@ -370,8 +370,8 @@ fn read_span(
     let mut bound = |name: Option<String>| -> Result<Option<Term>, Problem> {
         let Some(name) = name else { return Ok(None) };
         let Some(value) = given.take(&name)? else { return Ok(None) };
-        if value.len() > BOUND_BYTES {
-            return Err(wrong(format!("`{name}` has at most {BOUND_BYTES} bytes.")));
+        if value.chars().count() > BOUND_CHARACTERS {
+            return Err(wrong(format!("`{name}` has at most {BOUND_CHARACTERS} characters.")));
         }
         read_term(collection, index, &value).map(|term| Some(index.term(term)))
     };

@@ -24,13 +24,16 @@ const OTHERS: [(&str, &str); 2] = [
             {"name":"title","shape":{"line":{"least":2,"most":30}},"required":false},
             {"name":"text","shape":{"text":{"most":4096}},"required":false,"search":true},
             {"name":"count","shape":"number","required":false},
+            {"name":"price","shape":"number"},
             {"name":"is_new","shape":"boolean"},
             {"name":"more","shape":"any","required":false}],
           "indexes":[
             {"number":1,"field":"of","route":"part-of"},
             {"number":2,"field":"title","route":"titled",
              "deprecated":{"since":"2026-01-01","sunset":"2099-01-01","link":"/changes"}},
-            {"number":3,"field":"name","route":"named","answers":"one","unique":true,"order":true}]}"#,
+            {"number":3,"field":"name","route":"named","answers":"one","unique":true,"order":true},
+            {"number":4,"field":"price","route":"priced","order":true},
+            {"number":5,"field":"count","route":"counted","answers":"one"}]}"#,
     ),
     (
         "profile",
@@ -39,7 +42,7 @@ const OTHERS: [(&str, &str); 2] = [
 ];
 
 const RECORDS: &str = r#"{
-    "things": [{"id":"a1","name":"ada","is_new":true,"title":"One"}, {"id":7,"name":"bo","is_new":false,"of":"a1"}],
+    "things": [{"id":"a1","name":"ada","price":9.50,"is_new":true,"title":"One"}, {"id":7,"name":"bo","price":1e2,"is_new":false,"of":"a1"}],
     "profile": {"name":"a forum"}}"#;
 
 /// The copies are for readers of the repository. `just openapi` writes them anew.
