@@ -370,7 +370,11 @@ fn of_lists(collection: Collection, of_all: bool) -> Vec<Value> {
                 TermKind::TextId | TermKind::Text => json!({ "type": "string" }),
                 TermKind::Number => json!({ "type": "number" }),
             };
-            all.push(in_query(&index.field, values, &format!("Records with this `{}`.", index.field)));
+            let mut filter = in_query(&index.field, values, &format!("Records with this `{}`.", index.field));
+            if index.deprecated.is_some() {
+                filter["deprecated"] = json!(true);
+            }
+            all.push(filter);
         }
     }
     all

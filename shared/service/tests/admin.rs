@@ -229,9 +229,13 @@ fn clients_do_not_reach_what_operators_do_and_the_other_way_round() {
     assert_eq!(send(app.admin, "PUT", "/metrics", "").0, 405);
     assert_eq!(send(app.admin, "DELETE", "/log-level", "").0, 405);
     assert_eq!(send(app.admin, "PUT", "/log-level", "loud").0, 400);
+    for (method, path) in [("GET", "/metrics?x=1"), ("GET", "/ready?x=1"), ("PUT", "/log-level?level=debug")] {
+        let (status, body) = send(app.admin, method, path, "debug");
+        assert!(status == 400 && body.contains("There is no parameter `"), "{path}: {status} {body}");
+    }
     assert_eq!(send(app.admin, "PUT", "/log-level", &"x".repeat(1_000)).0, 413);
     // Not even these count as requests of clients.
-    assert_eq!(sample(&app, "service_connections_total"), 4.0);
+    assert_eq!(sample(&app, "service_connections_total"), 4.0, "those of operators are not counted");
 }
 
 #[test]

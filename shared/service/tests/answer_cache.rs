@@ -115,6 +115,19 @@ fn conditions_and_methods_are_answered_alike_from_memory() {
     }
 }
 
+/// A 304 has what a 200 would have (RFC 9110, section 15.4.5).
+#[test]
+fn a_304_says_what_the_list_varies_by_also_from_memory() {
+    let app = App::spawn(sample::posts(), [r#"{"id":1,"thread":1,"text":"t","user":1}"#]);
+    for path in ["/api/posts/in-thread/1", "/api/posts", "/api/posts?limit=1"] {
+        let tag = ask(&app, "GET", path, &[]).header("etag").to_owned();
+        for _ in 0..2 {
+            let answer = ask(&app, "GET", path, &[("if-none-match", &tag)]);
+            assert_eq!((answer.status, answer.header("vary")), (304, "accept"), "{path}");
+        }
+    }
+}
+
 /// A list of many chunks, each of which is repeated from memory.
 #[test]
 fn a_long_list_is_always_as_the_writes_left_it() {

@@ -125,6 +125,26 @@ fn who_has_the_array_does_not_have_the_lines() {
 }
 
 #[test]
+fn lines_are_for_those_who_like_json_no_better() {
+    let app = App::spawn(sample::posts(), [r#"{"id":1,"thread":1,"text":"t","user":1}"#]);
+    for (accept, is_lines) in [
+        ("application/x-ndjson", true),
+        ("Application/X-NDJSON; q=0.5, */*;q=0.1", true),
+        ("application/json, application/x-ndjson", true),
+        ("application/x-ndjson;q=0", false),
+        ("application/x-ndjson; q=0.0", false),
+        ("application/json, application/x-ndjson;q=0.1", false),
+        ("application/x-ndjson;q=none", false),
+        ("*/*", false),
+    ] {
+        for path in ["/api/posts", "/api/posts/in-thread/1", "/api/posts/in-thread/1"] {
+            let answer = app.send("GET", path, &[("accept", accept)], "");
+            assert_eq!(answer.header("content-type") == "application/x-ndjson", is_lines, "{accept}");
+        }
+    }
+}
+
+#[test]
 fn a_list_comes_as_lines_if_the_client_accepts_them() {
     let records =
         (1..=3000).map(|id| json!({"id": id, "text": "x".repeat(50), "thread": id % 2 + 1, "user": 1}).to_string());

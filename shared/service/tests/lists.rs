@@ -674,7 +674,8 @@ fn a_parameter_that_means_nothing_is_refused_by_name() {
         ("/api/posts?fields=id,txt", "There is no field `txt`; there are id, thread, text, user."),
         ("/api/posts?fields=id,text,id", "`id` stands twice in `fields`"),
         ("/api/posts?thread=1&thread=2", "`thread` stands twice"),
-        ("/api/posts?ids=1,x", "`id` is an integer from 1"),
+        ("/api/posts?ids=1,x", "`ids` is an integer from 1"),
+        ("/api/posts?id=1&id=x", "`id` is an integer from 1"),
         ("/api/posts?ids=1&limit=1", "does not go with ids"),
         ("/api/posts?limit=%FF", "not percent-encoded UTF-8"),
     ] {
@@ -745,6 +746,36 @@ fn a_list_that_has_not_changed_is_not_sent_again_and_one_that_has_is() {
         let is_short = app.get("/api/posts/in-thread/2").body.len() <= 64 << 10;
         assert_eq!(is_short, count < 6000);
         assert_eq!(ask("/api/posts/in-thread/2", &in_thread).status, if is_short { 304 } else { 200 });
+    }
+}
+
+/// All records of a split have the same revision, and who wrote these texts made their checksums alike.
+#[test]
+fn a_list_has_another_tag_with_another_record_whatever_is_in_it() {
+    let posts = [(1, "nbifiicpic"), (2, "rpiydpbivx")]
+        .map(|(id, text)| format!(r#"{{"id":{id},"thread":1,"text":"{text}","user":1}}"#));
+    assert_eq!(
+        crc32fast::hash(format!("[{}]", posts[0]).as_bytes()),
+        crc32fast::hash(format!("[{}]", posts[1]).as_bytes())
+    );
+    let app = App::spawn_writable(sample::posts(), &posts);
+    let before = app.get("/api/posts?limit=1").header("etag").to_owned();
+    let token = bearer(sample::posts());
+    assert_eq!(app.send("DELETE", "/api/posts/1", &[("authorization", &token)], "").status, 204);
+    let answer = app.send("GET", "/api/posts?limit=1", &[("if-none-match", &before)], "");
+    assert_eq!((answer.status, ids(&answer)), (200, vec![2]));
+}
+
+/// What is counted has each write that is answered.
+#[test]
+fn counts_follow_each_write() {
+    let app = App::spawn_writable(sample::posts(), (1..=3).map(post));
+    let token = bearer(sample::posts());
+    let headers = [("authorization", &*token), ("content-type", "application/json")];
+    for number in 4..40 {
+        assert_eq!(app.send("POST", "/api/posts", &headers, r#"{"thread":1,"text":"n","user":1}"#).status, 201);
+        let counted = ["/api/posts?limit=1&count=true", "/api/posts?_page=1"].map(|path| app.get(path));
+        assert_eq!(counted.each_ref().map(|answer| answer.header("x-total-count")), [&*number.to_string(); 2]);
     }
 }
 

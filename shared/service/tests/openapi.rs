@@ -72,15 +72,31 @@ fn what_will_be_gone_is_announced_on_its_own_paths_also_when_an_answer_is_repeat
         ["deprecation", "sunset", "link"].map(|name| answer.header(name).to_owned())
     };
     let headers = ["@1796083200", "Tue, 01 Jun 2027 00:00:00 GMT", r#"</changes>; rel="deprecation""#];
-    for path in ["/api/notes/by/ada", "/api/notes/by/ada", "/api/notes/by/nobody", "/api/notes/by/%ff"] {
+    for path in [
+        "/api/notes/by/ada",
+        "/api/notes/by/ada",
+        "/api/notes/by/nobody",
+        "/api/notes/by/%ff",
+        // The same index.
+        "/api/notes?by=ada",
+        "/api/notes/to/bo?b%79=ada",
+        "/api/notes?sort=-by",
+    ] {
         assert_eq!(announced(path), headers, "{path}");
     }
     // A page's links stay.
     let links = app.get("/api/notes/by/ada?limit=1");
     let links: Vec<&str> = links.headers.get_all("link").iter().map(|value| value.to_str().unwrap()).collect();
     assert!(links.len() == 2 && links[0].contains("rel=\"first\""), "{links:?}");
-    for path in ["/api/notes", "/api/notes/1", "/api/notes/to/bo", "/api/notes/by", "/ready", "/api/notes/openapi.json"]
-    {
+    for path in [
+        "/api/notes",
+        "/api/notes/1",
+        "/api/notes/to/bo",
+        "/api/notes?to=by",
+        "/api/notes/by",
+        "/ready",
+        "/api/notes/openapi.json",
+    ] {
         assert_eq!(announced(path), ["", "", ""], "{path}");
     }
     let document: Value = serde_json::from_str(&app.get("/api/notes/openapi.json").body).unwrap();
@@ -88,6 +104,10 @@ fn what_will_be_gone_is_announced_on_its_own_paths_also_when_an_answer_is_repeat
     assert_eq!(by["deprecated"], true);
     assert!(by["responses"]["200"]["headers"]["Sunset"].is_object());
     assert!(document["paths"]["/api/notes/to/{value}"]["get"].get("deprecated").is_none());
+    let parameters = document["paths"]["/api/notes"]["get"]["parameters"].as_array().unwrap();
+    let announced: Vec<&Value> =
+        parameters.iter().filter(|one| one["deprecated"] == true).map(|one| &one["name"]).collect();
+    assert_eq!(announced, ["by"]);
 }
 
 #[test]

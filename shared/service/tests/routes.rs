@@ -67,6 +67,15 @@ fn every_path_states_its_methods_and_other_paths_are_404() {
 }
 
 #[test]
+fn a_request_that_names_no_path_is_refused() {
+    let app = App::spawn(sample::posts(), [r#"{"id":1,"thread":1,"text":"t","user":1}"#]);
+    for request in ["CONNECT foo:80 HTTP/1.1\r\nhost: foo:80\r\n", "CONNECT a HTTP/1.1\r\nhost: a\r\n"] {
+        let answer = app.raw(format!("{request}connection: close\r\n\r\n").as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+    }
+}
+
+#[test]
 fn while_indexes_are_being_built_only_live_is_served() {
     let app = App::spawn_writable(sample::posts(), [r#"{"id":1,"thread":1,"text":"t","user":1}"#]);
     app.health.set_building(true);
