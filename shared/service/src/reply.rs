@@ -6,6 +6,9 @@ use warp::reply::Response;
 
 use crate::problem::Problem;
 
+/// The content type of JSON.
+pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+
 /// The media type of lines of JSON.
 pub(crate) const LINES: &str = "application/x-ndjson";
 
@@ -29,7 +32,7 @@ pub(crate) fn accepts_lines(headers: &HeaderMap) -> bool {
 
 /// A list as lines of JSON.
 pub(crate) fn lines<B>(response: hyper::Response<B>) -> hyper::Response<B> {
-    with_type(vary(response), LINES)
+    with_type(vary(response), HeaderValue::from_static(LINES))
 }
 
 /// A list as a JSON array.
@@ -39,7 +42,8 @@ pub(crate) fn list<B>(response: hyper::Response<B>) -> hyper::Response<B> {
 
 /// Says that the answer follows from `Accept`.
 pub(crate) fn vary<B>(mut response: hyper::Response<B>) -> hyper::Response<B> {
-    response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    const ACCEPT: HeaderValue = HeaderValue::from_static("accept");
+    response.headers_mut().insert(VARY, ACCEPT);
     response
 }
 
@@ -47,14 +51,14 @@ pub(crate) fn vary<B>(mut response: hyper::Response<B>) -> hyper::Response<B> {
 pub type Answer = Result<Response, Problem>;
 
 pub(crate) fn json<B>(response: hyper::Response<B>) -> hyper::Response<B> {
-    with_type(response, "application/json; charset=utf-8")
+    with_type(response, JSON)
 }
 
 pub(crate) fn text(text: impl Into<Bytes>) -> Answer {
-    Ok(with_type(Response::new(text.into().into()), "text/plain; charset=utf-8"))
+    Ok(with_type(Response::new(text.into().into()), HeaderValue::from_static("text/plain; charset=utf-8")))
 }
 
-fn with_type<B>(mut response: hyper::Response<B>, content_type: &'static str) -> hyper::Response<B> {
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+fn with_type<B>(mut response: hyper::Response<B>, content_type: HeaderValue) -> hyper::Response<B> {
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
     response
 }
