@@ -1,6 +1,6 @@
 //! What a write does, decided in the committer's one thread.
 //!
-//! A [`Command`] is what a client asked for, as data, checked as far as that goes without the database. Deciding it looks at
+//! A `Command` is what a client asked for, as data, checked as far as that goes without the database. Deciding it looks at
 //! nothing but the records and the [time](Transaction::time): on the same records at the same time it does the same.
 
 use std::collections::HashSet;

@@ -1,6 +1,6 @@
 //! Answers to writes.
 //!
-//! A request is checked in this order: its token, then its body, and then, as a [`Command`] in the committer's one thread,
+//! A request is checked in this order: its token, then its body, and then, as a `Command` in the committer's one thread,
 //! the record's owner, the request's condition, and whether the resulting record fits the model and has the same owner.
 
 use std::pin::{Pin, pin};
