@@ -135,6 +135,10 @@ impl Keys {
     /// Checks a token for a service. Its user may write if it has the scope `posts:write` or `posts:admin`.
     pub fn check(&self, token: &[u8], meant: &Meant, collection: Collection) -> Result<User, Refused> {
         let claims = self.verify(token, meant)?;
+        // The library takes a list with the issuer in it, too.
+        if !claims.get("iss").is_some_and(Value::is_string) {
+            return Err(Refused::Token("it is of another issuer"));
+        }
         let until = claims.get("exp").and_then(read_seconds).unwrap_or_default();
         let now = now();
         if until <= now {

@@ -295,7 +295,8 @@ fn of_lists(collection: Collection, of_all: bool) -> Vec<Value> {
     let of_ids = "c1-([1-9a-f][0-9a-f]{0,14}|[1-7][0-9a-f]{15})";
     let mut cursors = vec![of_ids.to_owned()];
     if collection.is_searchable() {
-        cursors.push(format!("r1-(0|[1-9][0-9]{{0,3}}|{SKIPPED})"));
+        let (id, bits) = ("([1-9a-f][0-9a-f]{0,14}|[1-7][0-9a-f]{15})", "[0-9a-f]{16}");
+        cursors.push(format!("r2-{id}-{bits}-{bits}-{id}"));
     }
     let sortable: Vec<&str> = sortable(collection).filter(|_| of_all).map(|index| &*index.field).collect();
     if !sortable.is_empty() {

@@ -17,11 +17,11 @@ use record::search::Query;
 use store::{InOrder, Order, Place, Store, StoreError, Stored};
 use warp::http::header::{HeaderName, HeaderValue, LINK};
 
-use crate::parameters::{Span, Wanted};
+use crate::parameters::{Rank, Span, Wanted};
 use crate::problem::Problem;
 use crate::read;
 use crate::reply::Answer;
-use crate::search;
+use crate::search::{self, Ranked};
 
 /// The header for the number of records on all pages, as in json-server.
 const TOTAL: HeaderName = HeaderName::from_static("x-total-count");
@@ -88,7 +88,7 @@ pub(crate) fn part(store: &Store, path: &str, term: Option<(Index, Term)>, wante
         filters.push(list_within(store, span)?);
     }
     let is_short = put_short_first(store, &mut filters)?;
-    if let (Some(query), Some(_)) = (&wanted.query, wanted.rank) {
+    if let (Some(query), true) = (&wanted.query, wanted.is_ranked) {
         return ranked(store, path, &filters, is_short, query, &wanted);
     }
     if !is_short {
@@ -200,9 +200,14 @@ where
 
 /// Answers with the records that fit the words best, among the newest that have them all.
 fn ranked(store: &Store, path: &str, filters: &[Filter], is_short: bool, query: &Query, wanted: &Wanted) -> Answer {
-    let ids = ids_within(store, filters, wanted.order, None, wanted.range)?;
+    let behind = wanted.behind_rank;
+    // What is newer than the first page is on no further one.
+    let newer = behind.and_then(|behind| Id::try_from(behind.newest.get() + 1).ok());
+    let ids = ids_within(store, filters, wanted.order, newer, wanted.range)?;
     let fits = |stored: &Stored| filters.iter().all(|filter| has(store.collection(), stored, filter));
-    let (ranked, is_whole) = search::rank(store, query, ids, fits)?;
+    let Ranked { records: ranked, mean, is_whole } =
+        search::rank(store, query, ids, fits, behind.map(|behind| behind.mean))?;
+    let newest = behind.map(|behind| behind.newest).or_else(|| ranked.iter().map(|(_, id)| *id).max());
     let is_whole = is_whole && is_short;
     let total = wanted.count.then_some(ranked.len() as u64).filter(|_| is_whole);
     if wanted.count && total.is_none() && wanted.page.is_none() {
@@ -211,8 +216,9 @@ fn ranked(store: &Store, path: &str, filters: &[Filter], is_short: bool, query: 
         return Err(Problem::Parameter(most));
     }
     let limit = wanted.limit.unwrap_or(usize::MAX - 1);
-    let page: Vec<Id> = ranked.into_iter().skip(wanted.skipped()).take(limit + 1).collect();
-    let ids: Vec<Id> = page.iter().take(limit).copied().collect();
+    let is_behind = |(score, id): &(f64, Id)| behind.is_none_or(|behind| behind.is_before(*score, *id));
+    let page: Vec<(f64, Id)> = ranked.into_iter().filter(is_behind).skip(wanted.skipped()).take(limit + 1).collect();
+    let ids: Vec<Id> = page.iter().take(limit).map(|(_, id)| *id).collect();
     let all = |store: &Store| {
         let ids = ids.clone().into_iter().map(Ok);
         Box::new(records(store, ids, filters.to_vec(), Some(query.clone()))) as read::Selection
@@ -221,7 +227,8 @@ fn ranked(store: &Store, path: &str, filters: &[Filter], is_short: bool, query: 
     let headers = response.headers_mut();
     total.map(|total| headers.insert(TOTAL, total.into()));
     if wanted.limit.is_some() {
-        let next = (page.len() > limit).then(|| wanted.ranked(wanted.skipped() + limit));
+        let last = page.get(limit).and(page.get(limit - 1)).zip(newest);
+        let next = last.map(|((score, id), newest)| wanted.behind_rank(&Rank { newest, mean, score: *score, id: *id }));
         headers.insert(LINK, link(path, wanted, limit, next, total)?);
     }
     Ok(response)

@@ -1,6 +1,7 @@
 //! The parameters of a request. None is ignored in silence: one that a path does not know is a 400 that names it.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::ops::Bound;
 
 use form_urlencoded::{Serializer, parse};
@@ -50,7 +51,7 @@ const CURSOR: &str = "c1-";
 const SORTED: &str = "s1-";
 
 /// The beginning of each `after` of a ranked list.
-const RANK: &str = "r1-";
+const RANK: &str = "r2-";
 
 /// The names and values of a query, in its order.
 #[derive(Debug)]
@@ -112,8 +113,35 @@ pub(crate) struct Span {
     pub(crate) bounds: (Bound<Term>, Bound<Term>),
 }
 
+/// A place among the records that fit some words best. It has all that their order follows from, so that what others write
+/// meanwhile moves no record to another page.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Rank {
+    /// The highest id among the records of the first page's list.
+    pub(crate) newest: Id,
+    /// The mean length of their texts.
+    pub(crate) mean: f64,
+    /// The score of the record at this place, and its id.
+    pub(crate) score: f64,
+    pub(crate) id: Id,
+}
+
+impl Rank {
+    /// Tells whether the record with this score and id comes behind this place.
+    pub(crate) fn is_before(&self, score: f64, id: Id) -> bool {
+        score.total_cmp(&self.score).then(id.cmp(&self.id)).is_lt()
+    }
+}
+
+impl fmt::Display for Rank {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Self { newest, mean, score, id } = self;
+        write!(f, "{RANK}{:x}-{:016x}-{:016x}-{:x}", newest.get(), mean.to_bits(), score.to_bits(), id.get())
+    }
+}
+
 /// The wanted part of a list.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Wanted {
     /// The query's own pairs but for the place, for links to other pages.
     rest: Vec<(String, String)>,
@@ -136,8 +164,10 @@ pub(crate) struct Wanted {
     pub(crate) spans: Vec<Span>,
     /// The words to search for.
     pub(crate) query: Option<Query>,
-    /// The number of records before a page of those that fit the words best; `None` if the list is in the order of ids.
-    pub(crate) rank: Option<usize>,
+    /// Whether the records that fit the words best come first; else the list is in the order of ids or of an index.
+    pub(crate) is_ranked: bool,
+    /// What such a list is behind.
+    pub(crate) behind_rank: Option<Rank>,
     /// The records by name, in this order.
     pub(crate) batch: Option<Vec<RecordName>>,
     /// Whether the answer is lines of JSON.
@@ -179,9 +209,10 @@ impl Wanted {
         (wanted.order, wanted.by) = (order, by.map(|index| index.number));
         match given.take("after")? {
             after if by.is_some() => wanted.behind = after.map(|after| read_place(&after)).transpose()?,
-            after if is_ranked => wanted.rank = Some(after.map_or(Ok(0), |after| read_rank(&after))?),
+            after if is_ranked => wanted.behind_rank = after.map(|after| read_rank(&after)).transpose()?,
             after => wanted.after = after.map(|after| read_cursor(&after)).transpose()?,
         }
+        wanted.is_ranked = is_ranked;
         if is_ranked {
             wanted.order = Order::Descending;
         }
@@ -199,7 +230,7 @@ impl Wanted {
                 wanted.limit = Some(NUMBERED_RECORDS);
                 wanted.rest.push(("_limit".to_owned(), NUMBERED_RECORDS.to_string()));
             }
-            if wanted.after.is_some() || wanted.behind.is_some() || wanted.rank.is_some_and(|rank| rank > 0) {
+            if wanted.after.is_some() || wanted.behind.is_some() || wanted.behind_rank.is_some() {
                 return Err(wrong("`_page` and `after` are two places; send one of them."));
             }
             if !wanted.reaches(page) {
@@ -246,7 +277,7 @@ impl Wanted {
 
     /// Returns the number of records before a numbered page.
     pub(crate) fn skipped(&self) -> usize {
-        self.page.map_or(self.rank.unwrap_or_default(), |page| self.before(page))
+        self.page.map_or(0, |page| self.before(page))
     }
 
     fn before(&self, page: usize) -> usize {
@@ -268,9 +299,9 @@ impl Wanted {
         self.at("after", &format!("{SORTED}{}-{:x}", hex::encode(&place.term), place.id.get()))
     }
 
-    /// Returns the query of the page behind the first `count` of a ranked list.
-    pub(crate) fn ranked(&self, count: usize) -> String {
-        self.at("after", &format!("{RANK}{count}"))
+    /// Returns the query of the page behind `rank`.
+    pub(crate) fn behind_rank(&self, rank: &Rank) -> String {
+        self.at("after", &rank.to_string())
     }
 
     /// Returns the query of page `number`.
@@ -476,10 +507,16 @@ fn read_cursor(value: &str) -> Result<Id, Problem> {
     id.ok_or_else(|| wrong(format!("`after` comes from a `next` link; `{}` is none.", shorten(value))))
 }
 
-fn read_rank(value: &str) -> Result<usize, Problem> {
-    let count = value.strip_prefix(RANK).and_then(|count| count.parse().ok());
-    let count = count.filter(|count: &usize| *count <= SKIPPED && value == format!("{RANK}{count}"));
-    count.ok_or_else(|| wrong(format!("`after` comes from a `next` link; `{}` is none.", shorten(value))))
+fn read_rank(value: &str) -> Result<Rank, Problem> {
+    let read = || {
+        let mut parts = value.strip_prefix(RANK)?.split('-').map(|part| u64::from_str_radix(part, 16).ok());
+        let mut next = || parts.next().flatten();
+        let (newest, mean, score, id) = (next()?, next()?, next()?, next()?);
+        let [newest, id] = [newest, id].map(|id| Id::try_from(id).ok());
+        Some(Rank { newest: newest?, mean: f64::from_bits(mean), score: f64::from_bits(score), id: id? })
+    };
+    let rank = read().filter(|rank| rank.to_string() == value);
+    rank.ok_or_else(|| wrong(format!("`after` comes from a `next` link; `{}` is none.", shorten(value))))
 }
 
 fn read_query(collection: Collection, text: &str) -> Result<Query, Problem> {

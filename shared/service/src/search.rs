@@ -56,14 +56,24 @@ pub(crate) fn count(query: &Query, collection: Collection, stored: &Stored) -> O
     query.count(collection, std::str::from_utf8(stored.json()).unwrap_or_default())
 }
 
-/// Puts the first [`RANKED`] of the records with these ids that `fits` and `query` find in order, the best first. Returns
-/// their ids, and whether there are no more.
+/// Records in the order of their scores, the best first.
+pub(crate) struct Ranked {
+    pub(crate) records: Vec<(f64, Id)>,
+    /// The mean length of the texts that the scores were made with.
+    pub(crate) mean: f64,
+    /// Whether no more records were found.
+    pub(crate) is_whole: bool,
+}
+
+/// Puts the first [`RANKED`] of the records with these ids that `fits` and `query` find in order, the best first. Without a
+/// `mean` of an earlier page it is that of these texts.
 pub(crate) fn rank(
     store: &Store,
     query: &Query,
     ids: impl Iterator<Item = Result<Id, StoreError>>,
     fits: impl Fn(&Stored) -> bool,
-) -> Result<(Vec<Id>, bool), StoreError> {
+    mean: Option<f64>,
+) -> Result<Ranked, StoreError> {
     let (mut found, mut seen, mut is_whole) = (Vec::new(), 0, true);
     for id in ids {
         let id = id?;
@@ -78,12 +88,13 @@ pub(crate) fn rank(
             found.push((id, counts, length as f64));
         }
     }
-    let mean = found.iter().map(|(_, _, length)| length).sum::<f64>() / found.len().max(1) as f64;
+    let mean =
+        mean.unwrap_or_else(|| found.iter().map(|(_, _, length)| length).sum::<f64>() / found.len().max(1) as f64);
     let score = |counts: &[usize], length: f64| {
         let weight = ENOUGH * (1.0 - LENGTH + LENGTH * length / mean.max(1.0));
         counts.iter().map(|count| *count as f64 / (*count as f64 + weight)).sum::<f64>()
     };
-    let mut scored: Vec<(f64, Id)> = found.iter().map(|(id, counts, length)| (score(counts, *length), *id)).collect();
-    scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)));
-    Ok((scored.into_iter().map(|(_, id)| id).collect(), is_whole))
+    let mut records: Vec<(f64, Id)> = found.iter().map(|(id, counts, length)| (score(counts, *length), *id)).collect();
+    records.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)));
+    Ok(Ranked { records, mean, is_whole })
 }

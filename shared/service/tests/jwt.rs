@@ -245,6 +245,7 @@ fn a_token_that_is_meant_otherwise_or_ended_is_refused_with_the_reason() {
         ("aud", json!({"forum": true}), "it lacks its issuer, audience or end"),
         ("aud", Value::Null, "it lacks its issuer, audience or end"),
         ("iss", json!("https://id.example/"), "it is of another issuer"),
+        ("iss", json!(["https://id.example"]), "it is of another issuer"),
         ("iss", Value::Null, "it lacks its issuer, audience or end"),
         ("sub", Value::Null, "it names no user"),
         ("sub", json!(""), "it names no user"),

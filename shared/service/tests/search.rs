@@ -87,6 +87,37 @@ fn what_fits_best_comes_first_and_pages_follow() {
 }
 
 #[test]
+fn a_record_that_stays_is_on_one_page_whatever_others_write() {
+    let texts = |id: u64| format!("zebra {}", "stripe ".repeat(id as usize * 7 % 11));
+    let app = App::spawn_writable(notes(), (1..=30).map(|id| note(id, &texts(id))));
+    let (mut seen, mut path) = (Vec::new(), Some("/api/notes?q=zebra&limit=4".to_owned()));
+    let mut written = 0;
+    while let Some(page) = path {
+        let answer = app.get(&page);
+        seen.extend(ids(&answer));
+        path = next(&answer);
+        // One that would be the first, one that would be the last, and one less.
+        for text in ["zebra", &texts(3).repeat(40)] {
+            write(&app, "POST", "/api/notes", &json!({"folder": 1, "text": text}).to_string());
+        }
+        if let Some(first) = seen.get(written) {
+            write(&app, "DELETE", &format!("/api/notes/{first}"), "");
+        }
+        written += 1;
+    }
+    assert!(written > 5);
+    seen.sort_unstable();
+    assert_eq!(seen, (1..=30).collect::<Vec<_>>());
+    // No place makes it panic, whatever a client writes there.
+    for bits in [0, 1, u64::MAX, f64::NAN.to_bits(), f64::INFINITY.to_bits(), (-1.0_f64).to_bits()] {
+        for id in [1, 9, i64::MAX] {
+            let place = format!("r2-{id:x}-{bits:016x}-{:016x}-{id:x}", bits.rotate_left(7));
+            assert_eq!(app.get(&format!("/api/notes?q=zebra&limit=4&after={place}")).status, 200);
+        }
+    }
+}
+
+#[test]
 fn a_search_that_cannot_be_answered_says_why() {
     let app = App::spawn(notes(), (1..=300).map(|id| note(id, &format!("word{id}"))));
     for (query, reason) in [
@@ -96,8 +127,10 @@ fn a_search_that_cannot_be_answered_says_why() {
         ("q=word*", "More than 256 words begin with `word`; give more of it."),
         ("q=a&q=b", "stands twice"),
         ("q=word1&after=c1-1", "comes from a `next` link"),
-        ("q=word1&after=r1-99999", "comes from a `next` link"),
-        ("q=word1&after=r1-1&_page=1", "two places"),
+        ("q=word1&after=r1-4", "comes from a `next` link"),
+        ("q=word1&after=r2-1-0-0-1", "comes from a `next` link"),
+        ("q=word1&after=r2-0-0000000000000000-0000000000000000-1", "comes from a `next` link"),
+        ("q=word1&after=r2-1-0000000000000000-0000000000000000-1&_page=1", "two places"),
         ("q=word1&ids=1", "does not go with ids"),
     ] {
         let answer = app.get(&format!("/api/notes?{query}"));
