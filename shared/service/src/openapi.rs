@@ -352,33 +352,42 @@ fn of_lists(collection: Collection, of_all: bool) -> Vec<Value> {
         in_query("_order", json!({ "type": "string", "enum": ["asc", "desc"] }), "json-server's order."),
     ]);
     for index in self::sortable(collection) {
-        let values = match collection.terms_of(index) {
-            TermKind::Id => ids(),
-            TermKind::TextId | TermKind::Text => json!({ "type": "string", "maxLength": BOUND_CHARACTERS }),
-            TermKind::Number => json!({ "type": "number" }),
-        };
+        let mut values = values_of(collection, index);
+        if values["type"] == "string" {
+            values["maxLength"] = json!(BOUND_CHARACTERS);
+        }
         let which = ["At least", "Above", "At most", "Below"];
         for (name, which) in bounds_of(collection, index).into_iter().zip(which) {
             let name = name.filter(|name| all.iter().all(|other| other["name"] != **name));
-            all.extend(name.map(|name| in_query(&name, values.clone(), &format!("{which} this `{}`.", index.field))));
+            let description = format!("{which} this `{}`.", index.field);
+            all.extend(name.map(|name| announced(index, in_query(&name, values.clone(), &description))));
         }
     }
     for index in collection.indexes() {
         // The others have priority.
         if all.iter().all(|other| other["name"] != *index.field) {
-            let values = match collection.terms_of(index) {
-                TermKind::Id => ids(),
-                TermKind::TextId | TermKind::Text => json!({ "type": "string" }),
-                TermKind::Number => json!({ "type": "number" }),
-            };
-            let mut filter = in_query(&index.field, values, &format!("Records with this `{}`.", index.field));
-            if index.deprecated.is_some() {
-                filter["deprecated"] = json!(true);
-            }
-            all.push(filter);
+            let description = format!("Records with this `{}`.", index.field);
+            all.push(announced(index, in_query(&index.field, values_of(collection, index), &description)));
         }
     }
     all
+}
+
+/// Describes the values that `index` lists.
+fn values_of(collection: Collection, index: &IndexDeclaration) -> Value {
+    match collection.terms_of(index) {
+        TermKind::Id => ids(),
+        TermKind::TextId | TermKind::Text => json!({ "type": "string" }),
+        TermKind::Number => json!({ "type": "number" }),
+    }
+}
+
+/// Marks a parameter that is gone with `index`.
+fn announced(index: &IndexDeclaration, mut parameter: Value) -> Value {
+    if index.deprecated.is_some() {
+        parameter["deprecated"] = json!(true);
+    }
+    parameter
 }
 
 /// Lists the parameters of a single record.

@@ -65,7 +65,7 @@ fn notes(more: &str, of_route: &str) -> Collection {
 
 #[test]
 fn what_will_be_gone_is_announced_on_its_own_paths_also_when_an_answer_is_repeated() {
-    let of_route = r#","deprecated":{"since":"2026-12-01","sunset":"2027-06-01","link":"/changes"}"#;
+    let of_route = r#","order":true,"deprecated":{"since":"2026-12-01","sunset":"2027-06-01","link":"/changes"}"#;
     let app = App::spawn(notes("", of_route), [r#"{"id":1,"by":"ada","to":"bo"}"#]);
     let announced = |path: &str| {
         let answer = app.get(path);
@@ -81,6 +81,7 @@ fn what_will_be_gone_is_announced_on_its_own_paths_also_when_an_answer_is_repeat
         "/api/notes?by=ada",
         "/api/notes/to/bo?b%79=ada",
         "/api/notes?sort=-by",
+        "/api/notes?by_gte=ad",
     ] {
         assert_eq!(announced(path), headers, "{path}");
     }
@@ -107,7 +108,7 @@ fn what_will_be_gone_is_announced_on_its_own_paths_also_when_an_answer_is_repeat
     let parameters = document["paths"]["/api/notes"]["get"]["parameters"].as_array().unwrap();
     let announced: Vec<&Value> =
         parameters.iter().filter(|one| one["deprecated"] == true).map(|one| &one["name"]).collect();
-    assert_eq!(announced, ["by"]);
+    assert_eq!(announced, ["by_gte", "by_gt", "by_lte", "by_lt", "by"]);
 }
 
 #[test]
