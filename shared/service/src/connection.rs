@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::stream;
 use hyper::body::{Body, Incoming};
@@ -51,6 +51,10 @@ pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The most bytes of a refused body that are read and dropped.
 pub const LINGER_BYTES: u64 = 1 << 20;
+
+/// The time that a new connection has for the first byte of a request before it may be given up for another one. A
+/// request that has come with the connection is read later than it, the more so on a busy machine.
+pub(crate) const GRACE: Duration = Duration::from_millis(100);
 
 /// The time between two sweeps.
 pub(crate) const SWEEP: Duration = Duration::from_secs(1);
@@ -146,6 +150,7 @@ impl Pulse {
 #[derive(Debug)]
 struct Entry {
     pulse: Arc<Pulse>,
+    accepted: Instant,
     /// Phase and number of requests at the last sweep, and the sweeps since they changed.
     seen: (u8, u64),
     age: u32,
@@ -155,7 +160,7 @@ struct Entry {
 
 impl Entry {
     fn new(pulse: Arc<Pulse>) -> Self {
-        Self { pulse, seen: (WAITING, 0), age: 0, stalled: None }
+        Self { pulse, accepted: Instant::now(), seen: (WAITING, 0), age: 0, stalled: None }
     }
 
     fn state(&self) -> (u8, u64) {
@@ -188,10 +193,11 @@ impl Entry {
     }
 
     /// Returns the sweeps for which the connection has waited for a request, if it may be given up for another one:
-    /// it has never sent one, or none since the last sweep.
+    /// it has sent none in its [`GRACE`], or none since the last sweep.
     fn waited(&self) -> Option<u32> {
         let age = if self.state() == self.seen { self.age } else { 0 };
-        (self.pulse.is_waiting() && (age > 0 || self.pulse.requests.load(Relaxed) == 0)).then_some(age)
+        let is_silent = || self.pulse.requests.load(Relaxed) == 0 && self.accepted.elapsed() >= GRACE;
+        (self.pulse.is_waiting() && (age > 0 || is_silent())).then_some(age)
     }
 }
 
@@ -260,7 +266,8 @@ impl Connections {
         self.lock().entries.values_mut().for_each(Entry::sweep);
     }
 
-    /// Ends the connection that has waited longest for a request, if one may be given up.
+    /// Ends the connection that has waited longest for a request, if one may be given up. If none may, another call may
+    /// find one after [`GRACE`].
     pub(crate) fn end_longest_waiting(&self) {
         let open = self.lock();
         // The first of several.
@@ -613,6 +620,7 @@ mod tests {
         let mut connections = Connections::new();
         let watches: Vec<Watch> = (0..7).map(|_| connections.watch()).collect();
         let [busy, blocked, served, idle, _silent, trickling, _later] = &watches[..] else { unreachable!() };
+        connections.lock().entries.values_mut().for_each(|entry| entry.accepted -= GRACE);
         let _busy = Busy::begin(&busy.pulse, false);
         blocked.pulse.is_blocked.store(true, Relaxed);
         drop(Busy::begin(&idle.pulse, false));
@@ -634,6 +642,20 @@ mod tests {
         sweep(&connections, served, 2);
         connections.end_longest_waiting();
         assert!(served.pulse.ended.get().is_some());
+    }
+
+    #[test]
+    fn a_new_connection_is_not_given_up_before_its_request_could_be_read() {
+        let mut connections = Connections::new();
+        let watch = connections.watch();
+        let give_up = |accepted| {
+            connections.lock().entries.values_mut().for_each(|entry| entry.accepted = accepted);
+            connections.end_longest_waiting();
+            watch.pulse.ended.get().is_some()
+        };
+        let now = Instant::now();
+        assert!(!give_up(now + Duration::from_secs(3600)));
+        assert!(give_up(now - GRACE));
     }
 
     #[test]

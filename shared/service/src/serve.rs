@@ -38,7 +38,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::access_log::{self, Line};
 use crate::authorize::Writer;
-use crate::connection::{self, BUFFER, CONNECTIONS, Connections, Guard, SEND_BUFFER, SWEEP};
+use crate::connection::{self, BUFFER, CONNECTIONS, Connections, GRACE, Guard, SEND_BUFFER, SWEEP};
 use crate::metrics::Tally;
 use crate::problem::Problem;
 use crate::routes::{Route, Routes};
@@ -100,6 +100,8 @@ pub async fn serve<T>(listener: TcpListener, routes: Routes, workers: Workers, s
                 connections.sweep();
                 continue;
             }
+            // One that may be given up is looked for again.
+            () = sleep(GRACE), if next.is_some() => continue,
             () = &mut calls => continue,
             ended = &mut shutdown => break ended,
         };
