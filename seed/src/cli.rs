@@ -15,7 +15,7 @@ use seed::commands::backup::Origin;
 use seed::commands::compare::CompareArgs;
 use seed::commands::join::Joining;
 use seed::commands::plan::render::Purpose;
-use seed::commands::{backup, compare, join, plan, restore, slices, split, token, verify};
+use seed::commands::{backup, compare, join, plan, restore, slices, split, streams, token, verify};
 use seed::error::Error;
 use seed::options::Options;
 use seed::plan::Plan;
@@ -162,6 +162,11 @@ enum Command {
         #[command(flatten)]
         plan: PlanFolder,
     },
+    /// Prepares the streams of replicated services at their broker
+    Streams {
+        #[command(subcommand)]
+        command: StreamsCommand,
+    },
     /// Proposes declarations for the collections in a db.json, or renders the topology's files from the list of collections
     #[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
     Plan {
@@ -224,6 +229,42 @@ enum PlanCommand {
         /// Changes nothing, but names the stale files and exits with 1 if any file is stale
         #[arg(long, conflicts_with = "output")]
         check: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum StreamsCommand {
+    /// Makes an account with keys for each collection: accounts.conf for nats-server to include, and the seeds of the keys
+    Keys {
+        /// Writes accounts.conf, and for each collection COLLECTION.nk, which its service takes as --broker-key, and
+        /// COLLECTION.admin.nk, which `seed streams create` takes, to this new or empty folder
+        #[arg(long, value_name = "FOLDER")]
+        output: PathBuf,
+        #[command(flatten)]
+        plan: PlanFolder,
+    },
+    /// Makes the stream of each collection, which begins with what the databases of the stopped services have. Streams that
+    /// are there are left alone
+    Create {
+        /// Asks this server of the broker, such as nats://127.0.0.1:4222. Several are separated by commas
+        #[arg(long, value_name = "URL", required = true, value_delimiter = ',')]
+        broker: Vec<broker::Server>,
+        /// Finds the keys that `seed streams keys` has made in FOLDER. Without it, connects without a key
+        #[arg(long, value_name = "FOLDER")]
+        keys: Option<PathBuf>,
+        /// Keeps each stream on so many of the broker's servers
+        #[arg(long, value_name = "COUNT", default_value = "3", value_parser = clap::value_parser!(u8).range(1..=5))]
+        replicas: u8,
+        /// Lets each stream grow to so many MiB; after that, the services take no writes
+        #[arg(long, value_name = "MIB", default_value = "4096", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+        most: u64,
+        #[command(flatten)]
+        data: Data,
+    },
+    /// Lets the databases of stopped services forget their streams, so that the services take writes alone again
+    Leave {
+        #[command(flatten)]
+        data: Data,
     },
 }
 
@@ -386,6 +427,19 @@ fn do_command(command: Option<Command>, split: Split, progress: Progress) -> Res
             let file = file.unwrap_or_else(|| token::default_file(collection));
             token::make(collection, &file, name).map(|made| token::describe(collection, &service, &made))
         }
+        Some(Command::Streams { command }) => match command {
+            StreamsCommand::Keys { output, plan } => streams::make_keys(&plan.read()?, &output),
+            StreamsCommand::Create { broker, keys, replicas, most, data } => {
+                let making = streams::Making {
+                    broker: &broker,
+                    keys: keys.as_deref(),
+                    replicas: replicas.into(),
+                    most: most << 20,
+                };
+                streams::create(&data.dir, &making)
+            }
+            StreamsCommand::Leave { data } => streams::leave(&data.dir),
+        },
         Some(Command::Plan { command: None, proposing: Some(Proposing { from, as_node, output }) }) => {
             let proposal = plan::propose::propose(&from, as_node)?;
             plan::proposal::write(&proposal, &output)?;

@@ -135,6 +135,9 @@ pub enum Error {
     /// A service, or a database's committer, has failed or refused.
     #[error("{0}")]
     Service(DeskError),
+    /// The broker of replicated services does not answer, or refuses.
+    #[error("{0}")]
+    Broker(#[from] broker::BrokerError),
     /// A run was interrupted after its commit point.
     #[error(
         "{0}\nThe newer file is accepted, but some of its changes are not applied yet: run the same command again, it finishes the job."
@@ -212,6 +215,7 @@ impl Error {
             Error::Store(StoreError::Missing(path)) => ("missing", json!({ "path": path.to_string_lossy() })),
             Error::Store(_) => ("store", json!({})),
             Error::Service(_) => ("service", json!({})),
+            Error::Broker(_) => ("broker", json!({})),
             Error::Unfinished(_) => ("unfinished", json!({})),
             Error::Overtaken(_) => ("overtaken", json!({})),
             Error::Io { path, source } => {
@@ -252,7 +256,7 @@ impl Error {
             | Error::TokenExists { .. }
             | Error::Overtaken(_)
             | Error::Store(StoreError::InUse { .. }) => 5,
-            Error::Service(_) | Error::Unfinished(_) => 6,
+            Error::Service(_) | Error::Broker(_) | Error::Unfinished(_) => 6,
             Error::Store(_) | Error::Io { .. } | Error::Monolith(_) | Error::Damaged(_) | Error::Backup { .. } => 6,
         }
     }

@@ -9,6 +9,7 @@ pub mod plan;
 pub mod restore;
 pub mod slices;
 pub mod split;
+pub mod streams;
 pub mod token;
 pub mod update;
 pub mod verify;

@@ -60,6 +60,7 @@ impl RecordName {
 }
 
 /// A new record that fits its model and the limits. If the service gives its id, only the id is missing.
+#[derive(Debug, PartialEq)]
 pub struct New {
     body: Object,
     /// The JSON of the text id that the service made, if the body has none.
@@ -78,8 +79,26 @@ pub fn create(collection: Collection, body: Object) -> Result<New, Vec<Violation
         (Some(value), true) => check_new_id(value).err(),
     };
     let made = (collection.has_text_ids() && body.get("id").is_none()).then(make_id);
-    let new = New { body, made };
-    checked(collection, &new.body, None, named, new.with_id(Id::MAX))?;
+    check_new(collection, New { body, made }, named)
+}
+
+/// Checks a new record again that another replica has checked and given the id `made`, if ids are texts.
+///
+/// # Errors
+/// Those of [`create`].
+pub fn create_again(collection: Collection, body: Object, made: Option<String>) -> Result<New, Vec<Violation>> {
+    let named = match (body.get("id"), made.as_deref()) {
+        (None, None) if collection.has_text_ids() => Some(Violation::new("/id", "is missing")),
+        (Some(_), None) if !collection.has_text_ids() => Some(Violation::new("/id", "must not be given")),
+        (None, None) => None,
+        (None, Some(id)) | (Some(id), None) if collection.has_text_ids() => check_new_id(id).err(),
+        _ => Some(Violation::new("/id", "is given twice")),
+    };
+    check_new(collection, New { body, made }, named)
+}
+
+fn check_new(collection: Collection, new: New, of_id: Option<Violation>) -> Result<New, Vec<Violation>> {
+    checked(collection, &new.body, None, of_id, new.with_id(Id::MAX))?;
     Ok(new)
 }
 
@@ -110,6 +129,11 @@ impl New {
     /// Returns the body as it came.
     pub fn body(&self) -> &str {
         self.body.text()
+    }
+
+    /// Returns the JSON of the text id that the service made, if the body has none.
+    pub fn made_id(&self) -> Option<&str> {
+        self.made.as_deref()
     }
 
     /// Returns the record's canonical text: the id, then the members of the body as they came. If ids are texts, `id`

@@ -56,6 +56,13 @@ pub struct Object {
     members: Vec<Member>,
 }
 
+/// The same text has the same members.
+impl PartialEq for Object {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
 impl Object {
     /// Reads `text`, nested at most `max_depth` deep, the object itself included, and at most [`MAX_DEPTH`].
     ///

@@ -197,8 +197,7 @@ impl Admin {
 
     /// `GET /ready`
     fn describe_readiness(&self) -> Response {
-        let State { store, commit, health, .. } = &self.state;
-        let obstacles = health.find_obstacles(store, commit);
+        let obstacles = self.state.find_obstacles();
         let reasons = obstacles
             .iter()
             .map(|problem| json!({ "reason": problem.reason(), "detail": problem.detail(&Method::GET) }));
@@ -206,7 +205,7 @@ impl Admin {
         let state = json!({
             "ready": is_ready,
             "reasons": reasons.collect::<Vec<_>>(),
-            "remarks": health.list_remarks(store),
+            "remarks": self.state.list_remarks(),
         });
         let mut response = reply::json(Response::new(format!("{state}\n").into()));
         *response.status_mut() = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -230,7 +229,7 @@ impl Admin {
             [("version", version), ("revision", REVISION), ("collection", self.state.store.collection().name())];
         text.begin("service_build_info", "gauge", "The program, in labels; always 1.");
         text.sample("service_build_info", &labels, 1);
-        let is_ready = self.state.health.find_obstacles(&self.state.store, &self.state.commit).is_empty();
+        let is_ready = self.state.find_obstacles().is_empty();
         text.one("service_ready", "gauge", "1 while the service takes requests, else 0.", u8::from(is_ready));
 
         let name = "service_request_duration_seconds";

@@ -161,37 +161,11 @@ impl Writer {
         }
     }
 
-    /// Checks that it may write the record `json`: the one that is there as well as the one that is to be.
-    ///
-    /// # Errors
-    /// The declaration names an owner, and it is another.
-    pub(crate) fn check_record(&self, json: &str) -> Result<(), Problem> {
-        let collection = self.collection;
+    /// Returns which records it may write.
+    pub(crate) fn rights(&self) -> Rights {
         match &self.who {
-            Who::User(user) if !user.is_admin && collection.declaration().owner.is_some() => {
-                let is_own = collection.owner_of(json).is_some_and(|owner| owner == user.id);
-                if is_own { Ok(()) } else { Err(Problem::NotOwner { realm: collection, line: None }) }
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Checks that it may create a record. Its id, unless the body has one, is no user's yet.
-    ///
-    /// # Errors
-    /// The declaration names an owner, and it is another.
-    pub(crate) fn check_new(&self, new: &New) -> Result<(), Problem> {
-        self.check_record(new.body())
-    }
-
-    /// Checks that it may create a deleted record again, whose integer id was another's perhaps: links to it are still there.
-    ///
-    /// # Errors
-    /// The declaration names an owner by a field, and the writer may not write the records of all.
-    pub(crate) fn check_revival(&self) -> Result<(), Problem> {
-        match self.collection.declaration().owner.as_deref() {
-            None | Some("id") => Ok(()),
-            Some(_) => self.check_all(),
+            Who::User(user) if !user.is_admin => Rights { collection: self.collection, user: Some(user.id.clone()) },
+            _ => Rights { collection: self.collection, user: None },
         }
     }
 
@@ -201,6 +175,51 @@ impl Writer {
             // A token's name has no colon.
             Who::Token(name) => format!("{name}/{key}"),
             Who::User(User { id, .. }) => format!("{}:{id}/{key}", id.len()),
+        }
+    }
+}
+
+/// Which records of its collection a writer may write, whoever it is.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Rights {
+    pub(crate) collection: Collection,
+    /// The id of the user who may write what is theirs; `None` for all records.
+    pub(crate) user: Option<Box<str>>,
+}
+
+impl Rights {
+    /// Checks that they include the record `json`: the one that is there as well as the one that is to be.
+    ///
+    /// # Errors
+    /// The declaration names an owner, and it is another.
+    pub(crate) fn check_record(&self, json: &str) -> Result<(), Problem> {
+        let collection = self.collection;
+        match &self.user {
+            Some(user) if collection.declaration().owner.is_some() => {
+                let is_own = collection.owner_of(json).is_some_and(|owner| owner == *user);
+                if is_own { Ok(()) } else { Err(Problem::NotOwner { realm: collection, line: None }) }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that they include a new record. Its id, unless the body has one, is no user's yet.
+    ///
+    /// # Errors
+    /// The declaration names an owner, and it is another.
+    pub(crate) fn check_new(&self, new: &New) -> Result<(), Problem> {
+        self.check_record(new.body())
+    }
+
+    /// Checks that they let a deleted record be created again, whose integer id was another's perhaps: links to it are still
+    /// there.
+    ///
+    /// # Errors
+    /// The declaration names an owner by a field, and these are not the rights to all records.
+    pub(crate) fn check_revival(&self) -> Result<(), Problem> {
+        match (&self.user, self.collection.declaration().owner.as_deref()) {
+            (None, _) | (_, None | Some("id")) => Ok(()),
+            (Some(_), Some(_)) => Err(Problem::NoScope { realm: self.collection, scope: jwt::ADMIN }),
         }
     }
 }

@@ -21,7 +21,7 @@ use warp::http::StatusCode;
 use warp::http::header::{HeaderValue, LOCATION};
 use warp::reply::{Reply, Response};
 
-use crate::authorize::Writer;
+use crate::authorize::Rights;
 use crate::condition::{Condition, entity_tag, tag_text};
 use crate::problem::Problem;
 use crate::reply::{self, Answer, LINES};
@@ -29,7 +29,12 @@ use crate::reply::{self, Answer, LINES};
 /// The most bytes of an answer's line beside id and location: names, signs, a revision and a checksum.
 const ANSWER_LINE: usize = 72;
 
+/// The version of the rules by which commands are decided, limits and messages of refusals included. Count it up with each change of an
+/// outcome: replicas with other rules must not decide the same stream.
+pub(crate) const RULES: u32 = 1;
+
 /// A write.
+#[derive(Debug, PartialEq)]
 pub(crate) enum Command {
     /// `POST` of a record. The answer is kept under the key, if there is one.
     Create(New, Option<String>),
@@ -76,10 +81,11 @@ fn create(now: &mut Transaction, collection: Collection, key: Option<String>, ne
 }
 
 /// New records, each a line of a body. All of them are created, or none.
+#[derive(Debug, PartialEq)]
 pub(crate) struct Batch {
     /// The digest of the request.
-    request: [u8; 32],
-    records: Vec<New>,
+    pub(crate) request: [u8; 32],
+    pub(crate) records: Vec<New>,
 }
 
 impl Batch {
@@ -116,10 +122,10 @@ impl Batch {
         Ok(Self { request, records })
     }
 
-    /// Checks that `writer` may create all records.
-    pub(crate) fn check_owners(&self, writer: &Writer) -> Result<(), Problem> {
+    /// Checks that `rights` include all records.
+    pub(crate) fn check_owners(&self, rights: &Rights) -> Result<(), Problem> {
         let mut lines = (1..).zip(&self.records);
-        lines.try_for_each(|(line, new)| writer.check_new(new).map_err(|problem| problem.at_line(line)))
+        lines.try_for_each(|(line, new)| rights.check_new(new).map_err(|problem| problem.at_line(line)))
     }
 
     /// Creates the records, or returns the kept answer of an earlier request with that key.
@@ -175,12 +181,12 @@ impl Batch {
     }
 }
 
-/// The record that a request names, the condition that must hold for it, and who asks.
+/// The record that a request names, the condition that must hold for it, and what its writer may write.
+#[derive(Debug, PartialEq)]
 pub(crate) struct Target {
-    pub(crate) collection: Collection,
     pub(crate) name: RecordName,
     pub(crate) condition: Condition,
-    pub(crate) writer: Writer,
+    pub(crate) rights: Rights,
 }
 
 impl Target {
@@ -194,7 +200,7 @@ impl Target {
         };
         let found = id.map(|id| now.get(id)).transpose()?.flatten();
         if let Some(found) = &found {
-            self.writer.check_record(&found.json)?;
+            self.rights.check_record(&found.json)?;
         }
         let tag = found.as_ref().map(|found| entity_tag(found.revision, found.json.as_bytes()));
         if self.condition.allows_write(tag.as_ref()) { Ok((id, found)) } else { Err(Problem::ConditionFailed) }
@@ -213,11 +219,11 @@ impl Target {
             self.check_creation(now)?;
         }
         let current = found.as_ref().map(|found| &*found.json);
-        let json = edit::replace(self.collection, body, &self.name, current).map_err(Problem::Invalid)?;
-        self.writer.check_record(&json)?;
-        let (_, Found { revision, json }) = put(now, self.collection, id, |_| json)?;
+        let json = edit::replace(self.rights.collection, body, &self.name, current).map_err(Problem::Invalid)?;
+        self.rights.check_record(&json)?;
+        let (_, Found { revision, json }) = put(now, self.rights.collection, id, |_| json)?;
         if found.is_none() {
-            Ok(respond_created(self.collection, revision, json))
+            Ok(respond_created(self.rights.collection, revision, json))
         } else {
             Ok(respond_written(revision, json))
         }
@@ -230,7 +236,7 @@ impl Target {
         }
         match &self.name {
             RecordName::Number(id) if id.get() > now.last_id() => Err(Problem::IdNotGiven),
-            RecordName::Number(_) => self.writer.check_revival(),
+            RecordName::Number(_) => self.rights.check_revival(),
             RecordName::Text(text) => {
                 let json = serde_json::to_string(text).unwrap_or_default();
                 edit::check_new_id(&json).map_err(|violation| Problem::Invalid(vec![violation]))
@@ -242,9 +248,9 @@ impl Target {
     /// `PATCH`
     fn merge(&self, now: &mut Transaction, body: &Object) -> Answer {
         let (id, found) = self.find_there(now)?;
-        let json = edit::patch(self.collection, &found.json, body, &self.name).map_err(Problem::Invalid)?;
-        self.writer.check_record(&json)?;
-        let (_, Found { revision, json }) = put(now, self.collection, Some(id), |_| json)?;
+        let json = edit::patch(self.rights.collection, &found.json, body, &self.name).map_err(Problem::Invalid)?;
+        self.rights.check_record(&json)?;
+        let (_, Found { revision, json }) = put(now, self.rights.collection, Some(id), |_| json)?;
         Ok(respond_written(revision, json))
     }
 

@@ -3,7 +3,7 @@
 use headers::{ETag, HeaderMapExt, IfMatch, IfNoneMatch};
 use record::id::Id;
 use record::record_set::RecordSet;
-use warp::http::header::{ETAG, HeaderMap};
+use warp::http::header::{ETAG, HeaderMap, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 
 /// Returns a record's entity tag: its revision and a checksum. A revision is unique among the record's states in one
 /// database, but a new split counts from 1 again. Replicas of the same slice have the same tags.
@@ -61,6 +61,20 @@ impl Condition {
         Self { if_match: headers.typed_get(), if_none_match: headers.typed_get() }
     }
 
+    /// Returns the values of `If-Match` and of `If-None-Match`.
+    pub(crate) fn values(&self) -> [Option<HeaderValue>; 2] {
+        let mut headers = HeaderMap::new();
+        self.if_match.iter().for_each(|tags| headers.typed_insert(tags.clone()));
+        self.if_none_match.iter().for_each(|tags| headers.typed_insert(tags.clone()));
+        [headers.remove(IF_MATCH), headers.remove(IF_NONE_MATCH)]
+    }
+
+    /// Returns the condition with these [`values`](Self::values).
+    pub(crate) fn with_values(values: [Option<HeaderValue>; 2]) -> Self {
+        let named = [IF_MATCH, IF_NONE_MATCH].into_iter().zip(values);
+        Self::read(&named.filter_map(|(name, value)| Some((name, value?))).collect())
+    }
+
     /// Tells whether the answer, of which `tag` is the entity tag if it has one, may be sent.
     pub fn allows_read(&self, tag: Option<&ETag>) -> bool {
         let matches = |tags: &IfMatch| tag.map_or(*tags == IfMatch::any(), |tag| tags.precondition_passes(tag));
@@ -91,8 +105,6 @@ impl Condition {
 
 #[cfg(test)]
 mod tests {
-    use warp::http::HeaderValue;
-
     use super::*;
 
     fn condition(headers: &[(&'static str, &'static str)]) -> Condition {
@@ -133,6 +145,7 @@ mod tests {
             (&[("if-match", "\"1-a\""), ("if-none-match", "\"1-a\"")], false, false),
         ] {
             let condition = condition(headers);
+            assert_eq!(Condition::with_values(condition.values()), condition, "{headers:?}");
             assert_eq!(
                 (condition.allows_write(Some(&tag)), condition.allows_write(None)),
                 (there, absent),

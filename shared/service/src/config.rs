@@ -89,6 +89,15 @@ pub(crate) struct Config {
     #[arg(long, value_name = "NAME", env = "JWT_USER_CLAIM", default_value = "sub")]
     pub(crate) jwt_user_claim: String,
 
+    /// Replicate: send writes through this broker, a NATS server such as nats://10.0.0.1:4222, and apply those of all
+    /// replicas. Several servers are separated by commas
+    #[arg(long, value_name = "URL", env = "BROKER", value_delimiter = ',', conflicts_with = "durability")]
+    pub(crate) broker: Vec<broker::Server>,
+
+    /// The key with which the broker knows this service: a file with an NKey's seed, made by `seed streams`
+    #[arg(long, value_name = "FILE", env = "BROKER_KEY", requires = "broker")]
+    pub(crate) broker_key: Option<PathBuf>,
+
     /// How long to go on serving after the signal to end, while /ready already answers 503
     #[arg(long, value_name = "SECONDS", env = "DRAIN", default_value = "0", value_parser = parse_seconds)]
     pub(crate) drain: Duration,

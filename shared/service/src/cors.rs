@@ -12,12 +12,13 @@ use warp::http::header::{
 };
 
 /// The headers that a page may send, beside those that need no permission.
-const SENT: HeaderValue =
-    HeaderValue::from_static("authorization, content-type, idempotency-key, if-match, if-none-match, last-event-id");
+const SENT: HeaderValue = HeaderValue::from_static(
+    "authorization, content-type, idempotency-key, if-match, if-none-match, last-event-id, read-after",
+);
 
 /// The headers that a page may read, beside those that need no permission.
 const READ: HeaderValue =
-    HeaderValue::from_static("allow, deprecation, etag, link, location, retry-after, sunset, x-total-count");
+    HeaderValue::from_static("allow, deprecation, etag, link, location, retry-after, sequence, sunset, x-total-count");
 
 /// The seconds for which a browser may remember a permission.
 const REMEMBERED: HeaderValue = HeaderValue::from_static("600");

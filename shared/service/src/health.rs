@@ -6,10 +6,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use store::{Commit, Store};
-
 use crate::problem::Problem;
+use crate::replica::Replica;
 use crate::reply::{self, Answer};
+use crate::state::State;
 
 /// The stage of a service between its start and its end. Clones share it.
 #[derive(Clone, Default)]
@@ -36,22 +36,27 @@ impl Health {
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
+}
 
+impl State {
     /// Returns what keeps the service from taking requests.
-    pub(crate) fn find_obstacles(&self, store: &Store, commit: &Commit) -> Vec<Problem> {
+    pub(crate) fn find_obstacles(&self) -> Vec<Problem> {
         let obstacles = [
-            self.is_draining().then_some(Problem::Draining),
-            self.is_building().then_some(Problem::Building),
-            commit.is_broken().then_some(Problem::WritesFailed),
-            store.check().err().map(Problem::Store),
+            self.health.is_draining().then_some(Problem::Draining),
+            self.health.is_building().then_some(Problem::Building),
+            self.commit.is_broken().then_some(Problem::WritesFailed),
+            self.store.check().err().map(Problem::Store),
+            self.replica.as_ref().and_then(Replica::find_obstacle),
         ];
         obstacles.into_iter().flatten().collect()
     }
 
     /// Returns what is wrong although the service is ready. Load balancers look only at the status: a damaged or
     /// read-only service still serves.
-    pub(crate) fn list_remarks(&self, store: &Store) -> Vec<String> {
+    pub(crate) fn list_remarks(&self) -> Vec<String> {
+        let store = &self.store;
         let remarks = [
+            self.replica.as_ref().and_then(Replica::find_remark),
             store.is_read_only().then(|| "read-only: its file system is read-only".to_owned()),
             store.damage().map(|found| format!("damaged: {found} values could not be read; the log names them")),
         ];
@@ -59,11 +64,11 @@ impl Health {
     }
 
     /// `GET /ready`
-    pub(crate) fn check(&self, store: &Store, commit: &Commit) -> Answer {
-        if let Some(obstacle) = self.find_obstacles(store, commit).into_iter().next() {
+    pub(crate) fn check_ready(&self) -> Answer {
+        if let Some(obstacle) = self.find_obstacles().into_iter().next() {
             return Err(obstacle);
         }
-        let remarks = self.list_remarks(store);
+        let remarks = self.list_remarks();
         reply::text(if remarks.is_empty() { "ready".to_owned() } else { format!("ready; {}\n", remarks.join("; ")) })
     }
 }

@@ -23,7 +23,7 @@
 //! 2. `config`, `settings`: the command line, which every service shares, and what the log says of it; `memory`: how much of it answers take by default
 //! 3. [`serve`], [`connection`], [`workers`]: connections, what clients must do to keep them, and the threads that serve
 //!    them, up to the end of the last request
-//! 4. [`sandbox`], [`broker`]: the limits that a process sets itself, and the way in for new tokens
+//! 4. [`sandbox`], [`reloader`]: the limits that a process sets itself, and the way in for new tokens
 //! 5. [`check`], [`offline`], `manual`: the commands `check`, `scrub` and `compact`; `man` and `completions`
 //! 6. [`logging`], `access_log`: the log, one line a panic or a request
 //!
@@ -33,7 +33,6 @@ mod access_log;
 pub mod admin;
 mod answer_cache;
 pub mod authorize;
-pub mod broker;
 mod changes;
 pub mod check;
 mod command;
@@ -58,6 +57,8 @@ pub mod problem;
 pub mod process;
 pub mod read;
 mod reference;
+pub mod reloader;
+pub mod replica;
 pub mod reply;
 pub mod routes;
 pub mod sandbox;
@@ -67,6 +68,7 @@ mod settings;
 pub mod state;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod wire;
 pub mod workers;
 pub mod write;
 

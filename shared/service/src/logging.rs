@@ -91,7 +91,8 @@ pub fn start_log(format: Option<LogFormat>) {
     let how = format.unwrap_or(if is_terminal { LogFormat::Pretty } else { LogFormat::Kv });
     let spec = std::env::var("RUST_LOG").ok().filter(|filters| !filters.is_empty());
     let spec = spec.unwrap_or_else(|| "info".to_owned());
-    let filter = filter::Builder::new().parse(&spec).build();
+    // The broker's client says the same as our own lines, less clearly.
+    let filter = filter::Builder::new().filter_module("async_nats", LevelFilter::Warn).parse(&spec).build();
     let mut builder = pretty_env_logger::formatted_timed_builder();
     // What is not wanted does not come here.
     builder.filter_level(LevelFilter::Trace);

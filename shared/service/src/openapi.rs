@@ -54,7 +54,7 @@ const ERRORS: [(u16, &str, &[&str]); 19] = [
     (501, "The entrance does not forward this method.", &[]),
     (502, "The entrance got no valid answer. A write may have been done.", &[]),
     (503, "The service takes none now. Unless `detail` says otherwise, nothing was done.", &["Retry-After"]),
-    (504, "The entrance got no answer in time. A write may have been done.", &[]),
+    (504, "The service, or its broker, gave no answer in time. A write may have been done.", &[]),
     (507, "No id is left to give.", &[]),
 ];
 
@@ -123,12 +123,12 @@ fn paths(collection: Collection) -> Map<String, Value> {
     let one = read("read", &format!("Reads one {singular}"), join(&names, &of_record(collection)), record());
     let one = with_errors(one, &[404, 412]);
     let mut replace = write("replace", &format!("Replaces one {singular}"), join(&names, &of_writes()), "Replacement");
-    replace["responses"]["200"] = record();
+    replace["responses"]["200"] = written();
     replace["responses"]["201"] = created();
     replace["description"] = "With `If-None-Match: *` it creates a record that is not there.".into();
     let replace = with_errors(replace, if collection.has_text_ids() { &[404, 409, 507] } else { &[404, 409] });
     let mut patch = write("patch", &format!("Changes one {singular}"), join(&names, &of_writes()), "Patch");
-    patch["responses"]["200"] = record();
+    patch["responses"]["200"] = written();
     patch["description"] = "Applies a [merge patch](https://www.rfc-editor.org/rfc/rfc7396).".into();
     let of_patch = patch["requestBody"]["content"][JSON].clone();
     patch["requestBody"]["content"]["application/merge-patch+json"] = of_patch;
@@ -153,7 +153,7 @@ fn paths(collection: Collection) -> Map<String, Value> {
             json!({ "schema": { "type": "string", "description": answered } });
         let create = with_errors(create, &[409, 507]);
         let mut delete = operation("delete", &format!("Deletes one {singular}"), join(&names, &of_writes()));
-        delete["responses"]["204"] = json!({ "description": "It is deleted." });
+        delete["responses"]["204"] = json!({ "description": "It is deleted.", "headers": header_refs(&["Sequence"]) });
         let delete = with_errors(with_token(delete), &[404, 412]);
         put(&all, json!({ "get": with_errors(list, &[412]), "post": create }));
         put(&format!("{all}/{{id}}"), json!({ "get": one, "put": replace, "patch": patch, "delete": delete }));
@@ -408,9 +408,11 @@ fn fields(collection: Collection) -> Value {
 fn of_reads() -> Vec<Value> {
     let spares = "Answers 304 if the client has this state already.";
     let refuses = "Answers 412 if this is not the state.";
+    let waits = "Of a replicated service: waits until the write is done here whose answer had this as `Sequence`.";
     vec![
         in_header("If-None-Match", json!({ "type": "string" }), spares),
         in_header("If-Match", json!({ "type": "string" }), refuses),
+        in_header("Read-After", json!({ "type": "string" }), waits),
     ]
 }
 
@@ -686,12 +688,16 @@ fn schema_named(name: &str) -> Value {
 
 /// An answer in the form `kind`, which has some of the `headers`.
 fn answer_of(kind: &str, schema: Value, headers: &[&str]) -> Value {
-    let header = |name: &&str| ((*name).to_owned(), json!({ "$ref": format!("#/components/headers/{name}") }));
     json!({
         "description": "It is there.",
-        "headers": headers.iter().map(header).collect::<Map<_, _>>(),
+        "headers": header_refs(headers),
         "content": { kind: { "schema": schema } },
     })
+}
+
+fn header_refs(names: &[&str]) -> Value {
+    let header = |name: &&str| ((*name).to_owned(), json!({ "$ref": format!("#/components/headers/{name}") }));
+    Value::Object(names.iter().map(header).collect())
 }
 
 /// An answer with a record, or with the part of it that was asked for.
@@ -699,8 +705,15 @@ fn record() -> Value {
     answer_of(JSON, json!({ "anyOf": [schema_named("Record"), schema_named("Part")] }), &["ETag"])
 }
 
+/// An answer with a record that was written.
+fn written() -> Value {
+    let mut written = record();
+    written["headers"] = header_refs(&["ETag", "Sequence"]);
+    written
+}
+
 fn created() -> Value {
-    let mut created = answer_of(JSON, schema_named("Record"), &["ETag", "Location"]);
+    let mut created = answer_of(JSON, schema_named("Record"), &["ETag", "Location", "Sequence"]);
     created["description"] = "It is created.".into();
     created
 }
@@ -725,6 +738,7 @@ fn headers() -> Value {
             "description": "The number of records on all pages, if `count` asks for it.",
         },
         "Location": { "schema": { "type": "string" }, "description": "The path of the new record; lines have it in themselves." },
+        "Sequence": { "schema": { "type": "integer" }, "description": "Of a replicated service: the write's number, for `Read-After`." },
         "Vary": { "schema": { "type": "string" }, "description": "`accept`: the answer is an array, or lines." },
         "Allow": { "required": true, "schema": { "type": "string" }, "description": "The methods that the path answers." },
         "WWW-Authenticate": { "required": true, "schema": { "type": "string" }, "description": "How to send a token (RFC 6750)." },
@@ -764,6 +778,7 @@ fn example_of(collection: Collection, status: u16) -> Option<Problem> {
         422 => Problem::Invalid(vec![Violation { pointer: "/a".into(), detail: "must be given".into() }]),
         500 => Problem::Panicked,
         503 => Problem::Busy,
+        504 => Problem::FateUnknown,
         507 => Problem::NoIdsLeft,
         _ => return None,
     })
@@ -838,7 +853,7 @@ mod tests {
     fn each_error_status_is_described() {
         let named: BTreeSet<u16> = KINDS.iter().map(|kind| kind.status.as_u16()).collect();
         let described = ERRORS.iter().map(|(status, ..)| *status);
-        let described: BTreeSet<u16> = described.filter(|status| ![429, 501, 502, 504].contains(status)).collect();
+        let described: BTreeSet<u16> = described.filter(|status| ![429, 501, 502].contains(status)).collect();
         assert_eq!(named, described);
         for (status, ..) in ERRORS {
             let of = sample::users();

@@ -123,6 +123,18 @@ pub enum Problem {
     BackupsBusy,
     /// A scrub is under way.
     ScrubBusy,
+    /// The broker of a replicated service takes no writes now. Nothing was written.
+    BrokerAway,
+    /// It is not known whether a write got into the stream of a replicated service.
+    FateUnknown,
+    /// The request's `Read-After` is not a message's number.
+    NotASequence,
+    /// This replica has not applied the message of the request's `Read-After` in time.
+    Behind,
+    /// This replica applies what the others have written meanwhile.
+    CatchingUp,
+    /// This replica no longer follows its stream.
+    Apart,
     /// The file system is read-only.
     DiskReadOnly,
     /// A write has failed; the service takes no writes until it is restarted.
@@ -218,6 +230,12 @@ kinds! {
     Problem::OtherHistory => "other-history", GONE, "Follow the changes from now on, then read the list anew.";
     Problem::BackupsBusy => "backups-busy", SERVICE_UNAVAILABLE, "Try again when another backup is done.";
     Problem::ScrubBusy => "scrub-busy", SERVICE_UNAVAILABLE, "Wait for the scrub that is under way.";
+    Problem::BrokerAway => "broker-away", SERVICE_UNAVAILABLE, "Nothing was written. Try again after `Retry-After`; reads go on.";
+    Problem::FateUnknown => "fate-unknown", GATEWAY_TIMEOUT, "Read whether the write has succeeded, or repeat a POST with its `Idempotency-Key`.";
+    Problem::NotASequence => "not-a-sequence", BAD_REQUEST, "Send the number that a write's answer had as `Sequence`.";
+    Problem::Behind => "behind", SERVICE_UNAVAILABLE, "Try again after `Retry-After`: another replica may have it.";
+    Problem::CatchingUp => "catching-up", SERVICE_UNAVAILABLE, "Try again; other replicas answer.";
+    Problem::Apart => "apart", SERVICE_UNAVAILABLE, "Try again; other replicas answer. The operator has to look at this one.";
     Problem::DiskReadOnly => "disk-read-only", SERVICE_UNAVAILABLE, "The operator has to start the service on a writable file system.";
     Problem::WritesFailed => "writes-failed", SERVICE_UNAVAILABLE, "Read whether the write has succeeded, then try again.";
     Problem::Building => "building", SERVICE_UNAVAILABLE, "Try again after `Retry-After`.";
@@ -439,6 +457,14 @@ impl Problem {
             }
             Problem::BackupsBusy => "Too many backups are being read; try again later.",
             Problem::ScrubBusy => "A scrub is under way; the log will show its result.",
+            Problem::BrokerAway => "The service cannot write now, since its broker does not answer; reads go on.",
+            Problem::FateUnknown => {
+                "The broker did not answer in time. The write may have succeeded, or still succeed for a moment."
+            }
+            Problem::NotASequence => "Read-After is one number, as a write's answer has it as Sequence.",
+            Problem::Behind => "This replica has not applied that write yet.",
+            Problem::CatchingUp => "This replica applies what the others have written meanwhile.",
+            Problem::Apart => "This replica no longer follows the others; its log says why.",
             Problem::DiskReadOnly => {
                 "The service's file system is read-only, so it takes no writes. Start it on a writable file system."
             }

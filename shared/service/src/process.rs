@@ -1,14 +1,16 @@
 //! A service's process, from its command line to its exit.
 
 use std::error::Error;
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use std::{env, io, panic, thread};
 
+use broker::Broker;
 use record::model::Collection;
 use record::token::TokenFile;
 use record::words::agree;
@@ -24,12 +26,13 @@ use tokio::time::{sleep, timeout};
 
 use crate::admin::{Admin, AdminListener};
 use crate::authorize::{Writers, read_tokens};
-use crate::broker::{self, Broker, Reloaded};
 use crate::config::{Command, Config, Service};
 use crate::health::Health;
 use crate::jwt::Keys;
 use crate::logging::{log_panics, start_log};
 use crate::operate::Operator;
+use crate::reloader::{self, Reloaded, Reloader};
+use crate::replica::Replica;
 use crate::routes::{Own, routes};
 use crate::state::State;
 use crate::workers::Workers;
@@ -52,7 +55,7 @@ const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
 /// Runs `service` until SIGTERM or SIGINT. Returns 0 after an orderly end, 1 if it cannot start or cannot flush.
 pub fn run(service: &Service) -> ExitCode {
     memory::avoid_huge_pages(true);
-    if let Some(ended) = broker::run_if_asked() {
+    if let Some(ended) = reloader::run_if_asked() {
         return ended;
     }
     run_as(service.collection, service.own, &Config::read(service))
@@ -61,7 +64,7 @@ pub fn run(service: &Service) -> ExitCode {
 /// Runs the service of a collection without code of its own. The command line names its declaration.
 pub fn run_declared() -> ExitCode {
     memory::avoid_huge_pages(true);
-    if let Some(ended) = broker::run_if_asked() {
+    if let Some(ended) = reloader::run_if_asked() {
         return ended;
     }
     let (config, collection) = Config::read_declared();
@@ -118,9 +121,10 @@ fn live(collection: Collection, own: Option<Own>, config: &Config) -> Result<(),
         let _context = runtime.enter();
         Outside::take(collection, config)?
     };
+    let ports: Vec<u16> = config.broker.iter().map(broker::Server::port).collect();
     if config.no_sandbox {
         log::warn!("running without a sandbox: --no-sandbox is set");
-    } else if let Some(missing) = sandbox::enter(outside.folder.path())? {
+    } else if let Some(missing) = sandbox::enter(outside.folder.path(), &ports)? {
         log::warn!("the sandbox is not whole: this kernel cannot {missing}");
     }
     let ended = runtime.block_on(outside.serve(collection, own, config));
@@ -140,8 +144,10 @@ struct Outside {
     slice: Option<Slice>,
     writers: Arc<Writers>,
     counter: Option<Counter>,
-    broker: Option<Broker>,
+    reloader: Option<Reloader>,
     admin: Option<AdminListener>,
+    /// The seed of the key for the broker of a replicated service.
+    key: Option<String>,
     socket: TcpSocket,
 }
 
@@ -170,20 +176,26 @@ impl Outside {
             (folder, None)
         };
         let writers = Arc::new(read_writers(collection, config)?);
-        let counter = if copied.is_none() { open_counter(&folder) } else { None };
+        let is_replica = !config.broker.is_empty();
+        if is_replica && copied.is_some() {
+            return Err(format!("{}: a replica needs a writable file system", config.data.display()).into());
+        }
+        let key = config.broker_key.as_deref().map(read_key).transpose()?;
+        // A newer file's changes would set a replica apart.
+        let counter = if copied.is_none() && !is_replica { open_counter(&folder) } else { None };
         let tokens = config.write_token_file.clone().map(Reloaded::Tokens);
         let files: Vec<Reloaded> = tokens.into_iter().chain(config.jwt_keys.clone().map(Reloaded::Keys)).collect();
-        let broker = if files.is_empty() { None } else { Some(Broker::start(files)?) };
+        let reloader = if files.is_empty() { None } else { Some(Reloader::start(files)?) };
         let admin = config.admin_listen.as_deref().map(open_admin).transpose()?;
         let socket = bind(config.listen).map_err(|error| cannot_listen(config, &error))?;
-        Ok(Self { hangups, threads, folder, copied, slice, writers, counter, broker, admin, socket })
+        Ok(Self { hangups, threads, folder, copied, slice, writers, counter, reloader, admin, key, socket })
     }
 
     /// Opens the database and serves it until a signal ends the service.
     async fn serve(self, collection: Collection, own: Option<Own>, config: &Config) -> Result<(), Box<dyn Error>> {
-        let Self { hangups, threads, folder, copied, slice, writers, counter, broker, admin, socket } = self;
+        let Self { hangups, threads, folder, copied, slice, writers, counter, reloader, admin, key, socket } = self;
         let mut signals = Signals::new()?;
-        tokio::spawn(broker::reload(hangups, broker, Arc::clone(&writers)));
+        tokio::spawn(reloader::reload(hangups, reloader, Arc::clone(&writers)));
         let folder = Arc::new(folder);
         let opening = {
             let (folder, on_damage) = (Arc::clone(&folder), config.on_damage());
@@ -202,7 +214,8 @@ impl Outside {
         log::info!("serving {} on http://{}", folder.path().display(), listener.local_addr()?);
         let commit = Commit::start(&store, config.durability)?;
         let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&writers));
-        let state = State { store, commit, writers, operator, health: Health::default() };
+        let replica = start_replica(config, key, &store, &commit).await?;
+        let state = State { store, commit, writers, replica, operator, health: Health::default() };
         let scrubs = tokio::spawn(scrub_regularly(state.operator.clone(), config.scrub_every));
         let mut making = Making::start(redeclaration, &state.health);
         let end = async {
@@ -318,6 +331,38 @@ async fn close(store: Store, folder: &Folder, end: End) -> Result<(), Box<dyn Er
     }
     log::info!("ended in order");
     Ok(())
+}
+
+/// Reads the seed of a key for the broker.
+fn read_key(path: &Path) -> Result<String, String> {
+    let seed = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let seed = seed.lines().map(str::trim).find(|line| line.starts_with("SU"));
+    seed.map(str::to_owned).ok_or_else(|| format!("{}: there is no seed of a user's NKey (SU…) in it", path.display()))
+}
+
+/// Lets the service follow its stream, if it has one. A database that has followed one takes no writes without it, since
+/// they would set it apart from the other replicas.
+async fn start_replica(
+    config: &Config,
+    key: Option<String>,
+    store: &Store,
+    commit: &Commit,
+) -> Result<Option<Replica>, Box<dyn Error>> {
+    let name = store.collection().name();
+    if config.broker.is_empty() {
+        return match store.position()? {
+            Some(position) if config.write_token_file.is_some() || config.jwt_keys.is_some() => Err(format!(
+                "{}: this database is a replica of the stream {name} up to message {}: start it with --broker, or                  read-only; `seed streams leave` makes it a database of its own",
+                store.path().display(),
+                position.sequence
+            )
+            .into()),
+            _ => Ok(None),
+        };
+    }
+    let number = RandomState::new().hash_one(SystemTime::now());
+    let broker = Broker::connect(&config.broker, key, name, &format!("{name}-{number:016x}")).await?;
+    Ok(Some(Replica::start(broker, store, commit, number)?))
 }
 
 fn cannot_listen(config: &Config, error: &io::Error) -> String {

@@ -50,6 +50,7 @@ use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::parameters::{Parameters, Wanted};
 use crate::problem::{Problem, READS};
+use crate::replica::Replica;
 use crate::reply::{self, Answer};
 use crate::state::{Body, State};
 use crate::{openapi, page, parameters, read, reference, write};
@@ -67,6 +68,8 @@ pub struct Routes {
     /// What will be gone.
     pub(crate) announcements: Option<Announcements>,
     pub(crate) metrics: Metrics,
+    /// The link of a replicated service to its stream.
+    pub(crate) replica: Option<Replica>,
     pub(crate) collection: Collection,
 }
 
@@ -106,7 +109,8 @@ pub fn routes(state: &State, own: Option<Own>, cache: u64) -> Routes {
     };
     let filter = warp::method().and(answers).map(respond).boxed();
     let (metrics, announcements) = (Metrics::new(), Announcements::new(collection));
-    Routes { filter, cache, listeners, cors: None, announcements, metrics, collection }
+    let replica = state.replica.clone();
+    Routes { filter, cache, listeners, cors: None, announcements, metrics, replica, collection }
 }
 
 /// Answers every path but `/live` with 503 while indexes are being built.
@@ -314,6 +318,9 @@ impl State {
     ) -> Answer {
         let collection = self.store.collection();
         let Target { path, resource, given } = target;
+        if let Some(replica) = &self.replica {
+            replica.wait(headers).await?;
+        }
         let is_read = matches!(*method, Method::GET | Method::HEAD);
         if matches!(resource, Resource::One(_)) && collection.is_single() {
             return Err(Problem::NoSuchRecord);
@@ -388,7 +395,7 @@ impl State {
                     Resource::Live => reply::text("live"),
                     Resource::OpenApi => openapi::answer(collection),
                     Resource::Docs(file) => file.answer(collection),
-                    Resource::Ready => self.health.check(store, &self.commit),
+                    Resource::Ready => self.check_ready(),
                     other => Err(Problem::MethodNotAllowed(other.allowed())),
                 };
             }

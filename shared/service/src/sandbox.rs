@@ -1,9 +1,9 @@
 //! A service's sandbox: it limits the part of the machine that an attacker reaches through a compromised service.
 //!
 //! A thread inside it, and every thread that it spawns, opens nothing but the service's folder (no device, no `/proc`,
-//! not even the program itself). It executes nothing, makes no links out of the folder, connects to no TCP port, binds
-//! none, and reaches no outside process by a signal or an abstract Unix socket. Files opened before stay open: the log,
-//! the listener, the lock, the pipes to the broker. The kernel's landlock enforces this for any user and for good.
+//! not even the program itself). It executes nothing, makes no links out of the folder, connects to no TCP port (a
+//! replica: to its broker's ports alone), binds none, and reaches no outside process by a signal or an abstract Unix socket. Files opened before stay open: the log,
+//! the listener, the lock, the pipes to the reloader. The kernel's landlock enforces this for any user and for good.
 //!
 //! Not restricted, since no released kernel that this was tried on can refuse them: UDP, Unix sockets in the file
 //! system, and a `listen` without a `bind`.
@@ -15,13 +15,17 @@ use std::path::Path;
 #[error("the sandbox could not be made: {0}; --no-sandbox runs without one")]
 pub struct SandboxError(String);
 
-/// Puts the calling thread, and every thread it spawns from now on, into a sandbox around `folder`. Returns the
+/// The files with which the standard library finds the address of a name.
+const RESOLVER: [&str; 5] = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf"];
+
+/// Puts the calling thread, and every thread it spawns from now on, into a sandbox around `folder`. If there are `ports`,
+/// it may connect to these by TCP, and read what it needs to find their hosts. Returns the
 /// restrictions that this kernel lacks, in words that follow "cannot", or `None` if it has all.
 #[cfg(target_os = "linux")]
-pub fn enter(folder: &Path) -> Result<Option<String>, SandboxError> {
+pub fn enter(folder: &Path, ports: &[u16]) -> Result<Option<String>, SandboxError> {
     use landlock::{
-        ABI, Access, AccessFs, AccessNet, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError,
-        Scope, make_bitflags,
+        ABI, Access, AccessFs, AccessNet, NetPort, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
+        RulesetError, Scope, make_bitflags,
     };
 
     /// The requested version, tried on a kernel that has it. Try a newer version before you request it.
@@ -39,6 +43,9 @@ pub fn enter(folder: &Path) -> Result<Option<String>, SandboxError> {
         ReadFile | ReadDir | WriteFile | Truncate | MakeReg | MakeDir | RemoveFile | RemoveDir
     });
     let folder = PathFd::new(folder).map_err(|error| SandboxError(error.to_string()))?;
+    let resolver: &[&str] = if ports.is_empty() { &[] } else { &RESOLVER };
+    // Not every system has them all.
+    let resolver = resolver.iter().filter_map(|path| PathFd::new(path).ok());
     let enter = || -> Result<_, RulesetError> {
         Ruleset::default()
             .handle_access(AccessFs::from_all(WANTED))?
@@ -46,6 +53,8 @@ pub fn enter(folder: &Path) -> Result<Option<String>, SandboxError> {
             .scope(Scope::from_all(WANTED))?
             .create()?
             .add_rule(PathBeneath::new(folder, own))?
+            .add_rules(resolver.map(|file| Ok::<_, RulesetError>(PathBeneath::new(file, AccessFs::ReadFile))))?
+            .add_rules(ports.iter().map(|port| Ok::<_, RulesetError>(NetPort::new(*port, AccessNet::ConnectTcp))))?
             .restrict_self()
     };
     let status = enter().map_err(|error| SandboxError(error.to_string()))?;
@@ -56,6 +65,6 @@ pub fn enter(folder: &Path) -> Result<Option<String>, SandboxError> {
 
 /// Does nothing, since this system has no landlock. Returns what it cannot do.
 #[cfg(not(target_os = "linux"))]
-pub fn enter(_folder: &Path) -> Result<Option<String>, SandboxError> {
+pub fn enter(_folder: &Path, _ports: &[u16]) -> Result<Option<String>, SandboxError> {
     Ok(Some("keep it from anything".to_owned()))
 }

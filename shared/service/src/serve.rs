@@ -187,7 +187,7 @@ fn answer_requests(
     Error = Infallible,
     Future: Send,
 > {
-    let Routes { filter, cache, cors, announcements, collection, .. } = routes;
+    let Routes { filter, cache, cors, announcements, replica, collection, .. } = routes;
     let filter = TowerToHyperService::new(warp::service(filter));
     let client: Arc<str> = client.to_string().into();
     service_fn(move |request: hyper::Request<Incoming>| {
@@ -195,7 +195,9 @@ fn answer_requests(
         let busy = guard.begin(&request);
         let host = connection::check_host(&request).and_then(|()| connection::check_path(&request));
         let permission = cors.as_ref().map(|cors| cors.decide(request.method(), request.headers()));
+        let is_behind = replica.as_ref().is_some_and(|replica| replica.is_behind(request.headers()));
         if host.is_ok()
+            && !is_behind
             && let Some((mut response, route)) = cache.find(&request)
         {
             if let Some(permission) = permission {

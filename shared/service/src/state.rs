@@ -9,6 +9,7 @@ use store::{Commit, Store};
 use crate::authorize::Writers;
 use crate::health::Health;
 use crate::operate::Operator;
+use crate::replica::Replica;
 
 /// The state that the routes share.
 #[derive(Clone)]
@@ -19,6 +20,8 @@ pub struct State {
     pub commit: Commit,
     /// Those who may write.
     pub writers: Arc<Writers>,
+    /// Hands writes to the stream of a replicated service.
+    pub replica: Option<Replica>,
     /// Runs backups and scrubs.
     pub operator: Operator,
     /// The service's readiness.

@@ -137,7 +137,7 @@ impl App {
                 // The default, since the others take another way into the database.
                 let commit = Commit::start(&store, Durability::Power).expect("a thread can be started");
                 let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&writers));
-                let state = State { store, commit, writers, operator, health: of_state };
+                let state = State { store, commit, writers, replica: None, operator, health: of_state };
                 let workers = Workers::start(2).expect("threads can be started");
                 let routes = routes(&state, own, CACHE);
                 let operators = tokio::spawn(operators.serve(Admin::new(&state, &routes)));

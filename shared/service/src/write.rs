@@ -53,13 +53,13 @@ async fn create_posted(state: State, headers: &HeaderMap, body: &mut Arriving<'_
         let key = read_idempotency_key(headers, &writer)?;
         if read_kind(headers) == LINES {
             let batch = Batch::read(collection, &state.body(&writer, headers, body, BATCH_BYTES).await?)?;
-            batch.check_owners(&writer)?;
+            batch.check_owners(&writer.rights())?;
             return state.decide(Command::CreateAll(batch, key)).await;
         }
         let body = state.json_body(&writer, headers, body, false).await?;
         // Checked before an id is given, and outside the committer's one thread.
         let new = edit::create(collection, body).map_err(Problem::Invalid)?;
-        writer.check_new(&new)?;
+        writer.rights().check_new(&new)?;
         state.decide(Command::Create(new, key)).await
     };
     let answer = answer.await;
@@ -96,8 +96,7 @@ async fn change_named(
 ) -> Answer {
     let writer = state.may_write(headers)?;
     let answer = async {
-        let (collection, condition) = (state.store.collection(), Condition::read(headers));
-        let target = Target { collection, name: name?, condition, writer: writer.clone() };
+        let target = Target { name: name?, condition: Condition::read(headers), rights: writer.rights() };
         if *method == Method::DELETE {
             return state.decide(Command::Delete(target)).await;
         }
@@ -121,8 +120,11 @@ fn sign(writer: Writer, method: &Method, answer: Answer) -> Answer {
 }
 
 impl State {
-    /// Has the committer decide `command`; returns its answer once the write is durable.
+    /// Has the committer decide `command`, or those of all replicas; returns its answer once the write is durable.
     async fn decide(&self, command: Command) -> Answer {
+        if let Some(replica) = &self.replica {
+            return replica.submit(&command).await;
+        }
         let collection = self.store.collection();
         self.commit.write(move |now| command.decide(now, collection)).await?
     }

@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::net::{TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::symlink;
@@ -21,16 +21,17 @@ use service::sandbox;
 /// An attempt and its result.
 type Attempt = (&'static str, io::Result<()>);
 
-/// Enters the sandbox of `data/posts` and makes all attempts in a thread that the sandboxed thread spawns.
+/// Enters the sandbox of `data/posts`, from which `ports` may be reached, and makes all attempts in a thread that the sandboxed thread spawns.
 fn break_out(
     data: &Path,
+    ports: &[u16],
     tcp: &TcpListener,
     local: &SocketAddr,
     child: &Mutex<Child>,
 ) -> (Option<String>, Vec<Attempt>) {
     let posts = data.join("posts");
     let users = data.join("users");
-    let missing = sandbox::enter(&posts).unwrap();
+    let missing = sandbox::enter(&posts, ports).unwrap();
     let attempts = thread::scope(|scope| {
         scope
             .spawn(|| {
@@ -47,6 +48,7 @@ fn break_out(
                     ("list another service's folder", fs::read_dir(&users).map(drop)),
                     ("list the folder above", fs::read_dir(data).map(drop)),
                     ("read the system's files", fs::read("/etc/passwd").map(drop)),
+                    ("list the system's files", fs::read_dir("/etc").map(drop)),
                     ("read its own environment", fs::read("/proc/self/environ").map(drop)),
                     ("open a device", File::open("/dev/null").map(drop)),
                     ("write into another service's folder", fs::write(users.join("new"), "x")),
@@ -90,6 +92,16 @@ fn work_in(folder: &Path) -> io::Result<()> {
 
 #[test]
 fn a_sandboxed_service_reaches_nothing_but_its_own_folder() {
+    check_sandbox(None);
+}
+
+#[test]
+fn a_sandboxed_replica_reaches_its_broker_too_and_nothing_else() {
+    check_sandbox(Some(&TcpListener::bind("127.0.0.1:0").unwrap()));
+}
+
+fn check_sandbox(broker: Option<&TcpListener>) {
+    let broker = broker.map(|broker| broker.local_addr().unwrap());
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path();
     for name in ["users", "posts"] {
@@ -100,14 +112,20 @@ fn a_sandboxed_service_reaches_nothing_but_its_own_folder() {
     fs::copy("/bin/true", data.join("posts/program")).unwrap();
     symlink(data.join("users/db.json"), data.join("posts/link")).unwrap();
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-    let local = SocketAddr::from_abstract_name(format!("sandbox-{}", std::process::id())).unwrap();
+    let local = SocketAddr::from_abstract_name(format!("sandbox-{}-{}", std::process::id(), broker.is_some())).unwrap();
     let _listener = UnixListener::bind_addr(&local).unwrap();
     let child = Mutex::new(Command::new("sleep").arg("60").spawn().unwrap());
     let mut before = File::open(data.join("users/db.json")).unwrap();
 
     let (missing, attempts) = thread::scope(|scope| {
         let inside = scope.spawn(|| {
-            let tried = break_out(data, &tcp, &local, &child);
+            let ports: Vec<u16> = broker.iter().map(|broker| broker.port()).collect();
+            let tried = break_out(data, &ports, &tcp, &local, &child);
+            if let (Some(broker), (None, _)) = (broker, &tried) {
+                TcpStream::connect(broker).unwrap();
+                fs::read("/etc/hosts").unwrap();
+                OpenOptions::new().append(true).open("/etc/hosts").unwrap_err();
+            }
             // Files opened before stay open, and its own folder stays usable.
             let mut text = String::new();
             before.read_to_string(&mut text).unwrap();
@@ -123,7 +141,7 @@ fn a_sandboxed_service_reaches_nothing_but_its_own_folder() {
 
     if let Some(missing) = missing {
         assert!(env::var_os("CI").is_none(), "CI is set, so nothing may be skipped: this kernel cannot {missing}");
-        writeln!(io::stderr(), "skipped: this kernel cannot {missing}; the sandbox is not tested").unwrap();
+        eprintln!("skipped: this kernel cannot {missing}; the sandbox is not tested");
         return;
     }
     for (what, result) in attempts {
@@ -148,7 +166,7 @@ fn a_sandboxed_service_reaches_nothing_but_its_own_folder() {
 #[test]
 fn a_sandbox_around_an_absent_folder_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
-    let error = sandbox::enter(&dir.path().join("absent")).unwrap_err().to_string();
+    let error = sandbox::enter(&dir.path().join("absent"), &[]).unwrap_err().to_string();
     assert!(error.contains("absent") && error.contains("--no-sandbox"), "{error}");
     fs::read_dir("/").unwrap();
 }

@@ -39,7 +39,7 @@ use crate::changes::Changed;
 use crate::figures::WriteFigures;
 use crate::idempotency::Kept;
 use crate::layout::{Counters, Step};
-use crate::{Edit, Hold, KeptRecord, RecordChange, Snapshot, Store, StoreError, Writer};
+use crate::{Agreed, Edit, Hold, KeptRecord, Position, RecordChange, Snapshot, Store, StoreError, Writer};
 
 /// The number of bytes of records after which a group takes no more writes.
 const GROUP_BYTES: usize = 1 << 20;
@@ -106,9 +106,22 @@ struct State {
 enum Job {
     /// A write to decide.
     Write(Decision),
+    /// A message of a replica's stream.
+    Message(Message),
     /// Work to do between two groups.
     Between(Work),
 }
+
+/// A message of a replica's stream: writes that are one group, whatever else waits.
+struct Message {
+    /// The position behind it.
+    position: Position,
+    decisions: Vec<Decide>,
+    answer: oneshot::Sender<Result<Agreed, CommitError>>,
+}
+
+/// A closure that decides a write of a stream and returns the closure that answers it, once it is durable.
+pub type Decide = Box<dyn FnOnce(&mut Transaction) -> Box<dyn FnOnce()> + Send>;
 
 /// A closure that decides a write and returns the closure that answers it.
 type Decision = Box<dyn FnOnce(&mut Transaction) -> Answer + Send>;
@@ -158,6 +171,21 @@ impl Commit {
         answered
             .await
             .unwrap_or_else(|_dropped| Err(if self.is_broken() { CommitError::Broken } else { CommitError::Panicked }))
+    }
+
+    /// Applies a message of a replica's stream: the writes that `decisions` decide, in order, and the `position` behind
+    /// them. All of it is durable, or none; then each write is answered. Returns what replicas must agree on there.
+    ///
+    /// # Errors
+    /// Nothing of it was done. If the disk is full, the message may be applied again; otherwise only a restart helps. A
+    /// decision that panics is a failure, since to skip a write would set this replica apart from the others.
+    pub async fn apply_message(&self, position: Position, decisions: Vec<Decide>) -> Result<Agreed, CommitError> {
+        if self.is_broken() {
+            return Err(CommitError::Broken);
+        }
+        let (answer, answered) = oneshot::channel();
+        self.hand_in(Job::Message(Message { position, decisions, answer }))?;
+        answered.await.unwrap_or(Err(CommitError::Broken))
     }
 
     /// Takes a snapshot of the records between two groups of writes. Writes go on while it is read.
@@ -269,6 +297,12 @@ impl Committer {
             while let Some(job) = next.take() {
                 let first = match job {
                     Job::Write(first) => first,
+                    Job::Message(message) => {
+                        if !self.apply_message(message) && !self.recover(waiting) {
+                            return;
+                        }
+                        continue;
+                    }
                     Job::Between(work) => {
                         let counted = self.writer.counters();
                         if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
@@ -378,9 +412,49 @@ impl Committer {
         (group, answers, None)
     }
 
+    /// Applies a message of a replica's stream. Returns whether more can follow.
+    fn apply_message(&mut self, message: Message) -> bool {
+        let Message { position, decisions, answer } = message;
+        let (counted, begin, writes) = (self.writer.counters(), Instant::now(), decisions.len());
+        let mut decided = Vec::new();
+        let apply = AssertUnwindSafe(|| {
+            let mut group = Group { time: position.seconds(), position: Some(position), ..Group::default() };
+            for decide in decisions {
+                let mut transaction = Transaction { committer: self, group: &mut group, own: Own::default() };
+                decided.push(decide(&mut transaction));
+                transaction.keep();
+            }
+            match group.failed.take() {
+                Some(error) => Err(error),
+                None => self.commit(&mut group),
+            }
+        });
+        let applied = catch_unwind(apply).unwrap_or_else(|_| Err(self.panicked()));
+        if let Err(error) = &applied {
+            self.give_up(error, counted);
+            // Other than clients' writes, the message comes again, and must be given the same ids and revisions.
+            self.writer.restore(counted);
+        }
+        let outcome = match applied {
+            Ok(waited) => {
+                self.state.figures.add_group(writes, waited, begin.elapsed());
+                decided.into_iter().for_each(|answer| answer());
+                Ok(self.writer.counters().into())
+            }
+            Err(error) => Err(CommitError::Failed(Arc::new(error.to_string()))),
+        };
+        let goes_on = outcome.is_ok();
+        // The receiver is gone if the service is about to end.
+        let _ = answer.send(outcome);
+        goes_on && self.fold()
+    }
+
     /// Commits a group; returns how long it waited for the disk.
     fn commit(&mut self, group: &mut Group) -> Result<Duration, StoreError> {
         let mut step = Step::default();
+        if let Some(position) = &group.position {
+            position.step(&mut step);
+        }
         self.kept.step(&self.store, group.time, &group.kept, &mut step)?;
         group.step(&mut self.writer, &mut step)?;
         let begin = Instant::now();

@@ -9,6 +9,7 @@
 //!        00 "named"                                 last-id               buckets list the records up to here
 //!        00 "applied"                               run groups            how much of a newer file's changes is applied
 //!        00 "indexed"                               last-id               the words of records up to here are listed
+//!        00 "position"                              position              how far a replica has followed its stream
 //!        01 page                                    table entry entry …   up to 16 records
 //!        02 index term first-id                     gaps                  a run of an index: ids of one term
 //!        02 00 first-hash                           names                 a bucket of the ids, where those are texts
@@ -34,6 +35,7 @@
 //! last-id        the highest that a record of this database ever had
 //! set            count: u64, sum: [u64; 4]: the [`RecordSet`] of all records
 //! run, groups    bincode of two u64: which run of `seed`, and how many of its groups of changes are applied
+//! position       bincode of a [`Position`](super::Position)
 //! kept           bincode of request: [u8; 32], id: u64, revision: u64, json: bytes, until: time as u64
 //! time           8 bytes, big-endian: seconds since 1970
 //! declaration    JSON of a declaration, without the fields that are not indexed
@@ -70,6 +72,8 @@ use record::reader::RECORD_BYTES;
 use record::record_set::RecordSet;
 use sha2::{Digest, Sha256};
 
+use crate::Agreed;
+
 /// The first byte of a page's key.
 pub(super) const PAGE: u8 = 1;
 /// The first byte of an index run's key.
@@ -92,6 +96,8 @@ pub(super) const NAMED_KEY: &[u8] = b"\0named";
 pub(super) const APPLIED_KEY: &[u8] = b"\0applied";
 /// The key of the highest id whose words are listed.
 pub(super) const INDEXED_KEY: &[u8] = b"\0indexed";
+/// The key of how far a replica has followed its stream.
+pub(super) const POSITION_KEY: &[u8] = b"\0position";
 /// The first byte of every value.
 const VERSION: u8 = 2;
 /// The offset of the body in a value: behind the version and the checksum.
@@ -158,6 +164,12 @@ pub(super) struct Counters {
     pub(super) last_id: u64,
     /// The set of its records.
     pub(super) records: RecordSet,
+}
+
+impl From<Counters> for Agreed {
+    fn from(Counters { revision, last_id, records }: Counters) -> Self {
+        Self { revision, last_id, records }
+    }
 }
 
 /// Changes that belong together. They are idempotent: repeating the step gives the same state, even after a part of it.

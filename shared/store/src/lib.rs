@@ -99,6 +99,7 @@
 //! | [`fill`] | a database made from a service's slice |
 //! | `redeclare` | [`Redeclaration`]: a changed declaration for an existing database |
 //! | `update`, [`desk`] | a newer file's changes: holding, staging, applying; how `seed` asks a running service |
+//! | `position` | [`Position`]: how far a replica has followed its stream of commands |
 //! | `changes` | [`Follower`]: the last changes, for those who follow them |
 //! | `stamp` | [`Stamp`]: whether what was read is still current |
 //! | `portion` | [`Portion`]: a part of the list of all records, to be kept |
@@ -158,6 +159,7 @@ mod load;
 mod names;
 mod order;
 mod portion;
+mod position;
 mod rebuild;
 mod redeclare;
 mod scrub;
@@ -172,7 +174,7 @@ mod write;
 
 pub use cache::Closing;
 pub use changes::{Follower, NotInHistory, RecordChange};
-pub use commit::{Commit, CommitError, Draft, Durability, Found, Hole, Transaction};
+pub use commit::{Commit, CommitError, Decide, Draft, Durability, Found, Hole, Transaction};
 use folder::at;
 pub use folder::{Folder, OnDamage, sync, sync_tree};
 pub use idempotency::KeptRecord;
@@ -180,6 +182,7 @@ pub use index::{Entries, Ids};
 pub use load::Load;
 pub use order::{InOrder, Order, Place};
 pub use portion::Portion;
+pub use position::{Agreed, Position};
 pub use rebuild::Restore;
 pub use redeclare::Redeclaration;
 pub use scrub::{Scrub, ScrubError};

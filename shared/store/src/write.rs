@@ -106,6 +106,12 @@ impl Writer {
         self.counters.records = then.records;
     }
 
+    /// Restores the counters as they were `then`, since which the database has not changed. For writes that nobody has
+    /// seen and that come again.
+    pub(super) fn restore(&mut self, then: Counters) {
+        self.counters = then;
+    }
+
     /// Makes `changes`, at most one per id. They are durable only after [`Store::sync`].
     pub fn apply(&mut self, changes: &[Change]) -> Result<(), StoreError> {
         let mut step = Step::default();

@@ -359,7 +359,7 @@ fn only_pages_of_named_origins_may_read_answers() {
         for line in [
             "access-control-allow-origin: http://localhost:5173",
             "access-control-allow-methods: GET, HEAD, POST",
-            "access-control-allow-headers: authorization, content-type, idempotency-key, if-match, if-none-match, last-event-id",
+            "access-control-allow-headers: authorization, content-type, idempotency-key, if-match, if-none-match, last-event-id, read-after",
             "access-control-max-age: 600",
         ] {
             assert!(answer.lines().any(|found| found == line), "{line}: {answer}");

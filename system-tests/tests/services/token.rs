@@ -489,21 +489,21 @@ fn signal(pid: u32, name: &str) {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_service_does_not_depend_on_its_broker_and_the_broker_never_outlives_it() {
+fn a_service_does_not_depend_on_its_reloader_and_the_reloader_never_outlives_it() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("tokens/posts");
     let good = secret(&token(dir.path(), &["posts"]));
     let (mut posts, address, mut client) = start(dir.path());
-    let broker = children(&posts)[..].try_into().map(|[broker]: [u32; 1]| broker).unwrap();
+    let reloader = children(&posts)[..].try_into().map(|[reloader]: [u32; 1]| reloader).unwrap();
     // Ctrl-C goes to a process group.
     let group = |pid: u32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         stat.rsplit_once(") ").unwrap().1.split(' ').nth(2).unwrap().to_owned()
     };
-    assert_ne!(group(broker), group(posts.id()));
+    assert_ne!(group(reloader), group(posts.id()));
 
-    // If the broker hangs, the log says so, and its answer takes effect when it comes.
-    signal(broker, "STOP");
+    // If the reloader hangs, the log says so, and its answer takes effect when it comes.
+    signal(reloader, "STOP");
     replace(&file, &line("new", "posts_new"));
     let said = reload(&posts);
     assert!(
@@ -511,21 +511,21 @@ fn a_service_does_not_depend_on_its_broker_and_the_broker_never_outlives_it() {
         "{said}"
     );
     assert_eq!((client.post(&good), client.post("posts_new")), (201, 401));
-    signal(broker, "CONT");
+    signal(reloader, "CONT");
     posts.await_line("reloaded; tokens of tokens/posts: 1");
     assert_eq!((client.post(&good), client.post("posts_new")), (401, 201));
 
-    // Signals that end other programs do not end the broker before its service.
+    // Signals that end other programs do not end the reloader before its service.
     for name in ["HUP", "INT", "TERM"] {
-        signal(broker, name);
+        signal(reloader, name);
     }
     replace(&file, &line("newer", "posts_newer"));
     reload(&posts);
     assert_eq!((client.post("posts_new"), client.post("posts_newer")), (401, 201));
 
-    signal(broker, "KILL");
+    signal(reloader, "KILL");
     posts.await_line("reads tokens/posts again at SIGHUP has ended (signal: 9 (SIGKILL)); restart the service");
-    assert!(children(&posts).is_empty() && status(broker).is_empty());
+    assert!(children(&posts).is_empty() && status(reloader).is_empty());
     replace(&file, &line("new", "posts_new"));
     for _ in 0..2 {
         let said = reload(&posts);
@@ -536,13 +536,13 @@ fn a_service_does_not_depend_on_its_broker_and_the_broker_never_outlives_it() {
     posts.signal("TERM");
     assert!(posts.wait().success());
 
-    // The broker ends with its service, whether in order or not.
+    // The reloader ends with its service, whether in order or not.
     for name in ["TERM", "KILL"] {
         let (mut posts, ..) = start(dir.path());
-        let broker = children(&posts)[0];
+        let reloader = children(&posts)[0];
         posts.signal(name);
         posts.wait();
-        wait_for("the broker to end", || status(broker).is_empty());
+        wait_for("the reloader to end", || status(reloader).is_empty());
     }
     let mut read_only = Process::start(&mut self::posts(&dir.path().join("data")));
     read_only.await_line(" on http://");

@@ -10,13 +10,15 @@ use record::model::{Collection, Record, Terms};
 use smallvec::SmallVec;
 
 use crate::layout::Step;
-use crate::{Change, KeptRecord, RecordChange, StoreError, Writer};
+use crate::{Change, KeptRecord, Position, RecordChange, StoreError, Writer};
 
 /// The changes of a group of writes.
 #[derive(Default)]
 pub(crate) struct Group {
     /// The time at which its writes are decided, in seconds since 1970.
     pub(crate) time: u64,
+    /// The position behind it, if a replica's stream has it.
+    pub(crate) position: Option<Position>,
     pub(crate) records: BTreeMap<Id, Now>,
     pub(crate) kept: HashMap<String, KeptRecord>,
     /// All changes in the order of their revisions; a record may have several.

@@ -2,16 +2,16 @@
 //!
 //! Most programs change a file by replacing it. A descriptor kept from the start, or a landlock rule for the old file,
 //! does not reach the new one, and a rule for the folder would open everything in it. So before a service enters its
-//! sandbox, it starts a broker: the same program in another process, which stays outside. Only two pipes and the log
-//! connect them. A compromised service can make the broker read these files again, whose digests and public keys it already
-//! has. It cannot name another file, nor give the broker anything to parse.
+//! sandbox, it starts a reloader: the same program in another process, which stays outside. Only two pipes and the log
+//! connect them. A compromised service can make the reloader read these files again, whose digests and public keys it already
+//! has. It cannot name another file, nor give the reloader anything to parse.
 //!
 //! ```text
-//! service to broker   a byte, the number of a file: read it now
-//! broker to service   that byte; a byte, GOOD or FAILED; a length, u32 big-endian; that many bytes: the file's, or the reason
+//! service to reloader   a byte, the number of a file: read it now
+//! reloader to service   that byte; a byte, GOOD or FAILED; a length, u32 big-endian; that many bytes: the file's, or the reason
 //! ```
 //!
-//! The broker ends when the service's end of its pipe closes, however the service ended. SIGHUP, SIGINT and SIGTERM do
+//! The reloader ends when the service's end of its pipe closes, however the service ended. SIGHUP, SIGINT and SIGTERM do
 //! not end it.
 
 use std::fs::File;
@@ -35,14 +35,14 @@ use tokio::time::timeout;
 use crate::authorize::Writers;
 use crate::jwt::Keys;
 
-/// The first argument that makes a service's program a broker. It is not in a service's command line, since a broker
+/// The first argument that makes a service's program a reloader. It is not in a service's command line, since a reloader
 /// needs none of a service's options.
 const COMMAND: &str = "read-files";
 
-/// The time after which the log says that the broker's answer is late.
+/// The time after which the log says that the reloader's answer is late.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The advice for a service that has lost its broker.
+/// The advice for a service that has lost its reloader.
 const RESTART: &str = "restart the service to reload the file";
 
 /// The kind of an answer with the file's bytes.
@@ -50,7 +50,7 @@ const GOOD: u8 = 0;
 /// The kind of an answer with the reason why the file cannot be read.
 const FAILED: u8 = 1;
 
-/// Runs the broker if this process is one, and returns its exit code.
+/// Runs the reloader if this process is one, and returns its exit code.
 pub fn run_if_asked() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     arguments.next().filter(|first| first == COMMAND)?;
@@ -101,7 +101,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The broker could not be started.
+/// The reloader could not be started.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "cannot start the process that reads {files} again at SIGHUP: {source}; allow the service to start its own program"
@@ -152,7 +152,7 @@ impl Reloaded {
         }
     }
 
-    /// Logs an answer of the broker, and lets it take effect unless it is invalid.
+    /// Logs an answer of the reloader, and lets it take effect unless it is invalid.
     fn receive(&self, answer: Result<Vec<u8>, String>, writers: &Writers) {
         let (path, what) = (self.path().display(), self.what());
         let whole = if let Self::Tokens(_) = self { "the token file" } else { "the file of keys" };
@@ -177,16 +177,16 @@ impl Reloaded {
     }
 }
 
-/// The service's side of a broker.
-pub struct Broker {
+/// The service's side of a reloader.
+pub struct Reloader {
     files: Vec<Reloaded>,
     process: Child,
     requests: OwnedFd,
     answers: OwnedFd,
 }
 
-impl Broker {
-    /// Starts a broker for `files`. Call it before the sandbox, which forbids it.
+impl Reloader {
+    /// Starts a reloader for `files`. Call it before the sandbox, which forbids it.
     pub fn start(files: Vec<Reloaded>) -> Result<Self, BrokerError> {
         let start = || {
             let (asked, requests) = io::pipe()?;
@@ -251,7 +251,7 @@ fn list(files: &[Reloaded]) -> String {
     files.iter().map(|file| file.path().display().to_string()).collect::<Vec<_>>().join(" and ")
 }
 
-/// Receives the next answer, with the number of its file. Fails when the broker has ended.
+/// Receives the next answer, with the number of its file. Fails when the reloader has ended.
 async fn receive(answers: &mut Receiver) -> io::Result<(u8, Result<Vec<u8>, String>)> {
     let number = answers.read_u8().await?;
     let kind = answers.read_u8().await?;
@@ -265,15 +265,15 @@ async fn receive(answers: &mut Receiver) -> io::Result<(u8, Result<Vec<u8>, Stri
     Ok((number, if kind == GOOD { Ok(bytes) } else { Err(String::from_utf8_lossy(&bytes).into_owned()) }))
 }
 
-/// Reloads the tokens and keys at every hangup. Without a broker, which means without files, it only logs that.
-pub async fn reload(mut hangups: Signal, broker: Option<Broker>, writers: Arc<Writers>) {
-    let Some(broker) = broker else {
+/// Reloads the tokens and keys at every hangup. Without a reloader, which means without files, it only logs that.
+pub async fn reload(mut hangups: Signal, reloader: Option<Reloader>, writers: Arc<Writers>) {
+    let Some(reloader) = reloader else {
         while hangups.recv().await.is_some() {
             log::info!("SIGHUP: nothing to reload, since there is no --write-token-file and there are no --jwt-keys");
         }
         return;
     };
-    if let Err(error) = broker.reload(hangups, writers).await {
+    if let Err(error) = reloader.reload(hangups, writers).await {
         log::error!("SIGHUP reloads nothing: {error}; {RESTART}");
     }
 }

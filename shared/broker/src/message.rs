@@ -1,0 +1,103 @@
+//! The messages of a stream.
+//!
+//! ```text
+//! message   01, then bincode of a Message
+//! ```
+//!
+//! All replicas of a collection read the same messages, also those of another version of the program: what one of them
+//! does not know, it must not skip.
+
+use bincode::{Decode, Encode};
+
+/// The first byte of each message.
+const VERSION: u8 = 1;
+
+/// A message of a stream.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Message {
+    /// The first message: what every replica begins with.
+    Begin(Begin),
+    /// What clients asked of one replica, to be decided in this order.
+    Commands(Commands),
+}
+
+/// The state of a database before the stream's first command.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Begin {
+    /// The collection's name.
+    pub collection: String,
+    /// The state of its database, in words that are the same for the same records.
+    pub state: String,
+}
+
+/// Commands of one replica.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Commands {
+    /// A random number of the replica's process.
+    pub publisher: u64,
+    /// The message's number among the publisher's, ascending.
+    pub number: u64,
+    /// The time, in the stream's milliseconds since 1970, after which the message has no effect.
+    pub until: u64,
+    /// The rules by which the publisher would decide the commands.
+    pub rules: Rules,
+    /// The commands, as the service encodes them.
+    pub commands: Vec<Vec<u8>>,
+}
+
+/// What the outcome of a command depends on beside the records. Replicas with other rules could decide otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Rules {
+    /// The version of the program's rules.
+    pub program: u32,
+    /// The beginning of the SHA-256 of the declaration.
+    pub declaration: u64,
+}
+
+impl Message {
+    /// Encodes the message.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![VERSION];
+        bincode::encode_into_std_write(self, &mut bytes, bincode::config::standard()).expect("memory takes all");
+        bytes
+    }
+
+    /// Decodes a message. Returns `None` if this version of the program does not know it.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (&VERSION, body) = bytes.split_first()? else { return None };
+        // A length in a message is at most that of the message, which the broker limits.
+        let config = bincode::config::standard().with_limit::<{ 64 << 20 }>();
+        let (message, length) = bincode::decode_from_slice(body, config).ok()?;
+        (length == body.len()).then_some(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A change to these bytes needs a new version: replicas of two versions read the same stream.
+    #[test]
+    fn the_bytes_do_not_change() {
+        let begin = Begin { collection: "posts".into(), state: "1".into() };
+        assert_eq!(Message::Begin(begin).encode(), b"\x01\x00\x05posts\x011");
+        let rules = Rules { program: 1, declaration: 300 };
+        let commands = Commands { publisher: 4, number: 5, until: 6, rules, commands: vec![vec![7, 8]] };
+        assert_eq!(Message::Commands(commands).encode(), b"\x01\x01\x04\x05\x06\x01\xfb\x2c\x01\x01\x02\x07\x08");
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_read() {
+        let rules = Rules { program: 1, declaration: 300 };
+        let message = Message::Commands(Commands { publisher: 4, number: 5, until: 6, rules, commands: vec![vec![7]] });
+        let bytes = message.encode();
+        assert_eq!(Message::decode(&bytes), Some(message));
+        for length in 0..bytes.len() {
+            assert_eq!(Message::decode(&bytes[..length]), None, "{length}");
+        }
+        assert_eq!(Message::decode(&[&bytes[..], b"\0"].concat()), None);
+        assert_eq!(Message::decode(&[b"\x02", &bytes[1..]].concat()), None, "another version");
+        assert_eq!(Message::decode(b"\x01\x02"), None, "another message");
+        assert_eq!(Message::decode(b"\x01\x01\x04\x05\x06\x01\x07\xfd\xff\xff\xff\xff\xff\xff\xff\xff"), None);
+    }
+}

@@ -1,0 +1,550 @@
+//! A replica: its writes go through the stream that all replicas of the service follow.
+//!
+//! ```text
+//! handlers ──► commands ──► the publisher: one message at a time ──► the broker's stream
+//!                                                                         │ in order, to each replica
+//!    answers ◄── the committer: decides the message's commands ◄── the follower
+//! ```
+//!
+//! Each replica decides every command itself, in the stream's order and at the stream's time, from records that are the
+//! same on all of them. So no replica needs the broker for more than that order. A write is answered when the replica
+//! that was asked has applied it; `Sequence` in its answer is its message's number. A read with `Read-After: N` waits
+//! until message N is applied here.
+//!
+//! A replica stops, and serves no more than what it has, if it cannot know what the others do: the stream is another or
+//! shorter than it was, a message is of other rules, its records are not those that the stream began with.
+
+use std::collections::HashMap;
+use std::fmt::{self, Display};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use broker::{Begin, Broker, BrokerError, Commands, Delivered, MESSAGE_BYTES, Message, Rules, StreamState};
+use futures_util::StreamExt;
+use record::model::Collection;
+use sha2::{Digest, Sha256};
+use store::{Agreed, Commit, CommitError, Decide, Position, Store, StoreError};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, timeout};
+use warp::http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::command::{Command, RULES};
+use crate::problem::Problem;
+use crate::reply::Answer;
+use crate::wire;
+
+/// The header of a write's answer with the number of its message.
+pub(crate) const SEQUENCE: HeaderName = HeaderName::from_static("sequence");
+
+/// The header of a read that waits for a message.
+pub(crate) const READ_AFTER: HeaderName = HeaderName::from_static("read-after");
+
+/// The time that a read waits for its message.
+const READ_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The time for which a message is published again and again until the broker has taken it. It has no effect if the
+/// stream takes it later.
+const PUBLISH_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The time that a client waits for a write.
+const WRITE_PATIENCE: Duration = Duration::from_secs(15);
+
+/// The pause before the broker is asked again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// The time for which a stream may seem shorter than it was, while its servers choose a leader.
+const SHORTER: Duration = Duration::from_secs(30);
+
+/// The most commands of a message, and the most that wait.
+const COMMANDS: usize = 1024;
+
+/// The longest command, in bytes: JetStream's default limit of a message, less its envelope.
+const COMMAND_BYTES: usize = (1 << 20) - (1 << 10);
+
+/// A replica's link to its stream. Clones share it.
+#[derive(Clone)]
+pub struct Replica(Arc<Link>);
+
+struct Link {
+    broker: Broker,
+    queue: mpsc::Sender<Submitted>,
+    /// The number of the last message that is applied here.
+    applied: watch::Sender<u64>,
+    /// The number of this process's last message that is applied here.
+    own: watch::Sender<u64>,
+    /// The commands of this process's messages that are not applied yet, by the message's number.
+    waiting: Mutex<HashMap<u64, Vec<Submitted>>>,
+    stage: Mutex<Stage>,
+    /// Whether the last message could not be published.
+    is_away: AtomicBool,
+    /// The stream's time, and when it was that here.
+    clock: Mutex<(u64, Instant)>,
+    /// A random number of this process.
+    publisher: u64,
+}
+
+/// What a replica does.
+#[derive(Clone, Debug)]
+enum Stage {
+    /// It applies what the others have written meanwhile.
+    CatchingUp,
+    Following,
+    /// It follows no more. The text says why.
+    Stopped(String),
+}
+
+/// A command that a client waits for.
+struct Submitted {
+    bytes: Vec<u8>,
+    answer: oneshot::Sender<Answer>,
+    /// Whether it was published before, too late to have an effect.
+    is_late: bool,
+}
+
+/// The reason why a replica has to stop.
+#[derive(Debug, thiserror::Error)]
+enum FollowError {
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Stop(String),
+}
+
+fn stop<T>(why: impl Display) -> Result<T, FollowError> {
+    Err(FollowError::Stop(why.to_string()))
+}
+
+impl Replica {
+    /// Starts to follow the stream of `store`'s collection, and to publish what is submitted.
+    pub fn start(broker: Broker, store: &Store, commit: &Commit, publisher: u64) -> Result<Self, StoreError> {
+        let position = store.position()?;
+        let (queue, submitted) = mpsc::channel(COMMANDS);
+        let link = Arc::new(Link {
+            broker,
+            queue,
+            applied: watch::Sender::new(position.as_ref().map_or(0, |position| position.sequence)),
+            own: watch::Sender::new(0),
+            waiting: Mutex::default(),
+            stage: Mutex::new(Stage::CatchingUp),
+            is_away: AtomicBool::new(false),
+            clock: Mutex::new((position.as_ref().map_or(0, |position| position.time), Instant::now())),
+            publisher,
+        });
+        let follower = Follower {
+            link: Arc::clone(&link),
+            store: store.clone(),
+            commit: commit.clone(),
+            collection: store.collection(),
+            rules: rules_of(store.collection()),
+            position,
+        };
+        tokio::spawn(follower.follow());
+        tokio::spawn(publish_all(Arc::clone(&link), submitted, rules_of(store.collection())));
+        Ok(Self(link))
+    }
+
+    /// Has all replicas decide `command`; returns this one's answer.
+    pub(crate) async fn submit(&self, command: &Command) -> Answer {
+        let link = &self.0;
+        let bytes = wire::encode(command);
+        if bytes.len() > COMMAND_BYTES {
+            return Err(Problem::BodyTooLarge(COMMAND_BYTES));
+        }
+        if let Some(obstacle) = self.find_obstacle() {
+            return Err(obstacle);
+        }
+        if !link.broker.is_connected() || link.is_away.load(Ordering::Relaxed) {
+            return Err(Problem::BrokerAway);
+        }
+        let (answer, answered) = oneshot::channel();
+        link.queue.try_send(Submitted { bytes, answer, is_late: false }).map_err(|_full| Problem::Busy)?;
+        match timeout(WRITE_PATIENCE, answered).await {
+            Ok(Ok(answer)) => answer,
+            // It may be in the stream, or get there.
+            Ok(Err(_)) | Err(_) => Err(Problem::FateUnknown),
+        }
+    }
+
+    /// Returns what keeps this replica from being ready.
+    pub(crate) fn find_obstacle(&self) -> Option<Problem> {
+        match &*self.0.stage() {
+            Stage::Following => None,
+            Stage::CatchingUp => Some(Problem::CatchingUp),
+            Stage::Stopped(_) => Some(Problem::Apart),
+        }
+    }
+
+    /// Returns what is wrong although this replica is ready.
+    pub(crate) fn find_remark(&self) -> Option<String> {
+        let is_away = !self.0.broker.is_connected() || self.0.is_away.load(Ordering::Relaxed);
+        match &*self.0.stage() {
+            Stage::Stopped(why) => Some(format!("apart from its stream: {why}")),
+            _ if self.0.broker.is_refused() => Some("the broker does not know its key: no writes".to_owned()),
+            _ if is_away => Some("the broker is away: no writes".to_owned()),
+            _ => None,
+        }
+    }
+
+    /// Returns the number of the last message that is applied here.
+    pub(crate) fn applied(&self) -> u64 {
+        *self.0.applied.borrow()
+    }
+
+    /// Tells whether the request has to wait for a message.
+    pub(crate) fn is_behind(&self, headers: &HeaderMap) -> bool {
+        headers.get(READ_AFTER).is_some_and(|after| read_sequence(after).is_none_or(|after| after > self.applied()))
+    }
+
+    /// Waits until the message that the request names is applied here.
+    ///
+    /// # Errors
+    /// It was not in time, or the request names none.
+    pub(crate) async fn wait(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        if !self.is_behind(headers) {
+            return Ok(());
+        }
+        let mut named = headers.get_all(READ_AFTER).iter().map(read_sequence);
+        let (Some(Some(after)), None) = (named.next(), named.next()) else { return Err(Problem::NotASequence) };
+        let mut applied = self.0.applied.subscribe();
+        let reached = timeout(READ_PATIENCE, applied.wait_for(|applied| *applied >= after)).await;
+        reached.map(drop).map_err(|_elapsed| Problem::Behind)
+    }
+}
+
+impl fmt::Debug for Replica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replica").field("applied", &self.applied()).finish_non_exhaustive()
+    }
+}
+
+/// Reads a message's number: digits alone.
+fn read_sequence(value: &HeaderValue) -> Option<u64> {
+    let digits = value.to_str().ok()?;
+    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
+}
+
+/// Returns what the outcome of a command depends on beside the records.
+fn rules_of(collection: Collection) -> Rules {
+    let declaration = serde_json::to_vec(collection.declaration()).unwrap_or_default();
+    let digest = Sha256::digest(declaration);
+    Rules { program: RULES, declaration: digest.first_chunk().map_or(0, |first| u64::from_be_bytes(*first)) }
+}
+
+impl Link {
+    fn stage(&self) -> std::sync::MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Vec<Submitted>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the stream's time as far as it is known, in milliseconds. Never earlier than this machine's: at worst a
+    /// message is valid for longer.
+    fn time(&self) -> u64 {
+        let (time, at) = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        let here = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
+        here.max(time + at.elapsed().as_millis() as u64)
+    }
+
+    /// Answers all commands of message `number` that still wait.
+    fn refuse(&self, number: u64, problem: impl Fn() -> Problem) {
+        for submitted in self.waiting().remove(&number).unwrap_or_default() {
+            // The client may have gone.
+            let _ = submitted.answer.send(Err(problem()));
+        }
+    }
+}
+
+/// Publishes what is submitted, one message at a time: those that come meanwhile share the next.
+async fn publish_all(link: Arc<Link>, mut submitted: mpsc::Receiver<Submitted>, rules: Rules) {
+    let (mut number, mut next) = (0, None);
+    loop {
+        let Some(first) = (if next.is_some() { next.take() } else { submitted.recv().await }) else { return };
+        let (mut length, mut group) = (first.bytes.len(), vec![first]);
+        while group.len() < COMMANDS
+            && let Ok(more) = submitted.try_recv()
+        {
+            length += more.bytes.len();
+            if length > MESSAGE_BYTES {
+                next = Some(more);
+                break;
+            }
+            group.push(more);
+        }
+        number += 1;
+        let message = Message::Commands(Commands {
+            publisher: link.publisher,
+            number,
+            until: link.time() + PUBLISH_PATIENCE.as_millis() as u64,
+            rules,
+            commands: group.iter().map(|submitted| submitted.bytes.clone()).collect(),
+        });
+        link.waiting().insert(number, group);
+        publish(&link, number, message.encode()).await;
+    }
+}
+
+/// Publishes a message until the broker has taken it, or for [`PUBLISH_PATIENCE`].
+async fn publish(link: &Link, number: u64, bytes: Vec<u8>) {
+    let (id, bytes) = (format!("{:016x}-{number}", link.publisher), bytes::Bytes::from(bytes));
+    let (began, mut own, mut is_first) = (Instant::now(), link.own.subscribe(), true);
+    while began.elapsed() < PUBLISH_PATIENCE {
+        let published = tokio::select! {
+            published = link.broker.publish(&id, bytes.clone()) => published,
+            // Its acknowledgement was lost, or is late.
+            _ = own.wait_for(|applied| *applied >= number) => Ok(0),
+        };
+        match published {
+            Ok(_) => return,
+            Err(BrokerError::Refused(why)) if is_first => {
+                log::error!("the broker refuses a message: {why}");
+                return link.refuse(number, || Problem::BrokerAway);
+            }
+            Err(error) => {
+                log::warn!("message {number} is not acknowledged yet: {error}");
+                link.is_away.store(true, Ordering::Relaxed);
+            }
+        }
+        is_first = false;
+        sleep(PAUSE).await;
+    }
+    link.refuse(number, || Problem::FateUnknown);
+    // No write is taken before the broker answers again.
+    while link.broker.state().await.is_err() {
+        sleep(PAUSE).await;
+    }
+    link.is_away.store(false, Ordering::Relaxed);
+}
+
+/// What follows the stream.
+struct Follower {
+    link: Arc<Link>,
+    store: Store,
+    commit: Commit,
+    collection: Collection,
+    rules: Rules,
+    position: Option<Position>,
+}
+
+impl Follower {
+    /// Follows the stream for as long as possible.
+    async fn follow(mut self) {
+        let mut shorter_since = None;
+        loop {
+            let Err(error) = self.follow_once(&mut shorter_since).await;
+            match error {
+                FollowError::Broker(error) => {
+                    log::debug!("the stream is not followed for now: {error}");
+                    sleep(PAUSE).await;
+                }
+                error => {
+                    log::error!("this replica stops following its stream: {error}");
+                    *self.link.stage() = Stage::Stopped(error.to_string());
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Follows the stream until something fails.
+    async fn follow_once(
+        &mut self,
+        shorter_since: &mut Option<Instant>,
+    ) -> Result<std::convert::Infallible, FollowError> {
+        let stream = self.link.broker.state().await?;
+        self.check(&stream, shorter_since)?;
+        let applied = self.position.as_ref().map_or(0, |position| position.sequence);
+        self.note_progress(&stream, applied);
+        let mut messages = self.link.broker.follow(applied + 1).await?;
+        loop {
+            let message = messages.next().await;
+            let message = message.ok_or_else(|| BrokerError::Away("the messages end".to_owned()))??;
+            self.apply(&stream.identity, message).await?;
+            let applied = self.position.as_ref().map_or(0, |position| position.sequence);
+            self.note_progress(&stream, applied);
+        }
+    }
+
+    /// Notes whether all is applied that was in the stream when it was asked.
+    fn note_progress(&self, stream: &StreamState, applied: u64) {
+        let mut stage = self.link.stage();
+        if matches!(*stage, Stage::CatchingUp) && applied >= stream.last {
+            log::info!("caught up with the stream: {applied} messages are applied");
+            *stage = Stage::Following;
+        }
+        drop(stage);
+        self.link.applied.send_if_modified(|before| std::mem::replace(before, applied) != applied);
+    }
+
+    /// Checks that the stream is the one that the database follows.
+    fn check(&self, stream: &StreamState, shorter_since: &mut Option<Instant>) -> Result<(), FollowError> {
+        let name = self.collection.name();
+        let Some(position) = &self.position else {
+            if stream.first > 1 {
+                return stop(format!(
+                    "the stream of {name} begins with message {}: load a newer backup of another replica first",
+                    stream.first
+                ));
+            }
+            return Ok(());
+        };
+        if position.stream != stream.identity {
+            return stop(format!(
+                "the stream of {name} was made anew ({}, not {}): what the replicas have is no longer in it",
+                stream.identity, position.stream
+            ));
+        }
+        if stream.first > position.sequence + 1 {
+            return stop(format!(
+                "the stream of {name} begins with message {}, but only {} are applied here: load a newer backup of another \
+                 replica first",
+                stream.first, position.sequence
+            ));
+        }
+        if stream.last < position.sequence {
+            // A leader that is just chosen may not know all yet.
+            let since = shorter_since.get_or_insert_with(Instant::now);
+            let (last, applied) = (stream.last, position.sequence);
+            return if since.elapsed() < SHORTER {
+                Err(BrokerError::Away(format!("it ends with message {last}, but {applied} are applied here")).into())
+            } else {
+                stop(format!(
+                    "the stream of {name} has lost messages: it ends with {last}, but {applied} are applied here"
+                ))
+            };
+        }
+        *shorter_since = None;
+        Ok(())
+    }
+
+    /// Applies a message. Returns when its effects are durable here.
+    async fn apply(&mut self, identity: &str, message: Delivered) -> Result<(), FollowError> {
+        let Delivered { sequence, time, bytes } = message;
+        let before = self.position.clone().unwrap_or_else(|| Position::before(identity.to_owned()));
+        if sequence != before.sequence + 1 {
+            return stop(format!("message {} is missing in the stream: the next is {sequence}", before.sequence + 1));
+        }
+        let Some(message) = Message::decode(&bytes) else {
+            return stop(format!("message {sequence} is of a newer version of this program; update this replica"));
+        };
+        let mut position = before;
+        position.advance(sequence, time);
+        let (own, commands) = match message {
+            Message::Begin(begin) => {
+                self.check_begin(sequence, &begin)?;
+                (None, Vec::new())
+            }
+            Message::Commands(commands) => {
+                if commands.rules != self.rules {
+                    return stop(self.tell_rules(sequence, commands.rules));
+                }
+                let counts = position.take(commands.publisher, commands.number, commands.until);
+                let own = (commands.publisher == self.link.publisher).then_some(commands.number);
+                if !counts {
+                    log::warn!("message {sequence} has no effect: it is late, or there twice");
+                }
+                (own.map(|number| (number, counts)), if counts { commands.commands } else { Vec::new() })
+            }
+        };
+        *self.link.clock.lock().unwrap_or_else(PoisonError::into_inner) = (position.time, Instant::now());
+        let mut answers: Vec<Submitted> = match own {
+            Some((number, true)) => self.link.waiting().remove(&number).unwrap_or_default(),
+            Some((number, false)) => {
+                self.submit_again(number);
+                Vec::new()
+            }
+            None => Vec::new(),
+        };
+        answers.reverse();
+        let mut answers = answers.into_iter().map(|submitted| submitted.answer).collect::<Vec<_>>();
+        loop {
+            let decisions = self.decide_all(sequence, &commands, &mut answers);
+            match self.commit.apply_message(position.clone(), decisions).await {
+                Ok(Agreed { .. }) => break,
+                Err(CommitError::Busy) => {}
+                // The disk is full, or the service is about to start again. The committer logs it.
+                Err(_) => {
+                    while self.commit.is_broken() {
+                        sleep(PAUSE).await;
+                    }
+                }
+            }
+        }
+        self.position = Some(position);
+        if let Some((number, _)) = own {
+            self.link.own.send_if_modified(|before| std::mem::replace(before, (*before).max(number)) < number);
+        }
+        Ok(())
+    }
+
+    /// Makes the decisions of `commands`. The `answers` of those that wait here are taken, in reverse order.
+    fn decide_all(
+        &self,
+        sequence: u64,
+        commands: &[Vec<u8>],
+        answers: &mut Vec<oneshot::Sender<Answer>>,
+    ) -> Vec<Decide> {
+        let collection = self.collection;
+        let decide = |bytes: &Vec<u8>| -> Decide {
+            let (command, answer) = (wire::decode(collection, bytes), answers.pop());
+            if command.is_none() {
+                log::error!("a command of message {sequence} has no effect: no replica would publish it");
+            }
+            Box::new(move |now| {
+                let decided = command.map(|command| command.decide(now, collection));
+                Box::new(move || {
+                    if let Some((answer, decided)) = answer.zip(decided) {
+                        // The client may have gone.
+                        let _ = answer.send(decided.map(|mut response| {
+                            response.headers_mut().insert(SEQUENCE, sequence.into());
+                            response
+                        }));
+                    }
+                })
+            })
+        };
+        commands.iter().map(decide).collect()
+    }
+
+    /// Submits the commands of an own message again that came too late to have an effect: the broker's clock may be
+    /// another since its leader changed.
+    fn submit_again(&self, number: u64) {
+        for submitted in self.link.waiting().remove(&number).unwrap_or_default() {
+            if submitted.is_late {
+                let _ = submitted.answer.send(Err(Problem::BrokerAway));
+            } else if let Err(full) = self.link.queue.try_send(Submitted { is_late: true, ..submitted }) {
+                let _ = full.into_inner().answer.send(Err(Problem::Busy));
+            }
+        }
+    }
+
+    /// Checks that the database is what the stream began with.
+    fn check_begin(&self, sequence: u64, begin: &Begin) -> Result<(), FollowError> {
+        let own = Begin { collection: self.collection.name().to_owned(), state: self.store.describe_beginning()? };
+        if sequence != 1 || self.position.is_some() {
+            return stop(format!("message {sequence} is a beginning, which only the first may be"));
+        }
+        if *begin != own {
+            return stop(format!(
+                "this database is not what the stream began with: it has {}, the stream of {} began with {}; fill the folder from \
+                 the slice that `seed streams` was given",
+                own.state, begin.collection, begin.state
+            ));
+        }
+        Ok(())
+    }
+
+    fn tell_rules(&self, sequence: u64, rules: Rules) -> String {
+        if rules.program > self.rules.program {
+            format!("message {sequence} is decided by newer rules ({}); update this replica", rules.program)
+        } else if rules.program < self.rules.program {
+            format!("message {sequence} is of older rules ({}); run the version of that time first", rules.program)
+        } else {
+            format!("message {sequence} is of a replica with another declaration of {}", self.collection.name())
+        }
+    }
+}
