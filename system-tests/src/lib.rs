@@ -12,6 +12,7 @@ use std::{env, fs, thread};
 
 pub mod browser;
 pub mod changes;
+pub mod cluster;
 pub mod compose;
 pub mod file_system;
 pub mod liar;

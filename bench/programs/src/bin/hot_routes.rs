@@ -112,7 +112,7 @@ fn fill(folder: &Path) -> Result<State, Box<dyn Error>> {
     let commit = Commit::start(&store, Durability::Power)?;
     let writers = Arc::new(Writers::new(collection, tokens, None));
     let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&writers));
-    Ok(State { store, commit, writers, operator, health: Health::default() })
+    Ok(State { store, commit, writers, replica: None, operator, health: Health::default() })
 }
 
 fn get(path: &str, headers: &str) -> String {
