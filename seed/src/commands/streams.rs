@@ -132,7 +132,9 @@ async fn create_all(
         let is_new = loop {
             match broker.create(begin.clone(), making.replicas, making.most).await {
                 // Servers that have just started choose a leader first.
-                Err(BrokerError::Away(_)) if began.elapsed() < PATIENCE && !broker.is_refused() => {
+                Err(BrokerError::Away(_) | BrokerError::NoPlace(_))
+                    if began.elapsed() < PATIENCE && !broker.is_refused() =>
+                {
                     tokio::time::sleep(PAUSE).await;
                 }
                 created => break created?,

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use nkeys::KeyPair;
 
-use crate::{BrokerError, subject};
+use crate::{BrokerError, stream_of, subject};
 
 /// The keys of a collection's users: NKeys, whose seeds are secret.
 pub struct Keys {
@@ -46,13 +46,14 @@ impl Default for Keys {
 pub fn render_accounts<'k>(keys: impl Iterator<Item = (&'k str, &'k Keys)>) -> String {
     let mut text = "# An account for each collection's stream, which no other account sees.\naccounts {\n".to_owned();
     for (name, keys) in keys {
+        let stream = &*stream_of(name);
         let allowed = [
-            subject(name),
-            format!("$JS.API.STREAM.INFO.{name}"),
-            format!("$JS.API.CONSUMER.CREATE.{name}.>"),
-            format!("$JS.API.CONSUMER.INFO.{name}.*"),
-            format!("$JS.API.CONSUMER.MSG.NEXT.{name}.*"),
-            format!("$JS.API.CONSUMER.DELETE.{name}.*"),
+            subject(stream),
+            format!("$JS.API.STREAM.INFO.{stream}"),
+            format!("$JS.API.CONSUMER.CREATE.{stream}.>"),
+            format!("$JS.API.CONSUMER.INFO.{stream}.*"),
+            format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.*"),
+            format!("$JS.API.CONSUMER.DELETE.{stream}.*"),
         ];
         let (service, administrator) = (keys.service.public_key(), keys.administrator.public_key());
         let _ = writeln!(

@@ -15,9 +15,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::connection::State;
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
-use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::context::{CreateStreamErrorKind, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, Context};
@@ -72,6 +73,9 @@ pub enum BrokerError {
     /// The broker has no such stream, or not for this user.
     #[error("the broker has no stream {0} for this key; `seed streams` makes it")]
     NoStream(String),
+    /// Not enough of the broker's servers have room for the stream, or are there yet.
+    #[error("the broker has no place for the stream: {0}; its servers need a max_file_store above the stream's limit")]
+    NoPlace(String),
     /// The broker refuses.
     #[error("the broker refuses: {0}")]
     Refused(String),
@@ -155,7 +159,7 @@ impl Broker {
         Ok(Self {
             client,
             context,
-            stream: collection.to_owned(),
+            stream: stream_of(collection),
             name: name.to_owned(),
             consumers: Arc::default(),
             refused,
@@ -249,10 +253,21 @@ impl Broker {
             allow_direct: false,
             ..Config::default()
         };
-        self.context.create_stream(config).await.map_err(|error| BrokerError::Refused(error.to_string()))?;
+        self.context.create_stream(config).await.map_err(|error| match error.kind() {
+            CreateStreamErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::CLUSTER_NO_PEERS => {
+                BrokerError::NoPlace(answer.to_string())
+            }
+            CreateStreamErrorKind::TimedOut => away(error),
+            _ => BrokerError::Refused(error.to_string()),
+        })?;
         self.publish("begin", Message::Begin(begin).encode().into()).await?;
         Ok(true)
     }
+}
+
+/// Returns the name of a collection's stream, which has no dots.
+fn stream_of(collection: &str) -> String {
+    collection.replace('.', "=2E")
 }
 
 /// Returns the subject of a stream's messages.

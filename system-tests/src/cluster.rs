@@ -1,0 +1,330 @@
+//! A replicated service with its broker, whose parts can be killed, frozen and cut off from one another.
+//!
+//! ```text
+//! replicas ──► links ──► three nats-servers ──► links ──► each other
+//! ```
+//!
+//! Every connection goes through a link of this process: a closed one holds back what it carries, as a network does that
+//! is broken, and takes no notice of who is waiting.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+use crate::{Process, declare, program, seed, text, tool, try_get, wait_for};
+
+/// The number of brokers, and that of replicas.
+pub const COUNT: usize = 3;
+
+/// The write token's secret.
+pub const SECRET: &str = "notes_of_a_test";
+
+/// The collection that is replicated: a text, and a slug that only one may have.
+const NOTES: &str = r#"{
+  "name": "notes", "ids": "record",
+  "fields": [
+    { "name": "text", "shape": { "text": { "most": 4096 } } },
+    { "name": "slug", "shape": { "line": { "most": 64 } }, "required": false }
+  ],
+  "indexes": [{ "number": 1, "field": "slug", "route": "by-slug", "answers": "one", "unique": true }]
+}"#;
+
+/// A way for connections, which can be closed for a while.
+pub struct Link {
+    address: SocketAddr,
+    is_open: Arc<AtomicBool>,
+}
+
+impl Link {
+    /// Opens a link to `port`.
+    fn new(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, is_open) = (listener.local_addr().unwrap(), Arc::new(AtomicBool::new(true)));
+        let gate = Arc::clone(&is_open);
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let gate = Arc::clone(&gate);
+                thread::spawn(move || {
+                    wait_until_open(&gate);
+                    let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else { return };
+                    let (from_client, from_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                    let other = Arc::clone(&gate);
+                    thread::spawn(move || carry(from_client, server, &gate));
+                    carry(from_server, client, &other);
+                });
+            }
+        });
+        Self { address, is_open }
+    }
+
+    fn set(&self, is_open: bool) {
+        self.is_open.store(is_open, Ordering::Relaxed);
+    }
+}
+
+fn wait_until_open(gate: &AtomicBool) {
+    while !gate.load(Ordering::Relaxed) {
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Carries what comes until one side ends.
+fn carry(mut from: TcpStream, mut to: TcpStream, gate: &AtomicBool) {
+    let mut bytes = vec![0; 64 << 10];
+    let _ = from.set_nodelay(true);
+    while let Ok(count) = from.read(&mut bytes)
+        && count > 0
+    {
+        wait_until_open(gate);
+        if to.write_all(&bytes[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+    let _ = from.shutdown(Shutdown::Both);
+}
+
+/// A process that can be started again.
+struct Part {
+    command: Box<dyn Fn() -> Command + Send>,
+    process: Option<Process>,
+    is_frozen: bool,
+}
+
+impl Part {
+    fn new(command: impl Fn() -> Command + Send + 'static) -> Self {
+        Self { command: Box::new(command), process: None, is_frozen: false }
+    }
+
+    fn start(&mut self) {
+        if self.process.is_none() {
+            self.process = Some(Process::start(&mut (self.command)()));
+        }
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.signal("KILL");
+            process.wait();
+        }
+        self.is_frozen = false;
+    }
+
+    fn freeze(&mut self) {
+        if let Some(process) = &self.process {
+            process.signal("STOP");
+            self.is_frozen = true;
+        }
+    }
+
+    /// Runs it again, whatever became of it.
+    fn heal(&mut self) {
+        if let (Some(process), true) = (&self.process, self.is_frozen) {
+            process.signal("CONT");
+            self.is_frozen = false;
+        }
+        let has_ended =
+            self.process.as_ref().is_some_and(|process| !Path::new(&format!("/proc/{}/exe", process.id())).exists());
+        if has_ended {
+            self.process = None;
+        }
+        self.start();
+    }
+}
+
+/// Returns a free port that the system gives to no connection: a part that was killed needs its own again.
+fn lasting_port() -> u16 {
+    loop {
+        let port = fastrand::u16(20_000..32_000);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Three brokers and three replicas of one collection.
+pub struct Cluster {
+    dir: TempDir,
+    brokers: Vec<Part>,
+    replicas: Vec<Part>,
+    /// From broker to broker.
+    routes: Vec<Vec<Option<Link>>>,
+    /// From replica to broker.
+    ways: Vec<Vec<Link>>,
+    addresses: Vec<SocketAddr>,
+    ports: Vec<u16>,
+}
+
+impl Cluster {
+    /// Starts it with the records of `input`, a list in JSON; returns `None` without nats-server.
+    pub fn start(input: &str) -> Option<Self> {
+        let server = tool("nats-server", "a replicated service")?;
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        declare(&at("plan"), &[("notes", NOTES)]);
+        fs::write(at("db.json"), format!("{{\"notes\":{input}}}")).unwrap();
+        let run = |arguments: &[&str]| {
+            let output = seed(arguments);
+            assert!(output.status.success(), "{}", text(&output.stderr));
+        };
+        let [plan, input, data, keys] = ["plan", "db.json", "data", "keys"].map(|name| at(name).display().to_string());
+        run(&["--plan", &plan, "--input", &input, "--data", &data, "--quiet"]);
+        run(&["streams", "keys", "--plan", &plan, "--output", &keys]);
+        fs::write(at("tokens"), format!("test {}\n", hex::encode(Sha256::digest(SECRET)))).unwrap();
+
+        let ports: Vec<u16> = (0..COUNT).map(|_| lasting_port()).collect();
+        let between: Vec<u16> = (0..COUNT).map(|_| lasting_port()).collect();
+        let link_to = |ports: &[u16], but: Option<usize>| -> Vec<Option<Link>> {
+            ports.iter().enumerate().map(|(nth, port)| (Some(nth) != but).then(|| Link::new(*port))).collect()
+        };
+        let routes: Vec<_> = (0..COUNT).map(|from| link_to(&between, Some(from))).collect();
+        let ways: Vec<Vec<Link>> = (0..COUNT).map(|_| link_to(&ports, None).into_iter().flatten().collect()).collect();
+        let brokers = (0..COUNT).map(|nth| {
+            let config = at(&format!("broker-{nth}.conf"));
+            let to_others: Vec<String> =
+                routes[nth].iter().flatten().map(|link| format!("\"nats://{}\"", link.address)).collect();
+            // Nobody may find a way past the links.
+            let nowhere = lasting_port();
+            let lines = format!(
+                "server_name: b{nth}\nlisten: \"127.0.0.1:{}\"\n\
+                 jetstream {{ store_dir: {:?}, sync_interval: always, max_file_store: 1GB, max_memory_store: 64MB }}\n\
+                 cluster {{ name: c, listen: \"127.0.0.1:{}\", advertise: \"127.0.0.1:{nowhere}\", routes: [{}] }}\n\
+                 ping_interval: 1s\nping_max: 3\ninclude \"keys/accounts.conf\"\n",
+                ports[nth],
+                at(&format!("broker-{nth}")),
+                between[nth],
+                to_others.join(", ")
+            );
+            fs::write(&config, lines).unwrap();
+            let server = server.clone();
+            Part::new(move || {
+                let mut command = Command::new(&server);
+                command.arg("-c").arg(&config);
+                command
+            })
+        });
+        let mut cluster = Self {
+            brokers: brokers.collect(),
+            replicas: Vec::new(),
+            addresses: (0..COUNT).map(|_| SocketAddr::from(([127, 0, 0, 1], lasting_port()))).collect(),
+            routes,
+            ways,
+            ports,
+            dir,
+        };
+        cluster.brokers.iter_mut().for_each(Part::start);
+        let urls: Vec<String> = cluster.ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+        run(&["streams", "create", "--broker", &urls.join(","), "--keys", &keys, "--data", &data, "--most", "256"]);
+        for nth in 0..COUNT {
+            let command = cluster.command(nth);
+            copy(&cluster.path("data/notes"), &cluster.folder(nth));
+            cluster.replicas.push(Part::new(command));
+            cluster.replicas[nth].start();
+        }
+        (0..COUNT).for_each(|nth| cluster.await_ready(nth));
+        Some(cluster)
+    }
+
+    /// Returns how a replica is started.
+    fn command(&self, nth: usize) -> impl Fn() -> Command + Send + 'static {
+        let servers: Vec<String> = self.ways[nth].iter().map(|link| format!("nats://{}", link.address)).collect();
+        let (servers, address, folder) = (servers.join(","), self.addresses[nth].to_string(), self.folder(nth));
+        let [declaration, tokens, key] =
+            ["plan/notes/collection.json", "tokens", "keys/notes.nk"].map(|name| self.path(name));
+        move || {
+            let mut command = Command::new(program("collection"));
+            command.arg("--declaration").arg(&declaration).args(["--listen", &address, "--broker", &servers]);
+            command.arg("--data").arg(&folder).arg("--write-token-file").arg(&tokens).arg("--broker-key").arg(&key);
+            command.env("RUST_LOG", "info,access=off");
+            command
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Returns the folder of a replica.
+    pub fn folder(&self, replica: usize) -> PathBuf {
+        self.path(&format!("notes-{replica}"))
+    }
+
+    /// Returns the address of a replica.
+    pub fn address(&self, replica: usize) -> SocketAddr {
+        self.addresses[replica]
+    }
+
+    /// Waits until a replica is ready.
+    pub fn await_ready(&self, replica: usize) {
+        wait_for(&format!("replica {replica} to be ready"), || {
+            try_get(self.addresses[replica], "/ready").is_some_and(|(status, ..)| status == 200)
+        });
+    }
+
+    /// Returns what a replica has printed since its start.
+    pub fn log(&self, replica: usize) -> String {
+        self.replicas[replica].process.as_ref().map(Process::log).unwrap_or_default()
+    }
+
+    pub fn kill_broker(&mut self, nth: usize) {
+        self.brokers[nth].kill();
+    }
+
+    pub fn freeze_broker(&mut self, nth: usize) {
+        self.brokers[nth].freeze();
+    }
+
+    /// Closes the ways between a broker and the others.
+    pub fn cut_broker(&self, nth: usize) {
+        for (from, links) in self.routes.iter().enumerate() {
+            for (to, link) in links.iter().enumerate() {
+                if let (Some(link), true) = (link, from == nth || to == nth) {
+                    link.set(false);
+                }
+            }
+        }
+    }
+
+    pub fn kill_replica(&mut self, nth: usize) {
+        self.replicas[nth].kill();
+    }
+
+    pub fn freeze_replica(&mut self, nth: usize) {
+        self.replicas[nth].freeze();
+    }
+
+    /// Closes the ways between a replica and these brokers.
+    pub fn cut_replica(&self, nth: usize, brokers: &[usize]) {
+        brokers.iter().for_each(|broker| self.ways[nth][*broker].set(false));
+    }
+
+    /// Starts everything again and opens all ways.
+    pub fn heal(&mut self) {
+        self.routes.iter().flatten().flatten().chain(self.ways.iter().flatten()).for_each(|link| link.set(true));
+        self.brokers.iter_mut().chain(&mut self.replicas).for_each(Part::heal);
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // A frozen process would not take the signal to end.
+        self.replicas.iter_mut().chain(&mut self.brokers).for_each(Part::kill);
+    }
+}
+
+/// Copies a stopped service's folder.
+fn copy(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-r").args([from, to]).status();
+    assert!(status.is_ok_and(|status| status.success()), "cp failed");
+}
