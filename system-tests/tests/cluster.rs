@@ -321,6 +321,7 @@ fn every_acknowledged_write_is_on_every_replica_whatever_fails() {
     };
     let mut faults = 0;
     thread::scope(|scope| {
+        let _ended = EndOnPanic(&world.end);
         for nth in 0..CLIENTS {
             let (world, seed) = (&world, random.u64(..));
             scope.spawn(move || {

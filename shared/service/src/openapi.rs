@@ -123,12 +123,12 @@ fn paths(collection: Collection) -> Map<String, Value> {
     let one = read("read", &format!("Reads one {singular}"), join(&names, &of_record(collection)), record());
     let one = with_errors(one, &[404, 412]);
     let mut replace = write("replace", &format!("Replaces one {singular}"), join(&names, &of_writes()), "Replacement");
-    replace["responses"]["200"] = written();
+    replace["responses"]["200"] = record();
     replace["responses"]["201"] = created();
     replace["description"] = "With `If-None-Match: *` it creates a record that is not there.".into();
     let replace = with_errors(replace, if collection.has_text_ids() { &[404, 409, 507] } else { &[404, 409] });
     let mut patch = write("patch", &format!("Changes one {singular}"), join(&names, &of_writes()), "Patch");
-    patch["responses"]["200"] = written();
+    patch["responses"]["200"] = record();
     patch["description"] = "Applies a [merge patch](https://www.rfc-editor.org/rfc/rfc7396).".into();
     let of_patch = patch["requestBody"]["content"][JSON].clone();
     patch["requestBody"]["content"]["application/merge-patch+json"] = of_patch;
@@ -408,7 +408,7 @@ fn fields(collection: Collection) -> Value {
 fn of_reads() -> Vec<Value> {
     let spares = "Answers 304 if the client has this state already.";
     let refuses = "Answers 412 if this is not the state.";
-    let waits = "Of a replicated service: waits until the write is done here whose answer had this as `Sequence`.";
+    let waits = "Of a replicated service: waits until this replica knows what an answer with this `Sequence` knew.";
     vec![
         in_header("If-None-Match", json!({ "type": "string" }), spares),
         in_header("If-Match", json!({ "type": "string" }), refuses),
@@ -702,14 +702,7 @@ fn header_refs(names: &[&str]) -> Value {
 
 /// An answer with a record, or with the part of it that was asked for.
 fn record() -> Value {
-    answer_of(JSON, json!({ "anyOf": [schema_named("Record"), schema_named("Part")] }), &["ETag"])
-}
-
-/// An answer with a record that was written.
-fn written() -> Value {
-    let mut written = record();
-    written["headers"] = header_refs(&["ETag", "Sequence"]);
-    written
+    answer_of(JSON, json!({ "anyOf": [schema_named("Record"), schema_named("Part")] }), &["ETag", "Sequence"])
 }
 
 fn created() -> Value {
@@ -720,8 +713,11 @@ fn created() -> Value {
 
 fn list() -> Value {
     let items = json!({ "anyOf": [schema_named("Record"), schema_named("Part")] });
-    let mut list =
-        answer_of(JSON, json!({ "type": "array", "items": items }), &["ETag", "Link", "X-Total-Count", "Vary"]);
+    let mut list = answer_of(
+        JSON,
+        json!({ "type": "array", "items": items }),
+        &["ETag", "Link", "Sequence", "X-Total-Count", "Vary"],
+    );
     let lines = "Each record on a line of its own, if `Accept` names this type.";
     list["content"][LINES] = json!({ "schema": { "type": "string", "description": lines } });
     list
@@ -738,7 +734,7 @@ fn headers() -> Value {
             "description": "The number of records on all pages, if `count` asks for it.",
         },
         "Location": { "schema": { "type": "string" }, "description": "The path of the new record; lines have it in themselves." },
-        "Sequence": { "schema": { "type": "integer" }, "description": "Of a replicated service: the write's number, for `Read-After`." },
+        "Sequence": { "schema": { "type": "integer" }, "description": "Of a replicated service: the number of the last write that the answer may know of, for `Read-After`." },
         "Vary": { "schema": { "type": "string" }, "description": "`accept`: the answer is an array, or lines." },
         "Allow": { "required": true, "schema": { "type": "string" }, "description": "The methods that the path answers." },
         "WWW-Authenticate": { "required": true, "schema": { "type": "string" }, "description": "How to send a token (RFC 6750)." },

@@ -8,15 +8,16 @@
 //!
 //! Each replica decides every command itself, in the stream's order and at the stream's time, from records that are the
 //! same on all of them. So no replica needs the broker for more than that order. A write is answered when the replica
-//! that was asked has applied it; `Sequence` in its answer is its message's number. A read with `Read-After: N` waits
-//! until message N is applied here.
+//! that was asked has applied it. Each answer has in `Sequence` the number of a message up to which all that it tells is in
+//! the stream, and a read with `Read-After: N` waits until message N is applied here. So a client that sends the highest
+//! number it has seen sees nothing go back, whichever replica answers.
 //!
 //! A replica stops, and serves no more than what it has, if it cannot know what the others do: the stream is another or
 //! shorter than it was, a message is of other rules, its records are not those that the stream began with.
 
 use std::collections::HashMap;
 use std::fmt::{self, Display};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -34,7 +35,7 @@ use crate::problem::Problem;
 use crate::reply::Answer;
 use crate::wire;
 
-/// The header of a write's answer with the number of its message.
+/// The header of an answer with the number of a message: that of the write, or of the last that the answer may know of.
 pub(crate) const SEQUENCE: HeaderName = HeaderName::from_static("sequence");
 
 /// The header of a read that waits for a message.
@@ -69,6 +70,8 @@ pub struct Replica(Arc<Link>);
 struct Link {
     broker: Broker,
     queue: mpsc::Sender<Submitted>,
+    /// The number of the last message whose effects may be seen here.
+    begun: AtomicU64,
     /// The number of the last message that is applied here.
     applied: watch::Sender<u64>,
     /// The number of this process's last message that is applied here.
@@ -125,6 +128,7 @@ impl Replica {
         let link = Arc::new(Link {
             broker,
             queue,
+            begun: AtomicU64::new(position.as_ref().map_or(0, |position| position.sequence)),
             applied: watch::Sender::new(position.as_ref().map_or(0, |position| position.sequence)),
             own: watch::Sender::new(0),
             waiting: Mutex::default(),
@@ -191,6 +195,11 @@ impl Replica {
     /// Returns the number of the last message that is applied here.
     pub(crate) fn applied(&self) -> u64 {
         *self.0.applied.borrow()
+    }
+
+    /// Adds to an answer that has no number yet that of the last message it may know of.
+    pub(crate) fn add_sequence(&self, headers: &mut HeaderMap) {
+        headers.entry(SEQUENCE).or_insert_with(|| self.0.begun.load(Ordering::Acquire).into());
     }
 
     /// Tells whether the request has to wait for a message.
@@ -460,6 +469,7 @@ impl Follower {
             None => Vec::new(),
         };
         answers.reverse();
+        self.link.begun.store(sequence, Ordering::Release);
         let mut answers = answers.into_iter().map(|submitted| submitted.answer).collect::<Vec<_>>();
         loop {
             let decisions = self.decide_all(sequence, &commands, &mut answers);

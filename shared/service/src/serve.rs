@@ -200,6 +200,9 @@ fn answer_requests(
             && !is_behind
             && let Some((mut response, route)) = cache.find(&request)
         {
+            if let Some(replica) = &replica {
+                replica.add_sequence(response.headers_mut());
+            }
             if let Some(permission) = permission {
                 permission.add_to(response.headers_mut());
             }
@@ -215,7 +218,7 @@ fn answer_requests(
         }
         let (cache, client, method, uri) =
             (cache.clone(), Arc::clone(&client), request.method().clone(), request.uri().clone());
-        let (tally, announcements) = (Arc::clone(&tally), announcements.clone());
+        let (tally, announcements, replica) = (Arc::clone(&tally), announcements.clone(), replica.clone());
         let [id, trace] = find_ids(request.headers());
         let (id, trace) = (id.cloned(), trace.cloned());
         // Unwind safe: handlers share no state that a panic could leave half-changed. The records are in the store.
@@ -230,6 +233,9 @@ fn answer_requests(
             let route = Route::of(uri.path(), collection);
             cache.keep(&uri, route, &mut response);
             let mut response = busy.limit_list(response, collection);
+            if let Some(replica) = &replica {
+                replica.add_sequence(response.headers_mut());
+            }
             if let Some(permission) = permission {
                 permission.add_to(response.headers_mut());
             }
