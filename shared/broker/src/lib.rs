@@ -27,7 +27,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 
 pub use crate::accounts::{Keys, render_accounts};
-pub use crate::message::{Begin, Commands, Message, Rules};
+pub use crate::message::{Begin, Commands, Message, Rules, StateBehind};
 
 /// The time that a request to the broker may take.
 const PATIENCE: Duration = Duration::from_secs(3);

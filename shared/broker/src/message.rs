@@ -19,6 +19,8 @@ pub enum Message {
     Begin(Begin),
     /// What clients asked of one replica, to be decided in this order.
     Commands(Commands),
+    /// What a replica's records amount to.
+    State(StateBehind),
 }
 
 /// The state of a database before the stream's first command.
@@ -27,6 +29,17 @@ pub struct Begin {
     /// The collection's name.
     pub collection: String,
     /// The state of its database, in words that are the same for the same records.
+    pub state: String,
+}
+
+/// The state of a replica's database behind a message.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct StateBehind {
+    /// A random number of the replica's process.
+    pub publisher: u64,
+    /// The message's number in the stream.
+    pub sequence: u64,
+    /// The state, in words that are the same for the same records.
     pub state: String,
 }
 
@@ -84,6 +97,8 @@ mod tests {
         let rules = Rules { program: 1, declaration: 300 };
         let commands = Commands { publisher: 4, number: 5, until: 6, rules, commands: vec![vec![7, 8]] };
         assert_eq!(Message::Commands(commands).encode(), b"\x01\x01\x04\x05\x06\x01\xfb\x2c\x01\x01\x02\x07\x08");
+        let behind = StateBehind { publisher: 4, sequence: 9, state: "1".into() };
+        assert_eq!(Message::State(behind).encode(), b"\x01\x02\x04\x09\x011");
     }
 
     #[test]
@@ -97,7 +112,7 @@ mod tests {
         }
         assert_eq!(Message::decode(&[&bytes[..], b"\0"].concat()), None);
         assert_eq!(Message::decode(&[b"\x02", &bytes[1..]].concat()), None, "another version");
-        assert_eq!(Message::decode(b"\x01\x02"), None, "another message");
+        assert_eq!(Message::decode(b"\x01\x03"), None, "another message");
         assert_eq!(Message::decode(b"\x01\x01\x04\x05\x06\x01\x07\xfd\xff\xff\xff\xff\xff\xff\xff\xff"), None);
     }
 }

@@ -47,6 +47,8 @@ impl State {
             self.commit.is_broken().then_some(Problem::WritesFailed),
             self.store.check().err().map(Problem::Store),
             self.replica.as_ref().and_then(Replica::find_obstacle),
+            // The others have what it cannot read.
+            (self.replica.is_some() && self.store.damage().is_some()).then_some(Problem::Apart),
         ];
         obstacles.into_iter().flatten().collect()
     }

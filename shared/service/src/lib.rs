@@ -31,6 +31,7 @@
 
 mod access_log;
 pub mod admin;
+mod agreement;
 mod answer_cache;
 pub mod authorize;
 mod changes;

@@ -290,7 +290,7 @@ impl From<CommitError> for Problem {
             CommitError::Held => Problem::Held,
             CommitError::Panicked => Problem::Panicked,
             // The committer logs the reason.
-            CommitError::Failed(_) | CommitError::Broken => Problem::WritesFailed,
+            CommitError::Failed(_) | CommitError::Damaged(_) | CommitError::Broken => Problem::WritesFailed,
         }
     }
 }

@@ -13,7 +13,8 @@
 //! number it has seen sees nothing go back, whichever replica answers.
 //!
 //! A replica stops, and serves no more than what it has, if it cannot know what the others do: the stream is another or
-//! shorter than it was, a message is of other rules, its records are not those that the stream began with.
+//! shorter than it was, a message is of other rules, its records are not those that the stream began with, or not those of
+//! most [others](crate::agreement).
 
 use std::collections::HashMap;
 use std::fmt::{self, Display};
@@ -21,7 +22,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use broker::{Begin, Broker, BrokerError, Commands, Delivered, MESSAGE_BYTES, Message, Rules, StreamState};
+use broker::{
+    Begin, Broker, BrokerError, Commands, Delivered, MESSAGE_BYTES, Message, Rules, StateBehind, StreamState,
+};
 use futures_util::StreamExt;
 use record::model::Collection;
 use sha2::{Digest, Sha256};
@@ -30,6 +33,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use warp::http::header::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::agreement::{Agreement, EVERY};
 use crate::command::{Command, RULES};
 use crate::problem::Problem;
 use crate::reply::Answer;
@@ -144,6 +148,7 @@ impl Replica {
             collection: store.collection(),
             rules: rules_of(store.collection()),
             position,
+            agreement: Agreement::default(),
         };
         tokio::spawn(follower.follow());
         tokio::spawn(publish_all(Arc::clone(&link), submitted, rules_of(store.collection())));
@@ -308,7 +313,7 @@ async fn publish(link: &Link, number: u64, bytes: Vec<u8>) {
             _ = own.wait_for(|applied| *applied >= number) => Ok(0),
         };
         match published {
-            Ok(_) => return,
+            Ok(_) => return link.is_away.store(false, Ordering::Relaxed),
             Err(BrokerError::Refused(why)) if is_first => {
                 log::error!("the broker refuses a message: {why}");
                 return link.refuse(number, || Problem::BrokerAway);
@@ -337,6 +342,7 @@ struct Follower {
     collection: Collection,
     rules: Rules,
     position: Option<Position>,
+    agreement: Agreement,
 }
 
 impl Follower {
@@ -442,9 +448,14 @@ impl Follower {
         };
         let mut position = before;
         position.advance(sequence, time);
+        let mut told = None;
         let (own, commands) = match message {
             Message::Begin(begin) => {
                 self.check_begin(sequence, &begin)?;
+                (None, Vec::new())
+            }
+            Message::State(state) => {
+                told = (state.publisher != self.link.publisher).then_some(state);
                 (None, Vec::new())
             }
             Message::Commands(commands) => {
@@ -471,11 +482,17 @@ impl Follower {
         answers.reverse();
         self.link.begun.store(sequence, Ordering::Release);
         let mut answers = answers.into_iter().map(|submitted| submitted.answer).collect::<Vec<_>>();
-        loop {
+        let agreed = loop {
             let decisions = self.decide_all(sequence, &commands, &mut answers);
             match self.commit.apply_message(position.clone(), decisions).await {
-                Ok(Agreed { .. }) => break,
+                Ok(agreed) => break agreed,
                 Err(CommitError::Busy) => {}
+                Err(CommitError::Damaged(what)) => {
+                    return stop(format!("message {sequence} cannot be decided here: {what}"));
+                }
+                Err(CommitError::Panicked) => {
+                    return stop(format!("message {sequence} makes this program panic; its log says where"));
+                }
                 // The disk is full, or the service is about to start again. The committer logs it.
                 Err(_) => {
                     while self.commit.is_broken() {
@@ -483,12 +500,38 @@ impl Follower {
                     }
                 }
             }
-        }
+        };
         self.position = Some(position);
         if let Some((number, _)) = own {
             self.link.own.send_if_modified(|before| std::mem::replace(before, (*before).max(number)) < number);
         }
-        Ok(())
+        match told {
+            Some(StateBehind { publisher, sequence, state }) => {
+                self.compare(|all| all.note(sequence, publisher, state))
+            }
+            None if sequence.is_multiple_of(EVERY) => self.tell_state(sequence, &agreed),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells the others what the records amount to behind a message, unless they have told it long ago.
+    fn tell_state(&mut self, sequence: u64, agreed: &Agreed) -> Result<(), FollowError> {
+        let state = agreed.to_string();
+        if matches!(*self.link.stage(), Stage::Following) {
+            let message = StateBehind { publisher: self.link.publisher, sequence, state: state.clone() };
+            let (broker, id) = (self.link.broker.clone(), format!("{:016x}-state-{sequence}", self.link.publisher));
+            tokio::spawn(async move {
+                if let Err(error) = broker.publish(&id, Message::State(message).encode().into()).await {
+                    log::debug!("the state behind message {sequence} is not told: {error}");
+                }
+            });
+        }
+        self.compare(|all| all.note_own(sequence, state))
+    }
+
+    /// Compares this replica with the others.
+    fn compare(&mut self, note: impl FnOnce(&mut Agreement) -> Result<(), String>) -> Result<(), FollowError> {
+        note(&mut self.agreement).map_err(FollowError::Stop)
     }
 
     /// Makes the decisions of `commands`. The `answers` of those that wait here are taken, in reverse order.

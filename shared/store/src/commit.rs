@@ -82,6 +82,9 @@ pub enum CommitError {
     /// The closure that decides the write panicked.
     #[error("the write's decision panicked")]
     Panicked,
+    /// What a message of a replica's stream needs cannot be read here.
+    #[error("{0}")]
+    Damaged(Arc<String>),
     /// An update from a newer file holds the record.
     #[error("a newer file is about to change the record")]
     Held,
@@ -177,8 +180,9 @@ impl Commit {
     /// them. All of it is durable, or none; then each write is answered. Returns what replicas must agree on there.
     ///
     /// # Errors
-    /// Nothing of it was done. If the disk is full, the message may be applied again; otherwise only a restart helps. A
-    /// decision that panics is a failure, since to skip a write would set this replica apart from the others.
+    /// Nothing of it was done. After [`CommitError::Damaged`] and [`CommitError::Panicked`] the message is not for this
+    /// replica to decide: to skip it would set it apart from the others. After other failures the message may be applied
+    /// again: once the disk has room, or after a restart.
     pub async fn apply_message(&self, position: Position, decisions: Vec<Decide>) -> Result<Agreed, CommitError> {
         if self.is_broken() {
             return Err(CommitError::Broken);
@@ -429,24 +433,27 @@ impl Committer {
                 None => self.commit(&mut group),
             }
         });
-        let applied = catch_unwind(apply).unwrap_or_else(|_| Err(self.panicked()));
-        if let Err(error) = &applied {
-            self.give_up(error, counted);
-            // Other than clients' writes, the message comes again, and must be given the same ids and revisions.
+        let applied = catch_unwind(apply);
+        if !matches!(applied, Ok(Ok(_))) {
+            // Other than clients' writes, the message may come again, and must be given the same ids and revisions.
             self.writer.restore(counted);
         }
         let outcome = match applied {
-            Ok(waited) => {
+            Ok(Ok(waited)) => {
                 self.state.figures.add_group(writes, waited, begin.elapsed());
                 decided.into_iter().for_each(|answer| answer());
                 Ok(self.writer.counters().into())
             }
-            Err(error) => Err(CommitError::Failed(Arc::new(error.to_string()))),
+            Ok(Err(error @ StoreError::Corrupt { .. })) => Err(CommitError::Damaged(Arc::new(error.to_string()))),
+            Ok(Err(error)) => {
+                self.give_up(&error, counted);
+                Err(CommitError::Failed(Arc::new(error.to_string())))
+            }
+            Err(_panic) => Err(CommitError::Panicked),
         };
-        let goes_on = outcome.is_ok();
         // The receiver is gone if the service is about to end.
         let _ = answer.send(outcome);
-        goes_on && self.fold()
+        !self.state.broken.load(Ordering::Relaxed) && self.fold()
     }
 
     /// Commits a group; returns how long it waited for the disk.
@@ -668,10 +675,17 @@ impl Transaction<'_> {
         }
     }
 
-    /// Notes sled's errors in the group: after a failure sled takes no more writes.
+    /// Notes sled's errors in the group: after a failure sled takes no more writes. Of a message, any error is noted:
+    /// other replicas may be able to read what this one cannot.
     fn noted<T>(&self, found: Result<T, StoreError>) -> Result<T, StoreError> {
-        if let Err(StoreError::Sled { path, source }) = &found {
-            let _ = self.group.failed.set(StoreError::Sled { path: path.clone(), source: source.clone() });
+        match &found {
+            Err(StoreError::Sled { path, source }) => {
+                let _ = self.group.failed.set(StoreError::Sled { path: path.clone(), source: source.clone() });
+            }
+            Err(StoreError::Corrupt { path, what }) if self.group.position.is_some() => {
+                let _ = self.group.failed.set(StoreError::Corrupt { path: path.clone(), what: what.clone() });
+            }
+            _ => {}
         }
         found
     }
