@@ -266,7 +266,7 @@ impl Resolutions {
             let Some(collection) = plan.named(&read.collection) else {
                 return Err(resolutions.wrong(number, format!("there is no collection {:?}", read.collection)));
             };
-            let id = read_id_text(read.id.get());
+            let id = read_id_text(read.id.get()).map(Box::from);
             // The number of a text id is not known here; any number does.
             let known = if collection.has_text_ids() { Some(Id::MAX) } else { read.id.get().parse::<Id>().ok() };
             let (Some(id), Some(known)) = (id, known) else {
@@ -312,7 +312,7 @@ impl Resolutions {
     /// The resolution is for other versions.
     pub fn take(&self, conflict: &Conflict) -> Result<Option<&Take>, Error> {
         let id = conflict.id_json();
-        let key = (conflict.collection.name(), read_id_text(&id).unwrap_or_default());
+        let key = (conflict.collection.name(), read_id_text(&id).unwrap_or_default().into());
         let Some((line, versions, take)) = self.of.get(&key) else { return Ok(None) };
         if *versions != conflict.versions() {
             let reason = format!(

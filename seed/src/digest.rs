@@ -74,7 +74,13 @@ fn write_meaning(json: &[u8], out: &mut Vec<u8>) -> usize {
             out.push(b'{');
             for (key, value) in members {
                 out.extend_from_slice(key);
-                write_meaning(value, out);
+                match value[0] {
+                    // Its end is known.
+                    b'"' => out.extend_from_slice(value),
+                    _ => {
+                        write_meaning(value, out);
+                    }
+                }
             }
             out.push(b'}');
             end

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
 use serde_json::json;
 use store::{Purpose, Store};
@@ -48,10 +49,17 @@ pub(crate) fn prove(
     options: &Options,
 ) -> Result<Vec<Scanned>, Error> {
     let records = built.split.parts.iter().map(|part| part.digests.exact.count).sum();
-    let scans = read_back(building, records, options.progress)?;
+    let (scans, slices) = thread::scope(|scope| {
+        // Opening a database takes one core alone.
+        let identify = || building.iter().map(|part| identify(&part.slice)).collect::<Result<Vec<_>, _>>();
+        let slices = scope.spawn(identify);
+        let scans = read_back(building, records, options.progress);
+        (scans, slices.join().expect("it returns its errors"))
+    });
+    let (scans, slices) = (scans?, slices?);
     let mut faults = Vec::new();
-    for ((scanned, building), part) in scans.iter().zip(building).zip(&built.split.parts) {
-        let slice_equal = identify(&building.slice)? == part.slice.file;
+    for (((scanned, building), part), slice) in scans.iter().zip(building).zip(&built.split.parts).zip(&slices) {
+        let slice_equal = *slice == part.slice.file;
         let records_equal = scanned.digests == part.digests;
         faults.extend(fault(building.collection, records_equal, slice_equal, scanned.indexes_equal));
     }

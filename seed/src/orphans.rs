@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
+use rayon::prelude::*;
 use record::declaration::{Reference, TermKind};
 use record::id::Id;
 use record::model::{Collection, Index, Record, Term};
@@ -108,20 +109,35 @@ impl Orphans {
         self.counts.iter().map(|count| count.count).sum()
     }
 
-    /// Finds the orphans in `stores`.
+    /// Finds the orphans in `stores`, on all cores.
     pub fn find(stores: &[Store]) -> Result<Self, Error> {
-        let mut databases: Vec<Database> = stores.iter().map(Database::of).collect();
-        let edited = &Edited::default();
-        let of = |(store, database)| Edits { collection: Store::collection(store), database, edited };
-        Self::find_edited(&mut stores.iter().zip(&mut databases).map(of).collect::<Vec<_>>())
+        let references: Vec<Reference> = stores.iter().flat_map(|store| store.collection().references()).collect();
+        let find = |references: &[Reference]| {
+            let mut databases: Vec<Database> = stores.iter().map(Database::of).collect();
+            let edited = &Edited::default();
+            let of = |(store, database)| Edits { collection: Store::collection(store), database, edited };
+            Self::find_by(references, &mut stores.iter().zip(&mut databases).map(of).collect::<Vec<_>>())
+        };
+        let mut orphans = Self::default();
+        for part in references.par_chunks(1).map(find).collect::<Result<Vec<_>, _>>()? {
+            orphans.counts.extend(part.counts);
+            orphans.named.extend(part.named);
+        }
+        orphans.named.truncate(NAMED);
+        Ok(orphans)
     }
 
     /// Finds the orphans that `databases` will have once they are edited.
     pub fn find_edited(databases: &mut [Edits]) -> Result<Self, Error> {
+        let references: Vec<Reference> = databases.iter().flat_map(|edits| edits.collection.references()).collect();
+        Self::find_by(&references, databases)
+    }
+
+    /// Finds the orphans among these references.
+    fn find_by(references: &[Reference], databases: &mut [Edits]) -> Result<Self, Error> {
         let mut orphans = Self::default();
         // Text ids are looked up in the database: all of them would take too much memory.
         let mut known: BTreeMap<&str, RoaringTreemap> = BTreeMap::new();
-        let references: Vec<Reference> = databases.iter().flat_map(|edits| edits.collection.references()).collect();
         for reference in references {
             let to = databases.iter().position(|edits| edits.collection.name() == reference.to);
             let has_texts = to.is_some_and(|to| databases[to].collection.has_text_ids());
@@ -131,7 +147,7 @@ impl Orphans {
             }
             let from = databases.iter().position(|edits| edits.collection == reference.from);
             let from = from.expect("it is one of the databases'");
-            let mut count = Count::of(&reference);
+            let mut count = Count::of(reference);
             let mut look = |part: &[Referrers], databases: &mut [Edits]| {
                 let leads: Vec<bool> = match (known.get(reference.to), to) {
                     (None, Some(to)) => {
@@ -154,7 +170,7 @@ impl Orphans {
             let Edits { edited, .. } = databases[from];
             let mut after = None;
             loop {
-                let mut part = databases[from].referrers(&reference, after)?;
+                let mut part = databases[from].referrers(reference, after)?;
                 let Some((referred, by)) = part.last() else { break };
                 after = by.last().map(|by| (referred.clone(), *by));
                 part.iter_mut().for_each(|(_, by)| by.retain(|by| !edited.ids.contains(*by)));

@@ -1,5 +1,6 @@
 //! Rejects: records that do not fit or have another's id. They end the run, or are put aside up to a limit.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -218,7 +219,7 @@ fn behind_id(raw: &[u8]) -> Option<&[u8]> {
 }
 
 /// Returns a rejected record's text id, if it is recognizable.
-fn id_text_of(raw: &[u8]) -> Option<Box<str>> {
+fn id_text_of(raw: &[u8]) -> Option<Cow<'_, str>> {
     let rest = behind_id(raw)?;
     read_id_text(std::str::from_utf8(&rest[..Scan::default().end_in(rest)?]).ok()?)
 }

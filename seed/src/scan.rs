@@ -109,19 +109,22 @@ fn scan_part(store: &Store, part: &[(Id, Stored)]) -> Result<(Digests, RecordSet
     let unreadable = |id: Id, why: &str| {
         Error::Damaged(format!("{} {id}: the database holds no such record: {why}", collection.name()))
     };
+    let mut read = Records::new(collection, part.iter().map(|(_, stored)| stored.json().len() + 1).sum());
     for (id, stored) in part {
         let json = std::str::from_utf8(stored.json()).map_err(|error| unreadable(*id, &error.to_string()))?;
-        let mut read = Records::new(collection, json.len());
         read.push_lying(json, *id, false).map_err(|fault| unreadable(*id, &fault.to_string()))?;
-        for record in read.iter() {
-            if record.id != *id || record.source != json {
-                return Err(unreadable(*id, "it is not in canonical form"));
-            }
-            for (index, term) in record.terms.iter() {
-                entries.add(entry_hash(&store.entry_prefix(*index, term), *id));
-            }
+    }
+    let mut prefix = Vec::new();
+    for ((id, stored), record) in part.iter().zip(read.iter()) {
+        if record.id != *id || record.source.as_bytes() != stored.json() {
+            return Err(unreadable(*id, "it is not in canonical form"));
         }
-        digests.add(*id, stored.id_from_position, json);
+        for (index, term) in record.terms.iter() {
+            prefix.clear();
+            store.push_entry_prefix(*index, term, &mut prefix);
+            entries.add(entry_hash(&prefix, *id));
+        }
+        digests.add(*id, stored.id_from_position, record.source);
     }
     Ok((digests, entries))
 }

@@ -134,6 +134,7 @@ impl Splitting<'_> {
             }
             drop(stage);
             let _stage = progress.stage("writing indexes", Total::Unknown);
+            sinks.iter_mut().for_each(Sink::end);
             sinks.into_iter().map(|sink| sink.finish(source_path, plan, reading)).collect::<Result<Vec<Part>, Error>>()
         })?;
         let absent = source.absent();
@@ -151,7 +152,8 @@ struct Sink<'scope> {
 
 /// A thread that fills a database.
 struct Loader<'scope> {
-    batches: SyncSender<(Vec<Records>, RecordSet)>,
+    /// `None` once all have been sent.
+    batches: Option<SyncSender<(Vec<Records>, RecordSet)>>,
     thread: ScopedJoinHandle<'scope, Result<(), LoadError>>,
 }
 
@@ -175,7 +177,7 @@ impl<'scope> Sink<'scope> {
             Some(path) => {
                 let store = Store::create(path, collection)?;
                 let (batches, incoming) = sync_channel(WAITING_BATCHES);
-                Some(Loader { batches, thread: scope.spawn(move || load(store, last_id, incoming)) })
+                Some(Loader { batches: Some(batches), thread: scope.spawn(move || load(store, last_id, incoming)) })
             }
         };
         Ok(Self { collection, slice, digests: Digests::default(), loader })
@@ -184,10 +186,17 @@ impl<'scope> Sink<'scope> {
     /// Adds records; returns `false` if the loader has given up, and `finish` then returns its error.
     fn put(&mut self, records: Vec<Records>) -> Result<bool, Error> {
         records.iter().try_for_each(|records| self.slice.put(records))?;
-        let Some(loader) = &self.loader else { return Ok(true) };
+        let Some(batches) = self.loader.as_ref().and_then(|loader| loader.batches.as_ref()) else { return Ok(true) };
         let digests = Digests::of(&records);
         self.digests.merge(&digests);
-        Ok(loader.batches.send((records, digests.exact)).is_ok())
+        Ok(batches.send((records, digests.exact)).is_ok())
+    }
+
+    /// Lets the loader write its indexes: all records were put.
+    fn end(&mut self) {
+        if let Some(loader) = &mut self.loader {
+            loader.batches = None;
+        }
     }
 
     fn finish(self, source: &Path, plan: &Plan, reading: &Arc<Reading>) -> Result<Part, Error> {

@@ -501,8 +501,8 @@ pub const ID_TEXT_BYTES: usize = 255;
 pub(crate) const EXPECTED_ID_TEXT: &str = "a string of 1 to 255 bytes, or an integer";
 
 /// Reads the text of a text id from its JSON. An integer stands for its digits.
-pub fn read_id_text(value: &str) -> Option<Box<str>> {
-    let text: Box<str> = if value.starts_with('"') {
+pub fn read_id_text(value: &str) -> Option<Cow<'_, str>> {
+    let text = if value.starts_with('"') {
         crate::json::read_text(value)?
     } else {
         let digits = value.strip_prefix('-').unwrap_or(value);

@@ -53,7 +53,7 @@ impl RecordName {
     fn is(&self, value: Option<&str>) -> bool {
         match self {
             Self::Number(id) => value == Some(&id.to_string()),
-            Self::Text(text) => value.and_then(read_id_text).as_ref() == Some(text),
+            Self::Text(text) => value.and_then(read_id_text).as_deref() == Some(&**text),
             Self::Single => true,
         }
     }

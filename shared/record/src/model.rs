@@ -39,7 +39,7 @@ impl Collection {
         let owner = declaration.owner.as_deref()?;
         let (_, value) = json::members(json).find(|(key, _)| *key == owner)?;
         if owner == "id" && self.has_text_ids() {
-            return read_id_text(value);
+            return read_id_text(value).map(Box::from);
         }
         let term = match owner {
             "id" => Term::Id(value.parse().ok()?),
@@ -62,7 +62,7 @@ impl Collection {
             (IdRule::Text, id) => {
                 let number = given?;
                 let text = id.map_or_else(|| Some(number.to_string().into()), read_id_text)?;
-                terms.push((Index::IDS, Term::Text(text)));
+                terms.push((Index::IDS, Term::Text(text.into())));
                 (number, id.is_none())
             }
         };
@@ -147,7 +147,7 @@ pub(crate) fn is_of_kind(shape: &Shape, value: &str) -> bool {
 /// A field's value in a record.
 enum Value<'r> {
     Id(Id),
-    TextId(Box<str>),
+    TextId(Cow<'r, str>),
     /// With its quotes.
     Text(&'r str),
     /// As it is spelled.
@@ -171,8 +171,8 @@ impl<'r> Value<'r> {
     fn term(&self) -> Option<Term> {
         match self {
             Value::Id(id) => Some(Term::Id(*id)),
-            Value::TextId(text) => Some(Term::Text(text.clone())),
-            Value::Text(text) => json::read_text(text).map(Term::Text),
+            Value::TextId(text) => Some(Term::from(&**text)),
+            Value::Text(text) => json::read_text(text).map(|text| Term::Text(text.into())),
             Value::Number(number) => Number::read(number).map(Term::Number),
             Value::Other => None,
         }
@@ -221,7 +221,7 @@ impl From<&str> for Term {
 }
 
 /// The terms by which a record is found, besides its id.
-pub type Terms = SmallVec<[(Index, Term); 2]>;
+pub type Terms = SmallVec<[(Index, Term); 3]>;
 
 /// The id and the terms by which a record is found.
 struct Keys {

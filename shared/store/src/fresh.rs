@@ -11,7 +11,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use record::id::Id;
 use record::model::{Index, Term};
 
-use super::layout::{self, INDEXED_KEY, Step, TermKey};
+use super::layout::{self, INDEXED_KEY, Step};
 use super::{Store, StoreError};
 
 /// The number of words of all fresh records at which they are listed in the database.
@@ -132,7 +132,7 @@ impl Store {
     /// Adds to `step` what lists the words of all fresh records in the database.
     pub(super) fn list_fresh(&self, last_id: u64, step: &mut Step) {
         for (word, ids) in &self.shared.fresh.read().ids {
-            let prefix = layout::term_prefix(Index::WORDS, &TermKey::of(&Term::Text(word.clone())));
+            let prefix = layout::prefix_of(Index::WORDS, &Term::Text(word.clone()));
             // All other runs of the word end below these ids.
             for run in ids.chunks(layout::RUN_IDS) {
                 step.put(layout::run_key(&prefix, run[0].get()), &layout::encode_run(run));

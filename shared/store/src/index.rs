@@ -6,7 +6,7 @@ use std::{iter, vec};
 use record::id::Id;
 use record::model::{Index, Term};
 
-use super::layout::{self, NAMES, Name, Step, TermKey};
+use super::layout::{self, NAMES, Name, Step};
 use super::{Scan, Store, StoreError};
 
 impl Store {
@@ -18,7 +18,7 @@ impl Store {
                 Ok(number) => (Box::new(iter::empty()), number.into_iter().collect::<Vec<Id>>().into_iter()),
                 Err(error) => (Box::new(iter::once(Err(error))), no_run),
             },
-            _ => (self.scan(&layout::term_prefix(index, &TermKey::of(term))), no_run),
+            _ => (self.scan(&layout::prefix_of(index, term)), no_run),
         };
         Ids { store: self.clone(), runs, run, last: None }
     }
@@ -56,7 +56,7 @@ impl Store {
         index: Index,
         after: (Id, Id),
     ) -> impl Iterator<Item = Result<(Id, Id), StoreError>> + use<> {
-        let prefix = layout::term_prefix(index, &TermKey::of(&Term::Id(after.0)));
+        let prefix = layout::prefix_of(index, &Term::Id(after.0));
         let key = layout::run_key(&prefix, after.1.get());
         // The run that holds the entry, or the place where it would be.
         let run = self.db.range(&prefix[..]..=&key[..]).next_back().and_then(Result::ok);
@@ -73,7 +73,7 @@ impl Store {
         after: Option<(String, u64)>,
     ) -> impl Iterator<Item = Result<(String, Vec<u64>), StoreError>> + use<> {
         let first = after.as_ref().map_or(vec![layout::INDEX, index.0], |(text, by)| {
-            let prefix = layout::term_prefix(index, &TermKey::of(&Term::from(&**text)));
+            let prefix = layout::prefix_of(index, &Term::from(&**text));
             let key = layout::run_key(&prefix, *by);
             // The run that holds the entry, or the place where it would be.
             let run = self.db.range(&prefix[..]..=&key[..]).next_back().and_then(Result::ok);
@@ -128,7 +128,7 @@ impl Store {
             }
             texts.push(text.into());
             // Behind all runs of this text.
-            let prefix = layout::term_prefix(index, &TermKey::of(&Term::from(text)));
+            let prefix = layout::prefix_of(index, &Term::from(text));
             from = [&layout::run_key(&prefix, u64::MAX)[..], &[0]].concat();
         }
         texts.sort_unstable();
@@ -138,14 +138,17 @@ impl Store {
 
     /// Builds the prefix that [`entries`](Self::entries) gives for `term`.
     pub fn entry_prefix(&self, index: Index, term: &Term) -> Vec<u8> {
-        layout::term_prefix(index, &self.term_key(index, term))
+        let mut prefix = Vec::new();
+        self.push_entry_prefix(index, term, &mut prefix);
+        prefix
     }
 
-    /// Returns the key of `term` in `index`.
-    pub(super) fn term_key(&self, index: Index, term: &Term) -> TermKey {
+    /// Appends the prefix that [`entries`](Self::entries) gives for `term`.
+    pub fn push_entry_prefix(&self, index: Index, term: &Term, prefix: &mut Vec<u8>) {
+        prefix.extend([layout::INDEX, index.0]);
         match (index, term) {
-            (Index::IDS, Term::Text(text)) => TermKey::of_name(self.hash_of(text)),
-            _ => TermKey::of(term),
+            (Index::IDS, Term::Text(text)) => prefix.extend(self.hash_of(text).to_be_bytes()),
+            _ => layout::push_term(term, prefix),
         }
     }
 
@@ -154,7 +157,7 @@ impl Store {
         if let (Index::IDS, Term::Text(text)) = (index, term) {
             return self.lists_name((self.hash_of(text), id));
         }
-        let run = self.run_of(&layout::term_prefix(index, &TermKey::of(term)), id)?;
+        let run = self.run_of(&layout::prefix_of(index, term), id)?;
         let Some((key, value)) = run else { return Ok(false) };
         Ok(self.decode_run(&key, &value)?.binary_search(&id).is_ok())
     }
@@ -164,7 +167,7 @@ impl Store {
     pub(super) fn list(&self, index: Index, term: &Term, ids: &[Id]) -> Result<(), StoreError> {
         let ids: Vec<(Id, bool)> = ids.iter().map(|id| (*id, true)).collect();
         let mut step = Step::default();
-        self.relist(&layout::term_prefix(index, &TermKey::of(term)), &ids, |_| false, &mut step)?;
+        self.relist(&layout::prefix_of(index, term), &ids, |_| false, &mut step)?;
         self.apply_in_parts(&step)
     }
 

@@ -63,6 +63,7 @@
 //! fraction of a key instead of three. `bench/split` measures the gain.
 
 use std::iter;
+use std::sync::Arc;
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::{BorrowDecode, Decode, Encode};
@@ -142,6 +143,9 @@ pub(super) struct Entry<'a> {
     /// `None` if the record lies apart.
     pub(super) json: Option<&'a [u8]>,
 }
+
+/// The most bytes of an entry before its JSON: its revision and its flags.
+const HEAD_BYTES: usize = 10;
 
 /// The entry's flag: the id is from the record's position.
 const FROM_POSITION: u8 = 1;
@@ -245,31 +249,28 @@ pub(super) fn tagged(tag: u8, number: u64) -> [u8; 9] {
 pub(super) struct TermKey {
     /// The first bytes: a sort compares these and rarely needs the text.
     head: [u8; 8],
-    /// The whole term, or `None` if the head is the whole.
-    text: Option<Box<[u8]>>,
+    /// The whole term, or `None` if the head is the whole. Equal terms share it if they can, and are then compared fast.
+    text: Option<Arc<[u8]>>,
 }
 
 impl TermKey {
-    /// Returns the key of a text id with this `hash`.
-    pub(super) fn of_name(hash: u64) -> Self {
-        Self { head: hash.to_be_bytes(), text: None }
+    /// Returns the key of a term that is a number in keys: an id, or the hash of a text id.
+    pub(super) fn of_head(head: u64) -> Self {
+        Self { head: head.to_be_bytes(), text: None }
     }
 
     pub(super) fn of(term: &Term) -> Self {
-        let text: Box<[u8]> = match term {
-            Term::Id(id) => return Self { head: id.get().to_be_bytes(), text: None },
-            Term::Text(text) if text.len() > TERM_BYTES => {
-                [&[0xFE], &Sha256::digest(text.as_bytes())[..]].concat().into()
-            }
-            Term::Text(text) => [text.as_bytes(), &[0xFF]].concat().into(),
-            Term::Ordered(text) => order_key(text).into(),
-            Term::Number(number) => number_key(number.bytes()).into(),
-        };
-        // No term is a prefix of another, so the padding of a short one does not matter.
-        let mut head = [0; 8];
-        let length = text.len().min(head.len());
-        head[..length].copy_from_slice(&text[..length]);
-        Self { head, text: Some(text) }
+        if let Term::Id(id) = term {
+            return Self::of_head(id.get());
+        }
+        let mut text = Vec::new();
+        push_term(term, &mut text);
+        Self::of_text(text.into())
+    }
+
+    /// Returns the key of a term that stands as `text` in keys.
+    pub(super) fn of_text(text: Arc<[u8]>) -> Self {
+        Self { head: head_of(&text).to_be_bytes(), text: Some(text) }
     }
 
     /// Returns the first bytes as a number. Terms with different heads sort as their heads do.
@@ -282,9 +283,26 @@ impl TermKey {
     }
 }
 
+/// Returns the first bytes of a term's text as a number. No term is a prefix of another, so the padding of a short one does
+/// not matter.
+pub(super) fn head_of(text: &[u8]) -> u64 {
+    let mut head = [0; 8];
+    let length = text.len().min(head.len());
+    head[..length].copy_from_slice(&text[..length]);
+    u64::from_be_bytes(head)
+}
+
 /// Builds the prefix of all runs of `term`.
 pub(super) fn term_prefix(index: Index, term: &TermKey) -> Vec<u8> {
     [&[INDEX, index.0], term.bytes()].concat()
+}
+
+/// Builds the prefix of all runs of `term`, as [`term_prefix`] does.
+pub(super) fn prefix_of(index: Index, term: &Term) -> Vec<u8> {
+    let mut prefix = Vec::with_capacity(64);
+    prefix.extend([INDEX, index.0]);
+    push_term(term, &mut prefix);
+    prefix
 }
 
 /// Returns the end of all runs of `index`: no key of it is this or comes behind it.
@@ -292,9 +310,27 @@ pub(super) fn index_end(index: Index) -> [u8; 2] {
     (u16::from_be_bytes([INDEX, index.0]) + 1).to_be_bytes()
 }
 
-/// Returns the bytes of a text that sort as texts do, by their code points.
-fn order_key(text: &str) -> Vec<u8> {
-    let mut key = Vec::with_capacity(text.len() + 2);
+/// Appends `term` as it stands in a key.
+pub(super) fn push_term(term: &Term, key: &mut Vec<u8>) {
+    match term {
+        Term::Id(id) => key.extend(id.get().to_be_bytes()),
+        Term::Text(text) if text.len() > TERM_BYTES => {
+            key.push(0xFE);
+            key.extend(Sha256::digest(text.as_bytes()));
+        }
+        Term::Text(text) => {
+            key.reserve(text.len() + 1);
+            key.extend_from_slice(text.as_bytes());
+            key.push(0xFF);
+        }
+        Term::Ordered(text) => push_ordered(text, key),
+        Term::Number(number) => push_number(number.bytes(), key),
+    }
+}
+
+/// Appends the bytes of a text that sort as texts do, by their code points.
+fn push_ordered(text: &str, key: &mut Vec<u8>) {
+    key.reserve(text.len() + 2);
     for byte in text.bytes().take(TERM_BYTES) {
         key.push(byte);
         if byte == 0 {
@@ -307,15 +343,17 @@ fn order_key(text: &str) -> Vec<u8> {
     } else {
         key.extend([0, 0]);
     }
-    key
 }
 
-/// Returns the bytes of a number in a key. Those that are cut sort among the others as before, since none are the beginning of
+/// Appends the bytes of a number in a key. Those that are cut sort among the others as before, since none are the beginning of
 /// others.
-fn number_key(bytes: &[u8]) -> Vec<u8> {
+fn push_number(bytes: &[u8], key: &mut Vec<u8>) {
     match bytes.get(..TERM_BYTES) {
-        Some(begin) if bytes.len() > TERM_BYTES => [begin, &Sha256::digest(bytes)[..]].concat(),
-        _ => bytes.to_vec(),
+        Some(begin) if bytes.len() > TERM_BYTES => {
+            key.extend_from_slice(begin);
+            key.extend(Sha256::digest(bytes));
+        }
+        _ => key.extend_from_slice(bytes),
     }
 }
 
@@ -495,22 +533,25 @@ pub(super) fn describe_key(key: &[u8]) -> String {
 }
 
 /// Encodes a page's value under `key`; `entries` ascend by slot.
-pub(super) fn encode_page<'a>(key: &[u8], entries: impl IntoIterator<Item = Entry<'a>>) -> Vec<u8> {
-    let (mut table, mut body) = (vec![0], Vec::new());
+pub(super) fn encode_page(key: &[u8], entries: &[Entry]) -> Vec<u8> {
+    let table_end = BODY + 1 + ROW * entries.len();
+    let json: usize = entries.iter().map(|entry| entry.json.map_or(0, <[u8]>::len)).sum();
+    let mut value = Vec::with_capacity(table_end + HEAD_BYTES * entries.len() + json);
+    value.resize(table_end, 0);
+    let mut table = Vec::with_capacity(table_end - BODY);
+    table.push(u8::try_from(entries.len()).expect("a page holds sixteen records"));
     for Entry { slot, revision, id_from_position, json } in entries {
-        let from_position = if id_from_position { FROM_POSITION } else { 0 };
+        let from_position = if *id_from_position { FROM_POSITION } else { 0 };
         let apart = if json.is_none() { LIES_APART } else { 0 };
-        let begin = body.len();
-        put((revision, from_position | apart), &mut body);
-        body.extend_from_slice(json.unwrap_or_default());
-        table[0] += 1;
-        table.push(slot);
-        let end = u32::try_from(body.len()).expect("a page holds sixteen records that are short");
+        let begin = value.len();
+        put((*revision, from_position | apart), &mut value);
+        value.extend_from_slice(json.unwrap_or_default());
+        table.push(*slot);
+        let end = u32::try_from(value.len() - table_end).expect("a page holds sixteen records that are short");
         table.extend_from_slice(&end.to_le_bytes());
-        table.extend_from_slice(&crc32c::crc32c(&body[begin..]).to_le_bytes());
+        table.extend_from_slice(&crc32c::crc32c(&value[begin..]).to_le_bytes());
     }
-    let mut value = seal(key, &table);
-    value.append(&mut body);
+    value[..table_end].copy_from_slice(&seal(key, &table));
     value
 }
 
@@ -637,7 +678,7 @@ mod tests {
         let [first, second, third] = entries.map(crc);
         let rows = [&[3, 2, 4, 0, 0, 0][..], &first, &[14, 8, 0, 0, 0], &second, &[15, 12, 0, 0, 0], &third];
         let page = [seal(b"key", &rows.concat()), entries.concat()].concat();
-        assert_eq!(encode_page(b"key", [entry(2, b"{}"), long_lived, apart]), page);
+        assert_eq!(encode_page(b"key", &[entry(2, b"{}"), long_lived, apart]), page);
         assert_eq!(encode(Identity { name: "posts".to_owned(), history: 7 }), b"\x05posts\x07");
         let sum = format!("{:016x}{:048x}", 300, 1);
         let mut records: RecordSet = sum.parse().unwrap();
@@ -695,14 +736,14 @@ mod tests {
     #[test]
     fn decoding_reverses_encoding() {
         let entries = [entry(0, b"{\"a\":1}"), Entry { json: None, ..entry(3, b"") }, entry(15, b"{}")];
-        let page = encode_page(b"key", entries);
+        let page = encode_page(b"key", &entries);
         let page = Page::read(b"key", &page).unwrap();
         assert_eq!(page.iter().collect::<Result<Vec<_>, _>>(), Ok(entries.to_vec()));
         for slot in 0..=LAST_SLOT {
             assert_eq!(page.find(slot), Ok(entries.into_iter().find(|entry| entry.slot == slot)));
         }
         assert_eq!(page.last_slot(), Some(15));
-        let empty = encode_page(b"key", []);
+        let empty = encode_page(b"key", &[]);
         assert_eq!(Page::read(b"key", &empty).unwrap().iter().count(), 0);
         let ids = [1, 2, 300, i64::MAX as u64].map(id);
         assert_eq!(decode_run(&run_key(b"prefix", 1), &encode_run(&ids)), Ok(ids.to_vec()));
@@ -717,7 +758,7 @@ mod tests {
     fn a_value_with_a_flipped_bit_or_under_another_key_is_refused() {
         let (page, part) = (page_key(3), part_key(id(3), 1, 0));
         let entries = [entry(0, b"{\"a\":1}"), entry(3, b"{}")];
-        for (key, value) in [(&page[..], encode_page(&page, entries)), (&part, seal(&part, b"{\"a\":1}"))] {
+        for (key, value) in [(&page[..], encode_page(&page, &entries)), (&part, seal(&part, b"{\"a\":1}"))] {
             assert_eq!(check(key, &value), Ok(()));
             for bit in 0..value.len() * 8 {
                 let mut damaged = value.clone();

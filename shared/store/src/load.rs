@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::thread;
 
 use record::id::Id;
-use record::model::{Index, Record, Terms};
+use record::model::{Index, Record, Term, Terms};
 use record::record_set::RecordSet;
 
 use super::layout::{Counters, Page, TermKey};
@@ -71,9 +71,11 @@ impl Load {
             for (index, term) in record.terms.iter() {
                 let pending = self.pending.iter_mut().find(|(of, _)| of == index);
                 let (_, pending) = pending.expect("a term is of a declared index");
-                pending
-                    .push((self.store.term_key(*index, term), record.id), &folder)
-                    .map_err(|error| at(&folder)(error))?;
+                let pushed = match (*index, term) {
+                    (Index::IDS, Term::Text(text)) => pending.push_head(self.store.hash_of(text), record.id, &folder),
+                    _ => pending.push(term, record.id, &folder),
+                };
+                pushed.map_err(|error| at(&folder)(error))?;
             }
         }
         self.counters.records.merge(set);
@@ -123,7 +125,7 @@ impl Load {
             return Ok(layout::id_at(page, twice[0].slot));
         }
         // This is a plain insert: sled's batches take far more memory and are no faster.
-        self.store.put_value(&key, layout::encode_page(&key, entries))?;
+        self.store.put_value(&key, layout::encode_page(&key, &entries))?;
         Ok(None)
     }
 

@@ -9,6 +9,7 @@
 //!
 //! The newest names are in memory, and only later in a bucket: see [`unlisted`](super::unlisted).
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
@@ -18,7 +19,7 @@ use record::json::members;
 use record::model::Index;
 use sled::IVec;
 
-use super::layout::{self, BUCKET_NAMES, BUCKETS_KEY, Name, Step, TermKey};
+use super::layout::{self, BUCKET_NAMES, BUCKETS_KEY, Name, Step};
 use super::sorter::Sorter;
 use super::{Store, StoreError, Stored, at};
 
@@ -72,7 +73,7 @@ impl Store {
 
     /// Returns the text id of a record.
     fn text_of(&self, number: Id) -> Result<Option<Box<str>>, StoreError> {
-        Ok(self.get(number)?.as_ref().and_then(read_text_id))
+        Ok(self.get(number)?.as_ref().and_then(read_text_id).map(Box::from))
     }
 
     /// Computes the hash of a text id.
@@ -209,7 +210,7 @@ impl Store {
         for record in self.records() {
             let (id, _) = record?;
             let text = self.text_of(id)?.ok_or_else(|| self.corrupt(&format!("record {id} has no text id")))?;
-            entries.push((TermKey::of_name(self.hash_of(&text)), id), folder).map_err(at(folder))?;
+            entries.push_head(self.hash_of(&text), id, folder).map_err(at(folder))?;
         }
         let buckets = self.write_names(self.counted()?.count, entries)?;
         self.sync()?;
@@ -219,7 +220,7 @@ impl Store {
 }
 
 /// Returns the text id of a record.
-pub(super) fn read_text_id(stored: &Stored) -> Option<Box<str>> {
+pub(super) fn read_text_id(stored: &Stored) -> Option<Cow<'_, str>> {
     let json = str::from_utf8(stored.json()).unwrap_or_default();
     members(json).find(|(key, _)| *key == "id").and_then(|(_, id)| read_id_text(id))
 }

@@ -86,7 +86,7 @@ impl Store {
             (Index::WORDS, Term::Text(word)) => self.shared.fresh.ids(word),
             _ => Vec::new(),
         };
-        let prefix = layout::term_prefix(index, &TermKey::of(term));
+        let prefix = layout::prefix_of(index, term);
         let end = |id: u64| [&layout::run_key(&prefix, id)[..], &[0]].concat();
         let runs = match (order, after) {
             (Order::Descending, after) => self.between(&prefix, &end(after.map_or(u64::MAX, Id::get)), order),
@@ -125,7 +125,7 @@ impl Store {
             let prefix = [&all[..], &place.term].concat();
             (layout::run_key(&prefix, place.id.get()), prefix)
         };
-        let prefix_of = |term: &Term| layout::term_prefix(index, &TermKey::of(term));
+        let prefix_of = |term: &Term| layout::prefix_of(index, term);
         let behind = |term: &Term| [&layout::run_key(&prefix_of(term), u64::MAX)[..], &[0]].concat();
         let mut begin = match &within.0 {
             Bound::Unbounded => all.to_vec(),

@@ -26,7 +26,7 @@ use record::json::members;
 use record::model::{Collection, Index, Term};
 use record::words::agree;
 
-use super::layout::{self, INDEX, TermKey};
+use super::layout::{self, INDEX};
 use super::load::write_index;
 use super::sorter::Sorter;
 use super::{Store, StoreError, at};
@@ -366,7 +366,7 @@ impl Redeclaration {
             }
             if let Some(words) = &mut words {
                 for word in store.collection.listed_words(json) {
-                    words.push((TermKey::of(&Term::Text(word)), id), &folder).map_err(at(&folder))?;
+                    words.push(&Term::Text(word), id, &folder).map_err(at(&folder))?;
                     listed += 1;
                 }
             }
@@ -411,7 +411,7 @@ impl Column {
         match value.filter(|value| *value != "null").map(|value| self.index.term_of(self.shape, value)) {
             Some(Some(term)) => {
                 self.count += 1;
-                self.entries.push((TermKey::of(&term), id), folder).map_err(at(folder))?;
+                self.entries.push(&term, id, folder).map_err(at(folder))?;
             }
             Some(None) => self.left_out.get_or_insert((0, id)).0 += 1,
             None => {}

@@ -8,16 +8,17 @@ use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Seek, Write};
-use std::mem;
 use std::path::Path;
+use std::{mem, vec};
 
 use bincode::config::{Configuration, standard};
 use bincode::error::DecodeError;
 use record::id::Id;
+use record::model::Term;
 
-use super::layout::TermKey;
+use super::layout::{self, TermKey};
 
-/// The number of entries held in memory: 24 MiB.
+/// The number of entries held in memory: 24 MiB, besides texts.
 const IN_MEMORY: usize = 1 << 20;
 
 /// The bytes read from or written to a file at once.
@@ -25,28 +26,61 @@ const BUFFER: usize = 64 << 10;
 
 const CONFIG: Configuration = standard();
 
+/// The most bytes of texts held in memory.
+const TEXTS_IN_MEMORY: usize = 128 << 20;
+
 /// A term, and a record found by it.
 type Entry = (TermKey, Id);
+
+/// An entry in memory. Its term's text, if it has one, lies in the sorter's `texts`.
+#[derive(Clone, Copy)]
+struct Pending {
+    /// The term's first bytes; without a text, the whole term.
+    head: u64,
+    id: Id,
+    begin: u32,
+    /// 0 without a text.
+    length: u16,
+}
 
 /// A collector of entries in any order.
 #[derive(Default)]
 pub(super) struct Sorter {
-    pending: Vec<Entry>,
+    pending: Vec<Pending>,
+    /// The texts of pending entries, one after the other: an allocation for each would take longer.
+    texts: Vec<u8>,
     spilled: Vec<Spilled>,
 }
 
 impl Sorter {
     /// Adds an entry. Files are created in `folder`.
-    pub(super) fn push(&mut self, entry: Entry, folder: &Path) -> io::Result<()> {
+    pub(super) fn push(&mut self, term: &Term, id: Id, folder: &Path) -> io::Result<()> {
+        if let Term::Id(referred) = term {
+            return self.push_head(referred.get(), id, folder);
+        }
+        let begin = self.texts.len();
+        layout::push_term(term, &mut self.texts);
+        let text = &self.texts[begin..];
+        let head = layout::head_of(text);
+        let length = u16::try_from(text.len()).expect("long terms are cut");
+        let begin = u32::try_from(begin).expect("texts are spilled before");
+        self.add(Pending { head, id, begin, length }, folder)
+    }
+
+    /// Adds an entry whose term is a number in a key.
+    pub(super) fn push_head(&mut self, head: u64, id: Id, folder: &Path) -> io::Result<()> {
+        self.add(Pending { head, id, begin: 0, length: 0 }, folder)
+    }
+
+    fn add(&mut self, entry: Pending, folder: &Path) -> io::Result<()> {
         self.pending.push(entry);
-        if self.pending.len() == IN_MEMORY { self.spill(folder) } else { Ok(()) }
+        if self.pending.len() == IN_MEMORY || self.texts.len() >= TEXTS_IN_MEMORY { self.spill(folder) } else { Ok(()) }
     }
 
     fn spill(&mut self, folder: &Path) -> io::Result<()> {
-        sort(&mut self.pending);
-        let mut out = BufWriter::with_capacity(BUFFER, tempfile::tempfile_in(folder)?);
         let left = self.pending.len();
-        for (term, id) in self.pending.drain(..) {
+        let mut out = BufWriter::with_capacity(BUFFER, tempfile::tempfile_in(folder)?);
+        for (term, id) in InMemory::sort(mem::take(&mut self.pending), mem::take(&mut self.texts)) {
             let bytes = bincode::encode_to_vec((term, id.get()), CONFIG);
             out.write_all(&bytes.expect("memory takes every value"))?;
         }
@@ -57,9 +91,8 @@ impl Sorter {
     }
 
     /// Returns all entries, ascending.
-    pub(super) fn sorted(mut self) -> io::Result<Sorted> {
-        sort(&mut self.pending);
-        let mut sources: Vec<Source> = vec![Box::new(self.pending.into_iter().map(Ok))];
+    pub(super) fn sorted(self) -> io::Result<Sorted> {
+        let mut sources: Vec<Source> = vec![Box::new(InMemory::sort(self.pending, self.texts).map(Ok))];
         sources.extend(self.spilled.into_iter().map(|spilled| Box::new(spilled) as Source));
         let mut heads = BinaryHeap::new();
         for (number, source) in sources.iter_mut().enumerate() {
@@ -71,14 +104,48 @@ impl Sorter {
     }
 }
 
-/// Sorts entries by comparing few texts. Texts are scattered in memory; if many records share one, comparing them would
-/// take most of the time.
-fn sort(entries: &mut [Entry]) {
-    entries.sort_unstable_by_key(|(term, id)| (term.head(), *id));
-    for alike in entries.chunk_by_mut(|a, b| a.0.head() == b.0.head()) {
-        if alike.iter().any(|(term, _)| *term != alike[0].0) {
-            alike.sort_unstable();
+/// Entries in memory, ascending.
+struct InMemory {
+    pending: vec::IntoIter<Pending>,
+    texts: Vec<u8>,
+    /// The text of the last entry, where it begins, and its key.
+    last: Option<(u32, TermKey)>,
+}
+
+impl InMemory {
+    /// Sorts entries by comparing few texts. Texts are scattered in memory; if many records share one, comparing them
+    /// would take most of the time. Entries with equal texts then refer to the same one.
+    fn sort(mut pending: Vec<Pending>, texts: Vec<u8>) -> Self {
+        let text = |entry: &Pending| &texts[entry.begin as usize..][..usize::from(entry.length)];
+        pending.sort_unstable_by_key(|entry| (entry.head, entry.id));
+        for alike in pending.chunk_by_mut(|a, b| a.head == b.head).filter(|alike| alike.len() > 1) {
+            let first = alike[0];
+            if alike.iter().any(|entry| text(entry) != text(&first)) {
+                alike.sort_unstable_by(|a, b| text(a).cmp(text(b)).then(a.id.cmp(&b.id)));
+            }
+            for same in alike.chunk_by_mut(|a, b| a.begin == b.begin || text(a) == text(b)) {
+                let begin = same[0].begin;
+                same.iter_mut().for_each(|entry| entry.begin = begin);
+            }
         }
+        Self { pending: pending.into_iter(), texts, last: None }
+    }
+}
+
+impl Iterator for InMemory {
+    type Item = Entry;
+
+    fn next(&mut self) -> Option<Entry> {
+        let Pending { head, id, begin, length } = self.pending.next()?;
+        if length == 0 {
+            return Some((TermKey::of_head(head), id));
+        }
+        if let Some((_, term)) = self.last.as_ref().filter(|last| last.0 == begin) {
+            return Some((term.clone(), id));
+        }
+        let term = TermKey::of_text(self.texts[begin as usize..][..usize::from(length)].into());
+        self.last = Some((begin, term.clone()));
+        Some((term, id))
     }
 }
 
@@ -130,8 +197,6 @@ impl Iterator for Sorted {
 
 #[cfg(test)]
 mod tests {
-    use record::model::Term;
-
     use super::*;
 
     #[test]
@@ -141,15 +206,15 @@ mod tests {
         let mut entries = Vec::new();
         for number in 1..=100 {
             // One term is as long as a term may be; others are prefixes of each other.
-            let name = TermKey::of(&Term::from(&*"ab".repeat(number as usize % 7 * 300)));
-            let referred = TermKey::of(&Term::Id(id(1 + number * 37 % 11)));
+            let name = Term::from(&*"ab".repeat(number as usize % 7 * 300));
+            let referred = Term::Id(id(1 + number * 37 % 11));
             entries.extend([(name, id(number)), (referred, id(number << 40))]);
         }
         entries.rotate_left(77);
         let mut sorter = Sorter::default();
         for part in entries.chunks(60) {
-            for entry in part {
-                sorter.push(entry.clone(), folder.path()).unwrap();
+            for (term, id) in part {
+                sorter.push(term, *id, folder.path()).unwrap();
             }
             if part.len() == 60 {
                 sorter.spill(folder.path()).unwrap();
@@ -157,6 +222,7 @@ mod tests {
         }
         assert_eq!((sorter.spilled.len(), sorter.pending.len()), (3, 20));
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+        let mut entries: Vec<Entry> = entries.iter().map(|(term, id)| (TermKey::of(term), *id)).collect();
         entries.sort();
         assert_eq!(sorter.sorted().unwrap().collect::<io::Result<Vec<_>>>().unwrap(), entries);
     }

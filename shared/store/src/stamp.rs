@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use record::id::Id;
 use record::model::{Index, Term};
 
-use super::layout::{self, Step, TermKey};
+use super::layout::{self, Step};
 use super::{Store, StoreError};
 
 /// The number of stamps. A group of writes renews some 200 of them.
@@ -84,7 +84,7 @@ fn stamped_part(key: &[u8]) -> Option<&[u8]> {
 impl Store {
     /// Takes the stamp of the list of ids under `term` of `index`.
     pub fn stamp_of(&self, index: Index, term: &Term) -> Stamp {
-        self.shared.stamps.take(&layout::term_prefix(index, &TermKey::of(term)))
+        self.shared.stamps.take(&layout::prefix_of(index, term))
     }
 
     /// Takes the stamp of the whole database.
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn a_run_has_the_stamp_of_its_term() {
         let term = Term::Id(7.try_into().expect("7 is an id"));
-        let prefix = layout::term_prefix(Index(1), &TermKey::of(&term));
+        let prefix = layout::prefix_of(Index(1), &term);
         for first in [1, 300, u64::MAX] {
             assert_eq!(stamped_part(&layout::run_key(&prefix, first)), Some(&prefix[..]));
         }

@@ -216,7 +216,8 @@ impl Writer {
         if entries.is_empty() {
             effects.step.removes.push(key.into());
         } else {
-            effects.step.puts.push((key.into(), layout::encode_page(&key, entries.into_values())));
+            let entries: Vec<Entry> = entries.into_values().collect();
+            effects.step.puts.push((key.into(), layout::encode_page(&key, &entries)));
         }
         Ok(())
     }
