@@ -19,6 +19,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use record::declaration::Declaration;
+use record::model::Collection;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -29,6 +31,9 @@ pub const COUNT: usize = 3;
 
 /// The write token's secret.
 pub const SECRET: &str = "notes_of_a_test";
+
+/// The secret of a token that only the operator has.
+pub const OPERATOR: &str = "notes_of_an_operator";
 
 /// The collection that is replicated: a text, and a slug that only one may have.
 const NOTES: &str = r#"{
@@ -97,13 +102,13 @@ fn carry(mut from: TcpStream, mut to: TcpStream, gate: &AtomicBool) {
 
 /// A process that can be started again.
 struct Part {
-    command: Box<dyn Fn() -> Command + Send>,
+    command: Box<dyn Fn() -> Command + Send + Sync>,
     process: Option<Process>,
     is_frozen: bool,
 }
 
 impl Part {
-    fn new(command: impl Fn() -> Command + Send + 'static) -> Self {
+    fn new(command: impl Fn() -> Command + Send + Sync + 'static) -> Self {
         Self { command: Box::new(command), process: None, is_frozen: false }
     }
 
@@ -169,19 +174,15 @@ pub struct Cluster {
 impl Cluster {
     /// Starts it with the records of `input`, a list in JSON; returns `None` without nats-server.
     pub fn start(input: &str) -> Option<Self> {
+        Self::start_from(split(input))
+    }
+
+    /// Starts it with the split in the folder `data` of `dir`, which [`split`] has made.
+    pub fn start_from(dir: TempDir) -> Option<Self> {
         let server = tool("nats-server", "a replicated service")?;
-        let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        declare(&at("plan"), &[("notes", NOTES)]);
-        fs::write(at("db.json"), format!("{{\"notes\":{input}}}")).unwrap();
-        let run = |arguments: &[&str]| {
-            let output = seed(arguments);
-            assert!(output.status.success(), "{}", text(&output.stderr));
-        };
-        let [plan, input, data, keys] = ["plan", "db.json", "data", "keys"].map(|name| at(name).display().to_string());
-        run(&["--plan", &plan, "--input", &input, "--data", &data, "--quiet"]);
+        let [plan, keys] = ["plan", "keys"].map(|name| at(name).display().to_string());
         run(&["streams", "keys", "--plan", &plan, "--output", &keys]);
-        fs::write(at("tokens"), format!("test {}\n", hex::encode(Sha256::digest(SECRET)))).unwrap();
 
         let ports: Vec<u16> = (0..COUNT).map(|_| lasting_port()).collect();
         let between: Vec<u16> = (0..COUNT).map(|_| lasting_port()).collect();
@@ -224,11 +225,11 @@ impl Cluster {
             dir,
         };
         cluster.brokers.iter_mut().for_each(Part::start);
-        let urls: Vec<String> = cluster.ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
-        run(&["streams", "create", "--broker", &urls.join(","), "--keys", &keys, "--data", &data, "--most", "256"]);
+        cluster.create_stream();
         for nth in 0..COUNT {
             let command = cluster.command(nth);
-            copy(&cluster.path("data/notes"), &cluster.folder(nth));
+            fs::create_dir(cluster.data(nth)).unwrap();
+            copy(&cluster.path("data/notes"), &cluster.data(nth));
             cluster.replicas.push(Part::new(command));
             cluster.replicas[nth].start();
         }
@@ -236,10 +237,27 @@ impl Cluster {
         Some(cluster)
     }
 
+    fn create_stream(&self) {
+        let urls: Vec<String> = self.ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+        let [data, keys] = ["data", "keys"].map(|name| self.path(name).display().to_string());
+        run(&["streams", "create", "--broker", &urls.join(","), "--keys", &keys, "--data", &data, "--most", "256"]);
+    }
+
+    /// Lets the brokers lose all they have, and makes the stream anew.
+    pub fn make_stream_anew(&mut self) {
+        for nth in 0..COUNT {
+            self.brokers[nth].kill();
+            fs::remove_dir_all(self.path(&format!("broker-{nth}"))).unwrap();
+        }
+        self.brokers.iter_mut().for_each(Part::start);
+        self.create_stream();
+    }
+
     /// Returns how a replica is started.
-    fn command(&self, nth: usize) -> impl Fn() -> Command + Send + 'static {
+    fn command(&self, nth: usize) -> impl Fn() -> Command + Send + Sync + 'static {
         let servers: Vec<String> = self.ways[nth].iter().map(|link| format!("nats://{}", link.address)).collect();
-        let (servers, address, folder) = (servers.join(","), self.addresses[nth].to_string(), self.folder(nth));
+        let (servers, address, folder) =
+            (servers.join(","), self.addresses[nth].to_string(), self.data(nth).join("notes"));
         let [declaration, tokens, key] =
             ["plan/notes/collection.json", "tokens", "keys/notes.nk"].map(|name| self.path(name));
         move || {
@@ -255,9 +273,9 @@ impl Cluster {
         self.dir.path().join(name)
     }
 
-    /// Returns the folder of a replica.
-    pub fn folder(&self, replica: usize) -> PathBuf {
-        self.path(&format!("notes-{replica}"))
+    /// Returns the folder above that of a replica.
+    pub fn data(&self, replica: usize) -> PathBuf {
+        self.path(&format!("replica-{replica}"))
     }
 
     /// Returns the address of a replica.
@@ -275,6 +293,32 @@ impl Cluster {
     /// Returns what a replica has printed since its start.
     pub fn log(&self, replica: usize) -> String {
         self.replicas[replica].process.as_ref().map(Process::log).unwrap_or_default()
+    }
+
+    /// Returns the folder of it all.
+    pub fn dir(&self) -> &TempDir {
+        &self.dir
+    }
+
+    /// Lets all replicas read their tokens again.
+    pub fn hang_up(&mut self) {
+        for replica in self.replicas.iter_mut().filter_map(|replica| replica.process.as_mut()) {
+            replica.signal("HUP");
+            replica.await_line("reloaded");
+        }
+    }
+
+    /// Ends a replica in order, for a look at its folder.
+    pub fn stop_replica(&mut self, nth: usize) {
+        if let Some(mut replica) = self.replicas[nth].process.take() {
+            replica.signal("TERM");
+            assert!(replica.wait().success(), "{}", replica.log());
+        }
+    }
+
+    /// Starts a replica again.
+    pub fn start_replica(&mut self, nth: usize) {
+        self.replicas[nth].start();
     }
 
     pub fn kill_broker(&mut self, nth: usize) {
@@ -321,6 +365,34 @@ impl Drop for Cluster {
         // A frozen process would not take the signal to end.
         self.replicas.iter_mut().chain(&mut self.brokers).for_each(Part::kill);
     }
+}
+
+/// Returns the line of a token file.
+pub fn token(name: &str, secret: &str) -> String {
+    format!("{name} {}\n", hex::encode(Sha256::digest(secret)))
+}
+
+/// Returns the collection.
+pub fn notes() -> Collection {
+    Collection::of(Declaration::read(NOTES).unwrap())
+}
+
+/// Splits `input`, a list of notes in JSON, in a new folder: `plan`, `data`, and `tokens` with that of [`SECRET`].
+pub fn split(input: &str) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    declare(&at("plan"), &[("notes", NOTES)]);
+    fs::write(at("db.json"), format!("{{\"notes\":{input}}}")).unwrap();
+    let [plan, input, data] = ["plan", "db.json", "data"].map(|name| at(name).display().to_string());
+    run(&["--plan", &plan, "--input", &input, "--data", &data, "--quiet"]);
+    fs::write(at("tokens"), token("test", SECRET) + &token("operator", OPERATOR)).unwrap();
+    dir
+}
+
+/// Runs `seed`, which has to succeed.
+pub fn run(arguments: &[&str]) {
+    let output = seed(arguments);
+    assert!(output.status.success(), "{}", text(&output.stderr));
 }
 
 /// Copies a stopped service's folder.

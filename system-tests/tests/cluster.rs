@@ -6,17 +6,21 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 use std::collections::{BTreeMap, HashMap};
-use std::env;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{env, fs, thread};
 
 use serde_json::Value;
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester, SequentialSpec};
-use world::cluster::{COUNT, Cluster, SECRET};
-use world::{get, wait_for};
+use tempfile::TempDir;
+use world::changes::change;
+use world::cluster::{COUNT, Cluster, OPERATOR, SECRET, notes, run, split, token};
+use world::posts::Client;
+use world::{Process, get, program, tool, wait_for};
 
 /// The default of `CLUSTER_SECONDS`: how long faults go on.
 const SECONDS: u64 = 30;
@@ -373,6 +377,166 @@ fn every_acknowledged_write_is_on_every_replica_whatever_fails() {
         records.len()
     );
     assert!(created > 0 && claimed > 0 && histories > 0, "nothing was tried");
+}
+
+/// Sends a new note to a replica; returns the answer's status.
+fn post(cluster: &Cluster, replica: usize, text: &str) -> u16 {
+    let client = Client::with_secret(cluster.address(replica), SECRET);
+    client.send("POST", "/api/notes", &[], &format!(r#"{{"text":"{text}"}}"#)).status
+}
+
+/// Waits until a replica is not ready since it is apart from the others, and its log says why.
+fn await_apart(cluster: &Cluster, replica: usize, why: &str) {
+    wait_for(&format!("replica {replica} to be apart"), || {
+        let (status, _, body) = get(cluster.address(replica), "/ready");
+        status == 503 && body.contains("problems#apart")
+    });
+    let log = cluster.log(replica);
+    assert!(log.contains("this replica stops following its stream") && log.contains(why), "{log}");
+    // It takes no writes, but what it has can be looked at.
+    assert_eq!(post(cluster, replica, "not here"), 503);
+    assert_eq!(get(cluster.address(replica), "/api/notes/1").0, 200);
+}
+
+#[test]
+fn a_replica_with_other_records_than_most_takes_itself_out() {
+    let Some(mut cluster) = Cluster::start(r#"[{"id":1,"text":"a"},{"id":2,"text":"b"}]"#) else { return };
+    assert_eq!(post(&cluster, 0, "before"), 201);
+    cluster.stop_replica(2);
+    // As many, as long, and the counters as they should be: no checksum tells it.
+    change(&cluster.data(2), notes(), &[(2, Some(r#"{"id":2,"text":"c"}"#))]);
+    cluster.start_replica(2);
+    cluster.await_ready(2);
+    // The states are compared behind message 1,024.
+    thread::scope(|scope| {
+        for replica in [0, 1] {
+            let cluster = &cluster;
+            scope.spawn(move || (0..600).for_each(|_| assert_eq!(post(cluster, replica, "more"), 201)));
+        }
+    });
+    await_apart(&cluster, 2, "behind message 1024 its records are not those of the other replicas");
+    for replica in [0, 1] {
+        assert_eq!((get(cluster.address(replica), "/ready").0, post(&cluster, replica, "goes on")), (200, 201));
+    }
+}
+
+#[test]
+fn a_replica_that_cannot_read_what_a_command_needs_takes_itself_out_and_the_others_go_on() {
+    let Some(mut cluster) = Cluster::start(r#"[{"id":1,"text":"a"},{"id":20,"text":"b"}]"#) else { return };
+    cluster.stop_replica(1);
+    let path = cluster.data(1).join("notes/db");
+    let db = sled::Config::new().segment_size(store::SEGMENT).path(path).open().unwrap();
+    // The page of records 16 to 31.
+    let key = [1, 0, 0, 0, 0, 0, 0, 0, 1];
+    let mut page = db.get(key).unwrap().unwrap().to_vec();
+    *page.last_mut().unwrap() ^= 1;
+    db.insert(key, page).unwrap();
+    db.flush().unwrap();
+    drop(db);
+    cluster.start_replica(1);
+    cluster.await_ready(1);
+    let client = Client::with_secret(cluster.address(0), SECRET);
+    assert_eq!(client.send("PATCH", "/api/notes/20", &[], r#"{"text":"c"}"#).status, 200);
+    await_apart(&cluster, 1, "cannot be decided here");
+    for replica in [0, 2] {
+        assert_eq!((get(cluster.address(replica), "/ready").0, post(&cluster, replica, "goes on")), (200, 201));
+    }
+}
+
+#[test]
+fn a_stream_that_was_made_anew_is_refused() {
+    let Some(mut cluster) = Cluster::start(r#"[{"id":1,"text":"a"}]"#) else { return };
+    assert_eq!(post(&cluster, 0, "in the old stream"), 201);
+    cluster.make_stream_anew();
+    for replica in 0..COUNT {
+        await_apart(&cluster, replica, "was made anew");
+    }
+}
+
+/// The steps of docs/deploy.md.
+#[test]
+fn a_running_service_becomes_replicated_and_single_again_and_loses_nothing() {
+    if tool("nats-server", "a replicated service").is_none() {
+        return;
+    }
+    let (old, new) = (split(r#"[{"id":1,"text":"a"}]"#), split("[]"));
+    let (mut single, address) = start_single(old.path());
+    let at = |dir: &TempDir, name: &str| dir.path().join(name).display().to_string();
+    let post = |address, key: &str| {
+        let body = format!(r#"{{"text":"{key}"}}"#);
+        Client::with_secret(address, SECRET).send("POST", "/api/notes", &[("idempotency-key", key)], &body)
+    };
+    let first = post(address, "first");
+    assert_eq!(first.status, 201, "{}", first.body);
+    // Whoever is asked by clients.
+    let (current, end) = (Mutex::new(address), AtomicBool::new(false));
+    let switch = |to: SocketAddr| *lock(&current) = to;
+    let back = thread::scope(|scope| {
+        let _ended = EndOnPanic(&end);
+        scope.spawn(|| {
+            while !end.load(Ordering::Relaxed) {
+                let asked = lock(&current);
+                assert_eq!(get(*asked, &first.location).0, 200);
+            }
+        });
+        // No more writes, but reads go on. What it has goes into a backup, and from there to the replicas.
+        let take = |address: SocketAddr, from: &TempDir, to: &TempDir| {
+            assert_eq!(post(address, "too late").status, 401);
+            let (backup, secrets) = (at(to, "backup.ndjson"), at(to, "secrets"));
+            fs::write(&secrets, OPERATOR).unwrap();
+            let url = format!("http://{address}");
+            run(&["backup", "--from", &url, "--data", &at(from, "data"), "--output", &backup, "--secrets", &secrets]);
+            fs::remove_dir_all(to.path().join("data")).unwrap();
+            run(&["restore", "--backup", &backup, "--data", &at(to, "data")]);
+        };
+        let stop_writes = |dir: &TempDir| fs::write(dir.path().join("tokens"), token("operator", OPERATOR)).unwrap();
+        stop_writes(&old);
+        single.signal("HUP");
+        single.await_line("reloaded");
+        take(address, &old, &new);
+        let mut cluster = Cluster::start_from(new).unwrap();
+        switch(cluster.address(0));
+        drop(single);
+
+        for replica in 0..COUNT {
+            assert_eq!(post(cluster.address(replica), "first"), first, "replica {replica}");
+        }
+        let second = post(cluster.address(1), "second");
+        assert_eq!(second.status, 201, "{}", second.body);
+        let third = post(cluster.address(2), "third");
+        assert_eq!(third.status, 201, "{}", third.body);
+        assert_eq!(read_all(&cluster, 0, 4).0, 200);
+
+        // And back.
+        let back = split("[]");
+        let replica = cluster.address(0);
+        stop_writes(cluster.dir());
+        cluster.hang_up();
+        take(replica, cluster.dir(), &back);
+        let (single, address) = start_single(back.path());
+        switch(address);
+        cluster.stop_replica(0);
+        drop(cluster);
+        for (key, answer) in [("first", first.clone()), ("second", second), ("third", third)] {
+            assert_eq!(post(address, key), answer);
+        }
+        assert_eq!(post(address, "fourth").status, 201);
+        assert_eq!(serde_json::from_str::<Vec<Value>>(&get(address, "/api/notes").2).unwrap().len(), 5);
+        end.store(true, Ordering::Relaxed);
+        (back, single)
+    });
+    drop(back);
+}
+
+/// Starts the service alone, on the split in `dir`.
+fn start_single(dir: &Path) -> (Process, SocketAddr) {
+    let mut command = Command::new(program("collection"));
+    command.arg("--declaration").arg(dir.join("plan/notes/collection.json")).args(["--listen", "127.0.0.1:0"]);
+    command.arg("--data").arg(dir.join("data/notes")).arg("--write-token-file").arg(dir.join("tokens"));
+    let mut service = Process::start(&mut command);
+    let address = service.await_line(" on http://").trim().parse().unwrap();
+    wait_for("it to be ready", || get(address, "/ready").0 == 200);
+    (service, address)
 }
 
 /// Ends the test if its thread panics.
