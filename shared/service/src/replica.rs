@@ -375,12 +375,21 @@ impl Follower {
         let applied = self.position.as_ref().map_or(0, |position| position.sequence);
         self.note_progress(&stream, applied);
         let mut messages = self.link.broker.follow(applied + 1).await?;
+        let mut next = applied + 1;
         loop {
             let message = messages.next().await;
             let message = message.ok_or_else(|| BrokerError::Away("the messages end".to_owned()))??;
+            let sequence = message.sequence;
+            if sequence > next && next == applied + 1 {
+                return stop(format!("message {next} is missing in the stream: the next is {sequence}"));
+            }
+            // The client makes its consumer anew after a break. If nothing had come by then, it begins with the first.
+            if sequence != next {
+                return Err(BrokerError::Away(format!("message {sequence} comes instead of {next}")).into());
+            }
             self.apply(&stream.identity, message).await?;
-            let applied = self.position.as_ref().map_or(0, |position| position.sequence);
-            self.note_progress(&stream, applied);
+            next += 1;
+            self.note_progress(&stream, sequence);
         }
     }
 
@@ -436,13 +445,10 @@ impl Follower {
         Ok(())
     }
 
-    /// Applies a message. Returns when its effects are durable here.
+    /// Applies the next message. Returns when its effects are durable here.
     async fn apply(&mut self, identity: &str, message: Delivered) -> Result<(), FollowError> {
         let Delivered { sequence, time, bytes } = message;
         let before = self.position.clone().unwrap_or_else(|| Position::before(identity.to_owned()));
-        if sequence != before.sequence + 1 {
-            return stop(format!("message {} is missing in the stream: the next is {sequence}", before.sequence + 1));
-        }
         let Some(message) = Message::decode(&bytes) else {
             return stop(format!("message {sequence} is of a newer version of this program; update this replica"));
         };
