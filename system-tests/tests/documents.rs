@@ -129,6 +129,7 @@ fn helps() -> Vec<String> {
     let mut helps: Vec<String> = commands.map(|command| help("seed", &[command])).collect();
     assert!(helps.len() >= 10, "{top}");
     helps.push(help("seed", &["plan", "render"]));
+    helps.extend(["keys", "create", "leave"].map(|command| help("seed", &["streams", command])));
     helps.push(top);
     helps.push(help("posts", &[]));
     helps.extend(["check", "scrub", "compact", "openapi"].map(|command| help("posts", &[command])));
@@ -388,7 +389,7 @@ fn every_command_block_runs() {
 
 /// All string literals of the store and the services, lines joined.
 fn messages() -> String {
-    let folders = ["shared/store/src", "shared/service/src", "seed/src"];
+    let folders = ["shared/store/src", "shared/broker/src", "shared/service/src", "seed/src"];
     let files = folders.iter().flat_map(|folder| world::snapshot(&root().join(folder)));
     let joined = files.map(|(_, content)| {
         let mut joined = String::new();
