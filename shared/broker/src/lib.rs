@@ -38,8 +38,11 @@ const RECONNECT: Duration = Duration::from_secs(1);
 /// The time for which JetStream recognizes a message that was published twice.
 const DUPLICATES: Duration = Duration::from_secs(120);
 
-/// The longest message of a stream, in bytes: a quarter of JetStream's default limit, since it holds up all behind it.
+/// The bytes after which a message takes no more commands: a quarter of the limit, since it holds up all behind it.
 pub const MESSAGE_BYTES: usize = 256 << 10;
+
+/// The longest message of a stream, in bytes: JetStream's default.
+pub const MOST_BYTES: usize = 1 << 20;
 
 /// The address of one of the broker's servers, such as `nats://127.0.0.1:4222`.
 #[derive(Clone, Debug)]
@@ -247,7 +250,7 @@ impl Broker {
             storage: StorageType::File,
             num_replicas: replicas,
             max_bytes: i64::try_from(most).unwrap_or(i64::MAX),
-            max_message_size: i32::try_from(2 * MESSAGE_BYTES).unwrap_or(i32::MAX),
+            max_message_size: i32::try_from(MOST_BYTES).unwrap_or(i32::MAX),
             duplicate_window: DUPLICATES,
             deny_delete: true,
             allow_direct: false,

@@ -457,7 +457,7 @@ impl Problem {
             }
             Problem::BackupsBusy => "Too many backups are being read; try again later.",
             Problem::ScrubBusy => "A scrub is under way; the log will show its result.",
-            Problem::BrokerAway => "The service cannot write now, since its broker does not answer; reads go on.",
+            Problem::BrokerAway => "The service cannot write now, since its broker takes nothing; reads go on.",
             Problem::FateUnknown => {
                 "The broker did not answer in time. The write may have succeeded, or still succeed for a moment."
             }

@@ -239,6 +239,9 @@ impl Outside {
             admin.abort();
             let _ = admin.await;
         }
+        if let Some(replica) = &state.replica {
+            replica.end().await;
+        }
         let store = state.store.clone();
         drop(state);
         close(store, &folder, end).await

@@ -23,13 +23,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use broker::{
-    Begin, Broker, BrokerError, Commands, Delivered, MESSAGE_BYTES, Message, Rules, StateBehind, StreamState,
+    Begin, Broker, BrokerError, Commands, Delivered, MESSAGE_BYTES, MOST_BYTES, Message, Rules, StateBehind,
+    StreamState,
 };
 use futures_util::StreamExt;
 use record::model::Collection;
 use sha2::{Digest, Sha256};
 use store::{Agreed, Commit, CommitError, Decide, Position, Store, StoreError};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use warp::http::header::{HeaderMap, HeaderName, HeaderValue};
 
@@ -55,6 +57,9 @@ const PUBLISH_PATIENCE: Duration = Duration::from_secs(10);
 /// The time that a client waits for a write.
 const WRITE_PATIENCE: Duration = Duration::from_secs(15);
 
+/// The time that a message may take which is being applied when the service ends.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+
 /// The pause before the broker is asked again.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -64,12 +69,15 @@ const SHORTER: Duration = Duration::from_secs(30);
 /// The most commands of a message, and the most that wait.
 const COMMANDS: usize = 1024;
 
-/// The longest command, in bytes: JetStream's default limit of a message, less its envelope.
-const COMMAND_BYTES: usize = (1 << 20) - (1 << 10);
+/// The longest command, in bytes: that of a message, less its envelope.
+const COMMAND_BYTES: usize = MOST_BYTES - (1 << 10);
 
 /// A replica's link to its stream. Clones share it.
 #[derive(Clone)]
-pub struct Replica(Arc<Link>);
+pub struct Replica {
+    link: Arc<Link>,
+    tasks: Arc<[JoinHandle<()>; 2]>,
+}
 
 struct Link {
     broker: Broker,
@@ -83,6 +91,8 @@ struct Link {
     /// The commands of this process's messages that are not applied yet, by the message's number.
     waiting: Mutex<HashMap<u64, Vec<Submitted>>>,
     stage: Mutex<Stage>,
+    /// Held while a message is being applied.
+    applying: tokio::sync::Mutex<()>,
     /// Whether the last message could not be published.
     is_away: AtomicBool,
     /// The stream's time, and when it was that here.
@@ -137,6 +147,7 @@ impl Replica {
             own: watch::Sender::new(0),
             waiting: Mutex::default(),
             stage: Mutex::new(Stage::CatchingUp),
+            applying: tokio::sync::Mutex::default(),
             is_away: AtomicBool::new(false),
             clock: Mutex::new((position.as_ref().map_or(0, |position| position.time), Instant::now())),
             publisher,
@@ -150,14 +161,25 @@ impl Replica {
             position,
             agreement: Agreement::default(),
         };
-        tokio::spawn(follower.follow());
-        tokio::spawn(publish_all(Arc::clone(&link), submitted, rules_of(store.collection())));
-        Ok(Self(link))
+        let tasks = [
+            tokio::spawn(follower.follow()),
+            tokio::spawn(publish_all(Arc::clone(&link), submitted, rules_of(store.collection()))),
+        ];
+        Ok(Self { link, tasks: Arc::new(tasks) })
+    }
+
+    /// Ends it, not in the middle of a message unless that waits for room on the disk.
+    pub async fn end(&self) {
+        let _applying = timeout(END_PATIENCE, self.link.applying.lock()).await;
+        self.tasks.iter().for_each(JoinHandle::abort);
+        while !self.tasks.iter().all(JoinHandle::is_finished) {
+            sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// Has all replicas decide `command`; returns this one's answer.
     pub(crate) async fn submit(&self, command: &Command) -> Answer {
-        let link = &self.0;
+        let link = &self.link;
         let bytes = wire::encode(command);
         if bytes.len() > COMMAND_BYTES {
             return Err(Problem::BodyTooLarge(COMMAND_BYTES));
@@ -179,7 +201,7 @@ impl Replica {
 
     /// Returns what keeps this replica from being ready.
     pub(crate) fn find_obstacle(&self) -> Option<Problem> {
-        match &*self.0.stage() {
+        match &*self.link.stage() {
             Stage::Following => None,
             Stage::CatchingUp => Some(Problem::CatchingUp),
             Stage::Stopped(_) => Some(Problem::Apart),
@@ -188,10 +210,10 @@ impl Replica {
 
     /// Returns what is wrong although this replica is ready.
     pub(crate) fn find_remark(&self) -> Option<String> {
-        let is_away = !self.0.broker.is_connected() || self.0.is_away.load(Ordering::Relaxed);
-        match &*self.0.stage() {
+        let is_away = !self.link.broker.is_connected() || self.link.is_away.load(Ordering::Relaxed);
+        match &*self.link.stage() {
             Stage::Stopped(why) => Some(format!("apart from its stream: {why}")),
-            _ if self.0.broker.is_refused() => Some("the broker does not know its key: no writes".to_owned()),
+            _ if self.link.broker.is_refused() => Some("the broker does not know its key: no writes".to_owned()),
             _ if is_away => Some("the broker is away: no writes".to_owned()),
             _ => None,
         }
@@ -199,12 +221,12 @@ impl Replica {
 
     /// Returns the number of the last message that is applied here.
     pub(crate) fn applied(&self) -> u64 {
-        *self.0.applied.borrow()
+        *self.link.applied.borrow()
     }
 
     /// Adds to an answer that has no number yet that of the last message it may know of.
     pub(crate) fn add_sequence(&self, headers: &mut HeaderMap) {
-        headers.entry(SEQUENCE).or_insert_with(|| self.0.begun.load(Ordering::Acquire).into());
+        headers.entry(SEQUENCE).or_insert_with(|| self.link.begun.load(Ordering::Acquire).into());
     }
 
     /// Tells whether the request has to wait for a message.
@@ -222,7 +244,7 @@ impl Replica {
         }
         let mut named = headers.get_all(READ_AFTER).iter().map(read_sequence);
         let (Some(Some(after)), None) = (named.next(), named.next()) else { return Err(Problem::NotASequence) };
-        let mut applied = self.0.applied.subscribe();
+        let mut applied = self.link.applied.subscribe();
         let reached = timeout(READ_PATIENCE, applied.wait_for(|applied| *applied >= after)).await;
         reached.map(drop).map_err(|_elapsed| Problem::Behind)
     }
@@ -387,7 +409,10 @@ impl Follower {
             if sequence != next {
                 return Err(BrokerError::Away(format!("message {sequence} comes instead of {next}")).into());
             }
+            let link = Arc::clone(&self.link);
+            let applying = link.applying.lock().await;
             self.apply(&stream.identity, message).await?;
+            drop(applying);
             next += 1;
             self.note_progress(&stream, sequence);
         }
