@@ -228,7 +228,8 @@ impl Cluster {
         cluster.create_stream();
         for nth in 0..COUNT {
             let command = cluster.command(nth);
-            fs::create_dir(cluster.data(nth)).unwrap();
+            // A test may have made it, on another disk.
+            fs::create_dir_all(cluster.data(nth)).unwrap();
             copy(&cluster.path("data/notes"), &cluster.data(nth));
             cluster.replicas.push(Part::new(command));
             cluster.replicas[nth].start();

@@ -6,7 +6,10 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Write;
 use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,6 +22,7 @@ use stateright::semantics::{ConsistencyTester, LinearizabilityTester, Sequential
 use tempfile::TempDir;
 use world::changes::change;
 use world::cluster::{COUNT, Cluster, OPERATOR, SECRET, notes, run, split, token};
+use world::file_system::mount;
 use world::posts::Client;
 use world::{Process, get, program, tool, wait_for};
 
@@ -441,6 +445,32 @@ fn a_replica_that_cannot_read_what_a_command_needs_takes_itself_out_and_the_othe
     for replica in [0, 2] {
         assert_eq!((get(cluster.address(replica), "/ready").0, post(&cluster, replica, "goes on")), (200, 201));
     }
+}
+
+#[test]
+fn a_replica_whose_disk_is_full_waits_for_room_and_catches_up() {
+    let (dir, disk) = (split(r#"[{"id":1,"text":"a"}]"#), tempfile::tempdir().unwrap());
+    let Some(_mounted) = mount(&["-t", "tmpfs", "-o", "size=192m", "none"], disk.path()) else { return };
+    symlink(disk.path(), dir.path().join("replica-0")).unwrap();
+    let Some(cluster) = Cluster::start_from(dir) else { return };
+    let filler = disk.path().join("filler");
+    let mut file = File::create(&filler).unwrap();
+    while file.write_all(&[0; 64 << 10]).is_ok() {}
+    drop(file);
+    // More than a lap of the journal, for which room was reserved.
+    let text = "x".repeat(4000);
+    let write = || (0..300).for_each(|_| assert_eq!(post(&cluster, 1, &text), 201));
+    write();
+    wait_for("the full disk to be noticed", || get(cluster.address(0), "/ready").0 == 503);
+    assert_eq!(post(&cluster, 2, "goes on"), 201);
+    assert_eq!(get(cluster.address(0), "/api/notes/1").0, 200, "reads go on");
+    fs::remove_file(filler).unwrap();
+    cluster.await_ready(0);
+    write();
+    // The beginning, and a message for each.
+    let lists: Vec<_> = (0..COUNT).map(|nth| read_all(&cluster, nth, 602)).collect();
+    assert!(lists.iter().all(|list| *list == lists[0]), "the replicas have other records");
+    assert_eq!(serde_json::from_str::<Vec<Value>>(&lists[0].1).unwrap().len(), 602);
 }
 
 #[test]
