@@ -14,8 +14,8 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -167,6 +167,8 @@ pub struct Cluster {
     routes: Vec<Vec<Option<Link>>>,
     /// From replica to broker.
     ways: Vec<Vec<Link>>,
+    /// How far the clocks of the replicas are off, as `faketime -f` takes it.
+    clocks: Arc<Mutex<[String; COUNT]>>,
     addresses: Vec<SocketAddr>,
     ports: Vec<u16>,
 }
@@ -221,6 +223,7 @@ impl Cluster {
             addresses: (0..COUNT).map(|_| SocketAddr::from(([127, 0, 0, 1], lasting_port()))).collect(),
             routes,
             ways,
+            clocks: Arc::default(),
             ports,
             dir,
         };
@@ -231,6 +234,7 @@ impl Cluster {
             // A test may have made it, on another disk.
             fs::create_dir_all(cluster.data(nth)).unwrap();
             copy(&cluster.path("data/notes"), &cluster.data(nth));
+            fs::copy(cluster.path("plan/notes/collection.json"), cluster.declaration(nth)).unwrap();
             cluster.replicas.push(Part::new(command));
             cluster.replicas[nth].start();
         }
@@ -259,10 +263,17 @@ impl Cluster {
         let servers: Vec<String> = self.ways[nth].iter().map(|link| format!("nats://{}", link.address)).collect();
         let (servers, address, folder) =
             (servers.join(","), self.addresses[nth].to_string(), self.data(nth).join("notes"));
-        let [declaration, tokens, key] =
-            ["plan/notes/collection.json", "tokens", "keys/notes.nk"].map(|name| self.path(name));
+        let [tokens, key] = ["tokens", "keys/notes.nk"].map(|name| self.path(name));
+        let (declaration, clocks) = (self.declaration(nth), Arc::clone(&self.clocks));
         move || {
-            let mut command = Command::new(program("collection"));
+            let mut command = match &*clocks.lock().unwrap()[nth] {
+                "" => Command::new(program("collection")),
+                off => {
+                    let mut command = Command::new("faketime");
+                    command.arg("-f").arg(off).arg(program("collection"));
+                    command
+                }
+            };
             command.arg("--declaration").arg(&declaration).args(["--listen", &address, "--broker", &servers]);
             command.arg("--data").arg(&folder).arg("--write-token-file").arg(&tokens).arg("--broker-key").arg(&key);
             command.env("RUST_LOG", "info,access=off");
@@ -294,6 +305,16 @@ impl Cluster {
     /// Returns what a replica has printed since its start.
     pub fn log(&self, replica: usize) -> String {
         self.replicas[replica].process.as_ref().map(Process::log).unwrap_or_default()
+    }
+
+    /// Returns the file with the declaration of a replica.
+    pub fn declaration(&self, nth: usize) -> PathBuf {
+        self.path(&format!("replica-{nth}.json"))
+    }
+
+    /// Puts the clock of a replica forward or back at its next start.
+    pub fn set_clock(&self, nth: usize, off: &str) {
+        self.clocks.lock().unwrap()[nth] = off.to_owned();
     }
 
     /// Returns the folder of it all.

@@ -474,6 +474,67 @@ fn a_replica_whose_disk_is_full_waits_for_room_and_catches_up() {
 }
 
 #[test]
+fn replicas_whose_clocks_are_hours_apart_agree() {
+    if tool("faketime", "a replica whose clock is wrong").is_none() {
+        return;
+    }
+    let Some(mut cluster) = Cluster::start(r#"[{"id":1,"text":"a"}]"#) else { return };
+    for (replica, off) in [(1, "+1h"), (2, "-1h")] {
+        cluster.stop_replica(replica);
+        cluster.set_clock(replica, off);
+        cluster.start_replica(replica);
+        cluster.await_ready(replica);
+    }
+    let send = |replica: usize, key: &str| {
+        let client = Client::with_secret(cluster.address(replica), SECRET);
+        client.send("POST", "/api/notes", &[("idempotency-key", key)], &format!(r#"{{"text":"{key}"}}"#))
+    };
+    let dates: Vec<String> = (0..COUNT).map(|replica| date(cluster.address(replica))).collect();
+    assert!(dates[0] != dates[1] && dates[1] != dates[2], "no clock is wrong: {dates:?}");
+    // Also after a minute by the clock that is ahead, no message is late.
+    for key in 0..9 {
+        let answers: Vec<_> = (0..COUNT).map(|nth| send((key + nth) % COUNT, &key.to_string())).collect();
+        assert!(answers.iter().all(|answer| answer.status == 201 && *answer == answers[0]), "{answers:?}");
+    }
+    let lists: Vec<_> = (0..COUNT).map(|nth| read_all(&cluster, nth, 28)).collect();
+    assert!(lists.iter().all(|list| *list == lists[0]), "the replicas have other records");
+    assert_eq!(serde_json::from_str::<Vec<Value>>(&lists[0].1).unwrap().len(), 10);
+}
+
+/// Returns the hour and minute by a service's clock.
+fn date(address: SocketAddr) -> String {
+    let answer = ureq::get(format!("http://{address}/live")).call().unwrap();
+    answer.headers()["date"].to_str().unwrap().rsplit_once(':').unwrap().0.to_owned()
+}
+
+#[test]
+fn a_replica_of_another_declaration_stops_at_the_first_command_of_the_others() {
+    let Some(mut cluster) = Cluster::start(r#"[{"id":1,"text":"a"}]"#) else { return };
+    cluster.stop_replica(2);
+    let declaration = fs::read_to_string(cluster.declaration(2)).unwrap();
+    fs::write(cluster.declaration(2), declaration.replace("4096", "4095")).unwrap();
+    cluster.start_replica(2);
+    cluster.await_ready(2);
+    assert_eq!(post(&cluster, 0, &"x".repeat(4096)), 201);
+    await_apart(&cluster, 2, "is of a replica with another declaration of notes");
+    for replica in [0, 1] {
+        assert_eq!((get(cluster.address(replica), "/ready").0, post(&cluster, replica, "goes on")), (200, 201));
+    }
+}
+
+#[test]
+fn a_body_of_many_lines_is_one_command() {
+    let Some(cluster) = Cluster::start("[]") else { return };
+    let body = format!("{{\"text\":\"{}\"}}\n", "x".repeat(1000)).repeat(1000);
+    let request = ureq::post(format!("http://{}/api/notes", cluster.address(0)));
+    let request =
+        request.header("content-type", "application/x-ndjson").header("authorization", format!("Bearer {SECRET}"));
+    assert_eq!(request.send(body).unwrap().status(), 201);
+    assert_eq!(read_all(&cluster, 1, 2), read_all(&cluster, 2, 2));
+    assert_eq!(serde_json::from_str::<Vec<Value>>(&read_all(&cluster, 1, 2).1).unwrap().len(), 1000);
+}
+
+#[test]
 fn a_stream_that_was_made_anew_is_refused() {
     let Some(mut cluster) = Cluster::start(r#"[{"id":1,"text":"a"}]"#) else { return };
     assert_eq!(post(&cluster, 0, "in the old stream"), 201);
