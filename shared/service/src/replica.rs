@@ -14,7 +14,7 @@
 //!
 //! A replica stops, and serves no more than what it has, if it cannot know what the others do: the stream is another or
 //! shorter than it was, a message is of other rules, its records are not those that the stream began with, or not those of
-//! most [others](crate::agreement).
+//! most others.
 
 use std::collections::HashMap;
 use std::fmt::{self, Display};
