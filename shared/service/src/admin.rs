@@ -274,6 +274,12 @@ impl Admin {
         text.spread(name, &[], &figures.commit_time.read(), 1e6);
         let bytes = figures.journal_bytes.get();
         text.one("service_journal_bytes_total", "counter", "Bytes appended to the journal.", bytes);
+        let replica = self.state.replica.as_ref();
+        let (applied, takes) = replica.map_or((0, true), |replica| (replica.applied(), replica.reaches_broker()));
+        let what = "The number of the last message of its stream that a replica has applied; else 0.";
+        text.one("service_stream_sequence", "gauge", what, applied);
+        let what = "1 while the broker of a replica takes writes, and of a single service; else 0.";
+        text.one("service_broker_reached", "gauge", what, u8::from(takes));
     }
 
     fn write_store(&self, text: &mut Exposition) -> Result<(), StoreError> {

@@ -187,7 +187,7 @@ impl Replica {
         if let Some(obstacle) = self.find_obstacle() {
             return Err(obstacle);
         }
-        if !link.broker.is_connected() || link.is_away.load(Ordering::Relaxed) {
+        if !self.reaches_broker() {
             return Err(Problem::BrokerAway);
         }
         let (answer, answered) = oneshot::channel();
@@ -210,13 +210,17 @@ impl Replica {
 
     /// Returns what is wrong although this replica is ready.
     pub(crate) fn find_remark(&self) -> Option<String> {
-        let is_away = !self.link.broker.is_connected() || self.link.is_away.load(Ordering::Relaxed);
         match &*self.link.stage() {
             Stage::Stopped(why) => Some(format!("apart from its stream: {why}")),
             _ if self.link.broker.is_refused() => Some("the broker does not know its key: no writes".to_owned()),
-            _ if is_away => Some("the broker is away: no writes".to_owned()),
+            _ if !self.reaches_broker() => Some("the broker is away: no writes".to_owned()),
             _ => None,
         }
+    }
+
+    /// Tells whether the broker takes messages, as far as is known.
+    pub(crate) fn reaches_broker(&self) -> bool {
+        self.link.broker.is_connected() && !self.link.is_away.load(Ordering::Relaxed)
     }
 
     /// Returns the number of the last message that is applied here.
