@@ -210,8 +210,9 @@ impl Chain {
         Ok((head, rest))
     }
 
-    /// Restores a collection, declared as it was backed up, into a new database at `path`.
-    pub fn restore(&self, collection: Collection, path: &Path, stage: &Stage) -> Result<Head, Error> {
+    /// Restores a collection, declared as it was backed up, into a new database at `path`. `as_replica` goes on where the
+    /// stream of the replica was that was backed up; otherwise the database follows none.
+    pub fn restore(&self, collection: Collection, path: &Path, as_replica: bool, stage: &Stage) -> Result<Head, Error> {
         let declared = self.head(collection)?.declaration.map_or(collection, Collection::of);
         let (send, pieces) = sync_channel::<Vec<SnapshotRecord>>(PIECES);
         thread::scope(|scope| {
@@ -236,7 +237,16 @@ impl Chain {
             drop(send);
             let restore = loader.join().expect("a loader returns its errors")?;
             let (head, rest) = read?;
-            restore.finish(&rest.kept, head.revision, head.last_id)?.sync()?;
+            let store = restore.finish(&rest.kept, head.revision, head.last_id)?;
+            if as_replica {
+                let none = "it is none of a replica, or was taken without a token: it has no position in a stream";
+                let position = head.position.as_ref();
+                store.put_position(
+                    position
+                        .ok_or_else(|| broken(self.paths.last().expect("a chain has a backup"), none.to_owned()))?,
+                )?;
+            }
+            store.sync()?;
             Ok(head)
         })
     }
@@ -293,7 +303,7 @@ pub fn unpack(chain: &Chain, progress: Progress) -> Result<Unpacked, Error> {
     let mut stores = Vec::new();
     for collection in chain.plan()?.iter() {
         let path = dir.path().join(collection.name());
-        chain.restore(collection, &path, &stage)?;
+        chain.restore(collection, &path, false, &stage)?;
         stores.push(Store::open(&path, collection, Purpose::Passing)?);
     }
     Ok(Unpacked { _dir: dir, stores })

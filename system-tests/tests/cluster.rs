@@ -419,6 +419,23 @@ fn a_replica_with_other_records_than_most_takes_itself_out() {
         }
     });
     await_apart(&cluster, 2, "behind message 1024 its records are not those of the other replicas");
+    // It is made anew from another's backup, while that one goes on.
+    let dir = cluster.dir().path().to_owned();
+    let at = |name: &str| dir.join(name).display().to_string();
+    let (url, [data, backup, anew, secrets]) =
+        (format!("http://{}", cluster.address(1)), ["data", "backup.ndjson", "anew", "secrets"].map(at));
+    fs::write(&secrets, SECRET).unwrap();
+    run(&["backup", "--from", &url, "--data", &data, "--output", &backup, "--secrets", &secrets]);
+    run(&["restore", "--backup", &backup, "--data", &anew, "--as-replica"]);
+    assert_eq!(post(&cluster, 1, "after the backup"), 201);
+    cluster.stop_replica(2);
+    fs::rename(cluster.data(2), at("inquest")).unwrap();
+    fs::rename(at("anew"), cluster.data(2)).unwrap();
+    cluster.start_replica(2);
+    cluster.await_ready(2);
+    assert_eq!(post(&cluster, 2, "is one of them again"), 201);
+    let last = get(cluster.address(2), "/api/notes").2;
+    wait_for("all to have that", || (0..2).all(|nth| get(cluster.address(nth), "/api/notes").2 == last));
     for replica in [0, 1] {
         assert_eq!((get(cluster.address(replica), "/ready").0, post(&cluster, replica, "goes on")), (200, 201));
     }

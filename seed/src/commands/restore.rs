@@ -23,11 +23,18 @@ use crate::slice::Sliced;
 use crate::splitting::Part;
 use crate::target::{Building, Target};
 
-/// Puts a backup into the services' folders in `data`, after reading it back and checking it.
+/// Puts a backup into the services' folders in `data`, after reading it back and checking it. `as_replica` makes replicas
+/// that go on where the ones were that were backed up.
 ///
 /// # Errors
 /// See [`Error`]; `data` then stays unchanged.
-pub fn restore(chain: &Chain, data: &Path, replace: bool, progress: Progress) -> Result<Report, Error> {
+pub fn restore(
+    chain: &Chain,
+    data: &Path,
+    replace: bool,
+    as_replica: bool,
+    progress: Progress,
+) -> Result<Report, Error> {
     let mut target = Target::lock(data, chain.plan()?)?;
     if !replace && !target.is_empty(chain.plan()?) {
         return Err(Error::occupied(data, "it holds slices or databases".to_owned()));
@@ -36,7 +43,7 @@ pub fn restore(chain: &Chain, data: &Path, replace: bool, progress: Progress) ->
     let stage = progress.stage("restoring", Total::Records(records(chain)?));
     let mut heads = Vec::new();
     for part in &building {
-        heads.push(chain.restore(part.collection, &part.database, &stage)?);
+        heads.push(chain.restore(part.collection, &part.database, as_replica, &stage)?);
     }
     drop(stage);
     let scans = read_back(&building, heads.iter().map(|head| head.records).sum(), progress)?;

@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use crate::{KeptRecord, Snapshot, SnapshotRecord, StoreError};
+use crate::{KeptRecord, Position, Snapshot, SnapshotRecord, StoreError};
 
 /// The version of the format.
 const VERSION: u32 = 1;
@@ -63,6 +63,9 @@ pub struct Head {
     pub records: u64,
     /// The digest of the records' [`RecordSet`].
     pub digest: String,
+    /// How far the replica had followed its stream. Only a backup with all kept answers can become a replica.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<Position>,
 }
 
 impl Head {
@@ -145,6 +148,7 @@ impl Chunks {
             last_id: snapshot.last_id(),
             records: snapshot.set().count,
             digest: snapshot.set().to_string(),
+            position: snapshot.position().filter(|_| with_kept).cloned(),
         };
         Self { snapshot, since, head: Some(head), with_kept, ids: Vec::new(), hash: Sha256::new(), done: false }
     }

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use bincode::{Decode, Encode};
 use record::record_set::RecordSet;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::layout::{self, Step};
 use crate::{Store, StoreError};
 
 /// How far a database has followed a stream.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Position {
     /// The stream's identity: a stream that is made anew has another.
     pub stream: String,
@@ -27,7 +28,7 @@ pub struct Position {
 }
 
 /// A publisher of messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 struct Publisher {
     /// A random number.
     number: u64,

@@ -16,7 +16,7 @@ use record::record_set::RecordSet;
 use record::words::agree;
 
 use super::layout::{self, Counters, Page};
-use super::{KeptRecord, Scan, Store, StoreError, Stored};
+use super::{KeptRecord, Position, Scan, Store, StoreError, Stored};
 
 /// The most that is set aside for a snapshot, in bytes of memory.
 const ASIDE_BYTES: usize = 64 << 20;
@@ -121,6 +121,7 @@ impl Snapshots {
 pub struct Snapshot {
     store: Store,
     counters: Counters,
+    position: Option<Position>,
     aside: Arc<Aside>,
     pages: Option<Scan>,
     records: vec::IntoIter<SnapshotRecord>,
@@ -136,6 +137,8 @@ impl Snapshot {
         Self {
             store: store.clone(),
             counters,
+            // Without one that can be read, the snapshot is no replica's.
+            position: store.position().ok().flatten(),
             aside,
             pages,
             records: Vec::new().into_iter(),
@@ -151,6 +154,11 @@ impl Snapshot {
     /// Returns the revision of the snapshot.
     pub fn revision(&self) -> u64 {
         self.counters.revision
+    }
+
+    /// Returns how far a replica had followed its stream by then.
+    pub fn position(&self) -> Option<&Position> {
+        self.position.as_ref()
     }
 
     /// Returns the highest id that a record had by then.
