@@ -1,11 +1,18 @@
 //! `./up --cluster`: replicas of each service behind one entrance, which agree through a broker.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use async_nats::jetstream::{self, stream};
+use async_nats::{Client as Nats, ConnectOptions};
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 use world::changes::joined;
 use world::posts::Client;
@@ -214,6 +221,78 @@ fn a_cluster_goes_on_without_one_replica_or_one_broker_and_keeps_all_until_it_is
     writer.client = Client::with_secret(addresses["PORT"], &secret);
     assert_eq!(writer.write(3), 0);
     writer.check(addresses["POSTS_PORT"]);
+}
+
+/// Connects to the broker as the owner of a key; returns what the broker complains of, too.
+async fn connect(broker: SocketAddr, key: &Path) -> (Nats, jetstream::Context, Arc<Mutex<Vec<String>>>) {
+    let complaints = Arc::new(Mutex::new(Vec::new()));
+    let events = Arc::clone(&complaints);
+    let options = ConnectOptions::with_nkey(fs::read_to_string(key).unwrap().trim().to_owned());
+    let options = options.request_timeout(Some(Duration::from_secs(2))).event_callback(move |event| {
+        events.lock().unwrap().push(event.to_string());
+        std::future::ready(())
+    });
+    let client = options.connect(format!("nats://{broker}")).await.unwrap();
+    let mut context = jetstream::new(client.clone());
+    context.set_timeout(Duration::from_secs(2));
+    (client, context, complaints)
+}
+
+/// Returns the number of messages in a stream that the context may see.
+async fn count_messages(context: &jetstream::Context, stream: &str) -> u64 {
+    context.get_stream(stream).await.unwrap().cached_info().state.messages
+}
+
+#[test]
+fn the_key_of_posts_opens_no_other_stream_and_lets_it_only_add_to_its_own() {
+    if tool("haproxy", "the entrance").is_none() || tool("nats-server", "a cluster").is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let secret = make_token(dir.path());
+    let cluster = Cluster::start(dir.path(), &[]);
+    Writer::new(cluster.entrance, &secret).write(3);
+    let key = |name: &str| dir.path().join(format!("data/cluster/keys/{name}.nk"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (_, users, _) = connect(cluster.brokers[0], &key("users")).await;
+        let (client, posts, complaints) = connect(cluster.brokers[0], &key("posts")).await;
+        let before = (count_messages(&users, "users").await, count_messages(&posts, "posts").await);
+        assert_eq!(before.0, 1);
+        assert!(before.1 > 1, "{before:?}");
+
+        // What is users'.
+        let published = async { posts.publish("users.commands", "x".into()).await?.await };
+        assert!(published.await.is_err());
+        assert!(posts.get_stream("users").await.is_err());
+        let mut heard = client.subscribe("users.>").await.unwrap();
+        let mut all = client.subscribe(">").await.unwrap();
+        // Its own stream: to purge, delete, change or make it anew is the administrator's.
+        let own = posts.get_stream("posts").await.unwrap();
+        assert!(own.purge().await.is_err());
+        assert!(own.delete_message(2).await.is_err());
+        assert!(own.direct_get(2).await.is_err());
+        assert!(posts.delete_stream("posts").await.is_err());
+        let config = |name: &str, subject: &str| stream::Config {
+            name: name.to_owned(),
+            subjects: vec![subject.to_owned()],
+            ..stream::Config::default()
+        };
+        assert!(posts.update_stream(config("posts", "posts.commands")).await.is_err());
+        assert!(posts.create_stream(config("mine", "mine")).await.is_err());
+        assert!(posts.create_stream(config("copy", "users.commands")).await.is_err());
+        assert!(client.request("$JS.API.INFO", "".into()).await.is_err());
+
+        assert_eq!((count_messages(&users, "users").await, count_messages(&posts, "posts").await), before);
+        let quiet = Duration::from_millis(200);
+        assert!(tokio::time::timeout(quiet, heard.next()).await.ok().flatten().is_none());
+        assert!(tokio::time::timeout(quiet, all.next()).await.ok().flatten().is_none());
+        let complaints = complaints.lock().unwrap().join("\n").to_lowercase();
+        for subject in ["users.commands", "$js.api.stream.info.users", "$js.api.stream.purge.posts", "users.>"] {
+            assert!(complaints.contains(subject), "the broker did not complain of {subject}: {complaints}");
+        }
+    });
+    cluster.stop();
 }
 
 #[test]
