@@ -36,11 +36,11 @@ const OTHERS_PORTS: [u16; 2] = [3000, 8080];
 #[rustfmt::skip]
 const OTHERS_NAMES: &[&str] = &[
     // Programs, folders and files here, in containers and in a data folder.
-    "seed", "shared", "collection", "service", "up", "test", "plan", "target", "tokens", "data", "manifest", "next",
+    "seed", "shared", "collection", "service", "up", "test", "plan", "target", "tokens", "keys", "data", "manifest", "next",
     "old", "building",
     // Compose: services, networks, volumes, and the names that the entrance finds by DNS.
     "entrance", "outside", "outsideentrance", "default", "localhost",
-    "prometheus", "grafana",
+    "prometheus", "grafana", "broker1", "broker2", "broker3", "brokers", "streams",
     // HAProxy: sections, and variables of the environment.
     "all", "targetgroup", "names", "monolith", "nowhere", "metrics",
     "replicas", "nameserver", "certificate", "tls", "redirect", "hsts", "connections", "clientconnections",
@@ -58,7 +58,7 @@ const OTHERS_NAMES: &[&str] = &[
 #[rustfmt::skip]
 const RESERVED: &[&str] = &[
     // Files in a data folder, and in a backup.
-    "manifest.json", "manifest.next.json", "manifest.json.part", "building.json", "backup", "split",
+    "manifest.json", "manifest.next.json", "manifest.json.part", "building.json", "cluster", "backup", "split",
     // Members of a report beside the collections.
     "outcome", "dry_run", "rejected", "running", "as_node", "absent", "added", "phases", "manifest", "error", "message",
     "exit_code",
@@ -301,8 +301,8 @@ mod tests {
             .filter(|words| words.len() > 1 && sections.contains(&words[0]))
             .map(|words| words[1].to_lowercase())
             .collect();
-        let compose = file("compose.yaml");
-        let parts = compose.lines().skip_while(|line| *line != "services:");
+        let compose = [file("compose.yaml"), file("compose.cluster.yaml")];
+        let parts = compose.iter().flat_map(|text| text.lines().skip_while(|line| *line != "services:"));
         names.extend(parts.filter_map(|line| line.strip_prefix("  ")?.split_once(':')).map(|(key, _)| key.to_owned()));
         let template = file("deploy/ecs.yaml");
         let ids = || template.lines().filter_map(|line| Some(line.strip_prefix("  ")?.split_once(':')?.0));

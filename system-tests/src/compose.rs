@@ -199,7 +199,7 @@ pub fn copy_sources(to: &Path) {
     let mut tar = Command::new("sh");
     tar.current_dir(root()).env("TO", to).args([
         "-c",
-        "tar -c --exclude=.git --exclude=fuzz --exclude=./target --exclude=./data --exclude=./tokens . | tar -x -C \"$TO\"",
+        "tar -c --exclude=.git --exclude=fuzz --exclude=./target --exclude=./data --exclude=./tokens --exclude=./keys . | tar -x -C \"$TO\"",
     ]);
     assert!(tar.status().expect("tar runs").success(), "{:?}", env::current_dir());
     let manifest = to.join("Cargo.toml");

@@ -5,13 +5,14 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use world::compose::{Project, copy_sources, docker, docker_ok, inspect};
-use world::{get, text, tool, try_get, wait_for};
+use world::posts::Client;
+use world::{get, program, text, tool, try_get, wait_for};
 
 /// Requests of a measurement.
 const REQUESTS: usize = 10_000;
@@ -100,28 +101,37 @@ fn a_fault_in_posts_stays_there_and_posts_comes_back() {
     }
 }
 
+/// Runs a command with the network, volumes and rights of a service's container.
+fn break_in(container: &str, command: &str) -> Output {
+    let network = format!("container:{container}");
+    let rights = ["--user", "65532:65532", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--read-only"];
+    let place = ["run", "--rm", "--network", &network, "--volumes-from", container];
+    let shell = ["debian:bookworm-slim", "timeout", "10", "bash", "-c", command];
+    docker(&[&place[..], &rights, &shell].concat())
+}
+
+/// Tries all addresses at once from inside a service's container; returns those that accept a connection.
+fn reached(container: &str, addresses: &[String]) -> String {
+    let attempts = addresses.iter().map(|address| {
+        let path = address.replace(':', "/");
+        format!("(timeout 2 bash -c 'exec 3<>/dev/tcp/{path}' 2>/dev/null && echo {address}) & ")
+    });
+    text(&break_in(container, &(attempts.collect::<String>() + "wait")).stdout)
+}
+
+/// Returns what Docker knows about a container in each of its networks.
+fn every(container: &str, field: &str) -> Vec<String> {
+    let format = format!("{{{{range .NetworkSettings.Networks}}}}{{{{.{field}}}}} {{{{end}}}}");
+    inspect(container, &format).split_whitespace().map(str::to_owned).collect()
+}
+
 #[test]
 fn who_breaks_into_posts_reaches_no_other_service_no_other_data_and_nothing_outside() {
     let Some(project) = Project::new(&[]) else { return };
     project.up(&[]);
     let posts = project.container("posts");
-    // Runs a command with the network, volumes and rights of posts.
-    let network = format!("container:{posts}");
-    let break_in = |command: &str| {
-        let rights =
-            ["--user", "65532:65532", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--read-only"];
-        let place = ["run", "--rm", "--network", &network, "--volumes-from", &posts];
-        let shell = ["debian:bookworm-slim", "timeout", "10", "bash", "-c", command];
-        docker(&[&place[..], &rights, &shell].concat())
-    };
-    // Tries all addresses at once; returns those that accept a connection.
-    let reached = |addresses: &[String]| {
-        let attempts = addresses.iter().map(|address| {
-            let path = address.replace(':', "/");
-            format!("(timeout 2 bash -c 'exec 3<>/dev/tcp/{path}' 2>/dev/null && echo {address}) & ")
-        });
-        text(&break_in(&(attempts.collect::<String>() + "wait")).stdout)
-    };
+    let break_in = |command: &str| break_in(&posts, command);
+    let reached = |addresses: &[String]| reached(&posts, addresses);
     let works = |command: &str| break_in(command).status.success();
 
     // The shell stands for posts: it reaches what posts may reach.
@@ -132,10 +142,6 @@ fn who_breaks_into_posts_reaches_no_other_service_no_other_data_and_nothing_outs
     let outside = TcpListener::bind("0.0.0.0:0").unwrap();
     let outside = outside.local_addr().unwrap().port();
     let port = project.entrance().port();
-    let every = |container: &str, field: &str| {
-        let format = format!("{{{{range .NetworkSettings.Networks}}}}{{{{.{field}}}}} {{{{end}}}}");
-        inspect(container, &format).split_whitespace().map(str::to_owned).collect::<Vec<_>>()
-    };
     let mut addresses = vec!["192.0.2.1:80".to_owned()];
     for service in ["users", "threads"] {
         addresses.extend(every(&project.container(service), "IPAddress").iter().map(|ip| format!("{ip}:3000")));
@@ -162,6 +168,98 @@ fn who_breaks_into_posts_reaches_no_other_service_no_other_data_and_nothing_outs
     assert!(works("test ! -e /data/users && test ! -e /data/threads && test ! -e /data/manifest.json"));
     assert!(!works("touch /mine") && !works("touch /etc/mine"));
     assert_eq!(inspect(&posts, "{{len .Mounts}}"), "1");
+}
+
+/// Follows the instructions at the top of compose.cluster.yaml.
+#[test]
+fn replicas_that_take_writes_reach_their_broker_and_nothing_else_and_nothing_is_lost_with_them() {
+    let dir = tempfile::tempdir().unwrap();
+    copy_sources(dir.path());
+    let Some(project) = Project::at(dir.path(), &["compose.writes.yaml", "compose.cluster.yaml"]) else { return };
+    let seed = |arguments: &[&str]| {
+        let output = Command::new(program("seed")).args(arguments).current_dir(dir.path()).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout).trim().to_owned()
+    };
+    seed(&["streams", "keys", "--output", "keys"]);
+    let [_, _, secret] = ["users", "threads", "posts"].map(|name| seed(&["token", name]));
+    let mut readable = Command::new("sh");
+    readable.args(["-c", "chmod a+r keys/* && chmod -R a+rX tokens"]).current_dir(dir.path());
+    assert!(readable.status().unwrap().success());
+    project.up(&[]);
+    let client = Client::with_secret(project.entrance(), &secret);
+    let write = |key: &str| {
+        let body = r#"{"thread":1,"text":"written","user":4}"#;
+        let mut location = String::new();
+        wait_for("a write to be answered", || {
+            let answer = client.try_send("POST", "/api/posts", &[("idempotency-key", key)], body);
+            let answer = answer.filter(|answer| answer.status == 201);
+            location = answer.map(|answer| answer.location).unwrap_or_default();
+            !location.is_empty()
+        });
+        location
+    };
+
+    // Each of three replicas has what any of them has taken.
+    let replicas = project.containers("posts");
+    assert_eq!(replicas.len(), 3);
+    let locations: Vec<String> = (0..6).map(|number| write(&number.to_string())).collect();
+    for replica in &replicas {
+        let ask = |path: &str| {
+            format!("exec 3<>/dev/tcp/127.0.0.1/3000; printf 'GET {path} HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3")
+        };
+        wait_for("the replica to have all", || {
+            locations.iter().all(|path| text(&break_in(replica, &ask(path)).stdout).starts_with("HTTP/1.0 200"))
+        });
+    }
+
+    // Of all addresses, a replica reaches the brokers' ports for clients in its own network.
+    let posts = &replicas[0];
+    let own: Vec<String> = every(posts, "NetworkID");
+    let brokers = ["broker-1", "broker-2", "broker-3"].map(|name| project.container(name));
+    let mut expected: Vec<String> = brokers
+        .iter()
+        .flat_map(|broker| every(broker, "NetworkID").into_iter().zip(every(broker, "IPAddress")))
+        .filter(|(network, _)| own.contains(network))
+        .map(|(_, ip)| format!("{ip}:4222"))
+        .collect();
+    assert_eq!(expected.len(), 3);
+    let mut addresses = Vec::new();
+    for ip in brokers.iter().flat_map(|broker| every(broker, "IPAddress")) {
+        addresses.extend([4222, 6222, 8222].map(|port| format!("{ip}:{port}")));
+    }
+    let others = ["users", "threads"].iter().flat_map(|name| project.containers(name));
+    addresses.extend(others.flat_map(|other| every(&other, "IPAddress")).map(|ip| format!("{ip}:3000")));
+    let port = project.entrance().port();
+    for ip in every(&project.container("entrance"), "IPAddress") {
+        addresses.extend([format!("{ip}:{port}"), format!("{ip}:8404")]);
+    }
+    addresses.push("192.0.2.1:80".to_owned());
+    let mut found: Vec<String> = reached(posts, &addresses).lines().map(str::to_owned).collect();
+    expected.sort();
+    found.sort();
+    assert_eq!(found, expected, "of {addresses:?}");
+    eprintln!("from inside a replica: {} addresses tried, {} reached: the brokers", addresses.len(), found.len());
+    // It has its own key alone.
+    assert!(break_in(posts, "test -s /key && test ! -e /keys").status.success());
+    assert_eq!(inspect(posts, "{{len .Mounts}}"), "4", "its database, the slice, the tokens, its key");
+    for broker in &brokers {
+        let host = |field: &str| inspect(broker, &format!("{{{{.HostConfig.{field}}}}}"));
+        assert_eq!((host("ReadonlyRootfs"), host("CapDrop")), ("true".to_owned(), "[ALL]".to_owned()));
+        assert_eq!(inspect(broker, "{{.Config.User}}"), "65532:65532");
+    }
+
+    // Without a replica and a broker, writes go on.
+    docker_ok(&["kill", &replicas[1], &brokers[0]]);
+    write("a replica and a broker are gone");
+    // All containers and all replicas' databases go; the streams stay.
+    project.ok(&["down", "--timeout", "2"]);
+    project.ok(&["up", "--detach"]);
+    let last = write("all are back");
+    wait_for("the posts of before", || {
+        locations.iter().chain([&last]).all(|path| try_get(project.entrance(), path).is_some_and(|got| got.0 == 200))
+    });
+    assert_eq!(last, "/api/posts/28");
 }
 
 /// A running wrk that requests a path until it is stopped.

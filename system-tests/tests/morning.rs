@@ -64,7 +64,8 @@ fn main() -> std::process::ExitCode {
 "#;
 
 /// The files that `seed plan render` writes.
-const RENDERED: [&str; 8] = [
+const RENDERED: [&str; 9] = [
+    "compose.cluster.yaml",
     "compose.observe.yaml",
     "compose.writes.yaml",
     "compose.yaml",

@@ -17,6 +17,7 @@ mod logs;
 mod manual;
 mod openapi;
 mod pages;
+mod replicas;
 mod running;
 mod service;
 mod standing;

@@ -277,7 +277,7 @@ fn a_service_that_is_down_is_503_and_the_others_go_on() {
 }
 
 /// Returns the command of `./up`, on free ports with its data in `data`.
-fn up(data: &Path) -> (Command, [SocketAddr; 4]) {
+pub(crate) fn up(data: &Path) -> (Command, [SocketAddr; 4]) {
     let ports = [(); 4].map(|()| free_port());
     let mut command = Command::new("bash");
     if cfg!(target_os = "linux") {
@@ -375,7 +375,7 @@ fn up_installs_haproxy_after_saying_so() {
 }
 
 /// A script in the place of a program.
-fn fake(path: &Path, script: &str) {
+pub(crate) fn fake(path: &Path, script: &str) {
     std::fs::write(path, format!("#!/bin/sh\n{script}\n")).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }

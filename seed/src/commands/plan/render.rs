@@ -13,8 +13,8 @@
 //! Blank lines separate blocks. In a region of lines `for each that has none`, people edit the lines: existing lines stay,
 //! and the comment has the text for new ones.
 //!
-//! A collection may have another name than its service (`blog-posts 3001 blogPosts`). A name after `/api/`, `/data/` or
-//! `/tokens/` is the collection's, any other the service's.
+//! A collection may have another name than its service (`blog-posts 3001 blogPosts`). A name after `/api/`, `/data/`,
+//! `/tokens/` or `/keys/` is the collection's, any other the service's.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -29,8 +29,9 @@ use crate::report::Report;
 use crate::topology::{self, PLAN, PlanFault, PlanLine};
 
 /// The rendered files, relative to the top of the repository.
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "compose.yaml",
+    "compose.cluster.yaml",
     "compose.writes.yaml",
     "gateway/haproxy.cfg",
     "gateway/routes.map",
@@ -289,7 +290,11 @@ fn upper_case(name: &str) -> String {
 }
 
 /// The prefixes of a collection's name, not its service's.
-const FOLDERS: [&str; 3] = ["/api/", "/data/", "/tokens/"];
+const FOLDERS: [&str; 4] = ["/api/", "/data/", "/tokens/", KEYS];
+
+/// The folder of files that `seed streams keys` has named after collections, and their endings.
+const KEYS: &str = "/keys/";
+const KEY_ENDINGS: [&str; 2] = [".admin.nk", ".nk"];
 
 /// Returns the text after each of these prefixes in `text`.
 fn behind_folders(text: &str) -> impl Iterator<Item = &str> {
@@ -320,7 +325,11 @@ fn replace_words(text: &str, from: &PlanLine, to: &PlanLine) -> String {
     let found = FOLDERS.into_iter().filter_map(|folder| Some(text.find(folder)? + folder.len())).min();
     let Some(at) = found else { return replace_service(text, from, to) };
     let (before, path) = text.split_at(at);
-    let (name, rest) = path.split_at(segment(path).len());
+    let mut name = segment(path);
+    if before.ends_with(KEYS) {
+        name = KEY_ENDINGS.iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(name);
+    }
+    let (name, rest) = path.split_at(name.len());
     let name = if name == from.collection { &to.collection } else { name };
     replace_service(before, from, to) + name + &replace_words(rest, from, to)
 }
@@ -407,16 +416,18 @@ no newline";
     fn paths_have_the_collections_name_and_all_else_the_services() {
         let text = "\
 # plan: a line for each, as users 3001
-users:/data/users /tokens/users [/api/users, /api/users/*] ${Bucket}/users/* $USERS UsersTask /api/users-x 3001
+users:/data/users /tokens/users /keys/users.nk ./keys/users.admin.nk, [/api/users, /api/users/*] ${Bucket}/users/* $USERS UsersTask /api/users-x 3001
 # plan: end";
         let list = "users 3001\nblog-posts 3002 blogPosts\nmonolith-service 3003 monolith\na 3004 a.b~c";
         let all = rendered(text, list);
         for expected in [
-            "blog-posts:/data/blogPosts /tokens/blogPosts [/api/blogPosts, /api/blogPosts/*] ${Bucket}/blog-posts/* \
+            "blog-posts:/data/blogPosts /tokens/blogPosts /keys/blogPosts.nk \
+             ./keys/blogPosts.admin.nk, [/api/blogPosts, /api/blogPosts/*] ${Bucket}/blog-posts/* \
              $BLOG_POSTS BlogPostsTask /api/users-x 3002",
-            "monolith-service:/data/monolith /tokens/monolith [/api/monolith, /api/monolith/*] \
+            "monolith-service:/data/monolith /tokens/monolith /keys/monolith.nk \
+             ./keys/monolith.admin.nk, [/api/monolith, /api/monolith/*] \
              ${Bucket}/monolith-service/* $MONOLITH_SERVICE MonolithServiceTask /api/users-x 3003",
-            "a:/data/a.b~c /tokens/a.b~c [/api/a.b~c, /api/a.b~c/*] ${Bucket}/a/* $A ATask /api/users-x 3004",
+            "a:/data/a.b~c /tokens/a.b~c /keys/a.b~c.nk ./keys/a.b~c.admin.nk, [/api/a.b~c, /api/a.b~c/*] ${Bucket}/a/* $A ATask /api/users-x 3004",
         ] {
             assert!(all.lines().any(|line| line == expected), "{expected} is not in {all}");
         }
