@@ -235,7 +235,9 @@ impl Replica {
 
     /// Tells whether the request has to wait for a message.
     pub(crate) fn is_behind(&self, headers: &HeaderMap) -> bool {
-        headers.get(READ_AFTER).is_some_and(|after| read_sequence(after).is_none_or(|after| after > self.applied()))
+        let mut named = headers.get_all(READ_AFTER).iter();
+        named.next().is_some_and(|after| read_sequence(after).is_none_or(|after| after > self.applied()))
+            || named.next().is_some()
     }
 
     /// Waits until the message that the request names is applied here.
@@ -331,7 +333,7 @@ async fn publish_all(link: Arc<Link>, mut submitted: mpsc::Receiver<Submitted>, 
 /// Publishes a message until the broker has taken it, or for [`PUBLISH_PATIENCE`].
 async fn publish(link: &Link, number: u64, bytes: Vec<u8>) {
     let (id, bytes) = (format!("{:016x}-{number}", link.publisher), bytes::Bytes::from(bytes));
-    let (began, mut own, mut is_first) = (Instant::now(), link.own.subscribe(), true);
+    let (began, mut own) = (Instant::now(), link.own.subscribe());
     while began.elapsed() < PUBLISH_PATIENCE {
         let published = tokio::select! {
             published = link.broker.publish(&id, bytes.clone()) => published,
@@ -340,16 +342,16 @@ async fn publish(link: &Link, number: u64, bytes: Vec<u8>) {
         };
         match published {
             Ok(_) => return link.is_away.store(false, Ordering::Relaxed),
-            Err(BrokerError::Refused(why)) if is_first => {
+            // The server that was asked refuses it. It may have been another's to take, which has it.
+            Err(BrokerError::Refused(why)) => {
                 log::error!("the broker refuses a message: {why}");
-                return link.refuse(number, || Problem::BrokerAway);
+                return link.refuse(number, || Problem::FateUnknown);
             }
             Err(error) => {
                 log::warn!("message {number} is not acknowledged yet: {error}");
                 link.is_away.store(true, Ordering::Relaxed);
             }
         }
-        is_first = false;
         sleep(PAUSE).await;
     }
     link.refuse(number, || Problem::FateUnknown);
