@@ -345,7 +345,7 @@ async fn publish(link: &Link, number: u64, bytes: Vec<u8>) {
             // The server that was asked refuses it. It may have been another's to take, which has it.
             Err(BrokerError::Refused(why)) => {
                 log::error!("the broker refuses a message: {why}");
-                return link.refuse(number, || Problem::FateUnknown);
+                break;
             }
             Err(error) => {
                 log::warn!("message {number} is not acknowledged yet: {error}");
@@ -355,8 +355,10 @@ async fn publish(link: &Link, number: u64, bytes: Vec<u8>) {
         sleep(PAUSE).await;
     }
     link.refuse(number, || Problem::FateUnknown);
-    // No write is taken before the broker answers again.
-    while link.broker.state().await.is_err() {
+    // No write is taken before the broker answers again, and the stream has room.
+    link.is_away.store(true, Ordering::Relaxed);
+    let has_room = |stream: StreamState| stream.bytes.0 + MOST_BYTES as u64 <= stream.bytes.1;
+    while !link.broker.state().await.is_ok_and(has_room) {
         sleep(PAUSE).await;
     }
     link.is_away.store(false, Ordering::Relaxed);
