@@ -91,7 +91,7 @@ pub(crate) struct Config {
 
     /// Replicate: send writes through this broker, a NATS server such as nats://10.0.0.1:4222, and apply those of all
     /// replicas. Several servers are separated by commas
-    #[arg(long, value_name = "URL", env = "BROKER", value_delimiter = ',', conflicts_with = "durability")]
+    #[arg(long, value_name = "URL", env = "BROKER", value_delimiter = ',')]
     pub(crate) broker: Vec<broker::Server>,
 
     /// The key with which the broker knows this service: a file with an NKey's seed, made by `seed streams`
