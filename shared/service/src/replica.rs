@@ -273,7 +273,7 @@ impl Link {
     }
 }
 
-/// Publishes what is submitted, one message at a time: those that come meanwhile share the next.
+/// Publishes what is submitted, one message at a time, until it is applied here: those that come meanwhile share the next.
 async fn publish_all(link: Arc<Link>, mut submitted: mpsc::Receiver<Submitted>, rules: Rules) {
     let (mut number, mut next) = (0, None);
     loop {
@@ -302,7 +302,7 @@ async fn publish_all(link: Arc<Link>, mut submitted: mpsc::Receiver<Submitted>, 
     }
 }
 
-/// Publishes a message until the broker has taken it, or for [`PUBLISH_PATIENCE`].
+/// Publishes a message until the broker has taken it, or for [`PUBLISH_PATIENCE`]. Returns once it is applied here.
 async fn publish(link: &Link, number: u64, bytes: Vec<u8>) {
     let (id, bytes) = (format!("{:016x}-{number}", link.publisher), bytes::Bytes::from(bytes));
     let (began, mut own, mut is_first) = (Instant::now(), link.own.subscribe(), true);
@@ -313,7 +313,12 @@ async fn publish(link: &Link, number: u64, bytes: Vec<u8>) {
             _ = own.wait_for(|applied| *applied >= number) => Ok(0),
         };
         match published {
-            Ok(_) => return link.is_away.store(false, Ordering::Relaxed),
+            Ok(_) => {
+                link.is_away.store(false, Ordering::Relaxed);
+                // Applying costs a wait for the disk a message: what comes before this one's end had better share the next.
+                let _ = timeout(PUBLISH_PATIENCE, own.wait_for(|applied| *applied >= number)).await;
+                return;
+            }
             Err(BrokerError::Refused(why)) if is_first => {
                 log::error!("the broker refuses a message: {why}");
                 return link.refuse(number, || Problem::BrokerAway);
