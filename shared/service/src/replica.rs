@@ -301,7 +301,7 @@ impl Link {
     }
 }
 
-/// Publishes what is submitted, one message at a time: those that come meanwhile share the next.
+/// Publishes what is submitted, one message at a time, until it is applied here: those that come meanwhile share the next.
 async fn publish_all(link: Arc<Link>, mut submitted: mpsc::Receiver<Submitted>, rules: Rules) {
     let (mut number, mut next) = (0, None);
     loop {
@@ -330,7 +330,7 @@ async fn publish_all(link: Arc<Link>, mut submitted: mpsc::Receiver<Submitted>, 
     }
 }
 
-/// Publishes a message until the broker has taken it, or for [`PUBLISH_PATIENCE`].
+/// Publishes a message until the broker has taken it, or for [`PUBLISH_PATIENCE`]. Returns once it is applied here.
 async fn publish(link: &Link, number: u64, bytes: Vec<u8>) {
     let (id, bytes) = (format!("{:016x}-{number}", link.publisher), bytes::Bytes::from(bytes));
     let (began, mut own) = (Instant::now(), link.own.subscribe());
@@ -341,7 +341,12 @@ async fn publish(link: &Link, number: u64, bytes: Vec<u8>) {
             _ = own.wait_for(|applied| *applied >= number) => Ok(0),
         };
         match published {
-            Ok(_) => return link.is_away.store(false, Ordering::Relaxed),
+            Ok(_) => {
+                link.is_away.store(false, Ordering::Relaxed);
+                // Applying costs a wait for the disk a message: what comes before this one's end had better share the next.
+                let _ = timeout(PUBLISH_PATIENCE, own.wait_for(|applied| *applied >= number)).await;
+                return;
+            }
             // The server that was asked refuses it. It may have been another's to take, which has it.
             Err(BrokerError::Refused(why)) => {
                 log::error!("the broker refuses a message: {why}");
