@@ -264,6 +264,7 @@ impl Cluster {
         let (servers, address, folder) =
             (servers.join(","), self.addresses[nth].to_string(), self.data(nth).join("notes"));
         let [tokens, key] = ["tokens", "keys/notes.nk"].map(|name| self.path(name));
+        let slice = self.path("data/notes/db.json");
         let (declaration, clocks) = (self.declaration(nth), Arc::clone(&self.clocks));
         move || {
             let mut command = match &*clocks.lock().unwrap()[nth] {
@@ -276,7 +277,7 @@ impl Cluster {
             };
             command.arg("--declaration").arg(&declaration).args(["--listen", &address, "--broker", &servers]);
             command.arg("--data").arg(&folder).arg("--write-token-file").arg(&tokens).arg("--broker-key").arg(&key);
-            command.env("RUST_LOG", "info,access=off");
+            command.env("RUST_LOG", "info,access=off").env("SLICE", &slice);
             command
         }
     }

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -536,6 +536,39 @@ fn a_replica_of_another_declaration_stops_at_the_first_command_of_the_others() {
     await_apart(&cluster, 2, "is of a replica with another declaration of notes");
     for replica in [0, 1] {
         assert_eq!((get(cluster.address(replica), "/ready").0, post(&cluster, replica, "goes on")), (200, 201));
+    }
+}
+
+#[test]
+fn who_follows_the_changes_goes_on_at_another_replica() {
+    // Those that are filled from the same slice have no history in common but the stream's.
+    let Some(mut cluster) = Cluster::start(r#"[{"id":1,"text":"a"}]"#) else { return };
+    cluster.stop_replica(1);
+    fs::remove_dir_all(cluster.data(1).join("notes/db")).unwrap();
+    cluster.start_replica(1);
+    cluster.await_ready(1);
+    let follow = |replica: usize, place: &str| {
+        let path = format!("http://{}/api/notes/-/changes", cluster.address(replica));
+        let answer = ureq::get(path).header("last-event-id", place).call().unwrap();
+        BufReader::new(answer.into_body().into_reader()).lines().map(Result::unwrap)
+    };
+    // The next change: its place, and its data.
+    fn read_change(lines: &mut impl Iterator<Item = String>) -> (String, String) {
+        let mut place = String::new();
+        let data = lines.find(|line| {
+            place = line.strip_prefix("id: ").map_or(place.clone(), str::to_owned);
+            line.starts_with("data: {\"")
+        });
+        (place, data.unwrap())
+    }
+    let (mut all, mut place) = (follow(0, "1"), String::from("1"));
+    for (nth, text) in ["first", "second", "third"].into_iter().enumerate() {
+        assert_eq!(post(&cluster, nth, text), 201);
+        // The replica may be behind.
+        let change = read_change(&mut follow((nth + 1) % COUNT, &place));
+        assert!(change.1.contains(&format!(r#""text":"{text}""#)), "{change:?}");
+        assert_eq!(read_change(&mut all), change);
+        place = change.0;
     }
 }
 

@@ -140,9 +140,13 @@ impl Follower {
     /// Returns the changes after `revision`, in order: some of them, of about `bytes`, and at least one if there is any.
     ///
     /// # Errors
-    /// They are not all in the history: too many came since, or the database never was at this revision.
+    /// They are not all in the history: too many came since, or the database never was at this revision. A replica will be
+    /// at a revision that another has told of.
     pub fn changes_after(&self, revision: u64, bytes: usize) -> Result<Vec<RecordChange>, NotInHistory> {
         let known = self.0.shared.changes.lock();
+        if revision > known.until && matches!(self.0.position(), Ok(Some(_))) {
+            return Ok(Vec::new());
+        }
         if !(known.after..=known.until).contains(&revision) {
             return Err(NotInHistory { oldest: known.after });
         }
@@ -181,10 +185,14 @@ impl Store {
         self.shared.changes.added.notified().await;
     }
 
-    /// Returns a number that differs between databases that began apart, and that anyone may know.
-    /// [`history`](Self::history) is not for everyone: the hashes of text ids depend on it.
+    /// Returns a number that differs between databases that began apart, and that anyone may know: replicas of one stream have
+    /// the same. [`history`](Self::history) is not for everyone: the hashes of text ids depend on it.
     pub fn fingerprint(&self) -> u32 {
-        let digest = Sha256::new().chain_update("fingerprint").chain_update(self.history().to_le_bytes()).finalize();
+        let digest = match self.position() {
+            Ok(Some(position)) => Sha256::new().chain_update("stream").chain_update(position.stream),
+            _ => Sha256::new().chain_update("fingerprint").chain_update(self.history().to_le_bytes()),
+        };
+        let digest = digest.finalize();
         digest.first_chunk().map_or(0, |first| u32::from_le_bytes(*first))
     }
 }
