@@ -256,6 +256,9 @@ enum StreamsCommand {
         /// Finds the keys that `seed streams keys` has made in FOLDER. Without it, connects without a key
         #[arg(long, value_name = "FOLDER")]
         keys: Option<PathBuf>,
+        /// Removes streams that are there, with all their messages, and makes them anew. Without it, they are left alone
+        #[arg(long)]
+        anew: bool,
         /// Keeps each stream on so many of the broker's servers
         #[arg(long, value_name = "COUNT", default_value = "3", value_parser = clap::value_parser!(u8).range(1..=5))]
         replicas: u8,
@@ -433,10 +436,11 @@ fn do_command(command: Option<Command>, split: Split, progress: Progress) -> Res
         }
         Some(Command::Streams { command }) => match command {
             StreamsCommand::Keys { output, plan } => streams::make_keys(&plan.read()?, &output),
-            StreamsCommand::Create { broker, keys, replicas, most, data } => {
+            StreamsCommand::Create { broker, keys, anew, replicas, most, data } => {
                 let making = streams::Making {
                     broker: &broker,
                     keys: keys.as_deref(),
+                    anew,
                     replicas: replicas.into(),
                     most: most << 20,
                 };

@@ -24,7 +24,7 @@ use world::changes::change;
 use world::cluster::{COUNT, Cluster, OPERATOR, SECRET, notes, run, split, token};
 use world::file_system::mount;
 use world::posts::Client;
-use world::{Process, get, program, tool, wait_for};
+use world::{Process, get, program, seed, text, tool, wait_for};
 
 /// The default of `CLUSTER_SECONDS`: how long faults go on.
 const SECONDS: u64 = 30;
@@ -419,6 +419,11 @@ fn a_replica_with_other_records_than_most_takes_itself_out() {
         }
     });
     await_apart(&cluster, 2, "behind message 1024 its records are not those of the other replicas");
+    // Also after a restart.
+    cluster.stop_replica(2);
+    cluster.start_replica(2);
+    wait_for("the replica to say so again", || cluster.log(2).contains("this replica stopped following its stream"));
+    assert_eq!(get(cluster.address(2), "/ready").0, 503);
     // It is made anew from another's backup, while that one goes on.
     let dir = cluster.dir().path().to_owned();
     let at = |name: &str| dir.join(name).display().to_string();
@@ -570,6 +575,84 @@ fn who_follows_the_changes_goes_on_at_another_replica() {
         assert_eq!(read_change(&mut all), change);
         place = change.0;
     }
+}
+
+/// More records than a service indexes before it listens.
+#[test]
+fn no_command_is_decided_by_half_an_index() {
+    let records: Vec<String> = (1..=25_000).map(|id| format!(r#"{{"id":{id},"text":"t{id}"}}"#)).collect();
+    let Some(mut cluster) = Cluster::start(&format!("[{}]", records.join(","))) else { return };
+    let declaration = fs::read_to_string(cluster.declaration(0)).unwrap();
+    let index = r#"[{"number":2,"field":"text","route":"by-text","answers":"one","unique":true},"#;
+    for replica in 0..COUNT {
+        cluster.stop_replica(replica);
+        fs::write(
+            cluster.declaration(replica),
+            declaration.replace("\"indexes\": [", &format!("\"indexes\": {index}")),
+        )
+        .unwrap();
+    }
+    for replica in [0, 1] {
+        cluster.start_replica(replica);
+        cluster.await_ready(replica);
+    }
+    let client = Client::with_secret(cluster.address(0), SECRET);
+    let ids = || (1..=25_000).step_by(250);
+    for id in ids() {
+        let patched = client.send("PATCH", &format!("/api/notes/{id}"), &[], &format!(r#"{{"text":"new {id}"}}"#));
+        assert_eq!(patched.status, 200, "{}", patched.body);
+    }
+    // It has all of that to apply, and its index to build.
+    cluster.start_replica(2);
+    cluster.await_ready(2);
+    for id in ids() {
+        for (text, status) in [(format!("t{id}"), 404), (format!("new%20{id}"), 200)] {
+            assert_eq!(get(cluster.address(2), &format!("/api/notes/by-text/{text}")).0, status, "{text}");
+        }
+        // Of 1 there is no other.
+        assert_eq!(post(&cluster, (id % 3) as usize, &format!("new {id}")), 409, "{id}");
+    }
+}
+
+#[test]
+fn what_a_frozen_broker_gets_too_late_has_no_effect() {
+    let Some(mut cluster) = Cluster::start(r#"[{"id":1,"text":"a"}]"#) else { return };
+    assert_eq!(post(&cluster, 0, "before"), 201);
+    (0..COUNT).for_each(|nth| cluster.freeze_broker(nth));
+    thread::scope(|scope| {
+        for nth in 0..4 {
+            let cluster = &cluster;
+            scope.spawn(move || {
+                thread::sleep(Duration::from_millis(300 * nth));
+                let status = post(cluster, 0, &format!("late {nth}"));
+                assert!([503, 504].contains(&status), "{status}");
+            });
+        }
+    });
+    // All have an answer: the first are older than 10 s, and so is the last when its turn comes.
+    cluster.heal();
+    wait_for("writes to go on", || post(&cluster, 0, "after") == 201);
+    let (_, list) = read_all(&cluster, 0, 3);
+    assert!(!list.contains("late"), "{list}");
+}
+
+#[test]
+fn a_newer_file_does_not_change_the_database_of_a_replica() {
+    let Some(mut cluster) = Cluster::start(r#"[{"id":1,"text":"a"}]"#) else { return };
+    assert_eq!(post(&cluster, 0, "in the stream"), 201);
+    cluster.stop_replica(0);
+    let at = |name: &str| cluster.dir().path().join(name).display().to_string();
+    let [plan, newer, data, notes] = ["plan", "newer.json", "data", "data/notes"].map(at);
+    fs::write(&newer, r#"{"notes":[{"id":1,"text":"changed"},{"id":7,"text":"new"}]}"#).unwrap();
+    fs::remove_dir_all(&notes).unwrap();
+    fs::rename(cluster.data(0).join("notes"), &notes).unwrap();
+    let refused = seed(["--plan", &plan, "--input", &newer, "--data", &data]);
+    let said = text(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("this is the database of a replica"), "{said}");
+    fs::rename(&notes, cluster.data(0).join("notes")).unwrap();
+    cluster.start_replica(0);
+    cluster.await_ready(0);
+    assert_eq!(get(cluster.address(0), "/api/notes").2, get(cluster.address(1), "/api/notes").2);
 }
 
 #[test]

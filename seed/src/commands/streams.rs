@@ -73,6 +73,8 @@ pub struct Making<'m> {
     pub broker: &'m [Server],
     /// The folder with the administrators' keys; `None` if the broker asks for none.
     pub keys: Option<&'m Path>,
+    /// Whether streams that are there are removed first.
+    pub anew: bool,
     /// On how many of the broker's servers each stream is kept.
     pub replicas: usize,
     /// The most bytes of a stream.
@@ -130,7 +132,12 @@ async fn create_all(
         let broker = Broker::connect(making.broker, key, collection.name(), "seed streams").await?;
         let began = Instant::now();
         let is_new = loop {
-            match broker.create(begin.clone(), making.replicas, making.most).await {
+            let removed = if making.anew { broker.remove().await } else { Ok(false) };
+            let created = match removed {
+                Ok(_) => broker.create(begin.clone(), making.replicas, making.most).await,
+                Err(error) => Err(error),
+            };
+            match created {
                 // Servers that have just started choose a leader first.
                 Err(BrokerError::Away(_) | BrokerError::NoPlace(_))
                     if began.elapsed() < PATIENCE && !broker.is_refused() =>

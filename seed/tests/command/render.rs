@@ -10,9 +10,10 @@ use std::process::{Command, Output};
 use tempfile::TempDir;
 use world::{compose, program, root, skip, text, tool};
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "compose.yaml",
     "compose.writes.yaml",
+    "compose.cluster.yaml",
     "gateway/haproxy.cfg",
     "gateway/routes.map",
     "deploy/ecs.yaml",
@@ -37,7 +38,7 @@ fn copy(plan: &str) -> TempDir {
     copy
 }
 
-fn read(folder: &Path) -> [String; 8] {
+fn read(folder: &Path) -> [String; 9] {
     FILES.map(|file| fs::read_to_string(folder.join(file)).unwrap())
 }
 
@@ -130,7 +131,7 @@ fn paths_keep_a_collections_name_and_services_have_their_own() {
     let (plan, output) = (copy.path().to_str().unwrap(), output.path().join("new"));
     let rendered = render(root(), &["--plan", plan, "--output", output.to_str().unwrap()]);
     assert!(rendered.status.success(), "{}", text(&rendered.stderr));
-    let [compose, writes, haproxy, routes, template, observe, alerts, prometheus] = read(&output);
+    let [compose, writes, cluster, haproxy, routes, template, observe, alerts, prometheus] = read(&output);
     let has = |file: &str, expected: &str| assert!(file.contains(expected), "{expected:?} is not in {file}");
     has(&compose, "\n      - \"blog-posts:/data/blogPosts\"\n      - \"monolith-service:/data/monolith\"\n");
     has(&compose, "\n  blog-posts:\n    <<: *service\n");
@@ -139,6 +140,7 @@ fn paths_keep_a_collections_name_and_services_have_their_own() {
     has(&alerts, "sum(up{job=\"blog-posts\"})");
     has(&prometheus, "names: [blog-posts.operators]");
     has(&compose, "args: { SERVICE: blog-posts } }\n    networks: [blog-posts]\n    volumes: [\"blog-posts:/data\"]");
+    has(&cluster, "/keys/blogPosts.admin.nk");
     has(&writes, "\n  blog-posts:\n    environment: { WRITE_TOKEN_FILE: /tokens/blogPosts }");
     has(&haproxy, "presetenv BLOG_POSTS blog-posts:3000\n    presetenv MONOLITH_SERVICE monolith-service:3000\n");
     has(&haproxy, "presetenv MONOLITH        off ");

@@ -234,6 +234,17 @@ impl Broker {
         }))
     }
 
+    /// Removes the stream with all its messages. Needs the key of an administrator. Returns whether it was there.
+    pub async fn remove(&self) -> Result<bool, BrokerError> {
+        match self.state().await {
+            Ok(_) => {}
+            Err(BrokerError::NoStream(_)) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        let removed = self.context.delete_stream(&self.stream).await;
+        removed.map(|_| true).map_err(|error| BrokerError::Refused(error.to_string()))
+    }
+
     /// Makes the stream, which may take `most` bytes, on `replicas` of the broker's servers, and publishes `begin` as its
     /// first message. Needs the key of an administrator. Returns `false` if the stream is there already.
     pub async fn create(&self, begin: Begin, replicas: usize, most: u64) -> Result<bool, BrokerError> {
@@ -286,6 +297,7 @@ fn note(refused: &AtomicBool, event: &Event) {
             log::info!("connected to the broker");
         }
         Event::Disconnected => log::warn!("the broker is away"),
+        Event::ServerError(error) => log::warn!("the broker says: {error}"),
         Event::ClientError(error) if error.to_string().to_lowercase().contains("authorization") => {
             if !refused.swap(true, Ordering::Relaxed) {
                 log::error!("the broker does not know the key of --broker-key");

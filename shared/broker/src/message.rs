@@ -5,7 +5,8 @@
 //! ```
 //!
 //! All replicas of a collection read the same messages, also those of another version of the program: what one of them
-//! does not know, it must not skip.
+//! does not know, it must not skip. So a new kind of message is a new version. What is of a known version and cannot be
+//! decoded is nobody's message, and has no effect on any replica.
 
 use bincode::{Decode, Encode};
 
@@ -75,7 +76,12 @@ impl Message {
         bytes
     }
 
-    /// Decodes a message. Returns `None` if this version of the program does not know it.
+    /// Tells whether a newer version of the program has made a message: all messages are another version's then.
+    pub fn is_newer(bytes: &[u8]) -> bool {
+        bytes.first().is_some_and(|version| *version > VERSION)
+    }
+
+    /// Decodes a message. Returns `None` if no version of the program has made it, or a [newer](Self::is_newer) one.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (&VERSION, body) = bytes.split_first()? else { return None };
         // A length in a message is at most that of the message, which the broker limits.
@@ -111,7 +117,9 @@ mod tests {
             assert_eq!(Message::decode(&bytes[..length]), None, "{length}");
         }
         assert_eq!(Message::decode(&[&bytes[..], b"\0"].concat()), None);
-        assert_eq!(Message::decode(&[b"\x02", &bytes[1..]].concat()), None, "another version");
+        let newer = [b"\x02", &bytes[1..]].concat();
+        assert_eq!((Message::decode(&newer), Message::is_newer(&newer)), (None, true), "another version");
+        assert!(!Message::is_newer(&bytes) && !Message::is_newer(b""));
         assert_eq!(Message::decode(b"\x01\x03"), None, "another message");
         assert_eq!(Message::decode(b"\x01\x01\x04\x05\x06\x01\x07\xfd\xff\xff\xff\xff\xff\xff\xff\xff"), None);
     }

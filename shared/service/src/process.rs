@@ -214,10 +214,12 @@ impl Outside {
         log::info!("serving {} on http://{}", folder.path().display(), listener.local_addr()?);
         let commit = Commit::start(&store, config.durability)?;
         let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&writers));
-        let replica = start_replica(config, key, &store, &commit).await?;
-        let state = State { store, commit, writers, replica, operator, health: Health::default() };
+        let health = Health::default();
+        // First: a replica follows its stream only with whole indexes.
+        let mut making = Making::start(redeclaration, &health);
+        let replica = start_replica(config, key, &store, &commit, &health).await?;
+        let state = State { store, commit, writers, replica, operator, health };
         let scrubs = tokio::spawn(scrub_regularly(state.operator.clone(), config.scrub_every));
-        let mut making = Making::start(redeclaration, &state.health);
         let end = async {
             tokio::select! {
                 () = wait_for_end(&mut signals, &state.health, config.drain) => End::Told,
@@ -350,12 +352,13 @@ async fn start_replica(
     key: Option<String>,
     store: &Store,
     commit: &Commit,
+    health: &Health,
 ) -> Result<Option<Replica>, Box<dyn Error>> {
     let name = store.collection().name();
     if config.broker.is_empty() {
         return match store.position()? {
             Some(position) if config.write_token_file.is_some() || config.jwt_keys.is_some() => Err(format!(
-                "{}: this database is a replica of the stream {name} up to message {}: start it with --broker, or                  read-only; `seed streams leave` makes it a database of its own",
+                "{}: this database is a replica of the stream {name} up to message {}: start it with --broker, or read-only; `seed streams leave` makes it a database of its own",
                 store.path().display(),
                 position.sequence
             )
@@ -365,7 +368,7 @@ async fn start_replica(
     }
     let number = RandomState::new().hash_one(SystemTime::now());
     let broker = Broker::connect(&config.broker, key, name, &format!("{name}-{number:016x}")).await?;
-    Ok(Some(Replica::start(broker, store, commit, number)?))
+    Ok(Some(Replica::start(broker, store, commit, health, number)?))
 }
 
 fn cannot_listen(config: &Config, error: &io::Error) -> String {

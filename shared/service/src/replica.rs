@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::fmt::{self, Display};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use broker::{
     Begin, Broker, BrokerError, Commands, Delivered, MESSAGE_BYTES, MOST_BYTES, Message, Rules, StateBehind,
@@ -37,6 +37,7 @@ use warp::http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::agreement::{Agreement, EVERY};
 use crate::command::{Command, RULES};
+use crate::health::Health;
 use crate::problem::Problem;
 use crate::reply::Answer;
 use crate::wire;
@@ -65,6 +66,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// The time for which a stream may seem shorter than it was, while its servers choose a leader.
 const SHORTER: Duration = Duration::from_secs(30);
+
+/// The most messages that a replica may lack and be ready.
+const NEAR: u64 = 64;
 
 /// The most commands of a message, and the most that wait.
 const COMMANDS: usize = 1024;
@@ -99,6 +103,10 @@ struct Link {
     clock: Mutex<(u64, Instant)>,
     /// A random number of this process.
     publisher: u64,
+    /// The number of this process's last message.
+    issued: AtomicU64,
+    /// What keeps it from following, as it was last.
+    trouble: Mutex<Option<String>>,
 }
 
 /// What a replica does.
@@ -114,6 +122,8 @@ enum Stage {
 /// A command that a client waits for.
 struct Submitted {
     bytes: Vec<u8>,
+    /// The time until which it may take effect.
+    until: Instant,
     answer: oneshot::Sender<Answer>,
     /// Whether it was published before, too late to have an effect.
     is_late: bool,
@@ -128,6 +138,9 @@ enum FollowError {
     Store(#[from] StoreError),
     #[error("{0}")]
     Stop(String),
+    /// Its records are others than they should be.
+    #[error("{0}")]
+    Apart(String),
 }
 
 fn stop<T>(why: impl Display) -> Result<T, FollowError> {
@@ -136,8 +149,15 @@ fn stop<T>(why: impl Display) -> Result<T, FollowError> {
 
 impl Replica {
     /// Starts to follow the stream of `store`'s collection, and to publish what is submitted.
-    pub fn start(broker: Broker, store: &Store, commit: &Commit, publisher: u64) -> Result<Self, StoreError> {
+    pub fn start(
+        broker: Broker,
+        store: &Store,
+        commit: &Commit,
+        health: &Health,
+        publisher: u64,
+    ) -> Result<Self, StoreError> {
         let position = store.position()?;
+        let stage = store.apart()?.map_or(Stage::CatchingUp, Stage::Stopped);
         let (queue, submitted) = mpsc::channel(COMMANDS);
         let link = Arc::new(Link {
             broker,
@@ -146,16 +166,19 @@ impl Replica {
             applied: watch::Sender::new(position.as_ref().map_or(0, |position| position.sequence)),
             own: watch::Sender::new(0),
             waiting: Mutex::default(),
-            stage: Mutex::new(Stage::CatchingUp),
+            stage: Mutex::new(stage),
             applying: tokio::sync::Mutex::default(),
             is_away: AtomicBool::new(false),
             clock: Mutex::new((position.as_ref().map_or(0, |position| position.time), Instant::now())),
             publisher,
+            issued: AtomicU64::new(0),
+            trouble: Mutex::default(),
         });
         let follower = Follower {
             link: Arc::clone(&link),
             store: store.clone(),
             commit: commit.clone(),
+            health: health.clone(),
             collection: store.collection(),
             rules: rules_of(store.collection()),
             position,
@@ -191,7 +214,9 @@ impl Replica {
             return Err(Problem::BrokerAway);
         }
         let (answer, answered) = oneshot::channel();
-        link.queue.try_send(Submitted { bytes, answer, is_late: false }).map_err(|_full| Problem::Busy)?;
+        link.queue
+            .try_send(Submitted { bytes, until: Instant::now() + PUBLISH_PATIENCE, answer, is_late: false })
+            .map_err(|_full| Problem::Busy)?;
         match timeout(WRITE_PATIENCE, answered).await {
             Ok(Ok(answer)) => answer,
             // It may be in the stream, or get there.
@@ -214,7 +239,8 @@ impl Replica {
             Stage::Stopped(why) => Some(format!("apart from its stream: {why}")),
             _ if self.link.broker.is_refused() => Some("the broker does not know its key: no writes".to_owned()),
             _ if !self.reaches_broker() => Some("the broker is away: no writes".to_owned()),
-            _ => None,
+            Stage::CatchingUp => self.link.trouble().as_ref().map(|trouble| format!("does not follow: {trouble}")),
+            Stage::Following => None,
         }
     }
 
@@ -284,12 +310,15 @@ impl Link {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the stream's time as far as it is known, in milliseconds. Never earlier than this machine's: at worst a
-    /// message is valid for longer.
+    /// Returns the stream's time as far as it is known, in milliseconds, whatever this machine's clock says. Where it is not
+    /// known well, as after a start, the first message comes too late and is published once more.
     fn time(&self) -> u64 {
         let (time, at) = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
-        let here = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
-        here.max(time + at.elapsed().as_millis() as u64)
+        time + at.elapsed().as_millis() as u64
+    }
+
+    fn trouble(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Answers all commands of message `number` that still wait.
@@ -306,11 +335,14 @@ async fn publish_all(link: Arc<Link>, mut submitted: mpsc::Receiver<Submitted>, 
     let (mut number, mut next) = (0, None);
     loop {
         let Some(first) = (if next.is_some() { next.take() } else { submitted.recv().await }) else { return };
-        let (mut length, mut group) = (first.bytes.len(), vec![first]);
+        let Some(first) = in_time(first) else { continue };
+        let (mut length, mut until, mut group) = (first.bytes.len(), first.until, vec![first]);
         while group.len() < COMMANDS
             && let Ok(more) = submitted.try_recv()
         {
+            let Some(more) = in_time(more) else { continue };
             length += more.bytes.len();
+            until = until.min(more.until);
             if length > MESSAGE_BYTES {
                 next = Some(more);
                 break;
@@ -318,16 +350,27 @@ async fn publish_all(link: Arc<Link>, mut submitted: mpsc::Receiver<Submitted>, 
             group.push(more);
         }
         number += 1;
+        link.issued.store(number, Ordering::Relaxed);
         let message = Message::Commands(Commands {
             publisher: link.publisher,
             number,
-            until: link.time() + PUBLISH_PATIENCE.as_millis() as u64,
+            until: link.time() + until.saturating_duration_since(Instant::now()).as_millis() as u64,
             rules,
             commands: group.iter().map(|submitted| submitted.bytes.clone()).collect(),
         });
         link.waiting().insert(number, group);
         publish(&link, number, message.encode()).await;
     }
+}
+
+/// Returns the command if it may still take effect. It was not published until now, so nothing becomes of it otherwise.
+fn in_time(submitted: Submitted) -> Option<Submitted> {
+    if Instant::now() < submitted.until {
+        return Some(submitted);
+    }
+    // The client may have gone.
+    let _ = submitted.answer.send(Err(Problem::BrokerAway));
+    None
 }
 
 /// Publishes a message until the broker has taken it, or for [`PUBLISH_PATIENCE`]. Returns once it is applied here.
@@ -374,6 +417,7 @@ struct Follower {
     link: Arc<Link>,
     store: Store,
     commit: Commit,
+    health: Health,
     collection: Collection,
     rules: Rules,
     position: Option<Position>,
@@ -383,13 +427,33 @@ struct Follower {
 impl Follower {
     /// Follows the stream for as long as possible.
     async fn follow(mut self) {
+        if let Stage::Stopped(why) = &*self.link.stage() {
+            return log::error!("this replica stopped following its stream, and is to be made anew: {why}");
+        }
+        // No command may be decided by half an index.
+        while self.health.is_building() {
+            sleep(PAUSE).await;
+        }
         let mut shorter_since = None;
         loop {
             let Err(error) = self.follow_once(&mut shorter_since).await;
             match error {
                 FollowError::Broker(error) => {
-                    log::debug!("the stream is not followed for now: {error}");
+                    let what = error.to_string();
+                    let before = self.link.trouble().replace(what.clone());
+                    if before.as_ref() != Some(&what) {
+                        log::warn!("the stream is not followed for now: {what}");
+                    }
                     sleep(PAUSE).await;
+                }
+                FollowError::Apart(why) => {
+                    log::error!("this replica stops following its stream: {why}");
+                    // It would be the same after a restart, but nothing would show it for a while.
+                    if let Err(error) = self.store.set_apart(&why) {
+                        log::error!("this cannot be noted in the database: {error}");
+                    }
+                    *self.link.stage() = Stage::Stopped(why);
+                    return;
                 }
                 error => {
                     log::error!("this replica stops following its stream: {error}");
@@ -408,26 +472,49 @@ impl Follower {
         let stream = self.link.broker.state().await?;
         self.check(&stream, shorter_since)?;
         let applied = self.position.as_ref().map_or(0, |position| position.sequence);
-        self.note_progress(&stream, applied);
-        let mut messages = self.link.broker.follow(applied + 1).await?;
-        let mut next = applied + 1;
+        if stream.last > applied + NEAR {
+            // Until it has caught up, others answer.
+            *self.link.stage() = Stage::CatchingUp;
+        }
+        // The last message that was applied comes first, to be compared, unless the stream has it no more.
+        let from = applied.max(stream.first).max(1);
+        let mut messages = self.link.broker.follow(from).await?;
+        let mut next = from;
         loop {
+            if next > applied {
+                self.link.trouble().take();
+                self.note_progress(&stream, next - 1);
+            }
             let message = messages.next().await;
             let message = message.ok_or_else(|| BrokerError::Away("the messages end".to_owned()))??;
             let sequence = message.sequence;
-            if sequence > next && next == applied + 1 {
+            if sequence > next && next == from {
                 return stop(format!("message {next} is missing in the stream: the next is {sequence}"));
             }
             // The client makes its consumer anew after a break. If nothing had come by then, it begins with the first.
             if sequence != next {
                 return Err(BrokerError::Away(format!("message {sequence} comes instead of {next}")).into());
             }
-            let link = Arc::clone(&self.link);
-            let applying = link.applying.lock().await;
-            self.apply(&stream.identity, message).await?;
-            drop(applying);
             next += 1;
-            self.note_progress(&stream, sequence);
+            if sequence <= applied {
+                self.compare_last(&message)?;
+                continue;
+            }
+            let link = Arc::clone(&self.link);
+            let _applying = link.applying.lock().await;
+            self.apply(&stream.identity, message).await?;
+        }
+    }
+
+    /// Checks that the last message that was applied is still the one with its number.
+    fn compare_last(&self, message: &Delivered) -> Result<(), FollowError> {
+        match &self.position {
+            Some(position) if position.message != Position::digest(&message.bytes) => stop(format!(
+                "the stream of {} has lost messages: its message {} is not the one that was applied here",
+                self.collection.name(),
+                message.sequence
+            )),
+            _ => Ok(()),
         }
     }
 
@@ -487,22 +574,30 @@ impl Follower {
     async fn apply(&mut self, identity: &str, message: Delivered) -> Result<(), FollowError> {
         let Delivered { sequence, time, bytes } = message;
         let before = self.position.clone().unwrap_or_else(|| Position::before(identity.to_owned()));
-        let Some(message) = Message::decode(&bytes) else {
+        if Message::is_newer(&bytes) {
             return stop(format!("message {sequence} is of a newer version of this program; update this replica"));
-        };
+        }
+        let message = Message::decode(&bytes);
         let mut position = before;
-        position.advance(sequence, time);
+        position.advance(sequence, &bytes, time);
         let mut told = None;
         let (own, commands) = match message {
-            Message::Begin(begin) => {
-                self.check_begin(sequence, &begin)?;
+            Some(Message::Begin(begin)) if sequence == 1 => {
+                self.check_begin(&begin)?;
                 (None, Vec::new())
             }
-            Message::State(state) => {
+            None | Some(Message::Begin(_)) => {
+                log::error!("message {sequence} has no effect: no replica would publish it");
+                (None, Vec::new())
+            }
+            Some(_) if sequence == 1 => {
+                return stop("the stream has no beginning: `seed streams create` makes it".to_owned());
+            }
+            Some(Message::State(state)) => {
                 told = (state.publisher != self.link.publisher).then_some(state);
                 (None, Vec::new())
             }
-            Message::Commands(commands) => {
+            Some(Message::Commands(commands)) => {
                 if commands.rules != self.rules {
                     return stop(self.tell_rules(sequence, commands.rules));
                 }
@@ -530,7 +625,7 @@ impl Follower {
             let decisions = self.decide_all(sequence, &commands, &mut answers);
             match self.commit.apply_message(position.clone(), decisions).await {
                 Ok(agreed) => break agreed,
-                Err(CommitError::Busy) => {}
+                Err(CommitError::Busy) => sleep(PAUSE).await,
                 Err(CommitError::Damaged(what)) => {
                     return stop(format!("message {sequence} cannot be decided here: {what}"));
                 }
@@ -546,7 +641,7 @@ impl Follower {
             }
         };
         self.position = Some(position);
-        if let Some((number, _)) = own {
+        if let Some((number, _)) = own.filter(|(number, _)| *number <= self.link.issued.load(Ordering::Relaxed)) {
             self.link.own.send_if_modified(|before| std::mem::replace(before, (*before).max(number)) < number);
         }
         match told {
@@ -575,7 +670,7 @@ impl Follower {
 
     /// Compares this replica with the others.
     fn compare(&mut self, note: impl FnOnce(&mut Agreement) -> Result<(), String>) -> Result<(), FollowError> {
-        note(&mut self.agreement).map_err(FollowError::Stop)
+        note(&mut self.agreement).map_err(FollowError::Apart)
     }
 
     /// Makes the decisions of `commands`. The `answers` of those that wait here are taken, in reverse order.
@@ -585,10 +680,10 @@ impl Follower {
         commands: &[Vec<u8>],
         answers: &mut Vec<oneshot::Sender<Answer>>,
     ) -> Vec<Decide> {
-        let collection = self.collection;
+        let (collection, mut is_told) = (self.collection, false);
         let decide = |bytes: &Vec<u8>| -> Decide {
             let (command, answer) = (wire::decode(collection, bytes), answers.pop());
-            if command.is_none() {
+            if command.is_none() && !std::mem::replace(&mut is_told, true) {
                 log::error!("a command of message {sequence} has no effect: no replica would publish it");
             }
             Box::new(move |now| {
@@ -620,11 +715,8 @@ impl Follower {
     }
 
     /// Checks that the database is what the stream began with.
-    fn check_begin(&self, sequence: u64, begin: &Begin) -> Result<(), FollowError> {
+    fn check_begin(&self, begin: &Begin) -> Result<(), FollowError> {
         let own = Begin { collection: self.collection.name().to_owned(), state: self.store.describe_beginning()? };
-        if sequence != 1 || self.position.is_some() {
-            return stop(format!("message {sequence} is a beginning, which only the first may be"));
-        }
         if *begin != own {
             return stop(format!(
                 "this database is not what the stream began with: it has {}, the stream of {} began with {}; fill the folder from \
@@ -641,7 +733,10 @@ impl Follower {
         } else if rules.program < self.rules.program {
             format!("message {sequence} is of older rules ({}); run the version of that time first", rules.program)
         } else {
-            format!("message {sequence} is of a replica with another declaration of {}", self.collection.name())
+            format!(
+                "message {sequence} is of a replica with another declaration of {}: run the one of that time until it is applied",
+                self.collection.name()
+            )
         }
     }
 }

@@ -141,6 +141,11 @@ fn table(
                 let resource = resource.ok_or_else(warp::reject::not_found)?;
                 let target = Target { path: path.as_str(), resource, given: Parameters::read(&query) };
                 if matches!(target.resource, Resource::Changes) && matches!(method, Method::GET | Method::HEAD) {
+                    if let Some(replica) = &state.replica
+                        && let Err(problem) = replica.wait(&headers).await
+                    {
+                        return Ok(Err(problem));
+                    }
                     return Ok(target.given.and_then(|given| listeners.answer(&headers, given)));
                 }
                 Ok::<Answer, Rejection>(state.answer(cache, &method, target, &headers, body).await)

@@ -123,6 +123,9 @@ impl State {
     /// Has the committer decide `command`, or those of all replicas; returns its answer once the write is durable.
     async fn decide(&self, command: Command) -> Answer {
         if let Some(replica) = &self.replica {
+            if self.commit.is_broken() {
+                return Err(Problem::WritesFailed);
+            }
             return replica.submit(&command).await;
         }
         let collection = self.store.collection();

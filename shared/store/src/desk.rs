@@ -242,6 +242,12 @@ impl Desk {
     /// Answers `ask`.
     pub fn answer(&mut self, ask: Ask) -> Result<Answer, DeskError> {
         let store = &self.store;
+        if let (Ask::Reserve { .. } | Ask::Hold | Ask::Apply, Some(_)) = (&ask, store.position()?) {
+            return Err(self.refused(
+                "this is the database of a replica, which changes through its stream alone; `seed streams leave` makes it one \
+                 of its own",
+            ));
+        }
         Ok(match ask {
             Ask::Look => Answer::Looked(self.look()?),
             Ask::Written { since, from } => Answer::Written(written(store, since, from)?),

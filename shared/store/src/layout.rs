@@ -10,6 +10,7 @@
 //!        00 "applied"                               run groups            how much of a newer file's changes is applied
 //!        00 "indexed"                               last-id               the words of records up to here are listed
 //!        00 "position"                              position              how far a replica has followed its stream
+//!        00 "apart"                                 text                  why it must follow it no more
 //!        01 page                                    table entry entry …   up to 16 records
 //!        02 index term first-id                     gaps                  a run of an index: ids of one term
 //!        02 00 first-hash                           names                 a bucket of the ids, where those are texts
@@ -99,6 +100,8 @@ pub(super) const APPLIED_KEY: &[u8] = b"\0applied";
 pub(super) const INDEXED_KEY: &[u8] = b"\0indexed";
 /// The key of how far a replica has followed its stream.
 pub(super) const POSITION_KEY: &[u8] = b"\0position";
+/// The key of the reason why a replica must not follow its stream any more.
+pub(super) const APART_KEY: &[u8] = b"\0apart";
 /// The first byte of every value.
 const VERSION: u8 = 2;
 /// The offset of the body in a value: behind the version and the checksum.

@@ -7,12 +7,16 @@ use std::fmt;
 use std::time::Duration;
 
 use bincode::{Decode, Encode};
+use record::id::Id;
 use record::record_set::RecordSet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::layout::{self, Step};
 use crate::{Store, StoreError};
+
+/// The longest time for which a message is valid, in milliseconds.
+const LONGEST: u64 = 10 * 60 * 1000;
 
 /// How far a database has followed a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
@@ -21,6 +25,8 @@ pub struct Position {
     pub stream: String,
     /// The number of the last message that was applied.
     pub sequence: u64,
+    /// The beginning of the SHA-256 of that message.
+    pub message: u64,
     /// The stream's time in milliseconds since 1970: the latest of its messages' times, so it never goes back.
     pub time: u64,
     /// Who may still repeat a message, by number.
@@ -44,18 +50,25 @@ impl Position {
         Self { stream, ..Self::default() }
     }
 
-    /// Moves behind message `sequence`, which the stream took at `time`.
-    pub fn advance(&mut self, sequence: u64, time: u64) {
+    /// Moves behind message `sequence` with these `bytes`, which the stream took at `time`.
+    pub fn advance(&mut self, sequence: u64, bytes: &[u8], time: u64) {
         self.sequence = sequence;
+        self.message = Self::digest(bytes);
         self.time = self.time.max(time);
         // What a publisher repeats after that is refused for its age.
         self.publishers.retain(|publisher| publisher.until >= self.time);
     }
 
+    /// Computes what tells a message from another one with its number.
+    pub fn digest(bytes: &[u8]) -> u64 {
+        Sha256::digest(bytes).first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
+    }
+
     /// Takes the `message` of a publisher, which is valid `until` a time. A publisher numbers its messages in ascending
     /// order. Returns whether it counts: the stream may have it twice, or too late.
     pub fn take(&mut self, publisher: u64, message: u64, until: u64) -> bool {
-        if until < self.time {
+        // Who says that a message is valid for long would have it remembered for long.
+        if until < self.time || until > self.time.saturating_add(LONGEST) {
             return false;
         }
         match self.publishers.binary_search_by_key(&publisher, |known| known.number) {
@@ -114,7 +127,9 @@ impl Store {
 
     /// Lets a database without other writers follow its stream no longer.
     pub fn remove_position(&self) -> Result<(), StoreError> {
-        self.db.remove(layout::POSITION_KEY).map_err(|source| self.sled(source))?;
+        for key in [layout::POSITION_KEY, layout::APART_KEY] {
+            self.db.remove(key).map_err(|source| self.sled(source))?;
+        }
         self.sync()
     }
 
@@ -126,28 +141,77 @@ impl Store {
             answers += 1;
             digest.update(layout::encode((key, kept.request, kept.id.get(), kept.revision, kept.json, kept.until)));
         }
-        let (agreed, digest) = (Agreed::from(self.counters()?), hex::encode(digest.finalize()));
-        Ok(format!("{agreed}, {answers} kept answers with the digest {digest}"))
+        let mut revisions = Sha256::new();
+        for revision in self.revisions(Id::FIRST) {
+            let (id, revision) = revision?;
+            revisions.update([id.get(), revision].map(u64::to_le_bytes).as_flattened());
+        }
+        let [answers_digest, revisions] = [digest, revisions].map(|digest| hex::encode(digest.finalize()));
+        let agreed = Agreed::from(self.counters()?);
+        Ok(format!(
+            "{agreed} and revisions with the digest {revisions}, {answers} kept answers with the digest {answers_digest}"
+        ))
+    }
+
+    /// Notes in the database, for good, why a replica must not follow its stream any more.
+    pub fn set_apart(&self, why: &str) -> Result<(), StoreError> {
+        self.put(layout::APART_KEY, why.as_bytes())?;
+        self.sync()
+    }
+
+    /// Returns why a replica must not follow its stream any more.
+    pub fn apart(&self) -> Result<Option<String>, StoreError> {
+        let value = self.value(layout::APART_KEY)?;
+        Ok(value.map(|value| String::from_utf8_lossy(&value[layout::BODY..]).into_owned()))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use record::model::Records;
+    use record::sample;
+
     use super::*;
+    use crate::tests::json;
+    use crate::{Change, Writer};
 
     /// A change to these bytes needs a new key.
     #[test]
     fn the_layout_does_not_change() {
         let mut position = Position::before("s".to_owned());
-        position.advance(7, 1000);
+        position.advance(7, b"m", 1000);
         assert!(position.take(2, 9, 1200));
-        assert_eq!(layout::encode(&position), b"\x01s\x07\xfb\xe8\x03\x01\x02\x09\xfb\xb0\x04");
+        // The digest of "m", computed by another program.
+        let digest = [b"\xfd" as &[u8], &0x62c6_6a7a_5dd7_0c31_u64.to_le_bytes()].concat();
+        let expected = [b"\x01s\x07", &digest[..], b"\xfb\xe8\x03\x01\x02\x09\xfb\xb0\x04"].concat();
+        assert_eq!(layout::encode(&position), expected);
+    }
+
+    #[test]
+    fn databases_with_other_revisions_begin_otherwise() {
+        let dir = tempfile::tempdir().unwrap();
+        let describe = |name: &str, ids: [u64; 2]| {
+            let store = Store::create(&dir.path().join(name), sample::posts()).unwrap();
+            let mut writer = Writer::new(&store).unwrap();
+            for id in ids {
+                let json = json(id, 1);
+                let mut records = Records::new(sample::posts(), 0);
+                records.push(&json, None).unwrap();
+                let record = records.iter().next().unwrap();
+                let revision = writer.next_revision();
+                writer.apply(&[Change::Put(record, revision)]).unwrap();
+            }
+            store.describe_beginning().unwrap()
+        };
+        let [one, same, other] = [("a", [1, 2]), ("b", [1, 2]), ("c", [2, 1])].map(|(name, ids)| describe(name, ids));
+        assert_eq!(one, same);
+        assert_ne!(one, other);
     }
 
     #[test]
     fn a_message_counts_once_and_in_time() {
         let mut position = Position::before("s".to_owned());
-        position.advance(1, 1000);
+        position.advance(1, b"", 1000);
         assert!(position.take(7, 1, 1500));
         assert!(!position.take(7, 1, 1500), "it is there twice");
         assert!(position.take(7, 3, 1500));
@@ -155,11 +219,12 @@ mod tests {
         assert!(position.take(8, 1, 1000), "another publisher, just in time");
         assert!(!position.take(9, 1, 999), "it is too late");
         // Time never goes back.
-        position.advance(2, 10);
+        position.advance(2, b"", 10);
         assert_eq!((position.sequence, position.time), (2, 1000));
-        position.advance(3, 1501);
+        position.advance(3, b"", 1501);
         assert!(position.publishers.is_empty(), "{position:?}");
         assert!(!position.take(7, 3, 1500), "forgotten, but too late");
         assert!(position.take(7, 4, 2000));
+        assert!(!position.take(10, 1, u64::MAX), "nobody's messages are valid for ever");
     }
 }
