@@ -13,13 +13,13 @@ use world::{compose, program, root, skip, text, tool};
 const FILES: [&str; 9] = [
     "compose.yaml",
     "compose.writes.yaml",
-    "compose.cluster.yaml",
     "gateway/haproxy.cfg",
     "gateway/routes.map",
     "deploy/ecs.yaml",
     "compose.observe.yaml",
     "deploy/observe/alerts.yml",
     "deploy/observe/prometheus.yml",
+    "compose.cluster.yaml",
 ];
 
 fn render(folder: &Path, arguments: &[&str]) -> Output {
@@ -131,7 +131,7 @@ fn paths_keep_a_collections_name_and_services_have_their_own() {
     let (plan, output) = (copy.path().to_str().unwrap(), output.path().join("new"));
     let rendered = render(root(), &["--plan", plan, "--output", output.to_str().unwrap()]);
     assert!(rendered.status.success(), "{}", text(&rendered.stderr));
-    let [compose, writes, cluster, haproxy, routes, template, observe, alerts, prometheus] = read(&output);
+    let [compose, writes, haproxy, routes, template, observe, alerts, prometheus, cluster] = read(&output);
     let has = |file: &str, expected: &str| assert!(file.contains(expected), "{expected:?} is not in {file}");
     has(&compose, "\n      - \"blog-posts:/data/blogPosts\"\n      - \"monolith-service:/data/monolith\"\n");
     has(&compose, "\n  blog-posts:\n    <<: *service\n");
