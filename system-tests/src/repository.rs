@@ -9,7 +9,7 @@ use std::process::Command;
 use sha2::{Digest, Sha256};
 
 use crate::compose::copy_sources;
-use crate::{forget_package, snapshot, text};
+use crate::{forget_package, program, snapshot, text};
 
 /// A copy of the repository.
 pub struct Repository {
@@ -28,8 +28,23 @@ impl Repository {
         let alone = File::create(morning.join("lock")).unwrap();
         alone.lock().unwrap();
         let copy = Self { folder: morning.join("repository"), target: morning.join("target") };
+        if !copy.target.exists() {
+            copy.take_dependencies();
+        }
         copy.refresh();
         (copy, alone)
+    }
+
+    /// Takes over what the tests' own build has compiled, of which only the packages from the registry are the same: these
+    /// take most of the time.
+    fn take_dependencies(&self) {
+        let built = program("");
+        fs::create_dir_all(self.target.join("debug")).unwrap();
+        for (kind, how) in [("deps", "-al"), ("build", "-al"), (".fingerprint", "-a")] {
+            let mut copy = Command::new("cp");
+            copy.arg(how).arg(built.join(kind)).arg(self.target.join("debug"));
+            assert!(copy.status().unwrap().success(), "cp {how} {kind} failed");
+        }
     }
 
     /// Replaces the copy with a fresh one.
