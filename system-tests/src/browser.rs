@@ -6,11 +6,16 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{tool, wait_for};
+
+/// The time after which a click is repeated that had no effect.
+const CLICK_AGAIN: Duration = Duration::from_secs(5);
 
 /// An open page. The browser ends with it.
 pub struct Page {
@@ -90,6 +95,24 @@ impl Page {
     pub fn click(&mut self, selector: &str) {
         self.await_that(&format!("document.querySelector({selector:?})"));
         self.evaluate(&format!("document.querySelector({selector:?}).click()"));
+    }
+
+    /// Clicks the first element that the selector names until an expression is true: a page that is still being drawn may draw
+    /// the element anew, or not listen to it yet.
+    pub fn click_until(&mut self, selector: &str, expression: &str) {
+        wait_for(expression, || {
+            self.evaluate(&format!("document.querySelector({selector:?})?.click()"));
+            let begin = Instant::now();
+            loop {
+                if self.evaluate(&format!("Boolean({expression})")) == true {
+                    return true;
+                }
+                if begin.elapsed() > CLICK_AGAIN {
+                    return false;
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
     }
 
     /// Saves a picture of the whole page, if the environment names a folder in `SCREENSHOTS`.

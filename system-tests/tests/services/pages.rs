@@ -66,8 +66,10 @@ fn the_reference_page_lists_all_operations_and_sends_requests() {
     page.picture("docs.png");
 
     page.click("#operations-records-read .opblock-summary-control");
-    page.click("#operations-records-read .btn.execute");
-    page.await_that("document.querySelector('#operations-records-read .live-responses-table .response-col_status')");
+    page.click_until(
+        "#operations-records-read .btn.execute",
+        "document.querySelector('#operations-records-read .live-responses-table .response-col_status')",
+    );
     let answer = page.evaluate("document.querySelector('#operations-records-read .live-responses-table').innerText");
     let answer = answer.as_str().unwrap();
     assert!(answer.contains("200") && answer.contains("\"id\": 1,"), "{answer}");
@@ -122,16 +124,16 @@ fn the_forums_page_reads_and_writes_in_three_services() {
     // A change, and one that comes too late. The long text is compressed on its way, so its tag is a weak one.
     let path = format!("/api/posts/{}", post["id"]);
     let long = "word ".repeat(1000);
+    let is_open = "document.querySelector('main article textarea')";
     for text in [&*long, "short"] {
-        page.click("main article button");
+        page.click_until("main article button", is_open);
         fill(&mut page, "main article textarea", text);
         page.click("main article button");
         page.await_that("!document.querySelector('main article textarea')");
         assert_eq!(world.get(&path)["text"], text);
     }
     page.picture("ui-thread.png");
-    page.click("main article button");
-    page.await_that("document.querySelector('main article textarea')");
+    page.click_until("main article button", is_open);
     world.write("PATCH", &path, &json!({ "text": "from another client" }));
     page.click("main article button");
     page.await_that("document.querySelector('main article .error').innerText.startsWith('Somebody else')");
