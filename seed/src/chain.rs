@@ -64,6 +64,8 @@ pub(crate) const ONE_FILE: &str = "ndjson";
 pub struct Chain {
     paths: Vec<PathBuf>,
     plan: OnceLock<Plan>,
+    /// Whether some of the workspace's collections are enough.
+    may_be_part: bool,
 }
 
 impl Chain {
@@ -83,7 +85,13 @@ impl Chain {
                 }
             }
         }
-        Ok(Self { paths: paths.to_vec(), plan: OnceLock::new() })
+        Ok(Self { paths: paths.to_vec(), plan: OnceLock::new(), may_be_part: false })
+    }
+
+    /// Takes a backup of one service as whole, such as a replica's.
+    #[must_use]
+    pub fn allow_part(self) -> Self {
+        Self { may_be_part: true, ..self }
     }
 
     /// Returns the backup's collections.
@@ -130,7 +138,7 @@ impl Chain {
         let workspace = Plan::workspace();
         // A part of the workspace's collections is an incomplete backup: reading it then names what is missing.
         let is_of_workspace = found.iter().all(|collection| workspace.named(collection.name()).is_some());
-        Ok(if is_of_workspace { workspace } else { found.into_iter().collect() })
+        Ok(if is_of_workspace && !self.may_be_part { workspace } else { found.into_iter().collect() })
     }
 
     /// Returns the first line of a collection's last section.

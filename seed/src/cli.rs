@@ -113,8 +113,8 @@ enum Command {
         /// Replaces the data in DIR. Without it, a DIR that holds data is refused
         #[arg(long)]
         replace: bool,
-        /// Makes replicas that go on where those were that were backed up, with a token. Without it, the databases
-        /// follow no stream
+        /// Makes replicas that go on where those were that were backed up, with a token; one service's backup is enough.
+        /// Without it, the databases follow no stream
         #[arg(long)]
         as_replica: bool,
         #[command(flatten)]
@@ -416,7 +416,9 @@ fn do_command(command: Option<Command>, split: Split, progress: Progress) -> Res
             backup::take(&origin, &output, progress).map(|contents| backup::describe(&output, &contents))
         }
         Some(Command::Restore { backup, replace, as_replica, data }) => {
-            Chain::open(&backup).and_then(|chain| restore::restore(&chain, &data.dir, replace, as_replica, progress))
+            let chain = Chain::open(&backup)?;
+            let chain = if as_replica { chain.allow_part() } else { chain };
+            restore::restore(&chain, &data.dir, replace, as_replica, progress)
         }
         Some(Command::Compare(args)) => compare::compare(&args, progress),
         Some(Command::Slices { input, output, plan }) => slices::slices(&input, &plan.read()?, &output, progress),

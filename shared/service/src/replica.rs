@@ -583,7 +583,7 @@ impl Follower {
         let mut told = None;
         let (own, commands) = match message {
             Some(Message::Begin(begin)) if sequence == 1 => {
-                self.check_begin(&begin)?;
+                self.check_begin(&begin).await?;
                 (None, Vec::new())
             }
             None | Some(Message::Begin(_)) => {
@@ -715,8 +715,12 @@ impl Follower {
     }
 
     /// Checks that the database is what the stream began with.
-    fn check_begin(&self, begin: &Begin) -> Result<(), FollowError> {
-        let own = Begin { collection: self.collection.name().to_owned(), state: self.store.describe_beginning()? };
+    async fn check_begin(&self, begin: &Begin) -> Result<(), FollowError> {
+        // It reads all records: other requests must not wait for that.
+        let store = self.store.clone();
+        let state = tokio::task::spawn_blocking(move || store.describe_beginning()).await;
+        let state = state.map_err(|_panic| FollowError::Stop("describing the database panicked".to_owned()))??;
+        let own = Begin { collection: self.collection.name().to_owned(), state };
         if *begin != own {
             return stop(format!(
                 "this database is not what the stream began with: it has {}, the stream of {} began with {}; fill the folder from \

@@ -420,36 +420,43 @@ impl Committer {
     fn apply_message(&mut self, message: Message) -> bool {
         let Message { position, decisions, answer } = message;
         let (counted, begin, writes) = (self.writer.counters(), Instant::now(), decisions.len());
+        let mut group = Group { time: position.seconds(), position: Some(position), ..Group::default() };
         let mut decided = Vec::new();
-        let apply = AssertUnwindSafe(|| {
-            let mut group = Group { time: position.seconds(), position: Some(position), ..Group::default() };
+        let prepare = AssertUnwindSafe(|| {
             for decide in decisions {
                 let mut transaction = Transaction { committer: self, group: &mut group, own: Own::default() };
                 decided.push(decide(&mut transaction));
                 transaction.keep();
             }
-            match group.failed.take() {
-                Some(error) => Err(error),
-                None => self.commit(&mut group),
-            }
+            group.failed.take().map_or_else(|| self.prepare(&group), Err)
         });
-        let applied = catch_unwind(apply);
-        if !matches!(applied, Ok(Ok(_))) {
-            // Other than clients' writes, the message may come again, and must be given the same ids and revisions.
-            self.writer.restore(counted);
-        }
+        // Until here nothing was done, so the replica can stop where it is. After that, a failure is like any other.
+        let applied = match catch_unwind(prepare) {
+            Ok(Ok(step)) => {
+                let carry_out = AssertUnwindSafe(|| self.carry_out(&step, &mut group));
+                let done = catch_unwind(carry_out).unwrap_or_else(|_| Err(self.panicked()));
+                done.map_err(|error| (CommitError::Failed(Arc::new(error.to_string())), Some(error)))
+            }
+            Ok(Err(error @ StoreError::Corrupt { .. })) => {
+                Err((CommitError::Damaged(Arc::new(error.to_string())), None))
+            }
+            Ok(Err(error)) => Err((CommitError::Failed(Arc::new(error.to_string())), Some(error))),
+            Err(_panic) => Err((CommitError::Panicked, None)),
+        };
         let outcome = match applied {
-            Ok(Ok(waited)) => {
+            Ok(waited) => {
                 self.state.figures.add_group(writes, waited, begin.elapsed());
                 decided.into_iter().for_each(|answer| answer());
                 Ok(self.writer.counters().into())
             }
-            Ok(Err(error @ StoreError::Corrupt { .. })) => Err(CommitError::Damaged(Arc::new(error.to_string()))),
-            Ok(Err(error)) => {
-                self.give_up(&error, counted);
-                Err(CommitError::Failed(Arc::new(error.to_string())))
+            Err((outcome, failure)) => {
+                if let Some(error) = &failure {
+                    self.give_up(error, counted);
+                }
+                // Other than clients' writes, the message may come again, and must be given the same ids and revisions.
+                self.writer.restore(counted);
+                Err(outcome)
             }
-            Err(_panic) => Err(CommitError::Panicked),
         };
         // The receiver is gone if the service is about to end.
         let _ = answer.send(outcome);
@@ -458,17 +465,28 @@ impl Committer {
 
     /// Commits a group; returns how long it waited for the disk.
     fn commit(&mut self, group: &mut Group) -> Result<Duration, StoreError> {
+        let step = self.prepare(group)?;
+        self.carry_out(&step, group)
+    }
+
+    /// Returns the step of a group. Nothing of it is done yet.
+    fn prepare(&mut self, group: &Group) -> Result<Step, StoreError> {
         let mut step = Step::default();
         if let Some(position) = &group.position {
             position.step(&mut step);
         }
         self.kept.step(&self.store, group.time, &group.kept, &mut step)?;
         group.step(&mut self.writer, &mut step)?;
+        Ok(step)
+    }
+
+    /// Makes the step of a group durable and does it; returns how long it waited for the disk.
+    fn carry_out(&mut self, step: &Step, group: &mut Group) -> Result<Duration, StoreError> {
         let begin = Instant::now();
-        let changed = self.append(&step, mem::take(&mut group.changes))?;
+        let changed = self.append(step, mem::take(&mut group.changes))?;
         let waited = begin.elapsed();
         fail_point!("before the step");
-        self.do_step(&step)?;
+        self.do_step(step)?;
         self.writer.note_fresh();
         self.store.shared.changes.add(changed);
         fail_point!("before the answer");

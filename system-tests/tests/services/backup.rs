@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use sha2::{Digest, Sha256};
+use store::{Position, Purpose, Store};
+use world::changes::collection;
 use world::{Process, get, program, sample, seed, split, start_service, text, wait_for};
 
 const SECRET: &str = "posts_of_a_test";
@@ -207,6 +209,43 @@ fn a_backup_under_writes_holds_the_services_data_at_its_revision() {
             }
         }
     }
+}
+
+/// The steps of docs/replicas.md, which ask one replica of one service.
+#[test]
+fn a_backup_of_one_service_alone_becomes_a_replica_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let [data, backup, new] = ["data", "backup", "new"].map(at);
+    split(&sample(), Path::new(&data));
+    let run = |arguments: &[&str]| {
+        let output = seed(arguments);
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+    let section = format!("{backup}/posts.ndjson");
+    let restore = ["restore", "--backup", &section, "--data", &new, "--as-replica"];
+    assert_eq!(run(&["backup", "--data", &data, "--output", &backup]).0, Some(0));
+    let (code, said) = run(&restore);
+    assert!(code == Some(6) && said.contains("it has no position in a stream"), "{said}");
+
+    let posts = Path::new(&data).join("posts/db");
+    let store = Store::open(&posts, collection("posts"), Purpose::Passing).unwrap();
+    let mut position = Position::before("a stream".to_owned());
+    position.advance(7, b"a message", 1000);
+    store.put_position(&position).unwrap();
+    store.sync().unwrap();
+    drop(store);
+    fs::remove_dir_all(&backup).unwrap();
+    assert_eq!(run(&["backup", "--data", &data, "--output", &backup]).0, Some(0));
+    let (code, said) = run(&restore[..5]);
+    assert!(code == Some(6) && said.contains("there are no users in it"), "{said}");
+    let (code, said) = run(&restore);
+    assert_eq!(code, Some(0), "{said}");
+    let store = Store::open(&Path::new(&new).join("posts/db"), collection("posts"), Purpose::Passing).unwrap();
+    assert_eq!(store.position().unwrap(), Some(position));
+    drop(store);
+    let (code, said) = run(&["streams", "leave", "--data", &new]);
+    assert!(code == Some(0) && said.contains("posts was a replica up to message 7"), "{said}");
 }
 
 #[test]
