@@ -8,7 +8,8 @@
 //! 1. [`mod@routes`]: the table of all paths and methods
 //! 2. [`state`]: the store, the committer, those who may write and the health that the handlers share
 //! 3. [`read`]: `GET` of a record or a list
-//! 4. [`mod@write`]: `POST`, `PUT`, `PATCH` and `DELETE`
+//! 4. [`mod@write`], `command`: `POST`, `PUT`, `PATCH` and `DELETE`, and what they do; [`replica`], `wire`, `agreement`: the
+//!    same through a stream that all replicas follow, and whether they agree
 //! 5. [`authorize`], [`jwt`], [`condition`]: the token that a write needs, and its `If-Match` or `If-None-Match`
 //! 6. `changes`: each change as it happens; [`operate`]: backups and scrubs; [`admin`]: the operators' listener
 //! 7. [`health`]: the answer of `/ready`

@@ -335,12 +335,12 @@ async fn publish_all(link: Arc<Link>, mut submitted: mpsc::Receiver<Submitted>, 
     let (mut number, mut next) = (0, None);
     loop {
         let Some(first) = (if next.is_some() { next.take() } else { submitted.recv().await }) else { return };
-        let Some(first) = in_time(first) else { continue };
+        let Some(first) = drop_if_late(first) else { continue };
         let (mut length, mut until, mut group) = (first.bytes.len(), first.until, vec![first]);
         while group.len() < COMMANDS
             && let Ok(more) = submitted.try_recv()
         {
-            let Some(more) = in_time(more) else { continue };
+            let Some(more) = drop_if_late(more) else { continue };
             length += more.bytes.len();
             until = until.min(more.until);
             if length > MESSAGE_BYTES {
@@ -364,7 +364,7 @@ async fn publish_all(link: Arc<Link>, mut submitted: mpsc::Receiver<Submitted>, 
 }
 
 /// Returns the command if it may still take effect. It was not published until now, so nothing becomes of it otherwise.
-fn in_time(submitted: Submitted) -> Option<Submitted> {
+fn drop_if_late(submitted: Submitted) -> Option<Submitted> {
     if Instant::now() < submitted.until {
         return Some(submitted);
     }
