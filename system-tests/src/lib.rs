@@ -1,10 +1,13 @@
 //! Helpers for tests of several programs and of `seed`: real processes on free ports with fresh folders.
 #![allow(missing_docs, reason = "the names of many test helpers say enough")]
 
+use std::hash::{BuildHasher, RandomState};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -237,14 +240,14 @@ pub fn start_entrance(users: SocketAddr, threads: SocketAddr, posts: SocketAddr)
 
 /// Returns a port that was free a moment ago, for programs that cannot take port 0.
 pub fn free_port() -> u16 {
-    // Two tests at once must not get the same port.
-    static GIVEN: Mutex<Vec<u16>> = Mutex::new(Vec::new());
-    let mut given = GIVEN.lock().expect("no holder panics");
+    // A port that the system gives to whoever asks for any may go to an outgoing connection before it is used: these
+    // lie below them. A process of its own, which `cargo test` runs beside others, begins elsewhere.
+    const BELOW_EPHEMERAL: Range<u32> = 16_384..32_768;
+    static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(RandomState::new().hash_one("a port") as u32));
     loop {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
-        let port = listener.local_addr().expect("it is bound").port();
-        if !given.contains(&port) {
-            given.push(port);
+        let nth = NEXT.fetch_add(1, Ordering::Relaxed) % BELOW_EPHEMERAL.len() as u32;
+        let port = (BELOW_EPHEMERAL.start + nth) as u16;
+        if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
             return port;
         }
     }
