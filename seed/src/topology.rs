@@ -48,6 +48,8 @@ const OTHERS_NAMES: &[&str] = &[
     "answertimeout", "queuetimeout", "targetrequests", "targetqueue", "targetlisteners", "interval", "slowstart", "ui",
     "compression",
     "path", "home", "hostname",
+    // deploy/kubernetes: the image of the broker.
+    "nats",
     // deploy/ecs.yaml: RootRule, ApiRule, MethodRule, SliceImage.
     "root", "api", "method", "slice",
     // Not texts in YAML.

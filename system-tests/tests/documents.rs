@@ -211,7 +211,7 @@ fn every_option_that_is_named_exists_and_every_one_that_exists_is_named() {
     let existing: BTreeSet<String> =
         helps.iter().chain(&scripts).flat_map(|text| text.lines()).flat_map(options).collect();
     // Other programs' options, where a document shows how to run those.
-    let others = ["cargo ", "docker ", "aws ", "curl ", "just ", "git ", "systemctl ", "pip "];
+    let others = ["cargo ", "docker ", "aws ", "curl ", "just ", "git ", "systemctl ", "pip ", "kubectl "];
     let mut unknown = Vec::new();
     let mut named = BTreeSet::new();
     for document in &documents {

@@ -64,12 +64,17 @@ fn main() -> std::process::ExitCode {
 "#;
 
 /// The files that `seed plan render` writes.
-const RENDERED: [&str; 9] = [
+const RENDERED: [&str; 14] = [
     "compose.cluster.yaml",
     "compose.observe.yaml",
     "compose.writes.yaml",
     "compose.yaml",
     "deploy/ecs.yaml",
+    "deploy/kubernetes/base/services.yaml",
+    "deploy/kubernetes/overlays/replicas/kustomization.yaml",
+    "deploy/kubernetes/overlays/replicas/services.yaml",
+    "deploy/kubernetes/overlays/single/kustomization.yaml",
+    "deploy/kubernetes/writes/services.yaml",
     "deploy/observe/alerts.yml",
     "deploy/observe/prometheus.yml",
     "gateway/haproxy.cfg",

@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 use tempfile::TempDir;
 use world::{compose, program, root, skip, text, tool};
 
-const FILES: [&str; 9] = [
+const FILES: [&str; 14] = [
     "compose.yaml",
     "compose.writes.yaml",
     "gateway/haproxy.cfg",
@@ -20,6 +20,11 @@ const FILES: [&str; 9] = [
     "deploy/observe/alerts.yml",
     "deploy/observe/prometheus.yml",
     "compose.cluster.yaml",
+    "deploy/kubernetes/base/services.yaml",
+    "deploy/kubernetes/writes/services.yaml",
+    "deploy/kubernetes/overlays/single/kustomization.yaml",
+    "deploy/kubernetes/overlays/replicas/kustomization.yaml",
+    "deploy/kubernetes/overlays/replicas/services.yaml",
 ];
 
 fn render(folder: &Path, arguments: &[&str]) -> Output {
@@ -38,7 +43,7 @@ fn copy(plan: &str) -> TempDir {
     copy
 }
 
-fn read(folder: &Path) -> [String; 9] {
+fn read(folder: &Path) -> [String; 14] {
     FILES.map(|file| fs::read_to_string(folder.join(file)).unwrap())
 }
 
@@ -131,7 +136,8 @@ fn paths_keep_a_collections_name_and_services_have_their_own() {
     let (plan, output) = (copy.path().to_str().unwrap(), output.path().join("new"));
     let rendered = render(root(), &["--plan", plan, "--output", output.to_str().unwrap()]);
     assert!(rendered.status.success(), "{}", text(&rendered.stderr));
-    let [compose, writes, haproxy, routes, template, observe, alerts, prometheus, cluster] = read(&output);
+    let [compose, writes, haproxy, routes, template, observe, alerts, prometheus, cluster, services, tokens, single, _, keys] =
+        read(&output);
     let has = |file: &str, expected: &str| assert!(file.contains(expected), "{expected:?} is not in {file}");
     has(&compose, "\n      - \"blog-posts:/data/blogPosts\"\n      - \"monolith-service:/data/monolith\"\n");
     has(&compose, "\n  blog-posts:\n    <<: *service\n");
@@ -154,6 +160,14 @@ fn paths_keep_a_collections_name_and_services_have_their_own() {
         "Priority: 3001\n      Conditions: [{ Field: path-pattern, PathPatternConfig: { Values: [/api/blogPosts, /api/blogPosts/*] } }]",
     );
     has(&template, "{ Values: [/api/a.b~c, /api/a.b~c/*] }");
+    has(&services, "image: blog-posts\n");
+    has(&services, "subPath: forum/data/blogPosts,");
+    has(&services, "value: /api/blogPosts } }]\n      backendRefs: [{ name: blog-posts, port: 3000 }]");
+    has(&tokens, "value: /tokens/blogPosts }");
+    has(&tokens, "secretName: tokens.blog-posts,");
+    has(&single, "- { name: blog-posts, newName: registry.example.com/forum/blog-posts, newTag: v1 }");
+    has(&keys, "value: /keys/blogPosts.nk }");
+    has(&keys, "secretName: key.blog-posts,");
     // Rendering also leads back, from these files to the repository's plan.
     for file in FILES {
         fs::copy(output.join(file), copy.path().join(file)).unwrap();

@@ -29,7 +29,7 @@ use crate::report::Report;
 use crate::topology::{self, PLAN, PlanFault, PlanLine};
 
 /// The rendered files, relative to the top of the repository.
-const FILES: [&str; 9] = [
+const FILES: [&str; 14] = [
     "compose.yaml",
     "compose.cluster.yaml",
     "compose.writes.yaml",
@@ -39,6 +39,11 @@ const FILES: [&str; 9] = [
     "compose.observe.yaml",
     "deploy/observe/alerts.yml",
     "deploy/observe/prometheus.yml",
+    "deploy/kubernetes/base/services.yaml",
+    "deploy/kubernetes/writes/services.yaml",
+    "deploy/kubernetes/overlays/single/kustomization.yaml",
+    "deploy/kubernetes/overlays/replicas/kustomization.yaml",
+    "deploy/kubernetes/overlays/replicas/services.yaml",
 ];
 
 /// The exit code of `--check` if a file is stale.
