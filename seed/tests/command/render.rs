@@ -136,8 +136,22 @@ fn paths_keep_a_collections_name_and_services_have_their_own() {
     let (plan, output) = (copy.path().to_str().unwrap(), output.path().join("new"));
     let rendered = render(root(), &["--plan", plan, "--output", output.to_str().unwrap()]);
     assert!(rendered.status.success(), "{}", text(&rendered.stderr));
-    let [compose, writes, haproxy, routes, template, observe, alerts, prometheus, cluster, services, tokens, single, _, keys] =
-        read(&output);
+    let [
+        compose,
+        writes,
+        haproxy,
+        routes,
+        template,
+        observe,
+        alerts,
+        prometheus,
+        cluster,
+        services,
+        tokens,
+        single,
+        _,
+        keys,
+    ] = read(&output);
     let has = |file: &str, expected: &str| assert!(file.contains(expected), "{expected:?} is not in {file}");
     has(&compose, "\n      - \"blog-posts:/data/blogPosts\"\n      - \"monolith-service:/data/monolith\"\n");
     has(&compose, "\n  blog-posts:\n    <<: *service\n");

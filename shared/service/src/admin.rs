@@ -244,10 +244,10 @@ impl Admin {
             text.sample(name, &[("reason", reason)], count);
         }
         let repeated = self.metrics.repeated();
-        text.one("service_repeated_answers_total", "counter", "Answers repeated from memory.", repeated);
+        text.one("service_repeated_answers_total", "counter", "Answers from memory, without the routes.", repeated);
         let (bytes, limit) = self.cache.bytes();
-        text.one("service_answer_cache_bytes", "gauge", "The memory of answers that may be repeated.", bytes);
-        text.one("service_answer_cache_limit_bytes", "gauge", "The most memory of such answers.", limit);
+        text.one("service_answer_cache_bytes", "gauge", "The memory of answers and of pages of records.", bytes);
+        text.one("service_answer_cache_limit_bytes", "gauge", "The most memory of these.", limit);
 
         let figures = self.metrics.connections.figures();
         text.one("service_requests_in_flight", "gauge", "Requests under way.", figures.busy);

@@ -17,18 +17,21 @@ use hyper::Request;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{Equivalent, OptionsBuilder, Weighter};
 use record::id::Id;
-use store::{Stamp, Store};
+use store::{CachedPage, PageCache, Stamp, Store};
 use warp::http::header::{CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use warp::http::{Method, StatusCode, Uri};
 use warp::reply::Response;
 
 use crate::condition::Condition;
 use crate::health::Health;
-use crate::reply;
 use crate::routes::Route;
+use crate::{read, reply};
 
 /// The memory of an answer beside its path and its body, in bytes, by measurement.
 const ENVELOPE: u64 = 300;
+
+/// The memory of a page beside its bytes, in bytes.
+const PAGE_ENVELOPE: u64 = 100;
 
 /// The body of an answer in JSON, and the stamps of all that it was read from. A handler puts it into the extensions of
 /// its response, which may be a 304.
@@ -44,6 +47,8 @@ enum Key {
     Answer(Box<str>),
     /// The chunk of the list of all records that begins with this id.
     Chunk(Id),
+    /// The page of the database with this number.
+    Page(u64),
 }
 
 impl Hash for Key {
@@ -51,6 +56,7 @@ impl Hash for Key {
         match self {
             Self::Answer(path) => path.hash(state),
             Self::Chunk(from) => from.hash(state),
+            Self::Page(number) => number.hash(state),
         }
     }
 }
@@ -72,33 +78,70 @@ struct Cached {
 }
 
 #[derive(Clone)]
+enum Kept {
+    Answer(Arc<Cached>),
+    Page(CachedPage),
+}
+
+#[derive(Clone)]
 struct ByBytes;
 
-impl Weighter<Key, Arc<Cached>> for ByBytes {
-    fn weight(&self, key: &Key, cached: &Arc<Cached>) -> u64 {
+impl Weighter<Key, Kept> for ByBytes {
+    fn weight(&self, key: &Key, kept: &Kept) -> u64 {
         let path = if let Key::Answer(path) = key { path.len() } else { 0 };
-        let stamps = size_of_val(&*cached.cacheable.stamps);
-        ENVELOPE + (path + stamps + cached.cacheable.body.len()) as u64
+        match kept {
+            Kept::Answer(cached) => {
+                let stamps = size_of_val(&*cached.cacheable.stamps);
+                ENVELOPE + (path + stamps + cached.cacheable.body.len()) as u64
+            }
+            Kept::Page(page) => PAGE_ENVELOPE + page.bytes() as u64,
+        }
+    }
+}
+
+/// The memory that answers and pages share.
+struct Memory(Cache<Key, Kept, ByBytes, RandomState>);
+
+impl PageCache for Memory {
+    fn find(&self, number: u64) -> Option<CachedPage> {
+        match self.0.get(&Key::Page(number))? {
+            Kept::Page(page) => Some(page),
+            Kept::Answer(_) => None,
+        }
+    }
+
+    fn keep(&self, number: u64, page: CachedPage) {
+        self.0.insert(Key::Page(number), Kept::Page(page));
     }
 }
 
 /// The cache of a service. Clones share it.
 #[derive(Clone)]
 pub(crate) struct AnswerCache {
-    cache: Arc<Cache<Key, Arc<Cached>, ByBytes, RandomState>>,
+    memory: Arc<Memory>,
     store: Store,
     health: Health,
+    /// What the path of a record begins with, if a number follows that names it.
+    records: Option<Arc<str>>,
 }
 
 impl AnswerCache {
-    /// Creates an empty cache that takes up to `bytes` of memory.
-    pub(crate) fn new(store: &Store, health: &Health, bytes: u64) -> Self {
+    /// Creates an empty cache that takes up to `bytes` of memory, and has `store` keep its pages there.
+    /// `has_own`: the service has routes of its own, which may be for any path.
+    pub(crate) fn new(store: &Store, health: &Health, bytes: u64, has_own: bool) -> Self {
         let answers = (bytes / (2 * ENVELOPE)) as usize;
         let options = OptionsBuilder::new().estimated_items_capacity(answers).weight_capacity(bytes).build();
         let options = options.expect("both capacities are set");
-        // Paths come from clients, so the hash has random keys.
+        // Paths and ids come from clients, so the hash has random keys.
         let cache = Cache::with_options(options, ByBytes, RandomState::new(), DefaultLifecycle::default());
-        Self { cache: Arc::new(cache), store: store.clone(), health: health.clone() }
+        let memory = Arc::new(Memory(cache));
+        if bytes > 0 {
+            store.keep_pages_in(memory.clone());
+        }
+        let collection = store.collection();
+        let has_numbers = !has_own && !collection.has_text_ids() && !collection.is_single();
+        let records = has_numbers.then(|| format!("/api/{}/", collection.name()).into());
+        Self { memory, store: store.clone(), health: health.clone(), records }
     }
 
     /// Answers `request` if the answer is known and current. Returns the request's route, too.
@@ -110,7 +153,8 @@ impl AnswerCache {
         {
             return None;
         }
-        let answer = self.get(request.uri().path())?;
+        let path = request.uri().path();
+        let answer = self.get(path).or_else(|| self.read_record(path))?;
         let is_list = answer.cacheable.body.first() == Some(&b'[');
         if is_list && reply::accepts_lines(request.headers()) {
             return None;
@@ -140,12 +184,32 @@ impl AnswerCache {
         if response.status() == StatusCode::NOT_MODIFIED {
             headers.insert(CONTENT_TYPE, reply::JSON);
         }
-        self.cache.insert(Key::Answer(uri.path().into()), Arc::new(Cached { cacheable, route, headers, next: None }));
+        let answer = Arc::new(Cached { cacheable, route, headers, next: None });
+        self.memory.0.insert(Key::Answer(uri.path().into()), Kept::Answer(answer));
+    }
+
+    /// Answers a request for `path` if that names a record by its number, and its page is in memory. Such an answer is
+    /// kept only in memory that nothing else needs.
+    fn read_record(&self, path: &str) -> Option<Arc<Cached>> {
+        let id = path.strip_prefix(&**self.records.as_ref()?)?.parse().ok()?;
+        if self.health.is_building() {
+            return None;
+        }
+        let stored = self.store.read_whole(|| self.store.get_from_memory(id))?;
+        let mut response = read::respond_cacheably(stored, Vec::new());
+        let cacheable = response.extensions_mut().remove()?;
+        let headers = std::mem::take(response.headers_mut());
+        let answer = Arc::new(Cached { cacheable, route: Route::One, headers, next: None });
+        let (bytes, most) = self.bytes();
+        if bytes < most / 8 * 7 {
+            self.memory.0.insert(Key::Answer(path.into()), Kept::Answer(Arc::clone(&answer)));
+        }
+        Some(answer)
     }
 
     /// Returns the bytes that it takes, and those that it may take.
     pub(crate) fn bytes(&self) -> (u64, u64) {
-        (self.cache.weight(), self.cache.capacity())
+        (self.memory.0.weight(), self.memory.0.capacity())
     }
 
     /// Returns the chunk of the list of all records that begins with id `from`, and where the next one begins, if the
@@ -157,15 +221,13 @@ impl AnswerCache {
 
     /// Keeps the chunk that begins with id `from`; behind it comes `next`.
     pub(crate) fn keep_chunk(&self, from: Id, cacheable: Cacheable, next: Option<Id>) {
-        self.cache.insert(
-            Key::Chunk(from),
-            Arc::new(Cached { cacheable, route: Route::All, headers: HeaderMap::new(), next }),
-        );
+        let chunk = Arc::new(Cached { cacheable, route: Route::All, headers: HeaderMap::new(), next });
+        self.memory.0.insert(Key::Chunk(from), Kept::Answer(chunk));
     }
 
     /// Returns what is cached under `key` if it is current.
     fn get<Q: Hash + Equivalent<Key> + ?Sized>(&self, key: &Q) -> Option<Arc<Cached>> {
-        let cached = self.cache.get(key)?;
+        let Kept::Answer(cached) = self.memory.0.get(key)? else { return None };
         cached.cacheable.stamps.iter().all(|stamp| self.store.is_current(*stamp)).then_some(cached)
     }
 }

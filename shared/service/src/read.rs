@@ -152,7 +152,7 @@ fn respond(stored: Stored) -> Response {
 
 /// Responds with `stored`, and marks the response for the cache: it follows from the record and from what `stamps` stand
 /// for.
-fn respond_cacheably(stored: Stored, mut stamps: Vec<Stamp>) -> Response {
+pub(crate) fn respond_cacheably(stored: Stored, mut stamps: Vec<Stamp>) -> Response {
     stamps.push(stored.stamp);
     let body = (stored.json().len() <= LIST_CHUNK).then(|| Bytes::copy_from_slice(stored.json()));
     let mut response = respond(stored);

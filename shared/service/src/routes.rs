@@ -89,7 +89,7 @@ pub type Own = fn(&Store) -> OwnRoutes;
 
 /// Returns the routes of a service, including its `own`. Answers are kept in up to `cache` bytes.
 pub fn routes(state: &State, own: Option<Own>, cache: u64) -> Routes {
-    let cache = AnswerCache::new(&state.store, &state.health, cache);
+    let cache = AnswerCache::new(&state.store, &state.health, cache, own.is_some());
     let listeners = Listeners::new(&state.store);
     let mut answers = table(state, &cache, &listeners).boxed();
     if let Some(own) = own {

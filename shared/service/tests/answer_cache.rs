@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -113,6 +115,47 @@ fn conditions_and_methods_are_answered_alike_from_memory() {
         assert_eq!(app.request("OPTIONS", "/api/posts/1").status, 204);
         assert_eq!(app.request("POST", "/api/posts/1").status, 405);
     }
+}
+
+/// The first request for a record reads its page, which has its neighbours, too.
+#[test]
+fn a_record_of_a_page_in_memory_is_answered_as_from_the_database() {
+    let posts = sample::posts();
+    let app = App::spawn_writable(posts, (1..=9).map(|n| format!(r#"{{"id":{n},"thread":1,"text":"t","user":1}}"#)));
+    let count = || {
+        let (mut admin, mut text) = (TcpStream::connect(app.admin).unwrap(), String::new());
+        admin.write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
+        admin.read_to_string(&mut text).unwrap();
+        text.lines().find_map(|line| line.strip_prefix("service_repeated_answers_total ")?.parse::<u32>().ok()).unwrap()
+    };
+    assert_eq!(ask(&app, "GET", "/api/posts/1", &[]).status, 200);
+    assert_eq!(count(), 0);
+    // The other spelling goes through the routes.
+    let anew = |n: u64, method: &str, headers: &[(&str, &str)]| ask(&app, method, &format!("/api/posts/{n}/"), headers);
+    let short = |n: u64, method: &str, headers: &[(&str, &str)]| ask(&app, method, &format!("/api/posts/{n}"), headers);
+    for method in ["GET", "HEAD", "GET"] {
+        let before = count();
+        let got = short(2, method, &[]);
+        assert_eq!(count(), before + 1);
+        assert_eq!(got, anew(2, method, &[]));
+    }
+    let tag = short(3, "GET", &[]).header("etag").to_owned();
+    for headers in [&[("if-none-match", &*tag)], &[("if-none-match", "\"0\"")], &[("if-match", "\"0\"")]] {
+        assert_eq!(short(3, "GET", headers), anew(3, "GET", headers), "{headers:?}");
+    }
+    for path in ["/api/posts/10", "/api/posts/0", "/api/posts/03", "/api/posts/+3", "/api/posts/3a", "/API/posts/3"] {
+        assert_eq!(ask(&app, "GET", path, &[]), ask(&app, "GET", &format!("{path}/"), &[]), "{path}");
+    }
+    // A write makes the page old, whichever record it changes.
+    assert_eq!(write(&app, posts, "PATCH", "/api/posts/4", r#"{"text":"new"}"#), 200);
+    for n in [4, 5] {
+        assert_eq!(short(n, "GET", &[]), anew(n, "GET", &[]), "{n}");
+    }
+    assert!(get(&app, "/api/posts/4").1.contains("new"));
+    assert_eq!(write(&app, posts, "DELETE", "/api/posts/6", ""), 204);
+    assert_eq!(short(7, "GET", &[]).status, 200);
+    assert_eq!(short(6, "GET", &[]), anew(6, "GET", &[]));
+    assert_eq!(get(&app, "/api/posts/6").0, 404);
 }
 
 /// A 304 has what a 200 would have (RFC 9110, section 15.4.5).

@@ -117,7 +117,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -158,6 +158,7 @@ pub mod layout;
 mod load;
 mod names;
 mod order;
+mod page_cache;
 mod portion;
 mod position;
 mod rebuild;
@@ -181,6 +182,7 @@ pub use idempotency::KeptRecord;
 pub use index::{Entries, Ids};
 pub use load::Load;
 pub use order::{InOrder, Order, Place};
+pub use page_cache::{CachedPage, PageCache};
 pub use portion::Portion;
 pub use position::{Agreed, Position};
 pub use rebuild::Restore;
@@ -343,6 +345,7 @@ struct Shared {
     read_only: AtomicBool,
     snapshots: Snapshots,
     stamps: Stamps,
+    pages: OnceLock<Arc<dyn PageCache>>,
     gate: Gate,
     changes: History,
     fresh: Fresh,
@@ -413,6 +416,7 @@ impl Store {
         let file = file.map_err(|source| StoreError::Io { path: path.join("db"), source })?;
         let (damage, failed, read_only, snapshots, stamps, gate, changes, fresh, unlisted, counters) =
             Default::default();
+        let pages = OnceLock::new();
         let (path, buckets) = (path.to_owned(), AtomicU64::new(1));
         let shared = Arc::new(Shared {
             file,
@@ -424,6 +428,7 @@ impl Store {
             read_only,
             snapshots,
             stamps,
+            pages,
             gate,
             changes,
             fresh,
@@ -527,12 +532,16 @@ impl Store {
 
     /// Reads record `id`.
     pub fn get(&self, id: Id) -> Result<Option<Stored>, StoreError> {
+        self.read(id, true)
+    }
+
+    /// Reads record `id`. Its page stays in memory if `keep`.
+    fn read(&self, id: Id, keep: bool) -> Result<Option<Stored>, StoreError> {
         let (page, slot) = layout::place(id);
         let key = layout::page_key(page);
         let mut before = None;
         loop {
-            let stamp = self.stamp_of_record(id);
-            let Some(value) = self.unchecked(&key)? else { return Ok(None) };
+            let Some((stamp, value)) = self.page_value(page, keep)? else { return Ok(None) };
             let entry = Page::read(&key, &value).and_then(|page| page.find(slot));
             let Some(entry) = entry.map_err(|what| self.damaged(&key, &what))? else { return Ok(None) };
             match self.stored(&value, id, &entry)? {
@@ -614,8 +623,9 @@ impl Store {
         term: &Term,
     ) -> impl Iterator<Item = Result<Stored, StoreError>> + Send + Sync + use<> {
         let store = self.clone();
+        // A list's records lie in many pages, which would drive out those of single records; the list may be kept itself.
         // A missing record was deleted after the list was read.
-        self.ids(index, term).filter_map(move |id| id.and_then(|id| store.get(id)).transpose())
+        self.ids(index, term).filter_map(move |id| id.and_then(|id| store.read(id, false)).transpose())
     }
 
     /// Makes all writes durable: when it returns, they survive a power loss.

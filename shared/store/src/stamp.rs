@@ -6,7 +6,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use record::id::Id;
 use record::model::{Index, Term};
 
 use super::layout::{self, Step};
@@ -90,11 +89,6 @@ impl Store {
     /// Takes the stamp of the whole database.
     pub(super) fn stamp_of_all(&self) -> Stamp {
         self.shared.stamps.take(ALL)
-    }
-
-    /// Takes the stamp of record `id`.
-    pub(super) fn stamp_of_record(&self, id: Id) -> Stamp {
-        self.stamp_of_page(layout::place(id).0)
     }
 
     /// Takes the stamp of a page of records.

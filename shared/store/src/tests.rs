@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 
 use proptest::prelude::*;
 use record::model::Records;
@@ -41,6 +42,30 @@ fn write(store: &Store, records: &Records, removed: Vec<Change>) {
 
 fn ids_in_thread(store: &Store, thread: u64) -> Vec<u64> {
     store.ids(sample::IN_THREAD, &Term::Id(id(thread))).map(|id| id.unwrap().get()).collect()
+}
+
+#[test]
+fn pages_of_single_records_stay_in_memory_and_those_of_lists_do_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut load = Load::new(Store::create(&dir.path().join("db"), sample::posts()).unwrap());
+    assert_eq!(put(&mut load, &posts(&[(1, 2), (2, 2), (LONG, 2)])), None);
+    let store = load.finish().unwrap();
+    assert!(store.get(id(1)).unwrap().is_some());
+    assert!(store.get_from_memory(id(1)).is_none(), "there is no memory for it yet");
+    store.keep_pages_in(Arc::new(Pages::default()));
+    assert_eq!(store.find(sample::IN_THREAD, &Term::Id(id(2))).count(), 3);
+    assert!(store.get_from_memory(id(1)).is_none());
+    assert!(store.get(id(1)).unwrap().is_some());
+    assert_eq!(store.get_from_memory(id(2)).unwrap().json(), json(2, 2).as_bytes());
+    assert!(store.get_from_memory(id(3)).is_none());
+    // A long record lies apart from its page.
+    assert_eq!(store.get(id(LONG)).unwrap().unwrap().json(), json(LONG, 2).as_bytes());
+    assert!(store.get_from_memory(id(LONG)).is_none());
+    write(&store, &posts(&[(1, 3)]), vec![Change::Remove(id(2))]);
+    assert!(store.get_from_memory(id(1)).is_none(), "it is old");
+    assert_eq!(store.get(id(1)).unwrap().unwrap().json(), json(1, 3).as_bytes());
+    assert_eq!(store.get_from_memory(id(1)).unwrap().json(), json(1, 3).as_bytes());
+    assert!(store.get_from_memory(id(2)).is_none());
 }
 
 #[test]
@@ -259,6 +284,20 @@ fn words_of(store: &Store) -> Words {
     words.into_iter().map(|word| (word.clone(), both(&word))).collect()
 }
 
+/// Pages in a plain map.
+#[derive(Default)]
+struct Pages(Mutex<BTreeMap<u64, CachedPage>>);
+
+impl PageCache for Pages {
+    fn find(&self, number: u64) -> Option<CachedPage> {
+        self.0.lock().unwrap().get(&number).cloned()
+    }
+
+    fn keep(&self, number: u64, page: CachedPage) {
+        self.0.lock().unwrap().insert(number, page);
+    }
+}
+
 /// Finds the words of the records of a plain map.
 fn words_in(records: &BTreeMap<u64, (String, u64)>) -> Words {
     let mut words = Words::new();
@@ -282,6 +321,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
         let mut store = Store::create(&path, sample::posts()).unwrap();
+        store.keep_pages_in(Arc::new(Pages::default()));
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut model: BTreeMap<u64, (String, u64)> = BTreeMap::new();
         let mut kept: BTreeMap<String, u64> = BTreeMap::new();
@@ -354,12 +394,21 @@ proptest! {
                 }
             }
             prop_assert_eq!(&followed, &model);
+            // Twice: what the first one has read lies in memory, and is old after the next step.
+            for number in (1..60).chain(1..60) {
+                let found = store.get(id(number)).unwrap().map(|stored| (stored.json().to_vec(), stored.revision));
+                let expected = model.get(&number).map(|(text, revision)| (text.clone().into_bytes(), *revision));
+                prop_assert_eq!(&found, &expected);
+                let in_memory = store.get_from_memory(id(number));
+                prop_assert_eq!(&in_memory.map(|stored| (stored.json().to_vec(), stored.revision)), &expected);
+            }
             if reopen {
                 // The committer's thread ends soon after its last handle; until then it keeps the database open.
                 drop(commit);
                 store.sync().unwrap();
                 drop(store);
                 store = Store::open(&path, sample::posts(), Purpose::Serving).unwrap();
+                store.keep_pages_in(Arc::new(Pages::default()));
                 prop_assert_eq!(store.follow().last_change(), place);
                 prop_assert_eq!(words_of(&store), words_in(&model));
                 if place > begun {

@@ -60,12 +60,14 @@ struct Options {
 fn main() -> Result<(), Box<dyn Error>> {
     let count = Options::parse().requests;
     start_log(None);
-    let folder = tempfile::tempdir()?;
-    let state = fill(folder.path())?;
+    let [folder, other] = [tempfile::tempdir()?, tempfile::tempdir()?];
+    let (state, unkept) = (fill(folder.path())?, fill(other.path())?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let posts = Server::Posts(routes(&state, None, CACHE));
-        let reading = Server::Posts(routes(&state, None, 0));
+        // Pages are kept where the first routes of a database keep them, and answers nowhere.
+        let with_pages = Server::Posts(routes(&state, None, 0));
+        let reading = Server::Posts(routes(&unkept, None, 0));
         let one = |nth: usize| get(&format!("/api/posts/{}", nth * 7 % POSTS + 1), "");
         let thread = |nth: usize| get(&format!("/api/posts/in-thread/{}", nth * 7 % (POSTS / IN_THREAD) + 1), "");
         let all = |_| get("/api/posts", "");
@@ -83,6 +85,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
         phase("one post", &posts, count, ("200", ONE), one).await?;
         phase("one post: floor", &floor(bytes_of_one), count, ("200", FLOOR), one).await?;
+        phase("one post of a page in memory", &with_pages, count, ("200", ONE), one).await?;
         phase("one post, not in memory", &reading, count, ("200", ONE), one).await?;
         phase("304", &posts, count, ("304", NO_BODY), known).await?;
         phase("304: floor", &floor_304, count, ("304", NO_BODY), known).await?;
