@@ -243,9 +243,15 @@ impl Cluster {
     }
 
     fn create_stream(&self) {
+        self.create_stream_of("data", &[]);
+    }
+
+    /// Makes the stream, with `more` options, of the databases in the folder `data`.
+    pub fn create_stream_of(&self, data: &str, more: &[&str]) {
         let urls: Vec<String> = self.ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
-        let [data, keys] = ["data", "keys"].map(|name| self.path(name).display().to_string());
-        run(&["streams", "create", "--broker", &urls.join(","), "--keys", &keys, "--data", &data, "--most", "256"]);
+        let [data, keys] = [data, "keys"].map(|name| self.path(name).display().to_string());
+        let options = ["--broker", &urls.join(","), "--keys", &keys, "--data", &data, "--most", "256"];
+        run(&[&["streams", "create"], &options[..], more].concat());
     }
 
     /// Lets the brokers lose all they have, and makes the stream anew.
@@ -417,7 +423,7 @@ pub fn run(arguments: &[&str]) {
 }
 
 /// Copies a stopped service's folder.
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     let status = Command::new("cp").arg("-r").args([from, to]).status();
     assert!(status.is_ok_and(|status| status.success()), "cp failed");
 }

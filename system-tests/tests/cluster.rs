@@ -21,10 +21,10 @@ use serde_json::Value;
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester, SequentialSpec};
 use tempfile::TempDir;
 use world::changes::change;
-use world::cluster::{COUNT, Cluster, OPERATOR, SECRET, notes, run, split, token};
+use world::cluster::{COUNT, Cluster, OPERATOR, SECRET, copy, notes, run, split, token};
 use world::file_system::mount;
 use world::posts::Client;
-use world::{Process, get, program, seed, text, tool, wait_for};
+use world::{Process, get, program, seed, text, tool, try_get, wait_for};
 
 /// The default of `CLUSTER_SECONDS`: how long faults go on.
 const SECONDS: u64 = 30;
@@ -678,14 +678,53 @@ fn a_body_of_many_lines_is_one_command() {
     assert_eq!(serde_json::from_str::<Vec<Value>>(&read_all(&cluster, 1, 2).1).unwrap().len(), 1000);
 }
 
+/// The brokers lose all they have, and replicas begin a new stream with what one of them has: the steps of
+/// docs/replicas.md.
 #[test]
-fn a_stream_that_was_made_anew_is_refused() {
+fn a_stream_that_was_made_anew_is_refused_until_it_begins_with_what_replicas_have() {
     let Some(mut cluster) = Cluster::start(r#"[{"id":1,"text":"a"}]"#) else { return };
     assert_eq!(post(&cluster, 0, "in the old stream"), 201);
+    assert_eq!(read_all(&cluster, 1, 2).0, 200);
     cluster.make_stream_anew();
     for replica in 0..COUNT {
         await_apart(&cluster, replica, "was made anew");
     }
+    let dir = cluster.dir().path().to_owned();
+    let at = |name: &str| dir.join(name).display().to_string();
+    let (url, [data, backup, anew, secrets]) =
+        (format!("http://{}", cluster.address(1)), ["data", "backup.ndjson", "anew", "secrets"].map(at));
+    let kept = get(cluster.address(1), "/api/notes").2;
+    fs::write(&secrets, SECRET).unwrap();
+    run(&["backup", "--from", &url, "--data", &data, "--output", &backup, "--secrets", &secrets]);
+    run(&["restore", "--backup", &backup, "--data", &anew, "--as-replica"]);
+    run(&["streams", "leave", "--data", &anew]);
+    (0..COUNT).for_each(|replica| cluster.stop_replica(replica));
+    cluster.create_stream_of("anew", &["--anew"]);
+    for replica in 0..COUNT {
+        fs::rename(cluster.data(replica), at(&format!("inquest-{replica}"))).unwrap();
+        fs::create_dir(cluster.data(replica)).unwrap();
+        copy(&dir.join("anew/notes"), &cluster.data(replica));
+        cluster.start_replica(replica);
+    }
+    for replica in 0..COUNT {
+        cluster.await_ready(replica);
+        assert_eq!(get(cluster.address(replica), "/api/notes").2, kept);
+    }
+    for replica in 0..COUNT {
+        assert_eq!(post(&cluster, replica, "in the new stream"), 201);
+    }
+    let last = read_all(&cluster, 0, 4).1;
+    assert_eq!(serde_json::from_str::<Vec<Value>>(&last).unwrap().len(), 5);
+    for replica in 1..COUNT {
+        assert_eq!(read_all(&cluster, replica, 4).1, last);
+    }
+    // One that comes back with the old stream's position is refused.
+    cluster.stop_replica(2);
+    fs::rename(cluster.data(2), at("put-aside")).unwrap();
+    fs::rename(at("inquest-2"), cluster.data(2)).unwrap();
+    cluster.start_replica(2);
+    wait_for("it to answer", || try_get(cluster.address(2), "/live").is_some());
+    await_apart(&cluster, 2, "was made anew");
 }
 
 /// The steps of docs/deploy.md.

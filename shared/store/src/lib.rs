@@ -102,6 +102,7 @@
 //! | `position` | [`Position`]: how far a replica has followed its stream of commands |
 //! | `changes` | [`Follower`]: the last changes, for those who follow them |
 //! | `stamp` | [`Stamp`]: whether what was read is still current |
+//! | `page_cache` | [`PageCache`]: pages that a service keeps in memory |
 //! | `portion` | [`Portion`]: a part of the list of all records, to be kept |
 //! | [`figures`] | counters for operators |
 //! | `scrub`, `damage` | [`Scrub`]: reads and checks everything; the count of faults found |
