@@ -6,6 +6,10 @@
 //!
 //! The list of all records is sent in chunks while it is read. Each chunk is cached by itself, so that a write makes one
 //! of them old.
+//!
+//! Pages of the database lie in the same memory if all of them fit. A page holds sixteen records in less than half of the
+//! room of their answers, and a record whose page is in memory is answered from it, without the routes. Where not all fit,
+//! a page would hold one record that is asked for, and fifteen that are not.
 
 use std::hash::{Hash, Hasher, RandomState};
 use std::sync::Arc;
@@ -94,14 +98,25 @@ impl Weighter<Key, Kept> for ByBytes {
                 let stamps = size_of_val(&*cached.cacheable.stamps);
                 ENVELOPE + (path + stamps + cached.cacheable.body.len()) as u64
             }
-            // The allocator has freed the rest of the page's leaf around it: by measurement, half as much is lost.
-            Kept::Page(page) => PAGE_ENVELOPE + page.bytes() as u64 * 3 / 2,
+            Kept::Page(page) => weight_of_page(page.bytes()),
         }
     }
 }
 
+fn weight_of_page(bytes: usize) -> u64 {
+    // The allocator has freed the rest of the page's leaf around it: by measurement, half as much is lost.
+    PAGE_ENVELOPE + bytes as u64 * 3 / 2
+}
+
 /// The memory that answers and pages share.
 struct Memory(Cache<Key, Kept, ByBytes, RandomState>);
+
+impl Memory {
+    /// Returns whether there is memory that nothing needs.
+    fn has_room(&self) -> bool {
+        self.0.weight() < self.0.capacity() / 16 * 15
+    }
+}
 
 impl PageCache for Memory {
     fn find(&self, number: u64) -> Option<CachedPage> {
@@ -112,7 +127,12 @@ impl PageCache for Memory {
     }
 
     fn keep(&self, number: u64, page: CachedPage) {
-        self.0.insert(Key::Page(number), Kept::Page(page));
+        if self.has_room() {
+            self.0.insert(Key::Page(number), Kept::Page(page));
+        } else {
+            // An older version of it, perhaps. If there is none, the page does not stay.
+            let _ = self.0.replace(Key::Page(number), Kept::Page(page), true);
+        }
     }
 }
 
@@ -127,7 +147,8 @@ pub(crate) struct AnswerCache {
 }
 
 impl AnswerCache {
-    /// Creates an empty cache that takes up to `bytes` of memory, and has `store` keep its pages there.
+    /// Creates an empty cache that takes up to `bytes` of memory. `store` keeps its pages there if they fit, and if records
+    /// are asked for by their numbers.
     /// `has_own`: the service has routes of its own, which may be for any path.
     pub(crate) fn new(store: &Store, health: &Health, bytes: u64, has_own: bool) -> Self {
         let answers = (bytes / (2 * ENVELOPE)) as usize;
@@ -136,12 +157,15 @@ impl AnswerCache {
         // Paths and ids come from clients, so the hash has random keys.
         let cache = Cache::with_options(options, ByBytes, RandomState::new(), DefaultLifecycle::default());
         let memory = Arc::new(Memory(cache));
-        if bytes > 0 {
-            store.keep_pages_in(memory.clone());
-        }
         let collection = store.collection();
         let has_numbers = !has_own && !collection.has_text_ids() && !collection.is_single();
-        let records = has_numbers.then(|| format!("/api/{}/", collection.name()).into());
+        // What is wrong with the pages, reads will say.
+        let (pages, length) = store.estimate_pages().unwrap_or_default();
+        let keeps_pages = has_numbers && bytes > 0 && pages.saturating_mul(weight_of_page(length)) <= bytes;
+        if keeps_pages {
+            store.keep_pages_in(memory.clone());
+        }
+        let records = keeps_pages.then(|| format!("/api/{}/", collection.name()).into());
         Self { memory, store: store.clone(), health: health.clone(), records }
     }
 
@@ -201,8 +225,7 @@ impl AnswerCache {
         let cacheable = response.extensions_mut().remove()?;
         let headers = std::mem::take(response.headers_mut());
         let answer = Arc::new(Cached { cacheable, route: Route::One, headers, next: None });
-        let (bytes, most) = self.bytes();
-        if bytes < most / 8 * 7 {
+        if self.memory.has_room() {
             self.memory.0.insert(Key::Answer(path.into()), Kept::Answer(Arc::clone(&answer)));
         }
         Some(answer)

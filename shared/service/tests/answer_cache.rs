@@ -117,17 +117,42 @@ fn conditions_and_methods_are_answered_alike_from_memory() {
     }
 }
 
+/// Returns how many answers came from memory.
+fn count_repeated(app: &App) -> u32 {
+    let (mut admin, mut text) = (TcpStream::connect(app.admin).unwrap(), String::new());
+    admin.write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
+    admin.read_to_string(&mut text).unwrap();
+    text.lines().find_map(|line| line.strip_prefix("service_repeated_answers_total ")?.parse().ok()).unwrap()
+}
+
+#[test]
+fn pages_stay_in_memory_only_if_all_fit_and_ids_are_numbers() {
+    let ask_two = |app: &App, path: &str, ids: [&str; 2]| {
+        for id in ids {
+            assert_eq!(app.get(&format!("{path}/{id}")).status, 200, "{id}");
+        }
+        count_repeated(app)
+    };
+    let post = |n: u64, length: usize| format!(r#"{{"id":{n},"thread":1,"text":"{}","user":1}}"#, "x".repeat(length));
+    let few = App::spawn(sample::posts(), (1..=40).map(|n| post(n, 2000)));
+    assert_eq!(ask_two(&few, "/api/posts", ["1", "2"]), 1);
+    // More than the memory of a test's service.
+    let many = App::spawn(sample::posts(), (1..=800).map(|n| post(n, 2000)));
+    assert_eq!(ask_two(&many, "/api/posts", ["1", "2"]), 0);
+    let notes = Collection::embedded(
+        r#"{ "name": "notes", "ids": "text", "fields": [{ "name": "text", "shape": { "text": { "most": 100 } } }] }"#,
+    );
+    let named = App::spawn(notes, [r#"{"id":"1","text":"a"}"#, r#"{"id":"2","text":"b"}"#]);
+    assert_eq!(ask_two(&named, "/api/notes", ["2", "1"]), 0);
+    assert!(named.get("/api/notes/1").body.contains("\"a\""));
+}
+
 /// The first request for a record reads its page, which has its neighbours, too.
 #[test]
 fn a_record_of_a_page_in_memory_is_answered_as_from_the_database() {
     let posts = sample::posts();
     let app = App::spawn_writable(posts, (1..=9).map(|n| format!(r#"{{"id":{n},"thread":1,"text":"t","user":1}}"#)));
-    let count = || {
-        let (mut admin, mut text) = (TcpStream::connect(app.admin).unwrap(), String::new());
-        admin.write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
-        admin.read_to_string(&mut text).unwrap();
-        text.lines().find_map(|line| line.strip_prefix("service_repeated_answers_total ")?.parse::<u32>().ok()).unwrap()
-    };
+    let count = || count_repeated(&app);
     assert_eq!(ask(&app, "GET", "/api/posts/1", &[]).status, 200);
     assert_eq!(count(), 0);
     // The other spelling goes through the routes.

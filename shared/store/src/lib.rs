@@ -624,7 +624,7 @@ impl Store {
         term: &Term,
     ) -> impl Iterator<Item = Result<Stored, StoreError>> + Send + Sync + use<> {
         let store = self.clone();
-        // A list's records lie in many pages, which would drive out those of single records; the list may be kept itself.
+        // A list's records lie in many pages; the list may be kept itself.
         // A missing record was deleted after the list was read.
         self.ids(index, term).filter_map(move |id| id.and_then(|id| store.read(id, false)).transpose())
     }

@@ -1,8 +1,7 @@
 //! Pages of records in memory, as they lie in sled.
 //!
-//! sled keeps whole leaves of some sixteen pages, and looks for a page's leaf anew for each record. Records that are asked
-//! for one by one lie far apart, so that most of a leaf is in memory for nothing. A service keeps their pages by
-//! themselves. Whose memory that is, and how much, is for the service to say.
+//! sled keeps whole leaves of some sixteen pages, takes each apart when it is loaded, and looks for the leaf anew for each
+//! record. A service with memory for all pages keeps them by themselves. Whose memory that is, is for the service to say.
 
 use std::sync::Arc;
 
@@ -39,6 +38,20 @@ impl Store {
     pub fn keep_pages_in(&self, cache: Arc<dyn PageCache>) {
         // A second one would hold pages that nobody asks it for.
         let _ = self.shared.pages.set(cache);
+    }
+
+    /// Returns about how many pages of records there are, and the mean length of their bytes.
+    pub fn estimate_pages(&self) -> Result<(u64, usize), StoreError> {
+        const SAMPLE: usize = 64;
+        let (mut pages, mut records, mut bytes) = (0, 0, 0);
+        for page in self.scan(&[layout::PAGE]).take(SAMPLE) {
+            let (key, value) = page?;
+            pages += 1;
+            records += self.revisions_in(&key, &value)?.len();
+            bytes += value.len();
+        }
+        let all = self.counted()?.count as usize;
+        Ok(((all * pages / records.max(1)) as u64, bytes / pages.max(1)))
     }
 
     /// Reads record `id` if its page is in memory. What is wrong with it is for [`get`](Self::get) to say.
