@@ -64,10 +64,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (state, unkept) = (fill(folder.path())?, fill(other.path())?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let posts = Server::Posts(routes(&state, None, CACHE));
+        let posts = Server::Posts(Box::new(routes(&state, None, CACHE)));
         // Pages are kept where the first routes of a database keep them, and answers nowhere.
-        let with_pages = Server::Posts(routes(&state, None, 0));
-        let reading = Server::Posts(routes(&unkept, None, 0));
+        let with_pages = Server::Posts(Box::new(routes(&state, None, 0)));
+        let reading = Server::Posts(Box::new(routes(&unkept, None, 0)));
         let one = |nth: usize| get(&format!("/api/posts/{}", nth * 7 % POSTS + 1), "");
         let thread = |nth: usize| get(&format!("/api/posts/in-thread/{}", nth * 7 % (POSTS / IN_THREAD) + 1), "");
         let all = |_| get("/api/posts", "");
@@ -162,7 +162,7 @@ fn mark() {
 }
 
 enum Server {
-    Posts(Routes),
+    Posts(Box<Routes>),
     Floor(Floor),
 }
 
@@ -171,7 +171,7 @@ impl Server {
         let (stream, server) = duplex(PIPE);
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 40_000));
         match self {
-            Self::Posts(routes) => drop(tokio::spawn(serve_stream(server, routes.clone(), address))),
+            Self::Posts(routes) => drop(tokio::spawn(serve_stream(server, Routes::clone(routes), address))),
             Self::Floor(floor) => drop(tokio::spawn(floor.clone().serve(server))),
         }
         Client { stream, answer: Vec::with_capacity(1 << 20) }
