@@ -159,8 +159,7 @@ impl AnswerCache {
         let memory = Arc::new(Memory(cache));
         let collection = store.collection();
         let has_numbers = !has_own && !collection.has_text_ids() && !collection.is_single();
-        // What is wrong with the pages, reads will say.
-        let (pages, length) = store.estimate_pages().unwrap_or_default();
+        let (pages, length) = store.estimate_pages();
         let keeps_pages = has_numbers && bytes > 0 && pages.saturating_mul(weight_of_page(length)) <= bytes;
         if keeps_pages {
             store.keep_pages_in(memory.clone());
