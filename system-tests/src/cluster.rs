@@ -24,7 +24,7 @@ use record::model::Collection;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use crate::{Process, declare, program, seed, text, tool, try_get, wait_for};
+use crate::{Process, declare, free_port, program, seed, text, tool, try_get, wait_for};
 
 /// The number of brokers, and that of replicas.
 pub const COUNT: usize = 3;
@@ -148,16 +148,6 @@ impl Part {
     }
 }
 
-/// Returns a free port that the system gives to no connection: a part that was killed needs its own again.
-fn lasting_port() -> u16 {
-    loop {
-        let port = fastrand::u16(20_000..32_000);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
-
 /// Three brokers and three replicas of one collection.
 pub struct Cluster {
     dir: TempDir,
@@ -186,8 +176,8 @@ impl Cluster {
         let [plan, keys] = ["plan", "keys"].map(|name| at(name).display().to_string());
         run(&["streams", "keys", "--plan", &plan, "--output", &keys]);
 
-        let ports: Vec<u16> = (0..COUNT).map(|_| lasting_port()).collect();
-        let between: Vec<u16> = (0..COUNT).map(|_| lasting_port()).collect();
+        let ports: Vec<u16> = (0..COUNT).map(|_| free_port()).collect();
+        let between: Vec<u16> = (0..COUNT).map(|_| free_port()).collect();
         let link_to = |ports: &[u16], but: Option<usize>| -> Vec<Option<Link>> {
             ports.iter().enumerate().map(|(nth, port)| (Some(nth) != but).then(|| Link::new(*port))).collect()
         };
@@ -198,7 +188,7 @@ impl Cluster {
             let to_others: Vec<String> =
                 routes[nth].iter().flatten().map(|link| format!("\"nats://{}\"", link.address)).collect();
             // Nobody may find a way past the links.
-            let nowhere = lasting_port();
+            let nowhere = free_port();
             let lines = format!(
                 "server_name: b{nth}\nlisten: \"127.0.0.1:{}\"\n\
                  jetstream {{ store_dir: {:?}, sync_interval: always, max_file_store: 1GB, max_memory_store: 64MB }}\n\
@@ -220,7 +210,7 @@ impl Cluster {
         let mut cluster = Self {
             brokers: brokers.collect(),
             replicas: Vec::new(),
-            addresses: (0..COUNT).map(|_| SocketAddr::from(([127, 0, 0, 1], lasting_port()))).collect(),
+            addresses: (0..COUNT).map(|_| SocketAddr::from(([127, 0, 0, 1], free_port()))).collect(),
             routes,
             ways,
             clocks: Arc::default(),

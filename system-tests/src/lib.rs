@@ -238,7 +238,7 @@ pub fn start_entrance(users: SocketAddr, threads: SocketAddr, posts: SocketAddr)
     Some((entrance, address))
 }
 
-/// Returns a port that was free a moment ago, for programs that cannot take port 0.
+/// Returns a port that was free a moment ago, for programs that cannot take port 0, or that need theirs again.
 pub fn free_port() -> u16 {
     // A port that the system gives to whoever asks for any may go to an outgoing connection before it is used: these
     // lie below them. A process of its own, which `cargo test` runs beside others, begins elsewhere.
