@@ -674,6 +674,15 @@ fn a_target_that_does_not_answer_its_checks_is_out() {
     assert!(entrance.log().contains("Layer7 timeout"), "{}", entrance.log());
 }
 
+/// Waits until a target that is out got what was sent to it before; from then on, `other` answers.
+fn wait_for_last_request(entrance: &Entrance, target: &Target, other: &str) {
+    wait_for("the last request", || {
+        let seen = target.seen().len();
+        (0..10).for_each(|_| assert_eq!(entrance.ask("GET", "/api/posts").body, other));
+        target.seen().len() == seen
+    });
+}
+
 #[test]
 fn replicas_come_and_go_with_their_addresses_in_dns() {
     let Some(port) = replicas_port() else { return };
@@ -690,11 +699,7 @@ fn replicas_come_and_go_with_their_addresses_in_dns() {
     wait_for("the second", || !second.seen().is_empty());
     names.set(&REPLICAS[1..]);
     wait_for("the first to be gone", || entrance.up() == 1);
-    let seen = first.seen().len();
-    for _ in 0..10 {
-        assert_eq!(entrance.ask("GET", "/api/posts").body, "second");
-    }
-    assert_eq!(first.seen().len(), seen);
+    wait_for_last_request(&entrance, &first, "second");
     load.end();
 }
 
@@ -727,6 +732,7 @@ fn a_new_target_that_listens_but_is_not_ready_gets_nothing() {
     names.set(&REPLICAS);
     // An older HAProxy uses a new target until its first check.
     wait_for("the first check", || second.failed() > 0 && entrance.up() == 1);
+    wait_for_last_request(&entrance, &second, "first");
     let before = second.seen().len();
     assert!(before == 0 || version() < (3, 1), "{before} requests before the first check");
     wait_for("more checks", || second.failed() > 3);
