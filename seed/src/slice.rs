@@ -70,7 +70,7 @@ impl Slice {
             return Ok(());
         }
         let begin = self.records;
-        self.records += records.iter().count() as u64;
+        self.records += records.len() as u64;
         if self.collection.has_text_ids() {
             (begin + 1..).zip(records.iter()).for_each(|(place, record)| self.numbers.push(place, record.id));
         }

@@ -136,7 +136,7 @@ impl Source {
 
     /// Reuses the memory of a batch: fresh memory costs more than reading into old memory.
     pub fn recycle(&mut self, batch: Batch) {
-        self.reader.recycle(batch.bytes);
+        self.reader.recycle(batch.bytes, batch.records);
     }
 
     /// Returns the file's length when it was opened, in bytes.
@@ -434,7 +434,7 @@ impl Batch {
     /// Parses the `part` of the batch that begins with its record `first`.
     fn parse_part(&self, first: usize, part: &[Range<usize>]) -> (Records, Vec<Reject>) {
         let bytes = part.first().zip(part.last()).map_or(0, |(first, last)| last.end - first.start);
-        let mut records = Records::new(self.collection, bytes);
+        let mut records = Records::new(self.collection, bytes).with_room_for(part.len());
         let mut rejects = Vec::new();
         let ids = &self.reading.given.of(self.collection).ids;
         for (nth, range) in (first..).zip(part) {

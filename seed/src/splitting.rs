@@ -223,7 +223,7 @@ fn load(store: Store, last_id: u64, batches: Receiver<(Vec<Records>, RecordSet)>
     let mut load = Load::new(store);
     load.give_no_id_up_to(last_id);
     for (records, set) in batches {
-        if let Some(taken) = load.put(records.iter().flat_map(Records::iter), &set)? {
+        if let Some(taken) = load.put(&records, &set)? {
             return Err(LoadError::RepeatedId(taken));
         }
     }

@@ -18,7 +18,7 @@ use crate::manifest::Manifest;
 use crate::orphans::Orphans;
 use crate::progress::{Progress, Total};
 use crate::report::{Report, table};
-use crate::scan::{Scanned, other_than_backup};
+use crate::scan::{Depth, Scanned, other_than_backup};
 use crate::slice::Sliced;
 use crate::splitting::Part;
 use crate::target::{Building, Target};
@@ -46,7 +46,7 @@ pub fn restore(
         heads.push(chain.restore(part.collection, &part.database, as_replica, &stage)?);
     }
     drop(stage);
-    let scans = read_back(&building, heads.iter().map(|head| head.records).sum(), progress)?;
+    let scans = read_back(&building, Depth::Meaning, heads.iter().map(|head| head.records).sum(), progress)?;
     for (scanned, head) in scans.iter().zip(&heads) {
         if !scanned.is_sound() || !head.is_of(&scanned.digests.exact) {
             return Err(Error::Damaged(other_than_backup(scanned, head)));

@@ -296,6 +296,23 @@ impl Records {
         Self { collection, text: String::with_capacity(bytes), rows: Vec::new(), members: Vec::new() }
     }
 
+    /// Makes room for so many records more.
+    #[must_use]
+    pub fn with_room_for(mut self, records: usize) -> Self {
+        self.rows.reserve_exact(records);
+        self
+    }
+
+    /// Returns the number of records.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Tells whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// Reads a record and adds it. `position` is its place in the source, and becomes its id if it may lack one and
     /// does.
     ///

@@ -30,7 +30,7 @@ pub struct Reader<R, C = io::Sink> {
     bytes: Vec<u8>,
     at: usize,
     /// The memory of a finished stretch, for reuse.
-    spare: Vec<u8>,
+    spare: (Vec<u8>, Vec<Range<usize>>),
     /// The offset of `bytes` in the file.
     base: u64,
     begun: bool,
@@ -125,12 +125,12 @@ impl<R: Read> Reader<R> {
 impl<R: Read, C: Write> Reader<R, C> {
     /// Returns a reader of `input` that copies all bytes to `copy`.
     pub fn copying(input: R, copy: C) -> Self {
-        Self { input, copy, bytes: Vec::new(), at: 0, spare: Vec::new(), base: 0, begun: false, array: None }
+        Self { input, copy, bytes: Vec::new(), at: 0, spare: Default::default(), base: 0, begun: false, array: None }
     }
 
     /// Takes back the memory of a stretch for reuse: fresh memory costs more than reading into it.
-    pub fn recycle(&mut self, bytes: Vec<u8>) {
-        self.spare = bytes;
+    pub fn recycle(&mut self, bytes: Vec<u8>, records: Vec<Range<usize>>) {
+        self.spare = (bytes, records);
     }
 
     /// Returns the offset in the file of the next byte.
@@ -248,7 +248,8 @@ impl<R: Read, C: Write> Reader<R, C> {
     pub fn read_records(&mut self) -> Result<Option<Stretch>, ReaderError> {
         let Some(Array { collection, records: first }) = self.array.take() else { return Ok(None) };
         self.discard();
-        let mut records = Vec::new();
+        let mut records = std::mem::take(&mut self.spare.1);
+        records.clear();
         let here = |records: &Vec<Range<usize>>| Place::Record(collection, first + records.len() as u64);
         loop {
             if collection.is_single() {
@@ -276,7 +277,7 @@ impl<R: Read, C: Write> Reader<R, C> {
                 break;
             }
         }
-        let mut bytes = std::mem::take(&mut self.spare);
+        let mut bytes = std::mem::take(&mut self.spare.0);
         bytes.clear();
         bytes.extend_from_slice(&self.bytes[self.at..]);
         self.bytes.truncate(self.at);

@@ -114,7 +114,7 @@ impl App {
             read.push(record.as_ref(), position.try_into().ok()).expect("a test's records fit");
         }
         assert_eq!(
-            load.put(read.iter(), &RecordSet::of(read.iter())).expect("a database can be written"),
+            load.put([&read], &RecordSet::of(read.iter())).expect("a database can be written"),
             None,
             "an id is taken"
         );

@@ -455,7 +455,7 @@ mod tests {
             records.push(r#"{"thread":1,"text":"a","user":1}"#, Some(id(number))).unwrap();
         }
         let mut load = Load::new(Store::create(&dir.join("db"), sample::posts()).unwrap());
-        load.put(records.iter(), &RecordSet::of(records.iter())).unwrap();
+        load.put([&records], &RecordSet::of(records.iter())).unwrap();
         let store = load.finish().unwrap();
         let mut writer = Writer::new(&store).unwrap();
         let mut changed = Records::new(sample::posts(), 0);

@@ -257,7 +257,7 @@ fn damage_to_a_value_is_an_error_that_names_its_key() {
         records.push(&json(number, number % 3 + 1), None).unwrap();
     }
     let mut load = Load::new(store);
-    load.put(records.iter(), &record::record_set::RecordSet::of(records.iter())).unwrap();
+    load.put([&records], &record::record_set::RecordSet::of(records.iter())).unwrap();
     let store = load.finish().unwrap();
     let pairs: Vec<_> = store.db.iter().map(Result::unwrap).collect();
     let mut rng = fastrand::Rng::with_seed(7);

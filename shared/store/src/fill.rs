@@ -106,7 +106,7 @@ impl Filling {
                 for range in &stretch.records {
                     self.put(&stretch.bytes[range.clone()], stretch.base + range.start as u64)?;
                 }
-                reader.recycle(stretch.bytes);
+                reader.recycle(stretch.bytes, stretch.records);
             }
             self.write_block()?;
         }
@@ -132,7 +132,7 @@ impl Filling {
     fn write_block(&mut self) -> Result<(), FillError> {
         let collection = self.block.collection();
         let block = std::mem::replace(&mut self.block, Records::new(collection, BLOCK));
-        let Some(taken) = self.load.put(block.iter(), &RecordSet::of(block.iter()))? else { return Ok(()) };
+        let Some(taken) = self.load.put([&block], &RecordSet::of(block.iter()))? else { return Ok(()) };
         let second = block.iter().filter(|record| record.id == taken).last();
         let position = second.and_then(|record| record.position).map_or(self.records, Id::get);
         let pointer = pointer_to(collection, position - 1);

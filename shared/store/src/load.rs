@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::thread;
 
 use record::id::Id;
-use record::model::{Index, Record, Term, Terms};
+use record::model::{Index, Records, Term, Terms};
 use record::record_set::RecordSet;
 
 use super::layout::{Counters, Page, TermKey};
@@ -14,6 +14,9 @@ use super::{Store, StoreError, at, layout};
 /// The revision of every loaded record.
 pub(super) const FIRST_REVISION: u64 = 1;
 
+/// The most values of a leaf of sled.
+const LEAF: usize = 16;
+
 /// A record to load.
 pub(super) struct Loaded<'r> {
     pub(super) id: Id,
@@ -21,6 +24,14 @@ pub(super) struct Loaded<'r> {
     pub(super) id_from_position: bool,
     pub(super) json: Cow<'r, str>,
     pub(super) terms: &'r Terms,
+}
+
+/// A page to write.
+struct NewPage {
+    key: [u8; 9],
+    value: Vec<u8>,
+    /// Whether the database has no value under the key.
+    is_fresh: bool,
 }
 
 /// A bulk load. Records may come in any order; id order is fastest. Their index entries are collected and sorted, so
@@ -42,28 +53,31 @@ impl Load {
     /// Adds records, whose set is `set`. Returns an id that is taken, if there is one: the database is then useless.
     pub fn put<'r>(
         &mut self,
-        records: impl IntoIterator<Item = Record<'r>>,
+        records: impl IntoIterator<Item = &'r Records> + Clone,
         set: &RecordSet,
     ) -> Result<Option<Id>, StoreError> {
-        let loaded = |record: Record<'r>| Loaded {
+        let mut loaded = Vec::with_capacity(records.clone().into_iter().map(Records::len).sum());
+        loaded.extend(records.into_iter().flat_map(Records::iter).map(|record| Loaded {
             id: record.id,
             revision: FIRST_REVISION,
             id_from_position: record.id_from_position,
             json: record.json(),
             terms: record.terms,
-        };
-        self.put_loaded(records.into_iter().map(loaded).collect(), set)
+        }));
+        self.put_loaded(loaded, set)
     }
 
     /// Adds records with their revisions, as [`put`](Self::put) does.
     pub(super) fn put_loaded(&mut self, mut records: Vec<Loaded>, set: &RecordSet) -> Result<Option<Id>, StoreError> {
         // Most files are in id order; then this costs nothing.
         records.sort_by_key(|record| record.id);
+        let mut pages = Vec::new();
         for page in records.chunk_by(|a, b| layout::place(a.id).0 == layout::place(b.id).0) {
-            if let Some(taken) = self.put_page(page)? {
+            if let Some(taken) = self.encode_page(page, &mut pages)? {
                 return Ok(Some(taken));
             }
         }
+        write_pages(&self.store, pages)?;
         // The sorted files lie beside the database, on a disk that must have room for its index entries anyway.
         let folder = self.store.path().parent().expect("a database has a name").to_owned();
         for record in &records {
@@ -93,8 +107,9 @@ impl Load {
         self.counters.last_id = self.counters.last_id.max(counters.last_id);
     }
 
-    /// Adds records of one page, in id order. Returns an id that is taken, if there is one.
-    fn put_page(&mut self, records: &[Loaded]) -> Result<Option<Id>, StoreError> {
+    /// Adds records of one page, in id order, to it, and the page to `pages`. Returns an id that is taken, if there is
+    /// one.
+    fn encode_page(&self, records: &[Loaded], pages: &mut Vec<NewPage>) -> Result<Option<Id>, StoreError> {
         let (page, _) = layout::place(records[0].id);
         let key = layout::page_key(page);
         let there = self.store.unchecked(&key)?;
@@ -124,8 +139,7 @@ impl Load {
         if let Some(twice) = entries.windows(2).find(|pair| pair[0].slot == pair[1].slot) {
             return Ok(layout::id_at(page, twice[0].slot));
         }
-        // This is a plain insert: sled's batches take far more memory and are no faster.
-        self.store.put_value(&key, layout::encode_page(&key, &entries))?;
+        pages.push(NewPage { key, value: layout::encode_page(&key, &entries), is_fresh: there.is_none() });
         Ok(None)
     }
 
@@ -149,6 +163,22 @@ impl Load {
         }
         Ok(self.store)
     }
+}
+
+/// Writes pages in key order.
+///
+/// sled halves a leaf of more than [`LEAF`] values and writes both halves anew, so that each value would be written three
+/// times. So the new keys come first, with empty values: leaves are halved while they are small, and a page comes into a
+/// leaf that stays. sled also writes a leaf anew, as one piece, at its tenth change since the last time; a leaf in one
+/// piece is read fastest. A half has eight keys, so two more changes of one key in eight make its last page the tenth.
+fn write_pages(store: &Store, pages: Vec<NewPage>) -> Result<(), StoreError> {
+    let fresh = || pages.iter().filter(|page| page.is_fresh);
+    fresh().try_for_each(|page| store.put_value(&page.key, Vec::new()))?;
+    for page in fresh().step_by(LEAF / 2) {
+        store.put_value(&page.key, vec![0])?;
+        store.put_value(&page.key, Vec::new())?;
+    }
+    pages.into_iter().try_for_each(|page| store.put_value(&page.key, page.value))
 }
 
 /// Writes an index in key order, so that sled handles each leaf once. Passes each run of a term to `check` first.

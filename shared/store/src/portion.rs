@@ -112,7 +112,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut load = Load::new(Store::create(&dir.path().join("db"), sample::posts()).unwrap());
         let all = posts((1..=40).chain(80..=90));
-        assert_eq!(load.put(all.iter(), &RecordSet::of(all.iter())).unwrap(), None);
+        assert_eq!(load.put([&all], &RecordSet::of(all.iter())).unwrap(), None);
         let store = load.finish().unwrap();
         let portions = read_all(&store);
         let nexts: Vec<_> = portions.iter().map(|portion| portion.next.map(Id::get)).collect();

@@ -26,8 +26,11 @@ const BUFFER: usize = 64 << 10;
 
 const CONFIG: Configuration = standard();
 
-/// The most bytes of texts held in memory.
-const TEXTS_IN_MEMORY: usize = 128 << 20;
+/// The bytes of a block of texts. A vector that grew as a whole would be copied again and again, into fresh memory.
+const BLOCK: usize = if cfg!(test) { 2 << 10 } else { 1 << 20 };
+
+/// The most blocks of texts held in memory: 128 MiB.
+const BLOCKS_IN_MEMORY: usize = 128;
 
 /// A term, and a record found by it.
 type Entry = (TermKey, Id);
@@ -38,6 +41,7 @@ struct Pending {
     /// The term's first bytes; without a text, the whole term.
     head: u64,
     id: Id,
+    /// Its block in `texts`, and the place there.
     begin: u32,
     /// 0 without a text.
     length: u16,
@@ -47,8 +51,9 @@ struct Pending {
 #[derive(Default)]
 pub(super) struct Sorter {
     pending: Vec<Pending>,
-    /// The texts of pending entries, one after the other: an allocation for each would take longer.
-    texts: Vec<u8>,
+    texts: Texts,
+    /// The text of the term that is added.
+    text: Vec<u8>,
     spilled: Vec<Spilled>,
 }
 
@@ -58,12 +63,11 @@ impl Sorter {
         if let Term::Id(referred) = term {
             return self.push_head(referred.get(), id, folder);
         }
-        let begin = self.texts.len();
-        layout::push_term(term, &mut self.texts);
-        let text = &self.texts[begin..];
-        let head = layout::head_of(text);
-        let length = u16::try_from(text.len()).expect("long terms are cut");
-        let begin = u32::try_from(begin).expect("texts are spilled before");
+        self.text.clear();
+        layout::push_term(term, &mut self.text);
+        let head = layout::head_of(&self.text);
+        let length = u16::try_from(self.text.len()).expect("long terms are cut");
+        let begin = self.texts.push(&self.text);
         self.add(Pending { head, id, begin, length }, folder)
     }
 
@@ -73,8 +77,11 @@ impl Sorter {
     }
 
     fn add(&mut self, entry: Pending, folder: &Path) -> io::Result<()> {
+        if self.pending.capacity() == 0 {
+            self.pending.reserve_exact(IN_MEMORY / 4);
+        }
         self.pending.push(entry);
-        if self.pending.len() == IN_MEMORY || self.texts.len() >= TEXTS_IN_MEMORY { self.spill(folder) } else { Ok(()) }
+        if self.pending.len() == IN_MEMORY || self.texts.are_many() { self.spill(folder) } else { Ok(()) }
     }
 
     fn spill(&mut self, folder: &Path) -> io::Result<()> {
@@ -104,10 +111,40 @@ impl Sorter {
     }
 }
 
+/// The texts of pending entries, one after the other: an allocation for each would take longer.
+#[derive(Default)]
+struct Texts(Vec<Vec<u8>>);
+
+impl Texts {
+    /// Adds a text. Returns the place where it begins.
+    fn push(&mut self, text: &[u8]) -> u32 {
+        if self.0.last().is_none_or(|block| block.len() + text.len() > BLOCK) {
+            self.0.push(Vec::with_capacity(BLOCK));
+        }
+        let number = self.0.len() - 1;
+        let block = &mut self.0[number];
+        let begin = u32::try_from(number * BLOCK + block.len()).expect("texts are spilled before");
+        block.extend_from_slice(text);
+        begin
+    }
+
+    /// Returns the text of an entry; without a text, an empty one.
+    fn of(&self, Pending { begin, length, .. }: &Pending) -> &[u8] {
+        let begin = *begin as usize;
+        let block = self.0.get(begin / BLOCK).map_or(&[][..], |block| block);
+        &block[begin % BLOCK..][..usize::from(*length)]
+    }
+
+    /// Tells whether they take as much memory as they may.
+    fn are_many(&self) -> bool {
+        self.0.len() > BLOCKS_IN_MEMORY
+    }
+}
+
 /// Entries in memory, ascending.
 struct InMemory {
     pending: vec::IntoIter<Pending>,
-    texts: Vec<u8>,
+    texts: Texts,
     /// The text of the last entry, where it begins, and its key.
     last: Option<(u32, TermKey)>,
 }
@@ -115,8 +152,8 @@ struct InMemory {
 impl InMemory {
     /// Sorts entries by comparing few texts. Texts are scattered in memory; if many records share one, comparing them
     /// would take most of the time. Entries with equal texts then refer to the same one.
-    fn sort(mut pending: Vec<Pending>, texts: Vec<u8>) -> Self {
-        let text = |entry: &Pending| &texts[entry.begin as usize..][..usize::from(entry.length)];
+    fn sort(mut pending: Vec<Pending>, texts: Texts) -> Self {
+        let text = |entry: &Pending| texts.of(entry);
         pending.sort_unstable_by_key(|entry| (entry.head, entry.id));
         for alike in pending.chunk_by_mut(|a, b| a.head == b.head).filter(|alike| alike.len() > 1) {
             let first = alike[0];
@@ -136,14 +173,15 @@ impl Iterator for InMemory {
     type Item = Entry;
 
     fn next(&mut self) -> Option<Entry> {
-        let Pending { head, id, begin, length } = self.pending.next()?;
+        let entry = self.pending.next()?;
+        let Pending { head, id, begin, length } = entry;
         if length == 0 {
             return Some((TermKey::of_head(head), id));
         }
         if let Some((_, term)) = self.last.as_ref().filter(|last| last.0 == begin) {
             return Some((term.clone(), id));
         }
-        let term = TermKey::of_text(self.texts[begin as usize..][..usize::from(length)].into());
+        let term = TermKey::of_text(self.texts.of(&entry).into());
         self.last = Some((begin, term.clone()));
         Some((term, id))
     }
@@ -212,11 +250,13 @@ mod tests {
         }
         entries.rotate_left(77);
         let mut sorter = Sorter::default();
+        // The texts of a part take more than a block.
         for part in entries.chunks(60) {
             for (term, id) in part {
                 sorter.push(term, *id, folder.path()).unwrap();
             }
             if part.len() == 60 {
+                assert!(sorter.texts.0.len() > 1);
                 sorter.spill(folder.path()).unwrap();
             }
         }

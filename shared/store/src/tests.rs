@@ -30,7 +30,7 @@ const LONG: u64 = 9000;
 
 /// Adds records to a load.
 fn put(load: &mut Load, records: &Records) -> Option<Id> {
-    load.put(records.iter(), &RecordSet::of(records.iter())).unwrap()
+    load.put([records], &RecordSet::of(records.iter())).unwrap()
 }
 
 /// Writes records and removes others, in one step.
@@ -246,7 +246,7 @@ fn a_damaged_bucket_of_text_ids_does_not_pass_for_an_absent_one() {
     for number in 1..=100 {
         records.push_stored(&format!(r#"{{"id":"n{number:03}"}}"#), id(number)).unwrap();
     }
-    load.put(records.iter(), &RecordSet::of(records.iter())).unwrap();
+    load.put([&records], &RecordSet::of(records.iter())).unwrap();
     let store = load.finish().unwrap();
     let (key, value) = store.db.scan_prefix(layout::NAMES).nth(1).unwrap().unwrap();
     let names = store.names_under(&key, &value).unwrap();

@@ -87,7 +87,7 @@ impl<R: Read> Looking<'_, R> {
         let mut has_others = false;
         while let Some(stretch) = self.reader.read_records().map_err(|error| reader_error(self.path, error))? {
             has_others |= self.look_at(&stretch, &mut profile)?;
-            self.reader.recycle(stretch.bytes);
+            self.reader.recycle(stretch.bytes, stretch.records);
         }
         Ok(if has_others { Member::Other("a list with values other than objects") } else { Member::Records(profile) })
     }
