@@ -1,5 +1,7 @@
 //! Digests of a collection's records, independent of their order: of their bytes and of their meaning.
 
+use std::io::Write;
+
 use rayon::prelude::*;
 use record::id::Id;
 use record::json::{each, each_member, string_end, value_end};
@@ -111,6 +113,13 @@ fn write_meaning(json: &[u8], out: &mut Vec<u8>) -> usize {
 /// Appends a number in its only canonical spelling: digits without zeros at either end, `e`, and the power of ten that
 /// multiplies them. 1200, 1.2e3 and 12E+2 are all `12e2`; every zero is `0`.
 fn write_number(text: &[u8], out: &mut Vec<u8>) {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    if digits != b"0" && digits.iter().all(u8::is_ascii_digit) {
+        // Nearly all numbers are integers.
+        let zeros = digits.iter().rev().take_while(|digit| **digit == b'0').count();
+        out.extend_from_slice(&text[..text.len() - zeros]);
+        return write_power(zeros as i64, out);
+    }
     let (mantissa, exponent) = match text.iter().position(|byte| matches!(byte, b'e' | b'E')) {
         Some(at) => (&text[..at], &text[at + 1..]),
         None => (text, &b"0"[..]),
@@ -138,7 +147,12 @@ fn write_number(text: &[u8], out: &mut Vec<u8>) {
         out.push(b'-');
     }
     out.extend_from_slice(&digits);
-    out.extend_from_slice(format!("e{exponent}").as_bytes());
+    write_power(exponent, out);
+}
+
+/// Appends `e` and the power of ten.
+fn write_power(exponent: i64, out: &mut Vec<u8>) {
+    write!(out, "e{exponent}").expect("memory takes all");
 }
 
 #[cfg(test)]
@@ -178,6 +192,10 @@ mod tests {
             ("0", "0"),
             ("-0.00e5", "0"),
             ("10", "1e1"),
+            ("-7", "-7e0"),
+            ("-120", "-12e1"),
+            ("-0", "0"),
+            ("10000000000", "1e10"),
             ("0.010", "1e-2"),
             ("-1.50", "-15e-1"),
             ("1e400", "1e400"),

@@ -131,7 +131,7 @@ pub const RUN_IDS: usize = 128;
 const SHORT: u64 = 251;
 
 /// The number of text ids for each bucket. A write rewrites the bucket of its id.
-pub(super) const BUCKET_NAMES: u64 = 16;
+pub(super) const BUCKET_NAMES: u64 = 32;
 
 /// The encoding. Nothing stored is larger than a record and its envelope's few bytes.
 const CONFIG: Configuration<LittleEndian, Varint, Limit<{ RECORD_BYTES + 64 }>> =
