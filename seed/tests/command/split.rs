@@ -1,7 +1,7 @@
 //! Tests of a split: its results, the refused files, and the data that stays unchanged.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use world::{Process, program, sample, seed, skip, snapshot, split, start_service, text};
@@ -441,13 +441,28 @@ fn a_run_continues_an_interrupted_one_on_the_same_file() {
             (0..20_000).map(|n| format!(r#"{{"thread":{},"text":"{word} {n}","user":1}}"#, n % 7 + 1)).collect();
         fs::write(path, format!(r#"{{"users":[],"threads":[],"posts":[{}]}}"#, posts.join(","))).unwrap();
     }
-    for (name, input_of_next, damage, taken_up) in [
-        ("unchanged", &input, None, true),
-        ("another file", &other, None, false),
-        ("a slice is damaged", &input, Some("posts/building/db.json"), false),
-        ("a database is damaged", &input, Some("posts/building/db/db"), false),
-        ("the checkpoint is damaged", &input, Some("building.json"), false),
-    ] {
+    let invert = |path: PathBuf| {
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[..middle + 5][middle.saturating_sub(200_000)..].iter_mut().for_each(|byte| *byte = !*byte);
+        fs::write(path, bytes).unwrap();
+    };
+    let change_meaning = |path: PathBuf| {
+        let text = fs::read_to_string(&path).unwrap();
+        let (before, digest) = text.rsplit_once("\"canonical\":\"").unwrap();
+        let digit = if digest.starts_with('0') { '1' } else { '0' };
+        fs::write(path, format!("{before}\"canonical\":\"{digit}{}", &digest[1..])).unwrap();
+    };
+    let nothing = |_: PathBuf| {};
+    let cases: [(_, _, _, &dyn Fn(PathBuf), _); 6] = [
+        ("unchanged", &input, "building.json", &nothing, true),
+        ("another file", &other, "building.json", &nothing, false),
+        ("a slice is damaged", &input, "posts/building/db.json", &invert, false),
+        ("a database is damaged", &input, "posts/building/db/db", &invert, false),
+        ("the checkpoint is damaged", &input, "building.json", &invert, false),
+        ("the checkpoint has another meaning", &input, "building.json", &change_meaning, false),
+    ];
+    for (name, input_of_next, file, damage, taken_up) in cases {
         let data = dir.path().join(name);
         // Repeats until a kill comes between the checkpoint and the commit.
         loop {
@@ -462,12 +477,7 @@ fn a_run_continues_an_interrupted_one_on_the_same_file() {
             }
             fs::remove_dir_all(&data).unwrap();
         }
-        if let Some(damaged) = damage {
-            let mut bytes = fs::read(data.join(damaged)).unwrap();
-            let middle = bytes.len() / 2;
-            bytes[..middle + 5][middle.saturating_sub(200_000)..].iter_mut().for_each(|byte| *byte = !*byte);
-            fs::write(data.join(damaged), bytes).unwrap();
-        }
+        damage(data.join(file));
         let arguments = ["--input", input_of_next.to_str().unwrap(), "--data", data.to_str().unwrap(), "--json"];
         let output = seed(arguments);
         assert!(output.status.success(), "{name}: {}", text(&output.stderr));
