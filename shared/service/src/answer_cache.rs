@@ -11,6 +11,7 @@
 //! room of their answers, and a record whose page is in memory is answered from it, without the routes. Where not all fit,
 //! a page would hold one record that is asked for, and fifteen that are not.
 
+use std::borrow::Cow;
 use std::hash::{Hash, Hasher, RandomState};
 use std::sync::Arc;
 
@@ -178,12 +179,19 @@ impl AnswerCache {
             return None;
         }
         let path = request.uri().path();
-        let answer = self.get(path).or_else(|| self.read_record(path))?;
-        let is_list = answer.cacheable.body.first() == Some(&b'[');
+        let kept = self.get(path);
+        let (body, headers, route) = match &kept {
+            Some(kept) => (kept.cacheable.body.clone(), Cow::Borrowed(&kept.headers), kept.route),
+            None => {
+                let (body, headers) = self.read_record(path)?;
+                (body, Cow::Owned(headers), Route::One)
+            }
+        };
+        let is_list = body.first() == Some(&b'[');
         if is_list && reply::accepts_lines(request.headers()) {
             return None;
         }
-        if let Some(tag) = answer.headers.get(ETAG)
+        if let Some(tag) = headers.get(ETAG)
             && let Some(known) = request.headers().get(IF_NONE_MATCH)
             && (known == tag || tag_of(tag).is_some_and(|tag| Condition::read(request.headers()).has(&tag)))
         {
@@ -191,11 +199,11 @@ impl AnswerCache {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             response.headers_mut().insert(ETAG, tag.clone());
             let response = if is_list { reply::vary(response) } else { response };
-            return Some((response, answer.route));
+            return Some((response, route));
         }
-        let mut response = hyper::Response::new(answer.cacheable.body.clone().into());
-        response.headers_mut().clone_from(&answer.headers);
-        Some((response, answer.route))
+        let mut response = hyper::Response::new(body.into());
+        *response.headers_mut() = headers.into_owned();
+        Some((response, route))
     }
 
     /// Keeps `response`, the answer of `route` to a request for `uri`, if its handler has marked it.
@@ -212,22 +220,22 @@ impl AnswerCache {
         self.memory.0.insert(Key::Answer(uri.path().into()), Kept::Answer(answer));
     }
 
-    /// Answers a request for `path` if that names a record by its number, and its page is in memory. Such an answer is
-    /// kept only in memory that nothing else needs.
-    fn read_record(&self, path: &str) -> Option<Arc<Cached>> {
+    /// Returns the body and the headers of the answer to a request for `path`, if that names a record by its number, and
+    /// its page is in memory. Such an answer is kept only in memory that nothing else needs.
+    fn read_record(&self, path: &str) -> Option<(Bytes, HeaderMap)> {
         let id = path.strip_prefix(&**self.records.as_ref()?)?.parse().ok()?;
         if self.health.is_building() {
             return None;
         }
         let stored = self.store.read_whole(|| self.store.get_from_memory(id))?;
-        let mut response = read::respond_cacheably(stored, Vec::new());
-        let cacheable = response.extensions_mut().remove()?;
-        let headers = std::mem::take(response.headers_mut());
-        let answer = Arc::new(Cached { cacheable, route: Route::One, headers, next: None });
+        // A copy: a client that takes its time would hold the page.
+        let (body, headers) = (Bytes::copy_from_slice(stored.json()), read::headers_of(&stored));
         if self.memory.has_room() {
-            self.memory.0.insert(Key::Answer(path.into()), Kept::Answer(Arc::clone(&answer)));
+            let cacheable = Cacheable { stamps: vec![stored.stamp], body: body.clone() };
+            let answer = Cached { cacheable, route: Route::One, headers: headers.clone(), next: None };
+            self.memory.0.insert(Key::Answer(path.into()), Kept::Answer(Arc::new(answer)));
         }
-        Some(answer)
+        Some((body, headers))
     }
 
     /// Returns the bytes that it takes, and those that it may take.

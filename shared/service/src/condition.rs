@@ -8,7 +8,13 @@ use warp::http::header::{ETAG, HeaderMap, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 /// Returns a record's entity tag: its revision and a checksum. A revision is unique among the record's states in one
 /// database, but a new split counts from 1 again. Replicas of the same slice have the same tags.
 pub fn entity_tag(revision: u64, json: &[u8]) -> ETag {
-    format!("\"{revision}-{:08x}\"", crc32fast::hash(json)).parse().expect("digits make a tag")
+    let header = entity_tag_header(revision, json);
+    header.to_str().ok().and_then(|tag| tag.parse().ok()).expect("digits make a tag")
+}
+
+/// Returns a record's entity tag as the value of `ETag`.
+pub(crate) fn entity_tag_header(revision: u64, json: &[u8]) -> HeaderValue {
+    format!("\"{revision}-{:08x}\"", crc32fast::hash(json)).try_into().expect("digits make a header")
 }
 
 /// Returns a tag as `ETag` has it.

@@ -9,12 +9,12 @@ use record::id::Id;
 use record::json::members;
 use record::model::{Collection, Term};
 use store::{Portion, Stamp, Store, StoreError, Stored};
-use warp::http::header::{CONTENT_TYPE, HeaderMap, IF_MATCH, IF_NONE_MATCH};
+use warp::http::header::{CONTENT_TYPE, ETAG, HeaderMap, IF_MATCH, IF_NONE_MATCH};
 use warp::http::{Method, StatusCode};
 use warp::reply::{Reply, Response};
 
 use crate::answer_cache::{AnswerCache, Cacheable};
-use crate::condition::{Condition, Revisions, entity_tag, lines_tag, list_tag};
+use crate::condition::{Condition, Revisions, entity_tag_header, lines_tag, list_tag};
 use crate::problem::Problem;
 use crate::reply::{self, Answer};
 
@@ -144,10 +144,16 @@ pub fn record(store: &Store, find: impl Fn() -> Result<Option<Stored>, StoreErro
 }
 
 fn respond(stored: Stored) -> Response {
-    let tag = entity_tag(stored.revision, stored.json());
-    let mut response = reply::json(Response::new(stored.into_json().into()));
-    response.headers_mut().typed_insert(tag);
+    let headers = headers_of(&stored);
+    let mut response = Response::new(stored.into_json().into());
+    *response.headers_mut() = headers;
     response
+}
+
+/// Returns the headers of an answer with the record `stored`.
+pub(crate) fn headers_of(stored: &Stored) -> HeaderMap {
+    let tag = entity_tag_header(stored.revision, stored.json());
+    HeaderMap::from_iter([(CONTENT_TYPE, reply::JSON), (ETAG, tag)])
 }
 
 /// Responds with `stored`, and marks the response for the cache: it follows from the record and from what `stamps` stand
