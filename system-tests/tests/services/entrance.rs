@@ -889,7 +889,11 @@ fn after_a_refused_connection_any_method_is_tried_on_another_target() {
     wait_for("a request to be redispatched", || {
         first.stop();
         for method in ["GET", "POST", "DELETE", "POST"] {
-            assert_eq!(entrance.ask(method, "/api/posts").body, "second");
+            let answer = entrance.ask(method, "/api/posts");
+            // On a busy machine the second may miss its checks, too.
+            let are_out =
+                || ["posts1", "posts2"].iter().all(|name| entrance.log().contains(&format!("{name} is DOWN")));
+            assert!(answer.body == "second" || answer.status == 503 && are_out(), "{answer:?}\n{}", entrance.log());
         }
         first.listen();
         wait_for("the first to be back", || entrance.up() == 2);
