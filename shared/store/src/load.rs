@@ -14,8 +14,8 @@ use super::{Store, StoreError, at, layout};
 /// The revision of every loaded record.
 pub(super) const FIRST_REVISION: u64 = 1;
 
-/// The most values of a leaf of sled.
-const LEAF: usize = 16;
+/// The values that a leaf of sled keeps when it is halved: one of 17 is, and the later ones go into a new leaf.
+const LEAF: usize = 9;
 
 /// A record to load.
 pub(super) struct Loaded<'r> {
@@ -167,17 +167,14 @@ impl Load {
 
 /// Writes pages in key order.
 ///
-/// sled halves a leaf of more than [`LEAF`] values and writes both halves anew, so that each value would be written three
-/// times. So the new keys come first, with empty values: leaves are halved while they are small, and a page comes into a
-/// leaf that stays. sled also writes a leaf anew, as one piece, at its tenth change since the last time; a leaf in one
-/// piece is read fastest. A half has eight keys, so two more changes of one key in eight make its last page the tenth.
+/// sled writes both halves of a leaf anew when it halves it, so that each value would be written three times. So the new
+/// keys come first, with empty values: leaves are halved while they are small, and a page comes into a leaf that stays. sled
+/// also writes a leaf anew, as one piece, at its tenth change since the last time; a leaf in one piece is read fastest. One
+/// more change of each [`LEAF`]th key makes the last page of a leaf the tenth.
 fn write_pages(store: &Store, pages: Vec<NewPage>) -> Result<(), StoreError> {
     let fresh = || pages.iter().filter(|page| page.is_fresh);
     fresh().try_for_each(|page| store.put_value(&page.key, Vec::new()))?;
-    for page in fresh().step_by(LEAF / 2) {
-        store.put_value(&page.key, vec![0])?;
-        store.put_value(&page.key, Vec::new())?;
-    }
+    fresh().step_by(LEAF).try_for_each(|page| store.put_value(&page.key, vec![0]))?;
     pages.into_iter().try_for_each(|page| store.put_value(&page.key, page.value))
 }
 
