@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -94,6 +95,27 @@ pub fn declare(folder: &Path, collections: &[(&str, impl AsRef<str>)]) {
 /// Converts output to text.
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs a command that has to end by itself, like a service that must not start. One that goes on fails its test, instead
+/// of holding it up forever.
+pub fn run_to_end(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().expect("the program starts");
+    let id = child.id();
+    let (ended, end) = mpsc::channel::<()>();
+    let guard = thread::spawn(move || {
+        let goes_on = end.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout);
+        if goes_on {
+            let _ = Command::new("kill").args(["-KILL", &id.to_string()]).status();
+        }
+        goes_on
+    });
+    let output = child.wait_with_output().expect("it can be waited for");
+    drop(ended);
+    let goes_on = guard.join().expect("the guard does not panic");
+    assert!(!goes_on, "{command:?} had to end, but went on:\n{}{}", text(&output.stdout), text(&output.stderr));
+    output
 }
 
 /// A process that ends with its test.

@@ -306,7 +306,7 @@ fn a_collection_without_its_own_code_is_served_and_written() {
     // The declaration of another collection does not fit the database.
     let mut command = Command::new(program("collection"));
     command.arg("--declaration").arg(plan.join("users/collection.json")).arg("--data").arg(data.join("comments"));
-    let output = command.args(["--listen", "127.0.0.1:0"]).output().unwrap();
+    let output = world::run_to_end(command.args(["--listen", "127.0.0.1:0"]));
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("this database holds comments, not users"), "{}", text(&output.stderr));
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use world::{Process, declare, get, program, seed, text, try_get, wait_for};
+use world::{Process, declare, get, program, run_to_end, seed, text, try_get, wait_for};
 
 /// A collection `notes` that is split with one declaration and served with others.
 struct Notes {
@@ -107,7 +107,7 @@ impl Notes {
     /// Checks that the service does not start with `declaration`; returns its messages.
     fn refused(&self, declaration: &Value) -> String {
         self.declare(declaration);
-        let output = self.command("data").output().unwrap();
+        let output = run_to_end(&mut self.command("data"));
         assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
         text(&output.stderr)
     }

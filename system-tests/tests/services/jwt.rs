@@ -13,7 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::json;
-use world::{Process, program, sample, split, text, wait_for};
+use world::{Process, program, run_to_end, sample, split, text, wait_for};
 
 /// An identity provider with one key.
 struct Provider(Ed25519KeyPair);
@@ -96,7 +96,7 @@ fn a_service_does_not_start_with_keys_that_it_cannot_use() {
     let dir = tempfile::tempdir().unwrap();
     split(&sample(), &dir.path().join("data"));
     let run = |command: &mut Command| {
-        let output = command.output().unwrap();
+        let output = run_to_end(command);
         (output.status.code(), text(&output.stderr))
     };
     let keys = dir.path().join("keys.json");

@@ -16,7 +16,7 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 use world::changes::joined;
 use world::posts::Client;
-use world::{Process, free_port, get, root, sample, seed, text, tool, try_get, wait_for};
+use world::{Process, free_port, get, root, run_to_end, sample, seed, text, tool, try_get, wait_for};
 
 use crate::topology::up;
 
@@ -190,7 +190,7 @@ fn a_cluster_goes_on_without_one_replica_or_one_broker_and_keeps_all_until_it_is
         (vec![], "/data/cluster has replicas, which may have newer records than the split: ./up --cluster goes on"),
         (vec![PathBuf::from("--cluster"), sample()], "/data/cluster has replicas already, and they take no newer file"),
     ] {
-        let refused = self::command(dir).0.args(arguments).output().unwrap();
+        let refused = run_to_end(self::command(dir).0.args(arguments));
         assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stderr));
         assert!(text(&refused.stdout).contains(expected), "{}", text(&refused.stdout));
     }
@@ -308,7 +308,7 @@ fn a_cluster_without_a_broker_of_its_version_says_how_to_get_one() {
         (old.to_str().unwrap(), "is of version 2.9.10, but 2.15.1 is needed"),
     ] {
         let mut command = command(dir.path()).0;
-        let refused = command.arg("--cluster").env("NATS_SERVER", program).output().unwrap();
+        let refused = run_to_end(command.arg("--cluster").env("NATS_SERVER", program));
         assert_eq!(refused.status.code(), Some(1), "{}", text(&refused.stderr));
         assert!(text(&refused.stdout).contains(expected), "{}", text(&refused.stdout));
     }

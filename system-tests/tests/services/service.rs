@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
-use world::{Process, get, program, sample, skip, split, start_service, text, try_get, wait_for};
+use world::{Process, get, program, run_to_end, sample, skip, split, start_service, text, try_get, wait_for};
 
 /// Returns a service's command, on a free port.
 fn service(name: &str, folder: &Path) -> Command {
@@ -160,7 +160,7 @@ fn a_bad_slice_is_refused_with_its_place_and_leaves_nothing() {
     ] {
         let path = dir.path().join("db.json");
         fs::write(&path, slice).unwrap();
-        let output = service("posts", &dir.path().join("data")).arg("--slice").arg(&path).output().unwrap();
+        let output = run_to_end(service("posts", &dir.path().join("data")).arg("--slice").arg(&path));
         let log = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{log}");
         assert!(log.contains(expected), "{expected:?} is not in {log}");
@@ -169,7 +169,7 @@ fn a_bad_slice_is_refused_with_its_place_and_leaves_nothing() {
             assert!(!dir.path().join("data").join(left).exists(), "{left} is left: {log}");
         }
     }
-    let output = service("posts", &dir.path().join("data")).args(["--slice", "/nowhere/db.json"]).output().unwrap();
+    let output = run_to_end(service("posts", &dir.path().join("data")).args(["--slice", "/nowhere/db.json"]));
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("/nowhere/db.json: No such file"), "{}", text(&output.stderr));
 }
@@ -253,7 +253,7 @@ fn a_draining_service_is_not_ready_and_serves_until_its_time_is_over() {
     posts.await_line("serving for another 1 s");
     assert!(posts.wait().success(), "{}", posts.log());
     for wrong in ["-1", "soon", ""] {
-        assert_eq!(service("posts", &folder).arg(format!("--drain={wrong}")).output().unwrap().status.code(), Some(2));
+        assert_eq!(run_to_end(service("posts", &folder).arg(format!("--drain={wrong}"))).status.code(), Some(2));
     }
 }
 
@@ -369,7 +369,7 @@ fn only_pages_of_named_origins_may_read_answers() {
     let (_posts, address) = start(service("posts", &data).env("ALLOW_ORIGIN", "*"));
     let answer = ask(address, "GET /api/posts/1", &from(other));
     assert!(allows(&answer).as_deref() == Some("*") && !answer.contains("vary"), "{answer}");
-    let refused = service("posts", &data).args(["--allow-origin", "https://forum.example/"]).output().unwrap();
+    let refused = run_to_end(service("posts", &data).args(["--allow-origin", "https://forum.example/"]));
     assert_eq!(refused.status.code(), Some(2));
     assert!(text(&refused.stderr).contains("without a path"), "{}", text(&refused.stderr));
 }

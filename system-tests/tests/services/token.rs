@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 use std::thread;
 
 use sha2::{Digest, Sha256};
-use world::{Process, get, program, sample, split, text, wait_for};
+use world::{Process, get, program, run_to_end, sample, split, text, wait_for};
 
 /// Runs `seed token` in `folder`.
 fn token(folder: &Path, arguments: &[&str]) -> Output {
@@ -210,7 +210,7 @@ fn a_service_does_not_start_with_a_bad_token_file() {
         if let Some(content) = content {
             fs::write(&file, content).unwrap();
         }
-        let output = posts(&data).arg("--write-token-file").arg(&file).output().unwrap();
+        let output = run_to_end(posts(&data).arg("--write-token-file").arg(&file));
         let log = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{log}");
         assert!(log.contains(&format!("{}: {message}", file.display())) && !log.contains("5ec3e7"), "{log}");

@@ -14,8 +14,8 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, SocketType, bind, socket};
 use tempfile::TempDir;
 use world::{
-    Process, forget_package, free_port, get, program, root, sample, seed, split, start_entrance, start_service, text,
-    tool, try_get, wait_for,
+    Process, forget_package, free_port, get, program, root, run_to_end, sample, seed, split, start_entrance,
+    start_service, text, tool, try_get, wait_for,
 };
 
 struct World {
@@ -137,12 +137,12 @@ fn a_service_that_cannot_start_says_why() {
     split(&sample(), &data.join("other"));
     std::fs::rename(data.join("other/posts"), data.join("spare")).unwrap();
     for (arguments, folder, code, expected) in cases {
-        let output = Command::new(program("posts")).args(arguments).arg("--data").arg(folder).output().unwrap();
+        let output = run_to_end(Command::new(program("posts")).args(arguments).arg("--data").arg(folder));
         let log = text(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{log}");
         assert!(log.contains(expected), "{expected:?} is not in {log}");
     }
-    let output = Command::new(program("users")).arg("--data").arg(data.join("spare")).output().unwrap();
+    let output = run_to_end(Command::new(program("users")).arg("--data").arg(data.join("spare")));
     assert!(text(&output.stderr).contains("this database holds posts, not users"), "{}", text(&output.stderr));
 }
 
@@ -488,7 +488,7 @@ fn up_with_a_bad_file_prints_the_error_of_seed() {
     let input = dir.path().join("bad.json");
     std::fs::write(&input, "{}").unwrap();
     let (mut command, _) = up(&dir.path().join("data"));
-    let output = command.arg(&input).output().unwrap();
+    let output = run_to_end(command.arg(&input));
     assert_eq!(output.status.code(), Some(3));
     assert!(
         text(&output.stderr).contains("none of the collections users, threads, posts is in it"),
@@ -507,7 +507,7 @@ fn up_with_another_file_than_the_split_one_names_another_folder() {
     assert!(split.status.success(), "{}", text(&split.stderr));
     std::fs::write(&input, r#"{"users":[],"threads":[],"posts":[]}"#).unwrap();
     let (mut command, _) = up(&data);
-    let output = command.arg(&input).output().unwrap();
+    let output = run_to_end(command.arg(&input));
     assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("it holds the split of another file"), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("up       | DATA=FOLDER in the environment"), "{}", text(&output.stdout));
