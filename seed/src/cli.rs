@@ -15,7 +15,7 @@ use seed::commands::backup::Origin;
 use seed::commands::compare::CompareArgs;
 use seed::commands::join::Joining;
 use seed::commands::plan::render::Purpose;
-use seed::commands::{backup, compare, join, plan, restore, slices, split, streams, token, verify};
+use seed::commands::{backup, compare, join, plan, restore, slices, snapshot, split, streams, token, verify};
 use seed::error::Error;
 use seed::options::Options;
 use seed::plan::Plan;
@@ -268,6 +268,24 @@ enum StreamsCommand {
         #[command(flatten)]
         data: Data,
     },
+    /// Stores a snapshot of each collection at the broker, from running replicas, for those that begin later. Removes the
+    /// messages that two snapshots have, which are read back first
+    Snapshot {
+        /// Asks the services at URL: the entrance, or a replica of each. Repeat it for several
+        #[arg(long, value_name = "URL", required = true)]
+        from: Vec<String>,
+        /// Reads the secrets of write tokens from FILE, one a line: each service demands one of its own
+        #[arg(long, value_name = "FILE")]
+        secrets: PathBuf,
+        /// Asks this server of the broker, such as nats://127.0.0.1:4222. Several are separated by commas
+        #[arg(long, value_name = "URL", required = true, value_delimiter = ',')]
+        broker: Vec<broker::Server>,
+        /// Finds the keys that `seed streams keys` has made in FOLDER. Without it, connects without a key
+        #[arg(long, value_name = "FOLDER")]
+        keys: Option<PathBuf>,
+        #[command(flatten)]
+        plan: PlanFolder,
+    },
     /// Lets the databases of stopped services forget their streams, so that the services take writes alone again
     Leave {
         #[command(flatten)]
@@ -447,6 +465,11 @@ fn do_command(command: Option<Command>, split: Split, progress: Progress) -> Res
                     most: most << 20,
                 };
                 streams::create(&data.dir, &making)
+            }
+            StreamsCommand::Snapshot { from, secrets, broker, keys, plan } => {
+                let storing =
+                    snapshot::Storing { from: &from, secrets: &secrets, broker: &broker, keys: keys.as_deref() };
+                snapshot::store_all(&plan.read()?, &storing, progress)
             }
             StreamsCommand::Leave { data } => streams::leave(&data.dir),
         },

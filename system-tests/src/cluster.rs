@@ -13,7 +13,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -161,6 +161,8 @@ pub struct Cluster {
     clocks: Arc<Mutex<[String; COUNT]>>,
     addresses: Vec<SocketAddr>,
     ports: Vec<u16>,
+    /// The most MiB of the stream.
+    most: u16,
 }
 
 impl Cluster {
@@ -171,6 +173,11 @@ impl Cluster {
 
     /// Starts it with the split in the folder `data` of `dir`, which [`split`] has made.
     pub fn start_from(dir: TempDir) -> Option<Self> {
+        Self::start_with_room(dir, 256)
+    }
+
+    /// Starts it with a stream of at most so many MiB.
+    pub fn start_with_room(dir: TempDir, most: u16) -> Option<Self> {
         let server = tool("nats-server", "a replicated service")?;
         let at = |name: &str| dir.path().join(name);
         let [plan, keys] = ["plan", "keys"].map(|name| at(name).display().to_string());
@@ -215,6 +222,7 @@ impl Cluster {
             ways,
             clocks: Arc::default(),
             ports,
+            most,
             dir,
         };
         cluster.brokers.iter_mut().for_each(Part::start);
@@ -238,10 +246,25 @@ impl Cluster {
 
     /// Makes the stream, with `more` options, of the databases in the folder `data`.
     pub fn create_stream_of(&self, data: &str, more: &[&str]) {
-        let urls: Vec<String> = self.ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
         let [data, keys] = [data, "keys"].map(|name| self.path(name).display().to_string());
-        let options = ["--broker", &urls.join(","), "--keys", &keys, "--data", &data, "--most", "256"];
+        let (broker, most) = (self.broker(), self.most.to_string());
+        let options = ["--broker", &broker, "--keys", &keys, "--data", &data, "--most", &most];
         run(&[&["streams", "create"], &options[..], more].concat());
+    }
+
+    /// Returns the addresses of the brokers, as a list that options take.
+    pub fn broker(&self) -> String {
+        let urls: Vec<String> = self.ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+        urls.join(",")
+    }
+
+    /// Stores a snapshot of a replica at the broker; returns what `seed` says.
+    pub fn store_snapshot(&self, replica: usize) -> Output {
+        let [plan, keys, secrets] = ["plan", "keys", "secrets"].map(|name| self.path(name).display().to_string());
+        fs::write(&secrets, OPERATOR).unwrap();
+        let (from, broker) = (format!("http://{}", self.addresses[replica]), self.broker());
+        let command = ["streams", "snapshot", "--plan", &plan, "--from", &from, "--secrets", &secrets];
+        seed([&command[..], &["--broker", &broker, "--keys", &keys]].concat())
     }
 
     /// Lets the brokers lose all they have, and makes the stream anew.
@@ -331,6 +354,13 @@ impl Cluster {
             replica.signal("TERM");
             assert!(replica.wait().success(), "{}", replica.log());
         }
+    }
+
+    /// Waits until a replica has ended by itself, with an error; returns what it has printed.
+    pub fn await_end(&mut self, nth: usize) -> String {
+        let mut replica = self.replicas[nth].process.take().expect("it was started");
+        assert_eq!(replica.wait().code(), Some(1), "{}", replica.log());
+        replica.log()
     }
 
     /// Starts a replica again.

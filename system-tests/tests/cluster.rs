@@ -670,12 +670,161 @@ fn a_newer_file_does_not_change_the_database_of_a_replica() {
 fn a_body_of_many_lines_is_one_command() {
     let Some(cluster) = Cluster::start("[]") else { return };
     let body = format!("{{\"text\":\"{}\"}}\n", "x".repeat(1000)).repeat(1000);
-    let request = ureq::post(format!("http://{}/api/notes", cluster.address(0)));
-    let request =
-        request.header("content-type", "application/x-ndjson").header("authorization", format!("Bearer {SECRET}"));
-    assert_eq!(request.send(body).unwrap().status(), 201);
+    assert_eq!(post_lines(&cluster, 0, &body), 201);
     assert_eq!(read_all(&cluster, 1, 2), read_all(&cluster, 2, 2));
     assert_eq!(serde_json::from_str::<Vec<Value>>(&read_all(&cluster, 1, 2).1).unwrap().len(), 1000);
+}
+
+/// Returns the bytes of a list of notes as long as that, for a POST of lines.
+fn lines(text: &str, bytes: usize) -> String {
+    let line = format!("{{\"text\":\"{text}{}\"}}\n", "x".repeat(1000));
+    line.repeat(bytes / line.len())
+}
+
+/// Sends lines; returns the answer's status.
+fn post_lines(cluster: &Cluster, replica: usize, body: &str) -> u16 {
+    let config = ureq::Agent::config_builder().http_status_as_error(false);
+    let request = ureq::Agent::from(config.build()).post(format!("http://{}/api/notes", cluster.address(replica)));
+    let request = request.header("content-type", "application/x-ndjson");
+    request.header("authorization", format!("Bearer {SECRET}")).send(body).unwrap().status().as_u16()
+}
+
+/// Stores a snapshot of a replica; returns the number of the message behind which it is, and how many were removed.
+fn store_snapshot(cluster: &Cluster, replica: usize) -> (u64, u64) {
+    let output = cluster.store_snapshot(replica);
+    let (said, wrong) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{wrong}");
+    let row: Vec<&str> =
+        said.lines().map(str::trim).find(|line| line.starts_with("notes ")).unwrap().split_whitespace().collect();
+    (row[1].parse().unwrap(), row[4].parse().unwrap())
+}
+
+#[test]
+fn a_replica_without_a_database_and_one_that_was_outrun_begin_with_a_snapshot() {
+    let Some(mut cluster) = Cluster::start(r#"[{"id":1,"text":"a"}]"#) else { return };
+    cluster.stop_replica(2);
+    // Kept answers and slugs are in it, too.
+    let first = |replica| {
+        let client = Client::with_secret(cluster.address(replica), SECRET);
+        client.send("POST", "/api/notes", &[("idempotency-key", "k")], r#"{"text":"b","slug":"s"}"#)
+    };
+    let answered = first(0);
+    assert_eq!(answered.status, 201);
+    assert_eq!(store_snapshot(&cluster, 0), (2, 0));
+    assert_eq!(post(&cluster, 1, "between"), 201);
+    assert_eq!(read_all(&cluster, 0, 3).0, 200);
+    // Messages up to the older of two go; the one that it ends with stays.
+    assert_eq!(store_snapshot(&cluster, 0), (3, 1));
+    assert_eq!(post(&cluster, 1, "after both"), 201);
+
+    // Its folder is empty, but there is a slice, which is too old.
+    fs::remove_dir_all(cluster.data(2).join("notes")).unwrap();
+    cluster.start_replica(2);
+    cluster.await_ready(2);
+    assert!(cluster.log(2).contains("loads the snapshot behind message 3"), "{}", cluster.log(2));
+    let all = read_all(&cluster, 1, 4);
+    assert_eq!(read_all(&cluster, 2, 4), all);
+    assert_eq!(get(cluster.address(2), "/api/notes/by-slug/s"), get(cluster.address(0), "/api/notes/by-slug/s"));
+    let client = Client::with_secret(cluster.address(2), SECRET);
+    let again = client.send("POST", "/api/notes", &[("idempotency-key", "k")], r#"{"text":"b","slug":"s"}"#);
+    assert_eq!(again, answered);
+    assert_eq!(post(&cluster, 2, "by the new one"), 201);
+
+    // One whose position is no longer in the stream.
+    cluster.kill_replica(1);
+    for _ in 0..3 {
+        assert_eq!(post(&cluster, 0, "without it"), 201);
+        store_snapshot(&cluster, 0);
+    }
+    assert_eq!(post(&cluster, 2, "without it"), 201);
+    cluster.start_replica(1);
+    let log = cluster.await_end(1);
+    for said in ["it begins again with a snapshot", "is a replica up to message", "restart the service"] {
+        assert!(log.contains(said), "{said:?} is not in {log}");
+    }
+    cluster.start_replica(1);
+    cluster.await_ready(1);
+    let all = read_all(&cluster, 0, 9);
+    for replica in [1, 2] {
+        assert_eq!(read_all(&cluster, replica, 9), all);
+    }
+
+    // One that follows no stream may have what is nowhere else.
+    cluster.stop_replica(1);
+    fs::rename(cluster.data(1), cluster.dir().path().join("put-aside")).unwrap();
+    fs::create_dir(cluster.data(1)).unwrap();
+    copy(&cluster.dir().path().join("data/notes"), &cluster.data(1));
+    cluster.start_replica(1);
+    wait_for("it to answer", || try_get(cluster.address(1), "/live").is_some());
+    await_apart(&cluster, 1, "follows none yet: put it aside");
+    cluster.stop_replica(1);
+    assert!(cluster.data(1).join("notes/db").exists());
+    // A killed one begins again, and no half of a snapshot passes for a database.
+    fs::remove_dir_all(cluster.data(1).join("notes")).unwrap();
+    for pause in (0..400).step_by(40) {
+        cluster.start_replica(1);
+        thread::sleep(Duration::from_millis(pause));
+        cluster.kill_replica(1);
+    }
+    cluster.start_replica(1);
+    cluster.await_ready(1);
+    assert_eq!(read_all(&cluster, 1, 9), all);
+}
+
+#[test]
+fn a_snapshot_that_is_not_whole_is_neither_loaded_nor_does_it_shorten_the_stream() {
+    let Some(mut cluster) = Cluster::start(r#"[{"id":1,"text":"a"}]"#) else { return };
+    assert_eq!(post(&cluster, 0, "b"), 201);
+    assert_eq!(store_snapshot(&cluster, 0), (2, 0));
+    assert_eq!(post(&cluster, 0, "c"), 201);
+    let servers: Vec<broker::Server> = cluster.broker().split(',').map(|url| url.parse().unwrap()).collect();
+    let keys = cluster.dir().path().join("keys");
+    let key = |name: &str| Some(fs::read_to_string(keys.join(name)).unwrap());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // The service's own key stores none and removes nothing.
+    let store = |name: &str, bytes: &'static [u8]| {
+        runtime.block_on(async {
+            let broker = broker::Broker::connect(&servers, key(name), "notes", "test").await.unwrap();
+            let stream = broker.state().await.unwrap();
+            let stored = broker.store_snapshot(&stream.identity, 3, 0, bytes).await.is_ok();
+            (stored, !stored && broker.purge(2).await.is_ok())
+        })
+    };
+    assert_eq!(store("notes.nk", b"anything"), (false, false));
+    let whole = fs::read(cluster.dir().path().join("data/notes/db.json")).unwrap();
+    assert!(store("notes.admin.nk", whole.leak()).0, "the administrator may");
+    cluster.stop_replica(2);
+    fs::remove_dir_all(cluster.data(2).join("notes/db")).unwrap();
+    cluster.start_replica(2);
+    cluster.await_ready(2);
+    let log = cluster.log(2);
+    assert!(
+        log.contains("the snapshot behind message 3 cannot be loaded: line 1: ") && log.contains("behind message 2"),
+        "{log}"
+    );
+    assert_eq!(read_all(&cluster, 2, 3), read_all(&cluster, 0, 3));
+    // Of two there, one is not whole.
+    assert_eq!(post(&cluster, 0, "d"), 201);
+    assert_eq!(read_all(&cluster, 1, 4).0, 200);
+    assert_eq!(store_snapshot(&cluster, 1), (4, 1), "the older of two that are whole is behind message 2, which stays");
+}
+
+#[test]
+fn a_full_stream_takes_writes_again_when_two_snapshots_have_what_is_in_it() {
+    let Some(cluster) = Cluster::start_with_room(split("[]"), 4) else { return };
+    let body = lines("n", 200 << 10);
+    let mut answered = 0;
+    while post_lines(&cluster, 0, &body) == 201 || post(&cluster, 1, &"n".repeat(4000)) == 201 {
+        answered += 1;
+        assert!(answered < 400, "the stream takes all");
+    }
+    let (_, list) = read_all(&cluster, 1, answered + 1);
+    // Of one snapshot there is no second copy.
+    assert_eq!(store_snapshot(&cluster, 0).1, 0);
+    assert!(store_snapshot(&cluster, 1).1 >= answered);
+    wait_for("room", || post(&cluster, 0, "room again") == 201);
+    wait_for("room at the other", || post(&cluster, 1, "room again") == 201);
+    assert!(read_all(&cluster, 2, answered + 3).1.starts_with(list.strip_suffix(']').unwrap()));
 }
 
 /// The brokers lose all they have, and replicas begin a new stream with what one of them has: the steps of

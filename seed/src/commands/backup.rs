@@ -94,6 +94,18 @@ pub fn take(origin: &Origin, output: &Path, progress: Progress) -> Result<Conten
     Ok(store::sync(into).map(|()| contents)?)
 }
 
+/// Writes the section of a running service to a new file at `path`.
+///
+/// # Errors
+/// No service answers. What is in the file is to be read back.
+pub(crate) fn copy_section(origin: &Origin, collection: Collection, path: &Path) -> Result<(), Error> {
+    let secrets = origin.secrets.map(read_secrets).transpose()?.unwrap_or_default();
+    let file = File::create_new(path).map_err(Error::io(path))?;
+    let mut out = BufWriter::with_capacity(BUFFER, file);
+    fetch(origin.urls, collection, None, &secrets, &mut out, path)?;
+    out.flush().map_err(Error::io(path))
+}
+
 /// Reads a new backup from end to end; an increment together with the backup that it continues.
 fn prove(part: &Path, plan: &Plan, since: &[PathBuf], contents: &Contents, progress: Progress) -> Result<(), Error> {
     let stage =

@@ -8,6 +8,7 @@ pub mod join;
 pub mod plan;
 pub mod restore;
 pub mod slices;
+pub mod snapshot;
 pub mod split;
 pub mod streams;
 pub mod token;

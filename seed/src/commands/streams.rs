@@ -115,21 +115,26 @@ pub fn create(data: &Path, making: &Making) -> Result<Report, Error> {
     Ok(Report::new(text, json!({ "outcome": "made", "streams": streams.collect::<Vec<_>>() })))
 }
 
+/// Connects to the broker as the administrator of a collection's stream, whose key is in the folder `keys`.
+pub(crate) async fn connect(broker: &[Server], keys: Option<&Path>, collection: Collection) -> Result<Broker, Error> {
+    let key = match keys {
+        Some(folder) => {
+            let path = folder.join(administrator_file(collection));
+            Some(fs::read_to_string(&path).map_err(Error::io(&path))?)
+        }
+        None => None,
+    };
+    Ok(Broker::connect(broker, key, collection.name(), "seed streams").await?)
+}
+
 async fn create_all(
     begins: Vec<(Collection, Begin)>,
     making: &Making<'_>,
 ) -> Result<Vec<(Collection, String, bool)>, Error> {
     let mut made = Vec::new();
     for (collection, begin) in begins {
-        let key = match making.keys {
-            Some(folder) => {
-                let path = folder.join(administrator_file(collection));
-                Some(fs::read_to_string(&path).map_err(Error::io(&path))?)
-            }
-            None => None,
-        };
         let state = begin.state.clone();
-        let broker = Broker::connect(making.broker, key, collection.name(), "seed streams").await?;
+        let broker = connect(making.broker, making.keys, collection).await?;
         let began = Instant::now();
         let is_new = loop {
             let removed = if making.anew { broker.remove().await } else { Ok(false) };

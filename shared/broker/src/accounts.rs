@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use nkeys::KeyPair;
 
+use crate::snapshots::bucket_of;
 use crate::{BrokerError, stream_of, subject};
 
 /// The keys of a collection's users: NKeys, whose seeds are secret.
@@ -47,6 +48,8 @@ pub fn render_accounts<'k>(keys: impl Iterator<Item = (&'k str, &'k Keys)>) -> S
     let mut text = "# An account for each collection's stream, which no other account sees.\naccounts {\n".to_owned();
     for (name, keys) in keys {
         let stream = &*stream_of(name);
+        // It reads snapshots, and stores none: a replica that was broken into must not be what the next one begins with.
+        let bucket = format!("OBJ_{}", bucket_of(name));
         let allowed = [
             subject(stream),
             format!("$JS.API.STREAM.INFO.{stream}"),
@@ -54,12 +57,18 @@ pub fn render_accounts<'k>(keys: impl Iterator<Item = (&'k str, &'k Keys)>) -> S
             format!("$JS.API.CONSUMER.INFO.{stream}.*"),
             format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.*"),
             format!("$JS.API.CONSUMER.DELETE.{stream}.*"),
+            format!("$JS.API.STREAM.INFO.{bucket}"),
+            format!("$JS.API.DIRECT.GET.{bucket}.>"),
+            format!("$JS.API.CONSUMER.CREATE.{bucket}"),
+            format!("$JS.API.CONSUMER.INFO.{bucket}.*"),
+            format!("$JS.API.CONSUMER.DELETE.{bucket}.*"),
+            format!("$JS.FC.{bucket}.>"),
         ];
         let (service, administrator) = (keys.service.public_key(), keys.administrator.public_key());
         let _ = writeln!(
             text,
             "  \"{name}\" {{\n    jetstream: enabled\n    users: [\n      # The service publishes and reads; it makes, empties and \
-             removes no stream.\n      {{ nkey: {service}, permissions: {{ publish: {allowed:?}, subscribe: [\"_INBOX.>\"] }} }}\n      \
+             removes no stream, and stores no snapshot.\n      {{ nkey: {service}, permissions: {{ publish: {allowed:?}, subscribe: [\"_INBOX.>\"] }} }}\n      \
              # `seed streams`\n      {{ nkey: {administrator} }}\n    ]\n  }}"
         );
     }

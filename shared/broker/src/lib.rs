@@ -8,6 +8,7 @@
 
 mod accounts;
 mod message;
+mod snapshots;
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -28,9 +29,13 @@ use futures_util::{Stream, StreamExt};
 
 pub use crate::accounts::{Keys, render_accounts};
 pub use crate::message::{Begin, Commands, Message, Rules, StateBehind};
+pub use crate::snapshots::{SnapshotReader, StoredSnapshot};
 
 /// The time that a request to the broker may take.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The time for which a snapshot's next bytes may not come.
+const STALL: Duration = Duration::from_secs(30);
 
 /// The longest pause between two attempts to connect.
 const RECONNECT: Duration = Duration::from_secs(1);
@@ -118,6 +123,8 @@ pub struct Broker {
     client: Client,
     context: Context,
     stream: String,
+    /// The name of the bucket of the stream's snapshots.
+    bucket: String,
     /// What the broker's monitoring shows, and the beginning of the consumers' names.
     name: String,
     consumers: Arc<AtomicU64>,
@@ -163,6 +170,7 @@ impl Broker {
             client,
             context,
             stream: stream_of(collection),
+            bucket: snapshots::bucket_of(collection),
             name: name.to_owned(),
             consumers: Arc::default(),
             refused,
@@ -234,22 +242,28 @@ impl Broker {
         }))
     }
 
-    /// Removes the stream with all its messages. Needs the key of an administrator. Returns whether it was there.
+    /// Removes the stream with all its messages and snapshots. Needs the key of an administrator. Returns whether it was there.
     pub async fn remove(&self) -> Result<bool, BrokerError> {
         match self.state().await {
             Ok(_) => {}
             Err(BrokerError::NoStream(_)) => return Ok(false),
             Err(error) => return Err(error),
         }
+        match self.context.delete_object_store(&self.bucket).await {
+            Ok(()) => {}
+            // There is none, or the stream cannot be removed either.
+            Err(error) => log::debug!("the snapshots are not removed: {error}"),
+        }
         let removed = self.context.delete_stream(&self.stream).await;
         removed.map(|_| true).map_err(|error| BrokerError::Refused(error.to_string()))
     }
 
     /// Makes the stream, which may take `most` bytes, on `replicas` of the broker's servers, and publishes `begin` as its
-    /// first message. Needs the key of an administrator. Returns `false` if the stream is there already.
+    /// first message; beside it, a bucket for snapshots. Needs the key of an administrator. Returns `false` if the stream is
+    /// there already.
     pub async fn create(&self, begin: Begin, replicas: usize, most: u64) -> Result<bool, BrokerError> {
         match self.state().await {
-            Ok(state) if state.last > 0 => return Ok(false),
+            Ok(state) if state.last > 0 => return self.create_bucket(replicas).await.map(|()| false),
             Ok(_) | Err(BrokerError::NoStream(_)) => {}
             Err(error) => return Err(error),
         }
@@ -274,6 +288,7 @@ impl Broker {
             CreateStreamErrorKind::TimedOut => away(error),
             _ => BrokerError::Refused(error.to_string()),
         })?;
+        self.create_bucket(replicas).await?;
         self.publish("begin", Message::Begin(begin).encode().into()).await?;
         Ok(true)
     }

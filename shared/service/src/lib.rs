@@ -67,6 +67,7 @@ pub mod sandbox;
 mod search;
 pub mod serve;
 mod settings;
+mod snapshot;
 pub mod state;
 #[cfg(feature = "testing")]
 pub mod testing;

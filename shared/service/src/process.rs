@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 use std::{env, io, panic, thread};
 
-use broker::Broker;
+use broker::{Broker, BrokerError};
 use record::model::Collection;
 use record::token::TokenFile;
 use record::words::agree;
@@ -36,7 +36,7 @@ use crate::replica::Replica;
 use crate::routes::{Own, routes};
 use crate::state::State;
 use crate::workers::Workers;
-use crate::{check, memory, offline, openapi, sandbox, serve};
+use crate::{check, memory, offline, openapi, sandbox, serve, snapshot};
 
 /// The most connections that wait to be accepted. The system's own limit may be lower.
 const BACKLOG: u32 = 4096;
@@ -155,7 +155,7 @@ impl Outside {
     fn take(collection: Collection, config: &Config) -> Result<Self, Box<dyn Error>> {
         let hangups = signal(SignalKind::hangup())?;
         let threads = thread::available_parallelism()?.get();
-        if config.slice.is_some() {
+        if config.slice.is_some() || !config.broker.is_empty() {
             std::fs::create_dir_all(&config.data).map_err(|error| format!("{}: {error}", config.data.display()))?;
         }
         let folder = Folder::lock(&config.data)?;
@@ -197,6 +197,17 @@ impl Outside {
         let mut signals = Signals::new()?;
         tokio::spawn(reloader::reload(hangups, reloader, Arc::clone(&writers)));
         let folder = Arc::new(folder);
+        let link = connect(config, key, collection).await?;
+        let slice = match &link {
+            Some((broker, _)) if !folder.database().exists() => tokio::select! {
+                loaded = snapshot::load_newest(broker, &folder, collection, slice.is_some()) => {
+                    if loaded? { None } else { slice }
+                }
+                // The next start begins again.
+                () = signals.next() => return Ok(()),
+            },
+            _ => slice,
+        };
         let opening = {
             let (folder, on_damage) = (Arc::clone(&folder), config.on_damage());
             tokio::task::spawn_blocking(move || open(&folder, collection, slice, on_damage))
@@ -217,13 +228,14 @@ impl Outside {
         let health = Health::default();
         // First: a replica follows its stream only with whole indexes.
         let mut making = Making::start(redeclaration, &health);
-        let replica = start_replica(config, key, &store, &commit, &health).await?;
+        let replica = start_replica(config, link, &store, &commit, &health)?;
         let state = State { store, commit, writers, replica, operator, health };
         let scrubs = tokio::spawn(scrub_regularly(state.operator.clone(), config.scrub_every));
         let end = async {
             tokio::select! {
                 () = wait_for_end(&mut signals, &state.health, config.drain) => End::Told,
                 () = state.commit.until_a_restart_helps() => End::Restart,
+                () = until_outrun(state.replica.as_ref()) => End::Outrun,
                 error = making.open_counter(counter.as_ref(), &state) => End::Failed(error),
             }
         };
@@ -241,12 +253,18 @@ impl Outside {
             admin.abort();
             let _ = admin.await;
         }
+        let mut broker = None;
         if let Some(replica) = &state.replica {
             replica.end().await;
+            broker = matches!(end, End::Outrun).then(|| replica.broker().clone());
         }
         let store = state.store.clone();
         drop(state);
-        close(store, &folder, end).await
+        close(store, &folder, end).await?;
+        match broker {
+            Some(broker) => begin_again(&broker, &folder, collection, signals).await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -256,6 +274,8 @@ enum End {
     Told,
     /// Writes have failed, and would work after a restart.
     Restart,
+    /// Only a snapshot helps this replica on.
+    Outrun,
     /// It cannot serve its database.
     Failed(Box<dyn Error>),
 }
@@ -312,7 +332,7 @@ async fn close(store: Store, folder: &Folder, end: End) -> Result<(), Box<dyn Er
             )
             .into())
         }
-        End::Told => {
+        End::Told | End::Outrun => {
             let store = store.clone();
             let synced = tokio::task::spawn_blocking(move || store.sync());
             match timeout(SYNC_TIMEOUT, synced).await {
@@ -345,30 +365,63 @@ fn read_key(path: &Path) -> Result<String, String> {
     seed.map(str::to_owned).ok_or_else(|| format!("{}: there is no seed of a user's NKey (SU…) in it", path.display()))
 }
 
-/// Lets the service follow its stream, if it has one. A database that has followed one takes no writes without it, since
-/// they would set it apart from the other replicas.
-async fn start_replica(
+/// Connects to the broker of a replicated service. Returns the number of this replica's process, too.
+async fn connect(
     config: &Config,
     key: Option<String>,
+    collection: Collection,
+) -> Result<Option<(Broker, u64)>, BrokerError> {
+    if config.broker.is_empty() {
+        return Ok(None);
+    }
+    let (name, number) = (collection.name(), RandomState::new().hash_one(SystemTime::now()));
+    let broker = Broker::connect(&config.broker, key, name, &format!("{name}-{number:016x}")).await?;
+    Ok(Some((broker, number)))
+}
+
+/// Lets the service follow its stream, if it has one. A database that has followed one takes no writes without it, since
+/// they would set it apart from the other replicas.
+fn start_replica(
+    config: &Config,
+    link: Option<(Broker, u64)>,
     store: &Store,
     commit: &Commit,
     health: &Health,
 ) -> Result<Option<Replica>, Box<dyn Error>> {
-    let name = store.collection().name();
-    if config.broker.is_empty() {
-        return match store.position()? {
-            Some(position) if config.write_token_file.is_some() || config.jwt_keys.is_some() => Err(format!(
-                "{}: this database is a replica of the stream {name} up to message {}: start it with --broker, or read-only; `seed streams leave` makes it a database of its own",
-                store.path().display(),
-                position.sequence
-            )
-            .into()),
-            _ => Ok(None),
-        };
+    match (link, store.position()?) {
+        (Some((broker, number)), _) => Ok(Some(Replica::start(broker, store, commit, health, number)?)),
+        (None, Some(position)) if config.write_token_file.is_some() || config.jwt_keys.is_some() => Err(format!(
+            "{}: this database is a replica of the stream {} up to message {}: start it with --broker, or read-only; `seed streams leave` makes it a database of its own",
+            store.path().display(),
+            store.collection().name(),
+            position.sequence
+        )
+        .into()),
+        (None, _) => Ok(None),
     }
-    let number = RandomState::new().hash_one(SystemTime::now());
-    let broker = Broker::connect(&config.broker, key, name, &format!("{name}-{number:016x}")).await?;
-    Ok(Some(Replica::start(broker, store, commit, health, number)?))
+}
+
+/// Returns when only a snapshot helps the replica on.
+async fn until_outrun(replica: Option<&Replica>) {
+    match replica {
+        Some(replica) => replica.until_outrun().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Replaces the database of an outrun replica, which is closed, by the newest snapshot. The next start serves it.
+async fn begin_again(
+    broker: &Broker,
+    folder: &Arc<Folder>,
+    collection: Collection,
+    mut signals: Signals,
+) -> Result<(), Box<dyn Error>> {
+    let loaded = tokio::select! {
+        loaded = snapshot::load_newest(broker, folder, collection, false) => loaded?,
+        () = signals.next() => return Ok(()),
+    };
+    let became = if loaded { "is that of a newer snapshot" } else { "stays, since no snapshot is whole" };
+    Err(format!("{}: the database {became}; restart the service", folder.path().display()).into())
 }
 
 fn cannot_listen(config: &Config, error: &io::Error) -> String {

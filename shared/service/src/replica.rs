@@ -30,7 +30,7 @@ use futures_util::StreamExt;
 use record::model::Collection;
 use sha2::{Digest, Sha256};
 use store::{Agreed, Commit, CommitError, Decide, Position, Store, StoreError};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use warp::http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -40,6 +40,7 @@ use crate::command::{Command, RULES};
 use crate::health::Health;
 use crate::problem::Problem;
 use crate::reply::Answer;
+use crate::snapshot::list_usable;
 use crate::wire;
 
 /// The header of an answer with the number of a message: that of the write, or of the last that the answer may know of.
@@ -107,6 +108,8 @@ struct Link {
     issued: AtomicU64,
     /// What keeps it from following, as it was last.
     trouble: Mutex<Option<String>>,
+    /// Told when only a snapshot helps, and there is one.
+    is_outrun: Notify,
 }
 
 /// What a replica does.
@@ -141,6 +144,9 @@ enum FollowError {
     /// Its records are others than they should be.
     #[error("{0}")]
     Apart(String),
+    /// The stream no longer has what it lacks, but a snapshot does.
+    #[error("{0}")]
+    Outrun(String),
 }
 
 fn stop<T>(why: impl Display) -> Result<T, FollowError> {
@@ -173,6 +179,7 @@ impl Replica {
             publisher,
             issued: AtomicU64::new(0),
             trouble: Mutex::default(),
+            is_outrun: Notify::new(),
         });
         let follower = Follower {
             link: Arc::clone(&link),
@@ -231,6 +238,16 @@ impl Replica {
             Stage::CatchingUp => Some(Problem::CatchingUp),
             Stage::Stopped(_) => Some(Problem::Apart),
         }
+    }
+
+    /// Returns when this replica can go on only with a snapshot, which the broker has.
+    pub async fn until_outrun(&self) {
+        self.link.is_outrun.notified().await;
+    }
+
+    /// Returns the connection to the broker.
+    pub fn broker(&self) -> &Broker {
+        &self.link.broker
     }
 
     /// Returns what is wrong although this replica is ready.
@@ -458,6 +475,9 @@ impl Follower {
                 error => {
                     log::error!("this replica stops following its stream: {error}");
                     *self.link.stage() = Stage::Stopped(error.to_string());
+                    if let FollowError::Outrun(_) = error {
+                        self.link.is_outrun.notify_one();
+                    }
                     return;
                 }
             }
@@ -470,7 +490,7 @@ impl Follower {
         shorter_since: &mut Option<Instant>,
     ) -> Result<std::convert::Infallible, FollowError> {
         let stream = self.link.broker.state().await?;
-        self.check(&stream, shorter_since)?;
+        self.check(&stream, shorter_since).await?;
         let applied = self.position.as_ref().map_or(0, |position| position.sequence);
         if stream.last > applied + NEAR {
             // Until it has caught up, others answer.
@@ -488,7 +508,8 @@ impl Follower {
             let message = messages.next().await;
             let message = message.ok_or_else(|| BrokerError::Away("the messages end".to_owned()))??;
             let sequence = message.sequence;
-            if sequence > next && next == from {
+            // Unless it was removed since the stream's state was asked.
+            if sequence > next && next == from && self.link.broker.state().await?.first <= next {
                 return stop(format!("message {next} is missing in the stream: the next is {sequence}"));
             }
             // The client makes its consumer anew after a break. If nothing had come by then, it begins with the first.
@@ -530,12 +551,14 @@ impl Follower {
     }
 
     /// Checks that the stream is the one that the database follows.
-    fn check(&self, stream: &StreamState, shorter_since: &mut Option<Instant>) -> Result<(), FollowError> {
+    async fn check(&self, stream: &StreamState, shorter_since: &mut Option<Instant>) -> Result<(), FollowError> {
         let name = self.collection.name();
         let Some(position) = &self.position else {
+            // It may have writes that are nowhere else, so it is not replaced.
             if stream.first > 1 {
                 return stop(format!(
-                    "the stream of {name} begins with message {}: load a newer backup of another replica first",
+                    "the stream of {name} begins with message {}, and this database follows none yet: put it aside, and start \
+                     with a snapshot or another replica's backup",
                     stream.first
                 ));
             }
@@ -548,11 +571,15 @@ impl Follower {
             ));
         }
         if stream.first > position.sequence + 1 {
-            return stop(format!(
-                "the stream of {name} begins with message {}, but only {} are applied here: load a newer backup of another \
-                 replica first",
+            let lacks = format!(
+                "the stream of {name} begins with message {}, but only {} are applied here",
                 stream.first, position.sequence
-            ));
+            );
+            return if list_usable(&self.link.broker, stream).await?.is_empty() {
+                stop(format!("{lacks}: load a newer backup of another replica first"))
+            } else {
+                Err(FollowError::Outrun(format!("{lacks}: it begins again with a snapshot")))
+            };
         }
         if stream.last < position.sequence {
             // A leader that is just chosen may not know all yet.

@@ -63,7 +63,8 @@ pub struct Head {
     pub records: u64,
     /// The digest of the records' [`RecordSet`].
     pub digest: String,
-    /// How far the replica had followed its stream. Only a backup with all kept answers can become a replica.
+    /// How far the replica had followed its stream. Only a backup with all kept answers can become a replica, and not one of
+    /// a replica that is apart from the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<Position>,
 }
@@ -138,6 +139,8 @@ impl Chunks {
         let history = format!("{:016x}", snapshot.store().history());
         let since = since.filter(|since| since.history == history && since.revision <= snapshot.revision());
         let since = since.map(|since| since.revision);
+        // No replica begins with the records of one that is apart.
+        let is_apart = !matches!(snapshot.store().apart(), Ok(None));
         let head = Head {
             backup: VERSION,
             collection: snapshot.store().collection().name().to_owned(),
@@ -148,7 +151,7 @@ impl Chunks {
             last_id: snapshot.last_id(),
             records: snapshot.set().count,
             digest: snapshot.set().to_string(),
-            position: snapshot.position().filter(|_| with_kept).cloned(),
+            position: snapshot.position().filter(|_| with_kept && !is_apart).cloned(),
         };
         Self { snapshot, since, head: Some(head), with_kept, ids: Vec::new(), hash: Sha256::new(), done: false }
     }

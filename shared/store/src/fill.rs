@@ -1,11 +1,12 @@
-//! Filling a service's folder from its slice. `seed` writes a slice as `{"posts":[record, …]}`; for a collection of one
-//! record, as `{"profile":record}` or null.
+//! Filling a service's folder from its slice, or from the backup of another replica. `seed` writes a slice as
+//! `{"posts":[record, …]}`; for a collection of one record, as `{"profile":record}` or null.
 //!
-//! So a replica gets a database of its own. The slice is read as a stream, in bounded memory. The database grows in
+//! So a replica gets a database of its own. The file is read as a stream, in bounded memory. The database grows in
 //! `db.part` and becomes `db` when all of it is durable: it is whole or absent.
 
 use std::fmt::Display;
 use std::fs::{self, File};
+use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
 use record::id::Id;
@@ -13,7 +14,8 @@ use record::model::{Collection, Records};
 use record::reader::{Flaw, Opened, RECORD_BYTES, Reader, ReaderError, pointer_to};
 use record::record_set::RecordSet;
 
-use crate::{Folder, Load, Store, StoreError, at, sync, sync_tree};
+use crate::backup::{BackupError, Section};
+use crate::{Folder, Load, Position, Restore, Store, StoreError, at, sync, sync_tree};
 
 /// The bytes of records that are loaded at once.
 const BLOCK: usize = 4 << 20;
@@ -36,9 +38,66 @@ pub enum FillError {
         /// The JSON pointer of the record, the fault, and the byte where it is.
         reason: String,
     },
+    /// The backup is damaged, or belongs to another service or to none that was a replica.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     /// The database or a file failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Makes the database of `folder` from a replica's whole backup, which ends where `input` ends. Replaces the one that is
+/// there, whatever it holds. Returns how far it follows its stream.
+///
+/// # Errors
+/// The database that was there stays.
+pub fn fill_from_backup(folder: &Folder, collection: Collection, input: impl BufRead) -> Result<Position, FillError> {
+    folder.remove_part()?;
+    let filled = restore(&folder.part(), collection, input).and_then(|position| {
+        folder.replace_database()?;
+        Ok(position)
+    });
+    if filled.is_err() {
+        // If the folder cannot be removed now, the next start removes it.
+        let _ = folder.remove_part();
+    }
+    filled
+}
+
+/// Restores a replica's backup into a new database at `path`.
+fn restore(path: &Path, collection: Collection, input: impl BufRead) -> Result<Position, FillError> {
+    let mut section = Section::open(input, &[])?.ok_or(BackupError::Short)?;
+    let head = section.head().clone();
+    let wrong = |reason: &str| BackupError::Line { line: 1, reason: reason.to_owned() };
+    if section.collection() != collection {
+        return Err(wrong(&format!("this is a backup of {}, not of {}", head.collection, collection.name())).into());
+    }
+    if head.since.is_some() {
+        return Err(wrong("this is an increment, not a whole backup").into());
+    }
+    let position = head.position.clone();
+    let position = position.ok_or_else(|| wrong("this is the backup of no replica, or was taken without a token"))?;
+    // Declared as it was backed up: opening it brings it up to date.
+    let mut restore = Restore::create(path, section.collection())?;
+    let mut set = RecordSet::default();
+    for record in section.by_ref() {
+        let record = record?;
+        set.add_record(record.id, record.id_from_position, &record.json);
+        restore.put(&record)?;
+    }
+    let (rest, mut input) = section.finish()?;
+    let next = input.by_ref().take(1).read_to_end(&mut Vec::new()).map_err(BackupError::Io)?;
+    if next > 0 {
+        return Err(wrong("something follows the backup").into());
+    }
+    if !head.is_of(&set) {
+        let (read, digest) = (set.count, set.to_string());
+        return Err(BackupError::Different { read, digest, head: Box::new(head) }.into());
+    }
+    let store = restore.finish(&rest.kept, head.revision, head.last_id)?;
+    store.put_position(&position)?;
+    store.sync()?;
+    Ok(position)
 }
 
 impl Slice {
@@ -173,6 +232,8 @@ mod tests {
     use record::sample;
 
     use super::*;
+    use crate::backup::Chunks;
+    use crate::{KeptRecord, OnDamage, Purpose, Snapshot};
 
     /// Fills a new folder from `slice`. Returns the number of records, or the fault in the slice.
     fn fill(slice: &[u8]) -> Result<u64, String> {
@@ -189,8 +250,67 @@ mod tests {
         assert!(!folder.part().exists());
         filled.map_err(|error| match error {
             FillError::Slice { reason, .. } => reason,
-            FillError::Store(error) => panic!("{error}"),
+            error => panic!("{error}"),
         })
+    }
+
+    /// Makes a database of two posts and a kept answer in `dir`, which follows a stream; returns its backup.
+    fn back_up(dir: &Path, position: Option<&Position>) -> Vec<u8> {
+        let mut records = Records::new(sample::posts(), 0);
+        for id in [1, 2] {
+            records.push(POST, Id::try_from(id).ok()).unwrap();
+        }
+        let mut load = Load::new(Store::create(dir, sample::posts()).unwrap());
+        load.put([&records], &RecordSet::of(records.iter())).unwrap();
+        let store = load.finish().unwrap();
+        if let Some(position) = position {
+            store.put_position(position).unwrap();
+        }
+        let answer = format!(r#"{{"id":2,{}"#, &POST[1..]);
+        store.keep("ci/1", &KeptRecord { until: 9, ..KeptRecord::new(0, [7; 32], Id::FIRST, 1, answer) }).unwrap();
+        Chunks::new(Snapshot::of(&store).unwrap(), None, true).flat_map(|chunk| chunk.unwrap()).collect()
+    }
+
+    #[test]
+    fn a_backup_takes_a_databases_place_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let [position, later] = [7, 9].map(|sequence| {
+            let mut position = Position::before("s".to_owned());
+            position.advance(sequence, b"m", 1000);
+            position
+        });
+        let backup = back_up(&dir.path().join("from"), Some(&position));
+        let none = back_up(&dir.path().join("alone"), None);
+        let service = dir.path().join("service");
+        fs::create_dir(&service).unwrap();
+        let folder = Folder::lock(&service).unwrap();
+        let fill = |bytes: &[u8]| fill_from_backup(&folder, sample::posts(), bytes);
+        let count = || {
+            let store = folder.open(sample::posts(), Purpose::Passing, OnDamage::Refuse).unwrap();
+            (store.counted().unwrap().count, store.position().unwrap(), store.kept_answers().count())
+        };
+        for length in 0..backup.len() {
+            assert!(fill(&backup[..length]).is_err(), "{length}");
+            assert!(!folder.database().exists() && !folder.part().exists(), "{length}");
+        }
+        let (other, more) = (String::from_utf8(backup.clone()).unwrap(), [&backup[..], &none].concat());
+        for (bytes, expected) in [
+            (none, "line 1: this is the backup of no replica"),
+            (more, "line 1: something follows the backup"),
+            (other.replacen("\"posts\"", "\"users\"", 1).into_bytes(), "line 1: no service has \"users\""),
+            (other.replacen("\"records\":2", "\"records\":3", 1).into_bytes(), "does not match"),
+        ] {
+            let error = fill(&bytes).unwrap_err().to_string();
+            assert!(error.contains(expected), "{expected:?} is not in {error}");
+        }
+        assert_eq!(fill(&backup).unwrap(), position);
+        assert_eq!(count(), (2, Some(position.clone()), 1));
+        // What is there stays until another is whole.
+        assert!(fill(&backup[..backup.len() - 1]).is_err());
+        assert_eq!(count(), (2, Some(position), 1));
+        let newer = back_up(&dir.path().join("later"), Some(&later));
+        assert_eq!(fill(&newer).unwrap(), later);
+        assert_eq!(count(), (2, Some(later), 1));
     }
 
     const POST: &str = r#"{"thread":1,"text":"é","user":1}"#;

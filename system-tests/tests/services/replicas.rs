@@ -282,6 +282,13 @@ fn the_key_of_posts_opens_no_other_stream_and_lets_it_only_add_to_its_own() {
         assert!(posts.create_stream(config("mine", "mine")).await.is_err());
         assert!(posts.create_stream(config("copy", "users.commands")).await.is_err());
         assert!(client.request("$JS.API.INFO", "".into()).await.is_err());
+        // Snapshots: it reads its own, and stores or removes none.
+        assert!(posts.get_object_store("snapshots-users").await.is_err());
+        let snapshots = posts.get_object_store("snapshots-posts").await.unwrap();
+        assert!(snapshots.put("9-0", &mut &b"mine"[..]).await.is_err());
+        let pieces = posts.get_stream("OBJ_snapshots-posts").await.unwrap();
+        assert!(pieces.purge().await.is_err());
+        assert!(posts.delete_object_store("snapshots-posts").await.is_err());
 
         assert_eq!((count_messages(&users, "users").await, count_messages(&posts, "posts").await), before);
         let quiet = Duration::from_millis(200);

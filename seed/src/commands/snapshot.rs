@@ -1,0 +1,167 @@
+//! `seed streams snapshot`: stores snapshots of running replicas at their broker, so that the streams can be shortened.
+//!
+//! A message is removed only when two snapshots have it, each read back from the broker whole just before.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use broker::{Server, StoredSnapshot};
+use record::model::Collection;
+use record::record_set::RecordSet;
+use record::words::agree;
+use serde::Serialize;
+use serde_json::json;
+use store::backup::{BackupError, Head, Section};
+
+use crate::commands::backup::{Origin, copy_section};
+use crate::commands::streams::connect;
+use crate::error::Error;
+use crate::identity::BUFFER;
+use crate::plan::Plan;
+use crate::progress::{Progress, Total};
+use crate::report::{Report, table};
+
+/// The number of snapshots that are kept of each collection.
+const KEPT: usize = 2;
+
+/// Where snapshots come from and go to.
+pub struct Storing<'s> {
+    /// The entrance, or replicas.
+    pub from: &'s [String],
+    /// The file with the secrets of write tokens, one a line.
+    pub secrets: &'s Path,
+    /// The broker's servers.
+    pub broker: &'s [Server],
+    /// The folder with the administrators' keys; `None` if the broker asks for none.
+    pub keys: Option<&'s Path>,
+}
+
+/// What became of a collection's stream.
+#[derive(Serialize)]
+struct Stored {
+    collection: String,
+    /// The message behind which the new snapshot was taken.
+    sequence: u64,
+    records: u64,
+    bytes: u64,
+    /// The number of messages that were removed, and of the first that is left.
+    removed: u64,
+    first: u64,
+}
+
+/// Stores a snapshot of each collection of `plan`, and removes from its stream what the older of two snapshots has.
+///
+/// # Errors
+/// A replica or the broker does not answer, or a backup is not whole or of another stream. Nothing is removed from that
+/// collection's stream then; those before it are done.
+pub fn store_all(plan: &Plan, storing: &Storing, progress: Progress) -> Result<Report, Error> {
+    let folder = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir()))?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::io(folder.path()))?;
+    let mut stored = Vec::new();
+    for collection in plan.iter() {
+        let path = folder.path().join(collection.name());
+        let stage = progress.stage("backing up", Total::Records(0));
+        let origin = Origin { urls: storing.from, data: Path::new(""), secrets: Some(storing.secrets), since: &[] };
+        copy_section(&origin, collection, &path)?;
+        let head = prove(File::open(&path).map_err(Error::io(&path))?, collection)
+            .map_err(|error| broken(collection, error.to_string()))?;
+        drop(stage);
+        let _stage = progress.stage("storing", Total::Unknown);
+        stored.push(runtime.block_on(store(collection, &head, &path, storing))?);
+        std::fs::remove_file(&path).map_err(Error::io(&path))?;
+    }
+    Ok(describe(&stored))
+}
+
+async fn store(collection: Collection, head: &Head, path: &Path, storing: &Storing<'_>) -> Result<Stored, Error> {
+    let name = collection.name();
+    let none =
+        "the service is no replica of a stream, or is apart from the others: a snapshot is taken of one that follows";
+    let position = head.position.as_ref().ok_or_else(|| broken(collection, none.to_owned()))?;
+    let broker = connect(storing.broker, storing.keys, collection).await?;
+    let stream = broker.state().await?;
+    if position.stream != stream.identity || position.sequence > stream.last {
+        let reason = format!("the replica follows another stream of {name} than the one at this broker");
+        return Err(broken(collection, reason));
+    }
+    let is_there = |snapshot: &&StoredSnapshot| snapshot.sequence == position.sequence;
+    let there = broker.list_snapshots(&stream.identity).await?.iter().filter(is_there).count();
+    // A stream that is full moves on only if two have the same messages.
+    if there < KEPT {
+        let file = tokio::fs::File::open(path).await.map_err(Error::io(path))?;
+        broker.store_snapshot(&stream.identity, position.sequence, there, file).await?;
+    }
+    let mut whole = Vec::new();
+    for snapshot in broker.list_snapshots(&stream.identity).await? {
+        if whole.len() == KEPT {
+            break;
+        }
+        let reader = broker.open_snapshot(&snapshot).await?;
+        let proven = tokio::task::spawn_blocking(move || prove(reader, collection)).await;
+        let is_of = |head: &Head| head.position.as_ref().is_some_and(|position| position.sequence == snapshot.sequence);
+        match proven.map_err(|panic| broken(collection, panic.to_string()))? {
+            Ok(head) if is_of(&head) => whole.push(snapshot),
+            Err(BackupError::Io(error)) if error.kind() == std::io::ErrorKind::TimedOut => {
+                return Err(broken(collection, format!("the broker does not send the snapshot: {error}")));
+            }
+            // It is removed below, since the new one replaces it.
+            _ if snapshot.sequence != position.sequence => {}
+            _ => return Err(broken(collection, "the new snapshot does not read back as it was stored".to_owned())),
+        }
+    }
+    let removed = match whole.get(KEPT - 1) {
+        Some(older) => broker.purge(older.sequence).await?,
+        None => 0,
+    };
+    broker.keep_snapshots(&whole).await?;
+    let stream = broker.state().await?;
+    Ok(Stored {
+        collection: name.to_owned(),
+        sequence: position.sequence,
+        records: head.records,
+        bytes: whole.first().map_or(0, |newest| newest.bytes),
+        removed,
+        first: stream.first,
+    })
+}
+
+/// Reads a whole backup to its end; returns its first line.
+fn prove(input: impl Read, collection: Collection) -> Result<Head, BackupError> {
+    let input = BufReader::with_capacity(BUFFER, input);
+    let mut section = Section::open(input, &[collection])?.ok_or(BackupError::Short)?;
+    let head = section.head().clone();
+    let mut set = RecordSet::default();
+    for record in section.by_ref() {
+        let record = record?;
+        set.add_record(record.id, record.id_from_position, &record.json);
+    }
+    // The broker judges the bytes at the last.
+    std::io::copy(&mut section.finish()?.1, &mut std::io::sink())?;
+    if head.since.is_some() || !head.is_of(&set) {
+        return Err(BackupError::Different { read: set.count, digest: set.to_string(), head: Box::new(head) });
+    }
+    Ok(head)
+}
+
+fn broken(collection: Collection, reason: String) -> Error {
+    Error::Backup { path: PathBuf::from(collection.name()).display().to_string(), reason }
+}
+
+fn describe(stored: &[Stored]) -> Report {
+    let mut rows =
+        vec![["collection", "behind message", "records", "bytes", "removed", "stream begins with"].map(String::from)];
+    for Stored { collection, sequence, records, bytes, removed, first } in stored {
+        let [sequence, records, bytes, removed, first] = [sequence, records, bytes, removed, first].map(u64::to_string);
+        rows.push([collection.clone(), sequence, records, bytes, removed, first]);
+    }
+    let removed: u64 = stored.iter().map(|stored| stored.removed).sum();
+    let text = format!(
+        "The snapshots are at the broker, and read back whole. {removed} {} that two of them have {} removed:\n\n{}",
+        agree(removed, "message", "messages"),
+        agree(removed, "was", "were"),
+        table(&rows)
+    );
+    Report::new(text, json!({ "outcome": "stored", "snapshots": stored }))
+}

@@ -1,0 +1,161 @@
+//! Snapshots of a collection's database, in the broker's object store: what they hold need not stay in the stream.
+//!
+//! A collection's snapshots lie in a bucket of its own account. Each is a backup of one replica, named by the number of the
+//! last message that the replica had applied. They outlive a stream that is made anew, so each notes whose it is.
+
+use std::io::{self, Read};
+use std::pin::pin;
+
+use async_nats::jetstream;
+use async_nats::jetstream::object_store::{self, Object, ObjectInfo, ObjectMetadata, ObjectStore};
+use async_nats::jetstream::stream::StorageType;
+use futures_util::TryStreamExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+
+use crate::{Broker, BrokerError, STALL, away};
+
+/// The key in an object's metadata of the identity of the stream that the snapshot was made of.
+const STREAM: &str = "stream";
+
+/// The bytes of a chunk, each of which is acknowledged.
+const CHUNK: usize = 128 << 10;
+
+/// A snapshot in the object store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredSnapshot {
+    /// The number of the last message that it has.
+    pub sequence: u64,
+    /// Its length in bytes.
+    pub bytes: u64,
+    name: String,
+}
+
+/// Returns the name of a collection's bucket, which has letters, digits, `-` and `_` alone.
+pub(crate) fn bucket_of(collection: &str) -> String {
+    format!("snapshots-{}", collection.replace('_', "__").replace('.', "_2E"))
+}
+
+impl Broker {
+    /// Lists the snapshots of the stream with this `identity`, the newest first.
+    ///
+    /// # Errors
+    /// [`BrokerError::NoStream`] if there is no bucket for them, or not for this user.
+    pub async fn list_snapshots(&self, identity: &str) -> Result<Vec<StoredSnapshot>, BrokerError> {
+        let objects: Vec<ObjectInfo> =
+            self.bucket().await?.list().await.map_err(away)?.try_collect().await.map_err(away)?;
+        let of_stream =
+            objects.into_iter().filter(|object| object.metadata.get(STREAM).is_some_and(|of| of == identity));
+        let snapshots = of_stream.filter_map(|ObjectInfo { name, size, .. }| {
+            let (sequence, _) = name.split_once('-')?;
+            Some(StoredSnapshot { sequence: sequence.parse().ok()?, bytes: size as u64, name })
+        });
+        let mut snapshots: Vec<StoredSnapshot> = snapshots.collect();
+        snapshots.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.sequence));
+        Ok(snapshots)
+    }
+
+    /// Opens a snapshot. Its bytes are read in a thread that may block, and not in the runtime's only one.
+    pub async fn open_snapshot(&self, snapshot: &StoredSnapshot) -> Result<SnapshotReader, BrokerError> {
+        let object = self.bucket().await?.get(&snapshot.name).await.map_err(away)?;
+        Ok(SnapshotReader { object, runtime: Handle::current() })
+    }
+
+    /// Stores `bytes` as a snapshot behind message `sequence` of the stream with this `identity`, beside `before` others
+    /// there. Needs the key of an administrator. An interrupted one is none.
+    pub async fn store_snapshot(
+        &self,
+        identity: &str,
+        sequence: u64,
+        before: usize,
+        bytes: impl AsyncRead,
+    ) -> Result<(), BrokerError> {
+        let about = ObjectMetadata {
+            // With as many digits as the highest, so that the names' order is that of the numbers.
+            name: format!("{sequence:020}-{before}"),
+            chunk_size: Some(CHUNK),
+            metadata: [(STREAM.to_owned(), identity.to_owned())].into(),
+            ..ObjectMetadata::default()
+        };
+        self.bucket().await?.put(about, &mut pin!(bytes)).await.map(drop).map_err(away)
+    }
+
+    /// Removes all snapshots but `kept`, and what is left of those that were not stored to their end. Needs the key of an
+    /// administrator.
+    pub async fn keep_snapshots(&self, kept: &[StoredSnapshot]) -> Result<(), BrokerError> {
+        let bucket = self.bucket().await?;
+        let objects: Vec<ObjectInfo> = bucket.list().await.map_err(away)?.try_collect().await.map_err(away)?;
+        let (kept, gone): (Vec<_>, Vec<_>) =
+            objects.into_iter().partition(|object| kept.iter().any(|kept| kept.name == object.name));
+        for object in gone {
+            bucket.delete(&object.name).await.map_err(away)?;
+        }
+        let pieces = format!("$O.{}.C.", self.bucket);
+        let stream = self.context.get_stream(format!("OBJ_{}", self.bucket)).await.map_err(away)?;
+        let mut subjects = stream.info_with_subjects(format!("{pieces}>")).await.map_err(away)?;
+        while let Some((subject, _count)) = subjects.try_next().await.map_err(away)? {
+            if !kept.iter().any(|object| subject.strip_prefix(&*pieces) == Some(&*object.nuid)) {
+                stream.purge().filter(subject).await.map_err(away)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the messages before number `sequence` from the stream. Needs the key of an administrator. Returns how many
+    /// there were.
+    pub async fn purge(&self, sequence: u64) -> Result<u64, BrokerError> {
+        let stream = self.context.get_stream(&self.stream).await.map_err(|error| self.no_stream(&error))?;
+        Ok(stream.purge().sequence(sequence).await.map_err(away)?.purged)
+    }
+
+    /// Makes the bucket, unless it is there, on `replicas` of the broker's servers.
+    pub(crate) async fn create_bucket(&self, replicas: usize) -> Result<(), BrokerError> {
+        match self.bucket().await {
+            Err(BrokerError::NoStream(_)) => {}
+            found => return found.map(drop),
+        }
+        let config = object_store::Config {
+            bucket: self.bucket.clone(),
+            storage: StorageType::File,
+            num_replicas: replicas,
+            ..object_store::Config::default()
+        };
+        self.context.create_object_store(config).await.map(drop).map_err(away)
+    }
+
+    async fn bucket(&self) -> Result<ObjectStore, BrokerError> {
+        self.context.get_object_store(&self.bucket).await.map_err(|error| {
+            let stream = std::error::Error::source(&error).and_then(|source| source.downcast_ref());
+            stream.map_or_else(|| away(&error), |error: &jetstream::context::GetStreamError| self.no_stream(error))
+        })
+    }
+}
+
+/// A reader of a snapshot's bytes. It waits for the broker, but not forever, and its last read fails if the bytes are not
+/// those that were stored.
+pub struct SnapshotReader {
+    object: Object,
+    runtime: Handle,
+}
+
+impl Read for SnapshotReader {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let Self { object, runtime } = self;
+        let read = runtime.block_on(async { timeout(STALL, object.read(bytes)).await });
+        read.unwrap_or_else(|elapsed| Err(io::Error::new(io::ErrorKind::TimedOut, elapsed)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_collections_have_the_same_bucket() {
+        let names = ["a.b", "a_b", "a__b", "a_.b", "a._b", "a_2Eb", "a__2Eb"];
+        let buckets: std::collections::BTreeSet<String> = names.iter().map(|name| bucket_of(name)).collect();
+        assert_eq!(buckets.len(), names.len(), "{buckets:?}");
+        assert_eq!(bucket_of("posts"), "snapshots-posts");
+    }
+}
