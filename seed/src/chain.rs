@@ -253,6 +253,7 @@ impl Chain {
                     position
                         .ok_or_else(|| broken(self.paths.last().expect("a chain has a backup"), none.to_owned()))?,
                 )?;
+                store.put_ruled(declared.declaration())?;
             }
             store.sync()?;
             Ok(head)

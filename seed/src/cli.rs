@@ -286,6 +286,18 @@ enum StreamsCommand {
         #[command(flatten)]
         plan: PlanFolder,
     },
+    /// Changes the streams over to the declarations of a plan, once all replicas run in the version that has them: from
+    /// then on they are what commands are decided by. Replicas end, one after the other, to be started again
+    Switch {
+        /// Asks this server of the broker, such as nats://127.0.0.1:4222. Several are separated by commas
+        #[arg(long, value_name = "URL", required = true, value_delimiter = ',')]
+        broker: Vec<broker::Server>,
+        /// Finds the keys that `seed streams keys` has made in FOLDER. Without it, connects without a key
+        #[arg(long, value_name = "FOLDER")]
+        keys: Option<PathBuf>,
+        #[command(flatten)]
+        plan: PlanFolder,
+    },
     /// Lets the databases of stopped services forget their streams, so that the services take writes alone again
     Leave {
         #[command(flatten)]
@@ -471,6 +483,7 @@ fn do_command(command: Option<Command>, split: Split, progress: Progress) -> Res
                     snapshot::Storing { from: &from, secrets: &secrets, broker: &broker, keys: keys.as_deref() };
                 snapshot::store_all(&plan.read()?, &storing, progress)
             }
+            StreamsCommand::Switch { broker, keys, plan } => streams::switch(&plan.read()?, &broker, keys.as_deref()),
             StreamsCommand::Leave { data } => streams::leave(&data.dir),
         },
         Some(Command::Plan { command: None, proposing: Some(Proposing { from, as_node, output }) }) => {

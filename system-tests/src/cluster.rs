@@ -258,6 +258,18 @@ impl Cluster {
         urls.join(",")
     }
 
+    /// Writes a plan with this declaration; returns its folder's name.
+    pub fn write_plan(&self, name: &str, declaration: &str) -> PathBuf {
+        declare(&self.path(name), &[("notes", declaration)]);
+        self.path(name)
+    }
+
+    /// Lets the stream be decided by the declaration of `plan`.
+    pub fn switch(&self, plan: &Path) {
+        let [plan, keys] = [plan, &self.path("keys")].map(|path| path.display().to_string());
+        run(&["streams", "switch", "--plan", &plan, "--broker", &self.broker(), "--keys", &keys]);
+    }
+
     /// Stores a snapshot of a replica at the broker; returns what `seed` says.
     pub fn store_snapshot(&self, replica: usize) -> Output {
         let [plan, keys, secrets] = ["plan", "keys", "secrets"].map(|name| self.path(name).display().to_string());

@@ -827,6 +827,143 @@ fn a_full_stream_takes_writes_again_when_two_snapshots_have_what_is_in_it() {
     assert!(read_all(&cluster, 2, answered + 3).1.starts_with(list.strip_suffix(']').unwrap()));
 }
 
+#[test]
+fn replicas_of_two_declarations_agree_while_they_are_updated_one_by_one_and_change_over_together() {
+    let Some(mut cluster) = Cluster::start(r#"[{"id":1,"text":"a"}]"#) else { return };
+    let old = fs::read_to_string(cluster.declaration(0)).unwrap();
+    // Shorter texts, which may be there only once.
+    let index = r#"[{"number":2,"field":"text","route":"by-text","answers":"one","unique":true},"#;
+    let new = old.replace("4096", "20").replace("\"indexes\": [", &format!("\"indexes\": {index}"));
+    let plan = cluster.write_plan("new", &new);
+    assert_eq!(post(&cluster, 0, "first"), 201);
+    let (addresses, end) = ((0..COUNT).map(|nth| cluster.address(nth)).collect::<Vec<_>>(), AtomicBool::new(false));
+    let answered = Mutex::new(Vec::new());
+    let long = "x".repeat(4000);
+    thread::scope(|scope| {
+        let _ended = EndOnPanic(&end);
+        for client in 0..2 {
+            let (addresses, end, answered) = (&addresses, &end, &answered);
+            scope.spawn(move || {
+                for number in 0.. {
+                    let text = format!("{client} {number}");
+                    let body = format!(r#"{{"text":"{text}"}}"#);
+                    // Until it is answered, at any replica: a write that was refused for the change has no effect.
+                    for attempt in 0.. {
+                        if end.load(Ordering::Relaxed) {
+                            return;
+                        }
+                        let client = Client::with_secret(addresses[(number + attempt) % COUNT], SECRET);
+                        let sent = client.try_send("POST", "/api/notes", &[("idempotency-key", &text)], &body);
+                        if sent.is_some_and(|answer| answer.status == 201) {
+                            lock(answered).push(text);
+                            break;
+                        }
+                        thread::sleep(Duration::from_millis(20));
+                    }
+                }
+            });
+        }
+        for replica in 0..COUNT {
+            let before = lock(&answered).len();
+            cluster.stop_replica(replica);
+            fs::write(cluster.declaration(replica), &new).unwrap();
+            cluster.start_replica(replica);
+            cluster.await_ready(replica);
+            // By the declaration of the others.
+            let ready = get(cluster.address(replica), "/ready");
+            assert_eq!(post(&cluster, replica, &long), 201, "{ready:?}");
+            assert_eq!(post(&cluster, replica, &long), 201);
+            assert_eq!(get(cluster.address(replica), "/api/notes/by-text/first").0, 404);
+            assert!(cluster.log(replica).contains("is decided by another declaration of notes"));
+            wait_for("writes beside it", || lock(&answered).len() > before + 10);
+        }
+        // One is not updated after all; and of a text there may be one alone from now on.
+        cluster.stop_replica(2);
+        fs::write(cluster.declaration(2), &old).unwrap();
+        cluster.start_replica(2);
+        cluster.await_ready(2);
+        let list: Vec<Value> = serde_json::from_str(&get(cluster.address(0), "/api/notes").2).unwrap();
+        let client = Client::with_secret(cluster.address(0), SECRET);
+        for id in list.iter().filter(|note| note["text"] == *long).map(|note| note["id"].to_string()) {
+            assert_eq!(
+                client.send("PATCH", &format!("/api/notes/{id}"), &[], &format!(r#"{{"text":"was {id}"}}"#)).status,
+                200
+            );
+        }
+        cluster.switch(&plan);
+        for replica in [0, 1] {
+            let log = cluster.await_end(replica);
+            assert!(log.contains("its stream has changed over to this declaration; restart the service"), "{log}");
+        }
+        for replica in [0, 1] {
+            cluster.start_replica(replica);
+            cluster.await_ready(replica);
+        }
+        let before = lock(&answered).len();
+        wait_for("writes after the change", || lock(&answered).len() > before + 10);
+        await_apart(
+            &cluster,
+            2,
+            "is of a replica with another declaration of notes: start this one with that declaration",
+        );
+        cluster.stop_replica(2);
+        fs::write(cluster.declaration(2), &new).unwrap();
+        cluster.start_replica(2);
+        cluster.await_ready(2);
+        end.store(true, Ordering::Relaxed);
+    });
+    for replica in 0..COUNT {
+        assert_eq!(post(&cluster, replica, &long), 422, "too long now");
+        assert_eq!(post(&cluster, replica, "first"), 409, "there already");
+    }
+    let last = Client::with_secret(cluster.address(0), SECRET).send("POST", "/api/notes", &[], r#"{"text":"last"}"#);
+    assert_eq!(last.status, 201);
+    wait_for("all to have the last", || {
+        (0..COUNT).all(|nth| get(cluster.address(nth), "/api/notes/by-text/last").0 == 200)
+    });
+    let lists: Vec<_> = (0..COUNT).map(|nth| get(cluster.address(nth), "/api/notes").2).collect();
+    assert!(lists.iter().all(|list| *list == lists[0]), "the replicas have other records");
+    let records: Vec<Value> = serde_json::from_str(&lists[0]).unwrap();
+    for text in lock(&answered).iter() {
+        assert_eq!(records.iter().filter(|record| record["text"] == **text).count(), 1, "{text}");
+    }
+    for nth in 0..COUNT {
+        assert_eq!(Client::with_secret(cluster.address(nth), SECRET).send("POST", "/scrub", &[], "").status, 200);
+    }
+}
+
+#[test]
+fn a_change_that_the_records_contradict_can_be_taken_back() {
+    let Some(mut cluster) = Cluster::start(r#"[{"id":1,"text":"a"},{"id":2,"text":"a"}]"#) else { return };
+    let old = fs::read_to_string(cluster.declaration(0)).unwrap();
+    let index = r#"[{"number":2,"field":"text","route":"by-text","answers":"one","unique":true},"#;
+    let new = old.replace("\"indexes\": [", &format!("\"indexes\": {index}"));
+    let plans = [cluster.write_plan("new", &new), cluster.write_plan("old", &old)];
+    assert_eq!(post(&cluster, 0, "before"), 201);
+    for replica in 0..COUNT {
+        cluster.stop_replica(replica);
+        fs::write(cluster.declaration(replica), &new).unwrap();
+        cluster.start_replica(replica);
+        cluster.await_ready(replica);
+    }
+    cluster.switch(&plans[0]);
+    for replica in 0..COUNT {
+        cluster.await_end(replica);
+        cluster.start_replica(replica);
+        let log = cluster.await_end(replica);
+        assert!(log.contains("by-text") && log.contains("unique"), "{log}");
+    }
+    cluster.switch(&plans[1]);
+    for replica in 0..COUNT {
+        fs::write(cluster.declaration(replica), &old).unwrap();
+        cluster.start_replica(replica);
+    }
+    for replica in 0..COUNT {
+        cluster.await_ready(replica);
+        wait_for("writes", || post(&cluster, replica, "after") == 201);
+    }
+}
+
 /// The brokers lose all they have, and replicas begin a new stream with what one of them has: the steps of
 /// docs/replicas.md.
 #[test]

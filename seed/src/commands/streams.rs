@@ -2,10 +2,10 @@
 
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use broker::{Begin, Broker, BrokerError, Keys, Server, render_accounts};
+use broker::{Begin, Broker, BrokerError, Keys, Rules, Server, render_accounts};
 use record::model::Collection;
 use serde_json::json;
 use store::{Folder, OnDamage, Purpose, Store};
@@ -155,6 +155,27 @@ async fn create_all(
         made.push((collection, state, is_new));
     }
     Ok(made)
+}
+
+/// Lets the commands in the stream of each collection of `plan` be decided by its declaration there from now on.
+///
+/// # Errors
+/// The broker refuses. Streams that were changed over before stay so.
+pub fn switch(plan: &Plan, broker: &[Server], keys: Option<&Path>) -> Result<Report, Error> {
+    let io = |error| Error::Io { path: PathBuf::from("the runtime"), source: error };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(io)?;
+    let (mut text, mut switched) = (String::new(), Vec::new());
+    for collection in plan.iter() {
+        let declaration = serde_json::to_vec(collection.declaration()).expect("a declaration can be written as JSON");
+        let sequence = runtime.block_on(async {
+            Ok::<_, Error>(connect(broker, keys, collection).await?.switch(Rules::of(&declaration)).await?)
+        })?;
+        let name = collection.name();
+        text += &format!("From message {sequence} on, the stream of {name} is decided by the plan's declaration.\n");
+        switched.push(json!({ "collection": name, "sequence": sequence }));
+    }
+    text += "Replicas that have it end within two seconds, and are to be started again; others take no writes.\n";
+    Ok(Report::new(text, json!({ "outcome": "switched", "streams": switched })))
 }
 
 /// Lets the databases of the split in `data`, whose services are stopped, forget their streams.

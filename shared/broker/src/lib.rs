@@ -13,7 +13,7 @@ mod snapshots;
 use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::connection::State;
 use async_nats::jetstream::ErrorCode;
@@ -28,7 +28,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 
 pub use crate::accounts::{Keys, render_accounts};
-pub use crate::message::{Begin, Commands, Message, Rules, StateBehind};
+pub use crate::message::{Begin, Commands, Message, RULES, Rules, StateBehind};
 pub use crate::snapshots::{SnapshotReader, StoredSnapshot};
 
 /// The time that a request to the broker may take.
@@ -220,6 +220,12 @@ impl Broker {
         };
         let published = self.context.send_publish(subject(&self.stream), message).await.map_err(told)?;
         Ok(published.await.map_err(told)?.sequence)
+    }
+
+    /// Lets the commands behind be decided by `rules`. Needs the key of an administrator. Returns the message's number.
+    pub async fn switch(&self, rules: Rules) -> Result<u64, BrokerError> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
+        self.publish(&format!("switch-{now}"), Message::Switch(rules).encode().into()).await
     }
 
     /// Returns the messages from number `from` on, without an end. An error is followed by nothing: follow again.

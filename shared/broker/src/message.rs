@@ -9,6 +9,11 @@
 //! decoded is nobody's message, and has no effect on any replica.
 
 use bincode::{Decode, Encode};
+use sha2::{Digest, Sha256};
+
+/// The version of the rules by which a service decides commands, limits and messages of refusals included. Count it up
+/// with each change of an outcome: replicas with other rules must not decide the same stream.
+pub const RULES: u32 = 1;
 
 /// The first byte of each message.
 const VERSION: u8 = 1;
@@ -22,6 +27,8 @@ pub enum Message {
     Commands(Commands),
     /// What a replica's records amount to.
     State(StateBehind),
+    /// From here on, commands are decided by these rules.
+    Switch(Rules),
 }
 
 /// The state of a database before the stream's first command.
@@ -68,6 +75,14 @@ pub struct Rules {
     pub declaration: u64,
 }
 
+impl Rules {
+    /// Returns the rules of this program for the declaration with this text.
+    pub fn of(declaration: &[u8]) -> Self {
+        let digest = Sha256::digest(declaration);
+        Self { program: RULES, declaration: digest.first_chunk().map_or(0, |first| u64::from_be_bytes(*first)) }
+    }
+}
+
 impl Message {
     /// Encodes the message.
     pub fn encode(&self) -> Vec<u8> {
@@ -105,6 +120,9 @@ mod tests {
         assert_eq!(Message::Commands(commands).encode(), b"\x01\x01\x04\x05\x06\x01\xfb\x2c\x01\x01\x02\x07\x08");
         let behind = StateBehind { publisher: 4, sequence: 9, state: "1".into() };
         assert_eq!(Message::State(behind).encode(), b"\x01\x02\x04\x09\x011");
+        assert_eq!(Message::Switch(rules).encode(), b"\x01\x03\x01\xfb\x2c\x01");
+        // The beginning of a digest computed by another program.
+        assert_eq!(Rules::of(b"m"), Rules { program: RULES, declaration: 0x62c6_6a7a_5dd7_0c31 });
     }
 
     #[test]
@@ -120,7 +138,7 @@ mod tests {
         let newer = [b"\x02", &bytes[1..]].concat();
         assert_eq!((Message::decode(&newer), Message::is_newer(&newer)), (None, true), "another version");
         assert!(!Message::is_newer(&bytes) && !Message::is_newer(b""));
-        assert_eq!(Message::decode(b"\x01\x03"), None, "another message");
+        assert_eq!(Message::decode(b"\x01\x04"), None, "another message");
         assert_eq!(Message::decode(b"\x01\x01\x04\x05\x06\x01\x07\xfd\xff\xff\xff\xff\xff\xff\xff\xff"), None);
     }
 }

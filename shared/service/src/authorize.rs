@@ -20,7 +20,7 @@ const IN_LOGS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 /// Those who may write to one service.
 #[derive(Debug)]
 pub struct Writers {
-    collection: Collection,
+    collection: RwLock<Collection>,
     /// `None` if the service is read-only.
     accepted: Option<RwLock<Arc<Accepted>>>,
 }
@@ -47,14 +47,20 @@ pub fn read_tokens(path: &Path) -> Result<TokenFile, TokenFileError> {
 impl Writers {
     /// Returns nobody: the service is read-only.
     pub fn none(collection: Collection) -> Self {
-        Self { collection, accepted: None }
+        Self { collection: RwLock::new(collection), accepted: None }
     }
 
     /// Returns those with one of the `tokens`, and the users with a JSON Web Token by one of the keys that is meant so.
     pub fn new(collection: Collection, tokens: TokenFile, jwt: Option<(Keys, Meant)>) -> Self {
         let (keys, meant) = jwt.unzip();
         let (keys, meant) = (Arc::new(keys.unwrap_or_default()), meant.map(Arc::new));
-        Self { collection, accepted: Some(RwLock::new(Arc::new(Accepted { tokens: Arc::new(tokens), keys, meant }))) }
+        let accepted = Accepted { tokens: Arc::new(tokens), keys, meant };
+        Self { collection: RwLock::new(collection), accepted: Some(RwLock::new(Arc::new(accepted))) }
+    }
+
+    /// Lets what they may write follow another declaration of the collection.
+    pub fn redeclare(&self, collection: Collection) {
+        *self.collection.write().unwrap_or_else(PoisonError::into_inner) = collection;
     }
 
     /// Replaces the tokens in force with those of `file`, from the next request on. A file without tokens revokes all,
@@ -93,7 +99,7 @@ impl Writers {
     /// # Errors
     /// The service is read-only, or there is not exactly one such header with a token that may write.
     pub fn authorize(&self, headers: &HeaderMap) -> Result<Writer, Problem> {
-        let collection = self.collection;
+        let collection = *self.collection.read().unwrap_or_else(PoisonError::into_inner);
         let by = self.now().ok_or(Problem::ReadOnly(collection))?;
         let refuse = |unknown| Problem::Unauthorized { realm: collection, unknown };
         // With two headers, a proxy in front may have checked the other one.

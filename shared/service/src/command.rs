@@ -29,10 +29,6 @@ use crate::reply::{self, Answer, LINES};
 /// The most bytes of an answer's line beside id and location: names, signs, a revision and a checksum.
 const ANSWER_LINE: usize = 72;
 
-/// The version of the rules by which commands are decided, limits and messages of refusals included. Count it up with each change of an
-/// outcome: replicas with other rules must not decide the same stream.
-pub(crate) const RULES: u32 = 1;
-
 /// A write.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Command {

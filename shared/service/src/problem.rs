@@ -125,6 +125,8 @@ pub enum Problem {
     ScrubBusy,
     /// The broker of a replicated service takes no writes now. Nothing was written.
     BrokerAway,
+    /// The replicas change over to another declaration. Nothing was written.
+    ChangingOver,
     /// It is not known whether a write got into the stream of a replicated service.
     FateUnknown,
     /// The request's `Read-After` is not a message's number.
@@ -231,6 +233,7 @@ kinds! {
     Problem::BackupsBusy => "backups-busy", SERVICE_UNAVAILABLE, "Try again when another backup is done.";
     Problem::ScrubBusy => "scrub-busy", SERVICE_UNAVAILABLE, "Wait for the scrub that is under way.";
     Problem::BrokerAway => "broker-away", SERVICE_UNAVAILABLE, "Nothing was written. Try again after `Retry-After`; reads go on.";
+    Problem::ChangingOver => "changing-over", SERVICE_UNAVAILABLE, "Nothing was written. Try again after `Retry-After`; reads go on.";
     Problem::FateUnknown => "fate-unknown", GATEWAY_TIMEOUT, "Read whether the write has succeeded, or repeat a POST with its `Idempotency-Key`.";
     Problem::NotASequence => "not-a-sequence", BAD_REQUEST, "Send the number that a write's answer had as `Sequence`.";
     Problem::Behind => "behind", SERVICE_UNAVAILABLE, "Try again after `Retry-After`: another replica may have it.";
@@ -458,6 +461,9 @@ impl Problem {
             Problem::BackupsBusy => "Too many backups are being read; try again later.",
             Problem::ScrubBusy => "A scrub is under way; the log will show its result.",
             Problem::BrokerAway => "The service cannot write now, since its broker takes nothing; reads go on.",
+            Problem::ChangingOver => {
+                "The service changes over to another version and takes no writes for a moment; reads go on."
+            }
             Problem::FateUnknown => {
                 "The broker did not answer in time. The write may have succeeded, or still succeed for a moment."
             }

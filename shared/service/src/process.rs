@@ -32,7 +32,7 @@ use crate::jwt::Keys;
 use crate::logging::{log_panics, start_log};
 use crate::operate::Operator;
 use crate::reloader::{self, Reloaded, Reloader};
-use crate::replica::Replica;
+use crate::replica::{Replica, find_ruled};
 use crate::routes::{Own, routes};
 use crate::state::State;
 use crate::workers::Workers;
@@ -209,8 +209,8 @@ impl Outside {
             _ => slice,
         };
         let opening = {
-            let (folder, on_damage) = (Arc::clone(&folder), config.on_damage());
-            tokio::task::spawn_blocking(move || open(&folder, collection, slice, on_damage))
+            let (folder, on_damage, is_replica) = (Arc::clone(&folder), config.on_damage(), link.is_some());
+            tokio::task::spawn_blocking(move || open(&folder, collection, slice, on_damage, is_replica))
         };
         let redeclaration = tokio::select! {
             opened = opening => opened??,
@@ -218,6 +218,7 @@ impl Outside {
             () = signals.next() => return Ok(()),
         };
         let store = redeclaration.store().clone();
+        writers.redeclare(store.collection());
         if copied.is_some() {
             store.set_read_only();
         }
@@ -228,14 +229,14 @@ impl Outside {
         let health = Health::default();
         // First: a replica follows its stream only with whole indexes.
         let mut making = Making::start(redeclaration, &health);
-        let replica = start_replica(config, link, &store, &commit, &health)?;
+        let replica = start_replica(config, link, collection, &store, &commit, &health)?;
         let state = State { store, commit, writers, replica, operator, health };
         let scrubs = tokio::spawn(scrub_regularly(state.operator.clone(), config.scrub_every));
         let end = async {
             tokio::select! {
                 () = wait_for_end(&mut signals, &state.health, config.drain) => End::Told,
                 () = state.commit.until_a_restart_helps() => End::Restart,
-                () = until_outrun(state.replica.as_ref()) => End::Outrun,
+                end = until_replica_ends(state.replica.as_ref()) => end,
                 error = making.open_counter(counter.as_ref(), &state) => End::Failed(error),
             }
         };
@@ -258,11 +259,16 @@ impl Outside {
             replica.end().await;
             broker = matches!(end, End::Outrun).then(|| replica.broker().clone());
         }
+        let changes_over = matches!(end, End::ChangedOver);
         let store = state.store.clone();
         drop(state);
         close(store, &folder, end).await?;
         match broker {
             Some(broker) => begin_again(&broker, &folder, collection, signals).await,
+            None if changes_over => {
+                let path = folder.path().display();
+                Err(format!("{path}: its stream has changed over to this declaration; restart the service").into())
+            }
             None => Ok(()),
         }
     }
@@ -276,6 +282,8 @@ enum End {
     Restart,
     /// Only a snapshot helps this replica on.
     Outrun,
+    /// The stream has changed over to this program's declaration.
+    ChangedOver,
     /// It cannot serve its database.
     Failed(Box<dyn Error>),
 }
@@ -332,7 +340,7 @@ async fn close(store: Store, folder: &Folder, end: End) -> Result<(), Box<dyn Er
             )
             .into())
         }
-        End::Told | End::Outrun => {
+        End::Told | End::Outrun | End::ChangedOver => {
             let store = store.clone();
             let synced = tokio::task::spawn_blocking(move || store.sync());
             match timeout(SYNC_TIMEOUT, synced).await {
@@ -384,12 +392,13 @@ async fn connect(
 fn start_replica(
     config: &Config,
     link: Option<(Broker, u64)>,
+    own: Collection,
     store: &Store,
     commit: &Commit,
     health: &Health,
 ) -> Result<Option<Replica>, Box<dyn Error>> {
     match (link, store.position()?) {
-        (Some((broker, number)), _) => Ok(Some(Replica::start(broker, store, commit, health, number)?)),
+        (Some((broker, number)), _) => Ok(Some(Replica::start(broker, own, store, commit, health, number)?)),
         (None, Some(position)) if config.write_token_file.is_some() || config.jwt_keys.is_some() => Err(format!(
             "{}: this database is a replica of the stream {} up to message {}: start it with --broker, or read-only; `seed streams leave` makes it a database of its own",
             store.path().display(),
@@ -401,11 +410,12 @@ fn start_replica(
     }
 }
 
-/// Returns when only a snapshot helps the replica on.
-async fn until_outrun(replica: Option<&Replica>) {
-    match replica {
-        Some(replica) => replica.until_outrun().await,
-        None => std::future::pending().await,
+/// Returns when the replica can go on only after a new start, and why.
+async fn until_replica_ends(replica: Option<&Replica>) -> End {
+    let Some(replica) = replica else { return std::future::pending().await };
+    tokio::select! {
+        () = replica.until_outrun() => End::Outrun,
+        () = replica.until_changed_over() => End::ChangedOver,
     }
 }
 
@@ -525,6 +535,7 @@ fn open(
     collection: Collection,
     slice: Option<Slice>,
     on_damage: OnDamage,
+    is_replica: bool,
 ) -> Result<Redeclaration, FillError> {
     folder.remove_part()?;
     if let Some(slice) = slice {
@@ -532,7 +543,18 @@ fn open(
         let records = slice.fill(folder, collection)?;
         log::info!("filled with {records} {}", agree(records, "record", "records"));
     }
-    let redeclaration = folder.open(collection, Purpose::Serving, on_damage)?.redeclare()?;
+    let mut store = folder.open(collection, Purpose::Serving, on_damage)?;
+    if is_replica && let Some(ruled) = find_ruled(&store)? {
+        drop(store);
+        log::warn!(
+            "{}: its stream is decided by another declaration of {}, so this is served by that until `seed streams switch` \
+             changes over",
+            folder.path().display(),
+            collection.name()
+        );
+        store = folder.open(ruled, Purpose::Serving, on_damage)?;
+    }
+    let redeclaration = store.redeclare()?;
     if redeclaration.is_current() || redeclaration.store().counted()?.count > AT_ONCE {
         return Ok(redeclaration);
     }

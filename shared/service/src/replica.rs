@@ -28,7 +28,6 @@ use broker::{
 };
 use futures_util::StreamExt;
 use record::model::Collection;
-use sha2::{Digest, Sha256};
 use store::{Agreed, Commit, CommitError, Decide, Position, Store, StoreError};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -36,7 +35,7 @@ use tokio::time::{Instant, sleep, timeout};
 use warp::http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::agreement::{Agreement, EVERY};
-use crate::command::{Command, RULES};
+use crate::command::Command;
 use crate::health::Health;
 use crate::problem::Problem;
 use crate::reply::Answer;
@@ -67,6 +66,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// The time for which a stream may seem shorter than it was, while its servers choose a leader.
 const SHORTER: Duration = Duration::from_secs(30);
+
+/// The time within which the replicas end one after the other, to be started again by other rules.
+const CHANGE_OVER: Duration = Duration::from_secs(2);
 
 /// The most messages that a replica may lack and be ready.
 const NEAR: u64 = 64;
@@ -110,6 +112,12 @@ struct Link {
     trouble: Mutex<Option<String>>,
     /// Told when only a snapshot helps, and there is one.
     is_outrun: Notify,
+    /// Told when the stream has changed over to this program's declaration.
+    is_changed_over: Notify,
+    /// Whether the stream is decided by other rules than this replica's, so that nothing that it publishes counts.
+    is_changing: AtomicBool,
+    /// Whether this replica follows by another declaration than its program's.
+    is_waiting: bool,
 }
 
 /// What a replica does.
@@ -147,6 +155,9 @@ enum FollowError {
     /// The stream no longer has what it lacks, but a snapshot does.
     #[error("{0}")]
     Outrun(String),
+    /// From here on, commands are decided by this program's own declaration.
+    #[error("the stream changes over to this program's declaration")]
+    ChangesOver,
 }
 
 fn stop<T>(why: impl Display) -> Result<T, FollowError> {
@@ -154,15 +165,19 @@ fn stop<T>(why: impl Display) -> Result<T, FollowError> {
 }
 
 impl Replica {
-    /// Starts to follow the stream of `store`'s collection, and to publish what is submitted.
+    /// Starts to follow the stream of `store`'s collection, and to publish what is submitted. `own` is the program's
+    /// declaration, which may be newer than the one that the stream is decided by.
     pub fn start(
         broker: Broker,
+        own: Collection,
         store: &Store,
         commit: &Commit,
         health: &Health,
         publisher: u64,
     ) -> Result<Self, StoreError> {
         let position = store.position()?;
+        let (rules, own) = (rules_of(store.collection()), rules_of(own));
+        let current = position.as_ref().and_then(|position| position.rules);
         let stage = store.apart()?.map_or(Stage::CatchingUp, Stage::Stopped);
         let (queue, submitted) = mpsc::channel(COMMANDS);
         let link = Arc::new(Link {
@@ -180,6 +195,9 @@ impl Replica {
             issued: AtomicU64::new(0),
             trouble: Mutex::default(),
             is_outrun: Notify::new(),
+            is_changed_over: Notify::new(),
+            is_changing: AtomicBool::new(current.is_some_and(|current| current != pair(rules))),
+            is_waiting: rules != own,
         });
         let follower = Follower {
             link: Arc::clone(&link),
@@ -187,14 +205,12 @@ impl Replica {
             commit: commit.clone(),
             health: health.clone(),
             collection: store.collection(),
-            rules: rules_of(store.collection()),
+            rules,
+            own,
             position,
             agreement: Agreement::default(),
         };
-        let tasks = [
-            tokio::spawn(follower.follow()),
-            tokio::spawn(publish_all(Arc::clone(&link), submitted, rules_of(store.collection()))),
-        ];
+        let tasks = [tokio::spawn(follower.follow()), tokio::spawn(publish_all(Arc::clone(&link), submitted, rules))];
         Ok(Self { link, tasks: Arc::new(tasks) })
     }
 
@@ -216,6 +232,9 @@ impl Replica {
         }
         if let Some(obstacle) = self.find_obstacle() {
             return Err(obstacle);
+        }
+        if link.is_changing.load(Ordering::Relaxed) {
+            return Err(Problem::ChangingOver);
         }
         if !self.reaches_broker() {
             return Err(Problem::BrokerAway);
@@ -245,6 +264,13 @@ impl Replica {
         self.link.is_outrun.notified().await;
     }
 
+    /// Returns when the stream has changed over to this program's declaration, which a new start serves.
+    pub async fn until_changed_over(&self) {
+        self.link.is_changed_over.notified().await;
+        // Not all replicas at once: reads go on.
+        sleep(Duration::from_millis(self.link.publisher % CHANGE_OVER.as_millis() as u64)).await;
+    }
+
     /// Returns the connection to the broker.
     pub fn broker(&self) -> &Broker {
         &self.link.broker
@@ -254,9 +280,15 @@ impl Replica {
     pub(crate) fn find_remark(&self) -> Option<String> {
         match &*self.link.stage() {
             Stage::Stopped(why) => Some(format!("apart from its stream: {why}")),
+            _ if self.link.is_changing.load(Ordering::Relaxed) => {
+                Some("its stream is decided by another declaration: no writes".to_owned())
+            }
             _ if self.link.broker.is_refused() => Some("the broker does not know its key: no writes".to_owned()),
             _ if !self.reaches_broker() => Some("the broker is away: no writes".to_owned()),
             Stage::CatchingUp => self.link.trouble().as_ref().map(|trouble| format!("does not follow: {trouble}")),
+            Stage::Following if self.link.is_waiting => {
+                Some("serves by the declaration of its stream until that changes over".to_owned())
+            }
             Stage::Following => None,
         }
     }
@@ -313,9 +345,32 @@ fn read_sequence(value: &HeaderValue) -> Option<u64> {
 
 /// Returns what the outcome of a command depends on beside the records.
 fn rules_of(collection: Collection) -> Rules {
-    let declaration = serde_json::to_vec(collection.declaration()).unwrap_or_default();
-    let digest = Sha256::digest(declaration);
-    Rules { program: RULES, declaration: digest.first_chunk().map_or(0, |first| u64::from_be_bytes(*first)) }
+    Rules::of(&serde_json::to_vec(collection.declaration()).unwrap_or_default())
+}
+
+/// Returns rules as a [`Position`] has them.
+fn pair(rules: Rules) -> (u32, u64) {
+    (rules.program, rules.declaration)
+}
+
+/// Returns the collection by the declaration that the stream of `store` is decided by, if that is not the one of `store`
+/// but is noted there.
+pub(crate) fn find_ruled(store: &Store) -> Result<Option<Collection>, StoreError> {
+    let rules = store.position()?.and_then(|position| position.rules);
+    let Some(rules) = rules.filter(|rules| *rules != pair(rules_of(store.collection()))) else { return Ok(None) };
+    let ruled = store.ruled()?.map(Collection::of);
+    Ok(ruled.filter(|ruled| pair(rules_of(*ruled)) == rules))
+}
+
+/// Notes the declaration of `store` as that of its stream, unless the stream is decided by another.
+fn note_ruled(store: &Store) -> Result<(), StoreError> {
+    let (collection, rules) = (store.collection(), store.position()?.and_then(|position| position.rules));
+    let is_other = rules.is_some_and(|rules| rules != pair(rules_of(collection)));
+    if is_other || store.ruled()?.as_ref() == Some(collection.declaration()) {
+        return Ok(());
+    }
+    store.put_ruled(collection.declaration())?;
+    store.sync()
 }
 
 impl Link {
@@ -376,6 +431,11 @@ async fn publish_all(link: Arc<Link>, mut submitted: mpsc::Receiver<Submitted>, 
             commands: group.iter().map(|submitted| submitted.bytes.clone()).collect(),
         });
         link.waiting().insert(number, group);
+        // Behind the change, none waits any more whom it would not see.
+        if link.is_changing.load(Ordering::SeqCst) {
+            link.refuse(number, || Problem::ChangingOver);
+            continue;
+        }
         publish(&link, number, message.encode()).await;
     }
 }
@@ -436,7 +496,10 @@ struct Follower {
     commit: Commit,
     health: Health,
     collection: Collection,
+    /// The rules of the declaration that it follows by.
     rules: Rules,
+    /// Those of the program's own.
+    own: Rules,
     position: Option<Position>,
     agreement: Agreement,
 }
@@ -451,6 +514,13 @@ impl Follower {
         while self.health.is_building() {
             sleep(PAUSE).await;
         }
+        // Not before: with a declaration that its records contradict, it would not come here.
+        let store = self.store.clone();
+        match tokio::task::spawn_blocking(move || note_ruled(&store)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => log::error!("the declaration of the stream is not noted: {error}"),
+            Err(_panic) => log::error!("noting the declaration of the stream panicked"),
+        }
         let mut shorter_since = None;
         loop {
             let Err(error) = self.follow_once(&mut shorter_since).await;
@@ -462,6 +532,11 @@ impl Follower {
                         log::warn!("the stream is not followed for now: {what}");
                     }
                     sleep(PAUSE).await;
+                }
+                FollowError::ChangesOver => {
+                    log::warn!("{error}: this replica ends, to be started again with it");
+                    self.link.is_changed_over.notify_one();
+                    return;
                 }
                 FollowError::Apart(why) => {
                     log::error!("this replica stops following its stream: {why}");
@@ -607,7 +682,7 @@ impl Follower {
         let message = Message::decode(&bytes);
         let mut position = before;
         position.advance(sequence, &bytes, time);
-        let mut told = None;
+        let (mut told, mut switched) = (None, None);
         let (own, commands) = match message {
             Some(Message::Begin(begin)) if sequence == 1 => {
                 self.check_begin(&begin).await?;
@@ -624,13 +699,23 @@ impl Follower {
                 told = (state.publisher != self.link.publisher).then_some(state);
                 (None, Vec::new())
             }
+            Some(Message::Switch(rules)) => {
+                switched = Some(rules);
+                position.rules = Some(pair(rules));
+                (None, Vec::new())
+            }
             Some(Message::Commands(commands)) => {
-                if commands.rules != self.rules {
+                let own = (commands.publisher == self.link.publisher).then_some(commands.number);
+                // The first command says by which rules.
+                let is_current = *position.rules.get_or_insert(pair(commands.rules)) == pair(commands.rules);
+                if is_current && commands.rules != self.rules {
                     return stop(self.tell_rules(sequence, commands.rules));
                 }
-                let counts = position.take(commands.publisher, commands.number, commands.until);
-                let own = (commands.publisher == self.link.publisher).then_some(commands.number);
-                if !counts {
+                let counts = is_current && position.take(commands.publisher, commands.number, commands.until);
+                if !is_current {
+                    log::warn!("message {sequence} has no effect: it is of other rules than the stream is decided by");
+                    own.inspect(|number| self.link.refuse(*number, || Problem::ChangingOver));
+                } else if !counts {
                     log::warn!("message {sequence} has no effect: it is late, or there twice");
                 }
                 (own.map(|number| (number, counts)), if counts { commands.commands } else { Vec::new() })
@@ -668,6 +753,9 @@ impl Follower {
             }
         };
         self.position = Some(position);
+        if let Some(rules) = switched {
+            self.change_over(sequence, rules)?;
+        }
         if let Some((number, _)) = own.filter(|(number, _)| *number <= self.link.issued.load(Ordering::Relaxed)) {
             self.link.own.send_if_modified(|before| std::mem::replace(before, (*before).max(number)) < number);
         }
@@ -678,6 +766,25 @@ impl Follower {
             None if sequence.is_multiple_of(EVERY) => self.tell_state(sequence, &agreed),
             None => Ok(()),
         }
+    }
+
+    /// Goes on behind a message that changes the rules, if these are this replica's.
+    fn change_over(&self, sequence: u64, rules: Rules) -> Result<(), FollowError> {
+        log::info!("from message {sequence} on, commands are decided by other rules");
+        let is_changing = rules != self.rules;
+        self.link.is_changing.store(is_changing, Ordering::SeqCst);
+        if !is_changing {
+            return Ok(());
+        }
+        // What is behind this message has no effect, and what was before it is answered.
+        let waiting: Vec<u64> = self.link.waiting().keys().copied().collect();
+        waiting.into_iter().for_each(|number| self.link.refuse(number, || Problem::ChangingOver));
+        self.link.own.send_replace(self.link.issued.load(Ordering::Relaxed));
+        if rules == self.own {
+            return Err(FollowError::ChangesOver);
+        }
+        log::error!("this replica takes no writes until it is started again with what commands are decided by now");
+        Ok(())
     }
 
     /// Tells the others what the records amount to behind a message, unless they have told it long ago.
@@ -765,7 +872,7 @@ impl Follower {
             format!("message {sequence} is of older rules ({}); run the version of that time first", rules.program)
         } else {
             format!(
-                "message {sequence} is of a replica with another declaration of {}: run the one of that time until it is applied",
+                "message {sequence} is of a replica with another declaration of {}: start this one with that declaration",
                 self.collection.name()
             )
         }

@@ -78,7 +78,8 @@ fn restore(path: &Path, collection: Collection, input: impl BufRead) -> Result<P
     let position = head.position.clone();
     let position = position.ok_or_else(|| wrong("this is the backup of no replica, or was taken without a token"))?;
     // Declared as it was backed up: opening it brings it up to date.
-    let mut restore = Restore::create(path, section.collection())?;
+    let declared = section.collection();
+    let mut restore = Restore::create(path, declared)?;
     let mut set = RecordSet::default();
     for record in section.by_ref() {
         let record = record?;
@@ -96,6 +97,7 @@ fn restore(path: &Path, collection: Collection, input: impl BufRead) -> Result<P
     }
     let store = restore.finish(&rest.kept, head.revision, head.last_id)?;
     store.put_position(&position)?;
+    store.put_ruled(declared.declaration())?;
     store.sync()?;
     Ok(position)
 }

@@ -7,6 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use bincode::{Decode, Encode};
+use record::declaration::Declaration;
 use record::id::Id;
 use record::record_set::RecordSet;
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,9 @@ pub struct Position {
     pub message: u64,
     /// The stream's time in milliseconds since 1970: the latest of its messages' times, so it never goes back.
     pub time: u64,
+    /// By what the stream's commands are decided: the version of the program's rules, and the digest of the declaration.
+    /// `None` before the first command.
+    pub rules: Option<(u32, u64)>,
     /// Who may still repeat a message, by number.
     publishers: Vec<Publisher>,
 }
@@ -125,9 +129,23 @@ impl Store {
         self.put(layout::POSITION_KEY, &layout::encode(position))
     }
 
+    /// Returns the declaration by which the commands of the stream were decided last, as it was noted.
+    pub fn ruled(&self) -> Result<Option<Declaration>, StoreError> {
+        let Some(value) = self.value(layout::RULED_KEY)? else { return Ok(None) };
+        let read = Declaration::read(&String::from_utf8_lossy(&value[layout::BODY..]));
+        read.map(Some).map_err(|error| self.damaged(layout::RULED_KEY, &error.to_string()))
+    }
+
+    /// Notes the declaration by which the commands of the stream are decided, so that a program with another one can go on
+    /// by this until the stream changes over.
+    pub fn put_ruled(&self, declaration: &Declaration) -> Result<(), StoreError> {
+        let json = serde_json::to_vec(declaration).expect("a declaration can be written as JSON");
+        self.put(layout::RULED_KEY, &json)
+    }
+
     /// Lets a database without other writers follow its stream no longer.
     pub fn remove_position(&self) -> Result<(), StoreError> {
-        for key in [layout::POSITION_KEY, layout::APART_KEY] {
+        for key in [layout::POSITION_KEY, layout::RULED_KEY, layout::APART_KEY] {
             self.db.remove(key).map_err(|source| self.sled(source))?;
         }
         self.sync()
@@ -180,10 +198,12 @@ mod tests {
     fn the_layout_does_not_change() {
         let mut position = Position::before("s".to_owned());
         position.advance(7, b"m", 1000);
+        position.rules = Some((1, 300));
         assert!(position.take(2, 9, 1200));
         // The digest of "m", computed by another program.
         let digest = [b"\xfd" as &[u8], &0x62c6_6a7a_5dd7_0c31_u64.to_le_bytes()].concat();
-        let expected = [b"\x01s\x07", &digest[..], b"\xfb\xe8\x03\x01\x02\x09\xfb\xb0\x04"].concat();
+        let expected =
+            [b"\x01s\x07", &digest[..], b"\xfb\xe8\x03\x01\x01\xfb\x2c\x01\x01\x02\x09\xfb\xb0\x04"].concat();
         assert_eq!(layout::encode(&position), expected);
     }
 
