@@ -206,6 +206,22 @@ impl PlanFolder {
 }
 
 #[derive(Args)]
+struct Chosen {
+    #[command(flatten)]
+    plan: PlanFolder,
+    /// Leaves out all but this collection. Repeat it for several
+    #[arg(long, value_name = "COLLECTION")]
+    only: Vec<String>,
+}
+
+impl Chosen {
+    fn read(&self) -> Result<Plan, Error> {
+        let plan = self.plan.read()?;
+        if self.only.is_empty() { Ok(plan) } else { self.only.iter().map(|name| plan.find(name)).collect() }
+    }
+}
+
+#[derive(Args)]
 struct Proposing {
     /// Examines the monolith's data in FILE; `-` is standard input
     #[arg(long, value_name = "FILE", required = true)]
@@ -284,7 +300,7 @@ enum StreamsCommand {
         #[arg(long, value_name = "FOLDER")]
         keys: Option<PathBuf>,
         #[command(flatten)]
-        plan: PlanFolder,
+        chosen: Chosen,
     },
     /// Changes the streams over to the declarations of a plan, once all replicas run in the version that has them: from
     /// then on they are what commands are decided by. Replicas end, one after the other, to be started again
@@ -296,7 +312,7 @@ enum StreamsCommand {
         #[arg(long, value_name = "FOLDER")]
         keys: Option<PathBuf>,
         #[command(flatten)]
-        plan: PlanFolder,
+        chosen: Chosen,
     },
     /// Lets the databases of stopped services forget their streams, so that the services take writes alone again
     Leave {
@@ -478,12 +494,14 @@ fn do_command(command: Option<Command>, split: Split, progress: Progress) -> Res
                 };
                 streams::create(&data.dir, &making)
             }
-            StreamsCommand::Snapshot { from, secrets, broker, keys, plan } => {
+            StreamsCommand::Snapshot { from, secrets, broker, keys, chosen } => {
                 let storing =
                     snapshot::Storing { from: &from, secrets: &secrets, broker: &broker, keys: keys.as_deref() };
-                snapshot::store_all(&plan.read()?, &storing, progress)
+                snapshot::store_all(&chosen.read()?, &storing, progress)
             }
-            StreamsCommand::Switch { broker, keys, plan } => streams::switch(&plan.read()?, &broker, keys.as_deref()),
+            StreamsCommand::Switch { broker, keys, chosen } => {
+                streams::switch(&chosen.read()?, &broker, keys.as_deref())
+            }
             StreamsCommand::Leave { data } => streams::leave(&data.dir),
         },
         Some(Command::Plan { command: None, proposing: Some(Proposing { from, as_node, output }) }) => {

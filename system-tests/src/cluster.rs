@@ -264,10 +264,10 @@ impl Cluster {
         self.path(name)
     }
 
-    /// Lets the stream be decided by the declaration of `plan`.
-    pub fn switch(&self, plan: &Path) {
+    /// Lets the stream be decided by the declaration of `plan`; returns what `seed` says.
+    pub fn switch(&self, plan: &Path) -> Output {
         let [plan, keys] = [plan, &self.path("keys")].map(|path| path.display().to_string());
-        run(&["streams", "switch", "--plan", &plan, "--broker", &self.broker(), "--keys", &keys]);
+        seed(["streams", "switch", "--plan", &plan, "--broker", &self.broker(), "--keys", &keys])
     }
 
     /// Stores a snapshot of a replica at the broker; returns what `seed` says.

@@ -890,7 +890,8 @@ fn replicas_of_two_declarations_agree_while_they_are_updated_one_by_one_and_chan
                 200
             );
         }
-        cluster.switch(&plan);
+        store_snapshot(&cluster, 0);
+        assert!(cluster.switch(&plan).status.success());
         for replica in [0, 1] {
             let log = cluster.await_end(replica);
             assert!(log.contains("its stream has changed over to this declaration; restart the service"), "{log}");
@@ -930,6 +931,15 @@ fn replicas_of_two_declarations_agree_while_they_are_updated_one_by_one_and_chan
     for nth in 0..COUNT {
         assert_eq!(Client::with_secret(cluster.address(nth), SECRET).send("POST", "/scrub", &[], "").status, 200);
     }
+    // A new one begins with the snapshot of before the change, and changes over by itself.
+    cluster.stop_replica(1);
+    fs::remove_dir_all(cluster.data(1).join("notes")).unwrap();
+    cluster.start_replica(1);
+    let log = cluster.await_end(1);
+    assert!(log.contains("loads the snapshot") && log.contains("its stream has changed over"), "{log}");
+    cluster.start_replica(1);
+    cluster.await_ready(1);
+    assert_eq!(get(cluster.address(1), "/api/notes").2, lists[0]);
 }
 
 #[test]
@@ -946,14 +956,18 @@ fn a_change_that_the_records_contradict_can_be_taken_back() {
         cluster.start_replica(replica);
         cluster.await_ready(replica);
     }
-    cluster.switch(&plans[0]);
+    let refused = cluster.switch(&plans[0]);
+    let said = text(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("notes: there is no snapshot, without which"), "{said}");
+    store_snapshot(&cluster, 0);
+    assert!(cluster.switch(&plans[0]).status.success());
     for replica in 0..COUNT {
         cluster.await_end(replica);
         cluster.start_replica(replica);
         let log = cluster.await_end(replica);
         assert!(log.contains("by-text") && log.contains("unique"), "{log}");
     }
-    cluster.switch(&plans[1]);
+    assert!(cluster.switch(&plans[1]).status.success());
     for replica in 0..COUNT {
         fs::write(cluster.declaration(replica), &old).unwrap();
         cluster.start_replica(replica);

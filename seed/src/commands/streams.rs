@@ -160,17 +160,25 @@ async fn create_all(
 /// Lets the commands in the stream of each collection of `plan` be decided by its declaration there from now on.
 ///
 /// # Errors
-/// The broker refuses. Streams that were changed over before stay so.
+/// The broker refuses, or has no snapshot: it has the declaration of before, by which a new replica decides what came
+/// before. Streams that were changed over before stay so.
 pub fn switch(plan: &Plan, broker: &[Server], keys: Option<&Path>) -> Result<Report, Error> {
     let io = |error| Error::Io { path: PathBuf::from("the runtime"), source: error };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(io)?;
     let (mut text, mut switched) = (String::new(), Vec::new());
     for collection in plan.iter() {
         let declaration = serde_json::to_vec(collection.declaration()).expect("a declaration can be written as JSON");
-        let sequence = runtime.block_on(async {
-            Ok::<_, Error>(connect(broker, keys, collection).await?.switch(Rules::of(&declaration)).await?)
-        })?;
         let name = collection.name();
+        let sequence = runtime.block_on(async {
+            let broker = connect(broker, keys, collection).await?;
+            let stream = broker.state().await?;
+            if broker.list_snapshots(&stream.identity).await?.is_empty() {
+                let reason = "there is no snapshot, without which a new replica could not decide what came before the change; \
+                              store one with `seed streams snapshot`";
+                return Err(Error::Backup { path: name.to_owned(), reason: reason.to_owned() });
+            }
+            Ok::<_, Error>(broker.switch(Rules::of(&declaration)).await?)
+        })?;
         text += &format!("From message {sequence} on, the stream of {name} is decided by the plan's declaration.\n");
         switched.push(json!({ "collection": name, "sequence": sequence }));
     }

@@ -430,8 +430,13 @@ async fn begin_again(
         loaded = snapshot::load_newest(broker, folder, collection, false) => loaded?,
         () = signals.next() => return Ok(()),
     };
-    let became = if loaded { "is that of a newer snapshot" } else { "stays, since no snapshot is whole" };
-    Err(format!("{}: the database {became}; restart the service", folder.path().display()).into())
+    let path = folder.path().display();
+    Err(if loaded {
+        format!("{path}: the database is that of a newer snapshot; restart the service")
+    } else {
+        format!("{path}: the stream no longer has what this replica lacks, and no snapshot is whole; store a new one")
+    }
+    .into())
 }
 
 fn cannot_listen(config: &Config, error: &io::Error) -> String {
