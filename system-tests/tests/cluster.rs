@@ -507,6 +507,63 @@ fn a_replica_whose_disk_is_full_waits_for_room_and_catches_up() {
 }
 
 #[test]
+fn writes_go_on_when_a_brokers_disk_is_full_and_nothing_is_lost_when_those_of_most_are() {
+    let (dir, disk) = (split(r#"[{"id":1,"text":"a"}]"#), tempfile::tempdir().unwrap());
+    let disks: Vec<_> = (0..COUNT).map(|nth| disk.path().join(nth.to_string())).collect();
+    let mut mounted = Vec::new();
+    for (nth, disk) in disks.iter().enumerate() {
+        fs::create_dir(disk).unwrap();
+        let Some(unmount) = mount(&["-t", "tmpfs", "-o", "size=64m", "none"], disk) else { return };
+        mounted.push(unmount);
+        symlink(disk, dir.path().join(format!("broker-{nth}"))).unwrap();
+    }
+    let Some(mut cluster) = Cluster::start_from(dir) else { return };
+    let fill = |nth: usize| {
+        let mut file = File::create(disks[nth].join("filler")).unwrap();
+        while file.write_all(&[0; 4 << 10]).is_ok() {}
+    };
+    let (text, mut answered) = ("x".repeat(4000), 0);
+    // Until it is answered, or for a while.
+    let mut write = |cluster: &Cluster, count: usize| {
+        let before = answered;
+        for nth in 0..count {
+            let until = Instant::now() + Duration::from_secs(20);
+            while post(cluster, nth % COUNT, &text) != 201 {
+                if Instant::now() > until {
+                    return answered - before;
+                }
+                thread::sleep(Duration::from_millis(100));
+            }
+            answered += 1;
+        }
+        answered - before
+    };
+    assert_eq!(write(&cluster, 30), 30);
+    fill(0);
+    assert_eq!(write(&cluster, 100), 100, "one full disk stops no writes");
+    fill(1);
+    fill(2);
+    assert!(write(&cluster, 20_000) < 20_000, "the disks are not full");
+    assert_eq!(get(cluster.address(0), "/api/notes/1").0, 200, "reads go on");
+    for (nth, disk) in disks.iter().enumerate() {
+        fs::remove_file(disk.join("filler")).unwrap();
+        cluster.kill_broker(nth);
+    }
+    cluster.heal();
+    (0..COUNT).for_each(|nth| cluster.await_ready(nth));
+    assert_eq!(write(&cluster, 30), 30);
+    let last = Client::with_secret(cluster.address(0), SECRET).send("POST", "/api/notes", &[], r#"{"text":"last"}"#);
+    assert_eq!(last.status, 201, "{}", last.body);
+    let lists = || (0..COUNT).map(|nth| get(cluster.address(nth), "/api/notes").2).collect::<Vec<_>>();
+    wait_for("all replicas to have all", || {
+        lists().iter().all(|list| list.contains("\"last\"") && *list == lists()[0])
+    });
+    let records: Vec<Value> = serde_json::from_str(&lists()[0]).unwrap();
+    // What was not answered may be there.
+    assert!(records.len() >= answered + 2, "{} of {answered}", records.len());
+}
+
+#[test]
 fn replicas_whose_clocks_are_hours_apart_agree() {
     if tool("faketime", "a replica whose clock is wrong").is_none() {
         return;

@@ -37,6 +37,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// The time for which a snapshot's next bytes may not come.
 const STALL: Duration = Duration::from_secs(30);
 
+/// The time for which the broker is asked for messages at once.
+const EXPIRES: Duration = Duration::from_secs(2);
+
 /// The longest pause between two attempts to connect.
 const RECONNECT: Duration = Duration::from_secs(1);
 
@@ -236,6 +239,9 @@ impl Broker {
         let config = OrderedConfig {
             name: Some(format!("{}-{}", self.name, self.consumers.fetch_add(1, Ordering::Relaxed))),
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from },
+            // Half of it is the time between two signs of life. The consumer lies on one of the broker's servers alone, and may
+            // be gone with it while the connection to another one lasts.
+            max_expires: EXPIRES,
             ..OrderedConfig::default()
         };
         let consumer = self.context.create_consumer_on_stream(config, &self.stream).await.map_err(away)?;
