@@ -853,7 +853,7 @@ fn a_snapshot_that_is_not_whole_is_neither_loaded_nor_does_it_shorten_the_stream
         runtime.block_on(async {
             let broker = broker::Broker::connect(&servers, key(name), "notes", "test").await.unwrap();
             let stream = broker.state().await.unwrap();
-            let stored = broker.store_snapshot(&stream.identity, 3, 0, bytes).await.is_ok();
+            let stored = broker.store_snapshot(&stream.identity, 3, bytes).await.is_ok();
             (stored, !stored && broker.purge(2).await.is_ok())
         })
     };

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use broker::{Server, StoredSnapshot};
+use broker::{Broker, Server, StoredSnapshot};
 use record::model::Collection;
 use record::record_set::RecordSet;
 use record::words::agree;
@@ -86,45 +86,76 @@ async fn store(collection: Collection, head: &Head, path: &Path, storing: &Stori
         let reason = format!("the replica follows another stream of {name} than the one at this broker");
         return Err(broken(collection, reason));
     }
-    let is_there = |snapshot: &&StoredSnapshot| snapshot.sequence == position.sequence;
-    let there = broker.list_snapshots(&stream.identity).await?.iter().filter(is_there).count();
+    if position.sequence + 1 < stream.first {
+        let reason = format!(
+            "the replica has applied {} messages, and the stream begins with {} already: ask one that is not behind",
+            position.sequence, stream.first
+        );
+        return Err(broken(collection, reason));
+    }
+    let mut proven = Proven::default();
+    let before = broker.list_snapshots(&stream.identity).await?;
+    for snapshot in before.iter().filter(|snapshot| snapshot.sequence == position.sequence) {
+        proven.read(&broker, collection, snapshot).await?;
+    }
     // A stream that is full moves on only if two have the same messages.
-    if there < KEPT {
+    if proven.whole.len() < KEPT {
         let file = tokio::fs::File::open(path).await.map_err(Error::io(path))?;
-        broker.store_snapshot(&stream.identity, position.sequence, there, file).await?;
+        broker.store_snapshot(&stream.identity, position.sequence, file).await?;
     }
-    let mut whole = Vec::new();
-    for snapshot in broker.list_snapshots(&stream.identity).await? {
-        if whole.len() == KEPT {
-            break;
-        }
-        let reader = broker.open_snapshot(&snapshot).await?;
-        let proven = tokio::task::spawn_blocking(move || prove(reader, collection)).await;
-        let is_of = |head: &Head| head.position.as_ref().is_some_and(|position| position.sequence == snapshot.sequence);
-        match proven.map_err(|panic| broken(collection, panic.to_string()))? {
-            Ok(head) if is_of(&head) => whole.push(snapshot),
-            Err(BackupError::Io(error)) if error.kind() == std::io::ErrorKind::TimedOut => {
-                return Err(broken(collection, format!("the broker does not send the snapshot: {error}")));
-            }
-            // It is removed below, since the new one replaces it.
-            _ if snapshot.sequence != position.sequence => {}
-            _ => return Err(broken(collection, "the new snapshot does not read back as it was stored".to_owned())),
+    let listed = broker.list_snapshots(&stream.identity).await?;
+    let mut proven = Proven::default();
+    for snapshot in &listed {
+        if proven.whole.len() < KEPT {
+            proven.read(&broker, collection, snapshot).await?;
         }
     }
-    let removed = match whole.get(KEPT - 1) {
-        Some(older) => broker.purge(older.sequence).await?,
-        None => 0,
-    };
-    broker.keep_snapshots(&whole).await?;
+    let newest = proven.whole.first().filter(|newest| newest.sequence >= position.sequence);
+    let bytes = newest
+        .ok_or_else(|| broken(collection, "the new snapshot does not read back as it was stored".to_owned()))?
+        .bytes;
+    let mut removed = 0;
+    let mut gone = proven.broken;
+    if let Some(older) = proven.whole.get(KEPT - 1) {
+        removed = broker.purge(older.sequence).await?;
+        gone.extend(listed.iter().filter(|snapshot| snapshot.sequence < older.sequence).cloned());
+    }
+    broker.remove_snapshots(&gone).await?;
     let stream = broker.state().await?;
     Ok(Stored {
         collection: name.to_owned(),
         sequence: position.sequence,
         records: head.records,
-        bytes: whole.first().map_or(0, |newest| newest.bytes),
+        bytes,
         removed,
         first: stream.first,
     })
+}
+
+/// Snapshots that were read to their ends.
+#[derive(Default)]
+struct Proven {
+    whole: Vec<StoredSnapshot>,
+    broken: Vec<StoredSnapshot>,
+}
+
+impl Proven {
+    /// Reads a snapshot, unless it is gone by now.
+    async fn read(&mut self, broker: &Broker, collection: Collection, snapshot: &StoredSnapshot) -> Result<(), Error> {
+        let Some(reader) = broker.open_snapshot(snapshot).await? else { return Ok(()) };
+        let read = tokio::task::spawn_blocking(move || prove(reader, collection)).await;
+        match read.map_err(|panic| broken(collection, panic.to_string()))? {
+            Ok(head) if head.position.as_ref().is_some_and(|position| position.sequence == snapshot.sequence) => {
+                self.whole.push(snapshot.clone());
+            }
+            // It is not the bytes' fault.
+            Err(BackupError::Io(error)) if error.kind() != std::io::ErrorKind::InvalidData => {
+                return Err(broken(collection, format!("the broker does not send a snapshot: {error}")));
+            }
+            _ => self.broken.push(snapshot.clone()),
+        }
+        Ok(())
+    }
 }
 
 /// Reads a whole backup to its end; returns its first line.

@@ -90,6 +90,11 @@ pub enum BrokerError {
     /// The broker refuses.
     #[error("the broker refuses: {0}")]
     Refused(String),
+    /// The stream begins with this message, and no snapshot that is whole has those before it.
+    #[error(
+        "the stream begins with message {0}, and no snapshot that is whole has those before it; store one with `seed streams snapshot`"
+    )]
+    NoSnapshot(u64),
 }
 
 fn away(error: impl Display) -> BrokerError {

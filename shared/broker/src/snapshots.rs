@@ -5,9 +5,12 @@
 
 use std::io::{self, Read};
 use std::pin::pin;
+use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream;
-use async_nats::jetstream::object_store::{self, Object, ObjectInfo, ObjectMetadata, ObjectStore};
+use async_nats::jetstream::object_store::{
+    self, DeleteErrorKind, GetErrorKind, Object, ObjectInfo, ObjectMetadata, ObjectStore,
+};
 use async_nats::jetstream::stream::StorageType;
 use futures_util::TryStreamExt;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -21,6 +24,9 @@ const STREAM: &str = "stream";
 
 /// The bytes of a chunk, each of which is acknowledged.
 const CHUNK: usize = 128 << 10;
+
+/// The time after which a snapshot that is no object yet is not being stored any more.
+const BROKEN_OFF: Duration = Duration::from_secs(3600);
 
 /// A snapshot in the object store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,24 +62,27 @@ impl Broker {
         Ok(snapshots)
     }
 
-    /// Opens a snapshot. Its bytes are read in a thread that may block, and not in the runtime's only one.
-    pub async fn open_snapshot(&self, snapshot: &StoredSnapshot) -> Result<SnapshotReader, BrokerError> {
-        let object = self.bucket().await?.get(&snapshot.name).await.map_err(away)?;
-        Ok(SnapshotReader { object, runtime: Handle::current() })
+    /// Opens a snapshot; returns `None` if it is gone by now. Its bytes are read in a thread that may block, and not in the
+    /// runtime's only one.
+    pub async fn open_snapshot(&self, snapshot: &StoredSnapshot) -> Result<Option<SnapshotReader>, BrokerError> {
+        match self.bucket().await?.get(&snapshot.name).await {
+            Ok(object) => Ok(Some(SnapshotReader { object, runtime: Handle::current() })),
+            Err(error) if error.kind() == GetErrorKind::NotFound => Ok(None),
+            Err(error) => Err(away(error)),
+        }
     }
 
-    /// Stores `bytes` as a snapshot behind message `sequence` of the stream with this `identity`, beside `before` others
+    /// Stores `bytes` as a snapshot behind message `sequence` of the stream with this `identity`, beside others that may be
     /// there. Needs the key of an administrator. An interrupted one is none.
     pub async fn store_snapshot(
         &self,
         identity: &str,
         sequence: u64,
-        before: usize,
         bytes: impl AsyncRead,
     ) -> Result<(), BrokerError> {
         let about = ObjectMetadata {
             // With as many digits as the highest, so that the names' order is that of the numbers.
-            name: format!("{sequence:020}-{before}"),
+            name: format!("{sequence:020}-{}", self.client.new_inbox().rsplit('.').next().unwrap_or_default()),
             chunk_size: Some(CHUNK),
             metadata: [(STREAM.to_owned(), identity.to_owned())].into(),
             ..ObjectMetadata::default()
@@ -81,21 +90,29 @@ impl Broker {
         self.bucket().await?.put(about, &mut pin!(bytes)).await.map(drop).map_err(away)
     }
 
-    /// Removes all snapshots but `kept`, and what is left of those that were not stored to their end. Needs the key of an
+    /// Removes snapshots, and what is left of those whose storing was broken off an hour ago. Needs the key of an
     /// administrator.
-    pub async fn keep_snapshots(&self, kept: &[StoredSnapshot]) -> Result<(), BrokerError> {
+    pub async fn remove_snapshots(&self, gone: &[StoredSnapshot]) -> Result<(), BrokerError> {
         let bucket = self.bucket().await?;
-        let objects: Vec<ObjectInfo> = bucket.list().await.map_err(away)?.try_collect().await.map_err(away)?;
-        let (kept, gone): (Vec<_>, Vec<_>) =
-            objects.into_iter().partition(|object| kept.iter().any(|kept| kept.name == object.name));
-        for object in gone {
-            bucket.delete(&object.name).await.map_err(away)?;
+        for snapshot in gone {
+            // Another may have removed it.
+            match bucket.delete(&snapshot.name).await {
+                Err(error) if error.kind() != DeleteErrorKind::NotFound => return Err(away(error)),
+                _ => {}
+            }
         }
+        let objects: Vec<ObjectInfo> = bucket.list().await.map_err(away)?.try_collect().await.map_err(away)?;
         let pieces = format!("$O.{}.C.", self.bucket);
         let stream = self.context.get_stream(format!("OBJ_{}", self.bucket)).await.map_err(away)?;
         let mut subjects = stream.info_with_subjects(format!("{pieces}>")).await.map_err(away)?;
         while let Some((subject, _count)) = subjects.try_next().await.map_err(away)? {
-            if !kept.iter().any(|object| subject.strip_prefix(&*pieces) == Some(&*object.nuid)) {
+            if objects.iter().any(|object| subject.strip_prefix(&*pieces) == Some(&*object.nuid)) {
+                continue;
+            }
+            // One that is being stored is no object yet.
+            let last = stream.direct_get_last_for_subject(&subject).await.map_err(away)?;
+            let age = SystemTime::now().duration_since(last.time.into()).unwrap_or_default();
+            if age > BROKEN_OFF {
                 stream.purge().filter(subject).await.map_err(away)?;
             }
         }

@@ -200,7 +200,7 @@ impl Outside {
         let link = connect(config, key, collection).await?;
         let slice = match &link {
             Some((broker, _)) if !folder.database().exists() => tokio::select! {
-                loaded = snapshot::load_newest(broker, &folder, collection, slice.is_some()) => {
+                loaded = snapshot::load_newest(broker, &folder, collection) => {
                     if loaded? { None } else { slice }
                 }
                 // The next start begins again.
@@ -427,14 +427,14 @@ async fn begin_again(
     mut signals: Signals,
 ) -> Result<(), Box<dyn Error>> {
     let loaded = tokio::select! {
-        loaded = snapshot::load_newest(broker, folder, collection, false) => loaded?,
+        loaded = snapshot::load_newest(broker, folder, collection) => loaded?,
         () = signals.next() => return Ok(()),
     };
     let path = folder.path().display();
     Err(if loaded {
         format!("{path}: the database is that of a newer snapshot; restart the service")
     } else {
-        format!("{path}: the stream no longer has what this replica lacks, and no snapshot is whole; store a new one")
+        format!("{path}: the stream has all that this replica lacks again; restart the service")
     }
     .into())
 }

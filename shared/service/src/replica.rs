@@ -776,11 +776,13 @@ impl Follower {
         if !is_changing {
             return Ok(());
         }
-        // What is behind this message has no effect, and what was before it is answered.
+        // What was before this message is answered. What is behind it has no effect, unless the rules change back before.
         let waiting: Vec<u64> = self.link.waiting().keys().copied().collect();
-        waiting.into_iter().for_each(|number| self.link.refuse(number, || Problem::ChangingOver));
+        waiting.into_iter().for_each(|number| self.link.refuse(number, || Problem::FateUnknown));
         self.link.own.send_replace(self.link.issued.load(Ordering::Relaxed));
         if rules == self.own {
+            // All that it will apply before its end.
+            self.link.applied.send_replace(sequence);
             return Err(FollowError::ChangesOver);
         }
         log::error!("this replica takes no writes until it is started again with what commands are decided by now");

@@ -9,13 +9,10 @@ use broker::{Broker, BrokerError, StoredSnapshot, StreamState};
 use record::model::Collection;
 use store::Folder;
 use store::fill::{FillError, fill_from_backup};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 /// The pause before the broker is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
-
-/// The time for which a broker is waited for that is away, if the replica can begin with its slice instead.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The bytes that are read at once.
 const BUFFER: usize = 256 << 10;
@@ -30,7 +27,7 @@ pub(crate) async fn list_usable(broker: &Broker, stream: &StreamState) -> Result
 }
 
 /// Makes the database of `folder` from the newest snapshot that is whole, in place of the one that is there. Waits for the
-/// broker; not forever, if the replica `has_slice`. Returns whether there was one.
+/// broker. Returns whether there was one; if not, the stream has its first message still.
 ///
 /// # Errors
 /// The disk fails. The database that was there stays.
@@ -38,18 +35,14 @@ pub(crate) async fn load_newest(
     broker: &Broker,
     folder: &Arc<Folder>,
     collection: Collection,
-    has_slice: bool,
 ) -> Result<bool, FillError> {
-    let (began, mut is_told) = (Instant::now(), false);
+    let mut is_told = false;
     loop {
         match try_newest(broker, folder, collection).await {
             Ok(loaded) => return loaded,
             Err(error) => {
                 if !std::mem::replace(&mut is_told, true) {
                     log::warn!("{}: no snapshot can be loaded yet: {error}", folder.path().display());
-                }
-                if has_slice && began.elapsed() > PATIENCE {
-                    return Ok(false);
                 }
                 sleep(PAUSE).await;
             }
@@ -67,7 +60,8 @@ async fn try_newest(
     for snapshot in list_usable(broker, &stream).await? {
         let (sequence, bytes) = (snapshot.sequence, snapshot.bytes);
         log::info!("{path}: loads the snapshot behind message {sequence}, of {bytes} bytes");
-        let reader = BufReader::with_capacity(BUFFER, broker.open_snapshot(&snapshot).await?);
+        let Some(reader) = broker.open_snapshot(&snapshot).await? else { continue };
+        let reader = BufReader::with_capacity(BUFFER, reader);
         let into = Arc::clone(folder);
         let filled = tokio::task::spawn_blocking(move || fill_from_backup(&into, collection, reader)).await;
         match filled {
@@ -81,6 +75,10 @@ async fn try_newest(
             Err(_panic) => log::error!("{path}: the snapshot behind message {sequence} makes this program panic"),
         }
         broker.state().await?;
+    }
+    if stream.first > 1 {
+        // With less than that it could not follow.
+        return Err(BrokerError::NoSnapshot(stream.first));
     }
     Ok(Ok(false))
 }

@@ -19,6 +19,9 @@ use crate::{Store, StoreError};
 /// The longest time for which a message is valid, in milliseconds.
 const LONGEST: u64 = 10 * 60 * 1000;
 
+/// What a replica's database knows of its stream.
+const OF_STREAM: [&[u8]; 3] = [layout::POSITION_KEY, layout::RULED_KEY, layout::APART_KEY];
+
 /// How far a database has followed a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Position {
@@ -143,9 +146,19 @@ impl Store {
         self.put(layout::RULED_KEY, &json)
     }
 
+    /// Copies all that a database of a replica knows of its stream to `other`.
+    pub(crate) fn copy_position(&self, other: &Store) -> Result<(), StoreError> {
+        for key in OF_STREAM {
+            if let Some(value) = self.value(key)? {
+                other.put(key, &value[layout::BODY..])?;
+            }
+        }
+        Ok(())
+    }
+
     /// Lets a database without other writers follow its stream no longer.
     pub fn remove_position(&self) -> Result<(), StoreError> {
-        for key in [layout::POSITION_KEY, layout::RULED_KEY, layout::APART_KEY] {
+        for key in OF_STREAM {
             self.db.remove(key).map_err(|source| self.sled(source))?;
         }
         self.sync()

@@ -93,9 +93,7 @@ pub(super) fn compact(folder: &Folder, store: Store) -> Result<(), StoreError> {
     if new.counters()?.records != counters.records {
         return Err(store.corrupt("its records are not those that it counts"));
     }
-    if let Some(position) = store.position()? {
-        new.put_position(&position)?;
-    }
+    store.copy_position(&new)?;
     finish(folder, new, store)
 }
 
