@@ -281,6 +281,10 @@ enum StreamsCommand {
         /// Lets each stream grow to so many MiB; after that, the services take no writes
         #[arg(long, value_name = "MIB", default_value = "4096", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
         most: u64,
+        /// Lets the first commands be decided by the declarations listed in the file `plan` in FOLDER [default: those of the
+        /// split]
+        #[arg(long, value_name = "FOLDER")]
+        plan: Option<PathBuf>,
         #[command(flatten)]
         data: Data,
     },
@@ -484,7 +488,8 @@ fn do_command(command: Option<Command>, split: Split, progress: Progress) -> Res
         }
         Some(Command::Streams { command }) => match command {
             StreamsCommand::Keys { output, plan } => streams::make_keys(&plan.read()?, &output),
-            StreamsCommand::Create { broker, keys, anew, replicas, most, data } => {
+            StreamsCommand::Create { broker, keys, anew, replicas, most, plan, data } => {
+                let plan = plan.as_deref().map(Plan::read).transpose()?;
                 let making = streams::Making {
                     broker: &broker,
                     keys: keys.as_deref(),
@@ -492,7 +497,7 @@ fn do_command(command: Option<Command>, split: Split, progress: Progress) -> Res
                     replicas: replicas.into(),
                     most: most << 20,
                 };
-                streams::create(&data.dir, &making)
+                streams::create(&data.dir, plan.as_ref(), &making)
             }
             StreamsCommand::Snapshot { from, secrets, broker, keys, chosen } => {
                 let storing =

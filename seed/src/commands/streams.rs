@@ -5,7 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use broker::{Begin, Broker, BrokerError, Keys, Rules, Server, render_accounts};
+use broker::{Begin, Broker, BrokerError, Keys, Ruled, Server, render_accounts};
 use record::model::Collection;
 use serde_json::json;
 use store::{Folder, OnDamage, Purpose, Store};
@@ -81,11 +81,12 @@ pub struct Making<'m> {
     pub most: u64,
 }
 
-/// Makes the stream of each collection of the split in `data`, whose services are stopped.
+/// Makes the stream of each collection of the split in `data`, whose services are stopped. Its first commands are decided by
+/// the declaration in `plan`, or else by the split's.
 ///
 /// # Errors
 /// A database is in use, damaged or a replica already, or the broker refuses. Streams that were made before stay.
-pub fn create(data: &Path, making: &Making) -> Result<Report, Error> {
+pub fn create(data: &Path, plan: Option<&Plan>, making: &Making) -> Result<Report, Error> {
     let stores = open_databases(data)?;
     let mut begins = Vec::new();
     for (folder, store) in &stores {
@@ -97,8 +98,9 @@ pub fn create(data: &Path, making: &Making) -> Result<Report, Error> {
             return Err(Error::Output { path: folder.path().to_owned(), reason });
         }
         let collection = store.collection();
-        begins
-            .push((collection, Begin { collection: collection.name().to_owned(), state: store.describe_beginning()? }));
+        let declared = plan.map_or(Ok(collection), |plan| plan.find(collection.name()))?;
+        let (name, state) = (collection.name().to_owned(), store.describe_beginning()?);
+        begins.push((collection, Begin { collection: name, state, ruled: ruled(declared) }));
     }
     drop(stores);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::io(data))?;
@@ -157,6 +159,11 @@ async fn create_all(
     Ok(made)
 }
 
+/// Returns the rules of the collection's declaration.
+fn ruled(collection: Collection) -> Ruled {
+    Ruled::of(serde_json::to_string(collection.declaration()).expect("a declaration can be written as JSON"))
+}
+
 /// Lets the commands in the stream of each collection of `plan` be decided by its declaration there from now on.
 ///
 /// # Errors
@@ -167,7 +174,6 @@ pub fn switch(plan: &Plan, broker: &[Server], keys: Option<&Path>) -> Result<Rep
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(io)?;
     let (mut text, mut switched) = (String::new(), Vec::new());
     for collection in plan.iter() {
-        let declaration = serde_json::to_vec(collection.declaration()).expect("a declaration can be written as JSON");
         let name = collection.name();
         let sequence = runtime.block_on(async {
             let broker = connect(broker, keys, collection).await?;
@@ -177,12 +183,12 @@ pub fn switch(plan: &Plan, broker: &[Server], keys: Option<&Path>) -> Result<Rep
                               store one with `seed streams snapshot`";
                 return Err(Error::Backup { path: name.to_owned(), reason: reason.to_owned() });
             }
-            Ok::<_, Error>(broker.switch(Rules::of(&declaration)).await?)
+            Ok::<_, Error>(broker.switch(ruled(collection)).await?)
         })?;
         text += &format!("From message {sequence} on, the stream of {name} is decided by the plan's declaration.\n");
         switched.push(json!({ "collection": name, "sequence": sequence }));
     }
-    text += "Replicas that have it end within two seconds, and are to be started again; others take no writes.\n";
+    text += "Replicas by another declaration end within two seconds, and are to be started again.\n";
     Ok(Report::new(text, json!({ "outcome": "switched", "streams": switched })))
 }
 

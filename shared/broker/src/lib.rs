@@ -28,7 +28,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 
 pub use crate::accounts::{Keys, render_accounts};
-pub use crate::message::{Begin, Commands, Message, RULES, Rules, StateBehind};
+pub use crate::message::{Begin, Commands, Message, RULES, Ruled, Rules, StateBehind};
 pub use crate::snapshots::{SnapshotReader, StoredSnapshot};
 
 /// The time that a request to the broker may take.
@@ -230,10 +230,10 @@ impl Broker {
         Ok(published.await.map_err(told)?.sequence)
     }
 
-    /// Lets the commands behind be decided by `rules`. Needs the key of an administrator. Returns the message's number.
-    pub async fn switch(&self, rules: Rules) -> Result<u64, BrokerError> {
+    /// Lets the commands behind be decided by `ruled`. Returns the message's number.
+    pub async fn switch(&self, ruled: Ruled) -> Result<u64, BrokerError> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
-        self.publish(&format!("switch-{now}"), Message::Switch(rules).encode().into()).await
+        self.publish(&format!("switch-{now}"), Message::Switch(ruled).encode().into()).await
     }
 
     /// Returns the messages from number `from` on, without an end. An error is followed by nothing: follow again.

@@ -27,8 +27,8 @@ pub enum Message {
     Commands(Commands),
     /// What a replica's records amount to.
     State(StateBehind),
-    /// From here on, commands are decided by these rules.
-    Switch(Rules),
+    /// From here on, commands are decided by this.
+    Switch(Ruled),
 }
 
 /// The state of a database before the stream's first command.
@@ -38,6 +38,24 @@ pub struct Begin {
     pub collection: String,
     /// The state of its database, in words that are the same for the same records.
     pub state: String,
+    /// By what the first commands are decided.
+    pub ruled: Ruled,
+}
+
+/// By what commands are decided, whole: a replica with another declaration can go on by this.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Ruled {
+    /// The rules.
+    pub rules: Rules,
+    /// The text of their declaration.
+    pub declaration: String,
+}
+
+impl Ruled {
+    /// Returns the rules of this program for the declaration with this text.
+    pub fn of(declaration: String) -> Self {
+        Self { rules: Rules::of(declaration.as_bytes()), declaration }
+    }
 }
 
 /// The state of a replica's database behind a message.
@@ -113,14 +131,15 @@ mod tests {
     /// A change to these bytes needs a new version: replicas of two versions read the same stream.
     #[test]
     fn the_bytes_do_not_change() {
-        let begin = Begin { collection: "posts".into(), state: "1".into() };
-        assert_eq!(Message::Begin(begin).encode(), b"\x01\x00\x05posts\x011");
         let rules = Rules { program: 1, declaration: 300 };
+        let ruled = Ruled { rules, declaration: "{}".into() };
+        let begin = Begin { collection: "posts".into(), state: "1".into(), ruled: ruled.clone() };
+        assert_eq!(Message::Begin(begin).encode(), b"\x01\x00\x05posts\x011\x01\xfb\x2c\x01\x02{}");
         let commands = Commands { publisher: 4, number: 5, until: 6, rules, commands: vec![vec![7, 8]] };
         assert_eq!(Message::Commands(commands).encode(), b"\x01\x01\x04\x05\x06\x01\xfb\x2c\x01\x01\x02\x07\x08");
         let behind = StateBehind { publisher: 4, sequence: 9, state: "1".into() };
         assert_eq!(Message::State(behind).encode(), b"\x01\x02\x04\x09\x011");
-        assert_eq!(Message::Switch(rules).encode(), b"\x01\x03\x01\xfb\x2c\x01");
+        assert_eq!(Message::Switch(ruled).encode(), b"\x01\x03\x01\xfb\x2c\x01\x02{}");
         // The beginning of a digest computed by another program.
         assert_eq!(Rules::of(b"m"), Rules { program: RULES, declaration: 0x62c6_6a7a_5dd7_0c31 });
     }

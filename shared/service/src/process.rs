@@ -32,7 +32,7 @@ use crate::jwt::Keys;
 use crate::logging::{log_panics, start_log};
 use crate::operate::Operator;
 use crate::reloader::{self, Reloaded, Reloader};
-use crate::replica::{Replica, find_ruled};
+use crate::replica::{Replica, find_ruled, note_contradiction};
 use crate::routes::{Own, routes};
 use crate::state::State;
 use crate::workers::Workers;
@@ -260,6 +260,12 @@ impl Outside {
             broker = matches!(end, End::Outrun).then(|| replica.broker().clone());
         }
         let changes_over = matches!(end, End::ChangedOver);
+        if let (End::Failed(error), Some(_)) = (&end, &state.replica)
+            && let Some(StoreError::Contradiction { .. }) = error.downcast_ref()
+        {
+            // The next start goes on by the declaration before.
+            note_contradiction(&state.store)?;
+        }
         let store = state.store.clone();
         drop(state);
         close(store, &folder, end).await?;
@@ -267,7 +273,7 @@ impl Outside {
             Some(broker) => begin_again(&broker, &folder, collection, signals).await,
             None if changes_over => {
                 let path = folder.path().display();
-                Err(format!("{path}: its stream has changed over to this declaration; restart the service").into())
+                Err(format!("{path}: its stream has changed over to another declaration; restart the service").into())
             }
             None => Ok(()),
         }
@@ -282,7 +288,7 @@ enum End {
     Restart,
     /// Only a snapshot helps this replica on.
     Outrun,
-    /// The stream has changed over to this program's declaration.
+    /// The stream has changed over to another declaration.
     ChangedOver,
     /// It cannot serve its database.
     Failed(Box<dyn Error>),
@@ -548,23 +554,45 @@ fn open(
         let records = slice.fill(folder, collection)?;
         log::info!("filled with {records} {}", agree(records, "record", "records"));
     }
-    let mut store = folder.open(collection, Purpose::Serving, on_damage)?;
-    if is_replica && let Some(ruled) = find_ruled(&store)? {
-        drop(store);
-        log::warn!(
-            "{}: its stream is decided by another declaration of {}, so this is served by that until `seed streams switch` \
-             changes over",
-            folder.path().display(),
-            collection.name()
-        );
-        store = folder.open(ruled, Purpose::Serving, on_damage)?;
+    if !is_replica {
+        return Ok(redeclare(&folder.open(collection, Purpose::Serving, on_damage)?)?);
     }
+    let mut store = open_ruled(folder, collection, on_damage)?;
+    match redeclare(&store) {
+        Err(error @ StoreError::Contradiction { .. }) if note_contradiction(&store)? => {
+            log::error!(
+                "{error}; this replica takes no writes until `seed streams switch` changes to another declaration"
+            );
+            drop(store);
+            store = open_ruled(folder, collection, on_damage)?;
+            Ok(redeclare(&store)?)
+        }
+        redeclared => Ok(redeclared?),
+    }
+}
+
+/// Opens the database of a replica by the declaration that it has to follow its stream by.
+fn open_ruled(folder: &Folder, own: Collection, on_damage: OnDamage) -> Result<Store, StoreError> {
+    let store = folder.open(own, Purpose::Serving, on_damage)?;
+    let Some(ruled) = find_ruled(&store)? else { return Ok(store) };
+    drop(store);
+    log::warn!(
+        "{}: its stream is decided by another declaration of {}, so this is served by that until `seed streams switch` \
+         changes over",
+        folder.path().display(),
+        own.name()
+    );
+    folder.open(ruled, Purpose::Serving, on_damage)
+}
+
+/// Brings a database up to its declaration, unless that takes long; returns the work that is left.
+fn redeclare(store: &Store) -> Result<Redeclaration, StoreError> {
     let redeclaration = store.redeclare()?;
     if redeclaration.is_current() || redeclaration.store().counted()?.count > AT_ONCE {
         return Ok(redeclaration);
     }
     redeclaration.make(&AtomicBool::new(false))?;
-    Ok(redeclaration.store().redeclare()?)
+    redeclaration.store().redeclare()
 }
 
 /// Returns when the listener must close: at the first signal, or, if there is a time to drain, after that time or at a

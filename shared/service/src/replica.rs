@@ -23,10 +23,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use broker::{
-    Begin, Broker, BrokerError, Commands, Delivered, MESSAGE_BYTES, MOST_BYTES, Message, Rules, StateBehind,
-    StreamState,
+    Begin, Broker, BrokerError, Commands, Delivered, MESSAGE_BYTES, MOST_BYTES, Message, RULES, Ruled, Rules,
+    StateBehind, StreamState,
 };
 use futures_util::StreamExt;
+use record::declaration::Declaration;
 use record::model::Collection;
 use store::{Agreed, Commit, CommitError, Decide, Position, Store, StoreError};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -112,7 +113,7 @@ struct Link {
     trouble: Mutex<Option<String>>,
     /// Told when only a snapshot helps, and there is one.
     is_outrun: Notify,
-    /// Told when the stream has changed over to this program's declaration.
+    /// Told when the stream has changed over to another declaration.
     is_changed_over: Notify,
     /// Whether the stream is decided by other rules than this replica's, so that nothing that it publishes counts.
     is_changing: AtomicBool,
@@ -155,8 +156,8 @@ enum FollowError {
     /// The stream no longer has what it lacks, but a snapshot does.
     #[error("{0}")]
     Outrun(String),
-    /// From here on, commands are decided by this program's own declaration.
-    #[error("the stream changes over to this program's declaration")]
+    /// From here on, commands are decided by another declaration.
+    #[error("the stream changes over to another declaration")]
     ChangesOver,
 }
 
@@ -206,7 +207,6 @@ impl Replica {
             health: health.clone(),
             collection: store.collection(),
             rules,
-            own,
             position,
             agreement: Agreement::default(),
         };
@@ -264,7 +264,7 @@ impl Replica {
         self.link.is_outrun.notified().await;
     }
 
-    /// Returns when the stream has changed over to this program's declaration, which a new start serves.
+    /// Returns when the stream has changed over to another declaration, which a new start serves.
     pub async fn until_changed_over(&self) {
         self.link.is_changed_over.notified().await;
         // Not all replicas at once: reads go on.
@@ -353,13 +353,33 @@ fn pair(rules: Rules) -> (u32, u64) {
     (rules.program, rules.declaration)
 }
 
-/// Returns the collection by the declaration that the stream of `store` is decided by, if that is not the one of `store`
-/// but is noted there.
+/// Returns the collection by the declaration that a replica's database is to be opened by, if that is not the one of `store`,
+/// the program's own: the one that its stream is decided by, or the one before if its records contradict that.
 pub(crate) fn find_ruled(store: &Store) -> Result<Option<Collection>, StoreError> {
-    let rules = store.position()?.and_then(|position| position.rules);
-    let Some(rules) = rules.filter(|rules| *rules != pair(rules_of(store.collection()))) else { return Ok(None) };
-    let ruled = store.ruled()?.map(Collection::of);
-    Ok(ruled.filter(|ruled| pair(rules_of(*ruled)) == rules))
+    let (own, position) = (rules_of(store.collection()), store.position()?);
+    let Some(rules) = position.and_then(|position| position.rules) else { return Ok(None) };
+    let is_ruling = |collection: &Collection| rules_of(*collection).declaration == rules.1;
+    let before = store.ruled()?.map(Collection::of);
+    if store.contradicted()? == Some(rules) {
+        return Ok(before.filter(|before| !is_ruling(before)));
+    }
+    if own.declaration == rules.1 {
+        return Ok(None);
+    }
+    Ok(store.announced()?.map(Collection::of).filter(is_ruling).or(before.filter(is_ruling)))
+}
+
+/// Notes that the records of `store` contradict the declaration that its stream has changed over to. Returns whether there is
+/// one to go back to.
+pub(crate) fn note_contradiction(store: &Store) -> Result<bool, StoreError> {
+    let rules = pair(rules_of(store.collection()));
+    let is_ruled = store.position()?.is_some_and(|position| position.rules == Some(rules));
+    let is_other = |before| pair(rules_of(Collection::of(before))) != rules;
+    let has_before = is_ruled && store.ruled()?.is_some_and(is_other);
+    if has_before {
+        store.put_contradicted(rules)?;
+    }
+    Ok(has_before)
 }
 
 /// Notes the declaration of `store` as that of its stream, unless the stream is decided by another.
@@ -498,8 +518,6 @@ struct Follower {
     collection: Collection,
     /// The rules of the declaration that it follows by.
     rules: Rules,
-    /// Those of the program's own.
-    own: Rules,
     position: Option<Position>,
     agreement: Agreement,
 }
@@ -534,7 +552,7 @@ impl Follower {
                     sleep(PAUSE).await;
                 }
                 FollowError::ChangesOver => {
-                    log::warn!("{error}: this replica ends, to be started again with it");
+                    log::warn!("{error}: this replica ends, to be started again by that");
                     self.link.is_changed_over.notify_one();
                     return;
                 }
@@ -686,6 +704,9 @@ impl Follower {
         let (own, commands) = match message {
             Some(Message::Begin(begin)) if sequence == 1 => {
                 self.check_begin(&begin).await?;
+                self.announce(&begin.ruled)?;
+                position.rules = Some(pair(begin.ruled.rules));
+                switched = Some(begin.ruled.rules);
                 (None, Vec::new())
             }
             None | Some(Message::Begin(_)) => {
@@ -699,15 +720,15 @@ impl Follower {
                 told = (state.publisher != self.link.publisher).then_some(state);
                 (None, Vec::new())
             }
-            Some(Message::Switch(rules)) => {
-                switched = Some(rules);
-                position.rules = Some(pair(rules));
+            Some(Message::Switch(ruled)) => {
+                self.announce(&ruled)?;
+                position.rules = Some(pair(ruled.rules));
+                switched = Some(ruled.rules);
                 (None, Vec::new())
             }
             Some(Message::Commands(commands)) => {
                 let own = (commands.publisher == self.link.publisher).then_some(commands.number);
-                // The first command says by which rules.
-                let is_current = *position.rules.get_or_insert(pair(commands.rules)) == pair(commands.rules);
+                let is_current = position.rules == Some(pair(commands.rules));
                 if is_current && commands.rules != self.rules {
                     return stop(self.tell_rules(sequence, commands.rules));
                 }
@@ -768,24 +789,40 @@ impl Follower {
         }
     }
 
+    /// Notes the declaration that a message changes over to, so that a start after it can open the database by it.
+    fn announce(&self, ruled: &Ruled) -> Result<(), FollowError> {
+        let name = self.collection.name();
+        let unread = |why: &dyn Display| {
+            FollowError::Stop(format!(
+                "this version cannot read the declaration of {name} that its stream changes over to: {why}"
+            ))
+        };
+        let declaration = Declaration::read(&ruled.declaration).map_err(|error| unread(&error))?;
+        let collection = Collection::of(declaration);
+        if collection.name() != name || rules_of(collection).declaration != ruled.rules.declaration {
+            return Err(unread(&"it is of another collection, or of a newer version"));
+        }
+        Ok(self.store.put_announced(collection.declaration())?)
+    }
+
     /// Goes on behind a message that changes the rules, if these are this replica's.
     fn change_over(&self, sequence: u64, rules: Rules) -> Result<(), FollowError> {
-        log::info!("from message {sequence} on, commands are decided by other rules");
         let is_changing = rules != self.rules;
         self.link.is_changing.store(is_changing, Ordering::SeqCst);
         if !is_changing {
             return Ok(());
         }
+        log::info!("from message {sequence} on, commands are decided by other rules");
         // What was before this message is answered. What is behind it has no effect, unless the rules change back before.
         let waiting: Vec<u64> = self.link.waiting().keys().copied().collect();
         waiting.into_iter().for_each(|number| self.link.refuse(number, || Problem::FateUnknown));
         self.link.own.send_replace(self.link.issued.load(Ordering::Relaxed));
-        if rules == self.own {
+        if rules.program == RULES {
             // All that it will apply before its end.
             self.link.applied.send_replace(sequence);
             return Err(FollowError::ChangesOver);
         }
-        log::error!("this replica takes no writes until it is started again with what commands are decided by now");
+        log::error!("this replica takes no writes until it is started again in the version that decides commands now");
         Ok(())
     }
 
@@ -856,12 +893,11 @@ impl Follower {
         let store = self.store.clone();
         let state = tokio::task::spawn_blocking(move || store.describe_beginning()).await;
         let state = state.map_err(|_panic| FollowError::Stop("describing the database panicked".to_owned()))??;
-        let own = Begin { collection: self.collection.name().to_owned(), state };
-        if *begin != own {
+        if (&*begin.collection, &begin.state) != (self.collection.name(), &state) {
             return stop(format!(
-                "this database is not what the stream began with: it has {}, the stream of {} began with {}; fill the folder from \
+                "this database is not what the stream began with: it has {state}, the stream of {} began with {}; fill the folder from \
                  the slice that `seed streams` was given",
-                own.state, begin.collection, begin.state
+                begin.collection, begin.state
             ));
         }
         Ok(())
@@ -874,7 +910,7 @@ impl Follower {
             format!("message {sequence} is of older rules ({}); run the version of that time first", rules.program)
         } else {
             format!(
-                "message {sequence} is of a replica with another declaration of {}: start this one with that declaration",
+                "message {sequence} is of a replica with another declaration of {}, which the records here contradict",
                 self.collection.name()
             )
         }

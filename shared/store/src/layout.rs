@@ -100,8 +100,12 @@ pub(super) const APPLIED_KEY: &[u8] = b"\0applied";
 pub(super) const INDEXED_KEY: &[u8] = b"\0indexed";
 /// The key of how far a replica has followed its stream.
 pub(super) const POSITION_KEY: &[u8] = b"\0position";
-/// The key of the declaration by which a replica decides its stream's commands.
+/// The key of the declaration by which a replica has decided its stream's commands.
 pub(super) const RULED_KEY: &[u8] = b"\0ruled";
+/// The key of the declaration that the stream has changed over to.
+pub(super) const ANNOUNCED_KEY: &[u8] = b"\0announced";
+/// The key of the rules that a replica's records contradict.
+pub(super) const CONTRADICTED_KEY: &[u8] = b"\0contradicted";
 /// The key of the reason why a replica must not follow its stream any more.
 pub(super) const APART_KEY: &[u8] = b"\0apart";
 /// The first byte of every value.

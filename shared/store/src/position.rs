@@ -20,7 +20,8 @@ use crate::{Store, StoreError};
 const LONGEST: u64 = 10 * 60 * 1000;
 
 /// What a replica's database knows of its stream.
-const OF_STREAM: [&[u8]; 3] = [layout::POSITION_KEY, layout::RULED_KEY, layout::APART_KEY];
+const OF_STREAM: [&[u8]; 5] =
+    [layout::POSITION_KEY, layout::RULED_KEY, layout::ANNOUNCED_KEY, layout::CONTRADICTED_KEY, layout::APART_KEY];
 
 /// How far a database has followed a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
@@ -34,7 +35,7 @@ pub struct Position {
     /// The stream's time in milliseconds since 1970: the latest of its messages' times, so it never goes back.
     pub time: u64,
     /// By what the stream's commands are decided: the version of the program's rules, and the digest of the declaration.
-    /// `None` before the first command.
+    /// `None` before the first message.
     pub rules: Option<(u32, u64)>,
     /// Who may still repeat a message, by number.
     publishers: Vec<Publisher>,
@@ -132,18 +133,48 @@ impl Store {
         self.put(layout::POSITION_KEY, &layout::encode(position))
     }
 
-    /// Returns the declaration by which the commands of the stream were decided last, as it was noted.
+    /// Returns the declaration by which this database has followed its stream last.
     pub fn ruled(&self) -> Result<Option<Declaration>, StoreError> {
-        let Some(value) = self.value(layout::RULED_KEY)? else { return Ok(None) };
-        let read = Declaration::read(&String::from_utf8_lossy(&value[layout::BODY..]));
-        read.map(Some).map_err(|error| self.damaged(layout::RULED_KEY, &error.to_string()))
+        self.declaration(layout::RULED_KEY)
     }
 
-    /// Notes the declaration by which the commands of the stream are decided, so that a program with another one can go on
-    /// by this until the stream changes over.
+    /// Notes the declaration by which this database follows its stream, so that a program with another one can go on by it.
     pub fn put_ruled(&self, declaration: &Declaration) -> Result<(), StoreError> {
+        self.put_declaration(layout::RULED_KEY, declaration)
+    }
+
+    /// Returns the declaration that the stream changed over to last, which counts if it is the one of the position's rules.
+    pub fn announced(&self) -> Result<Option<Declaration>, StoreError> {
+        self.declaration(layout::ANNOUNCED_KEY)
+    }
+
+    /// Notes the declaration that the stream is about to change over to, which the records may contradict no more.
+    pub fn put_announced(&self, declaration: &Declaration) -> Result<(), StoreError> {
+        self.put_declaration(layout::ANNOUNCED_KEY, declaration)?;
+        self.db.remove(layout::CONTRADICTED_KEY).map_err(|source| self.sled(source))?;
+        self.sync()
+    }
+
+    /// Returns the rules whose declaration the records contradict.
+    pub fn contradicted(&self) -> Result<Option<(u32, u64)>, StoreError> {
+        self.decoded(layout::CONTRADICTED_KEY)
+    }
+
+    /// Notes that the records contradict the declaration of `rules`.
+    pub fn put_contradicted(&self, rules: (u32, u64)) -> Result<(), StoreError> {
+        self.put(layout::CONTRADICTED_KEY, &layout::encode(rules))?;
+        self.sync()
+    }
+
+    fn declaration(&self, key: &[u8]) -> Result<Option<Declaration>, StoreError> {
+        let Some(value) = self.value(key)? else { return Ok(None) };
+        let read = Declaration::read(&String::from_utf8_lossy(&value[layout::BODY..]));
+        read.map(Some).map_err(|error| self.damaged(key, &error.to_string()))
+    }
+
+    fn put_declaration(&self, key: &[u8], declaration: &Declaration) -> Result<(), StoreError> {
         let json = serde_json::to_vec(declaration).expect("a declaration can be written as JSON");
-        self.put(layout::RULED_KEY, &json)
+        self.put(key, &json)
     }
 
     /// Copies all that a database of a replica knows of its stream to `other`.
@@ -204,7 +235,7 @@ mod tests {
 
     use super::*;
     use crate::tests::json;
-    use crate::{Change, Writer};
+    use crate::{Change, Folder, OnDamage, Purpose, Writer};
 
     /// A change to these bytes needs a new key.
     #[test]
@@ -218,6 +249,26 @@ mod tests {
         let expected =
             [b"\x01s\x07", &digest[..], b"\xfb\xe8\x03\x01\x01\xfb\x2c\x01\x01\x02\x09\xfb\xb0\x04"].concat();
         assert_eq!(layout::encode(&position), expected);
+    }
+
+    #[test]
+    fn a_compacted_database_knows_of_its_stream_what_it_knew() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::lock(dir.path()).unwrap();
+        let store = Store::create(&folder.database(), sample::posts()).unwrap();
+        store.put_position(&Position { rules: Some((1, 2)), ..Position::before("s".to_owned()) }).unwrap();
+        store.put_announced(sample::users().declaration()).unwrap();
+        store.put_ruled(sample::posts().declaration()).unwrap();
+        store.put_contradicted((1, 2)).unwrap();
+        store.set_apart("why").unwrap();
+        let read = |store: &Store| OF_STREAM.map(|key| store.value(key).unwrap().unwrap());
+        let before = read(&store);
+        drop(store);
+        folder.compact(sample::posts(), OnDamage::Refuse).unwrap();
+        let store = folder.open(sample::posts(), Purpose::Passing, OnDamage::Refuse).unwrap();
+        assert_eq!(read(&store), before);
+        store.remove_position().unwrap();
+        assert!(OF_STREAM.iter().all(|key| store.value(key).unwrap().is_none()));
     }
 
     #[test]
