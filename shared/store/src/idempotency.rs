@@ -138,6 +138,7 @@ impl Kept {
         for (key, kept) in new {
             // The old answer's time is over; otherwise it would have been the response.
             if let Some(over) = store.kept(key)? {
+                store.shared.snapshots.keep_answer(key, &over);
                 self.subtract(key, &over);
                 step.removes.push(forget_key(over.until, key));
             }
@@ -170,6 +171,7 @@ impl Kept {
                 continue;
             }
             if let Some(kept) = store.kept(key)? {
+                store.shared.snapshots.keep_answer(key, &kept);
                 self.subtract(key, &kept);
                 step.removes.push(kept_key(key));
             }
@@ -263,5 +265,44 @@ mod tests {
         let again =
             runtime.block_on(commit.write(|now: &mut Transaction| now.kept("over").unwrap().map(|kept| kept.id)));
         assert_eq!(again.unwrap(), Some(id(2)));
+    }
+
+    #[test]
+    fn a_snapshot_has_the_answers_that_go_while_it_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(&dir.path().join("db"), sample::posts()).unwrap();
+        let commit = Commit::start(&store, Durability::Process).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let keep = |key: &'static str, until: Option<u64>| {
+            let kept = commit.write(move |now: &mut Transaction| {
+                let id = now.next_id().unwrap();
+                let json = json(id.get(), 1);
+                let revision = now.put(now.read(id, &json));
+                let new = KeptRecord::new(now.time(), [0; 32], id, revision, json);
+                now.keep_answer(key.to_owned(), KeptRecord { until: until.unwrap_or(new.until), ..new });
+            });
+            runtime.block_on(kept).unwrap();
+        };
+        keep("lasts", None);
+        keep("goes", Some(1));
+        let snapshot = runtime.block_on(commit.snapshot()).unwrap();
+        let kept = |snapshot: &crate::Snapshot| {
+            let mut kept: Vec<_> =
+                snapshot.kept().map(|kept| kept.unwrap()).map(|(key, kept)| (key, kept.id)).collect();
+            kept.sort();
+            kept
+        };
+        let expected = [("goes".to_owned(), id(2)), ("lasts".to_owned(), id(1))];
+        assert_eq!(kept(&snapshot), expected);
+        // Replaced, forgotten, and kept anew.
+        keep("goes", Some(2));
+        assert_eq!(kept(&snapshot), expected);
+        keep("later", None);
+        assert!(store.kept("goes").unwrap().is_none(), "it was not forgotten");
+        assert_eq!(kept(&snapshot), expected);
+        keep("goes", None);
+        assert_eq!(kept(&snapshot), expected);
+        drop(snapshot);
+        assert_eq!(kept(&runtime.block_on(commit.snapshot()).unwrap()).len(), 3);
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! At its end a snapshot proves itself: the records it read are the set that the database counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::iter;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::vec;
@@ -69,8 +70,18 @@ struct State {
     /// The highest id that was read.
     passed: u64,
     records: BTreeMap<Id, SnapshotRecord>,
+    /// Kept answers that are gone by now, with their idempotency keys.
+    answers: Vec<(String, KeptRecord)>,
     bytes: usize,
     given_up: bool,
+}
+
+impl State {
+    fn give_up_if_large(&mut self) {
+        if self.bytes > ASIDE_BYTES {
+            *self = Self { given_up: true, ..Self::default() };
+        }
+    }
 }
 
 /// Locks, despite a panic of another holder: each change is one call, so a panic leaves nothing half done.
@@ -98,8 +109,21 @@ impl Snapshots {
                 state.bytes += record.stored.json().len() + ASIDE_RECORD;
                 state.records.entry(record.id).or_insert_with(|| record.copy());
             }
-            if state.bytes > ASIDE_BYTES {
-                *state = State { given_up: true, ..State::default() };
+            state.give_up_if_large();
+        }
+    }
+
+    /// Sets aside a kept answer that is about to go.
+    pub(super) fn keep_answer(&self, key: &str, kept: &KeptRecord) {
+        if !self.are_wanted() {
+            return;
+        }
+        for aside in lock(&self.all).iter() {
+            let mut state = lock(&aside.state);
+            if !state.given_up && kept.revision <= aside.revision {
+                state.bytes += key.len() + kept.json.len() + ASIDE_RECORD;
+                state.answers.push((key.to_owned(), kept.clone()));
+                state.give_up_if_large();
             }
         }
     }
@@ -176,10 +200,35 @@ impl Snapshot {
         &self.store
     }
 
-    /// Iterates over the answers kept by then under idempotency keys, if they are still kept.
+    /// Iterates over the answers kept by then under idempotency keys: those that are still there, then those set aside. A
+    /// replica's decisions depend on how many it keeps.
     pub fn kept(&self) -> impl Iterator<Item = Result<(String, KeptRecord), StoreError>> + Send + Sync + use<> {
-        let revision = self.counters.revision;
-        self.store.kept_answers().filter(move |kept| kept.as_ref().map_or(true, |(_, kept)| kept.revision <= revision))
+        let (revision, path, aside) = (self.counters.revision, self.store.path().to_owned(), Arc::clone(&self.aside));
+        let (mut there, mut seen) = (self.store.kept_answers(), HashSet::new());
+        let mut gone: Option<vec::IntoIter<(String, KeptRecord)>> = None;
+        iter::from_fn(move || {
+            loop {
+                let next = match &mut gone {
+                    None => there.next(),
+                    Some(gone) => Some(Ok(gone.next()?)),
+                };
+                match next {
+                    // It may be in both: removed when it was read, or about to be.
+                    Some(Ok((key, kept))) if kept.revision <= revision && seen.insert(key.clone()) => {
+                        return Some(Ok((key, kept)));
+                    }
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => return Some(Err(error)),
+                    None => {
+                        let state = lock(&aside.state);
+                        gone = Some(state.answers.clone().into_iter());
+                        if state.given_up {
+                            return Some(Err(StoreError::SnapshotGivenUp(path.clone())));
+                        }
+                    }
+                }
+            }
+        })
     }
 
     /// Reads on, to the end of the next page.
