@@ -533,11 +533,11 @@ fn writes_go_on_when_a_brokers_disk_is_full_and_nothing_is_lost_when_those_of_mo
         while file.write_all(&[0; 4 << 10]).is_ok() {}
     };
     let (text, mut answered) = ("x".repeat(4000), 0);
-    // Until it is answered, or for a while.
-    let mut write = |cluster: &Cluster, count: usize| {
+    // Each until it is answered, or for so many seconds.
+    let mut write = |cluster: &Cluster, count: usize, patience: u64| {
         let before = answered;
         for nth in 0..count {
-            let until = Instant::now() + Duration::from_secs(20);
+            let until = Instant::now() + Duration::from_secs(patience);
             while post(cluster, nth % COUNT, &text) != 201 {
                 if Instant::now() > until {
                     return answered - before;
@@ -548,12 +548,12 @@ fn writes_go_on_when_a_brokers_disk_is_full_and_nothing_is_lost_when_those_of_mo
         }
         answered - before
     };
-    assert_eq!(write(&cluster, 30), 30);
+    assert_eq!(write(&cluster, 30, 60), 30);
     fill(0);
-    assert_eq!(write(&cluster, 100), 100, "one full disk stops no writes");
+    assert_eq!(write(&cluster, 100, 60), 100, "one full disk stops no writes");
     fill(1);
     fill(2);
-    assert!(write(&cluster, 20_000) < 20_000, "the disks are not full");
+    assert!(write(&cluster, 20_000, 20) < 20_000, "the disks are not full");
     assert_eq!(get(cluster.address(0), "/api/notes/1").0, 200, "reads go on");
     for (nth, disk) in disks.iter().enumerate() {
         fs::remove_file(disk.join("filler")).unwrap();
@@ -561,7 +561,7 @@ fn writes_go_on_when_a_brokers_disk_is_full_and_nothing_is_lost_when_those_of_mo
     }
     cluster.heal();
     (0..COUNT).for_each(|nth| cluster.await_ready(nth));
-    assert_eq!(write(&cluster, 30), 30);
+    assert_eq!(write(&cluster, 30, 60), 30);
     let last = Client::with_secret(cluster.address(0), SECRET).send("POST", "/api/notes", &[], r#"{"text":"last"}"#);
     assert_eq!(last.status, 201, "{}", last.body);
     let lists = || (0..COUNT).map(|nth| get(cluster.address(nth), "/api/notes").2).collect::<Vec<_>>();
