@@ -206,6 +206,16 @@ impl PlanFolder {
 }
 
 #[derive(Args)]
+struct Link {
+    /// Asks this server of the broker, such as nats://127.0.0.1:4222. Several are separated by commas
+    #[arg(long, value_name = "URL", required = true, value_delimiter = ',')]
+    broker: Vec<broker::Server>,
+    /// Finds the keys that `seed streams keys` has made in FOLDER. Without it, connects without a key
+    #[arg(long, value_name = "FOLDER")]
+    keys: Option<PathBuf>,
+}
+
+#[derive(Args)]
 struct Chosen {
     #[command(flatten)]
     plan: PlanFolder,
@@ -266,12 +276,8 @@ enum StreamsCommand {
     /// Makes the stream of each collection, which begins with what the databases of the stopped services have. Streams that
     /// are there are left alone
     Create {
-        /// Asks this server of the broker, such as nats://127.0.0.1:4222. Several are separated by commas
-        #[arg(long, value_name = "URL", required = true, value_delimiter = ',')]
-        broker: Vec<broker::Server>,
-        /// Finds the keys that `seed streams keys` has made in FOLDER. Without it, connects without a key
-        #[arg(long, value_name = "FOLDER")]
-        keys: Option<PathBuf>,
+        #[command(flatten)]
+        link: Link,
         /// Removes streams that are there, with all their messages, and makes them anew. Without it, they are left alone
         #[arg(long)]
         anew: bool,
@@ -297,24 +303,16 @@ enum StreamsCommand {
         /// Reads the secrets of write tokens from FILE, one a line: each service demands one of its own
         #[arg(long, value_name = "FILE")]
         secrets: PathBuf,
-        /// Asks this server of the broker, such as nats://127.0.0.1:4222. Several are separated by commas
-        #[arg(long, value_name = "URL", required = true, value_delimiter = ',')]
-        broker: Vec<broker::Server>,
-        /// Finds the keys that `seed streams keys` has made in FOLDER. Without it, connects without a key
-        #[arg(long, value_name = "FOLDER")]
-        keys: Option<PathBuf>,
+        #[command(flatten)]
+        link: Link,
         #[command(flatten)]
         chosen: Chosen,
     },
-    /// Changes the streams over to the declarations of a plan, once all replicas run in the version that has them: from
-    /// then on they are what commands are decided by. Replicas end, one after the other, to be started again
+    /// Changes the streams over to the declarations of a plan: from one message on, commands are decided by these. Replicas
+    /// end within two seconds, to be started again
     Switch {
-        /// Asks this server of the broker, such as nats://127.0.0.1:4222. Several are separated by commas
-        #[arg(long, value_name = "URL", required = true, value_delimiter = ',')]
-        broker: Vec<broker::Server>,
-        /// Finds the keys that `seed streams keys` has made in FOLDER. Without it, connects without a key
-        #[arg(long, value_name = "FOLDER")]
-        keys: Option<PathBuf>,
+        #[command(flatten)]
+        link: Link,
         #[command(flatten)]
         chosen: Chosen,
     },
@@ -488,24 +486,24 @@ fn do_command(command: Option<Command>, split: Split, progress: Progress) -> Res
         }
         Some(Command::Streams { command }) => match command {
             StreamsCommand::Keys { output, plan } => streams::make_keys(&plan.read()?, &output),
-            StreamsCommand::Create { broker, keys, anew, replicas, most, plan, data } => {
+            StreamsCommand::Create { link, anew, replicas, most, plan, data } => {
                 let plan = plan.as_deref().map(Plan::read).transpose()?;
                 let making = streams::Making {
-                    broker: &broker,
-                    keys: keys.as_deref(),
+                    broker: &link.broker,
+                    keys: link.keys.as_deref(),
                     anew,
                     replicas: replicas.into(),
                     most: most << 20,
                 };
                 streams::create(&data.dir, plan.as_ref(), &making)
             }
-            StreamsCommand::Snapshot { from, secrets, broker, keys, chosen } => {
-                let storing =
-                    snapshot::Storing { from: &from, secrets: &secrets, broker: &broker, keys: keys.as_deref() };
+            StreamsCommand::Snapshot { from, secrets, link, chosen } => {
+                let (broker, keys) = (&*link.broker, link.keys.as_deref());
+                let storing = snapshot::Storing { from: &from, secrets: &secrets, broker, keys };
                 snapshot::store_all(&chosen.read()?, &storing, progress)
             }
-            StreamsCommand::Switch { broker, keys, chosen } => {
-                streams::switch(&chosen.read()?, &broker, keys.as_deref())
+            StreamsCommand::Switch { link, chosen } => {
+                streams::switch(&chosen.read()?, &link.broker, link.keys.as_deref())
             }
             StreamsCommand::Leave { data } => streams::leave(&data.dir),
         },

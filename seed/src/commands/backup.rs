@@ -98,11 +98,11 @@ pub fn take(origin: &Origin, output: &Path, progress: Progress) -> Result<Conten
 ///
 /// # Errors
 /// No service answers. What is in the file is to be read back.
-pub(crate) fn copy_section(origin: &Origin, collection: Collection, path: &Path) -> Result<(), Error> {
-    let secrets = origin.secrets.map(read_secrets).transpose()?.unwrap_or_default();
+pub(crate) fn copy_section(urls: &[String], secrets: &Path, collection: Collection, path: &Path) -> Result<(), Error> {
+    let secrets = read_secrets(secrets)?;
     let file = File::create_new(path).map_err(Error::io(path))?;
     let mut out = BufWriter::with_capacity(BUFFER, file);
-    fetch(origin.urls, collection, None, &secrets, &mut out, path)?;
+    fetch(urls, collection, None, &secrets, &mut out, path)?;
     out.flush().map_err(Error::io(path))
 }
 

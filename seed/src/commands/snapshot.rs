@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use broker::{Broker, Server, StoredSnapshot};
 use record::model::Collection;
@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::json;
 use store::backup::{BackupError, Head, Section};
 
-use crate::commands::backup::{Origin, copy_section};
+use crate::commands::backup::copy_section;
 use crate::commands::streams::connect;
 use crate::error::Error;
 use crate::identity::BUFFER;
@@ -63,8 +63,7 @@ pub fn store_all(plan: &Plan, storing: &Storing, progress: Progress) -> Result<R
     for collection in plan.iter() {
         let path = folder.path().join(collection.name());
         let stage = progress.stage("backing up", Total::Records(0));
-        let origin = Origin { urls: storing.from, data: Path::new(""), secrets: Some(storing.secrets), since: &[] };
-        copy_section(&origin, collection, &path)?;
+        copy_section(storing.from, storing.secrets, collection, &path)?;
         let head = prove(File::open(&path).map_err(Error::io(&path))?, collection)
             .map_err(|error| broken(collection, error.to_string()))?;
         drop(stage);
@@ -177,7 +176,7 @@ fn prove(input: impl Read, collection: Collection) -> Result<Head, BackupError> 
 }
 
 fn broken(collection: Collection, reason: String) -> Error {
-    Error::Backup { path: PathBuf::from(collection.name()).display().to_string(), reason }
+    Error::Backup { path: collection.name().to_owned(), reason }
 }
 
 fn describe(stored: &[Stored]) -> Report {

@@ -34,9 +34,6 @@ pub use crate::snapshots::{SnapshotReader, StoredSnapshot};
 /// The time that a request to the broker may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// The time for which a snapshot's next bytes may not come.
-const STALL: Duration = Duration::from_secs(30);
-
 /// The time for which the broker is asked for messages at once.
 const EXPIRES: Duration = Duration::from_secs(2);
 

@@ -17,13 +17,16 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use crate::{Broker, BrokerError, STALL, away};
+use crate::{Broker, BrokerError, away};
 
 /// The key in an object's metadata of the identity of the stream that the snapshot was made of.
 const STREAM: &str = "stream";
 
 /// The bytes of a chunk, each of which is acknowledged.
 const CHUNK: usize = 128 << 10;
+
+/// The time for which a snapshot's next bytes may not come.
+const STALL: Duration = Duration::from_secs(30);
 
 /// The time after which a snapshot that is no object yet is not being stored any more.
 const BROKEN_OFF: Duration = Duration::from_secs(3600);

@@ -235,24 +235,27 @@ mod tests {
         assert_eq!(forget_key(258, "k"), b"\x05\0\0\0\0\0\0\x01\x02k");
     }
 
+    /// Creates a record and keeps its answer under `key`; returns the id of the one that is kept there, if its time is not over.
+    async fn keep(commit: &Commit, key: &'static str, until: Option<u64>) -> Option<Id> {
+        let kept = commit.write(move |now: &mut Transaction| {
+            let kept = now.kept(key).unwrap().map(|kept| kept.id);
+            let id = now.next_id().unwrap();
+            let json = json(id.get(), 1);
+            let revision = now.put(now.read(id, &json));
+            let new = KeptRecord::new(now.time(), [0; 32], id, revision, json);
+            now.keep_answer(key.to_owned(), KeptRecord { until: until.unwrap_or(new.until), ..new });
+            kept
+        });
+        kept.await.unwrap()
+    }
+
     #[test]
     fn an_answer_is_kept_for_its_time_and_its_key_is_then_free() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::create(&dir.path().join("db"), sample::posts()).unwrap();
         let commit = Commit::start(&store, Durability::Process).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let keep = |key: &'static str, until: Option<u64>| {
-            let kept = commit.write(move |now: &mut Transaction| {
-                let kept = now.kept(key).unwrap().map(|kept| kept.id);
-                let id = now.next_id().unwrap();
-                let json = json(id.get(), 1);
-                let revision = now.put(now.read(id, &json));
-                let new = KeptRecord::new(now.time(), [0; 32], id, revision, json);
-                now.keep_answer(key.to_owned(), KeptRecord { until: until.unwrap_or(new.until), ..new });
-                kept
-            });
-            runtime.block_on(kept).unwrap()
-        };
+        let keep = |key, until| runtime.block_on(keep(&commit, key, until));
         let lasting = || store.db.scan_prefix([KEPT]).count();
         let to_forget = || store.db.scan_prefix([FORGET]).count();
         assert_eq!(keep("over", Some(1)), None);
@@ -273,16 +276,7 @@ mod tests {
         let store = Store::create(&dir.path().join("db"), sample::posts()).unwrap();
         let commit = Commit::start(&store, Durability::Process).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let keep = |key: &'static str, until: Option<u64>| {
-            let kept = commit.write(move |now: &mut Transaction| {
-                let id = now.next_id().unwrap();
-                let json = json(id.get(), 1);
-                let revision = now.put(now.read(id, &json));
-                let new = KeptRecord::new(now.time(), [0; 32], id, revision, json);
-                now.keep_answer(key.to_owned(), KeptRecord { until: until.unwrap_or(new.until), ..new });
-            });
-            runtime.block_on(kept).unwrap();
-        };
+        let keep = |key, until| runtime.block_on(keep(&commit, key, until));
         keep("lasts", None);
         keep("goes", Some(1));
         let snapshot = runtime.block_on(commit.snapshot()).unwrap();
