@@ -443,6 +443,9 @@ fn write_completions(shell: Shell) -> Report {
 /// Runs the command of the command line; returns its exit code.
 pub(crate) fn run() -> ExitCode {
     let Cli { command, split, json, quiet, log } = read_command_line();
+    // The allocator asks for pages of two megabytes, of which little is used: they take a third more memory, and the
+    // system's time to clear them. If it refuses this call, there are none, or `seed` only takes more memory.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let progress = if quiet { Progress::Quiet } else { Progress::on_stderr() };
     let logged = log.as_deref().map_or(Ok(()), seed::progress::log_to);
     let done = logged.and_then(|()| do_command(command, split, progress));

@@ -100,9 +100,14 @@ impl Splitting<'_> {
             let mut is_whole = true;
             let mut next = source.next_batch()?;
             let mut parsed: Option<(Collection, Vec<Records>)> = None;
+            let mut last = None;
             let mut put = |parsed: Option<(Collection, Vec<Records>)>| match parsed {
                 None => Ok(true),
                 Some((collection, records)) => {
+                    // A file has each collection once: the one before is whole, and its memory is needed.
+                    if let Some(before) = last.replace(collection).filter(|before| *before != collection) {
+                        sinks.iter_mut().filter(|sink| sink.collection == before).for_each(Sink::end);
+                    }
                     let sink = sinks.iter_mut().find(|sink| sink.collection == collection);
                     sink.map_or(Ok(true), |sink| sink.put(records))
                 }
@@ -186,7 +191,8 @@ impl<'scope> Sink<'scope> {
     /// Adds records; returns `false` if the loader has given up, and `finish` then returns its error.
     fn put(&mut self, records: Vec<Records>) -> Result<bool, Error> {
         records.iter().try_for_each(|records| self.slice.put(records))?;
-        let Some(batches) = self.loader.as_ref().and_then(|loader| loader.batches.as_ref()) else { return Ok(true) };
+        let Some(loader) = &self.loader else { return Ok(true) };
+        let batches = loader.batches.as_ref().expect("records come before the end");
         let digests = Digests::of(&records);
         self.digests.merge(&digests);
         Ok(batches.send((records, digests.exact)).is_ok())

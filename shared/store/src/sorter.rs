@@ -29,8 +29,8 @@ const CONFIG: Configuration = standard();
 /// The bytes of a block of texts. A vector that grew as a whole would be copied again and again, into fresh memory.
 const BLOCK: usize = if cfg!(test) { 2 << 10 } else { 1 << 20 };
 
-/// The most blocks of texts held in memory: 128 MiB.
-const BLOCKS_IN_MEMORY: usize = 128;
+/// The most blocks of texts held in memory: 16 MiB.
+const BLOCKS_IN_MEMORY: usize = 16;
 
 /// A term, and a record found by it.
 type Entry = (TermKey, Id);

@@ -187,9 +187,6 @@ fn kind_of(error: &Error) -> &'static str {
 }
 
 fn try_compare(args: &CompareArgs, progress: Progress, secrets: &mut Secrets) -> Result<Report, Stop> {
-    // With pages of two megabytes a thread takes several times the memory that it uses. If the system refuses this call,
-    // the comparison only takes more memory.
-    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let (mut sides, limits) = open_sides(args)?;
     *secrets = std::mem::take(&mut sides.secrets);
     sides.secrets = secrets.clone();
