@@ -39,13 +39,15 @@ fn is_paired(character: char) -> bool {
 /// Returns the text in lower case and NFC.
 fn fold(text: &str) -> String {
     let lower = text.to_lowercase();
-    if is_nfc(&lower) { lower } else { lower.nfc().collect() }
+    if lower.is_ascii() || is_nfc(&lower) { lower } else { lower.nfc().collect() }
 }
 
 /// Cuts a folded text into its parts.
 fn parts(text: &str) -> impl Iterator<Item = Part<'_>> {
     // What a character belongs to: nothing, a word, a run.
     let kind = |character: char| match character {
+        // Most characters of most texts, told without a table.
+        _ if character.is_ascii() => u8::from(character.is_ascii_alphanumeric()),
         _ if is_paired(character) && (character.is_alphanumeric() || is_combining_mark(character)) => 2,
         _ if character.is_alphanumeric() || is_combining_mark(character) => 1,
         _ => 0,
