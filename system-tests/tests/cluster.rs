@@ -517,6 +517,49 @@ fn a_replica_whose_disk_is_full_waits_for_room_and_catches_up() {
 }
 
 #[test]
+fn a_replica_whose_disk_is_full_when_its_stream_changes_over_waits_for_room() {
+    let (dir, disk) = (split(r#"[{"id":1,"text":"a"}]"#), tempfile::tempdir().unwrap());
+    let Some(_mounted) = mount(&["-t", "tmpfs", "-o", "size=192m", "none"], disk.path()) else { return };
+    symlink(disk.path(), dir.path().join("replica-0")).unwrap();
+    let Some(mut cluster) = Cluster::start_from(dir) else { return };
+    // The journal has that; the database's file gets it with the next sync.
+    (0..30).for_each(|_| assert_eq!(post(&cluster, 1, &"x".repeat(4000)), 201));
+    assert_eq!(read_all(&cluster, 0, 31).0, 200);
+    store_snapshot(&cluster, 1);
+    // The room that is reserved for what comes next goes, too: that behind the file's end, and that of its zeros.
+    let path = disk.path().join("notes/db/db");
+    let database = File::options().write(true).open(&path).unwrap();
+    database.set_len(database.metadata().unwrap().len()).unwrap();
+    assert!(Command::new("fallocate").arg("--dig-holes").arg(path).status().unwrap().success());
+    let filler = disk.path().join("filler");
+    let mut file = File::create(&filler).unwrap();
+    while file.write_all(&[0; 4 << 10]).is_ok() {}
+    drop(file);
+    let new = fs::read_to_string(cluster.declaration(0)).unwrap().replace("4096", "20");
+    for replica in 0..COUNT {
+        fs::write(cluster.declaration(replica), &new).unwrap();
+    }
+    let plan = cluster.write_plan("new", &new);
+    assert!(cluster.switch(&plan).status.success());
+    for replica in [1, 2] {
+        cluster.await_end(replica);
+        cluster.start_replica(replica);
+        cluster.await_ready(replica);
+        assert_eq!(post(&cluster, replica, "goes on"), 201);
+    }
+    wait_for("the full disk to be noticed", || cluster.log(0).contains("is not followed for now: "));
+    assert!(cluster.log(0).contains("the disk has no room"), "{}", cluster.log(0));
+    assert_eq!((get(cluster.address(0), "/ready").0, get(cluster.address(0), "/api/notes/1").0), (503, 200));
+    fs::remove_file(filler).unwrap();
+    let log = cluster.await_end(0);
+    assert!(log.contains("its stream has changed over to another declaration"), "{log}");
+    cluster.start_replica(0);
+    cluster.await_ready(0);
+    let lists: Vec<_> = (0..COUNT).map(|nth| read_all(&cluster, nth, 34)).collect();
+    assert!(lists.iter().all(|list| *list == lists[0]), "the replicas have other records");
+}
+
+#[test]
 fn writes_go_on_when_a_brokers_disk_is_full_and_nothing_is_lost_when_those_of_most_are() {
     let (dir, disk) = (split(r#"[{"id":1,"text":"a"}]"#), tempfile::tempdir().unwrap());
     let disks: Vec<_> = (0..COUNT).map(|nth| disk.path().join(nth.to_string())).collect();

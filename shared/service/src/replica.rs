@@ -555,7 +555,11 @@ impl Follower {
         loop {
             let Err(error) = self.follow_once(&mut shorter_since).await;
             match error {
-                FollowError::Broker(error) => {
+                // The message of a change over comes again.
+                error @ (FollowError::Broker(_) | FollowError::Store(StoreError::NoRoom(_))) => {
+                    if let FollowError::Store(_) = error {
+                        *self.link.stage() = Stage::CatchingUp;
+                    }
                     let what = error.to_string();
                     let before = self.link.trouble().replace(what.clone());
                     if before.as_ref() != Some(&what) {
