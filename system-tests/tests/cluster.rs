@@ -989,6 +989,25 @@ fn a_snapshot_that_is_not_whole_is_neither_loaded_nor_does_it_shorten_the_stream
     assert_eq!(post(&cluster, 0, "d"), 201);
     assert_eq!(read_all(&cluster, 1, 4).0, 200);
     assert_eq!(store_snapshot(&cluster, 1), (4, 1), "the older of two that are whole is behind message 2, which stays");
+
+    // The broker has their names, but loses their pieces: this is no broker that is slow.
+    let key = fs::read_to_string(cluster.dir().path().join("keys/notes.admin.nk")).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let options = async_nats::ConnectOptions::with_nkey(key.trim().to_owned());
+        let client = options.connect(cluster.broker().split(',').next().unwrap()).await.unwrap();
+        let bucket = async_nats::jetstream::new(client).get_stream("OBJ_snapshots-notes").await.unwrap();
+        assert!(bucket.purge().filter("$O.snapshots-notes.C.>").await.unwrap().purged >= 2);
+    });
+    let began = Instant::now();
+    assert_eq!(post(&cluster, 0, "e"), 201);
+    assert_eq!(read_all(&cluster, 1, 5).0, 200);
+    for (text, stored) in [("f", (5, 0)), ("g", (6, 3))] {
+        assert_eq!(store_snapshot(&cluster, 1), stored, "those without pieces do not count, and are removed");
+        assert_eq!(post(&cluster, 0, text), 201);
+        assert_eq!(read_all(&cluster, 1, stored.0 + 1).0, 200);
+    }
+    assert!(began.elapsed() < Duration::from_secs(25), "each was waited for");
 }
 
 #[test]
