@@ -74,16 +74,15 @@ pub(crate) fn avoid_huge_pages(avoid: bool) {
     let _ = avoid;
 }
 
-/// Nearly all of a chunk of mimalloc's arenas, which has 32 MiB. By trial, 30.2 to 30.8 MiB do what [`fill_chunk`] says.
+/// Nearly all of a chunk of mimalloc's arenas, which has 32 MiB. By trial, 30.1 to 30.8 MiB do what [`fill_chunk`] says.
 const MOST_OF_CHUNK: usize = (30 << 20) + (400 << 10);
 
-/// Takes the rest of the chunk of the allocator that this thread has used so far, without touching it, until the result is
+/// Takes the rest of the chunk of the allocator that the command line was read in, without touching it, until the result is
 /// dropped. It costs addresses alone.
 ///
 /// sled asks for zeroed tables of 6 MiB, of which an idle service touches little. In fresh memory they cost nothing. In memory
 /// that was used before, mimalloc writes the zeros, so that all of them is resident; where they go depends on all that came
-/// before, such as the number of options. So this is called twice: when the command line is read, and by the thread that
-/// opens the database. Behind full chunks the tables mostly find a fresh one: at 12 of 12 starts, by trial.
+/// before, such as the number of options. Behind a full chunk they mostly find a fresh one: at 11 of 12 starts, by trial.
 pub(crate) fn fill_chunk() -> Vec<u8> {
     Vec::with_capacity(MOST_OF_CHUNK)
 }

@@ -545,7 +545,6 @@ fn fill_and_open(
         log::info!("filled with {records} {}", agree(records, "record", "records"));
     }
     loading.begin("opens its database");
-    let _filled = memory::fill_chunk();
     if !is_replica {
         return Ok(redeclare(&folder.open(collection, Purpose::Serving, on_damage)?)?);
     }
