@@ -1011,6 +1011,26 @@ fn a_snapshot_that_is_not_whole_is_neither_loaded_nor_does_it_shorten_the_stream
 }
 
 #[test]
+fn snapshots_are_stored_again_and_again_also_after_one_that_failed() {
+    let Some(mut cluster) = Cluster::start("[]") else { return };
+    let mut command = Command::new(program("seed"));
+    let storing = Process::start(command.args(cluster.storing(0)).args(["--every", "1"]));
+    let await_shorter = |cluster: &Cluster, than: u64| {
+        assert_eq!(post(cluster, 1, "more"), 201);
+        wait_for("the stream to be shortened", || {
+            ask_broker(cluster, "notes.nk", async |broker| broker.state().await.unwrap().first > than)
+        });
+    };
+    await_shorter(&cluster, 1);
+    cluster.stop_replica(0);
+    let before = storing.log().len();
+    wait_for("a snapshot to fail", || storing.log()[before..].contains("notes: "));
+    cluster.start_replica(0);
+    cluster.await_ready(0);
+    await_shorter(&cluster, 2);
+}
+
+#[test]
 fn a_full_stream_takes_writes_again_when_two_snapshots_have_what_is_in_it() {
     let Some(cluster) = Cluster::start_with_room(split("[]"), 4) else { return };
     let body = lines("n", 200 << 10);
