@@ -4,7 +4,8 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::LazyLock;
-use std::{env, fs, process};
+use std::time::Duration;
+use std::{env, fs, process, thread};
 
 use clap::builder::{FalseyValueParser, TypedValueParser};
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -22,6 +23,9 @@ use seed::plan::Plan;
 use seed::progress::Progress;
 use seed::report::Report;
 use serde_json::json;
+
+/// The longest time until snapshots that could not be stored are tried again.
+const RETRY: Duration = Duration::from_secs(60);
 
 /// With the commit that it was built from, if the build named it (`deploy/revision`).
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -303,6 +307,9 @@ enum StreamsCommand {
         /// Reads the secrets of write tokens from FILE, one a line: each service demands one of its own
         #[arg(long, value_name = "FILE")]
         secrets: PathBuf,
+        /// Goes on, and stores the next ones after SECONDS; what has failed is tried again after a minute at the latest
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+        every: Option<u64>,
         #[command(flatten)]
         link: Link,
         #[command(flatten)]
@@ -448,11 +455,11 @@ pub(crate) fn run() -> ExitCode {
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     let progress = if quiet { Progress::Quiet } else { Progress::on_stderr() };
     let logged = log.as_deref().map_or(Ok(()), seed::progress::log_to);
-    let done = logged.and_then(|()| do_command(command, split, progress));
+    let done = logged.and_then(|()| do_command(command, split, progress, json));
     end(done, json)
 }
 
-fn do_command(command: Option<Command>, split: Split, progress: Progress) -> Result<Report, Error> {
+fn do_command(command: Option<Command>, split: Split, progress: Progress, json: bool) -> Result<Report, Error> {
     match command {
         None => {
             let Split { input, data, mut options } = split;
@@ -500,10 +507,18 @@ fn do_command(command: Option<Command>, split: Split, progress: Progress) -> Res
                 };
                 streams::create(&data.dir, plan.as_ref(), &making)
             }
-            StreamsCommand::Snapshot { from, secrets, link, chosen } => {
+            StreamsCommand::Snapshot { from, secrets, every, link, chosen } => {
                 let (broker, keys) = (&*link.broker, link.keys.as_deref());
                 let storing = snapshot::Storing { from: &from, secrets: &secrets, broker, keys };
-                snapshot::store_all(&chosen.read()?, &storing, progress)
+                let plan = chosen.read()?;
+                let store = || snapshot::store_all(&plan, &storing, progress);
+                let Some(every) = every.map(Duration::from_secs) else { return store() };
+                loop {
+                    let stored = store();
+                    let pause = if stored.is_ok() { every } else { every.min(RETRY) };
+                    end(stored, json);
+                    thread::sleep(pause);
+                }
             }
             StreamsCommand::Switch { link, chosen } => {
                 streams::switch(&chosen.read()?, &link.broker, link.keys.as_deref())

@@ -40,7 +40,7 @@ const OTHERS_NAMES: &[&str] = &[
     "old", "building",
     // Compose: services, networks, volumes, and the names that the entrance finds by DNS.
     "entrance", "outside", "outsideentrance", "default", "localhost",
-    "prometheus", "grafana", "broker1", "broker2", "broker3", "brokers", "streams",
+    "prometheus", "grafana", "broker1", "broker2", "broker3", "brokers", "streams", "snapshots",
     // HAProxy: sections, and variables of the environment.
     "all", "targetgroup", "names", "monolith", "nowhere", "metrics",
     "replicas", "nameserver", "certificate", "tls", "redirect", "hsts", "connections", "clientconnections",

@@ -272,11 +272,16 @@ impl Cluster {
 
     /// Stores a snapshot of a replica at the broker; returns what `seed` says.
     pub fn store_snapshot(&self, replica: usize) -> Output {
+        seed(self.storing(replica))
+    }
+
+    /// Returns the arguments with which `seed` stores a snapshot of a replica.
+    pub fn storing(&self, replica: usize) -> Vec<String> {
         let [plan, keys, secrets] = ["plan", "keys", "secrets"].map(|name| self.path(name).display().to_string());
         fs::write(&secrets, OPERATOR).unwrap();
         let (from, broker) = (format!("http://{}", self.addresses[replica]), self.broker());
         let command = ["streams", "snapshot", "--plan", &plan, "--from", &from, "--secrets", &secrets];
-        seed([&command[..], &["--broker", &broker, "--keys", &keys]].concat())
+        [&command[..], &["--broker", &broker, "--keys", &keys]].concat().into_iter().map(str::to_owned).collect()
     }
 
     /// Lets the brokers lose all they have, and makes the stream anew.

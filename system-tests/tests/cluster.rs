@@ -517,6 +517,49 @@ fn a_replica_whose_disk_is_full_waits_for_room_and_catches_up() {
 }
 
 #[test]
+fn a_replica_whose_disk_is_full_when_its_stream_changes_over_waits_for_room() {
+    let (dir, disk) = (split(r#"[{"id":1,"text":"a"}]"#), tempfile::tempdir().unwrap());
+    let Some(_mounted) = mount(&["-t", "tmpfs", "-o", "size=192m", "none"], disk.path()) else { return };
+    symlink(disk.path(), dir.path().join("replica-0")).unwrap();
+    let Some(mut cluster) = Cluster::start_from(dir) else { return };
+    // The journal has that; the database's file gets it with the next sync.
+    (0..30).for_each(|_| assert_eq!(post(&cluster, 1, &"x".repeat(4000)), 201));
+    assert_eq!(read_all(&cluster, 0, 31).0, 200);
+    store_snapshot(&cluster, 1);
+    // The room that is reserved for what comes next goes, too: that behind the file's end, and that of its zeros.
+    let path = disk.path().join("notes/db/db");
+    let database = File::options().write(true).open(&path).unwrap();
+    database.set_len(database.metadata().unwrap().len()).unwrap();
+    assert!(Command::new("fallocate").arg("--dig-holes").arg(path).status().unwrap().success());
+    let filler = disk.path().join("filler");
+    let mut file = File::create(&filler).unwrap();
+    while file.write_all(&[0; 4 << 10]).is_ok() {}
+    drop(file);
+    let new = fs::read_to_string(cluster.declaration(0)).unwrap().replace("4096", "20");
+    for replica in 0..COUNT {
+        fs::write(cluster.declaration(replica), &new).unwrap();
+    }
+    let plan = cluster.write_plan("new", &new);
+    assert!(cluster.switch(&plan).status.success());
+    for replica in [1, 2] {
+        cluster.await_end(replica);
+        cluster.start_replica(replica);
+        cluster.await_ready(replica);
+        assert_eq!(post(&cluster, replica, "goes on"), 201);
+    }
+    wait_for("the full disk to be noticed", || cluster.log(0).contains("is not followed for now: "));
+    assert!(cluster.log(0).contains("the disk has no room"), "{}", cluster.log(0));
+    assert_eq!((get(cluster.address(0), "/ready").0, get(cluster.address(0), "/api/notes/1").0), (503, 200));
+    fs::remove_file(filler).unwrap();
+    let log = cluster.await_end(0);
+    assert!(log.contains("its stream has changed over to another declaration"), "{log}");
+    cluster.start_replica(0);
+    cluster.await_ready(0);
+    let lists: Vec<_> = (0..COUNT).map(|nth| read_all(&cluster, nth, 34)).collect();
+    assert!(lists.iter().all(|list| *list == lists[0]), "the replicas have other records");
+}
+
+#[test]
 fn writes_go_on_when_a_brokers_disk_is_full_and_nothing_is_lost_when_those_of_most_are() {
     let (dir, disk) = (split(r#"[{"id":1,"text":"a"}]"#), tempfile::tempdir().unwrap());
     let disks: Vec<_> = (0..COUNT).map(|nth| disk.path().join(nth.to_string())).collect();
@@ -847,28 +890,91 @@ fn a_replica_without_a_database_and_one_that_was_outrun_begin_with_a_snapshot() 
     assert_eq!(read_all(&cluster, 1, 9), all);
 }
 
+/// Works with the broker as the owner of a key of the stream.
+fn ask_broker<T>(cluster: &Cluster, key: &str, work: impl AsyncFnOnce(broker::Broker) -> T) -> T {
+    let servers: Vec<broker::Server> = cluster.broker().split(',').map(|url| url.parse().unwrap()).collect();
+    let key = fs::read_to_string(cluster.dir().path().join("keys").join(key)).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { work(broker::Broker::connect(&servers, Some(key), "notes", "test").await.unwrap()).await })
+}
+
+/// Stores `bytes` as a snapshot behind message `sequence`; returns whether the broker takes it.
+fn store_bytes(cluster: &Cluster, key: &str, sequence: u64, bytes: &[u8]) -> bool {
+    ask_broker(cluster, key, async |broker| {
+        let stream = broker.state().await.unwrap();
+        broker.store_snapshot(&stream.identity, sequence, bytes).await.is_ok()
+    })
+}
+
+/// Waits until a replica is not ready since it loads something, and says this about it.
+fn await_loading(cluster: &Cluster, replica: usize, expected: &str) {
+    wait_for(expected, || {
+        try_get(cluster.address(replica), "/ready").is_some_and(|(status, _, body)| {
+            status == 503 && body.contains("problems#loading") && body.contains(expected)
+        })
+    });
+}
+
+#[test]
+fn an_outrun_replica_answers_reads_until_there_is_a_snapshot_that_is_whole() {
+    let Some(mut cluster) = Cluster::start(r#"[{"id":1,"text":"a"}]"#) else { return };
+    assert_eq!(post(&cluster, 0, "all have it"), 201);
+    let before = read_all(&cluster, 2, 2).1;
+    cluster.stop_replica(2);
+    for _ in 0..3 {
+        assert_eq!(post(&cluster, 0, "without it"), 201);
+    }
+    assert_eq!(ask_broker(&cluster, "notes.admin.nk", async |broker| broker.purge(5).await.unwrap()), 4);
+    cluster.start_replica(2);
+    let address = cluster.address(2);
+    await_loading(
+        &cluster,
+        2,
+        "The stream no longer has what this replica lacks. The service can load no snapshot yet",
+    );
+    // Neither without a snapshot nor with a broken one.
+    assert_eq!(
+        (get(address, "/live").0, get(address, "/api/notes").2, post(&cluster, 2, "no")),
+        (200, before.clone(), 503)
+    );
+    assert!(store_bytes(&cluster, "notes.admin.nk", 5, b"no backup"));
+    wait_for("it to try that", || cluster.log(2).contains("the snapshot behind message 5 cannot be loaded"));
+    await_loading(&cluster, 2, "no snapshot that is whole has those before it");
+    assert_eq!(get(address, "/api/notes").2, before);
+    store_snapshot(&cluster, 0);
+    while let Some((status, _, list)) = try_get(address, "/api/notes") {
+        assert_eq!((status, &list), (200, &before), "reads go on while it loads");
+    }
+    let log = cluster.await_end(2);
+    assert!(log.contains("is a replica up to message 5") && log.contains("restart the service"), "{log}");
+    cluster.start_replica(2);
+    cluster.await_ready(2);
+    assert_eq!(post(&cluster, 2, "again"), 201);
+    assert_eq!(read_all(&cluster, 2, 6), read_all(&cluster, 0, 6));
+
+    // Without a database it lives, too, and waits for the broker.
+    cluster.stop_replica(2);
+    fs::remove_dir_all(cluster.data(2).join("notes")).unwrap();
+    cluster.cut_replica(2, &[0, 1, 2]);
+    cluster.start_replica(2);
+    await_loading(&cluster, 2, "The service can load no snapshot yet: the broker does not answer");
+    assert_eq!((get(address, "/live").0, get(address, "/api/notes/1").0), (200, 503));
+    cluster.heal();
+    cluster.await_ready(2);
+    assert_eq!(read_all(&cluster, 2, 6), read_all(&cluster, 0, 6));
+}
+
 #[test]
 fn a_snapshot_that_is_not_whole_is_neither_loaded_nor_does_it_shorten_the_stream() {
     let Some(mut cluster) = Cluster::start(r#"[{"id":1,"text":"a"}]"#) else { return };
     assert_eq!(post(&cluster, 0, "b"), 201);
     assert_eq!(store_snapshot(&cluster, 0), (2, 0));
     assert_eq!(post(&cluster, 0, "c"), 201);
-    let servers: Vec<broker::Server> = cluster.broker().split(',').map(|url| url.parse().unwrap()).collect();
-    let keys = cluster.dir().path().join("keys");
-    let key = |name: &str| Some(fs::read_to_string(keys.join(name)).unwrap());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     // The service's own key stores none and removes nothing.
-    let store = |name: &str, bytes: &'static [u8]| {
-        runtime.block_on(async {
-            let broker = broker::Broker::connect(&servers, key(name), "notes", "test").await.unwrap();
-            let stream = broker.state().await.unwrap();
-            let stored = broker.store_snapshot(&stream.identity, 3, bytes).await.is_ok();
-            (stored, !stored && broker.purge(2).await.is_ok())
-        })
-    };
-    assert_eq!(store("notes.nk", b"anything"), (false, false));
+    assert!(!store_bytes(&cluster, "notes.nk", 3, b"anything"));
+    assert!(ask_broker(&cluster, "notes.nk", async |broker| broker.purge(2).await.is_err()));
     let whole = fs::read(cluster.dir().path().join("data/notes/db.json")).unwrap();
-    assert!(store("notes.admin.nk", whole.leak()).0, "the administrator may");
+    assert!(store_bytes(&cluster, "notes.admin.nk", 3, &whole), "the administrator may");
     cluster.stop_replica(2);
     fs::remove_dir_all(cluster.data(2).join("notes/db")).unwrap();
     cluster.start_replica(2);
@@ -883,6 +989,45 @@ fn a_snapshot_that_is_not_whole_is_neither_loaded_nor_does_it_shorten_the_stream
     assert_eq!(post(&cluster, 0, "d"), 201);
     assert_eq!(read_all(&cluster, 1, 4).0, 200);
     assert_eq!(store_snapshot(&cluster, 1), (4, 1), "the older of two that are whole is behind message 2, which stays");
+
+    // The broker has their names, but loses their pieces: this is no broker that is slow.
+    let key = fs::read_to_string(cluster.dir().path().join("keys/notes.admin.nk")).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let options = async_nats::ConnectOptions::with_nkey(key.trim().to_owned());
+        let client = options.connect(cluster.broker().split(',').next().unwrap()).await.unwrap();
+        let bucket = async_nats::jetstream::new(client).get_stream("OBJ_snapshots-notes").await.unwrap();
+        assert!(bucket.purge().filter("$O.snapshots-notes.C.>").await.unwrap().purged >= 2);
+    });
+    let began = Instant::now();
+    assert_eq!(post(&cluster, 0, "e"), 201);
+    assert_eq!(read_all(&cluster, 1, 5).0, 200);
+    for (text, stored) in [("f", (5, 0)), ("g", (6, 3))] {
+        assert_eq!(store_snapshot(&cluster, 1), stored, "those without pieces do not count, and are removed");
+        assert_eq!(post(&cluster, 0, text), 201);
+        assert_eq!(read_all(&cluster, 1, stored.0 + 1).0, 200);
+    }
+    assert!(began.elapsed() < Duration::from_secs(25), "each was waited for");
+}
+
+#[test]
+fn snapshots_are_stored_again_and_again_also_after_one_that_failed() {
+    let Some(mut cluster) = Cluster::start("[]") else { return };
+    let mut command = Command::new(program("seed"));
+    let storing = Process::start(command.args(cluster.storing(0)).args(["--every", "1"]));
+    let await_shorter = |cluster: &Cluster, than: u64| {
+        assert_eq!(post(cluster, 1, "more"), 201);
+        wait_for("the stream to be shortened", || {
+            ask_broker(cluster, "notes.nk", async |broker| broker.state().await.unwrap().first > than)
+        });
+    };
+    await_shorter(&cluster, 1);
+    cluster.stop_replica(0);
+    let before = storing.log().len();
+    wait_for("a snapshot to fail", || storing.log()[before..].contains("notes: "));
+    cluster.start_replica(0);
+    cluster.await_ready(0);
+    await_shorter(&cluster, 2);
 }
 
 #[test]

@@ -129,7 +129,7 @@ fn helps() -> Vec<String> {
     let mut helps: Vec<String> = commands.map(|command| help("seed", &[command])).collect();
     assert!(helps.len() >= 10, "{top}");
     helps.push(help("seed", &["plan", "render"]));
-    helps.extend(["keys", "create", "leave"].map(|command| help("seed", &["streams", command])));
+    helps.extend(["keys", "create", "snapshot", "switch", "leave"].map(|command| help("seed", &["streams", command])));
     helps.push(top);
     helps.push(help("posts", &[]));
     helps.extend(["check", "scrub", "compact", "openapi"].map(|command| help("posts", &[command])));

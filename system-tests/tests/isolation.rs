@@ -183,8 +183,10 @@ fn replicas_that_take_writes_reach_their_broker_and_nothing_else_and_nothing_is_
     };
     seed(&["streams", "keys", "--output", "keys"]);
     let [_, _, secret] = ["users", "threads", "posts"].map(|name| seed(&["token", name]));
+    let secrets = ["users", "threads", "posts"].map(|name| seed(&["token", name, "--name", "snapshots"]));
+    fs::write(dir.path().join("keys/snapshots"), secrets.join("\n")).unwrap();
     let mut readable = Command::new("sh");
-    readable.args(["-c", "chmod a+r keys/* && chmod -R a+rX tokens"]).current_dir(dir.path());
+    readable.args(["-c", "chmod -R a+rX keys/* tokens"]).current_dir(dir.path());
     assert!(readable.status().unwrap().success());
     project.up(&[]);
     let client = Client::with_secret(project.entrance(), &secret);
@@ -240,6 +242,25 @@ fn replicas_that_take_writes_reach_their_broker_and_nothing_else_and_nothing_is_
     found.sort();
     assert_eq!(found, expected, "of {addresses:?}");
     eprintln!("from inside a replica: {} addresses tried, {} reached: the brokers", addresses.len(), found.len());
+    // Those who store snapshots reach all replicas and brokers, where they can ask them, and nothing else.
+    let snapshots = project.container("snapshots");
+    let networks: Vec<String> = every(&snapshots, "NetworkID");
+    let asked = |name: &str, port: u16| {
+        let all = project.containers(name).into_iter();
+        let all = all.flat_map(|one| every(&one, "NetworkID").into_iter().zip(every(&one, "IPAddress")));
+        let met = all.filter(|(network, _)| networks.contains(network)).map(move |(_, ip)| format!("{ip}:{port}"));
+        met.collect::<Vec<_>>()
+    };
+    let services = ["users", "threads", "posts"].map(|name| asked(name, 3000)).concat();
+    let mut expected =
+        [services.clone(), ["broker-1", "broker-2", "broker-3"].map(|name| asked(name, 4222)).concat()].concat();
+    addresses.extend(services);
+    let mut found: Vec<String> = reached(&snapshots, &addresses).lines().map(str::to_owned).collect();
+    expected.sort();
+    found.sort();
+    found.dedup();
+    assert_eq!(found, expected, "of {addresses:?}");
+    wait_for("the first snapshots", || text(&docker(&["logs", &snapshots]).stdout).contains("read back whole"));
     // It has its own key alone.
     assert!(break_in(posts, "test -s /key && test ! -e /keys").status.success());
     assert_eq!(inspect(posts, "{{len .Mounts}}"), "4", "its database, the slice, the tokens, its key");

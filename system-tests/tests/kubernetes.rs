@@ -63,10 +63,12 @@ impl Objects {
         let pods: BTreeMap<&str, &Value> = self
             .0
             .iter()
-            .filter(|object| object["spec"]["template"].is_object())
-            .map(|object| (object["metadata"]["name"].as_str().unwrap(), &object["spec"]["template"]))
+            .flat_map(|object| [(object, &object["spec"]), (object, &object["spec"]["jobTemplate"]["spec"])])
+            .filter(|(_, spec)| spec["template"].is_object())
+            .map(|(object, spec)| (object["metadata"]["name"].as_str().unwrap(), &spec["template"]))
             .collect();
-        assert_eq!(pods.len(), self.of("StatefulSet").len() + self.of("Job").len());
+        let kinds = ["StatefulSet", "Job", "CronJob"];
+        assert_eq!(pods.len(), kinds.iter().map(|kind| self.of(kind).len()).sum::<usize>());
         pods
     }
 
@@ -216,9 +218,11 @@ fn every_service_has_its_volume_its_probes_its_budget_and_its_route() {
             let pod = &set["template"]["spec"];
             let container = &pod["containers"][0];
             assert_eq!(container["image"], format!("registry.example.com/forum/{name}:v1"));
-            for (probe, path) in [("startupProbe", "/live"), ("livenessProbe", "/live"), ("readinessProbe", "/ready")] {
+            for (probe, path) in [("livenessProbe", "/live"), ("readinessProbe", "/ready")] {
                 assert_eq!(container[probe]["httpGet"], json!({ "path": path, "port": "http" }));
             }
+            // A load may take any time, and lives.
+            assert_eq!(container["startupProbe"], Value::Null);
             assert_eq!(container["ports"], json!([{ "name": "http", "containerPort": 3000 }]));
             let environment = |wanted: &str| {
                 let found = list(&container["env"]).into_iter().find(|one| one["name"] == wanted);
@@ -286,8 +290,8 @@ fn pods_reach_what_they_need_and_nothing_else() {
                 }
                 for port in ["3000/TCP", "4222/TCP", "6222/TCP", "53/UDP", "53/TCP", "443/TCP"] {
                     let is_expected = match (*from, *to, port) {
-                        ("the entrance", to, "3000/TCP") => is_service(to),
-                        (from, "brokers", "4222/TCP") => is_service(from) || from == "streams",
+                        ("the entrance" | "snapshots", to, "3000/TCP") => is_service(to),
+                        (from, "brokers", "4222/TCP") => is_service(from) || ["streams", "snapshots"].contains(&from),
                         ("brokers", "brokers", "6222/TCP") => true,
                         (_, "DNS", "53/UDP" | "53/TCP") => is_replicated,
                         _ => false,
@@ -321,18 +325,21 @@ fn three_brokers_keep_the_streams_and_each_service_has_one_key() {
     for variable in configuration.split('$').skip(1).map(|rest| rest.split([',', ' ', '\n', '}']).next().unwrap()) {
         assert!(given.contains(variable), "{variable}");
     }
-    // Only the Job has what may make and empty streams, and it sees the split that the replicas see.
+    // Only the jobs have what may make and empty streams; the one that makes them sees the split that the replicas see.
     let mut holders = objects.pods();
     holders.retain(|_, pod| pod["spec"]["volumes"].to_string().contains("\"streams\""));
-    assert_eq!(holders.keys().collect::<Vec<_>>(), [&"streams"]);
+    assert_eq!(holders.keys().collect::<Vec<_>>(), [&"snapshots", &"streams"]);
     let source = json!({ "name": "source", "configMap": { "name": "db-json" } });
     for name in SERVICES.into_iter().chain(["streams"]) {
         assert!(list(&objects.pods()[name]["spec"]["volumes"]).contains(&source), "{name}");
     }
-    let streams = objects.pods()["streams"]["spec"]["containers"][0].to_string();
+    let jobs = ["streams", "snapshots"].map(|name| objects.pods()[name]["spec"]["containers"][0].to_string());
     for server in 0..3 {
-        assert!(streams.contains(&format!("nats://brokers-{server}.brokers:4222")), "{streams}");
+        assert!(jobs.iter().all(|job| job.contains(&format!("nats://brokers-{server}.brokers:4222"))), "{jobs:?}");
     }
+    assert!(SERVICES.iter().all(|name| jobs[1].contains(&format!("--from=http://{name}:3000"))), "{}", jobs[1]);
+    // One that takes longer than an hour is not overtaken.
+    assert_eq!(objects.of("CronJob")["snapshots"]["spec"]["concurrencyPolicy"], "Forbid");
 }
 
 #[test]

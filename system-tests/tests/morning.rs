@@ -64,7 +64,7 @@ fn main() -> std::process::ExitCode {
 "#;
 
 /// The files that `seed plan render` writes.
-const RENDERED: [&str; 14] = [
+const RENDERED: [&str; 15] = [
     "compose.cluster.yaml",
     "compose.observe.yaml",
     "compose.writes.yaml",
@@ -73,6 +73,7 @@ const RENDERED: [&str; 14] = [
     "deploy/kubernetes/base/services.yaml",
     "deploy/kubernetes/overlays/replicas/kustomization.yaml",
     "deploy/kubernetes/overlays/replicas/services.yaml",
+    "deploy/kubernetes/overlays/replicas/snapshots.yaml",
     "deploy/kubernetes/overlays/single/kustomization.yaml",
     "deploy/kubernetes/writes/services.yaml",
     "deploy/observe/alerts.yml",

@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 use tempfile::TempDir;
 use world::{compose, program, root, skip, text, tool};
 
-const FILES: [&str; 14] = [
+const FILES: [&str; 15] = [
     "compose.yaml",
     "compose.writes.yaml",
     "gateway/haproxy.cfg",
@@ -25,6 +25,7 @@ const FILES: [&str; 14] = [
     "deploy/kubernetes/overlays/single/kustomization.yaml",
     "deploy/kubernetes/overlays/replicas/kustomization.yaml",
     "deploy/kubernetes/overlays/replicas/services.yaml",
+    "deploy/kubernetes/overlays/replicas/snapshots.yaml",
 ];
 
 fn render(folder: &Path, arguments: &[&str]) -> Output {
@@ -43,7 +44,7 @@ fn copy(plan: &str) -> TempDir {
     copy
 }
 
-fn read(folder: &Path) -> [String; 14] {
+fn read(folder: &Path) -> [String; 15] {
     FILES.map(|file| fs::read_to_string(folder.join(file)).unwrap())
 }
 
@@ -151,6 +152,7 @@ fn paths_keep_a_collections_name_and_services_have_their_own() {
         single,
         _,
         keys,
+        snapshots,
     ] = read(&output);
     let has = |file: &str, expected: &str| assert!(file.contains(expected), "{expected:?} is not in {file}");
     has(&compose, "\n      - \"blog-posts:/data/blogPosts\"\n      - \"monolith-service:/data/monolith\"\n");
@@ -161,6 +163,8 @@ fn paths_keep_a_collections_name_and_services_have_their_own() {
     has(&prometheus, "names: [blog-posts.operators]");
     has(&compose, "args: { SERVICE: blog-posts } }\n    networks: [blog-posts]\n    volumes: [\"blog-posts:/data\"]");
     has(&cluster, "/keys/blogPosts.admin.nk");
+    has(&cluster, "--from=http://blog-posts:3000");
+    has(&snapshots, "--from=http://blog-posts:3000");
     has(&writes, "\n  blog-posts:\n    environment: { WRITE_TOKEN_FILE: /tokens/blogPosts }");
     has(&haproxy, "presetenv BLOG_POSTS blog-posts:3000\n    presetenv MONOLITH_SERVICE monolith-service:3000\n");
     has(&haproxy, "presetenv MONOLITH        off ");

@@ -11,7 +11,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::object_store::{
     self, DeleteErrorKind, GetErrorKind, Object, ObjectInfo, ObjectMetadata, ObjectStore,
 };
-use async_nats::jetstream::stream::StorageType;
+use async_nats::jetstream::stream::{StorageType, Stream};
 use futures_util::TryStreamExt;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::runtime::Handle;
@@ -68,11 +68,14 @@ impl Broker {
     /// Opens a snapshot; returns `None` if it is gone by now. Its bytes are read in a thread that may block, and not in the
     /// runtime's only one.
     pub async fn open_snapshot(&self, snapshot: &StoredSnapshot) -> Result<Option<SnapshotReader>, BrokerError> {
-        match self.bucket().await?.get(&snapshot.name).await {
-            Ok(object) => Ok(Some(SnapshotReader { object, runtime: Handle::current() })),
-            Err(error) if error.kind() == GetErrorKind::NotFound => Ok(None),
-            Err(error) => Err(away(error)),
-        }
+        let object = match self.bucket().await?.get(&snapshot.name).await {
+            Err(error) if error.kind() == GetErrorKind::NotFound => return Ok(None),
+            object => object.map_err(away)?,
+        };
+        let pieces = self.bucket_stream().await?.info_with_subjects(self.pieces_of(&object.info.nuid)).await;
+        let counts: Vec<(String, usize)> = pieces.map_err(away)?.try_collect().await.map_err(away)?;
+        let is_there = counts.iter().map(|(_subject, count)| count).sum::<usize>() == object.info.chunks;
+        Ok(Some(SnapshotReader { object, is_there, runtime: Handle::current() }))
     }
 
     /// Stores `bytes` as a snapshot behind message `sequence` of the stream with this `identity`, beside others that may be
@@ -105,9 +108,8 @@ impl Broker {
             }
         }
         let objects: Vec<ObjectInfo> = bucket.list().await.map_err(away)?.try_collect().await.map_err(away)?;
-        let pieces = format!("$O.{}.C.", self.bucket);
-        let stream = self.context.get_stream(format!("OBJ_{}", self.bucket)).await.map_err(away)?;
-        let mut subjects = stream.info_with_subjects(format!("{pieces}>")).await.map_err(away)?;
+        let (pieces, stream) = (self.pieces_of(""), self.bucket_stream().await?);
+        let mut subjects = stream.info_with_subjects(self.pieces_of(">")).await.map_err(away)?;
         while let Some((subject, _count)) = subjects.try_next().await.map_err(away)? {
             if objects.iter().any(|object| subject.strip_prefix(&*pieces) == Some(&*object.nuid)) {
                 continue;
@@ -144,6 +146,16 @@ impl Broker {
         self.context.create_object_store(config).await.map(drop).map_err(away)
     }
 
+    /// Returns the stream in which the bucket lies.
+    async fn bucket_stream(&self) -> Result<Stream, BrokerError> {
+        self.context.get_stream(format!("OBJ_{}", self.bucket)).await.map_err(away)
+    }
+
+    /// Returns the subject of an object's pieces.
+    fn pieces_of(&self, nuid: &str) -> String {
+        format!("$O.{}.C.{nuid}", self.bucket)
+    }
+
     async fn bucket(&self) -> Result<ObjectStore, BrokerError> {
         self.context.get_object_store(&self.bucket).await.map_err(|error| {
             let stream = std::error::Error::source(&error).and_then(|source| source.downcast_ref());
@@ -152,16 +164,21 @@ impl Broker {
     }
 }
 
-/// A reader of a snapshot's bytes. It waits for the broker, but not forever, and its last read fails if the bytes are not
-/// those that were stored.
+/// A reader of a snapshot's bytes. It waits for the broker, but not forever. Its first read fails if the broker has lost
+/// pieces, which would be waited for like those of a slow one, and its last if the bytes are not those that were stored.
 pub struct SnapshotReader {
     object: Object,
+    /// Whether the broker has all pieces.
+    is_there: bool,
     runtime: Handle,
 }
 
 impl Read for SnapshotReader {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let Self { object, runtime } = self;
+        let Self { object, is_there, runtime } = self;
+        if !*is_there {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the broker has lost pieces of it"));
+        }
         let read = runtime.block_on(async { timeout(STALL, object.read(bytes)).await });
         read.unwrap_or_else(|elapsed| Err(io::Error::new(io::ErrorKind::TimedOut, elapsed)))
     }

@@ -8,7 +8,6 @@
 //! PUT /log-level   error, warn, info, debug, trace or off; default is what RUST_LOG said at the start
 //! ```
 
-use std::convert::Infallible;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{self, SocketAddr};
@@ -16,24 +15,19 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net as unix;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode};
-use hyper_util::rt::TokioIo;
 use serde_json::json;
 use store::StoreError;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
 use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::Response;
 
 use crate::answer_cache::AnswerCache;
+use crate::brief::Places;
 use crate::changes::Listeners;
 use crate::config::REVISION;
 use crate::exposition::{CONTENT_TYPE as EXPOSITION, Exposition};
@@ -47,12 +41,6 @@ use crate::{access_log, logging};
 
 /// The most connections at once; more wait in the listener's queue.
 const CONNECTIONS: usize = 8;
-
-/// The time that a connection has for its one request and the answer.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The pause after a failed accept.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// The most bytes of a request's body.
 const BODY_BYTES: usize = 64;
@@ -100,18 +88,25 @@ impl AdminListener {
     /// # Errors
     /// The listener cannot be registered with the runtime.
     pub async fn serve(self, admin: Admin) -> io::Result<()> {
-        let server = Server { admin: Arc::new(admin), places: Arc::new(Semaphore::new(CONNECTIONS)) };
+        let (admin, places) = (Arc::new(admin), Places::new(CONNECTIONS));
+        let answer = || {
+            let admin = Arc::clone(&admin);
+            move |request| {
+                let admin = Arc::clone(&admin);
+                async move { admin.answer(request).await }
+            }
+        };
         match self {
             Self::Tcp(listener) => {
                 let listener = TcpListener::from_std(listener)?;
                 loop {
-                    server.answer(async || listener.accept().await.map(|(stream, _)| stream)).await;
+                    places.serve(async || listener.accept().await.map(|(stream, _)| stream), answer()).await;
                 }
             }
             Self::Unix(listener) => {
                 let listener = UnixListener::from_std(listener)?;
                 loop {
-                    server.answer(async || listener.accept().await.map(|(stream, _)| stream)).await;
+                    places.serve(async || listener.accept().await.map(|(stream, _)| stream), answer()).await;
                 }
             }
         }
@@ -125,41 +120,6 @@ fn remove_abandoned(path: &Path) -> io::Result<()> {
     match unix::UnixStream::connect(path) {
         Err(error) if is_socket && error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
         _ => Ok(()),
-    }
-}
-
-struct Server {
-    admin: Arc<Admin>,
-    places: Arc<Semaphore>,
-}
-
-impl Server {
-    /// Accepts a connection and answers its one request, in a task of its own.
-    async fn answer<S>(&self, accept: impl AsyncFnOnce() -> io::Result<S>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let place = Arc::clone(&self.places).acquire_owned().await.expect("it is never closed");
-        let stream = match accept().await {
-            Ok(stream) => stream,
-            Err(error) => {
-                log::warn!("a connection could not be accepted by the admin listener: {error}");
-                return sleep(PAUSE).await;
-            }
-        };
-        let admin = Arc::clone(&self.admin);
-        tokio::spawn(async move {
-            let requests = service_fn(move |request| {
-                let admin = Arc::clone(&admin);
-                async move { Ok::<_, Infallible>(admin.answer(request).await) }
-            });
-            let mut http = http1::Builder::new();
-            // `timeout` bounds heads, too.
-            http.header_read_timeout(None).keep_alive(false);
-            // A client that is slow or breaks off is no news.
-            let _ = timeout(TIMEOUT, http.serve_connection(TokioIo::new(stream), requests)).await;
-            drop(place);
-        });
     }
 }
 

@@ -20,10 +20,11 @@
 //!
 //! A process:
 //!
-//! 1. [`process`]: its life from the command line to its exit
+//! 1. [`process`]: its life from the command line to its exit; `loading`: its answers until it has a database, `snapshot`:
+//!    a replica's database from its broker
 //! 2. `config`, `settings`: the command line, which every service shares, and what the log says of it; `memory`: how much of it answers take by default
 //! 3. [`serve`], [`connection`], [`workers`]: connections, what clients must do to keep them, and the threads that serve
-//!    them, up to the end of the last request
+//!    them, up to the end of the last request; `brief`: connections of one request each
 //! 4. [`sandbox`], [`reloader`]: the limits that a process sets itself, and the way in for new tokens
 //! 5. [`check`], [`offline`], `manual`: the commands `check`, `scrub` and `compact`; `man` and `completions`
 //! 6. [`logging`], `access_log`: the log, one line a panic or a request
@@ -35,6 +36,7 @@ pub mod admin;
 mod agreement;
 mod answer_cache;
 pub mod authorize;
+mod brief;
 mod changes;
 pub mod check;
 mod command;
@@ -46,6 +48,7 @@ mod deprecation;
 mod exposition;
 pub mod health;
 pub mod jwt;
+mod loading;
 pub mod logging;
 mod manual;
 mod memory;

@@ -141,6 +141,8 @@ pub enum Problem {
     DiskReadOnly,
     /// A write has failed; the service takes no writes until it is restarted.
     WritesFailed,
+    /// The database is being filled, loaded or opened. The text says what, and how far it is.
+    Loading(String),
     /// Indexes that are new in the declaration are being built.
     Building,
     /// The service is about to end. The request is not at fault, but clients should send no more.
@@ -241,6 +243,7 @@ kinds! {
     Problem::Apart => "apart", SERVICE_UNAVAILABLE, "Try again; other replicas answer. The operator has to look at this one.";
     Problem::DiskReadOnly => "disk-read-only", SERVICE_UNAVAILABLE, "The operator has to start the service on a writable file system.";
     Problem::WritesFailed => "writes-failed", SERVICE_UNAVAILABLE, "Read whether the write has succeeded, then try again.";
+    Problem::Loading(_) => "loading", SERVICE_UNAVAILABLE, "Try again after `Retry-After`; other replicas answer.";
     Problem::Building => "building", SERVICE_UNAVAILABLE, "Try again after `Retry-After`.";
     Problem::Draining => "draining", SERVICE_UNAVAILABLE, "Try again; another process takes over.";
     Problem::Panicked => "panicked", INTERNAL_SERVER_ERROR, "Tell the operator, whose log has the cause.";
@@ -396,7 +399,7 @@ impl Problem {
             Problem::Malformed(Fault { pointer, offset, reason }) => {
                 return format!("The body can't be taken: {reason} (byte {offset}, pointer \"{pointer}\").").into();
             }
-            Problem::Parameter(text) => return text.clone().into(),
+            Problem::Parameter(text) | Problem::Loading(text) => return text.clone().into(),
             Problem::MethodNotAllowed(_) => return format!("This path does not answer to {method}.").into(),
             Problem::ReadOnly(collection) => {
                 return format!(

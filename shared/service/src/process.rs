@@ -29,6 +29,7 @@ use crate::authorize::{Writers, read_tokens};
 use crate::config::{Command, Config, Service};
 use crate::health::Health;
 use crate::jwt::Keys;
+use crate::loading::{self, Loading};
 use crate::logging::{log_panics, start_log};
 use crate::operate::Operator;
 use crate::reloader::{self, Reloaded, Reloader};
@@ -198,31 +199,19 @@ impl Outside {
         tokio::spawn(reloader::reload(hangups, reloader, Arc::clone(&writers)));
         let folder = Arc::new(folder);
         let link = connect(config, key, collection).await?;
-        let slice = match &link {
-            Some((broker, _)) if !folder.database().exists() => tokio::select! {
-                loaded = snapshot::load_newest(broker, &folder, collection) => {
-                    if loaded? { None } else { slice }
-                }
-                // The next start begins again.
-                () = signals.next() => return Ok(()),
-            },
-            _ => slice,
-        };
-        let opening = {
-            let (folder, on_damage, is_replica) = (Arc::clone(&folder), config.on_damage(), link.is_some());
-            tokio::task::spawn_blocking(move || open(&folder, collection, slice, on_damage, is_replica))
-        };
+        let listener = socket.listen(BACKLOG).map_err(|error| cannot_listen(config, &error))?;
+        let (loading, broker) = (Loading::default(), link.as_ref().map(|(broker, _)| broker));
         let redeclaration = tokio::select! {
-            opened = opening => opened??,
-            // The next start removes the unfinished database.
+            opened = make_and_open(&folder, collection, slice, config.on_damage(), broker, &loading) => opened?,
+            // The next start begins again, and removes the unfinished database.
             () = signals.next() => return Ok(()),
+            never = loading::answer(&listener, collection, &loading) => match never {},
         };
         let store = redeclaration.store().clone();
         writers.redeclare(store.collection());
         if copied.is_some() {
             store.set_read_only();
         }
-        let listener = socket.listen(BACKLOG).map_err(|error| cannot_listen(config, &error))?;
         log::info!("serving {} on http://{}", folder.path().display(), listener.local_addr()?);
         let commit = Commit::start(&store, config.durability)?;
         let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&writers));
@@ -236,7 +225,7 @@ impl Outside {
             tokio::select! {
                 () = wait_for_end(&mut signals, &state.health, config.drain) => End::Told,
                 () = state.commit.until_a_restart_helps() => End::Restart,
-                end = until_replica_ends(state.replica.as_ref()) => end,
+                end = until_replica_ends(state.replica.as_ref(), &folder, collection) => end,
                 error = making.open_counter(counter.as_ref(), &state) => End::Failed(error),
             }
         };
@@ -254,12 +243,9 @@ impl Outside {
             admin.abort();
             let _ = admin.await;
         }
-        let mut broker = None;
         if let Some(replica) = &state.replica {
             replica.end().await;
-            broker = matches!(end, End::Outrun).then(|| replica.broker().clone());
         }
-        let changes_over = matches!(end, End::ChangedOver);
         if let (End::Failed(error), Some(_)) = (&end, &state.replica)
             && let Some(StoreError::Contradiction { .. }) = error.downcast_ref()
         {
@@ -268,15 +254,7 @@ impl Outside {
         }
         let store = state.store.clone();
         drop(state);
-        close(store, &folder, end).await?;
-        match broker {
-            Some(broker) => begin_again(&broker, &folder, collection, signals).await,
-            None if changes_over => {
-                let path = folder.path().display();
-                Err(format!("{path}: its stream has changed over to another declaration; restart the service").into())
-            }
-            None => Ok(()),
-        }
+        close(store, &folder, end).await
     }
 }
 
@@ -286,10 +264,8 @@ enum End {
     Told,
     /// Writes have failed, and would work after a restart.
     Restart,
-    /// Only a snapshot helps this replica on.
-    Outrun,
-    /// The stream has changed over to another declaration.
-    ChangedOver,
+    /// A replica can go on after a new start. The text says why.
+    Again(&'static str),
     /// It cannot serve its database.
     Failed(Box<dyn Error>),
 }
@@ -337,6 +313,7 @@ impl Making {
 
 /// Syncs the database and marks it as closed in order, unless `end` is an error.
 async fn close(store: Store, folder: &Folder, end: End) -> Result<(), Box<dyn Error>> {
+    let again = if let End::Again(why) = end { Some(why) } else { None };
     let synced = match end {
         End::Failed(error) => Err(error),
         End::Restart => {
@@ -346,7 +323,7 @@ async fn close(store: Store, folder: &Folder, end: End) -> Result<(), Box<dyn Er
             )
             .into())
         }
-        End::Told | End::Outrun | End::ChangedOver => {
+        End::Told | End::Again(_) => {
             let store = store.clone();
             let synced = tokio::task::spawn_blocking(move || store.sync());
             match timeout(SYNC_TIMEOUT, synced).await {
@@ -369,7 +346,10 @@ async fn close(store: Store, folder: &Folder, end: End) -> Result<(), Box<dyn Er
         log::warn!("the next start will read all of the database's files: {error}");
     }
     log::info!("ended in order");
-    Ok(())
+    match again {
+        Some(why) => Err(format!("{}: {why}", folder.path().display()).into()),
+        None => Ok(()),
+    }
 }
 
 /// Reads the seed of a key for the broker.
@@ -416,33 +396,20 @@ fn start_replica(
     }
 }
 
-/// Returns when the replica can go on only after a new start, and why.
-async fn until_replica_ends(replica: Option<&Replica>) -> End {
+/// Returns when the replica can go on only after a new start, and why. One that was outrun loads a snapshot first; reads go
+/// on meanwhile.
+async fn until_replica_ends(replica: Option<&Replica>, folder: &Arc<Folder>, collection: Collection) -> End {
     let Some(replica) = replica else { return std::future::pending().await };
-    tokio::select! {
-        () = replica.until_outrun() => End::Outrun,
-        () = replica.until_changed_over() => End::ChangedOver,
-    }
-}
-
-/// Replaces the database of an outrun replica, which is closed, by the newest snapshot. The next start serves it.
-async fn begin_again(
-    broker: &Broker,
-    folder: &Arc<Folder>,
-    collection: Collection,
-    mut signals: Signals,
-) -> Result<(), Box<dyn Error>> {
-    let loaded = tokio::select! {
-        loaded = snapshot::load_newest(broker, folder, collection) => loaded?,
-        () = signals.next() => return Ok(()),
-    };
-    let path = folder.path().display();
-    Err(if loaded {
-        format!("{path}: the database is that of a newer snapshot; restart the service")
-    } else {
-        format!("{path}: the stream has all that this replica lacks again; restart the service")
-    }
-    .into())
+    End::Again(tokio::select! {
+        loading = replica.until_outrun() => {
+            if snapshot::load_newest(replica.broker(), folder, collection, loading).await {
+                "the database is that of a newer snapshot; restart the service"
+            } else {
+                "the stream has all that this replica lacks again; restart the service"
+            }
+        }
+        () = replica.until_changed_over() => "its stream has changed over to another declaration; restart the service",
+    })
 }
 
 fn cannot_listen(config: &Config, error: &io::Error) -> String {
@@ -530,7 +497,7 @@ fn read_keys(path: &Path) -> Result<Keys, Box<dyn Error>> {
     Ok(keys)
 }
 
-/// Binds but does not listen yet: until the database is open, it is better to refuse clients than to let them wait.
+/// Binds but does not listen yet: nobody is answered before the sandbox is made.
 fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // Connections of the previous process may still linger.
@@ -539,21 +506,45 @@ fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// Opens the folder's database, and fills it first if there is a slice. Returns the work that its declaration still
-/// needs before it can be served.
-fn open(
+/// Opens the folder's database. If there is none, makes it first: that of a replica, with a `broker`, from the newest
+/// snapshot, else from the slice. Returns the work that its declaration still needs before it can be served.
+async fn make_and_open(
+    folder: &Arc<Folder>,
+    collection: Collection,
+    slice: Option<Slice>,
+    on_damage: OnDamage,
+    broker: Option<&Broker>,
+    loading: &Loading,
+) -> Result<Redeclaration, Box<dyn Error>> {
+    let is_loaded = match broker {
+        Some(broker) if !folder.database().exists() => snapshot::load_newest(broker, folder, collection, loading).await,
+        _ => false,
+    };
+    let slice = slice.filter(|_| !is_loaded);
+    let (folder, is_replica, loading) = (Arc::clone(folder), broker.is_some(), loading.clone());
+    let opening =
+        tokio::task::spawn_blocking(move || fill_and_open(&folder, collection, slice, on_damage, is_replica, &loading));
+    Ok(opening.await??)
+}
+
+/// Opens the folder's database, and fills it first if there is a slice.
+fn fill_and_open(
     folder: &Folder,
     collection: Collection,
     slice: Option<Slice>,
     on_damage: OnDamage,
     is_replica: bool,
+    loading: &Loading,
 ) -> Result<Redeclaration, FillError> {
     folder.remove_part()?;
     if let Some(slice) = slice {
         log::info!("filling {} from its slice", folder.database().display());
+        let (bytes, read) = slice.progress()?;
+        loading.begin_reading("fills its database from its slice", bytes, read);
         let records = slice.fill(folder, collection)?;
         log::info!("filled with {records} {}", agree(records, "record", "records"));
     }
+    loading.begin("opens its database");
     if !is_replica {
         return Ok(redeclare(&folder.open(collection, Purpose::Serving, on_damage)?)?);
     }

@@ -38,9 +38,9 @@ use warp::http::header::{HeaderMap, HeaderName, HeaderValue};
 use crate::agreement::{Agreement, EVERY};
 use crate::command::Command;
 use crate::health::Health;
+use crate::loading::Loading;
 use crate::problem::Problem;
 use crate::reply::Answer;
-use crate::snapshot::list_usable;
 use crate::wire;
 
 /// The header of an answer with the number of a message: that of the write, or of the last that the answer may know of.
@@ -111,8 +111,10 @@ struct Link {
     issued: AtomicU64,
     /// What keeps it from following, as it was last.
     trouble: Mutex<Option<String>>,
-    /// Told when only a snapshot helps, and there is one.
+    /// Told when only a snapshot helps.
     is_outrun: Notify,
+    /// How far the snapshot is loaded that helps.
+    loading: Loading,
     /// Told when the stream has changed over to another declaration.
     is_changed_over: Notify,
     /// Whether the stream is decided by other rules than this replica's, so that nothing that it publishes counts.
@@ -129,6 +131,8 @@ enum Stage {
     Following,
     /// It follows no more. The text says why.
     Stopped(String),
+    /// It follows no more, since the stream no longer has what it lacks, and begins again with a snapshot.
+    Outrun,
 }
 
 /// A command that a client waits for.
@@ -153,7 +157,7 @@ enum FollowError {
     /// Its records are others than they should be.
     #[error("{0}")]
     Apart(String),
-    /// The stream no longer has what it lacks, but a snapshot does.
+    /// The stream no longer has what it lacks.
     #[error("{0}")]
     Outrun(String),
     /// From here on, commands are decided by another declaration.
@@ -196,6 +200,7 @@ impl Replica {
             issued: AtomicU64::new(0),
             trouble: Mutex::default(),
             is_outrun: Notify::new(),
+            loading: Loading::default(),
             is_changed_over: Notify::new(),
             is_changing: AtomicBool::new(current.is_some_and(|current| current != pair(rules))),
             is_waiting: rules != own,
@@ -256,12 +261,17 @@ impl Replica {
             Stage::Following => None,
             Stage::CatchingUp => Some(Problem::CatchingUp),
             Stage::Stopped(_) => Some(Problem::Apart),
+            Stage::Outrun => Some(Problem::Loading(format!(
+                "The stream no longer has what this replica lacks. The service {}.",
+                self.link.loading
+            ))),
         }
     }
 
-    /// Returns when this replica can go on only with a snapshot, which the broker has.
-    pub async fn until_outrun(&self) {
+    /// Returns when this replica can go on only with a snapshot. Who loads one notes in the result how far it is.
+    pub async fn until_outrun(&self) -> &Loading {
         self.link.is_outrun.notified().await;
+        &self.link.loading
     }
 
     /// Returns when the stream has changed over to another declaration, which a new start serves.
@@ -280,6 +290,8 @@ impl Replica {
     pub(crate) fn find_remark(&self) -> Option<String> {
         match &*self.link.stage() {
             Stage::Stopped(why) => Some(format!("apart from its stream: {why}")),
+            // What keeps it from being ready says it.
+            Stage::Outrun => None,
             _ if self.link.is_changing.load(Ordering::Relaxed) => {
                 Some("its stream is decided by another declaration: no writes".to_owned())
             }
@@ -543,7 +555,11 @@ impl Follower {
         loop {
             let Err(error) = self.follow_once(&mut shorter_since).await;
             match error {
-                FollowError::Broker(error) => {
+                // The message of a change over comes again.
+                error @ (FollowError::Broker(_) | FollowError::Store(StoreError::NoRoom(_))) => {
+                    if let FollowError::Store(_) = error {
+                        *self.link.stage() = Stage::CatchingUp;
+                    }
                     let what = error.to_string();
                     let before = self.link.trouble().replace(what.clone());
                     if before.as_ref() != Some(&what) {
@@ -565,12 +581,16 @@ impl Follower {
                     *self.link.stage() = Stage::Stopped(why);
                     return;
                 }
+                FollowError::Outrun(why) => {
+                    log::error!("this replica stops following its stream: {why}");
+                    self.link.loading.begin("looks for a snapshot");
+                    *self.link.stage() = Stage::Outrun;
+                    self.link.is_outrun.notify_one();
+                    return;
+                }
                 error => {
                     log::error!("this replica stops following its stream: {error}");
                     *self.link.stage() = Stage::Stopped(error.to_string());
-                    if let FollowError::Outrun(_) = error {
-                        self.link.is_outrun.notify_one();
-                    }
                     return;
                 }
             }
@@ -668,11 +688,7 @@ impl Follower {
                 "the stream of {name} begins with message {}, but only {} are applied here",
                 stream.first, position.sequence
             );
-            return if list_usable(&self.link.broker, stream).await?.is_empty() {
-                stop(format!("{lacks}: load a newer backup of another replica first"))
-            } else {
-                Err(FollowError::Outrun(format!("{lacks}: it begins again with a snapshot")))
-            };
+            return Err(FollowError::Outrun(format!("{lacks}: it begins again with a snapshot")));
         }
         if stream.last < position.sequence {
             // A leader that is just chosen may not know all yet.

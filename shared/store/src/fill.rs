@@ -6,8 +6,10 @@
 
 use std::fmt::Display;
 use std::fs::{self, File};
-use std::io::{BufRead, Read};
+use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use record::id::Id;
 use record::model::{Collection, Records};
@@ -23,7 +25,7 @@ const BLOCK: usize = 4 << 20;
 /// A service's open slice. The service opens it before it enters its sandbox, where its path cannot be opened.
 pub struct Slice {
     path: PathBuf,
-    file: File,
+    input: Counted<File>,
 }
 
 /// The reason why a folder was not filled.
@@ -46,15 +48,37 @@ pub enum FillError {
     Store(#[from] StoreError),
 }
 
-/// Makes the database of `folder` from a replica's whole backup, which ends where `input` ends. Replaces the one that is
-/// there, whatever it holds. Returns how far it follows its stream.
+/// A reader that adds the bytes that it reads to a number that others see.
+pub struct Counted<R> {
+    input: R,
+    read: Arc<AtomicU64>,
+}
+
+impl<R> Counted<R> {
+    /// Reads `input`.
+    pub fn new(input: R, read: Arc<AtomicU64>) -> Self {
+        Self { input, read }
+    }
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(bytes)?;
+        self.read.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
+/// Makes a database for `folder` from a replica's whole backup, which ends where `input` ends. When the folder is opened
+/// next, it takes the place of the one that is there, whatever that holds, and which may be in use until then. Returns how
+/// far it follows its stream.
 ///
 /// # Errors
 /// The database that was there stays.
 pub fn fill_from_backup(folder: &Folder, collection: Collection, input: impl BufRead) -> Result<Position, FillError> {
     folder.remove_part()?;
     let filled = restore(&folder.part(), collection, input).and_then(|position| {
-        folder.replace_database()?;
+        folder.put_new_database()?;
         Ok(position)
     });
     if filled.is_err() {
@@ -105,7 +129,14 @@ fn restore(path: &Path, collection: Collection, input: impl BufRead) -> Result<P
 impl Slice {
     /// Opens the slice at `path`.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self { path: path.to_owned(), file: File::open(path).map_err(at(path))? })
+        let input = Counted::new(File::open(path).map_err(at(path))?, Arc::default());
+        Ok(Self { path: path.to_owned(), input })
+    }
+
+    /// Returns the length of the slice in bytes, and how many of them are read so far.
+    pub fn progress(&self) -> Result<(u64, Arc<AtomicU64>), StoreError> {
+        let Counted { input, read } = &self.input;
+        Ok((input.metadata().map_err(at(&self.path))?.len(), Arc::clone(read)))
     }
 
     /// Makes the database of `folder`, which has none, from the slice. Returns the number of records.
@@ -128,7 +159,7 @@ impl Slice {
     fn load(self, store: Store) -> Result<u64, FillError> {
         let block = Records::new(store.collection(), BLOCK);
         let mut filling = Filling { path: self.path, load: Load::new(store), block, records: 0 };
-        filling.read(&mut Reader::new(self.file))?;
+        filling.read(&mut Reader::new(self.input))?;
         filling.load.finish()?.sync()?;
         Ok(filling.records)
     }
@@ -144,7 +175,7 @@ struct Filling {
 }
 
 impl Filling {
-    fn read(&mut self, reader: &mut Reader<File>) -> Result<(), FillError> {
+    fn read(&mut self, reader: &mut Reader<impl Read>) -> Result<(), FillError> {
         let collection = self.block.collection();
         let name = collection.name();
         let mut seen = false;

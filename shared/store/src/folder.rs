@@ -18,7 +18,7 @@ use super::{LOCK_PATIENCE, LOCK_POLL, Purpose, Store, StoreError, cache, rebuild
 /// data/posts/db.json    the slice of the monolith's file
 /// data/posts/db/        the database
 /// data/posts/db.part/   only while a database is made, from a slice or from db/
-/// data/posts/db.new/    only while a database made from db/ takes its place
+/// data/posts/db.new/    only until a database that is made anew takes its place: at the next start at the latest
 /// data/posts/db.old/    only until the replaced database is removed
 /// data/posts/seed.*     how `seed` reaches the running service: a socket and its key
 /// data/posts/next/      only while a split puts its result into place: the service must not start
@@ -187,11 +187,17 @@ impl Folder {
 
     /// Replaces the database by the one in [`part`](Self::part), which is closed.
     pub(super) fn replace_database(&self) -> Result<(), StoreError> {
+        self.put_new_database()?;
+        self.finish_replacing()
+    }
+
+    /// Lets the database in [`part`](Self::part), which is closed, take the place of the one that is there, which may be in use
+    /// until the folder is opened again.
+    pub(super) fn put_new_database(&self) -> Result<(), StoreError> {
         sync_tree(&self.part())?;
         // The one commit point. If anything interrupts the following steps, the next start finishes them.
         rename(&self.part(), &self.new_database())?;
-        sync(&self.path)?;
-        self.finish_replacing()
+        sync(&self.path)
     }
 
     /// Finishes [`replace_database`](Self::replace_database), wherever it was interrupted.

@@ -149,7 +149,11 @@ impl Store {
     }
 
     /// Notes the declaration that the stream is about to change over to, which the records may contradict no more.
+    ///
+    /// # Errors
+    /// After [`StoreError::NoRoom`] nothing is noted, and it can be tried again.
     pub fn put_announced(&self, declaration: &Declaration) -> Result<(), StoreError> {
+        self.reserve()?;
         self.put_declaration(layout::ANNOUNCED_KEY, declaration)?;
         self.db.remove(layout::CONTRADICTED_KEY).map_err(|source| self.sled(source))?;
         self.sync()

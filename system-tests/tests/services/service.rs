@@ -12,7 +12,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
-use world::{Process, get, program, run_to_end, sample, skip, split, start_service, text, try_get, wait_for};
+use world::{
+    Process, free_port, get, program, run_to_end, sample, skip, split, start_service, text, try_get, wait_for,
+};
 
 /// Returns a service's command, on a free port.
 fn service(name: &str, folder: &Path) -> Command {
@@ -196,6 +198,50 @@ fn an_interrupted_fill_starts_over() {
     let address = posts.await_line(" on http://").trim().parse().unwrap();
     assert!(!folder.join("db.part").exists());
     assert_eq!(get(address, "/api/posts").2.matches("\"id\":").count(), 2);
+}
+
+#[test]
+fn a_service_lives_and_says_what_it_does_while_its_database_is_filled_and_then_serves_whoever_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, slice) = (dir.path().join("posts"), pipe(dir.path()));
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let mut command = Command::new(program("posts"));
+    command.args(["--listen", &address.to_string()]).arg("--data").arg(&folder).arg("--slice").arg(&slice);
+    let mut posts = Process::start(&mut command);
+    let mut writer = OpenOptions::new().write(true).open(&slice).unwrap();
+    let post = r#"{"thread":1,"text":"t","user":1}"#;
+    write!(writer, r#"{{"posts":[{post},"#).unwrap();
+    posts.await_line("filling ");
+    for path in ["/live", "/live/"] {
+        wait_for("an answer", || try_get(address, path).is_some());
+        assert_eq!(get(address, path), (200, "text/plain; charset=utf-8".to_owned(), "live".to_owned()));
+    }
+    let detail = "The service fills its database from its slice.";
+    let body = format!(
+        r#"{{"type":"/api/posts/-/problems#loading","title":"Service Unavailable","status":503,"detail":"{detail}"}}"#
+    );
+    for path in ["/ready", "/", "/api/posts", "/api/posts/1", "/api/posts/-/changes", "/nowhere"] {
+        assert_eq!(get(address, path), (503, "application/problem+json".to_owned(), body.clone()), "{path}");
+    }
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    let refused = agent.post(format!("http://{address}/api/posts")).send("x".repeat(3 << 20)).unwrap();
+    assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].as_bytes()), (503, &b"5"[..]));
+    assert!(text(&check(&address.to_string()).stderr).contains("503 Service Unavailable"));
+    // From here on every request has an answer, too.
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while let (status, _, found) = get(address, "/api/posts/1")
+                && status != 200
+            {
+                assert_eq!(status, 503, "{found}");
+            }
+        });
+        write!(writer, "{post}]}}").unwrap();
+        drop(writer);
+    });
+    assert_eq!(get(address, "/api/posts").2.matches("\"id\":").count(), 2);
+    posts.signal("TERM");
+    assert!(posts.wait().success(), "{}", posts.log());
 }
 
 #[test]

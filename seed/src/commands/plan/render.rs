@@ -29,7 +29,7 @@ use crate::report::Report;
 use crate::topology::{self, PLAN, PlanFault, PlanLine};
 
 /// The rendered files, relative to the top of the repository.
-const FILES: [&str; 14] = [
+const FILES: [&str; 15] = [
     "compose.yaml",
     "compose.cluster.yaml",
     "compose.writes.yaml",
@@ -44,6 +44,7 @@ const FILES: [&str; 14] = [
     "deploy/kubernetes/overlays/single/kustomization.yaml",
     "deploy/kubernetes/overlays/replicas/kustomization.yaml",
     "deploy/kubernetes/overlays/replicas/services.yaml",
+    "deploy/kubernetes/overlays/replicas/snapshots.yaml",
 ];
 
 /// The exit code of `--check` if a file is stale.
