@@ -307,7 +307,7 @@ enum StreamsCommand {
         /// Reads the secrets of write tokens from FILE, one a line: each service demands one of its own
         #[arg(long, value_name = "FILE")]
         secrets: PathBuf,
-        /// Goes on, and stores the next ones after SECONDS; what has failed is tried again after a minute at the latest
+        /// Goes on, and stores the next ones after SECONDS; if none could be stored, after a minute at the latest
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
         every: Option<u64>,
         #[command(flatten)]
@@ -512,11 +512,12 @@ fn do_command(command: Option<Command>, split: Split, progress: Progress, json: 
                 let storing = snapshot::Storing { from: &from, secrets: &secrets, broker, keys };
                 let plan = chosen.read()?;
                 let store = || snapshot::store_all(&plan, &storing, progress);
-                let Some(every) = every.map(Duration::from_secs) else { return store() };
+                let Some(every) = every.map(Duration::from_secs) else { return store().finish() };
                 loop {
-                    let stored = store();
-                    let pause = if stored.is_ok() { every } else { every.min(RETRY) };
-                    end(stored, json);
+                    let round = store();
+                    // What was stored is not stored again before its time: replicas that are away need the messages between.
+                    let pause = if round.is_in_vain() { every.min(RETRY) } else { every };
+                    end(round.finish(), json);
                     thread::sleep(pause);
                 }
             }

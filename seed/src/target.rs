@@ -110,7 +110,13 @@ impl Place {
                 Err(_) => break,
             }
         }
-        place.folder = Some(Folder::lock(path)?);
+        let folder = Folder::lock(path)?;
+        match folder.settled_database() {
+            // An interrupted run is settled later.
+            Ok(_) | Err(StoreError::Unfinished(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        place.folder = Some(folder);
         Ok(place)
     }
 
@@ -183,6 +189,8 @@ impl Place {
     fn finish(&mut self) -> Result<(), Error> {
         let (next, old) = (self.path.join("next"), self.path.join(OLD));
         if next.join("db").exists() {
+            // What was to replace the database before is not for this one.
+            remove_folder(&self.path.join("db.new"))?;
             if !old.exists() && self.path.join("db").exists() {
                 rename(&self.path.join("db"), &old)?;
             }

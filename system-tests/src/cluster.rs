@@ -264,6 +264,12 @@ impl Cluster {
         self.path(name)
     }
 
+    /// Writes a plan in which another collection that nobody serves comes before notes; returns its folder's name.
+    pub fn write_plan_of_two(&self, name: &str) -> PathBuf {
+        declare(&self.path(name), &[("drafts", &*NOTES.replace("notes", "drafts")), ("notes", NOTES)]);
+        self.path(name)
+    }
+
     /// Lets the stream be decided by the declaration of `plan`; returns what `seed` says.
     pub fn switch(&self, plan: &Path) -> Output {
         let [plan, keys] = [plan, &self.path("keys")].map(|path| path.display().to_string());

@@ -1031,6 +1031,24 @@ fn snapshots_are_stored_again_and_again_also_after_one_that_failed() {
 }
 
 #[test]
+fn a_collection_without_a_snapshot_does_not_keep_others_from_theirs() {
+    let Some(cluster) = Cluster::start("[]") else { return };
+    assert_eq!(post(&cluster, 1, "more"), 201);
+    let plan = cluster.write_plan_of_two("two").display().to_string();
+    let mut storing = cluster.storing(0);
+    let place = storing.iter().position(|argument| argument == "--plan").unwrap();
+    storing[place + 1] = plan;
+    let output = seed(storing);
+    let said = text(&output.stderr);
+    assert!(!output.status.success() && said.contains("drafts: ") && said.contains("Stored: notes"), "{said}");
+    let stored = ask_broker(&cluster, "notes.nk", async |broker| {
+        let stream = broker.state().await.unwrap();
+        broker.list_snapshots(&stream.identity).await.unwrap().len()
+    });
+    assert_eq!(stored, 1);
+}
+
+#[test]
 fn a_full_stream_takes_writes_again_when_two_snapshots_have_what_is_in_it() {
     let Some(cluster) = Cluster::start_with_room(split("[]"), 4) else { return };
     let body = lines("n", 200 << 10);

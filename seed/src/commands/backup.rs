@@ -94,13 +94,18 @@ pub fn take(origin: &Origin, output: &Path, progress: Progress) -> Result<Conten
     Ok(store::sync(into).map(|()| contents)?)
 }
 
-/// Writes the section of a running service to a new file at `path`.
+/// Writes the section of a running service to `file`, which messages call `path`.
 ///
 /// # Errors
 /// No service answers. What is in the file is to be read back.
-pub(crate) fn copy_section(urls: &[String], secrets: &Path, collection: Collection, path: &Path) -> Result<(), Error> {
+pub(crate) fn copy_section(
+    urls: &[String],
+    secrets: &Path,
+    collection: Collection,
+    file: &File,
+    path: &Path,
+) -> Result<(), Error> {
     let secrets = read_secrets(secrets)?;
-    let file = File::create_new(path).map_err(Error::io(path))?;
     let mut out = BufWriter::with_capacity(BUFFER, file);
     fetch(urls, collection, None, &secrets, &mut out, path)?;
     out.flush().map_err(Error::io(path))

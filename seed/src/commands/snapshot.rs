@@ -3,7 +3,7 @@
 //! A message is removed only when two snapshots have it, each read back from the broker whole just before.
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Read, Seek};
 use std::path::Path;
 
 use broker::{Broker, Server, StoredSnapshot};
@@ -50,31 +50,65 @@ struct Stored {
     first: u64,
 }
 
-/// Stores a snapshot of each collection of `plan`, and removes from its stream what the older of two snapshots has.
-///
-/// # Errors
-/// A replica or the broker does not answer, or a backup is not whole or of another stream. Nothing is removed from that
-/// collection's stream then; those before it are done.
-pub fn store_all(plan: &Plan, storing: &Storing, progress: Progress) -> Result<Report, Error> {
-    let folder = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir()))?;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::io(folder.path()))?;
-    let mut stored = Vec::new();
-    for collection in plan.iter() {
-        let path = folder.path().join(collection.name());
-        let stage = progress.stage("backing up", Total::Records(0));
-        copy_section(storing.from, storing.secrets, collection, &path)?;
-        let head = prove(File::open(&path).map_err(Error::io(&path))?, collection)
-            .map_err(|error| broken(collection, error.to_string()))?;
-        drop(stage);
-        let _stage = progress.stage("storing", Total::Unknown);
-        stored.push(runtime.block_on(store(collection, &head, &path, storing))?);
-        std::fs::remove_file(&path).map_err(Error::io(&path))?;
-    }
-    Ok(describe(&stored))
+/// What became of the streams of all collections.
+pub struct Round {
+    stored: Vec<Stored>,
+    failed: Vec<Error>,
 }
 
-async fn store(collection: Collection, head: &Head, path: &Path, storing: &Storing<'_>) -> Result<Stored, Error> {
+impl Round {
+    /// Tells whether nothing was stored.
+    pub fn is_in_vain(&self) -> bool {
+        self.stored.is_empty()
+    }
+
+    /// Returns the report, or an error that names all that failed.
+    pub fn finish(mut self) -> Result<Report, Error> {
+        if self.failed.is_empty() {
+            return Ok(describe(&self.stored));
+        }
+        if self.failed.len() == 1 && self.stored.is_empty() {
+            return Err(self.failed.remove(0));
+        }
+        let failed: Vec<String> = self.failed.iter().map(|error| format!("  {error}")).collect();
+        let stored: Vec<&str> = self.stored.iter().map(|stored| &*stored.collection).collect();
+        let stored = if stored.is_empty() { "none".to_owned() } else { stored.join(", ") };
+        let reason = format!("not all are stored:\n{}\nStored: {stored}", failed.join("\n"));
+        Err(Error::Backup { path: "snapshots".to_owned(), reason })
+    }
+}
+
+/// Stores a snapshot of each collection of `plan`, and removes from its stream what the older of two snapshots has. One that
+/// fails keeps its stream as it is, and does not keep the others from theirs: a replica or the broker does not answer, or a
+/// backup is not whole or of another stream.
+pub fn store_all(plan: &Plan, storing: &Storing, progress: Progress) -> Round {
+    let mut round = Round { stored: Vec::new(), failed: Vec::new() };
+    for collection in plan.iter() {
+        match store_one(collection, storing, progress) {
+            Ok(stored) => round.stored.push(stored),
+            Err(error) => round.failed.push(error),
+        }
+    }
+    round
+}
+
+fn store_one(collection: Collection, storing: &Storing, progress: Progress) -> Result<Stored, Error> {
+    let (folder, path) = (std::env::temp_dir(), format!("the backup of {}", collection.name()));
+    let path = Path::new(&path);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::io(path))?;
+    // It has no name, so that nothing is left of it, however this ends.
+    let mut file = tempfile::tempfile().map_err(Error::io(&folder))?;
+    let stage = progress.stage("backing up", Total::Records(0));
+    copy_section(storing.from, storing.secrets, collection, &file, path)?;
+    file.rewind().map_err(Error::io(path))?;
+    let head = prove(&file, collection).map_err(|error| broken(collection, error.to_string()))?;
+    drop(stage);
+    file.rewind().map_err(Error::io(path))?;
+    let _stage = progress.stage("storing", Total::Unknown);
+    runtime.block_on(store(collection, &head, file, storing))
+}
+
+async fn store(collection: Collection, head: &Head, file: File, storing: &Storing<'_>) -> Result<Stored, Error> {
     let name = collection.name();
     let none =
         "the service is no replica of a stream, or is apart from the others: a snapshot is taken of one that follows";
@@ -99,8 +133,7 @@ async fn store(collection: Collection, head: &Head, path: &Path, storing: &Stori
     }
     // A stream that is full moves on only if two have the same messages.
     if proven.whole.len() < KEPT {
-        let file = tokio::fs::File::open(path).await.map_err(Error::io(path))?;
-        broker.store_snapshot(&stream.identity, position.sequence, file).await?;
+        broker.store_snapshot(&stream.identity, position.sequence, tokio::fs::File::from_std(file)).await?;
     }
     let listed = broker.list_snapshots(&stream.identity).await?;
     let mut proven = Proven::default();

@@ -98,6 +98,23 @@ fn a_split_with_a_missing_part_is_refused() {
 }
 
 #[test]
+fn a_database_that_waits_to_take_a_place_does_not_take_that_of_a_newer_split() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    split(&sample(), &data);
+    // A replica that was outrun leaves it so.
+    let posts = data.join("posts");
+    assert!(Command::new("cp").arg("-r").args([posts.join("db"), posts.join("db.new")]).status().unwrap().success());
+    let input = dir.path().join("small.json");
+    fs::write(&input, SMALL).unwrap();
+    let replaced = seed([Path::new("--input"), &input, Path::new("--data"), &data, Path::new("--replace")]);
+    assert!(replaced.status.success(), "{}", text(&replaced.stderr));
+    assert!(!posts.join("db.new").exists());
+    let verified = seed([Path::new("verify"), Path::new("--data"), &data, Path::new("--input"), &input]);
+    assert!(verified.status.success(), "{}{}", text(&verified.stdout), text(&verified.stderr));
+}
+
+#[test]
 fn another_file_is_refused_without_replace() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");

@@ -60,6 +60,8 @@ pub fn render_accounts<'k>(keys: impl Iterator<Item = (&'k str, &'k Keys)>) -> S
             format!("$JS.API.STREAM.INFO.{bucket}"),
             format!("$JS.API.DIRECT.GET.{bucket}.>"),
             format!("$JS.API.CONSUMER.CREATE.{bucket}"),
+            // The client makes it so after a break.
+            format!("$JS.API.CONSUMER.CREATE.{bucket}.>"),
             format!("$JS.API.CONSUMER.INFO.{bucket}.*"),
             format!("$JS.API.CONSUMER.DELETE.{bucket}.*"),
             format!("$JS.FC.{bucket}.>"),

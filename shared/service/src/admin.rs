@@ -15,7 +15,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net as unix;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
@@ -41,6 +41,9 @@ use crate::{access_log, logging};
 
 /// The most connections at once; more wait in the listener's queue.
 const CONNECTIONS: usize = 8;
+
+/// The time that each has.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The most bytes of a request's body.
 const BODY_BYTES: usize = 64;
@@ -88,7 +91,7 @@ impl AdminListener {
     /// # Errors
     /// The listener cannot be registered with the runtime.
     pub async fn serve(self, admin: Admin) -> io::Result<()> {
-        let (admin, places) = (Arc::new(admin), Places::new(CONNECTIONS));
+        let (admin, places) = (Arc::new(admin), Places::new(CONNECTIONS, PATIENCE));
         let answer = || {
             let admin = Arc::clone(&admin);
             move |request| {

@@ -16,19 +16,20 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use warp::reply::Response;
 
-/// The time that a connection has for its one request and the answer.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
 /// The pause after a failed accept.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Places for connections.
-pub(crate) struct Places(Arc<Semaphore>);
+pub(crate) struct Places {
+    free: Arc<Semaphore>,
+    /// The time that a connection has for its one request and the answer.
+    patience: Duration,
+}
 
 impl Places {
-    /// Has places for `count` connections at once; more wait in the listener's queue.
-    pub(crate) fn new(count: usize) -> Self {
-        Self(Arc::new(Semaphore::new(count)))
+    /// Has places for `count` connections at once, each for as long as its `patience`; more wait in the listener's queue.
+    pub(crate) fn new(count: usize, patience: Duration) -> Self {
+        Self { free: Arc::new(Semaphore::new(count)), patience }
     }
 
     /// Accepts a connection and answers its one request with `answer`, in a task of its own.
@@ -40,7 +41,7 @@ impl Places {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         F: Future<Output = Response> + Send,
     {
-        let place = Arc::clone(&self.0).acquire_owned().await.expect("it is never closed");
+        let place = Arc::clone(&self.free).acquire_owned().await.expect("it is never closed");
         let stream = match accept().await {
             Ok(stream) => stream,
             Err(error) => {
@@ -48,16 +49,17 @@ impl Places {
                 return sleep(PAUSE).await;
             }
         };
+        let patience = self.patience;
         tokio::spawn(async move {
             let requests = service_fn(move |request| {
                 let answer = answer(request);
                 async move { Ok::<_, Infallible>(answer.await) }
             });
             let mut http = http1::Builder::new();
-            // `timeout` bounds heads, too.
+            // The patience bounds heads, too.
             http.header_read_timeout(None).keep_alive(false);
             // A client that is slow or breaks off is no news.
-            let _ = timeout(TIMEOUT, http.serve_connection(TokioIo::new(stream), requests)).await;
+            let _ = timeout(patience, http.serve_connection(TokioIo::new(stream), requests)).await;
             drop(place);
         });
     }

@@ -24,8 +24,10 @@ use crate::reply;
 /// The time in which most databases are open. Those who come meanwhile wait for the server.
 const SOON: Duration = Duration::from_secs(1);
 
-/// The most connections at once.
-const CONNECTIONS: usize = 256;
+/// The most connections at once, and the time that each has: those who send nothing must not keep others from hearing that the
+/// service lives.
+const CONNECTIONS: usize = 512;
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a service does to have a database, and how far it is. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -72,7 +74,7 @@ impl Display for Loading {
 /// Answers requests until it is dropped.
 pub(crate) async fn answer(listener: &TcpListener, collection: Collection, loading: &Loading) -> Infallible {
     sleep(SOON).await;
-    let places = Places::new(CONNECTIONS);
+    let places = Places::new(CONNECTIONS, PATIENCE);
     loop {
         let loading = loading.clone();
         let answer = move |request| answer_one(request, collection, loading.clone());

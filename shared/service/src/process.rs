@@ -225,7 +225,7 @@ impl Outside {
             tokio::select! {
                 () = wait_for_end(&mut signals, &state.health, config.drain) => End::Told,
                 () = state.commit.until_a_restart_helps() => End::Restart,
-                end = until_replica_ends(state.replica.as_ref(), &folder, collection) => end,
+                end = until_replica_ends(state.replica.as_ref(), &folder, &state) => end,
                 error = making.open_counter(counter.as_ref(), &state) => End::Failed(error),
             }
         };
@@ -398,9 +398,10 @@ fn start_replica(
 
 /// Returns when the replica can go on only after a new start, and why. One that was outrun loads a snapshot first; reads go
 /// on meanwhile.
-async fn until_replica_ends(replica: Option<&Replica>, folder: &Arc<Folder>, collection: Collection) -> End {
+async fn until_replica_ends(replica: Option<&Replica>, folder: &Arc<Folder>, state: &State) -> End {
     let Some(replica) = replica else { return std::future::pending().await };
-    End::Again(tokio::select! {
+    let collection = state.store.collection();
+    let why = tokio::select! {
         loading = replica.until_outrun() => {
             if snapshot::load_newest(replica.broker(), folder, collection, loading).await {
                 "the database is that of a newer snapshot; restart the service"
@@ -409,7 +410,12 @@ async fn until_replica_ends(replica: Option<&Replica>, folder: &Arc<Folder>, col
             }
         }
         () = replica.until_changed_over() => "its stream has changed over to another declaration; restart the service",
-    })
+    };
+    if state.health.is_draining() {
+        // It is told to end, and does so in its own time.
+        return std::future::pending().await;
+    }
+    End::Again(why)
 }
 
 fn cannot_listen(config: &Config, error: &io::Error) -> String {

@@ -41,6 +41,7 @@ pub(crate) async fn load_newest(
     loading: &Loading,
 ) -> bool {
     let (mut told, mut pause) = (String::new(), PAUSE);
+    loading.begin("looks for a snapshot");
     loop {
         let error = match try_newest(broker, folder, collection, loading).await {
             Ok(is_loaded) => return is_loaded,
