@@ -4,12 +4,13 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{env, fs, process, thread};
 
 use clap::builder::{FalseyValueParser, TypedValueParser};
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
+use record::model::Collection;
 use record::token::Name;
 use seed::chain::Chain;
 use seed::commands::backup::Origin;
@@ -24,8 +25,8 @@ use seed::progress::Progress;
 use seed::report::Report;
 use serde_json::json;
 
-/// The longest time until snapshots that could not be stored are tried again.
-const RETRY: Duration = Duration::from_secs(60);
+/// The first and the longest time until a snapshot that could not be stored is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 
 /// With the commit that it was built from, if the build named it (`deploy/revision`).
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -307,8 +308,8 @@ enum StreamsCommand {
         /// Reads the secrets of write tokens from FILE, one a line: each service demands one of its own
         #[arg(long, value_name = "FILE")]
         secrets: PathBuf,
-        /// Goes on, and stores the next ones after SECONDS; if none could be stored, after a minute at the latest
-        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+        /// Goes on, and stores the next ones after SECONDS; those that have failed after a minute at the latest
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
         every: Option<u64>,
         #[command(flatten)]
         link: Link,
@@ -510,15 +511,23 @@ fn do_command(command: Option<Command>, split: Split, progress: Progress, json: 
             StreamsCommand::Snapshot { from, secrets, every, link, chosen } => {
                 let (broker, keys) = (&*link.broker, link.keys.as_deref());
                 let storing = snapshot::Storing { from: &from, secrets: &secrets, broker, keys };
-                let plan = chosen.read()?;
-                let store = || snapshot::store_all(&plan, &storing, progress);
-                let Some(every) = every.map(Duration::from_secs) else { return store().finish() };
+                let all: Vec<Collection> = chosen.read()?.iter().collect();
+                let store = |collections: &[Collection]| snapshot::store_all(collections, &storing, progress);
+                let Some(every) = every.map(Duration::from_secs) else { return store(&all).finish() };
+                let (mut due, mut next, mut pause) = (all.clone(), Instant::now() + every, RETRY.0);
                 loop {
-                    let round = store();
+                    let round = store(&due);
                     // What was stored is not stored again before its time: replicas that are away need the messages between.
-                    let pause = if round.is_in_vain() { every.min(RETRY) } else { every };
+                    due = round.failed();
                     end(round.finish(), json);
-                    thread::sleep(pause);
+                    let left = next.saturating_duration_since(Instant::now());
+                    if due.is_empty() || left <= pause {
+                        thread::sleep(left);
+                        (due, next, pause) = (all.clone(), Instant::now() + every, RETRY.0);
+                    } else {
+                        thread::sleep(pause);
+                        pause = RETRY.1.min(pause * 2);
+                    }
                 }
             }
             StreamsCommand::Switch { link, chosen } => {

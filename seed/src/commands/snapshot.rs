@@ -18,7 +18,6 @@ use crate::commands::backup::copy_section;
 use crate::commands::streams::connect;
 use crate::error::Error;
 use crate::identity::BUFFER;
-use crate::plan::Plan;
 use crate::progress::{Progress, Total};
 use crate::report::{Report, table};
 
@@ -53,13 +52,13 @@ struct Stored {
 /// What became of the streams of all collections.
 pub struct Round {
     stored: Vec<Stored>,
-    failed: Vec<Error>,
+    failed: Vec<(Collection, Error)>,
 }
 
 impl Round {
-    /// Tells whether nothing was stored.
-    pub fn is_in_vain(&self) -> bool {
-        self.stored.is_empty()
+    /// Returns the collections that failed.
+    pub fn failed(&self) -> Vec<Collection> {
+        self.failed.iter().map(|(collection, _)| *collection).collect()
     }
 
     /// Returns the report, or an error that names all that failed.
@@ -68,9 +67,9 @@ impl Round {
             return Ok(describe(&self.stored));
         }
         if self.failed.len() == 1 && self.stored.is_empty() {
-            return Err(self.failed.remove(0));
+            return Err(self.failed.remove(0).1);
         }
-        let failed: Vec<String> = self.failed.iter().map(|error| format!("  {error}")).collect();
+        let failed: Vec<String> = self.failed.iter().map(|(_, error)| format!("  {error}")).collect();
         let stored: Vec<&str> = self.stored.iter().map(|stored| &*stored.collection).collect();
         let stored = if stored.is_empty() { "none".to_owned() } else { stored.join(", ") };
         let reason = format!("not all are stored:\n{}\nStored: {stored}", failed.join("\n"));
@@ -78,15 +77,15 @@ impl Round {
     }
 }
 
-/// Stores a snapshot of each collection of `plan`, and removes from its stream what the older of two snapshots has. One that
+/// Stores a snapshot of each of `collections`, and removes from its stream what the older of two snapshots has. One that
 /// fails keeps its stream as it is, and does not keep the others from theirs: a replica or the broker does not answer, or a
 /// backup is not whole or of another stream.
-pub fn store_all(plan: &Plan, storing: &Storing, progress: Progress) -> Round {
+pub fn store_all(collections: &[Collection], storing: &Storing, progress: Progress) -> Round {
     let mut round = Round { stored: Vec::new(), failed: Vec::new() };
-    for collection in plan.iter() {
+    for &collection in collections {
         match store_one(collection, storing, progress) {
             Ok(stored) => round.stored.push(stored),
-            Err(error) => round.failed.push(error),
+            Err(error) => round.failed.push((collection, error)),
         }
     }
     round
