@@ -9,7 +9,8 @@
 //!
 //! Pages of the database lie in the same memory if all of them fit. A page holds sixteen records in less than half of the
 //! room of their answers, and a record whose page is in memory is answered from it, without the routes. Where not all fit,
-//! a page would hold one record that is asked for, and fifteen that are not.
+//! a page would hold one record that is asked for, and fifteen that are not. Lists are kept as answers: the pages of one's
+//! records would take ten times its room.
 
 use std::borrow::Cow;
 use std::hash::{Hash, Hasher, RandomState};
@@ -22,7 +23,7 @@ use hyper::Request;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{Equivalent, OptionsBuilder, Weighter};
 use record::id::Id;
-use store::{CachedPage, PageCache, Stamp, Store};
+use store::{PageCache, PageGroup, Stamp, Store};
 use warp::http::header::{CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use warp::http::{Method, StatusCode, Uri};
 use warp::reply::Response;
@@ -35,8 +36,8 @@ use crate::{read, reply};
 /// The memory of an answer beside its path and its body, in bytes, by measurement.
 const ENVELOPE: u64 = 500;
 
-/// The memory of a page beside its bytes, in bytes.
-const PAGE_ENVELOPE: u64 = 100;
+/// The memory of a group of pages beside its bytes, in bytes.
+const GROUP_ENVELOPE: u64 = 300;
 
 /// The body of an answer in JSON, and the stamps of all that it was read from. A handler puts it into the extensions of
 /// its response, which may be a 304.
@@ -52,8 +53,8 @@ enum Key {
     Answer(Box<str>),
     /// The chunk of the list of all records that begins with this id.
     Chunk(Id),
-    /// The page of the database with this number.
-    Page(u64),
+    /// The group of the database's pages with this number.
+    Pages(u64),
 }
 
 impl Hash for Key {
@@ -61,7 +62,7 @@ impl Hash for Key {
         match self {
             Self::Answer(path) => path.hash(state),
             Self::Chunk(from) => from.hash(state),
-            Self::Page(number) => number.hash(state),
+            Self::Pages(number) => number.hash(state),
         }
     }
 }
@@ -85,7 +86,7 @@ struct Cached {
 #[derive(Clone)]
 enum Kept {
     Answer(Arc<Cached>),
-    Page(CachedPage),
+    Pages(PageGroup),
 }
 
 #[derive(Clone)]
@@ -99,41 +100,38 @@ impl Weighter<Key, Kept> for ByBytes {
                 let stamps = size_of_val(&*cached.cacheable.stamps);
                 ENVELOPE + (path + stamps + cached.cacheable.body.len()) as u64
             }
-            Kept::Page(page) => weight_of_page(page.bytes()),
+            Kept::Pages(group) => weight_of_group(group.bytes()),
         }
     }
 }
 
-fn weight_of_page(bytes: usize) -> u64 {
-    // The allocator has freed the rest of the page's leaf around it: by measurement, half as much is lost.
-    PAGE_ENVELOPE + bytes as u64 * 3 / 2
+fn weight_of_group(bytes: usize) -> u64 {
+    // An allocator has sizes an eighth apart.
+    GROUP_ENVELOPE + bytes as u64 / 16 * 17
+}
+
+fn pages(kept: Kept) -> Option<PageGroup> {
+    if let Kept::Pages(group) = kept { Some(group) } else { None }
 }
 
 /// The memory that answers and pages share.
 struct Memory(Cache<Key, Kept, ByBytes, RandomState>);
 
-impl Memory {
-    /// Returns whether there is memory that nothing needs.
+impl PageCache for Memory {
+    fn find(&self, number: u64) -> Option<PageGroup> {
+        pages(self.0.get(&Key::Pages(number))?)
+    }
+
+    fn peek(&self, number: u64) -> Option<PageGroup> {
+        pages(self.0.peek(&Key::Pages(number))?)
+    }
+
+    fn keep(&self, number: u64, group: PageGroup) {
+        self.0.insert(Key::Pages(number), Kept::Pages(group));
+    }
+
     fn has_room(&self) -> bool {
         self.0.weight() < self.0.capacity() / 16 * 15
-    }
-}
-
-impl PageCache for Memory {
-    fn find(&self, number: u64) -> Option<CachedPage> {
-        match self.0.get(&Key::Page(number))? {
-            Kept::Page(page) => Some(page),
-            Kept::Answer(_) => None,
-        }
-    }
-
-    fn keep(&self, number: u64, page: CachedPage) {
-        if self.has_room() {
-            self.0.insert(Key::Page(number), Kept::Page(page));
-        } else {
-            // An older version of it, perhaps. If there is none, the page does not stay.
-            let _ = self.0.replace(Key::Page(number), Kept::Page(page), true);
-        }
     }
 }
 
@@ -148,8 +146,7 @@ pub(crate) struct AnswerCache {
 }
 
 impl AnswerCache {
-    /// Creates an empty cache that takes up to `bytes` of memory. `store` keeps its pages there if they fit, and if records
-    /// are asked for by their numbers.
+    /// Creates an empty cache that takes up to `bytes` of memory. `store` keeps its pages there if they fit.
     /// `has_own`: the service has routes of its own, which may be for any path.
     pub(crate) fn new(store: &Store, health: &Health, bytes: u64, has_own: bool) -> Self {
         let answers = (bytes / (2 * ENVELOPE)) as usize;
@@ -159,13 +156,13 @@ impl AnswerCache {
         let cache = Cache::with_options(options, ByBytes, RandomState::new(), DefaultLifecycle::default());
         let memory = Arc::new(Memory(cache));
         let collection = store.collection();
-        let has_numbers = !has_own && !collection.has_text_ids() && !collection.is_single();
-        let (pages, length) = store.estimate_pages();
-        let keeps_pages = has_numbers && bytes > 0 && pages.saturating_mul(weight_of_page(length)) <= bytes;
+        let (groups, mean) = store.estimate_groups();
+        let keeps_pages = bytes > 0 && groups.saturating_mul(weight_of_group(mean)) <= bytes;
         if keeps_pages {
             store.keep_pages_in(memory.clone());
         }
-        let records = keeps_pages.then(|| format!("/api/{}/", collection.name()).into());
+        let has_numbers = !has_own && !collection.has_text_ids() && !collection.is_single();
+        let records = (keeps_pages && has_numbers).then(|| format!("/api/{}/", collection.name()).into());
         Self { memory, store: store.clone(), health: health.clone(), records }
     }
 

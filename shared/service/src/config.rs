@@ -114,8 +114,8 @@ pub(crate) struct Config {
     #[arg(long, value_name = "SECONDS", env = "SCRUB_EVERY", default_value = "86400", value_parser = parse_seconds)]
     pub(crate) scrub_every: Duration,
 
-    /// The memory for answers that are repeated, and for all records if they fit, in MiB; 0 keeps none. By default an eighth
-    /// of the container's or the machine's memory, at most 48
+    /// The memory for answers that are repeated, and for all records if they fit, in MiB; 0 keeps none. By default half of
+    /// what the container or the machine has beyond 160 MiB, or an eighth of all, at most 160
     #[arg(long, value_name = "MIB", env = "CACHE", default_value_t = memory::share(), value_parser = value_parser!(u64).range(..=1 << 20))]
     pub(crate) cache: u64,
 

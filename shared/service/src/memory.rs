@@ -3,17 +3,17 @@
 use std::path::Path;
 use std::{fs, hint};
 
-/// The part of the memory that the answers take if `--cache` says nothing: one in this many bytes.
+/// The least part of the memory that answers and pages take if `--cache` says nothing: one in this many bytes.
 const SHARE: u64 = 8;
 
-/// The most that they then take, in MiB. The database's own cache and buffers come on top.
-const MOST: u64 = 48;
+/// What the database with its buffers, and connections, take besides, in bytes. Of what is left, answers take half.
+const BESIDE: u64 = 160 << 20;
+
+/// The most that they then take, in MiB: with the database's own share, some 256 are resident.
+pub(crate) const MOST: u64 = 160;
 
 /// The least, in MiB.
 const LEAST: u64 = 4;
-
-/// The length of a database's file, or of a slice, below which it is small, in bytes.
-const SMALL: u64 = 64 << 20;
 
 /// Returns the memory for answers that a service takes by itself, in MiB.
 pub(crate) fn share() -> u64 {
@@ -21,7 +21,8 @@ pub(crate) fn share() -> u64 {
 }
 
 fn share_of(bytes: u64) -> u64 {
-    ((bytes / SHARE) >> 20).clamp(LEAST, MOST)
+    let half = bytes.saturating_sub(BESIDE) / 2;
+    (half.max(bytes / SHARE) >> 20).clamp(LEAST, MOST)
 }
 
 /// Returns the memory that the container leaves to this process, or else the machine has, in bytes; `None` if the
@@ -55,17 +56,10 @@ fn limits(root: &Path, line: &str) -> Vec<u64> {
     files.filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok()).collect()
 }
 
-/// Returns whether a service has little data: in the database in `folder`, or in the slice that it is to be filled from.
-pub(crate) fn is_small(folder: &Path, slice: Option<&Path>) -> bool {
-    let database = fs::metadata(folder.join("db/db"));
-    let data = database.or_else(|error| slice.map_or(Err(error), fs::metadata));
-    data.is_ok_and(|file| file.len() < SMALL)
-}
-
 /// Keeps the process, and those it starts, from huge pages; or lets it have them.
 ///
-/// The allocator asks the system for pages of 2 MiB. With much data they make reads faster. A service with little
-/// data writes a few bytes into each of twenty, all of which are then resident.
+/// The allocator asks the system for pages of 2 MiB. With much memory they make reads faster. A service with little of it
+/// writes a few bytes into each of twenty, all of which are then resident.
 pub(crate) fn avoid_huge_pages(avoid: bool) {
     #[cfg(target_os = "linux")]
     // A system that cannot do this has no huge pages.
@@ -130,6 +124,7 @@ mod tests {
 
     #[test]
     fn a_share_has_a_least_and_a_most() {
-        assert_eq!([16 << 20, 256 << 20, 320 << 20, 24 << 30].map(share_of), [LEAST, 32, 40, MOST]);
+        let machines = [16, 128, 256, 320, 512, 24 << 10].map(|mib| mib << 20);
+        assert_eq!(machines.map(share_of), [LEAST, 16, 48, 80, MOST, MOST]);
     }
 }

@@ -73,7 +73,7 @@ pub fn run_declared() -> ExitCode {
 }
 
 fn run_as(collection: Collection, own: Option<Own>, config: &Config) -> ExitCode {
-    memory::avoid_huge_pages(memory::is_small(&config.data, config.slice.as_deref()));
+    memory::avoid_huge_pages(config.cache <= memory::MOST);
     if let Some(command) = &config.command {
         let done = match command {
             Command::Check => check::ready(config.listen).map(|()| String::new()),

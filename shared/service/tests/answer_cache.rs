@@ -126,7 +126,7 @@ fn count_repeated(app: &App) -> u32 {
 }
 
 #[test]
-fn pages_stay_in_memory_only_if_all_fit_and_ids_are_numbers() {
+fn records_are_answered_from_pages_only_if_all_fit_and_ids_are_numbers() {
     let ask_two = |app: &App, path: &str, ids: [&str; 2]| {
         for id in ids {
             assert_eq!(app.get(&format!("{path}/{id}")).status, 200, "{id}");

@@ -45,19 +45,22 @@ fn ids_in_thread(store: &Store, thread: u64) -> Vec<u64> {
 }
 
 #[test]
-fn pages_of_single_records_stay_in_memory_and_those_of_lists_do_not() {
+fn pages_of_single_records_stay_in_memory_with_their_neighbours_and_those_of_lists_do_not() {
     let dir = tempfile::tempdir().unwrap();
     let mut load = Load::new(Store::create(&dir.path().join("db"), sample::posts()).unwrap());
-    assert_eq!(put(&mut load, &posts(&[(1, 2), (2, 2), (LONG, 2)])), None);
+    assert_eq!(put(&mut load, &posts(&[(1, 2), (2, 2), (LONG, 2), (255, 2), (256, 2)])), None);
     let store = load.finish().unwrap();
     assert!(store.get(id(1)).unwrap().is_some());
     assert!(store.get_from_memory(id(1)).is_none(), "there is no memory for it yet");
     store.keep_pages_in(Arc::new(Pages::default()));
-    assert_eq!(store.find(sample::IN_THREAD, &Term::Id(id(2))).count(), 3);
+    assert_eq!(store.find(sample::IN_THREAD, &Term::Id(id(2))).count(), 5);
     assert!(store.get_from_memory(id(1)).is_none());
     assert!(store.get(id(1)).unwrap().is_some());
     assert_eq!(store.get_from_memory(id(2)).unwrap().json(), json(2, 2).as_bytes());
     assert!(store.get_from_memory(id(3)).is_none());
+    // Sixteen pages are read at once.
+    assert_eq!(store.get_from_memory(id(255)).unwrap().json(), json(255, 2).as_bytes());
+    assert!(store.get_from_memory(id(256)).is_none());
     // A long record lies apart from its page.
     assert_eq!(store.get(id(LONG)).unwrap().unwrap().json(), json(LONG, 2).as_bytes());
     assert!(store.get_from_memory(id(LONG)).is_none());
@@ -284,17 +287,25 @@ fn words_of(store: &Store) -> Words {
     words.into_iter().map(|word| (word.clone(), both(&word))).collect()
 }
 
-/// Pages in a plain map.
+/// Groups of pages in a plain map.
 #[derive(Default)]
-struct Pages(Mutex<BTreeMap<u64, CachedPage>>);
+struct Pages(Mutex<BTreeMap<u64, PageGroup>>);
 
 impl PageCache for Pages {
-    fn find(&self, number: u64) -> Option<CachedPage> {
+    fn find(&self, number: u64) -> Option<PageGroup> {
+        self.peek(number)
+    }
+
+    fn peek(&self, number: u64) -> Option<PageGroup> {
         self.0.lock().unwrap().get(&number).cloned()
     }
 
-    fn keep(&self, number: u64, page: CachedPage) {
-        self.0.lock().unwrap().insert(number, page);
+    fn keep(&self, number: u64, group: PageGroup) {
+        self.0.lock().unwrap().insert(number, group);
+    }
+
+    fn has_room(&self) -> bool {
+        self.0.lock().unwrap().len() < 100
     }
 }
 

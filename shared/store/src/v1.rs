@@ -83,12 +83,19 @@ impl Old {
             let id = layout::id_at(page, slot).ok_or_else(|| self.corrupt("a page holds an invalid id"))?;
             let stored = if json.is_empty() {
                 let json = self.parts(id, revision)?;
-                Stored { json: 0..json.len(), value: json.into(), id, revision, id_from_position, stamp: Stamp::NONE }
+                Stored {
+                    json: 0..json.len(),
+                    value: sled::IVec::from(json).into(),
+                    id,
+                    revision,
+                    id_from_position,
+                    stamp: Stamp::NONE,
+                }
             } else {
                 let begin = json.as_ptr() as usize - value.as_ptr() as usize;
                 Stored {
                     json: begin..begin + json.len(),
-                    value: value.clone(),
+                    value: value.clone().into(),
                     id,
                     revision,
                     id_from_position,
