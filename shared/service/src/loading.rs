@@ -97,7 +97,7 @@ pub(crate) async fn answer(
             async move { Ok(answerer.answer(request).await) }
         })
     };
-    Ok(server.answer_until(http().keep_alive(false), answers, pending()).await)
+    Ok(Box::pin(server.answer_until(http().keep_alive(false), answers, pending())).await)
 }
 
 /// Answers one client.

@@ -199,20 +199,23 @@ impl Outside {
     }
 
     /// Opens the database and serves it until a signal ends the service.
+    ///
+    /// Its long parts are boxed. Otherwise it is itself so large that the allocator puts it, and then sled's tables, where
+    /// [`memory::fill_chunk`] does not help; and moves of it take more of the stack.
     async fn serve(self, collection: Collection, own: Option<Own>, config: &Config) -> Result<(), Box<dyn Error>> {
         let Self { hangups, threads, bounds, folder, copied, slice, writers, counter, reloader, admin, key, socket } =
             self;
         let mut signals = Signals::new()?;
         tokio::spawn(reloader::reload(hangups, reloader, Arc::clone(&writers)));
         let folder = Arc::new(folder);
-        let link = connect(config, key, collection).await?;
+        let link = Box::pin(connect(config, key, collection)).await?;
         let listener = socket.listen(BACKLOG).map_err(|error| cannot_listen(config, &error))?;
         let (address, metrics) = (listener.local_addr()?, Metrics::new(bounds));
         let mut server = Server::new(listener, metrics.clone());
         let (loading, broker) = (Loading::default(), link.as_ref().map(|(broker, _)| broker));
         let cors = Cors::new(&config.allow_origin);
         let redeclaration = tokio::select! {
-            opened = make_and_open(&folder, collection, slice, config.on_damage(), broker, &loading) => opened?,
+            opened = Box::pin(make_and_open(&folder, collection, slice, config.on_damage(), broker, &loading)) => opened?,
             // The next start begins again, and removes the unfinished database.
             () = signals.next() => return Ok(()),
             never = loading::answer(&mut server, threads, collection, cors.as_ref(), &loading) => match never? {},
@@ -242,7 +245,7 @@ impl Outside {
         let routes = routes(&state, own, config.cache << 20).allow(&config.allow_origin).count_in(metrics);
         let admin = admin.map(|listener| tokio::spawn(listener.serve(Admin::new(&state, &routes))));
         server.start_workers(threads)?;
-        let end = server.serve(routes, end).await;
+        let end = Box::pin(server.serve(routes, end)).await;
         state.operator.end();
         making.end().await?;
         if let Some(counter) = counter {
