@@ -5,7 +5,7 @@
 
 use std::io::{self, Read};
 use std::pin::pin;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::jetstream;
 use async_nats::jetstream::object_store::{
@@ -27,6 +27,9 @@ const CHUNK: usize = 128 << 10;
 
 /// The time for which a snapshot's next bytes may not come.
 const STALL: Duration = Duration::from_secs(30);
+
+/// The time after which it is asked whether they can still come: an administrator may have removed the snapshot.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// The time after which a snapshot that is no object yet is not being stored any more.
 const BROKEN_OFF: Duration = Duration::from_secs(3600);
@@ -72,10 +75,10 @@ impl Broker {
             Err(error) if error.kind() == GetErrorKind::NotFound => return Ok(None),
             object => object.map_err(away)?,
         };
-        let pieces = self.bucket_stream().await?.info_with_subjects(self.pieces_of(&object.info.nuid)).await;
-        let counts: Vec<(String, usize)> = pieces.map_err(away)?.try_collect().await.map_err(away)?;
-        let is_there = counts.iter().map(|(_subject, count)| count).sum::<usize>() == object.info.chunks;
-        Ok(Some(SnapshotReader { object, is_there, runtime: Handle::current() }))
+        let ObjectInfo { nuid, chunks, .. } = &object.info;
+        let pieces = Pieces { stream: self.bucket_stream().await?, subject: self.pieces_of(nuid), count: *chunks };
+        let are_there = pieces.are_there().await?;
+        Ok(Some(SnapshotReader { object, pieces, are_there, runtime: Handle::current() }))
     }
 
     /// Stores `bytes` as a snapshot behind message `sequence` of the stream with this `identity`, beside others that may be
@@ -164,23 +167,56 @@ impl Broker {
     }
 }
 
-/// A reader of a snapshot's bytes. It waits for the broker, but not forever. Its first read fails if the broker has lost
-/// pieces, which would be waited for like those of a slow one, and its last if the bytes are not those that were stored.
+/// The pieces of an object.
+struct Pieces {
+    stream: Stream,
+    subject: String,
+    /// How many there have to be.
+    count: usize,
+}
+
+impl Pieces {
+    /// Tells whether the broker has all of them.
+    async fn are_there(&self) -> Result<bool, BrokerError> {
+        let subjects = self.stream.info_with_subjects(&self.subject).await.map_err(away)?;
+        let counts: Vec<(String, usize)> = subjects.try_collect().await.map_err(away)?;
+        Ok(counts.iter().map(|(_subject, count)| count).sum::<usize>() == self.count)
+    }
+}
+
+/// A reader of a snapshot's bytes. It waits for the broker, but not forever, and not for pieces that the broker has lost or
+/// that were removed. Its last read fails if the bytes are not those that were stored.
 pub struct SnapshotReader {
     object: Object,
-    /// Whether the broker has all pieces.
-    is_there: bool,
+    pieces: Pieces,
+    /// Whether the broker had all pieces at first.
+    are_there: bool,
     runtime: Handle,
 }
 
 impl Read for SnapshotReader {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let Self { object, is_there, runtime } = self;
-        if !*is_there {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the broker has lost pieces of it"));
+        let Self { object, pieces, are_there, runtime } = self;
+        let gone = || io::Error::new(io::ErrorKind::InvalidData, "the broker has lost pieces of it");
+        if !*are_there {
+            return Err(gone());
         }
-        let read = runtime.block_on(async { timeout(STALL, object.read(bytes)).await });
-        read.unwrap_or_else(|elapsed| Err(io::Error::new(io::ErrorKind::TimedOut, elapsed)))
+        runtime.block_on(async {
+            let begin = Instant::now();
+            loop {
+                match timeout(LOOK, object.read(bytes)).await {
+                    Ok(read) => return read,
+                    Err(elapsed) if begin.elapsed() > STALL => {
+                        return Err(io::Error::new(io::ErrorKind::TimedOut, elapsed));
+                    }
+                    Err(_) => {}
+                }
+                // A broker that does not answer may come back.
+                if let Ok(false) = pieces.are_there().await {
+                    return Err(gone());
+                }
+            }
+        })
     }
 }
 

@@ -1,5 +1,4 @@
-//! Connections that have one request each, for those who do not ask often: operators, and whoever asks a service that is
-//! not open yet.
+//! Connections that have one request each, for operators, who do not ask often.
 
 use std::convert::Infallible;
 use std::io;

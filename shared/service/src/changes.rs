@@ -10,6 +10,7 @@
 //! when the history has passed it.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::fmt::Write;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -74,8 +75,8 @@ impl Listeners {
         Self { store: store.clone(), texts: Arc::default(), call: Sender::new(false) }
     }
 
-    /// Calls the listeners when there are changes. Never returns.
-    pub(crate) async fn call(&self) {
+    /// Calls the listeners when there are changes.
+    pub(crate) async fn call(&self) -> Infallible {
         loop {
             self.store.until_changed().await;
             self.call.send_modify(|_| {});

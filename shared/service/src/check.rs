@@ -5,14 +5,19 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 /// The time the service has to answer. It is below the usual timeouts of health checks, so that our reason is seen.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The time a scrub may take.
 const SCRUB_PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The most bytes of an answer that are read: only its first line counts.
-const HEAD: usize = 1 << 10;
+/// The most bytes of an answer to a check that are read: its first line counts, and its reason.
+const ANSWER: usize = 16 << 10;
+
+/// The bytes that are read at once.
+const CHUNK: usize = 1 << 10;
 
 /// Checks that the service that listens on `listen` is ready.
 ///
@@ -20,14 +25,30 @@ const HEAD: usize = 1 << 10;
 /// The service is not ready; the error is the reason, in one line.
 pub fn ready(listen: SocketAddr) -> Result<(), String> {
     let address = reachable(listen);
-    match status_line(address) {
-        Ok(line) if line.split(' ').nth(1) == Some("200") => Ok(()),
-        Ok(line) => Err(format!("http://{address}/ready: the answer is {line:?}")),
+    let more = |answer: &[u8]| answer.len() < ANSWER && !answer.starts_with(b"HTTP/1.1 200 ");
+    let reason = match ask(address, "GET /ready", PATIENCE, more) {
+        Ok(answer) => match find_reason(&String::from_utf8_lossy(&answer)) {
+            Some(reason) => reason,
+            None => return Ok(()),
+        },
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-            Err(format!("http://{address}/ready: no answer within {} s", PATIENCE.as_secs()))
+            format!("no answer within {} s", PATIENCE.as_secs())
         }
-        Err(error) => Err(format!("http://{address}/ready: {error}")),
+        Err(error) => error.to_string(),
+    };
+    Err(format!("http://{address}/ready: {reason}"))
+}
+
+/// Returns why the service that gave this answer is not ready; `None` if it is.
+fn find_reason(answer: &str) -> Option<String> {
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer, ""));
+    let line = head.lines().next().unwrap_or_default();
+    if line.split(' ').nth(1) == Some("200") {
+        return None;
     }
+    let problem: Value = serde_json::from_str(body).unwrap_or_default();
+    let detail = problem["detail"].as_str().map(|detail| format!(": {}", detail.replace(char::is_control, " ")));
+    Some(format!("the answer is {line:?}{}", detail.unwrap_or_default()))
 }
 
 /// Returns the address at which a service that listens on `listen` is reached from its own machine.
@@ -37,13 +58,6 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
         SocketAddr::V6(any) if any.ip().is_unspecified() => (Ipv6Addr::LOCALHOST, any.port()).into(),
         one => one,
     }
-}
-
-/// Returns the first line of the answer to `GET /ready`.
-fn status_line(address: SocketAddr) -> io::Result<String> {
-    let head = ask(address, "GET /ready", PATIENCE, |head| head.len() < HEAD && !head.contains(&b'\n'))?;
-    let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    Ok(String::from_utf8_lossy(line).trim_end().to_owned())
 }
 
 /// Asks the service that listens on `listen` to read and check everything. Returns whether all is sound, and a report.
@@ -64,7 +78,7 @@ fn ask(address: SocketAddr, request: &str, patience: Duration, more: impl Fn(&[u
     let head = format!("{request} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     stream.write_all(head.as_bytes())?;
     let mut answer = Vec::new();
-    let mut bytes = [0; HEAD];
+    let mut bytes = [0; CHUNK];
     while more(&answer) {
         let left = give_up.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -103,6 +117,10 @@ mod tests {
         for (answer, expected) in [
             ("HTTP/1.1 200 OK\r\n\r\n", Ok(())),
             ("HTTP/1.1 503 Service Unavailable\r\n\r\n", Err(r#"the answer is "HTTP/1.1 503 Service Unavailable""#)),
+            (
+                "HTTP/1.1 503 Service Unavailable\r\n\r\n{\"detail\":\"It\\nwaits.\"}",
+                Err(r#"the answer is "HTTP/1.1 503 Service Unavailable": It waits."#),
+            ),
             ("HTTP/1.1 2000 OK\r\n\r\n", Err("the answer is")),
             ("\u{1b}[1mready\n200", Err(r#"the answer is "\u{1b}[1mready""#)),
             ("", Err(r#"the answer is """#)),

@@ -24,7 +24,7 @@ use warp::reply::{Reply, Response};
 use crate::changes::Listening;
 use crate::problem::{Problem, READS};
 
-/// The most connections served at once; more wait in the listener's queue.
+/// The most connections served at once, if the limit of open files allows them; more wait in the listener's queue.
 pub const CONNECTIONS: usize = 1024;
 
 /// The most lists sent in chunks at once. The other connections are left to single records and writes.
@@ -78,9 +78,24 @@ const BUSY: u8 = 2;
 /// The last answer is sent.
 const LINGERING: u8 = 3;
 
+/// The most that there may be at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) connections: usize,
+    /// Those that follow the changes come on top.
+    pub(crate) listeners: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { connections: CONNECTIONS, listeners: LISTENERS }
+    }
+}
+
 /// What some kinds of answers have of all connections.
 #[derive(Debug)]
 struct Shares {
+    connections: Arc<Semaphore>,
     lists: Arc<Semaphore>,
     listeners: Arc<Semaphore>,
 }
@@ -244,10 +259,18 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
-    /// Returns no connections.
-    pub(crate) fn new() -> Self {
-        let [lists, listeners] = [LISTS, LISTENERS].map(|permits| Arc::new(Semaphore::new(permits)));
-        Self { open: Arc::default(), shares: Arc::new(Shares { lists, listeners }), count: 0 }
+    /// Has room for so many connections.
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        let Bounds { connections, listeners } = bounds;
+        let lists = connections * LISTS / CONNECTIONS;
+        let [connections, lists, listeners] =
+            [connections, lists, listeners].map(|permits| Arc::new(Semaphore::new(permits)));
+        Self { open: Arc::default(), shares: Arc::new(Shares { connections, lists, listeners }), count: 0 }
+    }
+
+    /// Returns the permits for connections that are no listeners'.
+    pub(crate) fn permits(&self) -> &Arc<Semaphore> {
+        &self.shares.connections
     }
 
     /// Returns the watch over the next connection. Dropping it takes the connection off the list.
@@ -562,7 +585,7 @@ mod tests {
 
     #[test]
     fn a_connection_may_be_idle_for_longer_than_a_load_balancer_keeps_it() {
-        let mut connections = Connections::new();
+        let mut connections = Connections::new(Bounds::default());
         let watch = connections.watch();
         assert!(!sweep(&connections, &watch, 70));
         // A request begins the time anew.
@@ -573,7 +596,7 @@ mod tests {
 
     #[test]
     fn a_request_under_way_may_take_any_time() {
-        let mut connections = Connections::new();
+        let mut connections = Connections::new(Bounds::default());
         let watch = connections.watch();
         let _busy = Busy::begin(&watch.pulse, true);
         assert!(!sweep(&connections, &watch, 10_000));
@@ -581,7 +604,7 @@ mod tests {
 
     #[test]
     fn a_head_has_ten_seconds_and_heads_one_after_the_other_have_ten_each() {
-        let mut connections = Connections::new();
+        let mut connections = Connections::new(Bounds::default());
         let watch = connections.watch();
         for _ in 0..3 {
             watch.pulse.phase.store(HEAD, Relaxed);
@@ -594,7 +617,7 @@ mod tests {
 
     #[test]
     fn a_client_has_to_take_some_of_its_answer_every_ten_seconds() {
-        let mut connections = Connections::new();
+        let mut connections = Connections::new(Bounds::default());
         let watch = connections.watch();
         let _busy = Busy::begin(&watch.pulse, false);
         watch.pulse.is_blocked.store(true, Relaxed);
@@ -617,7 +640,7 @@ mod tests {
 
     #[test]
     fn the_connection_that_has_waited_longest_is_given_up_and_none_in_use() {
-        let mut connections = Connections::new();
+        let mut connections = Connections::new(Bounds::default());
         let watches: Vec<Watch> = (0..7).map(|_| connections.watch()).collect();
         let [busy, blocked, served, idle, _silent, trickling, _later] = &watches[..] else { unreachable!() };
         connections.lock().entries.values_mut().for_each(|entry| entry.accepted -= GRACE);
@@ -646,7 +669,7 @@ mod tests {
 
     #[test]
     fn a_new_connection_is_not_given_up_before_its_request_could_be_read() {
-        let mut connections = Connections::new();
+        let mut connections = Connections::new(Bounds::default());
         let watch = connections.watch();
         let give_up = |accepted| {
             connections.lock().entries.values_mut().for_each(|entry| entry.accepted = accepted);
@@ -660,7 +683,7 @@ mod tests {
 
     #[test]
     fn a_closed_connection_is_forgotten() {
-        let mut connections = Connections::new();
+        let mut connections = Connections::new(Bounds::default());
         let watches = [connections.watch(), connections.watch()];
         assert_eq!(connections.lock().entries.len(), 2);
         drop(watches);

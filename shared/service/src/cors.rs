@@ -72,6 +72,11 @@ impl Cors {
 }
 
 impl Permission {
+    /// Tells whether a browser asks what its page may send, before that.
+    pub(crate) fn asks_before(&self) -> bool {
+        self.asks_before
+    }
+
     /// Adds it to an answer's headers.
     pub(crate) fn add_to(self, headers: &mut HeaderMap) {
         if self.varies {

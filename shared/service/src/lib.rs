@@ -22,9 +22,10 @@
 //!
 //! 1. [`process`]: its life from the command line to its exit; `loading`: its answers until it has a database, `snapshot`:
 //!    a replica's database from its broker
-//! 2. `config`, `settings`: the command line, which every service shares, and what the log says of it; `memory`: how much of it answers take by default
+//! 2. `config`, `settings`: the command line, which every service shares, and what the log says of it; `memory`: how much of it answers take by default;
+//!    `descriptors`: how many connections there may be
 //! 3. [`serve`], [`connection`], [`workers`]: connections, what clients must do to keep them, and the threads that serve
-//!    them, up to the end of the last request; `brief`: connections of one request each
+//!    them, up to the end of the last request; `brief`: operators' connections
 //! 4. [`sandbox`], [`reloader`]: the limits that a process sets itself, and the way in for new tokens
 //! 5. [`check`], [`offline`], `manual`: the commands `check`, `scrub` and `compact`; `man` and `completions`
 //! 6. [`logging`], `access_log`: the log, one line a panic or a request
@@ -45,6 +46,7 @@ mod config;
 pub mod connection;
 pub mod cors;
 mod deprecation;
+mod descriptors;
 mod exposition;
 pub mod health;
 pub mod jwt;

@@ -1,33 +1,41 @@
 //! The answers of a service that has no database to serve yet: it is being filled, loaded or recovered.
 //!
 //! The service listens all the same, so that whoever watches over it knows that it lives, and why it is not ready. Each
-//! connection gets one answer. Those that come later are the server's, on the same listener.
+//! connection gets one answer. It is one of the server's, which counts it, may end it, and serves the routes to later ones.
 
 use std::convert::Infallible;
 use std::fmt::{self, Display};
+use std::future::pending;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper::{Method, Request};
 use record::model::Collection;
-use tokio::net::TcpListener;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use warp::reply::Response;
 
-use crate::brief::Places;
+use crate::connection::Guard;
+use crate::cors::{Cors, Permission};
+use crate::metrics::Tally;
 use crate::problem::{Problem, READS};
 use crate::reply;
+use crate::routes::Route;
+use crate::serve::{Server, find_ids, http, log_request};
 
-/// The time in which most databases are open. Those who come meanwhile wait for the server.
+/// The time in which most databases are open. Those who come meanwhile wait for the routes.
 const SOON: Duration = Duration::from_secs(1);
 
-/// The most connections at once, and the time that each has: those who send nothing must not keep others from hearing that the
-/// service lives.
-const CONNECTIONS: usize = 512;
-const PATIENCE: Duration = Duration::from_secs(1);
+/// The time that a request's body has: a client that is still sending might not see the answer.
+const BODY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a page of another origin may ask before it knows the routes.
+const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
 
 /// What a service does to have a database, and how far it is. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -71,27 +79,59 @@ impl Display for Loading {
     }
 }
 
-/// Answers requests until it is dropped.
-pub(crate) async fn answer(listener: &TcpListener, collection: Collection, loading: &Loading) -> Infallible {
+/// Answers what the server's clients ask, until it is dropped.
+pub(crate) async fn answer(
+    server: &mut Server,
+    workers: usize,
+    collection: Collection,
+    cors: Option<&Cors>,
+    loading: &Loading,
+) -> io::Result<Infallible> {
     sleep(SOON).await;
-    let places = Places::new(CONNECTIONS, PATIENCE);
-    loop {
-        let loading = loading.clone();
-        let answer = move |request| answer_one(request, collection, loading.clone());
-        places.serve(async || listener.accept().await.map(|(stream, _)| stream), answer).await;
-    }
+    server.start_workers(workers)?;
+    let (cors, loading) = (cors.cloned(), loading.clone());
+    let answers = move |guard: Guard, tally: Arc<Tally>, client: SocketAddr| {
+        let answerer = Arc::new(Answerer { collection, cors, loading, guard, tally, client: client.to_string() });
+        service_fn(move |request| {
+            let answerer = Arc::clone(&answerer);
+            async move { Ok(answerer.answer(request).await) }
+        })
+    };
+    Ok(Box::pin(server.answer_until(http().keep_alive(false), answers, pending())).await)
 }
 
-async fn answer_one(request: Request<Incoming>, collection: Collection, loading: Loading) -> Response {
-    let (head, mut body) = request.into_parts();
-    // A client that is still sending might not see the answer.
-    while let Some(Ok(_)) = body.frame().await {}
-    let answer = match head.uri.path() {
-        "/live" | "/live/" if matches!(head.method, Method::GET | Method::HEAD) => reply::text("live"),
-        "/live" | "/live/" => Err(Problem::MethodNotAllowed(READS)),
-        _ => Err(Problem::Loading(format!("The service {loading}."))),
-    };
-    answer.unwrap_or_else(|problem| problem.into_response(collection, &head.method))
+/// Answers one client.
+struct Answerer {
+    collection: Collection,
+    cors: Option<Cors>,
+    loading: Loading,
+    guard: Guard,
+    tally: Arc<Tally>,
+    client: String,
+}
+
+impl Answerer {
+    async fn answer(&self, request: Request<Incoming>) -> Response {
+        let (begin, _busy) = (Instant::now(), self.guard.begin(&request));
+        let (head, mut body) = request.into_parts();
+        let _ = timeout(BODY_PATIENCE, async { while let Some(Ok(_)) = body.frame().await {} }).await;
+        let permission = self.cors.as_ref().map(|cors| cors.decide(&head.method, &head.headers));
+        let answer = match head.uri.path() {
+            "/live" | "/live/" if matches!(head.method, Method::GET | Method::HEAD) => reply::text("live"),
+            "/live" | "/live/" => Err(Problem::MethodNotAllowed(READS)),
+            // Otherwise a browser would not ask, and its page not see why.
+            _ if permission.as_ref().is_some_and(Permission::asks_before) => Err(Problem::MethodNotAllowed(METHODS)),
+            _ => Err(Problem::Loading(format!("The service {}.", self.loading))),
+        };
+        let mut response = answer.unwrap_or_else(|problem| problem.into_response(self.collection, &head.method));
+        if let Some(permission) = permission {
+            permission.add_to(response.headers_mut());
+        }
+        let took = begin.elapsed();
+        self.tally.add(&head.method, Route::of(head.uri.path(), self.collection), &response, took);
+        log_request(&head.method, &head.uri, find_ids(&head.headers), &self.client, took, &response);
+        response
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use hyper::{Method, Response, StatusCode};
 use store::figures::{Counter, Histogram, Spread};
 
-use crate::connection::Connections;
+use crate::connection::{Bounds, Connections};
 use crate::problem::{self, Refused};
 use crate::routes::Route;
 
@@ -91,8 +91,9 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new() -> Self {
-        Self { tallies: Arc::default(), connections: Connections::new() }
+    /// Counts nothing yet, and has room for so many connections.
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        Self { tallies: Arc::default(), connections: Connections::new(bounds) }
     }
 
     /// Adds the counters of another worker.

@@ -27,17 +27,20 @@ use tokio::time::{sleep, timeout};
 use crate::admin::{Admin, AdminListener};
 use crate::authorize::{Writers, read_tokens};
 use crate::config::{Command, Config, Service};
+use crate::connection::Bounds;
+use crate::cors::Cors;
 use crate::health::Health;
 use crate::jwt::Keys;
 use crate::loading::{self, Loading};
 use crate::logging::{log_panics, start_log};
+use crate::metrics::Metrics;
 use crate::operate::Operator;
 use crate::reloader::{self, Reloaded, Reloader};
 use crate::replica::{Replica, find_ruled, note_contradiction};
 use crate::routes::{Own, routes};
+use crate::serve::Server;
 use crate::state::State;
-use crate::workers::Workers;
-use crate::{check, memory, offline, openapi, sandbox, serve, snapshot};
+use crate::{check, descriptors, memory, offline, openapi, sandbox, snapshot};
 
 /// The most connections that wait to be accepted. The system's own limit may be lower.
 const BACKLOG: u32 = 4096;
@@ -139,6 +142,8 @@ struct Outside {
     hangups: Signal,
     /// The number of threads that serve. The files with a container's share of the processors lie outside too.
     threads: usize,
+    /// How many connections there may be.
+    bounds: Bounds,
     folder: Folder,
     /// The place of the copy and the original folder, if the file system is read-only and `folder` is a copy.
     copied: Option<(TempDir, Folder)>,
@@ -156,6 +161,7 @@ impl Outside {
     fn take(collection: Collection, config: &Config) -> Result<Self, Box<dyn Error>> {
         let hangups = signal(SignalKind::hangup())?;
         let threads = thread::available_parallelism()?.get();
+        let bounds = descriptors::raise_limit(threads)?;
         if config.slice.is_some() || !config.broker.is_empty() {
             std::fs::create_dir_all(&config.data).map_err(|error| format!("{}: {error}", config.data.display()))?;
         }
@@ -189,30 +195,37 @@ impl Outside {
         let reloader = if files.is_empty() { None } else { Some(Reloader::start(files)?) };
         let admin = config.admin_listen.as_deref().map(open_admin).transpose()?;
         let socket = bind(config.listen).map_err(|error| cannot_listen(config, &error))?;
-        Ok(Self { hangups, threads, folder, copied, slice, writers, counter, reloader, admin, key, socket })
+        Ok(Self { hangups, threads, bounds, folder, copied, slice, writers, counter, reloader, admin, key, socket })
     }
 
     /// Opens the database and serves it until a signal ends the service.
+    ///
+    /// Its long parts are boxed. Otherwise it is itself so large that the allocator puts it, and then sled's tables, where
+    /// [`memory::fill_chunk`] does not help; and moves of it take more of the stack.
     async fn serve(self, collection: Collection, own: Option<Own>, config: &Config) -> Result<(), Box<dyn Error>> {
-        let Self { hangups, threads, folder, copied, slice, writers, counter, reloader, admin, key, socket } = self;
+        let Self { hangups, threads, bounds, folder, copied, slice, writers, counter, reloader, admin, key, socket } =
+            self;
         let mut signals = Signals::new()?;
         tokio::spawn(reloader::reload(hangups, reloader, Arc::clone(&writers)));
         let folder = Arc::new(folder);
-        let link = connect(config, key, collection).await?;
+        let link = Box::pin(connect(config, key, collection)).await?;
         let listener = socket.listen(BACKLOG).map_err(|error| cannot_listen(config, &error))?;
+        let (address, metrics) = (listener.local_addr()?, Metrics::new(bounds));
+        let mut server = Server::new(listener, metrics.clone());
         let (loading, broker) = (Loading::default(), link.as_ref().map(|(broker, _)| broker));
+        let cors = Cors::new(&config.allow_origin);
         let redeclaration = tokio::select! {
-            opened = make_and_open(&folder, collection, slice, config.on_damage(), broker, &loading) => opened?,
+            opened = Box::pin(make_and_open(&folder, collection, slice, config.on_damage(), broker, &loading)) => opened?,
             // The next start begins again, and removes the unfinished database.
             () = signals.next() => return Ok(()),
-            never = loading::answer(&listener, collection, &loading) => match never {},
+            never = loading::answer(&mut server, threads, collection, cors.as_ref(), &loading) => match never? {},
         };
         let store = redeclaration.store().clone();
         writers.redeclare(store.collection());
         if copied.is_some() {
             store.set_read_only();
         }
-        log::info!("serving {} on http://{}", folder.path().display(), listener.local_addr()?);
+        log::info!("serving {} on http://{}", folder.path().display(), address);
         let commit = Commit::start(&store, config.durability)?;
         let operator = Operator::new(store.clone(), commit.clone(), Arc::clone(&writers));
         let health = Health::default();
@@ -229,9 +242,10 @@ impl Outside {
                 error = making.open_counter(counter.as_ref(), &state) => End::Failed(error),
             }
         };
-        let routes = routes(&state, own, config.cache << 20).allow(&config.allow_origin);
+        let routes = routes(&state, own, config.cache << 20).allow(&config.allow_origin).count_in(metrics);
         let admin = admin.map(|listener| tokio::spawn(listener.serve(Admin::new(&state, &routes))));
-        let end = serve::serve(listener, routes, Workers::start(threads)?, end).await;
+        server.start_workers(threads)?;
+        let end = Box::pin(server.serve(routes, end)).await;
         state.operator.end();
         making.end().await?;
         if let Some(counter) = counter {

@@ -44,6 +44,7 @@ use warp::{Filter, Rejection};
 
 use crate::answer_cache::AnswerCache;
 use crate::changes::Listeners;
+use crate::connection::Bounds;
 use crate::cors::{Cors, Origin};
 use crate::deprecation::Announcements;
 use crate::health::Health;
@@ -79,6 +80,12 @@ impl Routes {
     pub fn allow(self, origins: &[Origin]) -> Self {
         Self { cors: Cors::new(origins), ..self }
     }
+
+    /// Goes on with what was counted so far, and with the connections that there are.
+    #[must_use]
+    pub(crate) fn count_in(self, metrics: Metrics) -> Self {
+        Self { metrics, ..self }
+    }
 }
 
 /// A service's own routes below `/api/{collection}/`. They reject every other path.
@@ -108,7 +115,7 @@ pub fn routes(state: &State, own: Option<Own>, cache: u64) -> Routes {
         response
     };
     let filter = warp::method().and(answers).map(respond).boxed();
-    let (metrics, announcements) = (Metrics::new(), Announcements::new(collection));
+    let (metrics, announcements) = (Metrics::new(Bounds::default()), Announcements::new(collection));
     let replica = state.replica.clone();
     Routes { filter, cache, listeners, cors: None, announcements, metrics, replica, collection }
 }

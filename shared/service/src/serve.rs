@@ -33,13 +33,12 @@ use record::words::agree;
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
 use crate::access_log::{self, Line};
 use crate::authorize::Writer;
-use crate::connection::{self, BUFFER, CONNECTIONS, Connections, GRACE, Guard, SEND_BUFFER, SWEEP};
-use crate::metrics::Tally;
+use crate::connection::{self, BUFFER, Bounds, Connections, GRACE, Guard, SEND_BUFFER, SWEEP};
+use crate::metrics::{Metrics, Tally};
 use crate::problem::Problem;
 use crate::routes::{Route, Routes};
 use crate::workers::Workers;
@@ -68,81 +67,139 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Serves `routes` on `listener` with `workers` until `shutdown` ends, then gives requests under way
 /// [`DRAIN_TIMEOUT`] to end. Returns the output of `shutdown`.
 pub async fn serve<T>(listener: TcpListener, routes: Routes, workers: Workers, shutdown: impl Future<Output = T>) -> T {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut connections = routes.metrics.connections.clone();
-    let tallies: Vec<_> = (0..workers.count()).map(|_| routes.metrics.add_worker()).collect();
-    let graceful = GracefulShutdown::new();
-    let http = http();
-    let mut sweeps = interval(SWEEP);
-    sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut shutdown = pin!(shutdown);
-    let listeners = routes.listeners.clone();
-    let mut calls = pin!(listeners.call());
-    // A connection that has no permit yet.
-    let mut next = None;
-    let ended = loop {
-        if next.is_some() && permits.available_permits() == 0 {
-            connections.end_longest_waiting();
+    let mut server = Server::new(listener, routes.metrics.clone());
+    server.workers = workers;
+    server.serve(routes, shutdown).await
+}
+
+/// A listener, and the connections that it has accepted.
+pub(crate) struct Server {
+    listener: TcpListener,
+    /// None until they are needed: an idle service is the smaller the later they start.
+    workers: Workers,
+    metrics: Metrics,
+    graceful: GracefulShutdown,
+    sweeps: Interval,
+    /// A connection that has no permit yet.
+    next: Option<(net::TcpStream, SocketAddr)>,
+}
+
+impl Server {
+    /// Accepts nothing yet.
+    pub(crate) fn new(listener: TcpListener, metrics: Metrics) -> Self {
+        let (workers, graceful, mut sweeps) = (Workers::default(), GracefulShutdown::new(), interval(SWEEP));
+        sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { listener, workers, metrics, graceful, sweeps, next: None }
+    }
+
+    /// Starts `count` workers, unless there are some.
+    pub(crate) fn start_workers(&mut self, count: usize) -> io::Result<()> {
+        if self.workers.count() == 0 {
+            self.workers = Workers::start(count)?;
         }
-        let permit = tokio::select! {
-            accepted = listener.accept(), if next.is_none() => {
-                match accepted.and_then(|(stream, client)| Ok((stream.into_std()?, client))) {
-                    Ok(accepted) => next = Some(accepted),
-                    Err(error) => {
-                        log::warn!("a connection could not be accepted: {error}");
-                        sleep(ACCEPT_PAUSE).await;
+        Ok(())
+    }
+
+    /// Serves `routes` as [`serve`] does.
+    pub(crate) async fn serve<T>(mut self, routes: Routes, shutdown: impl Future<Output = T>) -> T {
+        let listeners = routes.listeners.clone();
+        let answers = move |guard, tally, client| answer_requests(routes, guard, tally, client);
+        let end = async {
+            tokio::select! {
+                never = listeners.call() => match never {},
+                ended = shutdown => ended,
+            }
+        };
+        let ended = self.answer_until(&http(), answers, end).await;
+        listeners.end();
+        self.drain().await;
+        ended
+    }
+
+    /// Accepts connections until `end`, and answers the requests of each with a service that `answers` makes.
+    pub(crate) async fn answer_until<A, S, B, T>(
+        &mut self,
+        http: &http1::Builder,
+        answers: A,
+        end: impl Future<Output = T>,
+    ) -> T
+    where
+        A: FnOnce(Guard, Arc<Tally>, SocketAddr) -> S + Clone + Send + 'static,
+        S: Service<hyper::Request<Incoming>, Response = hyper::Response<B>, Error = Infallible, Future: Send> + Send,
+        B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+    {
+        let Self { listener, workers, metrics, graceful, sweeps, next } = self;
+        let tallies: Vec<_> = (0..workers.count()).map(|_| metrics.add_worker()).collect();
+        let connections = &mut metrics.connections;
+        let permits = Arc::clone(connections.permits());
+        let mut end = pin!(end);
+        loop {
+            if next.is_some() && permits.available_permits() == 0 {
+                connections.end_longest_waiting();
+            }
+            let permit = tokio::select! {
+                accepted = listener.accept(), if next.is_none() => {
+                    match accepted.and_then(|(stream, client)| Ok((stream.into_std()?, client))) {
+                        Ok(accepted) => *next = Some(accepted),
+                        Err(error) => {
+                            log::warn!("a connection could not be accepted: {error}");
+                            sleep(ACCEPT_PAUSE).await;
+                        }
+                    }
+                    continue;
+                }
+                permit = permits.clone().acquire_owned(), if next.is_some() => permit.expect("it is never closed"),
+                _ = sweeps.tick() => {
+                    connections.sweep();
+                    continue;
+                }
+                // One that may be given up is looked for again.
+                () = sleep(GRACE), if next.is_some() => continue,
+                ended = &mut end => break ended,
+            };
+            let Some((stream, client)) = next.take() else { continue };
+            let (http, answers, watcher, watch) =
+                (http.clone(), answers.clone(), graceful.watcher(), connections.watch());
+            watch.keep(permit);
+            // Its own task: a panic in the middle of a body cuts off this connection only.
+            workers.spawn(|number| {
+                let tally = Arc::clone(&tallies[number]);
+                async move {
+                    let served = async {
+                        let requests = answers(watch.guard(), tally, client);
+                        let connection = http.serve_connection(TokioIo::new(watch.stream(register(stream)?)), requests);
+                        watcher.watch(connection).await.map_err(io::Error::other)
+                    };
+                    if let Err(error) = served.await {
+                        log::debug!("client={client} the connection failed: {error}");
                     }
                 }
-                continue;
-            }
-            permit = permits.clone().acquire_owned(), if next.is_some() => permit.expect("it is never closed"),
-            _ = sweeps.tick() => {
-                connections.sweep();
-                continue;
-            }
-            // One that may be given up is looked for again.
-            () = sleep(GRACE), if next.is_some() => continue,
-            () = &mut calls => continue,
-            ended = &mut shutdown => break ended,
-        };
-        let Some((stream, client)) = next.take() else { continue };
-        let (http, routes, watcher, watch) = (http.clone(), routes.clone(), graceful.watcher(), connections.watch());
-        watch.keep(permit);
-        // Its own task: a panic in the middle of a body cuts off this connection only.
-        workers.spawn(|number| {
-            let tally = Arc::clone(&tallies[number]);
-            async move {
-                let served = async {
-                    let requests = answer_requests(routes, watch.guard(), tally, client);
-                    let connection = http.serve_connection(TokioIo::new(watch.stream(register(stream)?)), requests);
-                    watcher.watch(connection).await.map_err(io::Error::other)
-                };
-                if let Err(error) = served.await {
-                    log::debug!("client={client} the connection failed: {error}");
-                }
-            }
-        });
-    };
-    drop(listener);
-    listeners.end();
-    // hyper closes connections from which it has read nothing, even if a request waits in them.
-    workers.catch_up().await;
-    let count = graceful.count();
-    log::info!("draining {count} {}", agree(count as u64, "connection", "connections"));
-    let sweep = async {
-        loop {
-            sweeps.tick().await;
-            connections.sweep();
-        }
-    };
-    tokio::select! {
-        () = graceful.shutdown() => {}
-        () = sweep => {}
-        () = sleep(DRAIN_TIMEOUT) => {
-            log::warn!("requests were still under way after {} s; they are cut off", DRAIN_TIMEOUT.as_secs());
+            });
         }
     }
-    ended
+
+    /// Stops listening, and gives requests under way [`DRAIN_TIMEOUT`] to end.
+    async fn drain(self) {
+        let Self { listener, workers, metrics, graceful, mut sweeps, .. } = self;
+        drop(listener);
+        // hyper closes connections from which it has read nothing, even if a request waits in them.
+        workers.catch_up().await;
+        let count = graceful.count();
+        log::info!("draining {count} {}", agree(count as u64, "connection", "connections"));
+        let sweep = async {
+            loop {
+                sweeps.tick().await;
+                metrics.connections.sweep();
+            }
+        };
+        tokio::select! {
+            () = graceful.shutdown() => {}
+            () = sweep => {}
+            () = sleep(DRAIN_TIMEOUT) => {
+                log::warn!("requests were still under way after {} s; they are cut off", DRAIN_TIMEOUT.as_secs());
+            }
+        }
+    }
 }
 
 /// Serves `routes` on one stream that is no socket, so that instructions can be counted. Does all that [`serve`] does for
@@ -155,12 +212,13 @@ pub fn serve_stream<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (guard, tally) = (Connections::new().watch().guard(), Arc::new(Tally::new()));
+    let (guard, tally) = (Connections::new(Bounds::default()).watch().guard(), Arc::new(Tally::new()));
     let requests = answer_requests(routes, guard, tally, client);
     http().serve_connection(TokioIo::new(stream), requests)
 }
 
-fn http() -> http1::Builder {
+/// Returns the settings of all connections.
+pub(crate) fn http() -> http1::Builder {
     let mut http = http1::Builder::new();
     // Slow heads are the connections' own business.
     http.header_read_timeout(None).max_buf_size(BUFFER).max_headers(FIELDS);
@@ -251,7 +309,7 @@ fn answer_requests(
 }
 
 /// Finds a request's id and its trace. To look at each field is quicker than to look up two: there are few.
-fn find_ids(headers: &HeaderMap) -> [Option<&HeaderValue>; 2] {
+pub(crate) fn find_ids(headers: &HeaderMap) -> [Option<&HeaderValue>; 2] {
     let (mut id, mut trace) = (None, None);
     for (name, value) in headers {
         match name.as_str() {
@@ -265,7 +323,7 @@ fn find_ids(headers: &HeaderMap) -> [Option<&HeaderValue>; 2] {
 
 /// Writes a request's line to the access log. A handler can put the writer into its response's extensions for
 /// that line.
-fn log_request<B: Body>(
+pub(crate) fn log_request<B: Body>(
     method: &Method,
     uri: &Uri,
     [id, trace]: [Option<&HeaderValue>; 2],

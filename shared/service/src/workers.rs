@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
 /// Threads that run tasks. Dropping them drops the unfinished tasks too.
+#[derive(Default)]
 pub struct Workers(Vec<Worker>);
 
 struct Worker {

@@ -203,6 +203,10 @@ impl Folder {
     /// Finishes [`replace_database`](Self::replace_database), wherever it was interrupted.
     fn finish_replacing(&self) -> Result<(), StoreError> {
         let (new, old) = (self.new_database(), self.path.join("db.old"));
+        if self.read_only {
+            // What is left of the replaced database takes nothing but room.
+            return if new.exists() { Err(StoreError::Waiting(new)) } else { Ok(()) };
+        }
         if new.exists() {
             if self.database().exists() {
                 remove(&old)?;

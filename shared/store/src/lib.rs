@@ -250,6 +250,9 @@ pub enum StoreError {
     /// A split was interrupted while it put its result into place. The folder is given.
     #[error("{}: a split into this folder was interrupted; run the same `seed` command again, it finishes the job", .0.display())]
     Unfinished(PathBuf),
+    /// The database at the path cannot take the place of the one before.
+    #[error("{}: this newer database waits to take the place of the one before, but the file system is read-only; make it writable and start the service once", .0.display())]
+    Waiting(PathBuf),
     /// The database belongs to another service.
     #[error("{}: this database holds {found}, not {expected}", .path.display())]
     WrongCollection {

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use world::changes::copy_database;
+use world::file_system::mount;
 use world::{Process, free_port, get, program, run_to_end, sample, seed, skip, split, text, wait_for};
 
 const SECRET: &str = "posts_of_a_test";
@@ -254,6 +255,35 @@ fn a_killed_compaction_leaves_a_whole_database_and_a_finished_one_frees_room() {
     // A folder in use by a service is left alone.
     let (_process, _) = start(&mut posts(&data));
     assert_eq!(run(&data, &["compact"]).status.code(), Some(1));
+}
+
+#[test]
+fn a_newer_database_that_waits_on_a_read_only_file_system_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(_mounted) = mount(&["-t", "tmpfs", "-o", "size=128m", "tmpfs"], dir.path()) else { return };
+    let remount = |how: &str| {
+        let mut command = Command::new("mount");
+        assert!(command.args(["-o", &format!("remount,{how}")]).arg(dir.path()).status().unwrap().success());
+    };
+    let data = dir.path().join("data");
+    split(&sample(), &data);
+    let [now, new, old] = ["db", "db.new", "db.old"].map(|name| data.join("posts").join(name));
+    let mut command = posts(&data);
+    fs::rename(&now, &new).unwrap();
+    remount("ro");
+    let output = run_to_end(&mut command);
+    let log = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(log.contains(&format!("{}: this newer database waits to take the place", new.display())), "{log}");
+    assert!(log.contains("make it writable and start the service once"), "{log}");
+    // What is left of a replaced database is in nobody's way.
+    remount("rw");
+    fs::rename(&new, &now).unwrap();
+    fs::create_dir(&old).unwrap();
+    remount("ro");
+    let (process, address) = start(&mut command);
+    assert_eq!(get(address, "/api/posts/1").0, 200);
+    drop(process);
 }
 
 #[test]

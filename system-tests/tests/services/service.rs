@@ -3,15 +3,18 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 use std::fs::{self, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sha2::{Digest, Sha256};
+use world::posts::{self, Posts};
 use world::{
     Process, free_port, get, program, run_to_end, sample, skip, split, start_service, text, try_get, wait_for,
 };
@@ -207,6 +210,7 @@ fn a_service_lives_and_says_what_it_does_while_its_database_is_filled_and_then_s
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let mut command = Command::new(program("posts"));
     command.args(["--listen", &address.to_string()]).arg("--data").arg(&folder).arg("--slice").arg(&slice);
+    command.args(["--allow-origin", "https://forum.example"]);
     let mut posts = Process::start(&mut command);
     let mut writer = OpenOptions::new().write(true).open(&slice).unwrap();
     let post = r#"{"thread":1,"text":"t","user":1}"#;
@@ -226,7 +230,21 @@ fn a_service_lives_and_says_what_it_does_while_its_database_is_filled_and_then_s
     let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
     let refused = agent.post(format!("http://{address}/api/posts")).send("x".repeat(3 << 20)).unwrap();
     assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].as_bytes()), (503, &b"5"[..]));
-    assert!(text(&check(&address.to_string()).stderr).contains("503 Service Unavailable"));
+    let reason = format!(r#"the answer is "HTTP/1.1 503 Service Unavailable": {detail}"#);
+    let said = text(&check(&address.to_string()).stderr);
+    assert!(said.contains(&reason), "{said}");
+    posts.await_line(r#"path="/nowhere" status=503"#);
+    // A page of another origin sees why.
+    let origin = ("origin", "https://forum.example");
+    let seen = agent.get(format!("http://{address}/api/posts")).header(origin.0, origin.1).call().unwrap();
+    assert_eq!(
+        (seen.status().as_u16(), &seen.headers()["access-control-allow-origin"]),
+        (503, &origin.1.parse().unwrap())
+    );
+    let asks = agent.options(format!("http://{address}/api/posts")).header(origin.0, origin.1);
+    let may = asks.header("access-control-request-method", "POST").call().unwrap();
+    assert_eq!(may.status(), 204);
+    assert!(may.headers()["access-control-allow-methods"].to_str().unwrap().contains("POST"), "{may:?}");
     // From here on every request has an answer, too.
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -242,6 +260,81 @@ fn a_service_lives_and_says_what_it_does_while_its_database_is_filled_and_then_s
     assert_eq!(get(address, "/api/posts").2.matches("\"id\":").count(), 2);
     posts.signal("TERM");
     assert!(posts.wait().success(), "{}", posts.log());
+}
+
+/// Returns the command of a service that may have so many open files.
+fn limited(files: u32, command: &Command) -> Command {
+    let mut limited = Command::new("sh");
+    limited.args(["-c", &format!("ulimit -n {files} && exec \"$@\""), "sh"]);
+    limited.arg(command.get_program()).args(command.get_args());
+    limited
+}
+
+#[test]
+fn clients_that_hold_all_connections_do_not_keep_a_service_from_its_files() {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    let (dir, files) = (tempfile::tempdir().unwrap(), 1024);
+    fs::create_dir(dir.path().join("posts")).unwrap();
+    let (slice, address) = (pipe(dir.path()), SocketAddr::from(([127, 0, 0, 1], free_port())));
+    let mut arguments = posts::arguments(dir.path(), "power");
+    arguments[1] = address.to_string().into();
+    let mut command = Command::new(program("posts"));
+    command.args(arguments).arg("--slice").arg(&slice);
+    let mut process = Process::start(&mut limited(files, &command));
+    let mut writer = OpenOptions::new().write(true).open(&slice).unwrap();
+    let post = r#"{"thread":1,"text":"t","user":1}"#;
+    write!(writer, r#"{{"posts":[{post},"#).unwrap();
+    process.await_line("so there are at most");
+    wait_for("an answer", || try_get(address, "/live").is_some());
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // Each that is given up comes back.
+        scope.spawn(|| {
+            let mut held = Vec::new();
+            while !is_over.load(Ordering::Relaxed) {
+                held.retain_mut(|client: &mut TcpStream| {
+                    matches!(client.read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
+                });
+                while held.len() < 2000
+                    && !is_over.load(Ordering::Relaxed)
+                    && let Ok(client) = TcpStream::connect_timeout(&address, Duration::from_millis(100))
+                {
+                    client.set_nonblocking(true).unwrap();
+                    held.push(client);
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+        });
+        struct Over<'o>(&'o AtomicBool);
+        impl Drop for Over<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let _over = Over(&is_over);
+        let open = || fs::read_dir(format!("/proc/{}/fd", process.id())).map_or(0, Iterator::count);
+        wait_for("the clients to take all connections", || open() > 350);
+        write!(writer, "{post}]}}").unwrap();
+        drop(writer);
+        let mut posts = Posts::new(address);
+        wait_for("a write", || posts.write(1).is_none());
+        assert_eq!(posts.write(3), None);
+        let open = open();
+        assert!(open < 600, "{open} of {files} files are open");
+    });
+    process.signal("TERM");
+    assert!(process.wait().success(), "{}", process.log());
+}
+
+#[test]
+fn a_service_that_may_open_too_few_files_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    split(&sample(), dir.path());
+    let output = run_to_end(&mut limited(100, &service("posts", &dir.path().join("posts"))));
+    let log = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(log.contains("a process may have 100 open files here, and a service needs"), "{log}");
 }
 
 #[test]
