@@ -222,6 +222,9 @@ impl Purpose {
 /// [`KeptRecord::MOST_BYTES`], and 17 of these are below 2 MiB.
 pub const SEGMENT: usize = 8 << 20;
 
+/// The length of sled's file up to which all of its leaves may be in memory, in bytes.
+const LONG: u64 = 64 << 20;
+
 /// The room on the disk that is reserved for sled's next writes, in bytes. After one failed write, sled neither writes
 /// nor reads all of its data.
 const ROOM: u64 = 8 << 20;
@@ -345,6 +348,8 @@ struct Shared {
     damage: Damage,
     /// Whether a write or a sync of the database's files has failed since it was opened.
     failed: AtomicBool,
+    /// Whether sled's file is longer than [`LONG`].
+    is_long: AtomicBool,
     /// The number of buckets of text ids.
     buckets: AtomicU64,
     read_only: AtomicBool,
@@ -421,7 +426,7 @@ impl Store {
         let file = file.map_err(|source| StoreError::Io { path: path.join("db"), source })?;
         let (damage, failed, read_only, snapshots, stamps, gate, changes, fresh, unlisted, counters) =
             Default::default();
-        let pages = OnceLock::new();
+        let (pages, is_long) = (OnceLock::new(), AtomicBool::new(file.metadata().is_ok_and(|file| file.len() > LONG)));
         let (path, buckets) = (path.to_owned(), AtomicU64::new(1));
         let shared = Arc::new(Shared {
             file,
@@ -429,6 +434,7 @@ impl Store {
             history,
             damage,
             failed,
+            is_long,
             buckets,
             read_only,
             snapshots,
@@ -646,6 +652,7 @@ impl Store {
         use rustix::fs::{FallocateFlags, fallocate};
         use rustix::io::Errno;
         let length = self.shared.file.metadata().map_err(|source| self.io(source))?.len();
+        self.shared.is_long.store(length > LONG, Ordering::Relaxed);
         match fallocate(&self.shared.file, FallocateFlags::KEEP_SIZE, length, ROOM) {
             // Not every file system supports this; there a lack of room shows when sled writes.
             Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),

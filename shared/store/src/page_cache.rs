@@ -8,6 +8,7 @@
 
 use std::ops::{Deref, Range};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use record::id::Id;
 
@@ -17,9 +18,9 @@ use super::{Stamp, Store, StoreError, Stored};
 /// The pages of a group: about as many lie in one or two leaves of sled's.
 const GROUP: u64 = 16;
 
-/// The accesses that sled notes for a page that is read from it by itself. sled frees memory only when it has noted 64 in
+/// The accesses that sled notes for a page that is read from a long file by itself. sled frees memory only when it has noted 64 in
 /// one of its 256 queues: with one for each record, up to 16,384 leaves would pile up beyond its cache.
-const ACCESSES: usize = 4;
+const ACCESSES: usize = 3;
 
 /// Neighbouring pages of records. Clones share them.
 #[derive(Clone)]
@@ -169,6 +170,9 @@ impl Store {
 
     /// Makes sled note a page's further accesses.
     fn note_accesses(&self, key: &[u8]) {
+        if !self.shared.is_long.load(Ordering::Relaxed) {
+            return;
+        }
         // The result does not matter: an error shows again at the next key.
         (1..ACCESSES).for_each(|_| drop(self.db.contains_key(key)));
     }
