@@ -1,11 +1,12 @@
 //! The proof: reads databases and slices back, and compares them with their source.
 
 use std::fmt::Write;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::path::Path;
 use std::sync::Arc;
 use std::{io, thread};
 
+use foldhash::quality::RandomState;
 use rayon::prelude::*;
 use record::id::Id;
 use record::model::{Collection, Records};
@@ -61,7 +62,7 @@ pub enum Depth {
 
 /// Reads all records and all indexes of a database, as a part of `stage`.
 pub fn scan(store: Store, depth: Depth, stage: &Stage) -> Result<Scanned, Error> {
-    let key = RandomState::new();
+    let key = RandomState::default();
     // Progress is counted on this thread.
     let (entries, records) = thread::scope(|scope| {
         let entries = scope.spawn(|| scan_entries(&store, &key));

@@ -33,7 +33,7 @@ const BLOCK: usize = if cfg!(test) { 2 << 10 } else { 1 << 20 };
 const BLOCKS_IN_MEMORY: usize = 16;
 
 /// A term, and a record found by it.
-type Entry = (TermKey, Id);
+pub(super) type Entry = (TermKey, Id);
 
 /// An entry in memory. Its term's text, if it has one, lies in the sorter's `texts`.
 #[derive(Clone, Copy)]
@@ -100,7 +100,11 @@ impl Sorter {
 
     /// Returns all entries, ascending.
     pub(super) fn sorted(self) -> io::Result<Sorted> {
-        let mut sources: Vec<Source> = vec![Box::new(InMemory::sort(self.pending, self.texts).map(Ok))];
+        let in_memory = InMemory::sort(self.pending, self.texts);
+        if self.spilled.is_empty() {
+            return Ok(Sorted::InMemory(in_memory));
+        }
+        let mut sources: Vec<Source> = vec![Box::new(in_memory.map(Ok))];
         sources.extend(self.spilled.into_iter().map(|spilled| Box::new(spilled) as Source));
         let mut heads = BinaryHeap::new();
         for (number, source) in sources.iter_mut().enumerate() {
@@ -108,7 +112,7 @@ impl Sorter {
                 heads.push(Reverse((first?, number)));
             }
         }
-        Ok(Sorted { sources, heads })
+        Ok(Sorted::Merged { sources, heads })
     }
 }
 
@@ -143,7 +147,7 @@ impl Texts {
 }
 
 /// Entries in memory, ascending.
-struct InMemory {
+pub(super) struct InMemory {
     pending: vec::IntoIter<Pending>,
     texts: Texts,
     /// The text of the last entry, where it begins, and its key.
@@ -213,21 +217,28 @@ impl Iterator for Spilled {
     }
 }
 
-type Source = Box<dyn Iterator<Item = io::Result<Entry>>>;
+pub(super) type Source = Box<dyn Iterator<Item = io::Result<Entry>>>;
 
 /// An iterator over all entries, ascending, made by [`Sorter::sorted`].
-pub(super) struct Sorted {
-    sources: Vec<Source>,
-    /// The next entry of each source, and its number.
-    heads: BinaryHeap<Reverse<(Entry, usize)>>,
+pub(super) enum Sorted {
+    InMemory(InMemory),
+    Merged {
+        sources: Vec<Source>,
+        /// The next entry of each source, and its number.
+        heads: BinaryHeap<Reverse<(Entry, usize)>>,
+    },
 }
 
 impl Iterator for Sorted {
     type Item = io::Result<Entry>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let mut least = self.heads.peek_mut()?;
-        Some(match self.sources[least.0.1].next() {
+        let (sources, heads) = match self {
+            Self::InMemory(entries) => return entries.next().map(Ok),
+            Self::Merged { sources, heads } => (sources, heads),
+        };
+        let mut least = heads.peek_mut()?;
+        Some(match sources[least.0.1].next() {
             Some(next) => next.map(|next| mem::replace(&mut least.0.0, next)),
             None => Ok(PeekMut::pop(least).0.0),
         })
@@ -263,8 +274,12 @@ mod tests {
         }
         assert_eq!((sorter.spilled.len(), sorter.pending.len()), (3, 20));
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
-        let mut entries: Vec<Entry> = entries.iter().map(|(term, id)| (TermKey::of(term), *id)).collect();
-        entries.sort();
-        assert_eq!(sorter.sorted().unwrap().collect::<io::Result<Vec<_>>>().unwrap(), entries);
+        let mut few = Sorter::default();
+        entries[..60].iter().for_each(|(term, id)| few.push(term, *id, folder.path()).unwrap());
+        for (sorter, entries) in [(sorter, &entries[..]), (few, &entries[..60])] {
+            let mut entries: Vec<Entry> = entries.iter().map(|(term, id)| (TermKey::of(term), *id)).collect();
+            entries.sort();
+            assert_eq!(sorter.sorted().unwrap().collect::<io::Result<Vec<_>>>().unwrap(), entries);
+        }
     }
 }
