@@ -31,7 +31,7 @@ use warp::reply::Response;
 use crate::condition::Condition;
 use crate::health::Health;
 use crate::routes::Route;
-use crate::{read, reply};
+use crate::{memory, read, reply};
 
 /// The memory of an answer beside its path and its body, in bytes, by measurement.
 const ENVELOPE: u64 = 500;
@@ -110,6 +110,12 @@ fn weight_of_group(bytes: usize) -> u64 {
     GROUP_ENVELOPE + bytes as u64 / 16 * 17
 }
 
+/// Estimates the memory that all pages of `store` would take.
+fn weight_of_pages(store: &Store) -> u64 {
+    let (groups, mean) = store.estimate_groups();
+    groups.saturating_mul(weight_of_group(mean))
+}
+
 fn pages(kept: Kept) -> Option<PageGroup> {
     if let Kept::Pages(group) = kept { Some(group) } else { None }
 }
@@ -156,14 +162,19 @@ impl AnswerCache {
         let cache = Cache::with_options(options, ByBytes, RandomState::new(), DefaultLifecycle::default());
         let memory = Arc::new(Memory(cache));
         let collection = store.collection();
-        let (groups, mean) = store.estimate_groups();
-        let keeps_pages = bytes > 0 && groups.saturating_mul(weight_of_group(mean)) <= bytes;
+        let keeps_pages = bytes > 0 && weight_of_pages(store) <= bytes;
         if keeps_pages {
             store.keep_pages_in(memory.clone());
         }
         let has_numbers = !has_own && !collection.has_text_ids() && !collection.is_single();
         let records = (keeps_pages && has_numbers).then(|| format!("/api/{}/", collection.name()).into());
         Self { memory, store: store.clone(), health: health.clone(), records }
+    }
+
+    /// Returns the memory that a service with `store` takes by itself, in MiB.
+    pub(crate) fn share(store: &Store) -> u64 {
+        let share = memory::share();
+        if weight_of_pages(store) <= share << 20 { share } else { share.min(memory::MOST_OF_MANY) }
     }
 
     /// Answers `request` if the answer is known and current. Returns the request's route, too.

@@ -17,7 +17,6 @@ use crate::cors::Origin;
 use crate::jwt::Meant;
 use crate::logging::LogFormat;
 use crate::manual;
-use crate::memory;
 use crate::routes::Own;
 use crate::settings::Settings;
 
@@ -115,9 +114,9 @@ pub(crate) struct Config {
     pub(crate) scrub_every: Duration,
 
     /// The memory for answers that are repeated, and for all records if they fit, in MiB; 0 keeps none. By default half of
-    /// what the container or the machine has beyond 160 MiB, or an eighth of all, at most 160
-    #[arg(long, value_name = "MIB", env = "CACHE", default_value_t = memory::share(), value_parser = value_parser!(u64).range(..=1 << 20))]
-    pub(crate) cache: u64,
+    /// what the container or the machine has beyond 160 MiB, or an eighth of all, at most 160, or 64 if not all records fit
+    #[arg(long, value_name = "MIB", env = "CACHE", value_parser = value_parser!(u64).range(..=1 << 20))]
+    pub(crate) cache: Option<u64>,
 
     /// Let pages of this origin use the API, such as https://forum.example; * lets all. May be given several times
     #[arg(long, value_name = "ORIGIN", env = "ALLOW_ORIGIN", value_delimiter = ',')]

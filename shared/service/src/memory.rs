@@ -12,10 +12,13 @@ const BESIDE: u64 = 160 << 20;
 /// The most that they then take, in MiB: with the database's own share, some 256 are resident.
 pub(crate) const MOST: u64 = 160;
 
+/// The most where not all records fit: a larger database takes more for itself.
+pub(crate) const MOST_OF_MANY: u64 = 64;
+
 /// The least, in MiB.
 const LEAST: u64 = 4;
 
-/// Returns the memory for answers that a service takes by itself, in MiB.
+/// Returns the memory for answers that a service takes by itself if all of its records fit there, in MiB.
 pub(crate) fn share() -> u64 {
     available(Path::new("/")).map_or(MOST, share_of)
 }

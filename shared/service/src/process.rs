@@ -25,6 +25,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{sleep, timeout};
 
 use crate::admin::{Admin, AdminListener};
+use crate::answer_cache::AnswerCache;
 use crate::authorize::{Writers, read_tokens};
 use crate::config::{Command, Config, Service};
 use crate::connection::Bounds;
@@ -76,7 +77,7 @@ pub fn run_declared() -> ExitCode {
 }
 
 fn run_as(collection: Collection, own: Option<Own>, config: &Config) -> ExitCode {
-    memory::avoid_huge_pages(config.cache <= memory::MOST);
+    memory::avoid_huge_pages(config.cache.is_none_or(|mib| mib <= memory::MOST));
     if let Some(command) = &config.command {
         let done = match command {
             Command::Check => check::ready(config.listen).map(|()| String::new()),
@@ -242,7 +243,8 @@ impl Outside {
                 error = making.open_counter(counter.as_ref(), &state) => End::Failed(error),
             }
         };
-        let routes = routes(&state, own, config.cache << 20).allow(&config.allow_origin).count_in(metrics);
+        let cache = config.cache.unwrap_or_else(|| AnswerCache::share(&state.store));
+        let routes = routes(&state, own, cache << 20).allow(&config.allow_origin).count_in(metrics);
         let admin = admin.map(|listener| tokio::spawn(listener.serve(Admin::new(&state, &routes))));
         server.start_workers(threads)?;
         let end = Box::pin(server.serve(routes, end)).await;
