@@ -1,7 +1,7 @@
 //! The memory of the container or the machine that a service runs in, and the service's share of it.
 
+use std::fs;
 use std::path::Path;
-use std::{fs, hint};
 
 /// The least part of the memory that answers and pages take if `--cache` says nothing: one in this many bytes.
 const SHARE: u64 = 8;
@@ -69,20 +69,6 @@ pub(crate) fn avoid_huge_pages(avoid: bool) {
     let _ = rustix::thread::disable_transparent_huge_pages(avoid);
     #[cfg(not(target_os = "linux"))]
     let _ = avoid;
-}
-
-/// Nearly all of a chunk of mimalloc's arenas, which has 32 MiB. By trial, 30.1 to 30.8 MiB do what [`fill_chunk`] says.
-const MOST_OF_CHUNK: usize = (30 << 20) + (400 << 10);
-
-/// Takes the rest of the chunk of the allocator that the command line was read in, without touching it, until the result is
-/// dropped. It costs addresses alone.
-///
-/// sled asks for zeroed tables of 6 MiB, of which an idle service touches little. In fresh memory they cost nothing. In memory
-/// that was used before, mimalloc writes the zeros, so that all of them is resident; where they go depends on all that came
-/// before, such as the number of options. Behind a full chunk they mostly find a fresh one: at 11 of 12 starts, by trial.
-pub(crate) fn fill_chunk() -> Vec<u8> {
-    // The compiler would leave out an allocation that nobody uses.
-    hint::black_box(Vec::with_capacity(MOST_OF_CHUNK))
 }
 
 #[cfg(test)]

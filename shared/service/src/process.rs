@@ -98,7 +98,6 @@ fn run_as(collection: Collection, own: Option<Own>, config: &Config) -> ExitCode
             }
         };
     }
-    let _filled = memory::fill_chunk();
     start_log(config.log_format);
     log_panics();
     config.settings.log();
@@ -201,8 +200,8 @@ impl Outside {
 
     /// Opens the database and serves it until a signal ends the service.
     ///
-    /// Its long parts are boxed. Otherwise it is itself so large that the allocator puts it, and then sled's tables, where
-    /// [`memory::fill_chunk`] does not help; and moves of it take more of the stack.
+    /// Its long parts are boxed. Otherwise it is itself so large that the allocator puts sled's zeroed tables of 6 MiB behind
+    /// it into memory that was used before, and writes the zeros, so that all of them are resident.
     async fn serve(self, collection: Collection, own: Option<Own>, config: &Config) -> Result<(), Box<dyn Error>> {
         let Self { hangups, threads, bounds, folder, copied, slice, writers, counter, reloader, admin, key, socket } =
             self;
