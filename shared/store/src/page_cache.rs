@@ -147,24 +147,19 @@ impl Store {
     /// Returns page `number` and its stamp, from memory or from sled; the caller must check it. One that a `single` record is
     /// read from stays in memory. A list's records lie in many pages, and the list may be kept itself, in less room.
     pub(super) fn page_value(&self, number: u64, single: bool) -> Result<Option<(Stamp, PageBytes)>, StoreError> {
-        if let Some(cache) = self.shared.pages.get() {
-            let group = number / GROUP;
-            let mut found = if single { cache.find(group) } else { cache.peek(group) };
-            let page = found.as_ref().and_then(|found| found.find(number));
-            let is_old = page.is_none_or(|(stamp, _)| !self.is_current(stamp));
-            if single && is_old && (found.is_some() || cache.has_room()) {
-                let read = self.read_group(group);
-                cache.keep(group, read.clone());
-                found = Some(read);
-            }
-            let page = found.and_then(|found| found.find(number));
-            if let Some(page) = page.filter(|(stamp, _)| self.is_current(*stamp)) {
-                return Ok(Some(page));
-            }
+        let (cache, group) = (self.shared.pages.get(), number / GROUP);
+        let known = cache.and_then(|cache| if single { cache.find(group) } else { cache.peek(group) });
+        let page = known.as_ref().and_then(|known| known.find(number));
+        if let Some(page) = page.filter(|(stamp, _)| self.is_current(*stamp)) {
+            return Ok(Some(page));
         }
         let (stamp, key) = (self.stamp_of_page(number), layout::page_key(number));
+        // Ids that nobody has must not fill the memory.
         let Some(value) = self.unchecked(&key)? else { return Ok(None) };
         self.note_accesses(&key);
+        if let Some(cache) = cache.filter(|cache| single && (known.is_some() || cache.has_room())) {
+            cache.keep(group, self.read_group(group));
+        }
         Ok(Some((stamp, value.into())))
     }
 

@@ -52,8 +52,11 @@ fn pages_of_single_records_stay_in_memory_with_their_neighbours_and_those_of_lis
     let store = load.finish().unwrap();
     assert!(store.get(id(1)).unwrap().is_some());
     assert!(store.get_from_memory(id(1)).is_none(), "there is no memory for it yet");
-    store.keep_pages_in(Arc::new(Pages::default()));
+    let pages = Arc::new(Pages::default());
+    store.keep_pages_in(pages.clone());
     assert_eq!(store.find(sample::IN_THREAD, &Term::Id(id(2))).count(), 5);
+    assert!([3000, 9_000_000, Id::MAX.get()].iter().all(|absent| store.get(id(*absent)).unwrap().is_none()));
+    assert!(pages.0.lock().unwrap().is_empty(), "what is asked for in vain takes no memory");
     assert!(store.get_from_memory(id(1)).is_none());
     assert!(store.get(id(1)).unwrap().is_some());
     assert_eq!(store.get_from_memory(id(2)).unwrap().json(), json(2, 2).as_bytes());
@@ -69,6 +72,9 @@ fn pages_of_single_records_stay_in_memory_with_their_neighbours_and_those_of_lis
     assert_eq!(store.get(id(1)).unwrap().unwrap().json(), json(1, 3).as_bytes());
     assert_eq!(store.get_from_memory(id(1)).unwrap().json(), json(1, 3).as_bytes());
     assert!(store.get_from_memory(id(2)).is_none());
+    // A page that comes into a group in memory.
+    write(&store, &posts(&[(100, 3)]), Vec::new());
+    assert!(store.get(id(100)).unwrap().is_some() && store.get_from_memory(id(100)).is_some());
 }
 
 #[test]
