@@ -352,7 +352,7 @@ impl Planning<'_> {
             let mut digests = Digests { canonical: before.entry.canonical().unwrap_or_default(), ..Digests::default() };
             digests.canonical.unmerge(&of_collection.split_outgoing.canonical);
             digests.canonical.merge(&of_collection.split_incoming.canonical);
-            parts.push(Part { collection, digests, slice });
+            parts.push(Part { collection, digests, slice, sums: None });
             changes.push(of_collection);
         }
         self.rules.resolutions.check_all_used()?;

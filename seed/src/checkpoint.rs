@@ -94,6 +94,7 @@ pub fn read(data: &Path, plan: &Plan) -> Option<WholeSplit> {
             digests,
             // A checkpoint is written only if all ids are positions.
             slice: Sliced { file: slice, given: RoaringTreemap::from_iter(given), numbers: Ids::Positions },
+            sums: None,
         });
     }
     let absent = read.absent.iter().map(|name| plan.named(name)).collect::<Option<_>>()?;

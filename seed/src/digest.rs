@@ -2,10 +2,8 @@
 
 use std::io::Write;
 
-use rayon::prelude::*;
 use record::id::Id;
 use record::json::{each, each_member, string_end, value_end};
-use record::model::Records;
 use record::record_set::RecordSet;
 use sha2::{Digest as _, Sha256};
 
@@ -19,21 +17,6 @@ pub struct Digests {
 }
 
 impl Digests {
-    /// Computes the digests of records, on all cores.
-    pub fn of(records: &[Records]) -> Self {
-        let part = |records: &Records| {
-            let mut digests = Self::default();
-            for record in records.iter() {
-                digests.add(record.id, record.id_from_position, &record.json());
-            }
-            digests
-        };
-        records.par_iter().map(part).reduce(Self::default, |mut sum, part| {
-            sum.merge(&part);
-            sum
-        })
-    }
-
     /// Adds a record. `json` is the record as it is sent, in [canonical text](record::json).
     pub fn add(&mut self, id: Id, id_from_position: bool, json: &str) {
         self.exact.add_record(id, id_from_position, json.as_bytes());

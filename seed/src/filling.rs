@@ -14,11 +14,11 @@ use crate::manifest::Manifest;
 use crate::options::Options;
 use crate::orphans::Orphans;
 use crate::plan::Plan;
-use crate::progress::{Progress, Total};
+use crate::progress::{Progress, Stage, Total};
 use crate::rejects::AsNode;
-use crate::scan::{Depth, Scanned, compare, describe_differences, fault, scan};
+use crate::scan::{Depth, Scanned, compare, describe_differences, fault, scan, scan_loaded};
 use crate::source::Reading;
-use crate::splitting::{Destination, WholeSplit};
+use crate::splitting::{Destination, Part, WholeSplit};
 use crate::target::{Building, Target};
 
 /// Lists the destinations of a split that is built at these paths.
@@ -53,9 +53,12 @@ pub(crate) fn prove(
         // Opening a database takes one core alone.
         let identify = || building.iter().map(|part| identify(&part.slice)).collect::<Result<Vec<_>, _>>();
         let slices = scope.spawn(identify);
-        // What an interrupted run has noted of the meaning is proven too.
-        let depth = if built.taken_up { Depth::Meaning } else { Depth::Bytes };
-        let scans = read_back(building, depth, records, options.progress);
+        let scan = |nth: usize, store, stage: &Stage| match &built.split.parts[nth] {
+            Part { sums: Some(sums), digests, .. } => scan_loaded(store, sums, *digests, stage),
+            // What an interrupted run has noted of the meaning is proven too.
+            _ => scan(store, Depth::Meaning, stage),
+        };
+        let scans = read_back(building, scan, records, options.progress);
         (scans, slices.join().expect("it returns its errors"))
     });
     let (scans, slices) = (scans?, slices?);
@@ -77,16 +80,16 @@ pub(crate) fn prove(
     Err(Error::Difference(format!("{}\nNothing was published.", faults.join("\n"))))
 }
 
-/// Scans the databases that were built. Opens them again, to read what a service will read.
+/// Has the databases that were built read by `scan`. Opens them again, to read what a service will read.
 pub(crate) fn read_back(
     building: &[Building],
-    depth: Depth,
+    scan: impl Fn(usize, Store, &Stage) -> Result<Scanned, Error>,
     records: u64,
     progress: Progress,
 ) -> Result<Vec<Scanned>, Error> {
     let stage = progress.stage("reading back", Total::Records(records));
     let open = |part: &Building| Store::open(&part.database, part.collection, Purpose::Passing);
-    building.iter().map(|part| scan(open(part)?, depth, &stage)).collect()
+    building.iter().enumerate().map(|(nth, part)| scan(nth, open(part)?, &stage)).collect()
 }
 
 /// Finds the orphans in the databases of all collections; with `--strict`, returns an error if there are any.

@@ -232,7 +232,7 @@ impl Manifest {
     /// Creates the manifest of a split of `source` into `parts`.
     pub fn new(source: Identity, parts: Vec<Part>, rejected: u64, orphans: Orphans) -> Self {
         let created = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-        let collections = parts.into_iter().map(|Part { collection, digests, slice }| Entry {
+        let collections = parts.into_iter().map(|Part { collection, digests, slice, .. }| Entry {
             declaration: collection.declaration().clone(),
             records: digests.canonical.count,
             digest: digests.canonical.to_string(),

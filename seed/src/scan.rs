@@ -1,12 +1,10 @@
 //! The proof: reads databases and slices back, and compares them with their source.
 
 use std::fmt::Write;
-use std::hash::BuildHasher;
 use std::path::Path;
 use std::sync::Arc;
 use std::{io, thread};
 
-use foldhash::quality::RandomState;
 use rayon::prelude::*;
 use record::id::Id;
 use record::model::{Collection, Records};
@@ -21,6 +19,7 @@ use crate::plan::Plan;
 use crate::progress::Stage;
 use crate::rejects::Rejects;
 use crate::source::{Reading, Source};
+use crate::sums::Sums;
 use crate::text::{Difference, differences, place_of};
 
 /// The number of records in one piece of work.
@@ -62,22 +61,56 @@ pub enum Depth {
 
 /// Reads all records and all indexes of a database, as a part of `stage`.
 pub fn scan(store: Store, depth: Depth, stage: &Stage) -> Result<Scanned, Error> {
-    let key = RandomState::default();
+    let empty = Sums::new();
     // Progress is counted on this thread.
-    let (entries, records) = thread::scope(|scope| {
-        let entries = scope.spawn(|| scan_entries(&store, &key));
-        let records = scan_records(&store, depth, &key, stage);
-        (entries.join().expect("a scan returns its errors"), records)
+    let (found, records) = thread::scope(|scope| {
+        let found = scope.spawn(|| sum_entries(&store, empty.empty()));
+        let records = scan_records(&store, depth, &empty, stage);
+        (found.join().expect("a scan returns its errors"), records)
     });
     let (digests, expected) = records?;
     let counted = store.counted()? == digests.exact;
-    Ok(Scanned { digests, indexes_equal: entries? == expected, counted, store })
+    Ok(Scanned { digests, indexes_equal: found?.entries == expected.entries, counted, store })
 }
 
-/// Returns the digests of the records, and of the index entries they should have.
-fn scan_records(store: &Store, depth: Depth, key: &RandomState, stage: &Stage) -> Result<(Digests, Entries), Error> {
+/// Reads a database that this run has loaded with records of these `digests`. If it holds what it should by the sums,
+/// nothing has to be parsed or digested again; otherwise it is scanned.
+pub fn scan_loaded(store: Store, expected: &Sums, digests: Digests, stage: &Stage) -> Result<Scanned, Error> {
+    let (entries, records) = thread::scope(|scope| {
+        let entries = scope.spawn(|| sum_entries(&store, expected.empty()));
+        let records = sum_records(&store, expected.empty(), stage);
+        (entries.join().expect("a sum returns its errors"), records)
+    });
+    let is_equal = records.is_ok_and(|sums| sums.records == expected.records)
+        && entries.is_ok_and(|sums| sums.entries == expected.entries);
+    if !is_equal {
+        return scan(store, Depth::Bytes, stage);
+    }
+    let counted = store.counted()? == digests.exact;
+    Ok(Scanned { digests, indexes_equal: true, counted, store })
+}
+
+/// Adds the existing records to `sums`.
+fn sum_records(store: &Store, mut sums: Sums, stage: &Stage) -> Result<Sums, Error> {
+    let mut records = store.records();
+    loop {
+        let mut read = 0;
+        for record in records.by_ref().take(PART) {
+            let (id, stored) = record?;
+            sums.add_record(id, stored.id_from_position, stored.json());
+            read += 1;
+        }
+        if read == 0 {
+            return Ok(sums);
+        }
+        stage.advance(0, read);
+    }
+}
+
+/// Returns the digests of the records, and the sums of the index entries they should have.
+fn scan_records(store: &Store, depth: Depth, empty: &Sums, stage: &Stage) -> Result<(Digests, Sums), Error> {
     let mut digests = Digests::default();
-    let mut entries = Entries::default();
+    let mut entries = empty.empty();
     let mut records = store.records();
     loop {
         let mut parts: Vec<Vec<(Id, Stored)>> = Vec::new();
@@ -90,7 +123,7 @@ fn scan_records(store: &Store, depth: Depth, key: &RandomState, stage: &Stage) -
         if parts.is_empty() {
             return Ok((digests, entries));
         }
-        let scanned: Vec<_> = parts.par_iter().map(|part| scan_part(store, depth, key, part)).collect();
+        let scanned: Vec<_> = parts.par_iter().map(|part| scan_part(store, depth, empty.empty(), part)).collect();
         stage.advance(0, parts.iter().map(|part| part.len() as u64).sum());
         for part in scanned {
             let (part, of_part) = part?;
@@ -100,27 +133,20 @@ fn scan_records(store: &Store, depth: Depth, key: &RandomState, stage: &Stage) -
     }
 }
 
-/// Returns the digest of the existing index entries.
-fn scan_entries(store: &Store, key: &RandomState) -> Result<Entries, StoreError> {
-    let mut found = Entries::default();
+/// Adds the existing index entries to `sums`.
+fn sum_entries(store: &Store, mut sums: Sums) -> Result<Sums, StoreError> {
     let mut entries = store.entries();
     while let Some(entry) = entries.next() {
         let (prefix, id) = entry?;
-        found.add(key, prefix, id);
+        sums.add_entry(prefix, id);
     }
-    Ok(found)
+    Ok(sums)
 }
 
-/// Returns the digests of some records, and of the index entries they should have.
-fn scan_part(
-    store: &Store,
-    depth: Depth,
-    key: &RandomState,
-    part: &[(Id, Stored)],
-) -> Result<(Digests, Entries), Error> {
+/// Returns the digests of some records, and `entries` with the index entries they should have.
+fn scan_part(store: &Store, depth: Depth, mut entries: Sums, part: &[(Id, Stored)]) -> Result<(Digests, Sums), Error> {
     let collection = store.made_by();
     let mut digests = Digests::default();
-    let mut entries = Entries::default();
     let unreadable = |id: Id, why: &str| {
         Error::Damaged(format!("{} {id}: the database holds no such record: {why}", collection.name()))
     };
@@ -130,42 +156,17 @@ fn scan_part(
         let json = std::str::from_utf8(stored.json()).map_err(|error| unreadable(*id, &error.to_string()))?;
         read.push_lying(json, *id, false).map_err(|fault| unreadable(*id, &fault.to_string()))?;
     }
-    let mut prefix = Vec::new();
     for ((id, stored), record) in part.iter().zip(read.iter()) {
         if record.id != *id || record.source.as_bytes() != stored.json() {
             return Err(unreadable(*id, "it is not in canonical form"));
         }
-        for (index, term) in record.terms.iter() {
-            prefix.clear();
-            store.push_entry_prefix(*index, term, &mut prefix);
-            entries.add(key, &prefix, *id);
-        }
+        entries.add_entries_of(store, &record);
         match depth {
             Depth::Bytes => digests.exact.add_record(*id, stored.id_from_position, record.source.as_bytes()),
             Depth::Meaning => digests.add(*id, stored.id_from_position, record.source),
         }
     }
     Ok((digests, entries))
-}
-
-/// A set of index entries: their count, and the sum of their hashes. Both sides of a comparison are computed here with
-/// the same random key, so that SHA-256, which would take a tenth of a scan, is not needed: an entry that differs goes
-/// unnoticed once in 2⁶⁴ times.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Entries {
-    count: u64,
-    sum: u64,
-}
-
-impl Entries {
-    fn add(&mut self, key: &RandomState, prefix: &[u8], id: Id) {
-        self.merge(&Self { count: 1, sum: key.hash_one((prefix, id.get())) });
-    }
-
-    fn merge(&mut self, other: &Self) {
-        self.count += other.count;
-        self.sum = self.sum.wrapping_add(other.sum);
-    }
 }
 
 /// A comparison of a file with a database, record by record, by meaning.

@@ -8,8 +8,10 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 
 use record::model::{Collection, Records};
 use roaring::RoaringTreemap;
@@ -46,7 +48,8 @@ pub fn closing(collection: Collection, records: u64) -> &'static str {
 pub struct Slice {
     path: PathBuf,
     collection: Collection,
-    file: Hashed<BufWriter<File>>,
+    file: Hashed<BufWriter<Arc<File>>>,
+    early: EarlySync,
     /// The number of records so far.
     records: u64,
     given: RoaringTreemap,
@@ -56,10 +59,11 @@ pub struct Slice {
 impl Slice {
     /// Begins the slice of `collection` in a new file at `path`; computes its SHA-256 if `hash`.
     pub fn create(path: &Path, collection: Collection, hash: bool) -> Result<Self, Error> {
-        let file = File::create_new(path).map_err(Error::io(path))?;
+        let file = Arc::new(File::create_new(path).map_err(Error::io(path))?);
+        let early = EarlySync { file: file.clone(), begun_at: 0, running: None };
         let file = Hashed::new(BufWriter::with_capacity(BUFFER, file), hash);
         let (given, numbers) = (RoaringTreemap::new(), Ids::none());
-        let mut slice = Self { path: path.to_owned(), collection, file, records: 0, given, numbers };
+        let mut slice = Self { path: path.to_owned(), collection, file, early, records: 0, given, numbers };
         slice.write(&format!("{{\"{}\":{}", collection.name(), opening(collection)))?;
         Ok(slice)
     }
@@ -69,6 +73,7 @@ impl Slice {
         if records.text().is_empty() {
             return Ok(());
         }
+        self.early.go_on(self.file.bytes()).map_err(Error::io(&self.path))?;
         let begin = self.records;
         self.records += records.len() as u64;
         if self.collection.has_text_ids() {
@@ -102,10 +107,41 @@ impl Slice {
         self.write(closing(self.collection, self.records))?;
         self.write("}\n")?;
         let file = self.file.finish().map_err(Error::io(&self.path))?;
+        self.early.end().map_err(Error::io(&self.path))?;
         Ok(Sliced { file, given: self.given, numbers: self.numbers.shortened() })
     }
 
     fn write(&mut self, text: &str) -> Result<(), Error> {
         self.file.write_all(text.as_bytes()).map_err(Error::io(&self.path))
+    }
+}
+
+/// Has the disk take what was written while more is written, so that little is left to wait for at the end.
+struct EarlySync {
+    file: Arc<File>,
+    /// The length at which the last one began.
+    begun_at: u64,
+    running: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl EarlySync {
+    /// The bytes between two of them.
+    const STEP: u64 = 8 << 20;
+
+    /// Begins another one if the file of `bytes` has grown enough, and the last one is done.
+    fn go_on(&mut self, bytes: u64) -> io::Result<()> {
+        if bytes < self.begun_at + Self::STEP || self.running.as_ref().is_some_and(|running| !running.is_finished()) {
+            return Ok(());
+        }
+        self.end()?;
+        self.begun_at = bytes;
+        let file = self.file.clone();
+        self.running = Some(thread::spawn(move || file.sync_data()));
+        Ok(())
+    }
+
+    /// Waits for the last one. Its error must not be lost: the system reports it only once.
+    fn end(&mut self) -> io::Result<()> {
+        self.running.take().map_or(Ok(()), |running| running.join().expect("it returns its errors"))
     }
 }

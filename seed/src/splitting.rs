@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, ScopedJoinHandle};
 
+use rayon::prelude::*;
 use record::id::Id;
 use record::model::{Collection, Record, Records};
 use record::record_set::RecordSet;
@@ -27,6 +28,7 @@ use crate::progress::{Progress, Total};
 use crate::rejects::Rejects;
 use crate::slice::{Slice, Sliced};
 use crate::source::{Reading, Source};
+use crate::sums::Sums;
 use crate::text::id_in;
 
 /// The number of batches that may wait for a loader. With a batch's size, it bounds the memory of the split.
@@ -50,6 +52,8 @@ pub struct Part {
     pub digests: Digests,
     /// Its slice; without a database, it has no hash.
     pub slice: Sliced,
+    /// What its database should hold, if this run has loaded it.
+    pub sums: Option<Sums>,
 }
 
 /// A complete split.
@@ -152,14 +156,22 @@ struct Sink<'scope> {
     collection: Collection,
     slice: Slice,
     digests: Digests,
+    sums: Sums,
     loader: Option<Loader<'scope>>,
 }
 
 /// A thread that fills a database.
 struct Loader<'scope> {
     /// `None` once all have been sent.
-    batches: Option<SyncSender<(Vec<Records>, RecordSet)>>,
+    feed: Option<Feed>,
     thread: ScopedJoinHandle<'scope, Result<(), LoadError>>,
+}
+
+/// What is needed to send records to a loader.
+struct Feed {
+    batches: SyncSender<(Vec<Records>, RecordSet)>,
+    /// The database, only for the prefixes of its index entries.
+    store: Store,
 }
 
 enum LoadError {
@@ -182,33 +194,51 @@ impl<'scope> Sink<'scope> {
             Some(path) => {
                 let store = Store::create(path, collection)?;
                 let (batches, incoming) = sync_channel(WAITING_BATCHES);
-                Some(Loader { batches: Some(batches), thread: scope.spawn(move || load(store, last_id, incoming)) })
+                let feed = Some(Feed { batches, store: store.clone() });
+                Some(Loader { feed, thread: scope.spawn(move || load(store, last_id, incoming)) })
             }
         };
-        Ok(Self { collection, slice, digests: Digests::default(), loader })
+        Ok(Self { collection, slice, digests: Digests::default(), sums: Sums::new(), loader })
     }
 
     /// Adds records; returns `false` if the loader has given up, and `finish` then returns its error.
     fn put(&mut self, records: Vec<Records>) -> Result<bool, Error> {
         records.iter().try_for_each(|records| self.slice.put(records))?;
         let Some(loader) = &self.loader else { return Ok(true) };
-        let batches = loader.batches.as_ref().expect("records come before the end");
-        let digests = Digests::of(&records);
+        let Feed { batches, store } = loader.feed.as_ref().expect("records come before the end");
+        let none = || (Digests::default(), self.sums.empty());
+        let part = |records: &Records| {
+            let (mut digests, mut sums) = none();
+            for record in records.iter() {
+                let json = record.json();
+                digests.add(record.id, record.id_from_position, &json);
+                sums.add_record(record.id, record.id_from_position, json.as_bytes());
+                sums.add_entries_of(store, &record);
+            }
+            (digests, sums)
+        };
+        let (digests, sums) = records.par_iter().map(part).reduce(none, |mut sum, part| {
+            sum.0.merge(&part.0);
+            sum.1.merge(&part.1);
+            sum
+        });
         self.digests.merge(&digests);
+        self.sums.merge(&sums);
         Ok(batches.send((records, digests.exact)).is_ok())
     }
 
     /// Lets the loader write its indexes: all records were put.
     fn end(&mut self) {
         if let Some(loader) = &mut self.loader {
-            loader.batches = None;
+            loader.feed = None;
         }
     }
 
     fn finish(self, source: &Path, plan: &Plan, reading: &Arc<Reading>) -> Result<Part, Error> {
         let slice = self.slice.finish()?;
-        if let Some(Loader { batches, thread }) = self.loader {
-            drop(batches);
+        let sums = self.loader.is_some().then_some(self.sums);
+        if let Some(Loader { feed, thread }) = self.loader {
+            drop(feed);
             thread.join().expect("a loader returns its errors").map_err(|error| match error {
                 LoadError::Store(StoreError::IdTaken { text, .. }) => {
                     let is_it = |record: &Record| record.id_text() == Some(&text);
@@ -221,7 +251,7 @@ impl<'scope> Sink<'scope> {
                 }
             })?;
         }
-        Ok(Part { collection: self.collection, digests: self.digests, slice })
+        Ok(Part { collection: self.collection, digests: self.digests, slice, sums })
     }
 }
 

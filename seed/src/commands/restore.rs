@@ -18,7 +18,7 @@ use crate::manifest::Manifest;
 use crate::orphans::Orphans;
 use crate::progress::{Progress, Total};
 use crate::report::{Report, table};
-use crate::scan::{Depth, Scanned, other_than_backup};
+use crate::scan::{Depth, Scanned, other_than_backup, scan};
 use crate::slice::Sliced;
 use crate::splitting::Part;
 use crate::target::{Building, Target};
@@ -46,7 +46,12 @@ pub fn restore(
         heads.push(chain.restore(part.collection, &part.database, as_replica, &stage)?);
     }
     drop(stage);
-    let scans = read_back(&building, Depth::Meaning, heads.iter().map(|head| head.records).sum(), progress)?;
+    let scans = read_back(
+        &building,
+        |_, store, stage| scan(store, Depth::Meaning, stage),
+        heads.iter().map(|head| head.records).sum(),
+        progress,
+    )?;
     for (scanned, head) in scans.iter().zip(&heads) {
         if !scanned.is_sound() || !head.is_of(&scanned.digests.exact) {
             return Err(Error::Damaged(other_than_backup(scanned, head)));
@@ -86,7 +91,7 @@ fn without_split(building: &[Building], scans: &[Scanned]) -> Result<Manifest, E
         out.write_all(b"}\n").map_err(Error::io(&part.slice))?;
         let file = out.finish().map_err(Error::io(&part.slice))?;
         let slice = Sliced { file, given: written.given, numbers };
-        parts.push(Part { collection: part.collection, digests: scanned.digests, slice });
+        parts.push(Part { collection: part.collection, digests: scanned.digests, slice, sums: None });
     }
     let unknown = Identity { sha256: String::new(), bytes: 0 };
     let stores: Vec<Store> = scans.iter().map(|scanned| scanned.store.clone()).collect();

@@ -8,9 +8,14 @@ use std::process::Command;
 use std::thread;
 
 use proptest::prelude::*;
+use record::model::Records;
 use seed::commands::join::Joining;
 use seed::options::Options;
-use seed::progress::Progress;
+use seed::plan::Plan;
+use seed::progress::{Progress, Total};
+use seed::scan::{Depth, Scanned, scan, scan_loaded};
+use seed::sums::Sums;
+use store::{Purpose, Store};
 use world::{Process, program, sample, seed, split, start_service, text};
 
 fn verify(data: &Path, input: Option<&Path>) -> (Option<i32>, String) {
@@ -101,6 +106,55 @@ fn verify_shows_each_difference_with_both_values() {
     fs::write(&changed, source.replace("0.10", "1e-1").replace("안", "\\uc548")).unwrap();
     split(&sample(), &dir.path().join("again"));
     assert_eq!(verify(&dir.path().join("again"), Some(&changed)).0, Some(0));
+}
+
+/// Tampers with a database between its loading and its proof.
+#[test]
+fn what_was_loaded_is_found_different_if_anything_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    split(&sample(), dir.path());
+    let posts = Plan::workspace().named("posts").unwrap();
+    let db = dir.path().join("posts/db");
+    let open = || Store::open(&db, posts, Purpose::Passing).unwrap();
+    let stage = Progress::Quiet.stage("reading back", Total::Unknown);
+
+    let loaded = open();
+    let (mut expected, mut records) = (Sums::new(), Records::new(posts, 0));
+    for record in loaded.records() {
+        let (id, stored) = record.unwrap();
+        records.push_stored(std::str::from_utf8(stored.json()).unwrap(), id).unwrap();
+        expected.add_record(id, stored.id_from_position, stored.json());
+    }
+    records.iter().for_each(|record| expected.add_entries_of(&loaded, &record));
+    let Scanned { store, digests, .. } = scan(loaded, Depth::Meaning, &stage).unwrap();
+    let read = scan_loaded(store, &expected, digests, &stage).unwrap();
+    assert!(read.is_sound() && read.digests == digests);
+    drop(read);
+
+    let tamper = |change: &dyn Fn(&sled::Db)| {
+        let sled = sled::Config::new().segment_size(store::SEGMENT).path(&db).open().unwrap();
+        change(&sled);
+        drop(sled);
+        scan_loaded(open(), &expected, digests, &stage)
+    };
+    let key = |sled: &sled::Db, kind: &[u8]| sled.scan_prefix(kind).keys().last().unwrap().unwrap();
+    // An index entry is gone, and is put back; then a page of records is gone.
+    let gone = std::cell::RefCell::new(None);
+    let read = tamper(&|sled| {
+        let entry = key(sled, &[2, 1]);
+        gone.replace(sled.remove(&entry).unwrap().map(|value| (entry, value)));
+    });
+    let read = read.unwrap();
+    assert_eq!((read.indexes_equal, read.digests.exact), (false, digests.exact));
+    drop(read);
+    let read = tamper(&|sled| {
+        let (entry, value) = gone.take().unwrap();
+        sled.insert(entry, value).unwrap();
+    });
+    assert!(read.unwrap().is_sound());
+    let read = tamper(&|sled| drop(sled.remove(key(sled, &[1])).unwrap().unwrap())).unwrap();
+    assert_eq!((read.indexes_equal, read.counted), (false, false));
+    assert!(read.digests.exact.count < digests.exact.count);
 }
 
 #[test]

@@ -12,6 +12,8 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ops::Range;
 
+use memchr::memchr2;
+
 /// The deepest nesting of values.
 pub const MAX_DEPTH: usize = 128;
 
@@ -109,7 +111,7 @@ fn end(text: &str) -> usize {
         match byte {
             b'"' => {
                 while let Some(rest) = text.as_bytes().get(at + 1..) {
-                    at += 1 + memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
+                    at += 1 + memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
                     match text.as_bytes().get(at) {
                         Some(b'\\') => at += 1,
                         _ => break,
@@ -141,7 +143,7 @@ pub fn each<'j>(json: &'j [u8], mut part: impl FnMut(&'j [u8]) -> usize) -> usiz
 pub fn string_end(json: &[u8]) -> usize {
     let mut at = 1;
     loop {
-        at += memchr::memchr2(b'"', b'\\', &json[at..]).expect("canonical text is whole");
+        at += memchr2(b'"', b'\\', &json[at..]).expect("canonical text is whole");
         if json[at] == b'"' {
             return at + 1;
         }
@@ -226,6 +228,8 @@ struct Writer<'t, 'o> {
     text: &'t str,
     /// Always at a character boundary.
     at: usize,
+    /// The start of the text that is not yet written: text that is canonical already is written in large pieces.
+    from: usize,
     out: &'o mut String,
     depth: usize,
     max_depth: usize,
@@ -237,7 +241,7 @@ struct Writer<'t, 'o> {
 
 impl<'t, 'o> Writer<'t, 'o> {
     fn new(text: &'t str, out: &'o mut String) -> Self {
-        Self { text, at: 0, out, depth: 0, max_depth: MAX_DEPTH, keys: Vec::new(), members: Vec::new() }
+        Self { text, at: 0, from: 0, out, depth: 0, max_depth: MAX_DEPTH, keys: Vec::new(), members: Vec::new() }
     }
 
     fn document(&mut self) -> Result<(), Box<Fault>> {
@@ -246,16 +250,40 @@ impl<'t, 'o> Writer<'t, 'o> {
             return Err(Fault::at(self.at, format!("expected an object, found {}", kind(&self.text[self.at..]))));
         }
         self.object()?;
+        self.write();
         match self.token() {
             None => Ok(()),
             Some(_) => Err(Fault::at(self.at, "there is more after the end of the object")),
         }
     }
 
+    /// Writes the text up to the current byte.
+    fn write(&mut self) {
+        self.out.push_str(&self.text[self.from..self.at]);
+        self.from = self.at;
+    }
+
+    /// Returns the place in `out` of what is written next.
+    fn place(&self) -> usize {
+        self.out.len() + self.at - self.from
+    }
+
+    /// Returns what is or will be written at these places in `out`. A string is written as a whole.
+    fn written(&self, (begin, end): (usize, usize)) -> &[u8] {
+        match begin.checked_sub(self.out.len()) {
+            None => &self.out.as_bytes()[begin..end],
+            Some(begin) => &self.text.as_bytes()[self.from + begin..self.from + end - self.out.len()],
+        }
+    }
+
     /// Skips white space and returns the next byte without passing over it.
     fn token(&mut self) -> Option<u8> {
-        while let Some(b' ' | b'\n' | b'\t' | b'\r') = self.peek() {
-            self.at += 1;
+        if let Some(b' ' | b'\n' | b'\t' | b'\r') = self.peek() {
+            self.write();
+            while let Some(b' ' | b'\n' | b'\t' | b'\r') = self.peek() {
+                self.at += 1;
+            }
+            self.from = self.at;
         }
         self.peek()
     }
@@ -264,19 +292,13 @@ impl<'t, 'o> Writer<'t, 'o> {
         self.text.as_bytes().get(self.at).copied()
     }
 
-    /// Passes over `byte`, which must come next, and writes it.
+    /// Passes over `byte`, which must come next.
     fn expect(&mut self, byte: u8) -> Result<(), Box<Fault>> {
         if self.token() != Some(byte) {
             return Err(self.unexpected(&format!("`{}`", char::from(byte))));
         }
-        self.put(byte);
-        Ok(())
-    }
-
-    /// Passes over the current byte, which is ASCII, and writes it.
-    fn put(&mut self, byte: u8) {
         self.at += 1;
-        self.out.push(char::from(byte));
+        Ok(())
     }
 
     fn unexpected(&self, expected: &str) -> Box<Fault> {
@@ -317,28 +339,28 @@ impl<'t, 'o> Writer<'t, 'o> {
                 if self.token() != Some(b'"') {
                     return Err(self.unexpected("a key in double quotes"));
                 }
-                let key = self.out.len();
+                let key = self.place();
                 self.string()?;
-                let key = (key, self.out.len());
+                let key = (key, self.place());
                 self.expect(b':')?;
                 self.token();
                 if self.is_repeated(key, first_key, &mut many) {
                     return Err(Fault::at(self.at, "the key is repeated").under(&self.key(key)));
                 }
                 self.keys.push(key);
-                let (offset, value) = (self.at, self.out.len());
+                let (offset, value) = (self.at, self.place());
                 self.value().map_err(|fault| fault.under(&self.key(key)))?;
                 if self.depth == 1 {
-                    self.members.push(Member { key: key.0 + 1..key.1 - 1, value: value..self.out.len(), offset });
+                    self.members.push(Member { key: key.0 + 1..key.1 - 1, value: value..self.place(), offset });
                 }
                 match self.token() {
-                    Some(b',') => self.put(b','),
+                    Some(b',') => self.at += 1,
                     Some(b'}') => break,
                     _ => return Err(self.unexpected("`,` or `}`")),
                 }
             }
         }
-        self.put(b'}');
+        self.at += 1;
         self.keys.truncate(first_key);
         self.depth -= 1;
         Ok(())
@@ -348,36 +370,37 @@ impl<'t, 'o> Writer<'t, 'o> {
     /// texts.
     fn is_repeated(&self, key: (usize, usize), first_key: usize, many: &mut HashSet<Vec<u8>>) -> bool {
         const FEW: usize = 16;
-        let text = |(begin, end): (usize, usize)| &self.out.as_bytes()[begin..end];
         let known = &self.keys[first_key..];
         if known.len() < FEW {
-            return known.iter().any(|&known| text(known) == text(key));
+            return known
+                .iter()
+                .any(|known| known.1 - known.0 == key.1 - key.0 && self.written(*known) == self.written(key));
         }
         if many.is_empty() {
-            many.extend(known.iter().map(|&known| text(known).to_vec()));
+            many.extend(known.iter().map(|&known| self.written(known).to_owned()));
         }
-        !many.insert(text(key).to_vec())
+        !many.insert(self.written(key).to_owned())
     }
 
-    /// Reads a key back from `out`.
-    fn key(&self, (begin, end): (usize, usize)) -> String {
-        serde_json::from_str(&self.out[begin..end]).expect("a canonical string is JSON")
+    /// Reads a key back.
+    fn key(&self, key: (usize, usize)) -> String {
+        serde_json::from_slice(self.written(key)).expect("a canonical string is JSON")
     }
 
     fn array(&mut self) -> Result<(), Box<Fault>> {
         self.enter()?;
-        self.put(b'[');
+        self.at += 1;
         if self.token() != Some(b']') {
             for index in 0_usize.. {
                 self.value().map_err(|fault| fault.under(&index.to_string()))?;
                 match self.token() {
-                    Some(b',') => self.put(b','),
+                    Some(b',') => self.at += 1,
                     Some(b']') => break,
                     _ => return Err(self.unexpected("`,` or `]`")),
                 }
             }
         }
-        self.put(b']');
+        self.at += 1;
         self.depth -= 1;
         Ok(())
     }
@@ -386,13 +409,11 @@ impl<'t, 'o> Writer<'t, 'o> {
         if !self.text[self.at..].starts_with(word) {
             return Err(self.unexpected("a value"));
         }
-        self.out.push_str(word);
         self.at += word.len();
         Ok(())
     }
 
     fn number(&mut self) -> Result<(), Box<Fault>> {
-        let begin = self.at;
         self.skip(b"-");
         match self.peek() {
             Some(b'0') => self.at += 1,
@@ -408,7 +429,6 @@ impl<'t, 'o> Writer<'t, 'o> {
         if let Some(b'0'..=b'9') = self.peek() {
             return Err(Fault::at(self.at, "a number begins with a zero it does not need"));
         }
-        self.out.push_str(&self.text[begin..self.at]);
         Ok(())
     }
 
@@ -427,45 +447,44 @@ impl<'t, 'o> Writer<'t, 'o> {
     }
 
     fn string(&mut self) -> Result<(), Box<Fault>> {
-        // The start of the text that is not yet written: mostly the whole string with its quotes.
-        let mut begin = self.at;
         self.at += 1;
+        let mut is_as_written = true;
         loop {
             let rest = &self.text.as_bytes()[self.at..];
-            let Some(length) = memchr::memchr2(b'"', b'\\', rest) else {
+            let special =
+                find_special(rest).filter(|place| rest[*place] >= 0x20 || memchr2(b'"', b'\\', rest).is_some());
+            let Some(length) = special else {
                 return Err(Fault::at(self.text.len(), "the text ends in the middle of a string"));
             };
-            // A loop without an early end lets the compiler use vector instructions.
-            if rest[..length].iter().fold(false, |found, byte| found | (*byte < 0x20)) {
-                let control = rest.iter().position(|byte| *byte < 0x20).unwrap_or_default();
-                return Err(Fault::at(self.at + control, "a control character in a string; it must be escaped"));
-            }
             self.at += length;
-            if rest[length] == b'"' {
-                self.at += 1;
-                self.out.push_str(&self.text[begin..self.at]);
-                return Ok(());
+            match rest[length] {
+                b'"' => {
+                    self.at += 1;
+                    // Its beginning is written already: a key is read back in one piece.
+                    if !is_as_written {
+                        self.write();
+                    }
+                    return Ok(());
+                }
+                b'\\' => is_as_written &= self.escape()?,
+                _ => return Err(Fault::at(self.at, "a control character in a string; it must be escaped")),
             }
-            self.out.push_str(&self.text[begin..self.at]);
-            self.escape()?;
-            begin = self.at;
         }
     }
 
-    /// Reads an escape and writes its character, escaped again only if `JSON.stringify` escapes it.
-    fn escape(&mut self) -> Result<(), Box<Fault>> {
+    /// Reads an escape. Its character is written escaped only if `JSON.stringify` escapes it. Returns whether it is
+    /// spelled like that already; only otherwise it is written.
+    fn escape(&mut self) -> Result<bool, Box<Fault>> {
         let begin = self.at;
         let letter = self.text.as_bytes().get(self.at + 1).copied();
+        if let Some(b'"' | b'\\' | b'b' | b'f' | b'n' | b'r' | b't') = letter {
+            self.at += 2;
+            return Ok(true);
+        }
+        self.write();
         self.at += 2;
         let character = match letter {
-            Some(b'"') => '"',
-            Some(b'\\') => '\\',
             Some(b'/') => '/',
-            Some(b'b') => '\u{8}',
-            Some(b'f') => '\u{c}',
-            Some(b'n') => '\n',
-            Some(b'r') => '\r',
-            Some(b't') => '\t',
             Some(b'u') => self.unicode_escape(begin)?,
             _ => return Err(Fault::at(begin, "an escape that JSON does not have")),
         };
@@ -480,7 +499,8 @@ impl<'t, 'o> Writer<'t, 'o> {
             '\0'..'\u{20}' => self.out.push_str(&format!("\\u{:04x}", u32::from(character))),
             _ => self.out.push(character),
         }
-        Ok(())
+        self.from = self.at;
+        Ok(false)
     }
 
     fn unicode_escape(&mut self, begin: usize) -> Result<char, Box<Fault>> {
@@ -503,6 +523,39 @@ impl<'t, 'o> Writer<'t, 'o> {
             .and_then(|digits| u16::from_str_radix(digits, 16).ok())
             .ok_or_else(|| Fault::at(begin, "an escape without its four hexadecimal digits"))
     }
+}
+
+/// Finds the first quote, backslash or control character in the rest of a string.
+fn find_special(text: &[u8]) -> Option<usize> {
+    /// The bytes that are searched eight at a time: most strings end there, before a longer search has begun.
+    const SHORT: usize = 16;
+    let (words, _) = text[..text.len().min(SHORT)].as_chunks();
+    for (nth, word) in words.iter().enumerate() {
+        let special = special_bytes(u64::from_le_bytes(*word));
+        if special != 0 {
+            return Some(nth * size_of::<u64>() + special.trailing_zeros() as usize / 8);
+        }
+    }
+    let begin = words.len() * size_of::<u64>();
+    let rest = &text[begin..];
+    let end = memchr2(b'"', b'\\', rest);
+    let searched = &rest[..end.unwrap_or(rest.len())];
+    // A loop without an early end lets the compiler use vector instructions.
+    let place = match searched.iter().fold(false, |found, byte| found | (*byte < 0x20)) {
+        true => searched.iter().position(|byte| *byte < 0x20),
+        false => end,
+    };
+    place.map(|place| begin + place)
+}
+
+/// Marks the quotes, backslashes and control characters among eight bytes. The mark of the lowest one is right; above it,
+/// others may be marked as well. See <https://graphics.stanford.edu/~seander/bithacks.html#ZeroInWord>.
+fn special_bytes(word: u64) -> u64 {
+    const EACH: u64 = u64::MAX / 0xFF;
+    let zeros = |word: u64| word.wrapping_sub(EACH) & !word;
+    let [quotes, backslashes] = [b'"', b'\\'].map(|byte| zeros(word ^ EACH * u64::from(byte)));
+    let controls = word.wrapping_sub(EACH * 0x20) & !word;
+    (quotes | backslashes | controls) & (EACH * 0x80)
 }
 
 #[cfg(test)]

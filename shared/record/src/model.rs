@@ -17,7 +17,8 @@ impl Collection {
     /// id gets `given`. If the record `lies` in a database already, only its id must fit.
     fn keys(self, json: &str, members: &[Member], given: Option<Id>, lies: bool) -> Option<Keys> {
         let value_of = |name: &str| {
-            let member = members.iter().find(|member| &json[member.key.clone()] == name);
+            let is_named = |key: Range<usize>| key.len() == name.len() && json.as_bytes()[key] == *name.as_bytes();
+            let member = members.iter().find(|member| is_named(member.key.clone()));
             member.map(|member| &json[member.value.clone()])
         };
         self.keys_of(value_of, given, lies)

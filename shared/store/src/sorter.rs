@@ -32,6 +32,12 @@ const BLOCK: usize = if cfg!(test) { 2 << 10 } else { 1 << 20 };
 /// The most blocks of texts held in memory: 16 MiB.
 const BLOCKS_IN_MEMORY: usize = 16;
 
+/// The number of texts that are recognized when they come again: 64 KiB.
+const KNOWN: usize = 1 << 14;
+
+/// No text begins here.
+const NOWHERE: u32 = u32::MAX;
+
 /// A term, and a record found by it.
 pub(super) type Entry = (TermKey, Id);
 
@@ -118,31 +124,43 @@ impl Sorter {
 
 /// The texts of pending entries, one after the other: an allocation for each would take longer.
 #[derive(Default)]
-struct Texts(Vec<Vec<u8>>);
+struct Texts {
+    blocks: Vec<Vec<u8>>,
+    /// Where some texts begin, each in the slot of its checksum. Many records share a text, which then takes no further memory.
+    known: Vec<u32>,
+}
 
 impl Texts {
-    /// Adds a text. Returns the place where it begins.
+    /// Adds a text, unless it is known. Returns the place where it begins.
     fn push(&mut self, text: &[u8]) -> u32 {
-        if self.0.last().is_none_or(|block| block.len() + text.len() > BLOCK) {
-            self.0.push(Vec::with_capacity(BLOCK));
+        self.known.resize(KNOWN, NOWHERE);
+        let slot = crc32c::crc32c(text) as usize % KNOWN;
+        // No term is a prefix of another. So a text that goes on differently ends before.
+        let (block, place) = (self.known[slot] as usize / BLOCK, self.known[slot] as usize % BLOCK);
+        if self.blocks.get(block).is_some_and(|block| block[place..].starts_with(text)) {
+            return self.known[slot];
         }
-        let number = self.0.len() - 1;
-        let block = &mut self.0[number];
+        if self.blocks.last().is_none_or(|block| block.len() + text.len() > BLOCK) {
+            self.blocks.push(Vec::with_capacity(BLOCK));
+        }
+        let number = self.blocks.len() - 1;
+        let block = &mut self.blocks[number];
         let begin = u32::try_from(number * BLOCK + block.len()).expect("texts are spilled before");
         block.extend_from_slice(text);
+        self.known[slot] = begin;
         begin
     }
 
     /// Returns the text of an entry; without a text, an empty one.
     fn of(&self, Pending { begin, length, .. }: &Pending) -> &[u8] {
         let begin = *begin as usize;
-        let block = self.0.get(begin / BLOCK).map_or(&[][..], |block| block);
+        let block = self.blocks.get(begin / BLOCK).map_or(&[][..], |block| block);
         &block[begin % BLOCK..][..usize::from(*length)]
     }
 
     /// Tells whether they take as much memory as they may.
     fn are_many(&self) -> bool {
-        self.0.len() > BLOCKS_IN_MEMORY
+        self.blocks.len() > BLOCKS_IN_MEMORY
     }
 }
 
@@ -162,7 +180,7 @@ impl InMemory {
         pending.sort_unstable_by_key(|entry| (entry.head, entry.id));
         for alike in pending.chunk_by_mut(|a, b| a.head == b.head).filter(|alike| alike.len() > 1) {
             let first = alike[0];
-            if alike.iter().any(|entry| text(entry) != text(&first)) {
+            if alike.iter().any(|entry| entry.begin != first.begin && text(entry) != text(&first)) {
                 alike.sort_unstable_by(|a, b| text(a).cmp(text(b)).then(a.id.cmp(&b.id)));
             }
             for same in alike.chunk_by_mut(|a, b| a.begin == b.begin || text(a) == text(b)) {
@@ -268,7 +286,7 @@ mod tests {
                 sorter.push(term, *id, folder.path()).unwrap();
             }
             if part.len() == 60 {
-                assert!(sorter.texts.0.len() > 1);
+                assert!(sorter.texts.blocks.len() > 1);
                 sorter.spill(folder.path()).unwrap();
             }
         }
