@@ -61,7 +61,7 @@ pub enum Depth {
 
 /// Reads all records and all indexes of a database, as a part of `stage`.
 pub fn scan(store: Store, depth: Depth, stage: &Stage) -> Result<Scanned, Error> {
-    let empty = Sums::new();
+    let empty = Sums::default();
     // Progress is counted on this thread.
     let (found, records) = thread::scope(|scope| {
         let found = scope.spawn(|| sum_entries(&store, empty.empty()));

@@ -198,7 +198,7 @@ impl<'scope> Sink<'scope> {
                 Some(Loader { feed, thread: scope.spawn(move || load(store, last_id, incoming)) })
             }
         };
-        Ok(Self { collection, slice, digests: Digests::default(), sums: Sums::new(), loader })
+        Ok(Self { collection, slice, digests: Digests::default(), sums: Sums::default(), loader })
     }
 
     /// Adds records; returns `false` if the loader has given up, and `finish` then returns its error.

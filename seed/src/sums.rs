@@ -10,8 +10,8 @@ use record::id::Id;
 use record::model::Record;
 use store::Store;
 
-/// The sums of a database's records and of its index entries.
-#[derive(Clone)]
+/// The sums of a database's records and of its index entries. By default those of nothing, under a new key.
+#[derive(Clone, Default)]
 pub struct Sums {
     key: RandomState,
     /// The sum of the records.
@@ -30,18 +30,9 @@ pub struct Sum {
 }
 
 impl Sums {
-    /// Returns the sums of nothing, under a new key.
-    pub fn new() -> Self {
-        Self::under(RandomState::default())
-    }
-
     /// Returns the sums of nothing, under the same key as these.
     pub fn empty(&self) -> Self {
-        Self::under(self.key.clone())
-    }
-
-    fn under(key: RandomState) -> Self {
-        Self { key, records: Sum::default(), entries: Sum::default(), prefix: Vec::new() }
+        Self { key: self.key, ..Self::default() }
     }
 
     /// Adds the record `id` with its text as it is sent.

@@ -119,7 +119,7 @@ fn what_was_loaded_is_found_different_if_anything_is_lost() {
     let stage = Progress::Quiet.stage("reading back", Total::Unknown);
 
     let loaded = open();
-    let (mut expected, mut records) = (Sums::new(), Records::new(posts, 0));
+    let (mut expected, mut records) = (Sums::default(), Records::new(posts, 0));
     for record in loaded.records() {
         let (id, stored) = record.unwrap();
         records.push_stored(std::str::from_utf8(stored.json()).unwrap(), id).unwrap();

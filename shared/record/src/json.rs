@@ -553,7 +553,7 @@ fn find_special(text: &[u8]) -> Option<usize> {
 fn special_bytes(word: u64) -> u64 {
     const EACH: u64 = u64::MAX / 0xFF;
     let zeros = |word: u64| word.wrapping_sub(EACH) & !word;
-    let [quotes, backslashes] = [b'"', b'\\'].map(|byte| zeros(word ^ EACH * u64::from(byte)));
+    let [quotes, backslashes] = [b'"', b'\\'].map(|byte| zeros(word ^ (EACH * u64::from(byte))));
     let controls = word.wrapping_sub(EACH * 0x20) & !word;
     (quotes | backslashes | controls) & (EACH * 0x80)
 }

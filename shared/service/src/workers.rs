@@ -1,6 +1,7 @@
 //! The threads that serve connections. Each has its own runtime, and a connection stays on its thread: passing a
 //! request between threads costs more than most requests do.
 
+use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -9,13 +10,26 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
+thread_local! {
+    /// This thread's clone of its tasks' count.
+    static TASKS: RefCell<Option<Arc<()>>> = const { RefCell::new(None) };
+}
+
+/// Tells whether the calling thread is a worker with a single task.
+pub(crate) fn serves_one() -> bool {
+    TASKS.with_borrow(|tasks| tasks.as_ref().is_some_and(|tasks| Arc::strong_count(tasks) == BESIDE_TASKS + 1))
+}
+
 /// Threads that run tasks. Dropping them drops the unfinished tasks too.
 #[derive(Default)]
 pub struct Workers(Vec<Worker>);
 
+/// The clones of a worker's count that are not its tasks'.
+const BESIDE_TASKS: usize = 2;
+
 struct Worker {
     runtime: Handle,
-    /// Counts the tasks: each has a clone.
+    /// Counts the tasks: each has a clone, and the thread has one.
     tasks: Arc<()>,
     /// Ends the thread when dropped.
     end: Option<oneshot::Sender<()>>,
@@ -69,8 +83,13 @@ impl Worker {
         let handle = runtime.handle().clone();
         let (end, ended) = oneshot::channel();
         let thread = thread::Builder::new().name("worker".to_owned());
-        let thread = thread.spawn(move || drop(runtime.block_on(ended)))?;
-        Ok(Self { runtime: handle, tasks: Arc::new(()), end: Some(end), thread: Some(thread) })
+        let tasks = Arc::new(());
+        let own = Arc::clone(&tasks);
+        let thread = thread.spawn(move || {
+            TASKS.set(Some(own));
+            drop(runtime.block_on(ended));
+        })?;
+        Ok(Self { runtime: handle, tasks, end: Some(end), thread: Some(thread) })
     }
 }
 

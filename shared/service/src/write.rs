@@ -21,6 +21,7 @@ use crate::condition::Condition;
 use crate::problem::Problem;
 use crate::reply::{Answer, LINES};
 use crate::state::{Body, State};
+use crate::workers;
 
 /// The header that lets a client repeat a POST safely.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -129,7 +130,7 @@ impl State {
             return replica.submit(&command).await;
         }
         let collection = self.store.collection();
-        self.commit.write(move |now| command.decide(now, collection)).await?
+        self.commit.write_from(move |now| command.decide(now, collection), workers::serves_one()).await?
     }
 
     /// Returns who writes, if the request may.

@@ -11,6 +11,7 @@
 //! A single thread has no contention and needs no transaction. Writes that arrive while one group is synced form the
 //! next group. A write is answered, and becomes visible to reads, only when it is as durable as [`Durability`] asks.
 
+mod awake;
 mod group;
 mod held;
 pub(crate) mod journal;
@@ -29,6 +30,7 @@ use record::id::Id;
 use record::model::{Index, Term};
 use tokio::sync::{Notify, oneshot};
 
+use self::awake::Awake;
 pub use self::group::Draft;
 use self::group::{Group, Now};
 pub(crate) use self::held::Held;
@@ -101,6 +103,7 @@ pub struct Commit {
 struct State {
     broken: AtomicBool,
     restart: Notify,
+    awake: Awake,
     /// Only the committer adds to them.
     figures: WriteFigures,
 }
@@ -163,14 +166,28 @@ impl Commit {
         &self,
         decide: impl FnOnce(&mut Transaction) -> T + Send + 'static,
     ) -> Result<T, CommitError> {
+        self.write_from(decide, false).await
+    }
+
+    /// Like [`write`](Self::write), for a thread that has nothing else to do if it `is_free`: it may then block it for a
+    /// moment, since a thread that has to be woken takes longer.
+    pub async fn write_from<T: Send + 'static>(
+        &self,
+        decide: impl FnOnce(&mut Transaction) -> T + Send + 'static,
+        is_free: bool,
+    ) -> Result<T, CommitError> {
         if self.is_broken() {
             return Err(CommitError::Broken);
         }
+        let _waiting = self.state.awake.begin();
         let (answer, answered) = oneshot::channel();
         self.hand_in(Job::Write(Box::new(|transaction| {
             let outcome = decide(transaction);
             Box::new(|committed| drop(answer.send(committed.map(|()| outcome))))
         })))?;
+        if is_free {
+            self.state.awake.await_answer(|| !answered.is_empty());
+        }
         answered
             .await
             .unwrap_or_else(|_dropped| Err(if self.is_broken() { CommitError::Broken } else { CommitError::Panicked }))
@@ -334,6 +351,9 @@ impl Committer {
 
     /// Returns the next job, or `None` when all handles are gone.
     fn next(&mut self, waiting: &Receiver<Job>) -> Option<Job> {
+        if let Some(job) = self.state.awake.await_next(|| waiting.try_recv().ok()) {
+            return Some(job);
+        }
         match waiting.recv_timeout(SETTLE) {
             Ok(job) => return Some(job),
             Err(RecvTimeoutError::Disconnected) => return None,
@@ -373,6 +393,7 @@ impl Committer {
             // Without a wait for the disk a small group is no better than a large one.
             if self.journal.is_durable() {
                 self.pace.note(writes, took.saturating_sub(waited), waited);
+                self.state.awake.note(writes, waited);
             }
         }
         outcome.is_ok()

@@ -274,7 +274,7 @@ mod tests {
         let mut entries = Vec::new();
         for number in 1..=100 {
             // One term is as long as a term may be; others are prefixes of each other.
-            let name = Term::from(&*"ab".repeat(number as usize % 7 * 300));
+            let name = Term::from(&*("ab".repeat(number as usize % 7 * 300) + &(number % 5).to_string()));
             let referred = Term::Id(id(1 + number * 37 % 11));
             entries.extend([(name, id(number)), (referred, id(number << 40))]);
         }
