@@ -1,19 +1,19 @@
 //! Sums of what a database should hold, to compare with what it holds.
 //!
-//! Both sides of a comparison are added up by one run, under one random key. So no SHA-256 is needed, which would take
-//! a tenth of a split: a difference goes unnoticed once in 2⁶⁴ times.
+//! Both sides of a comparison are added up by one run, under the same two random keys. So no SHA-256 is needed, which would
+//! take a tenth of a split: a difference goes unnoticed once in 2¹²⁸ times.
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hash};
 
 use foldhash::quality::RandomState;
 use record::id::Id;
 use record::model::Record;
 use store::Store;
 
-/// The sums of a database's records and of its index entries. By default those of nothing, under a new key.
+/// The sums of a database's records and of its index entries. By default those of nothing, under new keys.
 #[derive(Clone, Default)]
 pub struct Sums {
-    key: RandomState,
+    keys: [RandomState; 2],
     /// The sum of the records.
     pub records: Sum,
     /// The sum of the index entries.
@@ -26,23 +26,23 @@ pub struct Sums {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sum {
     count: u64,
-    hashes: u64,
+    hashes: u128,
 }
 
 impl Sums {
-    /// Returns the sums of nothing, under the same key as these.
+    /// Returns the sums of nothing, under the same keys as these.
     pub fn empty(&self) -> Self {
-        Self { key: self.key, ..Self::default() }
+        Self { keys: self.keys, ..Self::default() }
     }
 
     /// Adds the record `id` with its text as it is sent.
     pub fn add_record(&mut self, id: Id, id_from_position: bool, json: &[u8]) {
-        self.records.add(self.key.hash_one((id.get(), id_from_position, json)));
+        self.records.add(&self.keys, (id.get(), id_from_position, json));
     }
 
     /// Adds an entry of an index: the record `id` under `prefix`.
     pub fn add_entry(&mut self, prefix: &[u8], id: Id) {
-        self.entries.add(self.key.hash_one((prefix, id.get())));
+        self.entries.add(&self.keys, (prefix, id.get()));
     }
 
     /// Adds the entries that the indexes of `store` should have for `record`.
@@ -50,11 +50,11 @@ impl Sums {
         for (index, term) in record.terms {
             self.prefix.clear();
             store.push_entry_prefix(*index, term, &mut self.prefix);
-            self.entries.add(self.key.hash_one((&*self.prefix, record.id.get())));
+            self.entries.add(&self.keys, (&*self.prefix, record.id.get()));
         }
     }
 
-    /// Adds all elements of other sums under the same key.
+    /// Adds all elements of other sums under the same keys.
     pub fn merge(&mut self, other: &Self) {
         self.records.merge(other.records);
         self.entries.merge(other.entries);
@@ -62,8 +62,9 @@ impl Sums {
 }
 
 impl Sum {
-    fn add(&mut self, hash: u64) {
-        self.merge(Self { count: 1, hashes: hash });
+    fn add(&mut self, keys: &[RandomState; 2], element: impl Hash) {
+        let [high, low] = keys.each_ref().map(|key| u128::from(key.hash_one(&element)));
+        self.merge(Self { count: 1, hashes: high << 64 | low });
     }
 
     fn merge(&mut self, other: Self) {
