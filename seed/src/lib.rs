@@ -28,8 +28,9 @@
 //!    [`node`] text that only Node accepts. [`survey`] names every [`obstacle`] to a split at once.
 //! 4. Writing: [`splitting`] writes each [`mod@slice`] and loads its database. [`part_file`] puts a single file into place
 //!    whole or not at all; [`identity`] is a file's length and hash.
-//! 5. Proving: [`filling`] has [`scan`] read all of it back, and compares each [`digest`]; [`inspect`] does so with an
-//!    existing split; [`sums`] are what a split expects to read. [`orphans`] finds references that lead nowhere; [`text`] compares two records.
+//! 5. Proving: [`filling`] has [`scan`] read all of it back, and compares it with the [`sums`] and [`digest`] of what was
+//!    loaded; [`inspect`] does so with an existing split. [`orphans`] finds references that lead nowhere; [`text`]
+//!    compares two records.
 //! 6. Publishing: [`target`] puts the result into the services' folders, with one commit point. [`manifest`] describes
 //!    it, [`checkpoint`] notes an unfinished one, and [`aside`] keeps the files beside it.
 //! 7. Updating: [`changes`] compares a newer file with the split. [`rows`] are its records as hashes; [`mod@align`] and
