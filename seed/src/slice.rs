@@ -145,3 +145,24 @@ impl EarlySync {
         self.running.take().map_or(Ok(()), |running| running.join().expect("it returns its errors"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_early_sync_that_fails_is_not_lost() {
+        // A device cannot be synced.
+        let file = Arc::new(File::open("/dev/null").unwrap());
+        let mut early = EarlySync { file, begun_at: 0, running: None };
+        early.go_on(EarlySync::STEP - 1).unwrap();
+        assert!(early.running.is_none() && early.end().is_ok());
+        early.go_on(EarlySync::STEP).unwrap();
+        assert!(early.end().is_err());
+        early.go_on(2 * EarlySync::STEP).unwrap();
+        while !early.running.as_ref().unwrap().is_finished() {
+            thread::yield_now();
+        }
+        assert!(early.go_on(3 * EarlySync::STEP).is_err());
+    }
+}

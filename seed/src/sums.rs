@@ -72,3 +72,44 @@ impl Sum {
         self.hashes = self.hashes.wrapping_add(other.hashes);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_of_an_element_counts_and_the_order_does_not() {
+        let id = |id: u64| Id::try_from(id).unwrap();
+        let key = Sums::default();
+        let record = |element: (u64, bool, &[u8])| {
+            let mut sums = key.empty();
+            sums.add_record(id(element.0), element.1, element.2);
+            sums.records
+        };
+        let entry = |prefix: &[u8], number| {
+            let mut sums = key.empty();
+            sums.add_entry(prefix, id(number));
+            sums.entries
+        };
+        let sums = [
+            record((1, false, b"{}")),
+            record((2, false, b"{}")),
+            record((1, true, b"{}")),
+            record((1, false, b"{ }")),
+            entry(b"ab", 1),
+            entry(b"a", 1),
+            entry(b"ab", 2),
+        ];
+        for (nth, one) in sums.iter().enumerate() {
+            assert!(sums[..nth].iter().all(|other| one != other), "{nth}");
+            assert_ne!(one.hashes >> 64, u128::from(one.hashes as u64), "both keys are one");
+        }
+        let merged = |order: [usize; 3]| {
+            let mut sum = Sum::default();
+            order.into_iter().for_each(|nth| sum.merge(sums[nth]));
+            sum
+        };
+        assert_eq!(merged([0, 1, 2]), merged([2, 0, 1]));
+        assert_ne!(merged([0, 1, 2]), merged([0, 0, 2]));
+    }
+}

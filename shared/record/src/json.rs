@@ -587,6 +587,19 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// Bytes near those that are searched are as likely as they are.
+        #[test]
+        fn the_first_special_byte_is_found_wherever_it_is(
+            text in prop::collection::vec(prop_oneof![
+                40 => Just(b'a'), 1 => any::<u8>(), 1 => prop::sample::select(&b"!\"#[\\]\x1F\x20\x7F\x80\xA2\xDC\0"[..]),
+            ], 0..60),
+        ) {
+            let is_special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..0x20);
+            prop_assert_eq!(find_special(&text), text.iter().position(is_special));
+        }
+    }
+
     #[test]
     fn members_are_found_in_a_canonical_object_and_no_text_makes_the_search_panic() {
         let object = r#"{"a":1.0,"b\"}:":"x\\","":{"c":[{"d":",]"}]},"é":[]}"#;

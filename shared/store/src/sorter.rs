@@ -135,7 +135,7 @@ impl Texts {
     fn push(&mut self, text: &[u8]) -> u32 {
         self.known.resize(KNOWN, NOWHERE);
         let slot = crc32c::crc32c(text) as usize % KNOWN;
-        // No term is a prefix of another. So a text that goes on differently ends before.
+        // No term is a prefix of another: what begins like this text is this text.
         let (block, place) = (self.known[slot] as usize / BLOCK, self.known[slot] as usize % BLOCK);
         if self.blocks.get(block).is_some_and(|block| block[place..].starts_with(text)) {
             return self.known[slot];
