@@ -691,7 +691,7 @@ fn read_older(slice: &Path, entry: &Entry, all_given: bool) -> Result<Rows, Erro
     if source.identity() == entry.slice {
         return Ok(rows);
     }
-    let fault = fault(collection, true, false, true).unwrap_or_default();
+    let fault = fault(collection, true, false).unwrap_or_default();
     Err(Error::Difference(format!("{fault}\n`seed --replace` splits the file anew.")))
 }
 

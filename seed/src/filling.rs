@@ -16,7 +16,7 @@ use crate::orphans::Orphans;
 use crate::plan::Plan;
 use crate::progress::{Progress, Stage, Total};
 use crate::rejects::AsNode;
-use crate::scan::{Depth, Scanned, compare, describe_differences, fault, scan, scan_loaded};
+use crate::scan::{Scanned, compare, damage, describe_differences, fault, scan, scan_loaded};
 use crate::source::Reading;
 use crate::splitting::{Destination, Part, WholeSplit};
 use crate::target::{Building, Target};
@@ -55,8 +55,7 @@ pub(crate) fn prove(
         let slices = scope.spawn(identify);
         let scan = |nth: usize, store, stage: &Stage| match &built.split.parts[nth] {
             Part { sums: Some(sums), digests, .. } => scan_loaded(store, sums, *digests, stage),
-            // What an interrupted run has noted of the meaning is proven too.
-            _ => scan(store, Depth::Meaning, stage),
+            _ => scan(store, stage),
         };
         let scans = read_back(building, scan, records, options.progress);
         (scans, slices.join().expect("it returns its errors"))
@@ -65,9 +64,8 @@ pub(crate) fn prove(
     let mut faults = Vec::new();
     for (((scanned, building), part), slice) in scans.iter().zip(building).zip(&built.split.parts).zip(&slices) {
         let slice_equal = *slice == part.slice.file;
-        let meaning_equal = !built.taken_up || scanned.digests.canonical == part.digests.canonical;
-        let records_equal = scanned.digests.exact == part.digests.exact && meaning_equal;
-        faults.extend(fault(building.collection, records_equal, slice_equal, scanned.indexes_equal));
+        faults.extend(fault(building.collection, scanned.digests == part.digests, slice_equal));
+        faults.extend(damage(scanned));
     }
     if faults.is_empty() {
         return Ok(scans);

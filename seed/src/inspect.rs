@@ -18,7 +18,7 @@ use crate::numbers::{give_ids, number};
 use crate::plan::Plan;
 use crate::progress::{Progress, Total};
 use crate::rows::Rows;
-use crate::scan::{Depth, Scanned, damage, fault, scan};
+use crate::scan::{Scanned, damage, fault, scan};
 use crate::source::{Reading, Source};
 
 /// Opens a finished split, on which no service runs: its manifest and folders.
@@ -78,10 +78,10 @@ pub(crate) fn scan_split<'f>(
     for (collection, folder) in folders {
         look_for_parts(data, folder.path())?;
         let declared = manifest.entry(collection).collection();
-        let scanned = scan(folder.open(declared, Purpose::Passing, OnDamage::Refuse)?, Depth::Meaning, &stage)?;
+        let scanned = scan(folder.open(declared, Purpose::Passing, OnDamage::Refuse)?, &stage)?;
         faults.look_at(&scanned);
         let slice_equal = identify(&folder.slice())? == manifest.entry(collection).slice;
-        faults.different.extend(fault(collection, true, slice_equal, true));
+        faults.different.extend(fault(collection, true, slice_equal));
         scans.push(scanned);
     }
     Ok((scans, faults))

@@ -35,7 +35,7 @@ pub const NAMED: usize = 20;
 pub struct Scanned {
     /// The database.
     pub store: Store,
-    /// The digests of its records: by a scan of [`Depth::Bytes`], the exact one only.
+    /// The digests of its records.
     pub digests: Digests,
     /// Whether each index matches the records.
     pub indexes_equal: bool,
@@ -50,22 +50,13 @@ impl Scanned {
     }
 }
 
-/// What a scan computes of the records.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Depth {
-    /// The digest of their bytes. If two of these are equal, so is the meaning.
-    Bytes,
-    /// Also the digest of their meaning.
-    Meaning,
-}
-
 /// Reads all records and all indexes of a database, as a part of `stage`.
-pub fn scan(store: Store, depth: Depth, stage: &Stage) -> Result<Scanned, Error> {
+pub fn scan(store: Store, stage: &Stage) -> Result<Scanned, Error> {
     let empty = Sums::default();
     // Progress is counted on this thread.
     let (found, records) = thread::scope(|scope| {
         let found = scope.spawn(|| sum_entries(&store, empty.empty()));
-        let records = scan_records(&store, depth, &empty, stage);
+        let records = scan_records(&store, &empty, stage);
         (found.join().expect("a scan returns its errors"), records)
     });
     let (digests, expected) = records?;
@@ -84,7 +75,7 @@ pub fn scan_loaded(store: Store, expected: &Sums, digests: Digests, stage: &Stag
     let is_equal = records.is_ok_and(|sums| sums.records == expected.records)
         && entries.is_ok_and(|sums| sums.entries == expected.entries);
     if !is_equal {
-        return scan(store, Depth::Bytes, stage);
+        return scan(store, stage);
     }
     let counted = store.counted()? == digests.exact;
     Ok(Scanned { digests, indexes_equal: true, counted, store })
@@ -108,7 +99,7 @@ fn sum_records(store: &Store, mut sums: Sums, stage: &Stage) -> Result<Sums, Err
 }
 
 /// Returns the digests of the records, and the sums of the index entries they should have.
-fn scan_records(store: &Store, depth: Depth, empty: &Sums, stage: &Stage) -> Result<(Digests, Sums), Error> {
+fn scan_records(store: &Store, empty: &Sums, stage: &Stage) -> Result<(Digests, Sums), Error> {
     let mut digests = Digests::default();
     let mut entries = empty.empty();
     let mut records = store.records();
@@ -123,7 +114,7 @@ fn scan_records(store: &Store, depth: Depth, empty: &Sums, stage: &Stage) -> Res
         if parts.is_empty() {
             return Ok((digests, entries));
         }
-        let scanned: Vec<_> = parts.par_iter().map(|part| scan_part(store, depth, empty.empty(), part)).collect();
+        let scanned: Vec<_> = parts.par_iter().map(|part| scan_part(store, empty.empty(), part)).collect();
         stage.advance(0, parts.iter().map(|part| part.len() as u64).sum());
         for part in scanned {
             let (part, of_part) = part?;
@@ -144,7 +135,7 @@ fn sum_entries(store: &Store, mut sums: Sums) -> Result<Sums, StoreError> {
 }
 
 /// Returns the digests of some records, and `entries` with the index entries they should have.
-fn scan_part(store: &Store, depth: Depth, mut entries: Sums, part: &[(Id, Stored)]) -> Result<(Digests, Sums), Error> {
+fn scan_part(store: &Store, mut entries: Sums, part: &[(Id, Stored)]) -> Result<(Digests, Sums), Error> {
     let collection = store.made_by();
     let mut digests = Digests::default();
     let unreadable = |id: Id, why: &str| {
@@ -161,10 +152,7 @@ fn scan_part(store: &Store, depth: Depth, mut entries: Sums, part: &[(Id, Stored
             return Err(unreadable(*id, "it is not in canonical form"));
         }
         entries.add_entries_of(store, &record);
-        match depth {
-            Depth::Bytes => digests.exact.add_record(*id, stored.id_from_position, record.source.as_bytes()),
-            Depth::Meaning => digests.add(*id, stored.id_from_position, record.source),
-        }
+        digests.add(*id, stored.id_from_position, record.source);
     }
     Ok((digests, entries))
 }
@@ -323,11 +311,10 @@ pub fn other_than_backup(scanned: &Scanned, head: &Head) -> String {
 }
 
 /// Describes the faults of a collection's database and slice; returns `None` without faults.
-pub fn fault(collection: Collection, records_equal: bool, slice_equal: bool, indexes_equal: bool) -> Option<String> {
+pub fn fault(collection: Collection, records_equal: bool, slice_equal: bool) -> Option<String> {
     let faults = [
         (records_equal, "the database does not hold the source's records"),
         (slice_equal, "the slice is not what the source holds"),
-        (indexes_equal, "an index does not match the records"),
     ];
     let faults: Vec<&str> = faults.into_iter().filter(|(equal, _)| !equal).map(|(_, fault)| fault).collect();
     (!faults.is_empty()).then(|| format!("{}: {}", collection.name(), faults.join("; ")))

@@ -18,7 +18,7 @@ use crate::manifest::Manifest;
 use crate::orphans::Orphans;
 use crate::progress::{Progress, Total};
 use crate::report::{Report, table};
-use crate::scan::{Depth, Scanned, other_than_backup, scan};
+use crate::scan::{Scanned, other_than_backup, scan};
 use crate::slice::Sliced;
 use crate::splitting::Part;
 use crate::target::{Building, Target};
@@ -48,7 +48,7 @@ pub fn restore(
     drop(stage);
     let scans = read_back(
         &building,
-        |_, store, stage| scan(store, Depth::Meaning, stage),
+        |_, store, stage| scan(store, stage),
         heads.iter().map(|head| head.records).sum(),
         progress,
     )?;

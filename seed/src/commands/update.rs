@@ -195,7 +195,7 @@ fn look_after(target: &mut Target, looks: &[Look], changes: &[Changes]) -> Resul
         };
         let is_alone = now.revision == look.revision + changes.applied;
         if is_alone && now.records != changes.applied_to(look.records) {
-            let fault = fault(place.collection, false, true, true).unwrap_or_default();
+            let fault = fault(place.collection, false, true).unwrap_or_default();
             return Err(Error::Damaged(fault));
         }
         moments.push(Moment::at(if is_alone { &now } else { look }, changes.differs.clone()));

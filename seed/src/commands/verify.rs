@@ -14,7 +14,7 @@ use crate::manifest::Manifest;
 use crate::plan::Plan;
 use crate::progress::{Progress, Total};
 use crate::report::{Report, table};
-use crate::scan::{Comparison, Depth, Scanned, compare, describe_differences, other_than_backup, scan};
+use crate::scan::{Comparison, Scanned, compare, describe_differences, other_than_backup, scan};
 use crate::source::Reading;
 
 /// Checks that each database in `data` is sound, and reports changes since the split. Compares the databases with the file
@@ -35,8 +35,7 @@ pub fn verify(input: Option<&Path>, against: Option<&Chain>, data: &Path, progre
 pub fn verify_backup(input: Option<&Path>, chain: &Chain, progress: Progress) -> Result<Report, Error> {
     let Unpacked { stores, _dir } = unpack(chain, progress)?;
     let stage = progress.stage("reading back", Total::Records(records(chain)?));
-    let scans: Vec<Scanned> =
-        stores.into_iter().map(|store| scan(store, Depth::Meaning, &stage)).collect::<Result<_, _>>()?;
+    let scans: Vec<Scanned> = stores.into_iter().map(|store| scan(store, &stage)).collect::<Result<_, _>>()?;
     drop(stage);
     let mut faults = Faults::default();
     scans.iter().for_each(|scanned| faults.look_at(scanned));

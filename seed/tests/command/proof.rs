@@ -13,7 +13,7 @@ use seed::commands::join::Joining;
 use seed::options::Options;
 use seed::plan::Plan;
 use seed::progress::{Progress, Total};
-use seed::scan::{Depth, Scanned, scan, scan_loaded};
+use seed::scan::{Scanned, scan, scan_loaded};
 use seed::sums::Sums;
 use store::{Purpose, Store};
 use world::{Process, program, sample, seed, split, start_service, text};
@@ -126,7 +126,7 @@ fn what_was_loaded_is_found_different_if_anything_is_lost() {
         expected.add_record(id, stored.id_from_position, stored.json());
     }
     records.iter().for_each(|record| expected.add_entries_of(&loaded, &record));
-    let Scanned { store, digests, .. } = scan(loaded, Depth::Meaning, &stage).unwrap();
+    let Scanned { store, digests, .. } = scan(loaded, &stage).unwrap();
     let read = scan_loaded(store, &expected, digests, &stage).unwrap();
     assert!(read.is_sound() && read.digests == digests);
     drop(read);
