@@ -1,7 +1,7 @@
 //! Sums of what a database should hold, to compare with what it holds.
 //!
 //! Both sides of a comparison are added up by one run, under the same two random keys. So no SHA-256 is needed, which would
-//! take a tenth of a split: a difference goes unnoticed once in 2¹²⁸ times.
+//! take a tenth of a split: an accident would have to keep 128 bits.
 
 use std::hash::{BuildHasher, Hash};
 
