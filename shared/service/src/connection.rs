@@ -56,6 +56,10 @@ pub const LINGER_BYTES: u64 = 1 << 20;
 /// request that has come with the connection is read later than it, the more so on a busy machine.
 pub(crate) const GRACE: Duration = Duration::from_millis(100);
 
+/// The most connections that are to end with their next answers because others wait for a place. Each that ends makes room
+/// for one, which lets the next one be chosen.
+const LEAVING: usize = 32;
+
 /// The time between two sweeps.
 pub(crate) const SWEEP: Duration = Duration::from_secs(1);
 
@@ -116,6 +120,8 @@ struct Pulse {
     is_blocked: AtomicBool,
     /// The last request had a body, of which some may still come.
     has_body: AtomicBool,
+    /// The next answer is the connection's last.
+    is_leaving: AtomicBool,
     /// The reason why the connection must end.
     ended: OnceLock<&'static str>,
     /// Wakes the connection's task.
@@ -133,6 +139,7 @@ impl Pulse {
             sent: AtomicU64::new(0),
             is_blocked: AtomicBool::new(false),
             has_body: AtomicBool::new(false),
+            is_leaving: AtomicBool::new(false),
             ended: OnceLock::new(),
             waker: OnceLock::new(),
         }
@@ -214,6 +221,11 @@ impl Entry {
         let is_silent = || self.pulse.requests.load(Relaxed) == 0 && self.accepted.elapsed() >= GRACE;
         (self.pulse.is_waiting() && (age > 0 || is_silent())).then_some(age)
     }
+
+    /// Tells whether requests have come one after the other, so that there will be a next answer soon.
+    fn is_in_use(&self) -> bool {
+        self.age == 0 || self.state() != self.seen
+    }
 }
 
 /// Returns the number of sweeps in `time`.
@@ -289,15 +301,18 @@ impl Connections {
         self.lock().entries.values_mut().for_each(Entry::sweep);
     }
 
-    /// Ends the connection that has waited longest for a request, if one may be given up. If none may, another call may
-    /// find one after [`GRACE`].
-    pub(crate) fn end_longest_waiting(&self) {
+    /// Ends the connection that has waited longest for a request. If none may be given up, the oldest of those in use are to
+    /// end with their next answers: clients that ask without a pause must not keep others out. Another call may find one
+    /// after [`GRACE`].
+    pub(crate) fn make_room(&self) {
         let open = self.lock();
         // The first of several.
         let waiting = open.entries.values().rev().filter_map(|entry| Some((entry.waited()?, entry)));
         if let Some((_, entry)) = waiting.max_by_key(|(age, _)| *age) {
-            entry.pulse.end("others need its place");
+            return entry.pulse.end("others need its place");
         }
+        let in_use = open.entries.values().filter(|entry| entry.is_in_use());
+        in_use.take(LEAVING).for_each(|entry| entry.pulse.is_leaving.store(true, Relaxed));
     }
 
     /// Returns what the connections so far amount to.
@@ -374,6 +389,11 @@ impl Busy {
         pulse.has_body.store(has_body, Relaxed);
         pulse.phase.store(BUSY, Relaxed);
         Self(Arc::clone(pulse))
+    }
+
+    /// Tells whether the answer is the connection's last, since others wait for its place.
+    pub(crate) fn is_last(&self) -> bool {
+        self.0.is_leaving.load(Relaxed)
     }
 
     /// Ends the request with `response`. A list that is sent in chunks takes one of the lists' permits, and the request is
@@ -652,7 +672,7 @@ mod tests {
         trickling.pulse.phase.store(HEAD, Relaxed);
         let mut given_up = Vec::new();
         for _ in 0..10 {
-            connections.end_longest_waiting();
+            connections.make_room();
             for watch in watches.iter().filter(|watch| watch.pulse.ended.get().is_some()) {
                 let number = watch.connections.count;
                 if !given_up.contains(&number) {
@@ -663,8 +683,28 @@ mod tests {
         // Not the one that was served since the last sweep.
         assert_eq!(given_up, [5, 7, 4, 6]);
         sweep(&connections, served, 2);
-        connections.end_longest_waiting();
+        connections.make_room();
         assert!(served.pulse.ended.get().is_some());
+    }
+
+    #[test]
+    fn of_busy_connections_the_oldest_end_with_their_next_answers() {
+        let mut connections = Connections::new(Bounds::default());
+        let watches: Vec<Watch> = (0..LEAVING + 3).map(|_| connections.watch()).collect();
+        let busy: Vec<Busy> = watches.iter().map(|watch| Busy::begin(&watch.pulse, false)).collect();
+        // The first one sends a list for long; then the others ask again.
+        (0..2).for_each(|_| connections.sweep());
+        let _again: Vec<Busy> = watches[1..].iter().map(|watch| Busy::begin(&watch.pulse, false)).collect();
+        connections.make_room();
+        connections.make_room();
+        let last: Vec<bool> = busy.iter().map(Busy::is_last).collect();
+        assert_eq!(last, [vec![false], vec![true; LEAVING], vec![false; 2]].concat());
+        // The next one is chosen when one has gone.
+        let mut watches = watches;
+        drop(watches.remove(1));
+        connections.make_room();
+        assert!(busy[LEAVING + 1].is_last() && !busy[LEAVING + 2].is_last());
+        assert!(watches.iter().all(|watch| watch.pulse.ended.get().is_none()));
     }
 
     #[test]
@@ -673,7 +713,7 @@ mod tests {
         let watch = connections.watch();
         let give_up = |accepted| {
             connections.lock().entries.values_mut().for_each(|entry| entry.accepted = accepted);
-            connections.end_longest_waiting();
+            connections.make_room();
             watch.pulse.ended.get().is_some()
         };
         let now = Instant::now();

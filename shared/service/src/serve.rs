@@ -19,7 +19,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::Either;
 use hyper::body::{Body, Incoming};
-use hyper::header::{HeaderMap, HeaderValue};
+use hyper::header::{CONNECTION, HeaderMap, HeaderValue};
 use hyper::http::uri::PathAndQuery;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -135,7 +135,7 @@ impl Server {
         let mut end = pin!(end);
         loop {
             if next.is_some() && permits.available_permits() == 0 {
-                connections.end_longest_waiting();
+                connections.make_room();
             }
             let permit = tokio::select! {
                 accepted = listener.accept(), if next.is_none() => {
@@ -267,6 +267,9 @@ fn answer_requests(
             if let Some(announcements) = &announcements {
                 announcements.add_to(request.uri(), response.headers_mut());
             }
+            if busy.is_last() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             let took = begin.elapsed();
             tally.add_repeated();
             tally.add(request.method(), route, &response, took);
@@ -290,6 +293,7 @@ fn answer_requests(
             };
             let route = Route::of(uri.path(), collection);
             cache.keep(&uri, route, &mut response);
+            let is_last = busy.is_last();
             let mut response = busy.limit_list(response, collection);
             if let Some(replica) = &replica {
                 replica.add_sequence(response.headers_mut());
@@ -299,6 +303,9 @@ fn answer_requests(
             }
             if let Some(announcements) = &announcements {
                 announcements.add_to(&uri, response.headers_mut());
+            }
+            if is_last {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             let took = begin.elapsed();
             tally.add(&method, route, &response, took);

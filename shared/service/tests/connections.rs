@@ -4,6 +4,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -148,6 +149,46 @@ fn connections_that_wait_for_a_request_make_room_for_one_that_has_one() {
         last.write_all(if bytes.is_empty() { ONE.as_bytes() } else { b"host: a\r\n\r\n" }).unwrap();
         assert!(begin(last).starts_with("HTTP/1.1 "));
     }
+}
+
+/// The clients of a load test hold all connections, and ask without a pause.
+#[test]
+fn busy_clients_do_not_keep_others_out() {
+    let app = spawn_app();
+    let is_over = AtomicBool::new(false);
+    let (asked, left) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let mut streams: Vec<TcpStream> = (0..CONNECTIONS).map(|_| open(&app, ONE)).collect();
+    streams.iter_mut().for_each(|stream| assert!(begin(stream).ends_with(RECORD)));
+    thread::scope(|scope| {
+        for streams in streams.chunks_mut(CONNECTIONS / 8) {
+            scope.spawn(|| {
+                while !is_over.load(Relaxed) {
+                    // A client that does not ask within two seconds, on a slow machine, may lose its place without an answer.
+                    streams.iter_mut().for_each(|stream| drop(stream.write_all(ONE.as_bytes())));
+                    for stream in streams.iter_mut() {
+                        asked.fetch_add(1, Relaxed);
+                        let mut bytes = [0; 300];
+                        let length = stream.read(&mut bytes).unwrap_or_default();
+                        let is_last = String::from_utf8_lossy(&bytes[..length]).contains("connection: close");
+                        left.fetch_add(usize::from(is_last), Relaxed);
+                        if is_last || length == 0 {
+                            *stream = open(&app, "");
+                        }
+                    }
+                }
+            });
+        }
+        let newcomers = scope.spawn(|| {
+            while asked.load(Relaxed) < 2 * CONNECTIONS {
+                thread::yield_now();
+            }
+            (0..20).for_each(|_| assert!(begin(&mut open(&app, ONE)).ends_with(RECORD)));
+        });
+        let served = newcomers.join();
+        is_over.store(true, Relaxed);
+        served.unwrap();
+    });
+    assert!(left.into_inner() > 0, "nobody was asked to leave");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -81,6 +81,39 @@ fn a_request_with_a_hundred_fields_is_answered() {
     let request = format!("GET /api/posts/1 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{fields}\r\n");
     let answer = send(world.address, request.as_bytes());
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+/// Returns the clients of single posts in the log of posts: each connection of the entrance is one.
+fn connections_of(posts: &Process) -> BTreeSet<String> {
+    let log = posts.log();
+    let of_client = |line: &str| Some(line.split_once(" client=")?.1.split(' ').next()?.to_owned());
+    log.lines().filter(|line| line.contains("/api/posts/1")).filter_map(of_client).collect()
+}
+
+#[test]
+fn the_entrance_keeps_its_connections_to_a_service_while_many_clients_are_connected() {
+    let Some(world) = World::start(&[("CONNECTIONS", "128")]) else { return };
+    let ask = |stream: &mut TcpStream, path: &str| {
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes()).unwrap();
+        let length = stream.read(&mut [0; 4096]).unwrap();
+        assert!(length > 0, "{path}");
+    };
+    let connect = || {
+        let stream = TcpStream::connect(world.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    };
+    // The entrance answers these itself.
+    let mut idle: Vec<TcpStream> = (0..80).map(|_| connect()).collect();
+    idle.iter_mut().for_each(|stream| ask(stream, "/api"));
+    let mut client = connect();
+    for _ in 0..50 {
+        ask(&mut client, "/api/posts/1");
+    }
+    let count = || world.posts.log().lines().filter(|line| line.contains("/api/posts/1")).count();
+    wait_for("the access log", || count() >= 50);
+    let connections = connections_of(&world.posts);
+    assert!((1..10).contains(&connections.len()), "{connections:?}");
 }
 
 /// The default of `SOAK`, the seconds of the soak.
