@@ -223,7 +223,9 @@ fn pushed_images_can_be_pulled_and_run_and_a_tag_is_never_moved() {
     let names = |tag: &str| SERVICES.map(|name| registry.image(name, tag) + "\n").concat();
 
     // A dry run pushes nothing.
+    let and_seed = |tag| names(tag) + &registry.image("seed", tag) + "\n";
     assert_eq!(ok(push("v1").arg("--dry-run")), names("v1"));
+    assert_eq!(ok(push("v1").args(["--dry-run", "--seed"])), and_seed("v1"));
     assert_eq!(tags(), [[""; 0]; 3]);
 
     assert_eq!(ok(&mut push("v1")), names("v1"));
@@ -272,6 +274,12 @@ fn pushed_images_can_be_pulled_and_run_and_a_tag_is_never_moved() {
     ok(&mut docker(&["push", &first]));
     assert_eq!(ok(&mut push("v3")), names("v3"));
     assert_eq!(tags(), [vec!["v1", "v3"], vec!["v1", "v3"], vec!["v1", "v2", "v3"]]);
+
+    // With seed, as deploy/kubernetes needs it.
+    let seed = registry.image("seed", "v3");
+    assert_eq!(ok(push("v3").arg("--seed")), names("v3") + &seed + "\n");
+    ok(&mut docker(&["rmi", &seed]));
+    assert!(ok(&mut docker(&["run", "--rm", &seed, "--version"])).starts_with("seed "));
 
     // A registry that does not answer is not taken for an empty one.
     let mut after = push("v4");

@@ -2,7 +2,7 @@
 //! no token, so it belongs on a Unix socket or into a network of its own, never behind the entrance.
 //!
 //! ```text
-//! GET /metrics     for Prometheus
+//! GET /metrics     for Prometheus; without its database's figures before that is open
 //! GET /ready       the state in JSON: 200 while the service takes requests, else 503
 //! GET /log-level   how much is logged
 //! PUT /log-level   error, warn, info, debug, trace or off; default is what RUST_LOG said at the start
@@ -14,12 +14,13 @@ use std::net::{self, SocketAddr};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net as unix;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, UNIX_EPOCH};
 
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
+use record::model::Collection;
 use serde_json::json;
 use store::StoreError;
 use tokio::net::{TcpListener, UnixListener};
@@ -31,6 +32,7 @@ use crate::brief::Places;
 use crate::changes::Listeners;
 use crate::config::REVISION;
 use crate::exposition::{CONTENT_TYPE as EXPOSITION, Exposition};
+use crate::loading::Loading;
 use crate::metrics::Metrics;
 use crate::parameters::Parameters;
 use crate::problem::{Problem, READS};
@@ -126,19 +128,41 @@ fn remove_abandoned(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Answers operators.
+/// Answers operators. Clones share what it tells.
+#[derive(Clone)]
 pub struct Admin {
+    collection: Collection,
+    metrics: Metrics,
+    loading: Loading,
+    serving: Arc<OnceLock<Serving>>,
+}
+
+/// A service that has its database.
+struct Serving {
     state: State,
     cache: AnswerCache,
     listeners: Listeners,
-    metrics: Metrics,
 }
 
 impl Admin {
-    /// Tells what `routes` count, and the state that they share.
-    pub fn new(state: &State, routes: &Routes) -> Self {
-        let Routes { cache, listeners, metrics, .. } = routes.clone();
-        Self { state: state.clone(), cache, listeners, metrics }
+    /// Tells what `metrics` count, and what a service of `collection` does to have a database.
+    pub(crate) fn new(collection: Collection, metrics: Metrics, loading: Loading) -> Self {
+        Self { collection, metrics, loading, serving: Arc::default() }
+    }
+
+    /// From now on tells the state of a service with these `routes`, too.
+    pub(crate) fn begin_serving(&self, state: &State, routes: &Routes) {
+        let Routes { cache, listeners, .. } = routes.clone();
+        // It begins once.
+        let _ = self.serving.set(Serving { state: state.clone(), cache, listeners });
+    }
+
+    /// Returns why the service takes no requests.
+    fn find_obstacles(&self) -> Vec<Problem> {
+        match self.serving.get() {
+            Some(serving) => serving.state.find_obstacles(),
+            None => vec![self.loading.to_problem()],
+        }
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response {
@@ -155,12 +179,12 @@ impl Admin {
             ("/metrics" | "/ready", _) => Err(Problem::MethodNotAllowed(READS)),
             _ => Err(Problem::NoSuchPath),
         };
-        answer.unwrap_or_else(|problem| problem.into_response(self.state.store.collection(), &method))
+        answer.unwrap_or_else(|problem| problem.into_response(self.collection(), &method))
     }
 
     /// `GET /ready`
     fn describe_readiness(&self) -> Response {
-        let obstacles = self.state.find_obstacles();
+        let obstacles = self.find_obstacles();
         let reasons = obstacles
             .iter()
             .map(|problem| json!({ "reason": problem.reason(), "detail": problem.detail(&Method::GET) }));
@@ -168,7 +192,7 @@ impl Admin {
         let state = json!({
             "ready": is_ready,
             "reasons": reasons.collect::<Vec<_>>(),
-            "remarks": self.state.list_remarks(),
+            "remarks": self.serving.get().map(|serving| serving.state.list_remarks()).unwrap_or_default(),
         });
         let mut response = reply::json(Response::new(format!("{state}\n").into()));
         *response.status_mut() = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -179,8 +203,11 @@ impl Admin {
     fn write_metrics(&self) -> Result<Response, StoreError> {
         let mut text = Exposition::default();
         self.write_requests(&mut text);
-        self.write_writes(&mut text);
-        self.write_store(&mut text)?;
+        if let Some(serving) = self.serving.get() {
+            serving.write_reads(&mut text);
+            serving.write_writes(&mut text);
+            serving.write_store(&mut text)?;
+        }
         let mut response = Response::new(text.into_text().into());
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(EXPOSITION));
         Ok(response)
@@ -188,11 +215,10 @@ impl Admin {
 
     fn write_requests(&self, text: &mut Exposition) {
         let version = env!("CARGO_PKG_VERSION");
-        let labels =
-            [("version", version), ("revision", REVISION), ("collection", self.state.store.collection().name())];
+        let labels = [("version", version), ("revision", REVISION), ("collection", self.collection().name())];
         text.begin("service_build_info", "gauge", "The program, in labels; always 1.");
         text.sample("service_build_info", &labels, 1);
-        let is_ready = self.state.find_obstacles().is_empty();
+        let is_ready = self.find_obstacles().is_empty();
         text.one("service_ready", "gauge", "1 while the service takes requests, else 0.", u8::from(is_ready));
 
         let name = "service_request_duration_seconds";
@@ -208,20 +234,30 @@ impl Admin {
         }
         let repeated = self.metrics.repeated();
         text.one("service_repeated_answers_total", "counter", "Answers from memory, without the routes.", repeated);
-        let (bytes, limit) = self.cache.bytes();
-        text.one("service_answer_cache_bytes", "gauge", "The memory of answers and of pages of records.", bytes);
-        text.one("service_answer_cache_limit_bytes", "gauge", "The most memory of these.", limit);
 
         let figures = self.metrics.connections.figures();
         text.one("service_requests_in_flight", "gauge", "Requests under way.", figures.busy);
-        let listeners = self.listeners.count();
-        text.one("service_listeners", "gauge", "Clients that follow the changes; requests under way, too.", listeners);
         text.one("service_connections", "gauge", "Open connections.", figures.open);
         text.one("service_connections_total", "counter", "Connections so far.", figures.accepted);
         text.one("service_received_bytes_total", "counter", "Bytes that clients have sent.", figures.received);
         text.one("service_sent_bytes_total", "counter", "Bytes that were sent to clients.", figures.sent);
         let lost = access_log::lost();
         text.one("service_access_log_lost_lines_total", "counter", "Lines that the access log has lost.", lost);
+    }
+
+    /// Returns the collection as its database declares it, once it is open.
+    fn collection(&self) -> Collection {
+        self.serving.get().map_or(self.collection, |serving| serving.state.store.collection())
+    }
+}
+
+impl Serving {
+    fn write_reads(&self, text: &mut Exposition) {
+        let (bytes, limit) = self.cache.bytes();
+        text.one("service_answer_cache_bytes", "gauge", "The memory of answers and of pages of records.", bytes);
+        text.one("service_answer_cache_limit_bytes", "gauge", "The most memory of these.", limit);
+        let listeners = self.listeners.count();
+        text.one("service_listeners", "gauge", "Clients that follow the changes; requests under way, too.", listeners);
     }
 
     fn write_writes(&self, text: &mut Exposition) {

@@ -62,6 +62,11 @@ impl Loading {
         self.note(Stage { what: what.into(), bytes, read });
     }
 
+    /// Tells a client why its request cannot be answered.
+    pub(crate) fn to_problem(&self) -> Problem {
+        Problem::Loading(format!("The service {self}."))
+    }
+
     fn note(&self, stage: Stage) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = stage;
     }
@@ -121,7 +126,7 @@ impl Answerer {
             "/live" | "/live/" => Err(Problem::MethodNotAllowed(READS)),
             // Otherwise a browser would not ask, and its page not see why.
             _ if permission.as_ref().is_some_and(Permission::asks_before) => Err(Problem::MethodNotAllowed(METHODS)),
-            _ => Err(Problem::Loading(format!("The service {}.", self.loading))),
+            _ => Err(self.loading.to_problem()),
         };
         let mut response = answer.unwrap_or_else(|problem| problem.into_response(self.collection, &head.method));
         if let Some(permission) = permission {

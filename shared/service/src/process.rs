@@ -214,6 +214,8 @@ impl Outside {
         let mut server = Server::new(listener, metrics.clone());
         let (loading, broker) = (Loading::default(), link.as_ref().map(|(broker, _)| broker));
         let cors = Cors::new(&config.allow_origin);
+        let operators = Admin::new(collection, metrics.clone(), loading.clone());
+        let admin = admin.map(|listener| tokio::spawn(listener.serve(operators.clone())));
         let redeclaration = tokio::select! {
             opened = Box::pin(make_and_open(&folder, collection, slice, config.on_damage(), broker, &loading)) => opened?,
             // The next start begins again, and removes the unfinished database.
@@ -244,7 +246,8 @@ impl Outside {
         };
         let cache = config.cache.unwrap_or_else(|| AnswerCache::share(&state.store));
         let routes = routes(&state, own, cache << 20).allow(&config.allow_origin).count_in(metrics);
-        let admin = admin.map(|listener| tokio::spawn(listener.serve(Admin::new(&state, &routes))));
+        operators.begin_serving(&state, &routes);
+        drop(operators);
         server.start_workers(threads)?;
         let end = Box::pin(server.serve(routes, end)).await;
         state.operator.end();

@@ -20,6 +20,7 @@ use ureq::http::{HeaderMap, Response};
 use crate::admin::{Admin, AdminListener};
 use crate::authorize::Writers;
 use crate::health::Health;
+use crate::loading::Loading;
 use crate::operate::Operator;
 use crate::routes::{Own, routes};
 use crate::serve::serve;
@@ -140,7 +141,9 @@ impl App {
                 let state = State { store, commit, writers, replica: None, operator, health: of_state };
                 let workers = Workers::start(2).expect("threads can be started");
                 let routes = routes(&state, own, CACHE);
-                let operators = tokio::spawn(operators.serve(Admin::new(&state, &routes)));
+                let admin = Admin::new(collection, routes.metrics.clone(), Loading::default());
+                admin.begin_serving(&state, &routes);
+                let operators = tokio::spawn(operators.serve(admin));
                 serve(listener, routes, workers, async { drop(asked.await) }).await;
                 operators.abort();
             });

@@ -210,7 +210,8 @@ fn a_service_lives_and_says_what_it_does_while_its_database_is_filled_and_then_s
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let mut command = Command::new(program("posts"));
     command.args(["--listen", &address.to_string()]).arg("--data").arg(&folder).arg("--slice").arg(&slice);
-    command.args(["--allow-origin", "https://forum.example"]);
+    let operators = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    command.args(["--allow-origin", "https://forum.example", "--admin-listen", &operators.to_string()]);
     let mut posts = Process::start(&mut command);
     let mut writer = OpenOptions::new().write(true).open(&slice).unwrap();
     let post = r#"{"thread":1,"text":"t","user":1}"#;
@@ -234,6 +235,11 @@ fn a_service_lives_and_says_what_it_does_while_its_database_is_filled_and_then_s
     let said = text(&check(&address.to_string()).stderr);
     assert!(said.contains(&reason), "{said}");
     posts.await_line(r#"path="/nowhere" status=503"#);
+    let state = format!(r#"{{"ready":false,"reasons":[{{"detail":"{detail}","reason":"loading"}}],"remarks":[]}}"#);
+    assert_eq!(get(operators, "/ready"), (503, "application/json; charset=utf-8".to_owned(), state + "\n"));
+    let metrics = get(operators, "/metrics").2;
+    assert!(metrics.contains("\nservice_ready 0\n") && !metrics.contains("service_records"), "{metrics}");
+    assert!(metrics.contains(r#"service_refused_requests_total{reason="loading"} "#), "{metrics}");
     // A page of another origin sees why.
     let origin = ("origin", "https://forum.example");
     let seen = agent.get(format!("http://{address}/api/posts")).header(origin.0, origin.1).call().unwrap();
@@ -258,6 +264,9 @@ fn a_service_lives_and_says_what_it_does_while_its_database_is_filled_and_then_s
         drop(writer);
     });
     assert_eq!(get(address, "/api/posts").2.matches("\"id\":").count(), 2);
+    wait_for("readiness", || get(operators, "/ready").0 == 200);
+    let metrics = get(operators, "/metrics").2;
+    assert!(metrics.contains("\nservice_ready 1\n") && metrics.contains("\nservice_records 2\n"), "{metrics}");
     posts.signal("TERM");
     assert!(posts.wait().success(), "{}", posts.log());
 }
