@@ -246,14 +246,9 @@ impl Chain {
             let restore = loader.join().expect("a loader returns its errors")?;
             let (head, rest) = read?;
             let store = restore.finish(&rest.kept, head.revision, head.last_id)?;
-            if as_replica {
+            if as_replica && !head.note_position(&store, declared)? {
                 let none = "it is none of a replica, or was taken without a token: it has no position in a stream";
-                let position = head.position.as_ref();
-                store.put_position(
-                    position
-                        .ok_or_else(|| broken(self.paths.last().expect("a chain has a backup"), none.to_owned()))?,
-                )?;
-                store.put_ruled(declared.declaration())?;
+                return Err(broken(self.paths.last().expect("a chain has a backup"), none.to_owned()));
             }
             store.sync()?;
             Ok(head)

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
@@ -1172,6 +1172,95 @@ fn replicas_of_two_declarations_agree_while_they_are_updated_one_by_one_and_chan
     cluster.start_replica(1);
     cluster.await_ready(1);
     assert_eq!(get(cluster.address(1), "/api/notes").2, lists[0]);
+}
+
+/// More records than a service indexes before it listens.
+#[test]
+fn a_new_index_comes_with_each_replicas_update_without_a_change_over_and_without_a_pause() {
+    let records: Vec<String> = (1..=25_000).map(|id| format!(r#"{{"id":{id},"text":"t{}"}}"#, id % 1000)).collect();
+    let Some(mut cluster) = Cluster::start(&format!("[{}]", records.join(","))) else { return };
+    let old = fs::read_to_string(cluster.declaration(0)).unwrap();
+    let index = r#"[{"number":2,"field":"text","route":"with-text"},"#;
+    let new = old.replace("\"indexes\": [", &format!("\"indexes\": {index}"));
+    let plan = cluster.write_plan("new", &new);
+    assert_eq!(post(&cluster, 0, "before"), 201);
+    let addresses: Vec<_> = (0..COUNT).map(|nth| cluster.address(nth)).collect();
+    let (end, reads, writes) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        let _ended = EndOnPanic(&end);
+        // As the entrance does, both take the next replica if one does not answer.
+        scope.spawn(|| {
+            while !end.load(Ordering::Relaxed) {
+                let read = |address: &SocketAddr| try_get(*address, "/api/notes/7").is_some_and(|read| read.0 == 200);
+                assert!(addresses.iter().any(read), "nobody answers a read");
+                reads.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        scope.spawn(|| {
+            for number in 0.. {
+                let body = format!(r#"{{"text":"meanwhile {number}"}}"#);
+                let key = format!("w{number}");
+                for attempt in 0.. {
+                    if end.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let client = Client::with_secret(addresses[(number + attempt) % COUNT], SECRET);
+                    let sent = client.try_send("POST", "/api/notes", &[("idempotency-key", &key)], &body);
+                    if sent.is_some_and(|answer| answer.status == 201) {
+                        writes.fetch_add(1, Ordering::Relaxed);
+                        break;
+                    }
+                    thread::sleep(Duration::from_millis(5));
+                }
+            }
+        });
+        for replica in 0..COUNT {
+            cluster.stop_replica(replica);
+            fs::write(cluster.declaration(replica), &new).unwrap();
+            cluster.start_replica(replica);
+            cluster.await_ready(replica);
+            assert_eq!(get(cluster.address(replica), "/ready").2, "ready");
+            // Beside those of the old declaration.
+            let before = writes.load(Ordering::Relaxed);
+            wait_for("writes beside it", || writes.load(Ordering::Relaxed) > before + 10);
+            let note = Client::with_secret(cluster.address(replica), SECRET);
+            let text = format!("by {replica}");
+            let posted = note.send("POST", "/api/notes", &[], &format!(r#"{{"text":"{text}"}}"#));
+            assert_eq!(posted.status, 201, "{}", posted.body);
+            for (text, count) in [("t7", 25), (&*text, 1)] {
+                let path = format!("/api/notes/with-text/{}", text.replace(' ', "%20"));
+                assert_eq!(get(cluster.address(replica), &path).2.matches("\"id\":").count(), count, "{text}");
+            }
+            assert!(!cluster.log(replica).contains("is decided by another declaration"), "{}", cluster.log(replica));
+        }
+        end.store(true, Ordering::Relaxed);
+    });
+    assert!(reads.into_inner() > 0);
+    let lists = |cluster: &Cluster| {
+        assert_eq!(post(cluster, 0, "last"), 201);
+        let last = |nth| get(cluster.address(nth), "/api/notes/with-text/last").2;
+        wait_for("all to have the last", || (0..COUNT).all(|nth| last(nth) == last(0)));
+        (0..COUNT).map(|nth| get(cluster.address(nth), "/api/notes").2).collect::<Vec<_>>()
+    };
+    let before = lists(&cluster);
+    assert!(before.iter().all(|list| *list == before[0]), "the replicas have other records");
+    // A new replica begins with a snapshot of them.
+    store_snapshot(&cluster, 0);
+    cluster.stop_replica(1);
+    fs::remove_dir_all(cluster.data(1).join("notes")).unwrap();
+    cluster.start_replica(1);
+    cluster.await_ready(1);
+    assert_eq!(get(cluster.address(1), "/api/notes").2, before[0]);
+    assert_eq!(get(cluster.address(1), "/api/notes/with-text/t7").2.matches("\"id\":").count(), 25);
+    // The stream can change over to it all the same.
+    assert!(cluster.switch(&plan).status.success());
+    (0..COUNT).for_each(|replica| drop(cluster.await_end(replica)));
+    for replica in 0..COUNT {
+        cluster.start_replica(replica);
+        cluster.await_ready(replica);
+    }
+    let after = lists(&cluster);
+    assert!(after.iter().all(|list| *list == after[0]) && after[0].len() > before[0].len(), "other records");
 }
 
 #[test]

@@ -308,6 +308,20 @@ impl Declaration {
         self.find_fault().map_or(Ok(()), |fault| Err(DeclarationError::Wrong(fault)))
     }
 
+    /// Tells whether a write has the same outcome by both. They may differ in how records are found (indexes that are not
+    /// unique, routes, order, searched fields), in what the monolith has, and in what is deprecated.
+    pub fn decides_like(&self, other: &Self) -> bool {
+        let fields =
+            |of: &Self| of.fields.iter().map(|field| Field { search: false, ..field.clone() }).collect::<Vec<_>>();
+        let unique = |of: &Self| {
+            let unique = of.indexes.iter().filter(|index| index.unique);
+            unique.map(|index| (index.number, index.field.clone(), index.order)).collect::<Vec<_>>()
+        };
+        (&self.name, self.ids, &self.owner) == (&other.name, other.ids, &other.owner)
+            && fields(self) == fields(other)
+            && unique(self) == unique(other)
+    }
+
     fn find_fault(&self) -> Option<String> {
         let is_unreserved = |character: char| character.is_ascii_alphanumeric() || "-._~".contains(character);
         let begins = |first: char| first.is_ascii_alphanumeric() || first == '_';
@@ -623,5 +637,47 @@ impl Ord for Collection {
 impl fmt::Debug for Collection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn declarations_decide_alike_that_differ_only_in_how_records_are_found() {
+        const BASE: &str = concat!(
+            r#"{"name":"notes","ids":"record","owner":"by","fields":[{"name":"by","shape":{"reference":{"to":"users"}}},"#,
+            r#"{"name":"text","shape":{"text":{"most":9}}},{"name":"slug","shape":{"line":{"most":9}},"required":false}],"#,
+            r#""indexes":[{"number":1,"field":"by","route":"of"},{"number":2,"field":"slug","route":"by-slug","unique":true}]}"#
+        );
+        let decides_like = |from: &str, to: &str| {
+            assert!(BASE.contains(from), "{from}");
+            let read = |json: &str| Declaration::read(json).unwrap_or_else(|error| panic!("{error}: {json}"));
+            let [base, other] = [read(BASE), read(&BASE.replacen(from, to, 1))];
+            assert_eq!(base.decides_like(&other), other.decides_like(&base));
+            base.decides_like(&other)
+        };
+        for (from, to) in [
+            (r#"[{"number":1,"#, r#"[{"number":3,"field":"text","route":"with-text","order":true},{"number":1,"#),
+            (r#""route":"of""#, r#""route":"of-user","in_monolith":false"#),
+            (r#""route":"by-slug""#, r#""route":"named","answers":"one""#),
+            (r#"{"text":{"most":9}}"#, r#"{"text":{"most":9}},"search":true"#),
+            (r#""ids":"record""#, r#""ids":"record","in_monolith":false,"deprecated":{"since":"2027-06-01"}"#),
+        ] {
+            assert!(decides_like(from, to), "{to}");
+        }
+        for (from, to) in [
+            (r#""name":"notes""#, r#""name":"drafts""#),
+            (r#""ids":"record""#, r#""ids":"position""#),
+            (r#""owner":"by","#, ""),
+            (r#"{"text":{"most":9}}"#, r#"{"text":{"most":8}}"#),
+            (r#","required":false"#, ""),
+            (r#""unique":true"#, r#""unique":false"#),
+            (r#""number":2"#, r#""number":3"#),
+            (r#"{"name":"text","shape":{"text":{"most":9}}},"#, ""),
+        ] {
+            assert!(!decides_like(from, to), "{to}");
+        }
     }
 }

@@ -181,7 +181,7 @@ impl Replica {
         publisher: u64,
     ) -> Result<Self, StoreError> {
         let position = store.position()?;
-        let (rules, own) = (rules_of(store.collection()), rules_of(own));
+        let (rules, _) = find_rules(store)?;
         let current = position.as_ref().and_then(|position| position.rules);
         let stage = store.apart()?.map_or(Stage::CatchingUp, Stage::Stopped);
         let (queue, submitted) = mpsc::channel(COMMANDS);
@@ -203,7 +203,7 @@ impl Replica {
             loading: Loading::default(),
             is_changed_over: Notify::new(),
             is_changing: AtomicBool::new(current.is_some_and(|current| current != pair(rules))),
-            is_waiting: rules != own,
+            is_waiting: rules_of(store.collection()) != rules_of(own),
         });
         let follower = Follower {
             link: Arc::clone(&link),
@@ -365,20 +365,38 @@ fn pair(rules: Rules) -> (u32, u64) {
     (rules.program, rules.declaration)
 }
 
+/// Returns the rules by which a replica with the database `store` follows its stream, and their declaration: the stream's, if
+/// commands have the same outcome by the one that the database is opened by.
+fn find_rules(store: &Store) -> Result<(Rules, Declaration), StoreError> {
+    let (declaration, rules) = (store.collection().declaration(), rules_of(store.collection()));
+    let of_stream = find_ruling(store)?.map(|ruling| (rules_of(ruling), ruling.declaration()));
+    let (rules, declaration) =
+        of_stream.filter(|(_, ruling)| ruling.decides_like(declaration)).unwrap_or((rules, declaration));
+    Ok((rules, declaration.clone()))
+}
+
+/// Returns the collection by the declaration that the stream of `store` is decided by, if it is noted.
+fn find_ruling(store: &Store) -> Result<Option<Collection>, StoreError> {
+    let Some((_, rules)) = store.position()?.and_then(|position| position.rules) else { return Ok(None) };
+    let noted = [store.announced()?, store.ruled()?];
+    let mut noted = noted.into_iter().flatten().map(Collection::of);
+    Ok(noted.find(|collection| rules_of(*collection).declaration == rules))
+}
+
 /// Returns the collection by the declaration that a replica's database is to be opened by, if that is not the one of `store`,
-/// the program's own: the one that its stream is decided by, or the one before if its records contradict that.
+/// the program's own: the one that its stream is decided by, or the one before if its records contradict that. The
+/// program's own will do if commands have the same outcome by it.
 pub(crate) fn find_ruled(store: &Store) -> Result<Option<Collection>, StoreError> {
-    let (own, position) = (rules_of(store.collection()), store.position()?);
-    let Some(rules) = position.and_then(|position| position.rules) else { return Ok(None) };
-    let is_ruling = |collection: &Collection| rules_of(*collection).declaration == rules.1;
-    let before = store.ruled()?.map(Collection::of);
+    let own = store.collection();
+    let Some(rules) = store.position()?.and_then(|position| position.rules) else { return Ok(None) };
+    let is_ruling = |collection: Collection| rules_of(collection).declaration == rules.1;
     if store.contradicted()? == Some(rules) {
-        return Ok(before.filter(|before| !is_ruling(before)));
+        return Ok(store.ruled()?.map(Collection::of).filter(|before| !is_ruling(*before)));
     }
-    if own.declaration == rules.1 {
+    if is_ruling(own) {
         return Ok(None);
     }
-    Ok(store.announced()?.map(Collection::of).filter(is_ruling).or(before.filter(is_ruling)))
+    Ok(find_ruling(store)?.filter(|ruling| !ruling.declaration().decides_like(own.declaration())))
 }
 
 /// Notes that the records of `store` contradict the declaration that its stream has changed over to. Returns whether there is
@@ -394,14 +412,14 @@ pub(crate) fn note_contradiction(store: &Store) -> Result<bool, StoreError> {
     Ok(has_before)
 }
 
-/// Notes the declaration of `store` as that of its stream, unless the stream is decided by another.
+/// Notes the declaration by which `store` follows its stream, unless the stream is decided by another.
 fn note_ruled(store: &Store) -> Result<(), StoreError> {
-    let (collection, rules) = (store.collection(), store.position()?.and_then(|position| position.rules));
-    let is_other = rules.is_some_and(|rules| rules != pair(rules_of(collection)));
-    if is_other || store.ruled()?.as_ref() == Some(collection.declaration()) {
+    let (rules, declaration) = find_rules(store)?;
+    let is_other = store.position()?.and_then(|position| position.rules).is_some_and(|current| current != pair(rules));
+    if is_other || store.ruled()?.as_ref() == Some(&declaration) {
         return Ok(());
     }
-    store.put_ruled(collection.declaration())?;
+    store.put_ruled(&declaration)?;
     store.sync()
 }
 

@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use crate::{KeptRecord, Position, Snapshot, SnapshotRecord, StoreError};
+use crate::{KeptRecord, Position, Snapshot, SnapshotRecord, Store, StoreError};
 
 /// The version of the format.
 const VERSION: u32 = 1;
@@ -67,9 +67,24 @@ pub struct Head {
     /// a replica that is apart from the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<Position>,
+    /// The declaration that its stream is decided by, if that is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ruled: Option<Declaration>,
 }
 
 impl Head {
+    /// Notes in `store`, which was made from this backup by `declared`, how far it has followed its stream, and by which
+    /// declaration. Returns whether the backup says it.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub fn note_position(&self, store: &Store, declared: Collection) -> Result<bool, StoreError> {
+        let Some(position) = &self.position else { return Ok(false) };
+        store.put_position(position)?;
+        store.put_ruled(self.ruled.as_ref().unwrap_or(declared.declaration()))?;
+        Ok(true)
+    }
+
     /// Returns whether `set` is the database's set of records.
     pub fn is_of(&self, set: &RecordSet) -> bool {
         set.count == self.records && set.to_string() == self.digest
@@ -141,17 +156,21 @@ impl Chunks {
         let since = since.map(|since| since.revision);
         // No replica begins with the records of one that is apart.
         let is_apart = !matches!(snapshot.store().apart(), Ok(None));
+        let position = snapshot.position().filter(|_| with_kept && !is_apart).cloned();
+        let declaration = snapshot.store().made_by().declaration();
+        let ruled = snapshot.store().ruled().ok().flatten();
         let head = Head {
             backup: VERSION,
             collection: snapshot.store().collection().name().to_owned(),
-            declaration: Some(snapshot.store().made_by().declaration().clone()),
+            declaration: Some(declaration.clone()),
             history,
             revision: snapshot.revision(),
             since,
             last_id: snapshot.last_id(),
             records: snapshot.set().count,
             digest: snapshot.set().to_string(),
-            position: snapshot.position().filter(|_| with_kept && !is_apart).cloned(),
+            ruled: ruled.filter(|ruled| position.is_some() && ruled != declaration),
+            position,
         };
         Self { snapshot, since, head: Some(head), with_kept, ids: Vec::new(), hash: Sha256::new(), done: false }
     }

@@ -120,8 +120,7 @@ fn restore(path: &Path, collection: Collection, input: impl BufRead) -> Result<P
         return Err(BackupError::Different { read, digest, head: Box::new(head) }.into());
     }
     let store = restore.finish(&rest.kept, head.revision, head.last_id)?;
-    store.put_position(&position)?;
-    store.put_ruled(declared.declaration())?;
+    head.note_position(&store, declared)?;
     store.sync()?;
     Ok(position)
 }
