@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use broker::{Broker, Server, StoredSnapshot};
 use record::model::Collection;
@@ -23,6 +24,12 @@ use crate::report::{Report, table};
 
 /// The number of snapshots that are kept of each collection.
 const KEPT: usize = 2;
+
+/// The time that each of the broker's servers has to know of a new snapshot.
+const BEHIND: Duration = Duration::from_secs(10);
+
+/// The pause before it is looked for again.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Where snapshots come from and go to.
 pub struct Storing<'s> {
@@ -134,17 +141,22 @@ async fn store(collection: Collection, head: &Head, file: File, storing: &Storin
     if proven.whole.len() < KEPT {
         broker.store_snapshot(&stream.identity, position.sequence, tokio::fs::File::from_std(file)).await?;
     }
-    let listed = broker.list_snapshots(&stream.identity).await?;
-    let mut proven = Proven::default();
-    for snapshot in &listed {
-        if proven.whole.len() < KEPT {
-            proven.read(&broker, collection, snapshot).await?;
+    let stored = Instant::now();
+    let (listed, proven, bytes) = loop {
+        let listed = broker.list_snapshots(&stream.identity).await?;
+        let mut proven = Proven::default();
+        for snapshot in &listed {
+            if proven.whole.len() < KEPT {
+                proven.read(&broker, collection, snapshot).await?;
+            }
         }
-    }
-    let newest = proven.whole.first().filter(|newest| newest.sequence >= position.sequence);
-    let bytes = newest
-        .ok_or_else(|| broken(collection, "the new snapshot does not read back as it was stored".to_owned()))?
-        .bytes;
+        match proven.whole.first().filter(|newest| newest.sequence >= position.sequence).map(|newest| newest.bytes) {
+            Some(bytes) => break (listed, proven, bytes),
+            // The server that answers may be behind the others.
+            None if stored.elapsed() < BEHIND => tokio::time::sleep(PAUSE).await,
+            None => return Err(broken(collection, "the new snapshot does not read back as it was stored".to_owned())),
+        }
+    };
     let mut removed = 0;
     let mut gone = proven.broken;
     if let Some(older) = proven.whole.get(KEPT - 1) {
