@@ -1239,6 +1239,17 @@ fn a_new_index_comes_with_each_replicas_update_without_a_change_over_and_without
         end.store(true, Ordering::Relaxed);
     });
     assert!(reads.into_inner() > 0);
+    // One goes back to the version before, which does not keep the index, and forth again.
+    for (declaration, status) in [(&old, 404), (&new, 200)] {
+        cluster.stop_replica(2);
+        fs::write(cluster.declaration(2), declaration).unwrap();
+        cluster.start_replica(2);
+        cluster.await_ready(2);
+        assert_eq!(post(&cluster, 2, "to and fro"), 201);
+        assert_eq!(get(cluster.address(2), "/api/notes/with-text/t7").0, status);
+    }
+    let both = get(cluster.address(2), "/api/notes/with-text/to%20and%20fro").2;
+    assert_eq!(both.matches("\"id\":").count(), 2, "{both}");
     let lists = |cluster: &Cluster| {
         assert_eq!(post(cluster, 0, "last"), 201);
         let last = |nth| get(cluster.address(nth), "/api/notes/with-text/last").2;
