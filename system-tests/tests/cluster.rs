@@ -1245,10 +1245,10 @@ fn a_new_index_comes_with_each_replicas_update_without_a_change_over_and_without
         fs::write(cluster.declaration(2), declaration).unwrap();
         cluster.start_replica(2);
         cluster.await_ready(2);
-        assert_eq!(post(&cluster, 2, "to and fro"), 201);
+        assert_eq!(post(&cluster, 2, "back and forth"), 201);
         assert_eq!(get(cluster.address(2), "/api/notes/with-text/t7").0, status);
     }
-    let both = get(cluster.address(2), "/api/notes/with-text/to%20and%20fro").2;
+    let both = get(cluster.address(2), "/api/notes/with-text/back%20and%20forth").2;
     assert_eq!(both.matches("\"id\":").count(), 2, "{both}");
     let lists = |cluster: &Cluster| {
         assert_eq!(post(cluster, 0, "last"), 201);
