@@ -11,6 +11,7 @@ use world::compose::{Project, copy_sources, docker, docker_ok, inspect};
 use world::{get, program, text, try_get, wait_for};
 
 #[test]
+#[ignore = "it builds for minutes; ./test runs it"]
 fn the_containers_serve_and_a_second_up_keeps_them_running() {
     let Some(project) = Project::new(&[]) else { return };
     project.up(&[]);
@@ -39,6 +40,7 @@ fn the_containers_serve_and_a_second_up_keeps_them_running() {
 }
 
 #[test]
+#[ignore = "it builds for minutes; ./test runs it"]
 fn an_image_holds_one_program_and_a_container_has_only_the_rights_it_needs() {
     let Some(project) = Project::new(&[]) else { return };
     project.up(&[]);
@@ -92,6 +94,7 @@ fn post(entrance: SocketAddr, secret: &str, body: &str) -> (u16, String) {
 
 /// Follows the instructions at the top of compose.writes.yaml.
 #[test]
+#[ignore = "it builds for minutes; ./test runs it"]
 fn only_a_token_of_posts_writes_a_post_and_the_post_survives_its_container() {
     let dir = tempfile::tempdir().unwrap();
     copy_sources(dir.path());
@@ -135,6 +138,7 @@ fn query(prometheus: SocketAddr, expression: &str) -> Vec<(serde_json::Value, St
 }
 
 #[test]
+#[ignore = "it builds for minutes; ./test runs it"]
 fn prometheus_sees_every_service_and_tells_of_one_that_is_gone_and_no_service_reaches_it() {
     let Some(project) = Project::new(&["compose.observe.yaml"]) else { return };
     project.up(&["entrance", "prometheus"]);

@@ -207,6 +207,7 @@ fn a_program_names_the_last_commit_of_what_it_is_made_from() {
 }
 
 #[test]
+#[ignore = "it builds for minutes; ./test runs it"]
 fn pushed_images_can_be_pulled_and_run_and_a_tag_is_never_moved() {
     if !can_build() {
         return;
@@ -402,6 +403,7 @@ impl Drop for Machine {
 }
 
 #[test]
+#[ignore = "it builds for minutes; ./test runs it"]
 fn in_ecr_repositories_are_created_docker_is_logged_in_and_a_tag_is_never_moved() {
     let Some(machine) = Machine::start() else { return };
     // The script is the real one, with a short Dockerfile: this machine cannot reach any base image.
@@ -545,6 +547,7 @@ fn title(name: &str) -> String {
 }
 
 #[test]
+#[ignore = "it builds for minutes; ./test runs it"]
 fn a_stack_has_the_entrances_rules_and_target_groups_and_a_role_and_a_security_group_for_each_service() {
     let Some(aws) = Aws::start() else { return };
     let arguments = aws.prepare();
@@ -735,6 +738,7 @@ fn problem(status: u16, title: &str, detail: &str) -> String {
 }
 
 #[test]
+#[ignore = "it builds for minutes; ./test runs it"]
 fn with_a_certificate_port_80_redirects_and_an_update_changes_only_what_it_names() {
     let Some(aws) = Aws::start() else { return };
     let arguments = aws.prepare();

@@ -65,6 +65,7 @@ fn hog(pid: &str, over: &AtomicBool) {
 }
 
 #[test]
+#[ignore = "it builds for minutes; ./test runs it"]
 fn a_fault_in_posts_stays_there_and_posts_comes_back() {
     let Some(project) = Project::new(&[]) else { return };
     project.up(&[]);
@@ -126,6 +127,7 @@ fn every(container: &str, field: &str) -> Vec<String> {
 }
 
 #[test]
+#[ignore = "it builds for minutes; ./test runs it"]
 fn who_breaks_into_posts_reaches_no_other_service_no_other_data_and_nothing_outside() {
     let Some(project) = Project::new(&[]) else { return };
     project.up(&[]);
@@ -172,6 +174,7 @@ fn who_breaks_into_posts_reaches_no_other_service_no_other_data_and_nothing_outs
 
 /// Follows the instructions at the top of compose.cluster.yaml.
 #[test]
+#[ignore = "it builds for minutes; ./test runs it"]
 fn replicas_that_take_writes_reach_their_broker_and_nothing_else_and_nothing_is_lost_with_them() {
     let dir = tempfile::tempdir().unwrap();
     copy_sources(dir.path());
@@ -320,6 +323,7 @@ fn await_requests(project: &Project, container: &str) {
 }
 
 #[test]
+#[ignore = "it builds for minutes; ./test runs it"]
 fn posts_scales_alone_and_loses_no_request_when_a_replica_dies_or_all_are_restarted() {
     let Some(project) = Project::new(&["compose.replicas.yaml"]) else { return };
     project.up(&["--scale", "posts=3"]);
@@ -359,6 +363,7 @@ fn posts_scales_alone_and_loses_no_request_when_a_replica_dies_or_all_are_restar
 }
 
 #[test]
+#[ignore = "it builds for minutes; ./test runs it"]
 fn posts_ships_alone() {
     let dir = tempfile::tempdir().unwrap();
     copy_sources(dir.path());

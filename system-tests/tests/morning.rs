@@ -182,6 +182,7 @@ fn start_monolith(source: &str) -> Server {
 // ---- The new service.
 
 #[test]
+#[ignore = "it builds for minutes; ./test runs it"]
 fn a_folder_and_a_line_add_a_service_to_a_running_split() {
     if tool("haproxy", "a service in a morning").is_none() {
         return;
@@ -326,6 +327,7 @@ fn give_comments_a_program(repository: &Repository, data: &str, programs: &BTree
 }
 
 #[test]
+#[ignore = "it builds for minutes; ./test runs it"]
 fn a_fourth_service_leaves_the_images_of_the_others_unchanged() {
     if !can_build() {
         return;

@@ -1,7 +1,7 @@
 //! Tests of services that are filled, signalled, damaged, copied and compared, and of the entrance before them.
 //!
 //! Tests that measure, fail a disk, deploy or run containers are separate programs, which Cargo runs one after the
-//! other; those that build for minutes only by name (`Cargo.toml`).
+//! other.
 
 mod admin;
 mod backup;
