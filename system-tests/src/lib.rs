@@ -304,6 +304,16 @@ pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Opens a service's database without the store. Its last holder's lock may outlast it a little.
+pub fn open_sled(path: &Path) -> sled::Db {
+    let mut opened = None;
+    wait_for("the database", || {
+        opened = sled::Config::new().segment_size(store::SEGMENT).path(path).open().ok();
+        opened.is_some()
+    });
+    opened.expect("it is opened")
+}
+
 /// Finds a program on this machine. If it is missing, the test says that it is skipped; in CI no test may be skipped.
 pub fn tool(name: &str, what_for: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();

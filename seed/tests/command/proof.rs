@@ -16,7 +16,7 @@ use seed::progress::{Progress, Total};
 use seed::scan::{Scanned, scan, scan_loaded};
 use seed::sums::Sums;
 use store::{Purpose, Store};
-use world::{Process, program, sample, seed, split, start_service, text};
+use world::{Process, open_sled, program, sample, seed, split, start_service, text};
 
 fn verify(data: &Path, input: Option<&Path>) -> (Option<i32>, String) {
     let mut arguments = vec!["verify".as_ref(), "--data".as_ref(), data.as_os_str()];
@@ -91,7 +91,7 @@ fn verify_shows_each_difference_with_both_values() {
     );
 
     // A database that lost records differs from its slice.
-    let db = sled::Config::new().segment_size(store::SEGMENT).path(data.join("threads/db")).open().unwrap();
+    let db = open_sled(&data.join("threads/db"));
     let page = [1, 0, 0, 0, 0, 0, 0, 0, 0];
     assert!(db.remove(page).unwrap().is_some());
     drop(db);
@@ -132,7 +132,7 @@ fn what_was_loaded_is_found_different_if_anything_is_lost() {
     drop(read);
 
     let tamper = |change: &dyn Fn(&sled::Db)| {
-        let sled = sled::Config::new().segment_size(store::SEGMENT).path(&db).open().unwrap();
+        let sled = open_sled(&db);
         change(&sled);
         drop(sled);
         scan_loaded(open(), &expected, digests, &stage)

@@ -17,7 +17,7 @@ use seed::options::Options;
 use seed::scoped::Scoped;
 use store::{Purpose, Store};
 use world::changes::{change, collection, joined};
-use world::{Process, program, seed, split, start_service, text};
+use world::{Process, open_sled, program, seed, split, start_service, text};
 
 /// Writes a file with these users and posts, and one thread.
 fn write(path: &Path, users: &[&str], posts: &[&str]) {
@@ -578,7 +578,7 @@ fn an_update_checks_the_records_it_touches_and_with_verify_all_every_record() {
     write(&new, &users(r#"{"id":3,"username":"cyd"}"#), &[FIRST]);
     split(&old, &data);
     // Removes Bob from the index, as no service does.
-    let db = sled::Config::new().segment_size(store::SEGMENT).path(data.join("users/db")).open().unwrap();
+    let db = open_sled(&data.join("users/db"));
     let bobs: Vec<_> = db
         .iter()
         .keys()

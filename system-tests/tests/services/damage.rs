@@ -14,7 +14,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use world::changes::copy_database;
 use world::file_system::mount;
-use world::{Process, free_port, get, program, run_to_end, sample, seed, skip, split, text, wait_for};
+use world::{Process, free_port, get, open_sled, program, run_to_end, sample, seed, skip, split, text, wait_for};
 
 const SECRET: &str = "posts_of_a_test";
 
@@ -55,7 +55,7 @@ fn run(data: &Path, arguments: &[&str]) -> Output {
 
 fn insert(data: &Path, key: &[u8], value: Option<&[u8]>) {
     let path = data.join("posts/db");
-    let db = sled::Config::new().segment_size(store::SEGMENT).path(path).open().unwrap();
+    let db = open_sled(&path);
     match value {
         Some(value) => assert!(db.insert(key, value).unwrap().is_some()),
         None => assert!(db.remove(key).unwrap().is_some()),
@@ -68,7 +68,7 @@ fn lap_of(database: &Path) -> u64 {
     let copy = tempfile::tempdir().unwrap();
     let path = copy.path().join("db");
     copy_database(database, &path).unwrap();
-    let db = sled::Config::new().segment_size(store::SEGMENT).path(path).open().unwrap();
+    let db = open_sled(&path);
     u64::from(*db.get("\0lap").unwrap().unwrap().last().unwrap())
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, SocketType, bind, socket};
 use tempfile::TempDir;
 use world::{
-    Process, forget_package, free_port, get, program, root, run_to_end, sample, seed, split, start_entrance,
+    Process, forget_package, free_port, get, open_sled, program, root, run_to_end, sample, seed, split, start_entrance,
     start_service, text, tool, try_get, wait_for,
 };
 
@@ -104,7 +104,7 @@ fn a_failing_store_is_500_with_a_fixed_text_and_the_cause_in_the_log() {
     world.posts.0.wait();
     let folder = world.data.path().join("posts");
     // The page of records 16 to 20, in an unknown version.
-    let db = sled::Config::new().segment_size(store::SEGMENT).path(folder.join("db")).open().unwrap();
+    let db = open_sled(&folder.join("db"));
     assert!(db.insert([1, 0, 0, 0, 0, 0, 0, 0, 1], b"\x09").unwrap().is_some());
     drop(db);
     let (mut posts, address) = start_service("posts", &folder);
