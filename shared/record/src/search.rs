@@ -37,9 +37,13 @@ fn is_paired(character: char) -> bool {
 }
 
 /// Returns the text in lower case and NFC.
-fn fold(text: &str) -> String {
+fn fold(text: &str) -> Cow<'_, str> {
+    if text.is_ascii() {
+        let is_upper = text.bytes().any(|byte| byte.is_ascii_uppercase());
+        return if is_upper { text.to_ascii_lowercase().into() } else { text.into() };
+    }
     let lower = text.to_lowercase();
-    if lower.is_ascii() || is_nfc(&lower) { lower } else { lower.nfc().collect() }
+    if is_nfc(&lower) { lower.into() } else { lower.nfc().collect::<String>().into() }
 }
 
 /// Cuts a folded text into its parts.
@@ -80,25 +84,44 @@ impl Collection {
     }
 
     /// Returns the folded texts of the searchable fields of a record.
-    fn searched(self, json: &str) -> impl Iterator<Item = String> {
+    fn searched(self, json: &str) -> impl Iterator<Item = Cow<'_, str>> {
         let is_searched = move |name: &str| self.declaration().field(name).is_some_and(|field| field.search);
         let texts = members(json).filter(move |(name, _)| is_searched(name));
-        texts.filter_map(|(_, value)| serde_json::from_str::<Cow<str>>(value).ok()).map(|text| fold(&text))
+        texts.filter_map(|(_, value)| {
+            let inside = value.strip_prefix('"')?.strip_suffix('"')?;
+            Some(match memchr::memchr(b'\\', inside.as_bytes()) {
+                None => fold(inside),
+                Some(_) => fold(&serde_json::from_str::<String>(value).ok()?).into_owned().into(),
+            })
+        })
+    }
+
+    /// Calls `list` with each word that the record with the text `json` is listed under, as often as the record has it.
+    pub fn list_words(self, json: &str, mut list: impl FnMut(&str)) {
+        if !self.is_searchable() {
+            return;
+        }
+        for text in self.searched(json) {
+            if text.is_ascii() {
+                // Most words of most texts, told without a table.
+                let words = text.as_bytes().split(|byte| !byte.is_ascii_alphanumeric());
+                let words = words.filter(|word| !word.is_empty()).map(|word| &word[..word.len().min(LISTED)]);
+                words.filter_map(|word| str::from_utf8(word).ok()).for_each(&mut list);
+                continue;
+            }
+            for part in parts(&text) {
+                match part {
+                    Part::Word(word) => list(begin(word, LISTED)),
+                    Part::Run(run) => pairs(run).for_each(&mut list),
+                }
+            }
+        }
     }
 
     /// Returns what the record with the text `json` is listed under, each once.
     pub fn listed_words(self, json: &str) -> Vec<Box<str>> {
         let mut listed = Vec::new();
-        if self.is_searchable() {
-            for text in self.searched(json) {
-                for part in parts(&text) {
-                    match part {
-                        Part::Word(word) => listed.push(begin(word, LISTED).into()),
-                        Part::Run(run) => listed.extend(pairs(run).map(Box::from)),
-                    }
-                }
-            }
-        }
+        self.list_words(json, |word| listed.push(word.into()));
         listed.sort_unstable();
         listed.dedup();
         listed

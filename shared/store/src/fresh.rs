@@ -5,8 +5,9 @@
 //! they become many, the committer lists them in the database, in one step with the new id: thousands of records share most
 //! of their words. Changes to older records are listed in the database at once.
 
-use std::collections::BTreeMap;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use record::id::Id;
 use record::model::{Index, Term};
@@ -23,33 +24,61 @@ pub(crate) struct Fresh(RwLock<Words>);
 
 #[derive(Default)]
 struct Words {
-    ids: BTreeMap<Box<str>, Vec<Id>>,
+    ids: HashMap<Arc<str>, Vec<Id>>,
+    /// Its keys, for searches by how a word begins.
+    sorted: BTreeSet<Arc<str>>,
     entries: usize,
 }
 
 impl Words {
-    fn list(&mut self, word: &str, id: Id, listed: bool) {
+    fn list(&mut self, word: &str, id: Id) {
         let Some(ids) = self.ids.get_mut(word) else {
-            if listed {
-                self.ids.insert(word.into(), vec![id]);
-                self.entries += 1;
-            }
+            let word: Arc<str> = word.into();
+            self.ids.insert(Arc::clone(&word), vec![id]);
+            self.sorted.insert(word);
+            self.entries += 1;
             return;
         };
-        match (ids.binary_search(&id), listed) {
-            (Err(place), true) => {
-                ids.insert(place, id);
-                self.entries += 1;
-            }
-            (Ok(place), false) => {
-                ids.remove(place);
-                self.entries -= 1;
-                if ids.is_empty() {
-                    self.ids.remove(word);
-                }
-            }
-            _ => {}
+        // Mostly it is the newest record.
+        let place = if ids.last() < Some(&id) { Err(ids.len()) } else { ids.binary_search(&id) };
+        if let Err(place) = place {
+            ids.insert(place, id);
+            self.entries += 1;
         }
+    }
+
+    fn unlist(&mut self, word: &str, id: Id) {
+        let Some(ids) = self.ids.get_mut(word) else { return };
+        if let Ok(place) = ids.binary_search(&id) {
+            ids.remove(place);
+            self.entries -= 1;
+        }
+        if ids.is_empty() {
+            self.ids.remove(word);
+            self.sorted.remove(word);
+        }
+    }
+}
+
+/// Changes to the words of fresh records, in order.
+#[derive(Default)]
+pub(crate) struct WordChanges {
+    /// All words, one behind the other.
+    text: String,
+    /// The end of each word, the record, and whether it is listed from now on.
+    changes: Vec<(usize, Id, bool)>,
+}
+
+impl WordChanges {
+    /// Lists the record `id` under `word` from now on, or no longer.
+    pub(crate) fn push(&mut self, word: &str, id: Id, listed: bool) {
+        self.text.push_str(word);
+        self.changes.push((self.text.len(), id, listed));
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.text.clear();
+        self.changes.clear();
     }
 }
 
@@ -63,10 +92,19 @@ impl Fresh {
     }
 
     /// Lists or unlists words of fresh records.
-    pub(crate) fn change(&self, changes: &[(Box<str>, Id, bool)]) {
-        if !changes.is_empty() {
-            let mut words = self.write();
-            changes.iter().for_each(|(word, id, listed)| words.list(word, *id, *listed));
+    pub(crate) fn change(&self, WordChanges { text, changes }: &WordChanges) {
+        if changes.is_empty() {
+            return;
+        }
+        let (mut words, mut begin) = (self.write(), 0);
+        for (end, id, listed) in changes {
+            let word = &text[begin..*end];
+            if *listed {
+                words.list(word, *id)
+            } else {
+                words.unlist(word, *id)
+            }
+            begin = *end;
         }
     }
 
@@ -78,8 +116,8 @@ impl Fresh {
     /// Returns the words that begin with `begin`, at most `most`.
     pub(crate) fn words_from(&self, begin: &str, most: usize) -> Vec<Box<str>> {
         let words = self.read();
-        let from = words.ids.range::<str, _>((std::ops::Bound::Included(begin), std::ops::Bound::Unbounded));
-        from.map(|(word, _)| word).take_while(|word| word.starts_with(begin)).take(most).cloned().collect()
+        let from = words.sorted.range::<str, _>((Bound::Included(begin), Bound::Unbounded));
+        from.take_while(|word| word.starts_with(begin)).take(most).map(|word| Box::from(&**word)).collect()
     }
 
     /// Returns whether there are so many that they are to be listed in the database.
@@ -112,7 +150,7 @@ impl Store {
             let (id, _) = id?;
             if let Some(stored) = self.get(id)? {
                 let json = std::str::from_utf8(stored.json()).unwrap_or_default();
-                self.made_by().listed_words(json).iter().for_each(|word| words.list(word, id, true));
+                self.made_by().list_words(json, |word| words.list(word, id));
             }
             Ok(())
         };
@@ -131,8 +169,9 @@ impl Store {
 
     /// Adds to `step` what lists the words of all fresh records in the database.
     pub(super) fn list_fresh(&self, last_id: u64, step: &mut Step) {
-        for (word, ids) in &self.shared.fresh.read().ids {
-            let prefix = layout::prefix_of(Index::WORDS, &Term::Text(word.clone()));
+        let words = self.shared.fresh.read();
+        for word in &words.sorted {
+            let (prefix, ids) = (layout::prefix_of(Index::WORDS, &Term::from(&**word)), &words.ids[word]);
             // All other runs of the word end below these ids.
             for run in ids.chunks(layout::RUN_IDS) {
                 step.put(layout::run_key(&prefix, run[0].get()), &layout::encode_run(run));

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use record::id::Id;
 use record::model::{Index, Record, Records, Term, Terms};
 
+use super::fresh::WordChanges;
 use super::layout::{self, Counters, Entry, Name, Page, Step, TermKey};
 use super::snapshot::Before;
 use super::unlisted::Sweep;
@@ -44,7 +45,7 @@ pub struct Writer {
     /// The highest id whose words are listed in the database.
     indexed: u64,
     /// The words of fresh records that the last step lists or unlists.
-    fresh: Vec<(Box<str>, Id, bool)>,
+    fresh: WordChanges,
 }
 
 /// The terms of an index that gain or lose ids: `true` means listed from now on.
@@ -68,7 +69,7 @@ impl Writer {
         counters.last_id = counters.last_id.max(store.last_id()?.map_or(0, Id::get));
         let (store, listed_id, indexed) = (store.clone(), counters.last_id, store.indexed()?);
         let sweep = Sweep::new(&store, listed_id)?;
-        Ok(Self { store, counters, listed_id, sweep, indexed, fresh: Vec::new() })
+        Ok(Self { store, counters, listed_id, sweep, indexed, fresh: WordChanges::default() })
     }
 
     /// Returns a revision higher than every one before it in this database. No revision is used twice, not even after
@@ -261,13 +262,12 @@ impl Writer {
 
     /// Lists the words of the record with the text `json` from now on, or no longer.
     fn relist_words(&mut self, id: Id, json: &[u8], listed: bool, effects: &mut Effects) {
-        let json = std::str::from_utf8(json).unwrap_or_default();
-        let words = self.store.made_by().listed_words(json);
+        let (json, collection) = (std::str::from_utf8(json).unwrap_or_default(), self.store.made_by());
         if id.get() > self.indexed {
-            self.fresh.extend(words.into_iter().map(|word| (word, id, listed)));
+            collection.list_words(json, |word| self.fresh.push(word, id, listed));
             return;
         }
-        for word in words {
+        for word in collection.listed_words(json) {
             self.relist(id, Index::WORDS, &Term::Text(word), listed, effects);
         }
     }
