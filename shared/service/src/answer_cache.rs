@@ -10,7 +10,8 @@
 //! Pages of the database lie in the same memory if all of them fit. A page holds sixteen records in less than half of the
 //! room of their answers, and a record whose page is in memory is answered from it, without the routes. Where not all fit,
 //! a page would hold one record that is asked for, and fifteen that are not. Lists are kept as answers: the pages of one's
-//! records would take ten times its room.
+//! records would take ten times its room. But with room for all pages and half as much for answers, the pages of lists stay
+//! too, so that a list is read from memory the first time.
 
 use std::borrow::Cow;
 use std::hash::{Hash, Hasher, RandomState};
@@ -121,23 +122,30 @@ fn pages(kept: Kept) -> Option<PageGroup> {
 }
 
 /// The memory that answers and pages share.
-struct Memory(Cache<Key, Kept, ByBytes, RandomState>);
+struct Memory {
+    cache: Cache<Key, Kept, ByBytes, RandomState>,
+    is_roomy: bool,
+}
 
 impl PageCache for Memory {
     fn find(&self, number: u64) -> Option<PageGroup> {
-        pages(self.0.get(&Key::Pages(number))?)
+        pages(self.cache.get(&Key::Pages(number))?)
     }
 
     fn peek(&self, number: u64) -> Option<PageGroup> {
-        pages(self.0.peek(&Key::Pages(number))?)
+        pages(self.cache.peek(&Key::Pages(number))?)
     }
 
     fn keep(&self, number: u64, group: PageGroup) {
-        self.0.insert(Key::Pages(number), Kept::Pages(group));
+        self.cache.insert(Key::Pages(number), Kept::Pages(group));
     }
 
     fn has_room(&self) -> bool {
-        self.0.weight() < self.0.capacity() / 16 * 15
+        self.cache.weight() < self.cache.capacity() / 16 * 15
+    }
+
+    fn is_roomy(&self) -> bool {
+        self.is_roomy
     }
 }
 
@@ -160,9 +168,9 @@ impl AnswerCache {
         let options = options.expect("both capacities are set");
         // Paths and ids come from clients, so the hash has random keys.
         let cache = Cache::with_options(options, ByBytes, RandomState::new(), DefaultLifecycle::default());
-        let memory = Arc::new(Memory(cache));
-        let collection = store.collection();
-        let keeps_pages = bytes > 0 && weight_of_pages(store) <= bytes;
+        let (collection, pages) = (store.collection(), weight_of_pages(store));
+        let memory = Arc::new(Memory { cache, is_roomy: pages <= bytes / 3 * 2 });
+        let keeps_pages = bytes > 0 && pages <= bytes;
         if keeps_pages {
             store.keep_pages_in(memory.clone());
         }
@@ -225,7 +233,7 @@ impl AnswerCache {
             headers.insert(CONTENT_TYPE, reply::JSON);
         }
         let answer = Arc::new(Cached { cacheable, route, headers, next: None });
-        self.memory.0.insert(Key::Answer(uri.path().into()), Kept::Answer(answer));
+        self.memory.cache.insert(Key::Answer(uri.path().into()), Kept::Answer(answer));
     }
 
     /// Returns the body and the headers of the answer to a request for `path`, if that names a record by its number, and
@@ -241,14 +249,14 @@ impl AnswerCache {
         if self.memory.has_room() {
             let cacheable = Cacheable { stamps: vec![stored.stamp], body: body.clone() };
             let answer = Cached { cacheable, route: Route::One, headers: headers.clone(), next: None };
-            self.memory.0.insert(Key::Answer(path.into()), Kept::Answer(Arc::new(answer)));
+            self.memory.cache.insert(Key::Answer(path.into()), Kept::Answer(Arc::new(answer)));
         }
         Some((body, headers))
     }
 
     /// Returns the bytes that it takes, and those that it may take.
     pub(crate) fn bytes(&self) -> (u64, u64) {
-        (self.memory.0.weight(), self.memory.0.capacity())
+        (self.memory.cache.weight(), self.memory.cache.capacity())
     }
 
     /// Returns the chunk of the list of all records that begins with id `from`, and where the next one begins, if the
@@ -261,12 +269,12 @@ impl AnswerCache {
     /// Keeps the chunk that begins with id `from`; behind it comes `next`.
     pub(crate) fn keep_chunk(&self, from: Id, cacheable: Cacheable, next: Option<Id>) {
         let chunk = Arc::new(Cached { cacheable, route: Route::All, headers: HeaderMap::new(), next });
-        self.memory.0.insert(Key::Chunk(from), Kept::Answer(chunk));
+        self.memory.cache.insert(Key::Chunk(from), Kept::Answer(chunk));
     }
 
     /// Returns what is cached under `key` if it is current.
     fn get<Q: Hash + Equivalent<Key> + ?Sized>(&self, key: &Q) -> Option<Arc<Cached>> {
-        let Kept::Answer(cached) = self.memory.0.get(key)? else { return None };
+        let Kept::Answer(cached) = self.memory.cache.get(key)? else { return None };
         cached.cacheable.stamps.iter().all(|stamp| self.store.is_current(*stamp)).then_some(cached)
     }
 }

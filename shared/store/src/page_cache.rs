@@ -105,6 +105,9 @@ pub trait PageCache: Send + Sync {
 
     /// Returns whether there is memory that nothing needs.
     fn has_room(&self) -> bool;
+
+    /// Returns whether there is memory for all pages and for answers, too, so that pages stay that only lists are read from.
+    fn is_roomy(&self) -> bool;
 }
 
 impl Store {
@@ -145,10 +148,12 @@ impl Store {
     }
 
     /// Returns page `number` and its stamp, from memory or from sled; the caller must check it. One that a `single` record is
-    /// read from stays in memory. A list's records lie in many pages, and the list may be kept itself, in less room.
+    /// read from stays in memory. A list's records lie in many pages, and the list may be kept itself, in less room: its pages
+    /// stay only if there is room for both.
     pub(super) fn page_value(&self, number: u64, single: bool) -> Result<Option<(Stamp, PageBytes)>, StoreError> {
         let (cache, group) = (self.shared.pages.get(), number / GROUP);
-        let known = cache.and_then(|cache| if single { cache.find(group) } else { cache.peek(group) });
+        let stays = single || cache.is_some_and(|cache| cache.is_roomy());
+        let known = cache.and_then(|cache| if stays { cache.find(group) } else { cache.peek(group) });
         let page = known.as_ref().and_then(|known| known.find(number));
         if let Some(page) = page.filter(|(stamp, _)| self.is_current(*stamp)) {
             return Ok(Some(page));
@@ -157,7 +162,7 @@ impl Store {
         // Ids that nobody has must not fill the memory.
         let Some(value) = self.unchecked(&key)? else { return Ok(None) };
         self.note_accesses(&key);
-        if let Some(cache) = cache.filter(|cache| single && (known.is_some() || cache.has_room())) {
+        if let Some(cache) = cache.filter(|cache| stays && (known.is_some() || cache.has_room())) {
             cache.keep(group, self.read_group(group));
         }
         Ok(Some((stamp, value.into())))

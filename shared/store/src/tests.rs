@@ -75,6 +75,12 @@ fn pages_of_single_records_stay_in_memory_with_their_neighbours_and_those_of_lis
     // A page that comes into a group in memory.
     write(&store, &posts(&[(100, 3)]), Vec::new());
     assert!(store.get(id(100)).unwrap().is_some() && store.get_from_memory(id(100)).is_some());
+    // A list's pages stay where there is room for all.
+    drop(store);
+    let store = Store::open(&dir.path().join("db"), sample::posts(), Purpose::Serving).unwrap();
+    store.keep_pages_in(Arc::new(Pages(Mutex::default(), true)));
+    assert_eq!(store.find(sample::IN_THREAD, &Term::Id(id(2))).count(), 3);
+    assert_eq!(store.get_from_memory(id(256)).unwrap().json(), json(256, 2).as_bytes());
 }
 
 #[test]
@@ -293,9 +299,9 @@ fn words_of(store: &Store) -> Words {
     words.into_iter().map(|word| (word.clone(), both(&word))).collect()
 }
 
-/// Groups of pages in a plain map.
+/// Groups of pages in a plain map, which may be roomy.
 #[derive(Default)]
-struct Pages(Mutex<BTreeMap<u64, PageGroup>>);
+struct Pages(Mutex<BTreeMap<u64, PageGroup>>, bool);
 
 impl PageCache for Pages {
     fn find(&self, number: u64) -> Option<PageGroup> {
@@ -312,6 +318,10 @@ impl PageCache for Pages {
 
     fn has_room(&self) -> bool {
         self.0.lock().unwrap().len() < 100
+    }
+
+    fn is_roomy(&self) -> bool {
+        self.1
     }
 }
 
@@ -425,7 +435,7 @@ proptest! {
                 store.sync().unwrap();
                 drop(store);
                 store = Store::open(&path, sample::posts(), Purpose::Serving).unwrap();
-                store.keep_pages_in(Arc::new(Pages::default()));
+                store.keep_pages_in(Arc::new(Pages(Mutex::default(), true)));
                 prop_assert_eq!(store.follow().last_change(), place);
                 prop_assert_eq!(words_of(&store), words_in(&model));
                 if place > begun {
