@@ -16,6 +16,7 @@ use hyper::body::{Body, Incoming};
 use hyper::header::{HOST, HeaderValue};
 use hyper::{Method, Request, Version};
 use record::model::Collection;
+use rustix::io::ioctl_fionread;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -122,6 +123,8 @@ struct Pulse {
     has_body: AtomicBool,
     /// The next answer is the connection's last.
     is_leaving: AtomicBool,
+    /// The connection ends, since others need its place, unless a request has come by now that was not read yet.
+    is_given_up: AtomicBool,
     /// The reason why the connection must end.
     ended: OnceLock<&'static str>,
     /// Wakes the connection's task.
@@ -140,6 +143,7 @@ impl Pulse {
             is_blocked: AtomicBool::new(false),
             has_body: AtomicBool::new(false),
             is_leaving: AtomicBool::new(false),
+            is_given_up: AtomicBool::new(false),
             ended: OnceLock::new(),
             waker: OnceLock::new(),
         }
@@ -150,9 +154,18 @@ impl Pulse {
     }
 
     fn end(&self, reason: &'static str) {
-        if self.ended.set(reason).is_ok()
-            && let Some(waker) = self.waker.get()
-        {
+        if self.ended.set(reason).is_ok() {
+            self.wake();
+        }
+    }
+
+    fn give_up(&self) {
+        self.is_given_up.store(true, Relaxed);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.get() {
             waker.wake_by_ref();
         }
     }
@@ -164,7 +177,8 @@ impl Pulse {
 
     /// Tells whether the client is not waited for on behalf of a request.
     fn is_waiting(&self) -> bool {
-        self.phase.load(Relaxed) < BUSY && !self.is_blocked.load(Relaxed) && self.ended.get().is_none()
+        let has_ended = self.is_given_up.load(Relaxed) || self.ended.get().is_some();
+        self.phase.load(Relaxed) < BUSY && !self.is_blocked.load(Relaxed) && !has_ended
     }
 }
 
@@ -309,7 +323,7 @@ impl Connections {
         // The first of several.
         let waiting = open.entries.values().rev().filter_map(|entry| Some((entry.waited()?, entry)));
         if let Some((_, entry)) = waiting.max_by_key(|(age, _)| *age) {
-            return entry.pulse.end("others need its place");
+            return entry.pulse.give_up();
         }
         let in_use = open.entries.values().filter(|entry| entry.is_in_use());
         in_use.take(LEAVING).for_each(|entry| entry.pulse.is_leaving.store(true, Relaxed));
@@ -393,7 +407,7 @@ impl Busy {
 
     /// Tells whether the answer is the connection's last, since others wait for its place.
     pub(crate) fn is_last(&self) -> bool {
-        self.0.is_leaving.load(Relaxed)
+        self.0.is_leaving.load(Relaxed) || self.0.is_given_up.load(Relaxed)
     }
 
     /// Ends the request with `response`. A list that is sent in chunks takes one of the lists' permits, and the request is
@@ -518,6 +532,11 @@ impl AsyncRead for Watched {
         let more = buffer.filled().len() - before;
         pulse.received.store(pulse.received.load(Relaxed) + more as u64, Relaxed);
         if read.is_pending() {
+            // On a busy machine, the runtime may not know yet of bytes that have come.
+            let has_bytes = || ioctl_fionread(&this.stream).is_ok_and(|bytes| bytes > 0);
+            if pulse.is_given_up.load(Relaxed) && pulse.phase.load(Relaxed) < BUSY && !has_bytes() {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "others need its place")));
+            }
             pulse.remember(context);
         } else if more > 0 && pulse.phase.load(Relaxed) == WAITING {
             pulse.phase.store(HEAD, Relaxed);
@@ -673,7 +692,7 @@ mod tests {
         let mut given_up = Vec::new();
         for _ in 0..10 {
             connections.make_room();
-            for watch in watches.iter().filter(|watch| watch.pulse.ended.get().is_some()) {
+            for watch in watches.iter().filter(|watch| watch.pulse.is_given_up.load(Relaxed)) {
                 let number = watch.connections.count;
                 if !given_up.contains(&number) {
                     given_up.push(number);
@@ -684,7 +703,7 @@ mod tests {
         assert_eq!(given_up, [5, 7, 4, 6]);
         sweep(&connections, served, 2);
         connections.make_room();
-        assert!(served.pulse.ended.get().is_some());
+        assert!(served.pulse.is_given_up.load(Relaxed));
     }
 
     #[test]
@@ -704,7 +723,7 @@ mod tests {
         drop(watches.remove(1));
         connections.make_room();
         assert!(busy[LEAVING + 1].is_last() && !busy[LEAVING + 2].is_last());
-        assert!(watches.iter().all(|watch| watch.pulse.ended.get().is_none()));
+        assert!(!watches.iter().any(|watch| watch.pulse.is_given_up.load(Relaxed)));
     }
 
     #[test]
@@ -714,7 +733,7 @@ mod tests {
         let give_up = |accepted| {
             connections.lock().entries.values_mut().for_each(|entry| entry.accepted = accepted);
             connections.make_room();
-            watch.pulse.ended.get().is_some()
+            watch.pulse.is_given_up.load(Relaxed)
         };
         let now = Instant::now();
         assert!(!give_up(now + Duration::from_secs(3600)));
