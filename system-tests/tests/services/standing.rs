@@ -28,7 +28,9 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
         split(&world::sample(), &data);
-        let (service, posts) = posts::start(&data);
+        // The memory for answers is soon full: what grows in an hour is not that.
+        let mut service = Process::start(posts::service(&data).args(["--cache", "8"]));
+        let posts = service.await_line(" on http://").trim().parse::<SocketAddr>().unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let mut command = Command::new(haproxy);
         command.args(["-db", "-f"]).arg(root().join("gateway/haproxy.cfg")).env("ENTRANCE", address.to_string());
