@@ -532,12 +532,13 @@ impl AsyncRead for Watched {
         let more = buffer.filled().len() - before;
         pulse.received.store(pulse.received.load(Relaxed) + more as u64, Relaxed);
         if read.is_pending() {
+            // First: who gives it up wakes it.
+            pulse.remember(context);
             // On a busy machine, the runtime may not know yet of bytes that have come.
             let has_bytes = || ioctl_fionread(&this.stream).is_ok_and(|bytes| bytes > 0);
             if pulse.is_given_up.load(Relaxed) && pulse.phase.load(Relaxed) < BUSY && !has_bytes() {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "others need its place")));
             }
-            pulse.remember(context);
         } else if more > 0 && pulse.phase.load(Relaxed) == WAITING {
             pulse.phase.store(HEAD, Relaxed);
         }
