@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use pulldown_cmark::{CodeBlockKind, Event, Parser, Tag, TagEnd};
 use world::repository::Repository;
-use world::{free_port, get, program, root, split, start_entrance, start_service, text, tool};
+use world::{free_port, get, program, root, snapshot, split, start_entrance, start_service, text, tool};
 
 /// The documents of which each command block is run, in order, in a copy of the repository.
 const RUN: [&str; 5] =
@@ -386,6 +386,19 @@ fn every_command_block_runs() {
         assert!(output.status.success(), "{name}: {}\n{script}\n{printed}", output.status);
     }
     assert_eq!(not_run, BLOCKS_NOT_RUN);
+}
+
+#[test]
+fn test_runs_what_cargo_leaves_out() {
+    let test = fs::read_to_string(root().join("test")).unwrap();
+    let long = test.lines().find_map(|line| line.strip_prefix("for name in ")).unwrap().split("; do").next().unwrap();
+    let left_out = snapshot(&root().join("system-tests/tests")).into_iter().filter(|(_, text)| {
+        let text = String::from_utf8_lossy(text);
+        text.lines().any(|line| line.trim_start().starts_with("#[ignore"))
+    });
+    let left_out: Vec<String> =
+        left_out.map(|(path, _)| path.file_stem().unwrap().to_string_lossy().into_owned()).collect();
+    assert_eq!(left_out, long.split(' ').collect::<Vec<_>>());
 }
 
 /// All string literals of the store and the services, lines joined.
